@@ -1,1 +1,47 @@
+//! What brigade says to the outside, as types: messages, subjects, keys, limits,
+//! permissions and topology. No I/O happens here.
+//!
+//! Every subject and key that exists is built and parsed in [`subject`] and [`key`],
+//! and only a [`Token`] can get into one. A payload that decoded is valid by its
+//! types ([`Token`], [`Money`], [`Quantity`], [`Text`], [`Currency`]); what is left for
+//! the domain is only what depends on state.
 
+pub mod aggregate;
+pub mod cart;
+pub mod command;
+pub mod event;
+pub mod header;
+pub mod key;
+pub mod money;
+pub mod outcome;
+pub mod permissions;
+pub mod refusal;
+pub mod subject;
+pub mod text;
+pub mod timestamp;
+pub mod token;
+pub mod topology;
+pub mod worker;
+
+pub use aggregate::{Address, Aggregate, Part, PartVersions};
+pub use command::{Body, Command, Door};
+pub use money::{Currency, Money, Quantity};
+pub use outcome::Outcome;
+pub use refusal::Refusal;
+pub use text::Text;
+pub use timestamp::Timestamp;
+pub use token::Token;
+pub use worker::WorkerName;
+
+/// Largest payload of a command, in bytes.
+pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Most bytes that all headers of a command may take together, names and values.
+pub const MAX_HEADERS: usize = 4 * 1024;
+/// Most items in a cart or an order.
+pub const MAX_ITEMS: usize = 200;
+/// Longest name, in characters.
+pub const MAX_NAME: usize = 200;
+/// Longest note, in characters.
+pub const MAX_NOTE: usize = 500;
+/// Version of the event and part shapes, sent as `Schema-Version`.
+pub const SCHEMA_VERSION: u32 = 1;

@@ -1,0 +1,97 @@
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Refusal, Token};
+
+/// A kind of thing with an id and a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregate {
+    Cart,
+    Payment,
+    Order,
+    Table,
+    User,
+}
+
+impl Aggregate {
+    pub const ALL: [Self; 5] = [Self::Cart, Self::Payment, Self::Order, Self::Table, Self::User];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cart => "cart",
+            Self::Payment => "payment",
+            Self::Order => "order",
+            Self::Table => "table",
+            Self::User => "user",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.as_str() == text)
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The piece of what is shown of an aggregate that has exactly one writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Core,
+    Payments,
+}
+
+impl Part {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Payments => "payments",
+        }
+    }
+}
+
+/// The version of the last change that touched each part.
+pub type PartVersions = BTreeMap<Part, u64>;
+
+/// Which aggregate: its tenant, its kind and its id.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    pub tenant: Token,
+    pub aggregate: Aggregate,
+    pub id: Token,
+}
+
+impl Address {
+    /// # Errors
+    /// `400 bad_token` where the tenant or the id is no Token.
+    pub fn new(tenant: &str, aggregate: Aggregate, id: &str) -> Result<Self, Refusal> {
+        Ok(Self { tenant: Token::new(tenant)?, aggregate, id: Token::new(id)? })
+    }
+
+    /// How an outcome names this aggregate at a version: `cart.c1@11`.
+    #[must_use]
+    pub fn at(&self, version: u64) -> String {
+        format!("{}.{}@{version}", self.aggregate, self.id)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.tenant, self.aggregate, self.id)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,158 @@
+//! Carts: what can be asked of them and what is shown of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Currency, MAX_NAME, Money, Quantity, Text, Timestamp, Token, command::verbs};
+
+verbs! {
+    /// What can be asked of a cart.
+    pub enum Verb {
+        /// 201. Creates the cart.
+        "open" => Open(Open),
+        /// A user becomes a member of a team cart.
+        "join" => Join(User),
+        /// Puts an item in.
+        "add_item" => AddItem(AddItem),
+        /// A member commits to pay cash on delivery.
+        "commit_cod" => CommitCod(User),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Team,
+    Menu,
+    Ticket,
+}
+
+impl Kind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Team => "team",
+            Self::Menu => "menu",
+            Self::Ticket => "ticket",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Open,
+    CheckedOut,
+    Abandoned,
+}
+
+impl Status {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::CheckedOut => "checked_out",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    pub kind: Kind,
+    /// A user, or the session itself before login.
+    pub owner: Token,
+    pub session: Option<Token>,
+    pub currency: Currency,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    pub user: Token,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddItem {
+    pub item_id: Token,
+    pub sku: Text<MAX_NAME>,
+    pub name: Text<MAX_NAME>,
+    pub unit_price: Money,
+    pub quantity: Quantity,
+    /// Whose item it is; without one, all members share it.
+    pub user: Option<Token>,
+}
+
+/// An item as it is kept and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    pub item_id: Token,
+    pub sku: Text<MAX_NAME>,
+    pub name: Text<MAX_NAME>,
+    pub unit_price: Money,
+    pub quantity: Quantity,
+    pub user: Option<Token>,
+}
+
+/// The part `core` of a cart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Core {
+    pub version: u64,
+    pub at: Timestamp,
+    pub kind: Kind,
+    pub owner: Token,
+    pub session: Option<Token>,
+    pub status: Status,
+    pub currency: Currency,
+    pub members: Vec<Share>,
+    pub items: Vec<Item>,
+    pub total: Money,
+    pub locked_until: Option<Timestamp>,
+    pub order_id: Option<Token>,
+}
+
+/// What a member owes of the total.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    pub user: Token,
+    pub share: Money,
+}
+
+/// The part `payments` of a cart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Payments {
+    pub version: u64,
+    pub at: Timestamp,
+    pub currency: Currency,
+    pub paid: Money,
+    pub refunded: Money,
+    pub members: Vec<Standing>,
+    pub payments: Vec<Payment>,
+}
+
+/// How a member stands to paying.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub user: Token,
+    pub committed: Option<Commitment>,
+    pub paid: Money,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Commitment {
+    /// Cash on delivery.
+    Cod,
+}
+
+/// A payment as its cart or order shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    pub id: Token,
+    pub user: Option<Token>,
+    pub method: String,
+    pub status: String,
+    pub amount: Money,
+    pub refunded_amount: Money,
+}

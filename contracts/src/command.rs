@@ -1,0 +1,223 @@
+//! Commands as they come in through either door.
+
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
+    header::{self, CommandHeaders},
+    subject,
+};
+
+/// The way a command came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Door {
+    /// `cmd.…`, stored in the stream `COMMANDS`; the outcome follows on `outcome.…`.
+    Durable,
+    /// `req.…`, core request/reply; the reply is the outcome.
+    Request,
+}
+
+impl Door {
+    #[must_use]
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Durable => "cmd",
+            Self::Request => "req",
+        }
+    }
+
+    #[must_use]
+    pub fn from_prefix(prefix: &str) -> Option<Self> {
+        [Self::Durable, Self::Request].into_iter().find(|door| door.prefix() == prefix)
+    }
+}
+
+/// A command that can carry an outcome: its tenant and its Command-Id are known.
+/// Whether it also makes sense is told by `request`.
+#[derive(Clone, Debug)]
+pub struct Command {
+    pub door: Door,
+    pub tenant: Token,
+    pub command_id: Token,
+    /// The subject without the door: `<tenant>.<aggregate>.<id>.<verb>`, as it came.
+    pub target: String,
+    pub payload_hash: [u8; 32],
+    pub actor: Option<Token>,
+    pub traceparent: Option<String>,
+    pub request: Result<Request, Refusal>,
+}
+
+/// The well-formed rest of a command.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub address: Address,
+    pub deadline: Option<Timestamp>,
+    pub expected_version: Option<u64>,
+    pub body: Body,
+}
+
+/// What is asked of which kind of aggregate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    Cart(cart::Verb),
+}
+
+impl Command {
+    /// Reads a message of either door.
+    ///
+    /// # Errors
+    /// A message that cannot carry an outcome: `400 missing_command_id`, or
+    /// `400 bad_subject` where there is no tenant. All else is in `request`.
+    pub fn decode<'a>(
+        subject: &str,
+        headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+        payload: &[u8],
+    ) -> Result<Self, Refusal> {
+        let raw = subject::parse_command(subject).ok_or_else(bad_subject)?;
+        let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
+        let command_id = header::command_id(headers.clone())?;
+        let headers = CommandHeaders::parse(headers);
+        let (actor, traceparent) = match &headers {
+            Ok(headers) => (headers.actor.clone(), headers.traceparent.clone()),
+            Err(_) => (None, None),
+        };
+        Ok(Self {
+            door: raw.door,
+            command_id,
+            target: format!("{tenant}.{}.{}.{}", raw.aggregate, raw.id, raw.verb),
+            payload_hash: Sha256::digest(payload).into(),
+            actor,
+            traceparent,
+            request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
+            tenant,
+        })
+    }
+
+    /// The aggregate's kind, as it came.
+    #[must_use]
+    pub fn aggregate(&self) -> &str {
+        self.target.split('.').nth(1).unwrap_or_default()
+    }
+
+    /// The aggregate's id, as it came.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.target.split('.').nth(2).unwrap_or_default()
+    }
+}
+
+impl Request {
+    fn decode(
+        tenant: &Token,
+        raw: subject::RawCommandSubject<'_>,
+        headers: CommandHeaders,
+        payload: &[u8],
+    ) -> Result<Self, Refusal> {
+        if payload.len() > MAX_PAYLOAD {
+            let message = format!("the payload has {} bytes of {MAX_PAYLOAD}", payload.len());
+            return Err(Refusal::new(413, "payload_too_large", message));
+        }
+        let id = Token::new(raw.id).map_err(|_| bad_subject())?;
+        let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(unknown_verb)?;
+        let body = Body::decode(aggregate, raw.verb, payload)?;
+        Ok(Self {
+            address: Address { tenant: tenant.clone(), aggregate, id },
+            deadline: headers.deadline,
+            expected_version: headers.expected_version,
+            body,
+        })
+    }
+}
+
+impl Body {
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// `404 unknown_verb`; what the payload is refused with (400 malformed, 422 impossible).
+    pub fn decode(aggregate: Aggregate, verb: &str, payload: &[u8]) -> Result<Self, Refusal> {
+        match aggregate {
+            Aggregate::Cart => cart::Verb::decode(verb, payload)?.map(Self::Cart),
+            Aggregate::Payment | Aggregate::Order | Aggregate::Table | Aggregate::User => None,
+        }
+        .ok_or_else(unknown_verb)
+    }
+
+    #[must_use]
+    pub fn aggregate(&self) -> Aggregate {
+        match self {
+            Self::Cart(_) => Aggregate::Cart,
+        }
+    }
+
+    /// The verb and the payload, for sending.
+    #[must_use]
+    pub fn encode(&self) -> (&'static str, Vec<u8>) {
+        match self {
+            Self::Cart(verb) => verb.encode(),
+        }
+    }
+}
+
+fn bad_subject() -> Refusal {
+    let message = "expected <door>.<tenant>.<aggregate>.<id>.<verb>, each 1 to 64 characters of \
+                   A-Z, a-z, 0-9, _ and -";
+    Refusal::new(400, "bad_subject", message)
+}
+
+fn unknown_verb() -> Refusal {
+    Refusal::new(404, "unknown_verb", "there is no such aggregate or verb")
+}
+
+/// One JSON object of exactly this shape.
+pub(crate) fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
+    // A struct would also be read from an array; the contract says object.
+    if payload.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Refusal::new(400, "malformed", "expected a JSON object"));
+    }
+    serde_json::from_slice(payload).map_err(|error| Refusal::from_json(&error))
+}
+
+pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {
+    // Payloads are plain structs with string keys, for which serde_json has no error.
+    serde_json::to_vec(payload).unwrap_or_default()
+}
+
+/// Declares the verbs of an aggregate: an enum with one variant a verb, its decoder and
+/// its encoder. The payload types refuse unknown fields and hold only valid values.
+macro_rules! verbs {
+    ($(#[$doc:meta])* $vis:vis enum $name:ident {
+        $($(#[$verb_doc:meta])* $verb:literal => $variant:ident($payload:ty),)*
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        $vis enum $name {
+            $($(#[$verb_doc])* $variant($payload),)*
+        }
+
+        impl $name {
+            pub const NAMES: &[&str] = &[$($verb),*];
+
+            /// `None` for an unknown verb.
+            ///
+            /// # Errors
+            /// 400 for a malformed payload, 422 for an impossible one.
+            pub fn decode(verb: &str, payload: &[u8]) -> Result<Option<Self>, $crate::Refusal> {
+                match verb {
+                    $($verb => $crate::command::decode_payload(payload)
+                        .map(|payload| Some(Self::$variant(payload))),)*
+                    _ => Ok(None),
+                }
+            }
+
+            /// The verb and the payload, for sending.
+            #[must_use]
+            pub fn encode(&self) -> (&'static str, Vec<u8>) {
+                match self {
+                    $(Self::$variant(payload) => ($verb, $crate::command::encode_payload(payload)),)*
+                }
+            }
+        }
+    };
+}
+pub(crate) use verbs;

@@ -1,0 +1,172 @@
+//! Header names and the headers of a command.
+
+use crate::{MAX_HEADERS, Refusal, Timestamp, Token};
+
+pub const COMMAND_ID: &str = "Command-Id";
+pub const DEADLINE: &str = "Deadline";
+pub const EXPECTED_VERSION: &str = "Expected-Version";
+pub const ACTOR: &str = "Actor";
+pub const TRACEPARENT: &str = "traceparent";
+
+/// Status of an outcome or a query's reply. Not `Status`: stock clients read that one
+/// as the server's own.
+pub const STATUS: &str = "Brigade-Status";
+/// Present as `kv` where a reply was confirmed by KV instead of SQL.
+pub const CONFIRMED_BY: &str = "Brigade-Confirmed-By";
+pub const ETAG: &str = "ETag";
+pub const IF_NONE_MATCH: &str = "If-None-Match";
+pub const CONFIRM: &str = "Confirm";
+pub const MIN_VERSION: &str = "Min-Version";
+pub const WAIT_MS: &str = "Wait-Ms";
+
+pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
+pub const SCHEMA_VERSION: &str = "Schema-Version";
+
+/// The headers of a command, each at most once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandHeaders {
+    pub deadline: Option<Timestamp>,
+    pub expected_version: Option<u64>,
+    pub actor: Option<Token>,
+    pub traceparent: Option<String>,
+}
+
+impl CommandHeaders {
+    /// Reads all but `Command-Id`, for which see [`command_id`].
+    ///
+    /// # Errors
+    /// `413 headers_too_large` above [`MAX_HEADERS`]; `400 bad_header` for one that is
+    /// repeated or malformed. Unknown headers are left alone.
+    pub fn parse<'a>(
+        headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    ) -> Result<Self, Refusal> {
+        let size: usize = headers.clone().map(|(name, value)| name.len() + value.len()).sum();
+        if size > MAX_HEADERS {
+            let message = format!("the headers take {size} bytes of {MAX_HEADERS}");
+            return Err(Refusal::new(413, "headers_too_large", message));
+        }
+        let one = |name| once(headers.clone(), name);
+        let parsed = |name: &'static str, ok: bool| if ok { Ok(()) } else { Err(bad(name)) };
+        let deadline = one(DEADLINE)?.map(|v| Timestamp::parse(v).map_err(|_| bad(DEADLINE)));
+        let version = one(EXPECTED_VERSION)?.map(|v| number(EXPECTED_VERSION, v));
+        let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
+        let traceparent = one(TRACEPARENT)?;
+        parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
+        Ok(Self {
+            deadline: deadline.transpose()?,
+            expected_version: version.transpose()?,
+            actor: actor.transpose()?,
+            traceparent: traceparent.map(str::to_owned),
+        })
+    }
+}
+
+/// The `Command-Id`.
+///
+/// # Errors
+/// `400 missing_command_id` where there is none that can be used: absent, repeated or
+/// not a Token. Nothing can be stored under such a command.
+pub fn command_id<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) -> Result<Token, Refusal> {
+    once(headers, COMMAND_ID).ok().flatten().and_then(|value| Token::new(value).ok()).ok_or_else(
+        || {
+            let message = "a command needs one header Command-Id of 1 to 64 characters of \
+                           A-Z, a-z, 0-9, _ and -";
+            Refusal::new(400, "missing_command_id", message)
+        },
+    )
+}
+
+/// The value of a header that may stand at most once.
+///
+/// # Errors
+/// `400 bad_header` where it is repeated.
+pub fn once<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    name: &'static str,
+) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    let first = values.next();
+    if values.next().is_some() { Err(bad(name)) } else { Ok(first) }
+}
+
+/// A decimal u64, digits only.
+///
+/// # Errors
+/// `400 bad_header`.
+pub fn number(name: &'static str, value: &str) -> Result<u64, Refusal> {
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    value.parse().ok().filter(|_| digits).ok_or_else(|| bad(name))
+}
+
+#[must_use]
+pub fn bad(name: &str) -> Refusal {
+    Refusal::new(400, "bad_header", format!("the header {name} is repeated or malformed"))
+}
+
+/// The form of W3C Trace Context: version, trace id, parent id and flags in lower-case hex.
+fn is_traceparent(value: &str) -> bool {
+    let mut fields = value.splitn(5, '-');
+    let mut hex = |len| {
+        fields.next().is_some_and(|field| {
+            field.len() == len
+                && field.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        })
+    };
+    hex(2) && hex(32) && hex(16) && hex(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(headers: &[(&str, &str)]) -> Result<CommandHeaders, Refusal> {
+        CommandHeaders::parse(headers.iter().copied())
+    }
+
+    #[test]
+    fn reads_each_header_once_whatever_its_case() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let headers = parse(&[
+            ("deadline", "2026-01-02T03:04:05Z"),
+            ("Expected-Version", "7"),
+            ("ACTOR", "u1"),
+            ("traceparent", trace),
+            ("X-Other", "left alone"),
+        ])
+        .unwrap();
+        assert_eq!(headers.expected_version, Some(7));
+        assert_eq!(headers.actor.unwrap().as_str(), "u1");
+        assert_eq!(headers.traceparent.unwrap(), trace);
+        assert_eq!(headers.deadline.unwrap().to_string(), "2026-01-02T03:04:05.000Z");
+    }
+
+    #[test]
+    fn refuses_what_is_repeated_malformed_or_too_large() {
+        let bad: &[&[(&str, &str)]] = &[
+            &[("Actor", "a"), ("actor", "b")],
+            &[("Deadline", "soon")],
+            &[("Expected-Version", "-1")],
+            &[("Expected-Version", "+1")],
+            &[("Expected-Version", "18446744073709551616")],
+            &[("Actor", "a b")],
+            &[("traceparent", "00-zz-b7-01")],
+        ];
+        for headers in bad {
+            assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");
+        }
+        let large = "x".repeat(MAX_HEADERS);
+        assert_eq!(parse(&[("X", &large)]).unwrap_err().status, 413);
+    }
+
+    #[test]
+    fn a_command_id_is_one_token() {
+        let id = |headers: &[(&str, &str)]| command_id(headers.iter().copied());
+        assert_eq!(id(&[("Command-Id", "k1")]).unwrap().as_str(), "k1");
+        for bad in [&[][..], &[("Command-Id", "a b")], &[("Command-Id", "a"), ("Command-Id", "a")]]
+        {
+            assert_eq!(id(bad).unwrap_err().code, "missing_command_id");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The KV buckets and their keys.
+
+use crate::{Address, Part, Token};
+
+/// A bucket; its stream is `KV_<bucket>`, its keys are subjects `$KV.<bucket>.<key>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bucket {
+    /// `<tenant>.<aggregate>.<id>`: version and part versions.
+    Versions,
+    /// `<tenant>.<aggregate>.<id>.<part>`: the part itself.
+    Views,
+    /// `<worker>.<stream>.<sequence>`: tries that began alone.
+    Attempts,
+}
+
+impl Bucket {
+    pub const ALL: [Self; 3] = [Self::Versions, Self::Views, Self::Attempts];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Versions => "versions",
+            Self::Views => "views",
+            Self::Attempts => "attempts",
+        }
+    }
+
+    /// The name of the stream behind the bucket.
+    #[must_use]
+    pub fn stream(self) -> String {
+        format!("KV_{}", self.as_str())
+    }
+
+    /// The subject that a key of this bucket is stored under.
+    #[must_use]
+    pub fn subject(self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.as_str())
+    }
+
+    /// The subject on which the server republishes a key after it is stored.
+    #[must_use]
+    pub fn live(self, key: &str) -> String {
+        format!("live.{}.{key}", self.as_str())
+    }
+}
+
+#[must_use]
+pub fn versions(address: &Address) -> String {
+    address.to_string()
+}
+
+#[must_use]
+pub fn view(address: &Address, part: Part) -> String {
+    format!("{address}.{}", part.as_str())
+}
+
+/// Everything of a tenant, in any bucket: `<tenant>.>`.
+#[must_use]
+pub fn of_tenant(tenant: &Token) -> String {
+    format!("{tenant}.>")
+}

@@ -1,0 +1,70 @@
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Command, Refusal};
+
+/// The one final answer to a command.
+///
+/// `data` stays as it was written, so that a repeated command gets the same bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    pub command_id: String,
+    pub status: u16,
+    pub code: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    pub aggregate: String,
+    pub id: String,
+    /// After the change; of a refusal the present one, or null where there is none.
+    pub version: Option<u64>,
+    /// `"11"` with its quotation marks; null of a refusal.
+    pub etag: Option<String>,
+    /// Every aggregate that the transaction changed, as `cart.c1@11`.
+    pub effects: Vec<String>,
+    /// The parts of the subject's aggregate after the change, and what the verb adds.
+    pub data: Box<RawValue>,
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Outcome {
+    /// The outcome of a command that changes nothing. `version` is the present one.
+    #[must_use]
+    pub fn refused(command: &Command, refusal: Refusal, version: Option<u64>) -> Self {
+        Self {
+            command_id: command.command_id.to_string(),
+            aggregate: command.aggregate().to_owned(),
+            id: command.id().to_owned(),
+            version,
+            ..Self::unaddressed(refusal)
+        }
+    }
+
+    /// The answer to a message that is no command: no id, no aggregate.
+    #[must_use]
+    pub fn unaddressed(refusal: Refusal) -> Self {
+        Self {
+            command_id: String::new(),
+            status: refusal.status,
+            code: refusal.code,
+            message: refusal.message,
+            aggregate: String::new(),
+            id: String::new(),
+            version: None,
+            etag: None,
+            effects: Vec::new(),
+            data: empty_object(),
+            retry_after_ms: refusal.retry_after_ms,
+        }
+    }
+
+    /// The strong ETag of a version: the version in quotation marks.
+    #[must_use]
+    pub fn etag_of(version: u64) -> String {
+        format!("\"{version}\"")
+    }
+}
+
+fn empty_object() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,255 @@
+//! Who may do what, on both servers: the one table from which the NATS users, the
+//! Postgres roles and the files in `nats/permissions/` are made.
+//!
+//! Leader reads (`$JS.API.STREAM.MSG.GET`) and watches cannot be narrowed by key, so only
+//! workers and operators get them; tenants' programs use queries and `live.>`.
+
+use serde_json::{Value, json};
+
+use crate::{
+    Part, Token, WorkerName,
+    key::Bucket,
+    subject::{OUTBOX_WAKE, QUERY_OUTCOME, QUERY_VIEW, REQUESTS},
+};
+
+/// Verbs that only workers and operators may send; tenants' credentials are denied them.
+pub const SYSTEM_VERBS: &[&str] = &["rebuild_cache", "expire_lock", "reconcile"];
+
+/// A NATS user and what it may do. Subscribing to its own inbox is always added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsUser {
+    pub name: String,
+    pub publish: Vec<String>,
+    pub publish_deny: Vec<String>,
+    pub subscribe: Vec<String>,
+    /// May answer requests on whatever reply subject they carry.
+    pub responds: bool,
+}
+
+impl NatsUser {
+    fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            publish: Vec::new(),
+            publish_deny: Vec::new(),
+            subscribe: Vec::new(),
+            responds: false,
+        }
+    }
+
+    fn publish<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.publish.extend(subjects.into_iter().map(Into::into));
+        self
+    }
+
+    fn subscribe<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.subscribe.extend(subjects.into_iter().map(Into::into));
+        self
+    }
+
+    /// Reads whole buckets, from the leader.
+    fn reads(self, buckets: &[Bucket]) -> Self {
+        self.publish(buckets.iter().map(|b| format!("$JS.API.STREAM.MSG.GET.{}", b.stream())))
+    }
+
+    /// Uses its own durable consumer of a stream, and can make it again.
+    fn consumes(self, stream: &str) -> Self {
+        let durable = self.name.clone();
+        self.publish([
+            format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
+            format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
+            format!("$JS.ACK.{stream}.{durable}.>"),
+        ])
+    }
+
+    /// Answers requests and shows itself to the services API.
+    fn serves<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.responds = true;
+        self.subscribe(subjects)
+    }
+
+    /// The inbox prefix that this user, and nobody else, may listen to.
+    #[must_use]
+    pub fn inbox_prefix(&self) -> String {
+        inbox_prefix(&self.name)
+    }
+
+    /// The `permissions` block of nats-server's configuration, which reads JSON.
+    #[must_use]
+    pub fn permissions(&self) -> Value {
+        let inbox = format!("{}.>", self.inbox_prefix());
+        let subscribe: Vec<_> = self.subscribe.iter().chain([&inbox]).collect();
+        let mut permissions = json!({
+            "publish": { "allow": self.publish, "deny": self.publish_deny },
+            "subscribe": { "allow": subscribe },
+        });
+        if self.responds {
+            // Two: a service that sends an error after a partial answer; a minute: longer
+            // than any request waits.
+            permissions["allow_responses"] = json!({ "max": 2, "expires": "1m" });
+        }
+        permissions
+    }
+}
+
+/// `_INBOX.<user>`.
+#[must_use]
+pub fn inbox_prefix(user: &str) -> String {
+    format!("_INBOX.{user}")
+}
+
+/// The NATS user of a worker.
+#[must_use]
+pub fn worker(name: WorkerName) -> NatsUser {
+    let user = NatsUser::new(name.as_str())
+        .publish([format!("dlq.{name}.>"), Bucket::Attempts.subject(&format!("{name}.>"))])
+        .reads(&[Bucket::Attempts]);
+    match name {
+        WorkerName::CommandHandler => user
+            .serves([REQUESTS])
+            .reads(&[Bucket::Versions, Bucket::Views])
+            .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
+            .publish([OUTBOX_WAKE, "outcome.>"]),
+        WorkerName::OutboxRelay => user.publish(["evt.>"]).subscribe([OUTBOX_WAKE]),
+        WorkerName::PaymentProjector => user
+            .consumes("EVENTS")
+            .reads(&[Bucket::Versions, Bucket::Views])
+            .publish([views_of(Part::Payments)]),
+        WorkerName::Edge => user
+            .serves([QUERY_VIEW, QUERY_OUTCOME, "$SRV.>"])
+            .reads(&[Bucket::Versions, Bucket::Views]),
+    }
+}
+
+fn views_of(part: Part) -> String {
+    Bucket::Views.subject(&format!("*.*.*.{}", part.as_str()))
+}
+
+/// The backend of a restaurant: sends commands, asks and watches, of its tenant only.
+#[must_use]
+pub fn producer(tenant: &Token) -> NatsUser {
+    let mut user = watcher(tenant).publish([format!("cmd.{tenant}.>"), format!("req.{tenant}.>")]);
+    user.name = format!("{tenant}-producer");
+    user.publish_deny = SYSTEM_VERBS
+        .iter()
+        .flat_map(|verb| ["cmd", "req"].map(|door| format!("{door}.{tenant}.*.*.{verb}")))
+        .collect();
+    user
+}
+
+/// Asks and watches, of its tenant only.
+#[must_use]
+pub fn watcher(tenant: &Token) -> NatsUser {
+    NatsUser::new(format!("{tenant}-watcher"))
+        .publish([format!("q.{tenant}.>")])
+        .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
+}
+
+/// Sees and mends the streams of all tenants, but writes no key, event or outcome by hand.
+#[must_use]
+pub fn operator() -> NatsUser {
+    NatsUser::new("operator")
+        .publish(["$JS.API.>", "$JS.ACK.>", "$SRV.>", "cmd.>", "req.>", "q.>"])
+        .subscribe(["cmd.>", "evt.>", "dlq.>", "outcome.>", "live.>", "$JS.EVENT.>"])
+}
+
+/// Every user of a stack with these tenants.
+#[must_use]
+pub fn all_users(tenants: &[Token]) -> Vec<NatsUser> {
+    let mut users: Vec<_> = WorkerName::ALL.into_iter().map(worker).collect();
+    users.push(operator());
+    users.extend(tenants.iter().flat_map(|tenant| [producer(tenant), watcher(tenant)]));
+    users
+}
+
+/// The `authorization` block of nats-server's configuration, each user with its password.
+#[must_use]
+pub fn authorization<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) -> String {
+    let users: Vec<_> = users
+        .into_iter()
+        .map(|(user, password)| {
+            json!({ "user": user.name, "password": password, "permissions": user.permissions() })
+        })
+        .collect();
+    format!("authorization: {:#}\n", json!({ "users": users }))
+}
+
+/// Privileges on objects of the schema `brigade`: (`TABLE x` or `SEQUENCE x`, privileges).
+pub type Grants = &'static [(&'static str, &'static str)];
+
+/// What a worker's Postgres role may do; nothing: it does not use Postgres.
+#[must_use]
+pub fn grants(name: WorkerName) -> Grants {
+    match name {
+        WorkerName::CommandHandler => &[
+            ("TABLE carts", "SELECT, INSERT, UPDATE"),
+            ("TABLE cart_locks", "SELECT, INSERT, UPDATE"),
+            ("TABLE cart_lock_history", "SELECT, INSERT"),
+            ("TABLE command_inbox", "SELECT, INSERT, DELETE"),
+            ("TABLE events", "SELECT, INSERT"),
+            ("TABLE outbox", "INSERT"),
+            ("TABLE unshown", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("SEQUENCE events_seq_seq", "USAGE"),
+            ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
+            ("SEQUENCE lock_token", "USAGE"),
+        ],
+        WorkerName::OutboxRelay => &[
+            ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE events", "SELECT"),
+            ("TABLE outbox", "SELECT, DELETE"),
+            ("SEQUENCE events_seq_seq", "SELECT"),
+        ],
+        WorkerName::PaymentProjector => &[],
+        WorkerName::Edge => &[("TABLE carts", "SELECT"), ("TABLE command_inbox", "SELECT")],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+
+    /// The tenant for which the committed files of the tenants' roles are written.
+    fn files() -> Vec<(PathBuf, String)> {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../nats/permissions");
+        all_users(&[Token::new("TENANT").unwrap()])
+            .iter()
+            .map(|user| {
+                let text = format!("permissions: {:#}\n", user.permissions());
+                (folder.join(format!("{}.conf", user.name)), text)
+            })
+            .collect()
+    }
+
+    #[test]
+    #[ignore = "writes nats/permissions from the table above"]
+    fn write_permission_files() {
+        for (path, text) in files() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    #[test]
+    fn committed_files_say_what_the_table_says() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../nats/permissions");
+        assert_eq!(fs::read_dir(folder).unwrap().count(), files().len());
+        for (path, text) in files() {
+            let committed = fs::read_to_string(&path).unwrap_or_default();
+            assert_eq!(committed, text, "{} is old: run `just permissions`", path.display());
+        }
+    }
+
+    #[test]
+    fn a_key_is_writable_by_one_worker_only() {
+        for key in ["$KV.views.*.*.*.core", "$KV.views.*.*.*.payments", "$KV.versions.>"] {
+            let writers = WorkerName::ALL
+                .into_iter()
+                .filter(|name| worker(*name).publish.iter().any(|subject| subject == key));
+            assert_eq!(writers.count(), 1, "{key}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+use std::borrow::Cow;
+
+/// Why something is not done: a status, a stable snake_case code and a sentence for people.
+///
+/// The statuses are those of HTTP; the table stands in the README of the contract.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status} {code}: {message}")]
+pub struct Refusal {
+    pub status: u16,
+    pub code: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    /// When waiting helps, how long, in milliseconds.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// Marks a refusal that travels through serde, whose errors carry text only.
+const MARK: char = '\u{1}';
+
+impl Refusal {
+    #[must_use]
+    pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code: code.into(), message: message.into(), retry_after_ms: None }
+    }
+
+    /// Passes this refusal through a serde error; [`Refusal::from_json`] finds it again.
+    pub fn into_serde<E: serde::de::Error>(self) -> E {
+        E::custom(format!("{MARK}{} {} {}", self.status, self.code, self.message))
+    }
+
+    /// What a payload that does not decode is refused with. serde tells kinds of errors
+    /// apart by their text only; the tests of `command` hold these prefixes.
+    #[must_use]
+    pub fn from_json(error: &serde_json::Error) -> Self {
+        let text = error.to_string();
+        if let Some(refusal) = text.strip_prefix(MARK).and_then(Self::unmark) {
+            return refusal;
+        }
+        let code = match () {
+            () if text.starts_with("unknown field") => "unknown_field",
+            () if text.starts_with("duplicate field") => "duplicate_key",
+            () if text.starts_with("missing field") => "missing_field",
+            () => "malformed",
+        };
+        Self::new(400, code, text)
+    }
+
+    fn unmark(text: &str) -> Option<Self> {
+        let mut words = text.splitn(3, ' ');
+        let status = words.next()?.parse().ok()?;
+        let code = words.next()?.to_owned().into();
+        let message = words.next()?.to_owned().into();
+        Some(Self { status, code, message, retry_after_ms: None })
+    }
+}

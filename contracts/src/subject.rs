@@ -1,0 +1,175 @@
+//! Every subject that exists: built here, parsed here, nowhere else.
+//!
+//! ```text
+//! cmd.<tenant>.<aggregate>.<id>.<verb>      durable door (stream COMMANDS)
+//! req.<tenant>.<aggregate>.<id>.<verb>      request door (core request/reply)
+//! outcome.<tenant>.<command_id>             outcomes of the durable door (core)
+//! q.<tenant>.view.<aggregate>.<id>          queries (services API)
+//! q.<tenant>.outcome.<command_id>
+//! evt.<tenant>.<aggregate>.<id>.<event>     events (stream EVENTS)
+//! live.<bucket>.<key>                       republished KV writes
+//! dlq.<worker>.<original subject>           dead letters (stream DLQ)
+//! outbox.wake                               "there is work in these shards" (core)
+//! ```
+
+use crate::{Address, Aggregate, Door, Token, WorkerName};
+
+/// All requests of all tenants.
+pub const REQUESTS: &str = "req.>";
+/// Wakes the relays after a commit; the payload is a decimal bit mask of the shards.
+pub const OUTBOX_WAKE: &str = "outbox.wake";
+/// Queries of views: `q.<tenant>.view.<aggregate>.<id>`.
+pub const QUERY_VIEW: &str = "q.*.view.*.*";
+/// Queries of outcomes: `q.<tenant>.outcome.<command_id>`.
+pub const QUERY_OUTCOME: &str = "q.*.outcome.*";
+
+/// `cmd.…` or `req.…` of a command.
+#[must_use]
+pub fn command(door: Door, address: &Address, verb: &Token) -> String {
+    format!("{}.{address}.{verb}", door.prefix())
+}
+
+/// The five tokens of a command's subject as they came, none of them checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawCommandSubject<'a> {
+    pub door: Door,
+    pub tenant: &'a str,
+    pub aggregate: &'a str,
+    pub id: &'a str,
+    pub verb: &'a str,
+}
+
+/// Splits a command's subject; `None` where the door or the number of tokens is off.
+#[must_use]
+pub fn parse_command(subject: &str) -> Option<RawCommandSubject<'_>> {
+    let mut tokens = subject.split('.');
+    let door = Door::from_prefix(tokens.next()?)?;
+    let mut next = || tokens.next();
+    let (tenant, aggregate, id, verb) = (next()?, next()?, next()?, next()?);
+    tokens.next().is_none().then_some(RawCommandSubject { door, tenant, aggregate, id, verb })
+}
+
+#[must_use]
+pub fn outcome(tenant: &Token, command_id: &Token) -> String {
+    format!("outcome.{tenant}.{command_id}")
+}
+
+#[must_use]
+pub fn query_view(address: &Address) -> String {
+    format!("q.{}.view.{}.{}", address.tenant, address.aggregate, address.id)
+}
+
+#[must_use]
+pub fn query_outcome(tenant: &Token, command_id: &Token) -> String {
+    format!("q.{tenant}.outcome.{command_id}")
+}
+
+/// The address that a `q.<tenant>.view.<aggregate>.<id>` asks for.
+#[must_use]
+pub fn parse_query_view(subject: &str) -> Option<Address> {
+    let [q, tenant, view, aggregate, id] = split(subject)?;
+    if (q, view) != ("q", "view") {
+        return None;
+    }
+    Address::new(tenant, Aggregate::parse(aggregate)?, id).ok()
+}
+
+/// Tenant and command id of a `q.<tenant>.outcome.<command_id>`.
+#[must_use]
+pub fn parse_query_outcome(subject: &str) -> Option<(Token, Token)> {
+    let [q, tenant, outcome, command_id] = split(subject)?;
+    if (q, outcome) != ("q", "outcome") {
+        return None;
+    }
+    Some((Token::new(tenant).ok()?, Token::new(command_id).ok()?))
+}
+
+#[must_use]
+pub fn event(address: &Address, event: &Token) -> String {
+    format!("evt.{address}.{event}")
+}
+
+/// Address and bare name of an `evt.<tenant>.<aggregate>.<id>.<event>`.
+#[must_use]
+pub fn parse_event(subject: &str) -> Option<(Address, Token)> {
+    let [evt, tenant, aggregate, id, event] = split(subject)?;
+    if evt != "evt" {
+        return None;
+    }
+    let address = Address::new(tenant, Aggregate::parse(aggregate)?, id).ok()?;
+    Some((address, Token::new(event).ok()?))
+}
+
+/// Where a dead letter goes: the original subject behind `dlq.<worker>.`, or
+/// `dlq.<worker>.unroutable` where that subject is not made of Tokens.
+#[must_use]
+pub fn dead_letter(worker: WorkerName, original: &str) -> String {
+    let routable = original.split('.').all(|token| Token::new(token).is_ok());
+    format!("dlq.{worker}.{}", if routable { original } else { "unroutable" })
+}
+
+fn split<const N: usize>(subject: &str) -> Option<[&str; N]> {
+    let mut tokens = subject.split('.');
+    let mut parts = [""; N];
+    for part in &mut parts {
+        *part = tokens.next()?;
+    }
+    tokens.next().is_none().then_some(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn token() -> impl Strategy<Value = Token> {
+        "[A-Za-z0-9_-]{1,64}".prop_map(|t| Token::new(&t).unwrap())
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        (token(), proptest::sample::select(&Aggregate::ALL[..]), token())
+            .prop_map(|(tenant, aggregate, id)| Address { tenant, aggregate, id })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_built_parses_to_itself(address in address(), word in token()) {
+            for door in [Door::Durable, Door::Request] {
+                let subject = command(door, &address, &word);
+                let raw = parse_command(&subject).unwrap();
+                prop_assert_eq!(raw.door, door);
+                prop_assert_eq!(raw.tenant, address.tenant.as_str());
+                prop_assert_eq!(raw.aggregate, address.aggregate.as_str());
+                prop_assert_eq!((raw.id, raw.verb), (address.id.as_str(), word.as_str()));
+            }
+            prop_assert_eq!(parse_query_view(&query_view(&address)), Some(address.clone()));
+            prop_assert_eq!(
+                parse_query_outcome(&query_outcome(&address.tenant, &word)),
+                Some((address.tenant.clone(), word.clone()))
+            );
+            prop_assert_eq!(parse_event(&event(&address, &word)), Some((address, word)));
+        }
+
+        #[test]
+        fn no_subject_holds_anything_but_tokens(original in "\\PC{0,80}") {
+            let subject = dead_letter(WorkerName::CommandHandler, &original);
+            prop_assert!(subject.split('.').all(|token| Token::new(token).is_ok()));
+        }
+
+        #[test]
+        fn parsers_bear_anything(subject in "\\PC{0,80}") {
+            let _ = (parse_command(&subject), parse_query_view(&subject));
+            let _ = (parse_query_outcome(&subject), parse_event(&subject));
+        }
+    }
+
+    #[test]
+    fn a_token_too_many_or_too_few_is_not_parsed() {
+        for bad in ["", "req", "req.t.cart.c1", "req.t.cart.c1.open.x", "evt.t.cart.c1.open"] {
+            assert_eq!(parse_command(bad), None, "{bad}");
+        }
+        assert_eq!(parse_event("evt.t.basket.c1.opened"), None);
+        assert_eq!(parse_query_view("q.t.view.cart.c1.x"), None);
+    }
+}

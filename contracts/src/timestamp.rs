@@ -1,0 +1,80 @@
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+
+use crate::Refusal;
+
+/// An instant in UTC, to the millisecond; written as `2026-01-02T03:04:05.678Z`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(OffsetDateTime);
+
+impl Timestamp {
+    /// # Errors
+    /// `400 malformed` for anything that is not RFC 3339.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        OffsetDateTime::parse(text, &Rfc3339)
+            .map(Self::from)
+            .map_err(|_| Refusal::new(400, "malformed", "expected a time as RFC 3339"))
+    }
+
+    #[must_use]
+    pub fn inner(self) -> OffsetDateTime {
+        self.0
+    }
+
+    /// Milliseconds from `self` to `later`; 0 if `later` is earlier.
+    #[must_use]
+    pub fn millis_until(self, later: Self) -> u64 {
+        u64::try_from((later.0 - self.0).whole_milliseconds()).unwrap_or(0)
+    }
+}
+
+impl From<OffsetDateTime> for Timestamp {
+    fn from(at: OffsetDateTime) -> Self {
+        let at = at.to_offset(time::UtcOffset::UTC);
+        // Truncating a nanosecond to its millisecond cannot leave the valid range.
+        Self(at.replace_millisecond(at.millisecond()).unwrap_or(at))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+        );
+        f.write_str(&self.0.format(format).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(d)?).map_err(Refusal::into_serde)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_written_in_utc_with_milliseconds() {
+        let at = Timestamp::parse("2026-01-02T05:04:05.6789+02:00").unwrap();
+        assert_eq!(at.to_string(), "2026-01-02T03:04:05.678Z");
+        assert_eq!(Timestamp::parse(&at.to_string()).unwrap(), at);
+        assert_eq!(Timestamp::parse("9999-12-31T23:59:59Z").unwrap().to_string().len(), 24);
+        assert!(Timestamp::parse("tomorrow").is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! `nats/topology.toml` as data: streams, buckets and consumers, in the words of the
+//! JetStream API, so that the file says exactly what the server is asked for.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// The file itself.
+pub const TOML: &str = include_str!("../../nats/topology.toml");
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// By name, as in `$JS.API.STREAM.CREATE`.
+    pub streams: BTreeMap<String, Map<String, Value>>,
+    /// Stream → durable name → as `config` in `$JS.API.CONSUMER.CREATE`.
+    pub consumers: BTreeMap<String, BTreeMap<String, Map<String, Value>>>,
+}
+
+impl Topology {
+    /// The topology that this build was made for.
+    ///
+    /// # Panics
+    /// Never in a build that passed its tests: the file is compiled in and checked there.
+    #[must_use]
+    pub fn compiled_in() -> Self {
+        toml::from_str(TOML).expect("nats/topology.toml is checked by a test")
+    }
+
+    /// The request body that creates a stream.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> Option<Value> {
+        let mut config = self.streams.get(name)?.clone();
+        config.insert("name".to_owned(), name.into());
+        Some(Value::Object(config))
+    }
+
+    /// The configuration of a durable consumer, its name included.
+    #[must_use]
+    pub fn consumer(&self, stream: &str, durable: &str) -> Option<Value> {
+        let mut config = self.consumers.get(stream)?.get(durable)?.clone();
+        config.insert("durable_name".to_owned(), durable.into());
+        config.insert("name".to_owned(), durable.into());
+        Some(Value::Object(config))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Part, event, key::Bucket};
+
+    #[test]
+    fn every_bucket_is_declared_with_leader_reads() {
+        let topology = Topology::compiled_in();
+        for bucket in Bucket::ALL {
+            let stream = topology.stream(&bucket.stream()).unwrap();
+            assert_eq!(stream["subjects"][0], bucket.subject(">"));
+            assert_eq!(stream["allow_direct"], false);
+        }
+    }
+
+    #[test]
+    fn the_payment_projector_hears_of_every_event_that_touches_its_part() {
+        let consumer = Topology::compiled_in().consumer("EVENTS", "payment-projector").unwrap();
+        let declared: Vec<_> = consumer["filter_subjects"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| f.as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(declared, event::filters_touching(Part::Payments).collect::<Vec<_>>());
+    }
+}
