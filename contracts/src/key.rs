@@ -1,6 +1,21 @@
 //! The KV buckets and their keys.
 
-use crate::{Address, Part, Token};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Address, Part, PartVersions, Timestamp, Token};
+
+/// The keys of an aggregate that has ended expire after this time.
+pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// A value of the bucket `versions`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versions {
+    pub version: u64,
+    pub parts: PartVersions,
+    pub at: Timestamp,
+}
 
 /// A bucket; its stream is `KV_<bucket>`, its keys are subjects `$KV.<bucket>.<key>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

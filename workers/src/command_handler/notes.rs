@@ -1,0 +1,157 @@
+//! The notes of what may not stand in KV yet (`brigade.unshown`).
+//!
+//! A transaction notes what it changed; what was shown afterwards loses its note with the next
+//! batch, or alone after [`FLUSH`]. One command-handler, by a lease, shows what is noted for
+//! longer than [`OVERDUE`]: whoever should have shown it has died or could not.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use brigade_contracts::{Address, Aggregate};
+use sqlx::{PgConnection, PgPool};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{carts, show::Show};
+use crate::{
+    runtime::Context,
+    store::{Lease, lease},
+};
+
+/// Notes of shown versions that no batch took along go by themselves after this time.
+const FLUSH: Duration = Duration::from_millis(200);
+/// A note older than this is shown by the holder of the lease, in seconds.
+const OVERDUE: f64 = 1.0;
+const LEASE: &str = "command-handler.show";
+/// Most notes shown in one go.
+const AT_ONCE: i64 = 500;
+
+/// Versions that were shown and are still noted.
+#[derive(Default)]
+pub struct Notes {
+    shown: Mutex<HashMap<Address, u64>>,
+}
+
+impl Notes {
+    pub fn add(&self, shown: Vec<(Address, u64)>) {
+        let mut notes = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (address, version) in shown {
+            let newest = notes.entry(address).or_default();
+            *newest = version.max(*newest);
+        }
+    }
+
+    /// Takes all of them, sorted, to be deleted.
+    pub fn take(&self) -> Vec<(Address, u64)> {
+        let mut notes = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes: Vec<_> = mem::take(&mut *notes).into_iter().collect();
+        notes.sort();
+        notes
+    }
+
+    /// Those that could not be deleted after all.
+    pub fn put_back(&self, shown: Vec<(Address, u64)>) {
+        self.add(shown);
+    }
+}
+
+/// Deletes notes up to the versions that were shown. A note that somebody is just raising is
+/// left: it speaks of a newer version.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sqlx::Result<()> {
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let text = |f: fn(&Address) -> &str| shown.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+    let versions: Vec<i64> = shown.iter().map(|(_, version)| version.cast_signed()).collect();
+    sqlx::query!(
+        "with done as (
+             select tenant, aggregate, id
+             from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+                  as shown (tenant, aggregate, id, version)
+             join brigade.unshown note using (tenant, aggregate, id)
+             where note.version <= shown.version
+             order by tenant, aggregate, id
+             for update of note skip locked
+         )
+         delete from brigade.unshown note using done
+         where (note.tenant, note.aggregate, note.id) = (done.tenant, done.aggregate, done.id)",
+        &text(|a| a.tenant.as_str()) as _,
+        &text(|a| a.aggregate.as_str()) as _,
+        &text(|a| a.id.as_str()) as _,
+        &versions,
+    )
+    .execute(postgres)
+    .await?;
+    Ok(())
+}
+
+/// Deletes leftover notes and, under the lease, shows what is overdue, until the drain.
+pub async fn keep(cx: Context, show: Arc<Show>, notes: Arc<Notes>) {
+    let mut flush = interval(FLUSH);
+    let mut look = interval(lease::RENEW);
+    flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            _ = flush.tick() => flush_notes(&cx.postgres, &notes).await,
+            _ = look.tick() => show_overdue(&cx, &show, &notes).await,
+            () = cx.drain.cancelled() => break,
+        };
+        if let Err(error) = done {
+            tracing::debug!(worker = %cx.worker, %error, "notes are kept for later");
+        }
+    }
+    // The last batch may still be at work; what it shows stays noted and is only shown again.
+    let _left = flush_notes(&cx.postgres, &notes).await;
+    let _left = Lease::give_back(&cx.postgres, &cx.instance).await;
+}
+
+async fn flush_notes(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
+    let shown = notes.take();
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let mut connection = postgres.acquire().await?;
+    let deleted = delete(&mut connection, &shown).await;
+    if deleted.is_err() {
+        notes.put_back(shown);
+    }
+    deleted
+}
+
+async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<()> {
+    if !Lease::take(&cx.postgres, LEASE, &cx.instance).await? {
+        return Ok(());
+    }
+    let rows = sqlx::query!(
+        "select tenant, aggregate, id from brigade.unshown
+         where at < clock_timestamp() - make_interval(secs => $1)
+         order by at limit $2",
+        OVERDUE,
+        AT_ONCE,
+    )
+    .fetch_all(&cx.postgres)
+    .await?;
+    let overdue: Vec<Address> = rows
+        .iter()
+        .filter_map(|row| {
+            Address::new(&row.tenant, Aggregate::parse(&row.aggregate)?, &row.id).ok()
+        })
+        .collect();
+    if overdue.is_empty() {
+        return Ok(());
+    }
+    let carts = carts::read(&cx.postgres, overdue.iter()).await?;
+    show.forget();
+    let shown = show.show(&carts).await;
+    tracing::info!(worker = %cx.worker, overdue = overdue.len(), shown = shown.len(), "shown again");
+    cx.metrics.shown_again.inc_by(shown.len() as u64);
+    notes.add(shown);
+    flush_notes(&cx.postgres, notes).await
+}

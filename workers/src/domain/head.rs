@@ -1,0 +1,42 @@
+use std::collections::BTreeMap;
+
+use brigade_contracts::{Address, Part, PartVersions, Timestamp, event};
+
+/// What every aggregate has: its address, its version and the versions of its parts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    pub address: Address,
+    /// 0 before the first change.
+    pub version: u64,
+    pub at: Timestamp,
+    /// Version and time of the last change that touched each part.
+    pub parts: BTreeMap<Part, (u64, Timestamp)>,
+}
+
+impl Head {
+    /// An aggregate that nothing has happened to yet.
+    #[must_use]
+    pub fn unborn(address: Address, now: Timestamp) -> Self {
+        Self { address, version: 0, at: now, parts: BTreeMap::new() }
+    }
+
+    /// Counts one change.
+    pub fn touch(&mut self, kind: &event::Kind, now: Timestamp) {
+        self.version += 1;
+        self.at = now;
+        for part in kind.touches {
+            self.parts.insert(*part, (self.version, now));
+        }
+    }
+
+    /// Version and time of a part; of one that was never touched, those of the aggregate.
+    #[must_use]
+    pub fn part(&self, part: Part) -> (u64, Timestamp) {
+        self.parts.get(&part).copied().unwrap_or((self.version, self.at))
+    }
+
+    #[must_use]
+    pub fn part_versions(&self) -> PartVersions {
+        self.parts.iter().map(|(part, (version, _))| (*part, *version)).collect()
+    }
+}

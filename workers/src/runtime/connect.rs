@@ -1,0 +1,116 @@
+//! Connections, with the settings that were measured to survive outages.
+
+use std::{
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use async_nats::{ConnectOptions, Event, ServerAddr, ServerError, jetstream};
+use brigade_contracts::permissions::inbox_prefix;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Health, Metrics};
+
+/// How long an acknowledgement of JetStream is awaited. A publish in flight when the server
+/// dies waits for all of it, while the server is back within some 20 ms; publishes repeat.
+const ACK_TIMEOUT: Duration = Duration::from_millis(250);
+/// A constant delay: the client's own grows, and comes 1 s late after an outage of 3 s.
+const RECONNECT_DELAY: Duration = Duration::from_millis(10);
+
+/// A connection to NATS with its JetStream context.
+#[derive(Clone)]
+pub struct Nats {
+    pub client: async_nats::Client,
+    pub jetstream: jetstream::Context,
+    /// Grows with each connection; what was learned from an earlier one (revisions) may be
+    /// untrue, because a crash takes the newest unsynced writes with it.
+    connections: Arc<AtomicU64>,
+}
+
+impl Nats {
+    /// Connects with the user of the URL, whose inbox prefix is its own. Waits for a server
+    /// that is not there yet.
+    ///
+    /// # Errors
+    /// A URL that cannot be read or has no user.
+    pub async fn connect(
+        url: &str,
+        health: &Health,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let address = ServerAddr::from_str(url).context("the NATS URL cannot be read")?;
+        let user = address.username().context("the NATS URL names no user")?.to_owned();
+        let connections = Arc::new(AtomicU64::new(0));
+        let on_event = {
+            let (health, metrics, connections) =
+                (health.clone(), metrics.clone(), connections.clone());
+            move |event| {
+                match event {
+                    Event::Connected => {
+                        connections.fetch_add(1, Ordering::SeqCst);
+                        health.back("nats");
+                    }
+                    Event::Disconnected => health.away("nats", "disconnected"),
+                    Event::ServerError(ServerError::Other(text))
+                        if text.to_ascii_lowercase().contains("permissions violation") =>
+                    {
+                        metrics.violations.with_label_values(&[health.worker.as_str()]).inc();
+                        health.violation(&text);
+                    }
+                    other => tracing::debug!(worker = %health.worker, event = %other, "nats"),
+                }
+                std::future::ready(())
+            }
+        };
+        let client = ConnectOptions::new()
+            .name(health.worker.as_str())
+            .custom_inbox_prefix(inbox_prefix(&user))
+            .retry_on_initial_connect()
+            .reconnect_delay_callback(|_| RECONNECT_DELAY)
+            .event_callback(on_event)
+            .connect(address)
+            .await
+            .context("cannot connect to NATS")?;
+        let jetstream = jetstream::ContextBuilder::new()
+            .timeout(ACK_TIMEOUT)
+            .ack_timeout(ACK_TIMEOUT)
+            .build(client.clone());
+        Ok(Self { client, jetstream, connections })
+    }
+
+    /// The number of connections so far.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// A pool for one worker, which connects on first use. The time-outs bound how long a stopped
+/// process can hold anything up; an acquire that takes 1 s means Postgres is away.
+///
+/// # Errors
+/// A URL that cannot be read.
+pub fn postgres(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgPool> {
+    let options = PgConnectOptions::from_str(url)
+        .context("the Postgres URL cannot be read")?
+        .application_name(worker)
+        .options([
+            ("idle_in_transaction_session_timeout", "1s"),
+            ("lock_timeout", "500ms"),
+            ("statement_timeout", "5s"),
+            ("tcp_user_timeout", "2s"),
+        ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(1))
+        .test_before_acquire(false)
+        .connect_lazy_with(options))
+}

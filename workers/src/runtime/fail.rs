@@ -1,0 +1,108 @@
+//! Fail points: named places at which a test stops a worker. Compiled to nothing without the
+//! feature `fail-points`.
+//!
+//! In the test's own process [`FailPoints::arm`] makes the next instance that reaches the
+//! place wait there until it is released (or its instance is killed). In a process of its own,
+//! `BRIGADE_FAIL_POINT=<name>` makes it abort there, as if killed with -9.
+
+#[cfg(not(feature = "fail-points"))]
+mod hooks {
+    #[derive(Clone, Default)]
+    pub struct FailPoints;
+
+    impl FailPoints {
+        /// A place where tests can stop a worker.
+        #[inline]
+        #[allow(clippy::unused_async, reason = "the same signature as with the feature")]
+        pub async fn point(&self, _name: &str) {}
+    }
+}
+
+#[cfg(feature = "fail-points")]
+mod hooks {
+    use std::{
+        collections::HashMap,
+        sync::{Arc, Mutex},
+    };
+
+    use tokio::sync::Semaphore;
+
+    /// The places that are armed, shared by the instances of one test.
+    #[derive(Clone, Default)]
+    pub struct FailPoints {
+        armed: Arc<Mutex<HashMap<String, Armed>>>,
+        abort_at: Option<Arc<str>>,
+    }
+
+    /// A place where whoever comes next waits.
+    #[derive(Clone)]
+    pub struct Armed {
+        reached: Arc<Semaphore>,
+        released: Arc<Semaphore>,
+    }
+
+    impl FailPoints {
+        /// Aborts the whole process at `name`.
+        #[must_use]
+        pub fn aborting_at(name: Option<&str>) -> Self {
+            Self { abort_at: name.map(Into::into), ..Self::default() }
+        }
+
+        /// Whoever reaches `name` from now on waits there.
+        ///
+        /// # Panics
+        /// If a test panicked while it armed.
+        #[must_use]
+        pub fn arm(&self, name: &str) -> Armed {
+            let armed = Armed {
+                reached: Arc::new(Semaphore::new(0)),
+                released: Arc::new(Semaphore::new(0)),
+            };
+            self.armed.lock().expect("not poisoned").insert(name.to_owned(), armed.clone());
+            armed
+        }
+
+        /// Nobody waits at `name` any more; who waits there goes on.
+        ///
+        /// # Panics
+        /// If a test panicked while it armed.
+        pub fn disarm(&self, name: &str) {
+            if let Some(armed) = self.armed.lock().expect("not poisoned").remove(name) {
+                armed.released.close();
+            }
+        }
+
+        /// A place where tests can stop a worker.
+        ///
+        /// # Panics
+        /// If a test panicked while it armed.
+        pub async fn point(&self, name: &str) {
+            if self.abort_at.as_deref() == Some(name) {
+                std::process::abort();
+            }
+            let armed = self.armed.lock().expect("not poisoned").get(name).cloned();
+            if let Some(armed) = armed {
+                armed.reached.add_permits(1);
+                // An error says that the place was disarmed: go on.
+                let _released = armed.released.acquire().await.map(|permit| permit.forget());
+            }
+        }
+    }
+
+    impl Armed {
+        /// Waits until somebody has reached the place.
+        ///
+        /// # Panics
+        /// Never: the semaphore is not closed.
+        pub async fn reached(&self) {
+            self.reached.acquire().await.expect("open").forget();
+        }
+
+        /// Lets one go on.
+        pub fn release(&self) {
+            self.released.add_permits(1);
+        }
+    }
+}
+
+pub use hooks::*;

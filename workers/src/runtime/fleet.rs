@@ -1,0 +1,113 @@
+//! Starts workers, each with its own connections, and stops them.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use brigade_contracts::WorkerName;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use super::{Context, FailPoints, Health, Metrics, Nats, connect};
+use crate::registry;
+
+/// Where a worker connects to: URLs with the worker's own user.
+#[derive(Clone)]
+pub struct Servers {
+    pub nats_url: String,
+    pub postgres_url: String,
+}
+
+/// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
+const POSTGRES_CONNECTIONS: u32 = 4;
+/// Pause before a worker that failed is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// A running worker.
+pub struct Instance {
+    pub worker: WorkerName,
+    pub health: Health,
+    drain: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Instance {
+    /// Starts a worker. One that fails is started again, until it drains.
+    #[must_use]
+    pub fn start(
+        worker: WorkerName,
+        servers: Servers,
+        metrics: Arc<Metrics>,
+        fail: FailPoints,
+    ) -> Self {
+        let health = Health::new(worker);
+        let drain = CancellationToken::new();
+        let task = {
+            let (health, drain) = (health.clone(), drain.clone());
+            tokio::spawn(async move {
+                while !drain.is_cancelled() {
+                    let run = run(worker, &servers, &health, &metrics, &drain, &fail);
+                    match run.await {
+                        Ok(()) => health.back("worker"),
+                        Err(error) => {
+                            health.away("worker", &format!("{error:#}"));
+                            tokio::select! {
+                                () = tokio::time::sleep(RESTART_PAUSE) => {}
+                                () = drain.cancelled() => {}
+                            }
+                        }
+                    }
+                }
+            })
+        };
+        Self { worker, health, drain, task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Tells the worker to drain; returns at once.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Drains and waits until the worker has stopped.
+    pub async fn stop(self) {
+        self.drain.cancel();
+        // An error is a panic or an abort: stopped either way.
+        let _stopped = self.task.await;
+    }
+
+    /// Stops the worker where it is, as if its process were killed.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _stopped = self.task.await;
+    }
+}
+
+async fn run(
+    worker: WorkerName,
+    servers: &Servers,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+    drain: &CancellationToken,
+    fail: &FailPoints,
+) -> anyhow::Result<()> {
+    let nats = Nats::connect(&servers.nats_url, health, metrics).await?;
+    let postgres = connect::postgres(&servers.postgres_url, worker.as_str(), POSTGRES_CONNECTIONS)?;
+    let cx = Context {
+        worker,
+        instance: format!("{worker}.{}", Uuid::now_v7()).into(),
+        nats,
+        postgres,
+        health: health.clone(),
+        metrics: metrics.clone(),
+        drain: drain.clone(),
+        fail: fail.clone(),
+    };
+    let entry = registry::find(worker);
+    tracing::info!(%worker, instance = %cx.instance, "started");
+    let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone())));
+    let result = task.await.context("the worker panicked")?;
+    // Telemetry and answers that are still in the client's buffer leave before the connection.
+    let _flushed = tokio::time::timeout(Duration::from_secs(1), cx.nats.client.flush()).await;
+    cx.postgres.close().await;
+    tracing::info!(%worker, "stopped");
+    result
+}

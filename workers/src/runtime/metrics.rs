@@ -1,0 +1,161 @@
+use brigade_contracts::{Part, Timestamp, WorkerName};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// The metrics of a process. The texts are the help texts of `/metrics`.
+pub struct Metrics {
+    registry: Registry,
+    pub verdicts: IntCounterVec,
+    pub batch_seconds: HistogramVec,
+    pub commands: IntCounterVec,
+    pub violations: IntCounterVec,
+    pub dead_letters: IntCounterVec,
+    pub visible_seconds: HistogramVec,
+    pub shown_again: IntCounter,
+    pub relayed: IntCounter,
+    pub relay_batches: IntCounterVec,
+    pub outbox_shards: IntGaugeVec,
+    pub queries: IntCounterVec,
+    pub stale_304: IntCounter,
+    pub content_from: IntCounterVec,
+    pub confirm_statements: IntCounter,
+}
+
+const VERDICTS: [&str; 4] = ["done", "retry", "away", "dead"];
+
+impl Metrics {
+    /// # Panics
+    /// Never: the names are constant, valid and distinct, which every test run proves.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("valid");
+            registry.register(Box::new(counters.clone())).expect("distinct");
+            counters
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("valid");
+            registry.register(Box::new(counter.clone())).expect("distinct");
+            counter
+        };
+        let seconds = |name: &str, help: &str, labels: &[&str]| {
+            let buckets = prometheus::exponential_buckets(0.000_5, 2.0, 16).expect("valid");
+            let opts = HistogramOpts::new(name, help).buckets(buckets);
+            let histograms = HistogramVec::new(opts, labels).expect("valid");
+            registry.register(Box::new(histograms.clone())).expect("distinct");
+            histograms
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect("valid");
+            registry.register(Box::new(gauges.clone())).expect("distinct");
+            gauges
+        };
+        let metrics = Self {
+            verdicts: counters(
+                "brigade_messages_total",
+                "Messages by worker and verdict",
+                &["worker", "verdict"],
+            ),
+            batch_seconds: seconds(
+                "brigade_batch_seconds",
+                "Time from taking a batch to settling it",
+                &["worker"],
+            ),
+            commands: counters(
+                "brigade_commands_total",
+                "Outcomes given, by status; repetitions answered from the inbox are `again`",
+                &["status"],
+            ),
+            violations: counters(
+                "brigade_permission_violations_total",
+                "Refusals by the server of what a worker's permissions do not cover; stays 0",
+                &["worker"],
+            ),
+            dead_letters: counters(
+                "brigade_dead_letters_total",
+                "Messages copied to the dead letters",
+                &["worker"],
+            ),
+            visible_seconds: seconds(
+                "brigade_commit_to_visible_seconds",
+                "Time from the change (database clock) to its part standing in KV",
+                &["part"],
+            ),
+            shown_again: counter(
+                "brigade_shown_again_total",
+                "Aggregates shown again because their first show was not noted as done",
+            ),
+            relayed: counter(
+                "brigade_events_relayed_total",
+                "Events acknowledged by JetStream and deleted from the outbox",
+            ),
+            relay_batches: counters(
+                "brigade_relay_batches_total",
+                "Batches of the relay by how they were published: atomic, single, or one_by_one \
+                 after a lost acknowledgement",
+                &["how"],
+            ),
+            outbox_shards: gauges(
+                "brigade_relay_shards",
+                "Shards of the outbox that this relay holds",
+                &["worker"],
+            ),
+            queries: counters(
+                "brigade_queries_total",
+                "Queries by kind and status",
+                &["query", "status"],
+            ),
+            stale_304: counter(
+                "brigade_stale_304_total",
+                "Answers 304 for a version below one that this edge had already seen; stays 0",
+            ),
+            content_from: counters(
+                "brigade_view_content_total",
+                "Where the content of an answered view came from",
+                &["from"],
+            ),
+            confirm_statements: counter(
+                "brigade_confirm_statements_total",
+                "Statements that confirmed versions with SQL, each for all queries that waited",
+            ),
+            registry,
+        };
+        for worker in WorkerName::ALL {
+            for verdict in VERDICTS {
+                metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
+            }
+            metrics.violations.with_label_values(&[worker.as_str()]);
+            metrics.dead_letters.with_label_values(&[worker.as_str()]);
+        }
+        for from in ["memory", "kv", "sql"] {
+            metrics.content_from.with_label_values(&[from]);
+        }
+        metrics
+    }
+
+    /// A part that was changed at `at` (database clock) stands in KV now.
+    pub fn visible(&self, part: Part, at: Timestamp) {
+        let now = Timestamp::from(time::OffsetDateTime::now_utc());
+        let seconds = at.millis_until(now) as f64 / 1000.0;
+        self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds);
+    }
+
+    /// The Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be encoded");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,52 @@
+//! What every worker stands on, with the rules that hold for all of them:
+//!
+//! 1. A worker is a function `run(Context)` that returns when it has drained. `registry`
+//!    lists them; [`fleet`] starts them, each with connections and credentials of its own.
+//! 2. A consuming worker turns a batch of messages into [`Verdict`]s, and nothing else: only
+//!    [`consume`] acknowledges, delays, dead-letters and keeps messages alive.
+//! 3. Every step may be repeated. A message is acknowledged after everything that it causes is
+//!    durable, so a crash at any point means a repetition, never a loss.
+//! 4. A dependency that is away is no failure of a message: [`Verdict::Away`] keeps it in hand.
+//! 5. Drain ([`Context::drain`]): stop taking, finish what is in hand, acknowledge, return.
+//! 6. [`Health`] tells progress: a worker that hangs is not ready, whatever its process does.
+
+pub mod connect;
+pub mod consume;
+pub mod dead_letter;
+pub mod delivery;
+pub mod fail;
+pub mod fleet;
+pub mod health;
+pub mod http;
+pub mod metrics;
+pub mod verdict;
+
+use std::sync::Arc;
+
+use brigade_contracts::WorkerName;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+pub use connect::Nats;
+pub use consume::{Handler, Source, consume};
+pub use delivery::Delivery;
+pub use fail::FailPoints;
+pub use health::Health;
+pub use metrics::Metrics;
+pub use verdict::Verdict;
+
+/// What a worker gets: its connections, and how it is told to stop.
+#[derive(Clone)]
+pub struct Context {
+    pub worker: WorkerName,
+    /// Unique to this instance: the holder of its leases.
+    pub instance: Arc<str>,
+    pub nats: Nats,
+    /// Connects on first use; a worker without grants never uses it.
+    pub postgres: PgPool,
+    pub health: Health,
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the worker has to drain.
+    pub drain: CancellationToken,
+    pub fail: FailPoints,
+}
