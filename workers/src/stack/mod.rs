@@ -13,5 +13,8 @@
 
 mod account;
 mod log;
+mod nats;
+mod port;
 mod process;
 
+pub use nats::NatsServer;
