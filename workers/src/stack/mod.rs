@@ -15,6 +15,8 @@ mod account;
 mod log;
 mod nats;
 mod port;
+mod postgres;
 mod process;
 
 pub use nats::NatsServer;
+pub use postgres::Postgres;
