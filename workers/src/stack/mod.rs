@@ -12,11 +12,15 @@
 //! holds what both servers need of a child process, `nats` and `postgres` know one server each.
 
 mod account;
+mod download;
+mod find;
 mod log;
 mod nats;
+mod packages;
 mod port;
 mod postgres;
 mod process;
 
+pub use find::Binaries;
 pub use nats::NatsServer;
 pub use postgres::Postgres;
