@@ -20,6 +20,8 @@ mod packages;
 mod port;
 mod postgres;
 mod process;
+#[cfg(test)]
+mod tests;
 
 pub use find::Binaries;
 pub use nats::NatsServer;
