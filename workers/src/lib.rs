@@ -1,10 +1,12 @@
 //! The workers of brigade and what they stand on. [`registry`] is the table of contents.
 
 pub mod command_handler;
+pub mod config;
 pub mod domain;
 pub mod edge;
 pub mod outbox_relay;
 pub mod payment_projector;
 pub mod registry;
 pub mod runtime;
+pub mod stack;
 pub mod store;
