@@ -1,9 +1,130 @@
 //! The only reader of the environment: every other part takes its settings as values, so that a
 //! test sets them without touching the process it shares with other tests.
 
+use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use brigade_contracts::WorkerName;
+
+use crate::runtime::fleet::Servers;
+
+/// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
+pub const VARIABLES: &str = "\
+Environment:
+  BRIGADE_NATS_URL                 nats://user:password@host:port
+  BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
+                                   (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR, EDGE)
+  BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
+  BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
+  BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served (default: a free
+                                   port of 127.0.0.1, which is logged)
+  BRIGADE_LOG                      filter of the log, such as info or brigade=debug
+  BRIGADE_LOG_FORMAT               text (default) or json
+Servers of a local stack (up, demo):
+  BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
+  BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
+  BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)";
+
+/// Where workers connect to, and where the process serves.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    nats_url: Option<String>,
+    database_url: Option<String>,
+    own_nats_urls: HashMap<WorkerName, String>,
+    own_database_urls: HashMap<WorkerName, String>,
+    /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
+    pub http: SocketAddr,
+    /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
+    pub fail_point: Option<String>,
+}
+
+impl RunConfig {
+    /// # Errors
+    /// A `BRIGADE_HTTP_ADDR` that is no address.
+    pub fn from_env() -> Result<Self> {
+        let own = |what: &str| {
+            WorkerName::ALL
+                .into_iter()
+                .filter_map(|worker| {
+                    Some((worker, text(&format!("{what}_{}", worker.env_suffix()))?))
+                })
+                .collect()
+        };
+        let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        Ok(Self {
+            nats_url: text("BRIGADE_NATS_URL"),
+            database_url: text("BRIGADE_DATABASE_URL"),
+            own_nats_urls: own("BRIGADE_NATS_URL"),
+            own_database_urls: own("BRIGADE_DATABASE_URL"),
+            http: http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?,
+            fail_point: text("BRIGADE_FAIL_POINT"),
+        })
+    }
+
+    /// The URLs of a worker: its own before the general ones.
+    ///
+    /// # Errors
+    /// Where one is not set.
+    pub fn servers(&self, worker: WorkerName) -> Result<Servers> {
+        let missing = |what: &str| format!("{what}_{} or {what} is not set", worker.env_suffix());
+        let nats = self.own_nats_urls.get(&worker).or(self.nats_url.as_ref());
+        let postgres = self.own_database_urls.get(&worker).or(self.database_url.as_ref());
+        Ok(Servers {
+            nats_url: nats.with_context(|| missing("BRIGADE_NATS_URL"))?.clone(),
+            postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
+        })
+    }
+
+    /// `BRIGADE_NATS_URL`, an operator's.
+    ///
+    /// # Errors
+    /// Where it is not set.
+    pub fn nats_url(&self) -> Result<&str> {
+        self.nats_url.as_deref().context("BRIGADE_NATS_URL is not set")
+    }
+
+    /// `BRIGADE_DATABASE_URL`, the owner's.
+    ///
+    /// # Errors
+    /// Where it is not set.
+    pub fn database_url(&self) -> Result<&str> {
+        self.database_url.as_deref().context("BRIGADE_DATABASE_URL is not set")
+    }
+
+    /// The password of a worker's own database URL.
+    #[must_use]
+    pub fn database_password(&self, worker: WorkerName) -> Option<String> {
+        let url = self.own_database_urls.get(&worker)?;
+        let authority = url.split_once("://")?.1.split('/').next()?;
+        let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
+        percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `BRIGADE_LOG`.
+    pub filter: Option<String>,
+    /// `BRIGADE_LOG_FORMAT=json`.
+    pub json: bool,
+}
+
+impl LogConfig {
+    #[must_use]
+    pub fn from_env() -> Self {
+        let json = text("BRIGADE_LOG_FORMAT").as_deref() == Some("json");
+        Self { filter: text("BRIGADE_LOG"), json }
+    }
+}
+
+fn text(name: &str) -> Option<String> {
+    set(name)?.into_string().ok()
+}
 
 /// Where the two servers of a local stack are looked for, and where downloads are kept.
 #[derive(Clone, Debug)]
@@ -29,11 +150,7 @@ impl StackConfig {
             postgres_bin: set("BRIGADE_POSTGRES_BIN").map(PathBuf::from),
             path: set("PATH").unwrap_or_default(),
             places: places(home.as_deref()),
-            cache_dir: cache_dir(
-                set("BRIGADE_CACHE_DIR"),
-                set("XDG_CACHE_HOME"),
-                home.as_deref(),
-            ),
+            cache_dir: cache_dir(set("BRIGADE_CACHE_DIR"), set("XDG_CACHE_HOME"), home.as_deref()),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The workers of brigade and what they stand on. [`registry`] is the table of contents.
 
+pub mod cli;
 pub mod command_handler;
 pub mod config;
 pub mod domain;
 pub mod edge;
+pub mod migrate;
 pub mod outbox_relay;
 pub mod payment_projector;
+pub mod provision;
 pub mod registry;
 pub mod runtime;
 pub mod stack;

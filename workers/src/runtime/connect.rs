@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use async_nats::{ConnectOptions, Event, ServerAddr, ServerError, jetstream};
 use brigade_contracts::permissions::inbox_prefix;
+use percent_encoding::percent_decode_str;
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -46,8 +47,7 @@ impl Nats {
         health: &Health,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let address = ServerAddr::from_str(url).context("the NATS URL cannot be read")?;
-        let user = address.username().context("the NATS URL names no user")?.to_owned();
+        let (options, address) = as_user_of(url)?;
         let connections = Arc::new(AtomicU64::new(0));
         let on_event = {
             let (health, metrics, connections) =
@@ -70,9 +70,8 @@ impl Nats {
                 std::future::ready(())
             }
         };
-        let client = ConnectOptions::new()
+        let client = options
             .name(health.worker.as_str())
-            .custom_inbox_prefix(inbox_prefix(&user))
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT_DELAY)
             .event_callback(on_event)
@@ -91,6 +90,22 @@ impl Nats {
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
     }
+}
+
+/// Options for the user of a NATS URL, with the only inbox prefix that it may listen to. The
+/// client itself does not read the user from the URL.
+///
+/// # Errors
+/// A URL that cannot be read or has no user.
+pub fn as_user_of(url: &str) -> anyhow::Result<(ConnectOptions, ServerAddr)> {
+    let address = ServerAddr::from_str(url).context("the NATS URL cannot be read")?;
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from);
+    let user = decoded(address.username().context("the NATS URL names no user")?)?;
+    let password = decoded(address.password().unwrap_or_default())?;
+    let options = ConnectOptions::new()
+        .custom_inbox_prefix(inbox_prefix(&user))
+        .user_and_password(user, password);
+    Ok((options, address))
 }
 
 /// A pool for one worker, which connects on first use. The time-outs bound how long a stopped

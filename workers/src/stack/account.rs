@@ -97,25 +97,15 @@ mod tests {
     use super::*;
 
     fn account(name: &str, uid: u32, gid: u32) -> Account {
-        Account {
-            name: name.to_owned(),
-            uid,
-            gid,
-        }
+        Account { name: name.to_owned(), uid, gid }
     }
 
     #[test]
     fn the_user_postgres_is_preferred_to_nobody() {
         let nobody = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533::/:/bin/false\n";
-        assert_eq!(
-            Account::named_in(nobody),
-            Some(account("nobody", 65534, 65533))
-        );
+        assert_eq!(Account::named_in(nobody), Some(account("nobody", 65534, 65533)));
         let both = format!("{nobody}postgres:x:101:104:Postgres:/var/lib/postgresql:/bin/sh\n");
-        assert_eq!(
-            Account::named_in(&both),
-            Some(account("postgres", 101, 104))
-        );
+        assert_eq!(Account::named_in(&both), Some(account("postgres", 101, 104)));
         assert_eq!(Account::named_in("root:x:0:0:root:/root:/bin/bash\n"), None);
     }
 
@@ -123,10 +113,7 @@ mod tests {
     fn the_bit_that_counts_is_the_closest_one() {
         let account = account("postgres", 101, 104);
         assert!(account.may_enter(0o700, 101, 0));
-        assert!(
-            !account.may_enter(0o077, 101, 104),
-            "the owner's bit decides"
-        );
+        assert!(!account.may_enter(0o077, 101, 104), "the owner's bit decides");
         assert!(account.may_enter(0o010, 0, 104));
         assert!(!account.may_enter(0o701, 0, 104), "the group's bit decides");
         assert!(account.may_enter(0o701, 0, 0));

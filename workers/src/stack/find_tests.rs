@@ -19,21 +19,14 @@ fn install(program: &Path, version: &str) -> Result<()> {
     fs::create_dir_all(folder(program))?;
     let write = r##"printf '#!/bin/sh\necho "%s"\n' "$1" >"$0" && chmod 755 "$0""##;
     let mut shell = std::process::Command::new("/bin/sh");
-    let status = shell
-        .args(["-c", write])
-        .arg(program)
-        .arg(version)
-        .status()?;
+    let status = shell.args(["-c", write]).arg(program).arg(version).status()?;
     anyhow::ensure!(status.success(), "cannot write {}", program.display());
     Ok(())
 }
 
 fn install_postgres(bin: &Path, version: &str) -> Result<()> {
     install(&bin.join("initdb"), "initdb")?;
-    install(
-        &bin.join("postgres"),
-        &format!("postgres (PostgreSQL) {version}"),
-    )
+    install(&bin.join("postgres"), &format!("postgres (PostgreSQL) {version}"))
 }
 
 #[test]
@@ -45,10 +38,7 @@ fn versions_are_read_as_the_servers_print_them() {
         read("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)"),
         Some(Version(15, 14, 0))
     );
-    assert_eq!(
-        read("postgres (PostgreSQL) 18beta1"),
-        Some(Version(18, 0, 0))
-    );
+    assert_eq!(read("postgres (PostgreSQL) 18beta1"), Some(Version(18, 0, 0)));
     assert_eq!(read("command not found"), None);
     assert!(Version(2, 14, 3) < Version(2, 15, 0));
 }
@@ -86,10 +76,7 @@ async fn one_that_is_too_old_is_passed_over_unless_it_was_named() -> Result<()> 
     config.nats_server = Some(root.join("old/nats-server"));
     let refused = installed(&NATS_SERVER, &config).await.unwrap_err();
     let refused = format!("{refused:#}");
-    assert!(
-        refused.contains("BRIGADE_NATS_SERVER") && refused.contains("2.14.2"),
-        "{refused}"
-    );
+    assert!(refused.contains("BRIGADE_NATS_SERVER") && refused.contains("2.14.2"), "{refused}");
     Ok(())
 }
 

@@ -53,10 +53,7 @@ impl Log {
             .open(path)
             .with_context(|| format!("cannot open the log {}", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self {
-                path: path.to_owned(),
-                file,
-            })),
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("cannot lock {}", path.display()))
@@ -71,10 +68,7 @@ impl Log {
 
     /// What is written from now on.
     pub(super) fn mark(&self) -> Result<Mark> {
-        Ok(Mark {
-            path: self.path.clone(),
-            start: self.file.metadata()?.len(),
-        })
+        Ok(Mark { path: self.path.clone(), start: self.file.metadata()?.len() })
     }
 }
 

@@ -12,8 +12,10 @@
 //! holds what both servers need of a child process, `nats` and `postgres` know one server each.
 
 mod account;
+mod credentials;
 mod download;
 mod find;
+mod local;
 mod log;
 mod nats;
 mod packages;
@@ -23,6 +25,8 @@ mod process;
 #[cfg(test)]
 mod tests;
 
+pub use credentials::Credentials;
 pub use find::Binaries;
+pub use local::{DATABASE, LocalStack, Ports};
 pub use nats::NatsServer;
 pub use postgres::Postgres;

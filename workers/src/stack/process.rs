@@ -80,17 +80,11 @@ impl Process {
         if let Some(account) = program.account {
             command.uid(account.uid).gid(account.gid);
         }
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
         let pid = child.id().context("a new child has a process id")?;
         let leash = child.stdin.take().context("stdin was asked to be piped")?;
-        Ok(Self {
-            child,
-            pid,
-            leash: Some(File::from(leash.into_owned_fd()?)),
-            log,
-        })
+        Ok(Self { child, pid, leash: Some(File::from(leash.into_owned_fd()?)), log })
     }
 
     pub(super) fn pid(&self) -> u32 {

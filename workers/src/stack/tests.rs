@@ -48,10 +48,8 @@ async fn nats_comes_back_with_its_port_and_what_it_acknowledged() -> Result<()> 
     let dir = tempfile::tempdir()?;
     let mut server = nats(dir.path(), 0).await?;
     let (port, pid) = (server.port(), server.pid());
-    let stream = async_nats::jetstream::stream::Config {
-        name: "KEPT".into(),
-        ..Default::default()
-    };
+    let stream =
+        async_nats::jetstream::stream::Config { name: "KEPT".into(), ..Default::default() };
     let js = jetstream(&server).await?;
     js.create_stream(stream).await?;
     js.publish("KEPT", "a".into()).await?.await?;
@@ -110,9 +108,7 @@ async fn postgres_comes_back_with_its_port_and_what_it_committed() -> Result<()>
     let mut server = postgres(dir.path()).await?;
     let (port, url) = (server.port(), server.superuser_url("postgres"));
     let mut client = PgConnection::connect(&url).await?;
-    sqlx::query("CREATE TABLE kept AS SELECT 7 AS n")
-        .execute(&mut client)
-        .await?;
+    sqlx::query("CREATE TABLE kept AS SELECT 7 AS n").execute(&mut client).await?;
 
     server.kill().await;
     nothing_is_left(&server.log()).await?;
@@ -145,9 +141,8 @@ async fn a_kill_takes_busy_backends_along() -> Result<()> {
 /// still there.
 async fn busy_backend(url: &str) -> Result<JoinHandle<sqlx::Result<PgQueryResult>>> {
     let mut client = PgConnection::connect(url).await?;
-    let pid = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()")
-        .fetch_one(&mut client)
-        .await?;
+    let pid =
+        sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(&mut client).await?;
     let busy = tokio::spawn(async move {
         let endless = sqlx::query("DO 'BEGIN LOOP END LOOP; END'");
         endless.execute(&mut client).await
@@ -156,11 +151,7 @@ async fn busy_backend(url: &str) -> Result<JoinHandle<sqlx::Result<PgQueryResult
     let is_busy = async {
         let query =
             "SELECT state = 'active' AND query LIKE 'DO%' FROM pg_stat_activity WHERE pid = $1";
-        while !sqlx::query_scalar::<_, bool>(query)
-            .bind(pid)
-            .fetch_one(&mut watcher)
-            .await?
-        {
+        while !sqlx::query_scalar::<_, bool>(query).bind(pid).fetch_one(&mut watcher).await? {
             sleep(Duration::from_millis(3)).await;
         }
         anyhow::Ok(())
@@ -244,9 +235,7 @@ async fn a_machine_with_nothing_fetches_servers_that_run() -> Result<()> {
     config.cache_dir = dir.path().join("cache");
     let client =
         |folder: &Path| folder.join("python3").is_file() && !folder.join("postgres").exists();
-    let path: Vec<_> = std::env::split_paths(&config.path)
-        .filter(|f| client(f))
-        .collect();
+    let path: Vec<_> = std::env::split_paths(&config.path).filter(|f| client(f)).collect();
     config.path = std::env::join_paths(path)?;
     let (one, two) = tokio::try_join!(Binaries::find(&config), Binaries::find(&config))?;
     assert_eq!(one.postgres_bin, two.postgres_bin);
@@ -260,9 +249,7 @@ async fn a_machine_with_nothing_fetches_servers_that_run() -> Result<()> {
 
 async fn kept(url: &str) -> Result<i32> {
     let mut client = PgConnection::connect(url).await?;
-    Ok(sqlx::query_scalar("SELECT n FROM kept")
-        .fetch_one(&mut client)
-        .await?)
+    Ok(sqlx::query_scalar("SELECT n FROM kept").fetch_one(&mut client).await?)
 }
 
 /// All of a server's processes hold the lock on its log. The limit allows for a test beside this one

@@ -41,10 +41,7 @@ fn password(dir: &Path, account: Option<&Account>) -> Result<String> {
         return Ok(password.trim().to_owned());
     }
     if dir.join(DATA).exists() {
-        bail!(
-            "{} is missing: its cluster cannot be entered",
-            path.display()
-        );
+        bail!("{} is missing: its cluster cannot be entered", path.display());
     }
     let password = hex::encode(rand::random::<[u8; 16]>());
     let fresh = dir.join(format!("{PASSWORD}.new"));

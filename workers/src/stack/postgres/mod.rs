@@ -133,10 +133,7 @@ impl Postgres {
     pub async fn kill(&mut self) {
         self.kill_now();
         self.process.wait().await;
-        if timeout(GONE_LIMIT, Log::claim(self.process.log().path()))
-            .await
-            .is_err()
-        {
+        if timeout(GONE_LIMIT, Log::claim(self.process.log().path())).await.is_err() {
             tracing::error!("processes of a killed Postgres still run");
         }
     }

@@ -35,11 +35,7 @@ mod tests {
         assert!(says_ready(status, 42, 1000));
         assert!(!says_ready(status, 43, 1000), "another process");
         assert!(!says_ready(status, 42, 1001), "an earlier process");
-        assert!(!says_ready(
-            &status.replace("ready   ", "starting"),
-            42,
-            1000
-        ));
+        assert!(!says_ready(&status.replace("ready   ", "starting"), 42, 1000));
         assert!(!says_ready("42\n/data\n1000\n", 42, 1000), "half written");
     }
 }

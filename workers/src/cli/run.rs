@@ -1,0 +1,41 @@
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use brigade_contracts::WorkerName;
+
+use super::process::Process;
+use crate::config::{RunConfig, VARIABLES};
+
+#[derive(clap::Args)]
+#[command(after_help = VARIABLES)]
+pub struct Args {
+    /// Workers by name, or `all`
+    #[arg(required = true, value_name = "WORKER")]
+    workers: Vec<String>,
+}
+
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let workers = parse(&args.workers)?;
+    let config = RunConfig::from_env()?;
+    let servers = workers.iter().map(|worker| Ok((*worker, config.servers(*worker)?)));
+    let servers = servers.collect::<Result<Vec<_>>>()?;
+    let process = Process::start(servers, config.http, config.fail_point.as_deref()).await?;
+    tracing::info!(http = %process.http, workers = args.workers.join(" "), "running");
+    process.until_signal(|| tracing::info!("ready"), std::future::pending()).await
+}
+
+/// The workers of a list of names, each once.
+pub fn parse(names: &[String]) -> Result<Vec<WorkerName>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(WorkerName::ALL.to_vec());
+    }
+    let mut workers = Vec::new();
+    for name in names {
+        let worker =
+            name.parse().map_err(anyhow::Error::msg).context("see `brigade run --help`")?;
+        if !workers.contains(&worker) {
+            workers.push(worker);
+        }
+    }
+    Ok(workers)
+}
