@@ -3,14 +3,15 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Command, Refusal};
+use crate::{Command, Refusal, subject};
 
 /// The one final answer to a command.
 ///
 /// `data` stays as it was written, so that a repeated command gets the same bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    pub command_id: String,
+    /// Null only where the message had none that could be used.
+    pub command_id: Option<String>,
     pub status: u16,
     pub code: Cow<'static, str>,
     pub message: Cow<'static, str>,
@@ -32,24 +33,26 @@ impl Outcome {
     #[must_use]
     pub fn refused(command: &Command, refusal: Refusal, version: Option<u64>) -> Self {
         Self {
-            command_id: command.command_id.to_string(),
+            command_id: Some(command.command_id.to_string()),
             aggregate: command.aggregate().to_owned(),
             id: command.id().to_owned(),
             version,
-            ..Self::unaddressed(refusal)
+            ..Self::unaddressed("", refusal)
         }
     }
 
-    /// The answer to a message that is no command: no id, no aggregate.
+    /// The answer to a message that cannot carry an outcome: it has no usable Command-Id, or no
+    /// tenant in its subject.
     #[must_use]
-    pub fn unaddressed(refusal: Refusal) -> Self {
+    pub fn unaddressed(subject: &str, refusal: Refusal) -> Self {
+        let raw = subject::parse_command(subject);
         Self {
-            command_id: String::new(),
+            command_id: None,
             status: refusal.status,
             code: refusal.code,
             message: refusal.message,
-            aggregate: String::new(),
-            id: String::new(),
+            aggregate: raw.map(|raw| raw.aggregate.to_owned()).unwrap_or_default(),
+            id: raw.map(|raw| raw.id.to_owned()).unwrap_or_default(),
             version: None,
             etag: None,
             effects: Vec::new(),

@@ -1,1 +1,39 @@
+//! What the acceptance tests stand on: a [`Town`] is a restaurant's whole set of servers for one
+//! test, real ones. Each has its own nats-server and its own database, so tests run side by side.
+//!
+//! Nothing sleeps: [`until`] waits for a condition and fails loudly when it does not come.
 
+pub mod check;
+pub mod process;
+pub mod producer;
+pub mod shared;
+pub mod town;
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+pub use producer::{Producer, Reply};
+pub use town::Town;
+
+/// Longest wait for anything. No test asserts a time: this only ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `probe` gives a value.
+///
+/// # Panics
+/// After half a minute without one.
+pub async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut probe: impl FnMut() -> F,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use self::{notes::Notes, show::Show, transaction::Answer};
 use crate::{
-    runtime::{Context, Delivery, Handler, Source, Verdict, consume},
+    runtime::{Context, Delivery, Handler, Refused, Source, Verdict, consume},
     store::postgres::{Failure, failure},
 };
 
@@ -39,7 +39,7 @@ struct CommandHandler {
 
 /// A message and who waits for its answer.
 struct Asked {
-    command: Result<Command, Refusal>,
+    command: Result<Command, Box<Outcome>>,
     reply: Option<Subject>,
 }
 
@@ -60,8 +60,7 @@ impl Handler for CommandHandler {
     type Message = Asked;
 
     fn decode(&self, delivery: &Delivery) -> Result<Asked, String> {
-        let command = Command::decode(delivery.subject(), delivery.headers(), delivery.payload());
-        Ok(Asked { command, reply: delivery.reply().cloned() })
+        Ok(Asked { command: command(delivery), reply: delivery.reply().cloned() })
     }
 
     async fn handle(&self, batch: Vec<Asked>) -> Vec<Verdict> {
@@ -74,9 +73,7 @@ impl Handler for CommandHandler {
                     commands.push(command);
                     replies.push(asked.reply);
                 }
-                Err(refusal) => {
-                    self.answer(asked.reply, &Answer::new(&Outcome::unaddressed(refusal))).await;
-                }
+                Err(outcome) => self.answer(asked.reply, &Answer::new(&outcome)).await,
             }
         }
         let answers = self.decide(&commands).await;
@@ -87,16 +84,26 @@ impl Handler for CommandHandler {
         verdicts
     }
 
-    async fn overflow(&self, request: Delivery) {
-        let refusal = Refusal::new(503, "busy", "too many requests are waiting");
-        let refusal = Refusal { retry_after_ms: Some(500), ..refusal };
-        let command = Command::decode(request.subject(), request.headers(), request.payload());
-        let outcome = match command {
+    async fn refuse(&self, request: &Delivery, why: Refused) {
+        let refusal = match why {
+            Refused::Busy => Refusal {
+                retry_after_ms: Some(500),
+                ..Refusal::new(503, "busy", "too many requests are waiting")
+            },
+            Refused::Panicked => not_decided(),
+        };
+        let outcome = match command(request) {
             Ok(command) => Outcome::refused(&command, refusal, None),
-            Err(refusal) => Outcome::unaddressed(refusal),
+            Err(outcome) => *outcome,
         };
         self.answer(request.reply().cloned(), &Answer::new(&outcome)).await;
     }
+}
+
+/// The command of a message, or the answer to one that cannot be a command.
+fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
+    Command::decode(delivery.subject(), delivery.headers(), delivery.payload())
+        .map_err(|refusal| Box::new(Outcome::unaddressed(delivery.subject(), refusal)))
 }
 
 impl CommandHandler {

@@ -125,33 +125,46 @@ async fn flush_notes(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
     deleted
 }
 
+/// Shows what is overdue, in pieces, until nothing is left or nothing can be shown.
 async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<()> {
-    if !Lease::take(&cx.postgres, LEASE, &cx.instance).await? {
-        return Ok(());
+    while Lease::take(&cx.postgres, LEASE, &cx.instance).await? {
+        let overdue = overdue(&cx.postgres).await?;
+        if overdue.is_empty() {
+            return Ok(());
+        }
+        let carts = carts::read(&cx.postgres, overdue.iter()).await?;
+        show.forget();
+        let shown = show.show(&carts).await;
+        let (overdue, count) = (overdue.len(), shown.len());
+        tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
+        cx.metrics.shown_again.inc_by(count as u64);
+        notes.add(shown);
+        flush_notes(&cx.postgres, notes).await?;
+        if count == 0 || cx.drain.is_cancelled() {
+            return Ok(());
+        }
     }
-    let rows = sqlx::query!(
+    Ok(())
+}
+
+async fn overdue(postgres: &PgPool) -> sqlx::Result<Vec<Address>> {
+    let rows = sqlx::query_as!(
+        Row,
         "select tenant, aggregate, id from brigade.unshown
          where at < clock_timestamp() - make_interval(secs => $1)
          order by at limit $2",
         OVERDUE,
         AT_ONCE,
     )
-    .fetch_all(&cx.postgres)
+    .fetch_all(postgres)
     .await?;
-    let overdue: Vec<Address> = rows
-        .iter()
-        .filter_map(|row| {
-            Address::new(&row.tenant, Aggregate::parse(&row.aggregate)?, &row.id).ok()
-        })
-        .collect();
-    if overdue.is_empty() {
-        return Ok(());
-    }
-    let carts = carts::read(&cx.postgres, overdue.iter()).await?;
-    show.forget();
-    let shown = show.show(&carts).await;
-    tracing::info!(worker = %cx.worker, overdue = overdue.len(), shown = shown.len(), "shown again");
-    cx.metrics.shown_again.inc_by(shown.len() as u64);
-    notes.add(shown);
-    flush_notes(&cx.postgres, notes).await
+    let address =
+        |row: &Row| Address::new(&row.tenant, Aggregate::parse(&row.aggregate)?, &row.id).ok();
+    Ok(rows.iter().filter_map(address).collect())
+}
+
+struct Row {
+    tenant: String,
+    aggregate: String,
+    id: String,
 }

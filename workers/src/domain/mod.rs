@@ -121,7 +121,7 @@ impl World {
             traceparent: command.traceparent.clone(),
         }));
         Outcome {
-            command_id: command.command_id.to_string(),
+            command_id: Some(command.command_id.to_string()),
             status: decided.status,
             code: if decided.status == 201 { "created" } else { "ok" }.into(),
             message: "done".into(),

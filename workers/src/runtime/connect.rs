@@ -1,13 +1,6 @@
 //! Connections, with the settings that were measured to survive outages.
 
-use std::{
-    str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::{ConnectOptions, Event, ServerAddr, ServerError, jetstream};
@@ -17,6 +10,8 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+use tokio::sync::watch;
 
 use super::{Health, Metrics};
 
@@ -33,7 +28,7 @@ pub struct Nats {
     pub jetstream: jetstream::Context,
     /// Grows with each connection; what was learned from an earlier one (revisions) may be
     /// untrue, because a crash takes the newest unsynced writes with it.
-    connections: Arc<AtomicU64>,
+    connections: watch::Receiver<u64>,
 }
 
 impl Nats {
@@ -48,14 +43,13 @@ impl Nats {
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let (options, address) = as_user_of(url)?;
-        let connections = Arc::new(AtomicU64::new(0));
+        let (count, connections) = watch::channel(0);
         let on_event = {
-            let (health, metrics, connections) =
-                (health.clone(), metrics.clone(), connections.clone());
+            let (health, metrics) = (health.clone(), metrics.clone());
             move |event| {
                 match event {
                     Event::Connected => {
-                        connections.fetch_add(1, Ordering::SeqCst);
+                        count.send_modify(|count| *count += 1);
                         health.back("nats");
                     }
                     Event::Disconnected => health.away("nats", "disconnected"),
@@ -88,7 +82,18 @@ impl Nats {
     /// The number of connections so far.
     #[must_use]
     pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::SeqCst)
+        *self.connections.borrow()
+    }
+
+    /// Waits for the next connection. What was under way on the one before, such as an open
+    /// pull, will not come any more.
+    pub async fn reconnected(&self) {
+        let mut connections = self.connections.clone();
+        connections.mark_unchanged();
+        if connections.changed().await.is_err() {
+            // The client is gone, and so is whoever waits here.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::{
+    consumer::{PullConsumer, pull},
+    response::Response,
+};
 use brigade_contracts::topology::Topology;
 use futures::{FutureExt, StreamExt, future::join_all};
 use tokio::{
@@ -41,10 +44,19 @@ pub trait Handler: Send + Sync + 'static {
     /// Handles a batch: one verdict a message, in the same order.
     fn handle(&self, batch: Vec<Self::Message>) -> impl Future<Output = Vec<Verdict>> + Send;
 
-    /// A request that there is no room for.
-    fn overflow(&self, _request: Delivery) -> impl Future<Output = ()> + Send {
+    /// A request that will not be handled, so that its sender need not wait in vain.
+    fn refuse(&self, _request: &Delivery, _why: Refused) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
+}
+
+/// Why a request is not handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Too many wait already.
+    Busy,
+    /// The worker panicked over it.
+    Panicked,
 }
 
 /// What a worker consumes.
@@ -120,6 +132,7 @@ pub async fn consume<H: Handler>(
     let mut next_number = 0;
     let mut open = true;
     let mut drain_until = None;
+    let gauge = cx.metrics.waiting.with_label_values(&[cx.worker.as_str()]);
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -138,6 +151,7 @@ pub async fn consume<H: Handler>(
             tasks.spawn(work(cx.clone(), handler.clone(), batch.number, batch.deliveries.clone()));
             at_work.push(batch);
         }
+        gauge.set(queues.iter().map(Queue::len).sum());
         let idle = tasks.is_empty() && queues.iter().all(Queue::is_empty);
         if !open && idle {
             return Ok(());
@@ -149,7 +163,7 @@ pub async fn consume<H: Handler>(
                     if queue.waiting.len() < MAX_WAITING {
                         queue.waiting.push_back(delivery);
                     } else {
-                        handler.overflow(delivery).await;
+                        handler.refuse(&delivery, Refused::Busy).await;
                     }
                 }
                 None => open = false,
@@ -181,6 +195,10 @@ pub async fn consume<H: Handler>(
 }
 
 impl Queue {
+    fn len(&self) -> i64 {
+        i64::try_from(self.waiting.len() + self.alone.len()).unwrap_or(i64::MAX)
+    }
+
     fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.alone.is_empty()
     }
@@ -229,39 +247,38 @@ async fn work<H: Handler>(
     batch: Arc<Vec<Delivery>>,
 ) -> (u64, Left) {
     let timer = cx.metrics.batch_seconds.with_label_values(&[cx.worker.as_str()]).start_timer();
-    let mut verdicts: Vec<Option<Verdict>> = Vec::with_capacity(batch.len());
-    let mut messages = Vec::with_capacity(batch.len());
-    for delivery in batch.iter() {
-        match handler.decode(delivery) {
-            Ok(message) => {
-                messages.push(message);
-                verdicts.push(None);
-            }
-            Err(reason) => verdicts.push(Some(Verdict::Dead(reason))),
-        }
-    }
-    let handled = match messages.is_empty() {
-        true => Ok(Vec::new()),
-        false => AssertUnwindSafe(handler.handle(messages)).catch_unwind().await,
-    };
-    let left = match handled {
-        Ok(handled) => {
-            let mut handled = handled.into_iter();
-            let verdicts = verdicts.into_iter().map(|verdict| {
-                verdict
-                    .or_else(|| handled.next())
-                    .unwrap_or_else(|| Verdict::Retry("the worker gave no verdict".to_owned()))
-            });
-            settle(&cx, &batch, verdicts.collect()).await
-        }
+    let left = match AssertUnwindSafe(judge(&*handler, &batch)).catch_unwind().await {
+        Ok(verdicts) => settle(&cx, &batch, verdicts).await,
         Err(_) if batch.len() > 1 => Left::Panicked(batch.to_vec()),
         Err(_) => {
+            for delivery in batch.iter().filter(|d| d.origin == Origin::Request) {
+                handler.refuse(delivery, Refused::Panicked).await;
+            }
             let verdict = Verdict::Retry("the worker panicked".to_owned());
             settle(&cx, &batch, vec![verdict]).await
         }
     };
     timer.observe_duration();
     (number, left)
+}
+
+/// Decodes and handles a batch: one verdict a message.
+async fn judge<H: Handler>(handler: &H, batch: &[Delivery]) -> Vec<Verdict> {
+    let mut dead = Vec::with_capacity(batch.len());
+    let mut messages = Vec::with_capacity(batch.len());
+    for delivery in batch {
+        match handler.decode(delivery) {
+            Ok(message) => {
+                messages.push(message);
+                dead.push(None);
+            }
+            Err(reason) => dead.push(Some(Verdict::Dead(reason))),
+        }
+    }
+    let handled = if messages.is_empty() { Vec::new() } else { handler.handle(messages).await };
+    let mut handled = handled.into_iter();
+    let missing = || Verdict::Retry("the worker gave no verdict".to_owned());
+    dead.into_iter().map(|dead| dead.or_else(|| handled.next()).unwrap_or_else(missing)).collect()
 }
 
 /// Settles each message as its verdict says, all of a batch at once.
@@ -389,31 +406,34 @@ async fn pull_once(
     room.extend((0..more).map_while(|_| permits.clone().try_acquire_owned().ok()));
     let mut messages =
         consumer.batch().max_messages(room.len()).expires(PULL_EXPIRES).messages().await?;
-    while let Some(message) = messages.next().await {
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = cx.nats.reconnected() => None,
+        };
+        let Some(message) = message else { return Ok(()) };
         let message = message.map_err(|error| anyhow::anyhow!(error))?;
-        let Some(permit) = room.pop() else { break };
+        let Some(permit) = room.pop() else { return Ok(()) };
         sender.send((source, Delivery::stored(message, permit)?)).await?;
     }
-    Ok(())
 }
 
-/// The worker's durable consumer, made from the topology if it is not there (any more).
+/// The worker's durable consumer, made from the topology if it is not there (any more). One that
+/// is there stays as it is: changing it is for `provision`.
 async fn durable(cx: &Context, stream: &str) -> anyhow::Result<PullConsumer> {
-    let js = &cx.nats.jetstream;
-    let durable = cx.worker.as_str();
+    let (js, durable) = (&cx.nats.jetstream, cx.worker.as_str());
+    let handle = js.get_stream_no_info(stream).await?;
+    if let Ok(consumer) = handle.get_consumer::<pull::Config>(durable).await {
+        return Ok(consumer);
+    }
     let config = Topology::compiled_in().consumer(stream, durable);
     let request = serde_json::json!({ "stream_name": stream, "config": config });
-    let subject = format!("CONSUMER.CREATE.{stream}.{durable}");
-    let created: async_nats::jetstream::response::Response<serde_json::Value> =
-        js.request(subject, &request).await?;
-    if let async_nats::jetstream::response::Response::Err { error } = created {
-        anyhow::bail!("cannot create the consumer {durable} of {stream}: {error}");
+    let created: Response<serde_json::Value> =
+        js.request(format!("CONSUMER.CREATE.{stream}.{durable}"), &request).await?;
+    if let Response::Err { error } = created {
+        anyhow::bail!("cannot make the consumer {durable}: {error}");
     }
-    let stream = js.get_stream_no_info(stream).await?;
-    Ok(stream
-        .get_consumer::<pull::Config>(durable)
-        .await
-        .map_err(|error| anyhow::anyhow!(error))?)
+    handle.get_consumer::<pull::Config>(durable).await.map_err(|error| anyhow::anyhow!(error))
 }
 
 /// Listens to requests until the drain, then takes those that were already on their way.
@@ -421,8 +441,10 @@ async fn listen_to(cx: &Context, subject: &'static str, source: usize, sender: &
     let group = cx.worker.to_string();
     let mut requests = match cx.nats.client.queue_subscribe(subject, group).await {
         Ok(requests) => requests,
+        // The worker ends, and is started again.
         Err(error) => return cx.health.away("requests", &error.to_string()),
     };
+    cx.health.back("requests");
     loop {
         tokio::select! {
             request = requests.next() => match request {

@@ -46,15 +46,15 @@ impl Instance {
             tokio::spawn(async move {
                 while !drain.is_cancelled() {
                     let run = run(worker, &servers, &health, &metrics, &drain, &fail);
-                    match run.await {
-                        Ok(()) => health.back("worker"),
-                        Err(error) => {
-                            health.away("worker", &format!("{error:#}"));
-                            tokio::select! {
-                                () = tokio::time::sleep(RESTART_PAUSE) => {}
-                                () = drain.cancelled() => {}
-                            }
-                        }
+                    let why = match run.await {
+                        Ok(()) if drain.is_cancelled() => return,
+                        Ok(()) => "it ended by itself".to_owned(),
+                        Err(error) => format!("{error:#}"),
+                    };
+                    health.away("worker", &why);
+                    tokio::select! {
+                        () = tokio::time::sleep(RESTART_PAUSE) => {}
+                        () = drain.cancelled() => {}
                     }
                 }
             })
@@ -102,6 +102,7 @@ async fn run(
         fail: fail.clone(),
     };
     let entry = registry::find(worker);
+    health.back("worker");
     tracing::info!(%worker, instance = %cx.instance, "started");
     let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone())));
     let result = task.await.context("the worker panicked")?;

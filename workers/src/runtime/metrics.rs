@@ -8,6 +8,7 @@ use prometheus::{
 pub struct Metrics {
     registry: Registry,
     pub verdicts: IntCounterVec,
+    pub waiting: IntGaugeVec,
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
     pub violations: IntCounterVec,
@@ -58,6 +59,11 @@ impl Metrics {
                 "brigade_messages_total",
                 "Messages by worker and verdict",
                 &["worker", "verdict"],
+            ),
+            waiting: gauges(
+                "brigade_messages_waiting",
+                "Messages in hand that no batch has taken yet",
+                &["worker"],
             ),
             batch_seconds: seconds(
                 "brigade_batch_seconds",
@@ -127,6 +133,7 @@ impl Metrics {
             for verdict in VERDICTS {
                 metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
             }
+            metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
         }

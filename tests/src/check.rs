@@ -1,0 +1,140 @@
+//! What must hold at rest after every run, looked at from outside: SQL, KV and streams.
+
+use std::collections::HashMap;
+
+use async_nats::jetstream;
+use brigade_contracts::topology::Topology;
+use futures::StreamExt;
+use serde_json::Value;
+use sqlx::Row;
+
+use crate::Town;
+
+/// Whether every durable consumer has acknowledged everything.
+pub async fn all_consumed(town: &Town) -> bool {
+    let js = jetstream::new(town.connect("operator").await);
+    for (stream, consumers) in Topology::compiled_in().consumers {
+        for durable in consumers.keys() {
+            let info: Result<Value, _> = js
+                .request(format!("CONSUMER.INFO.{stream}.{durable}"), &serde_json::json!({}))
+                .await;
+            let Ok(info) = info else { return false };
+            if info["num_pending"] != 0 || info["num_ack_pending"] != 0 {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// # Panics
+/// Where an invariant is broken.
+pub async fn invariants(town: &Town) {
+    versions_have_no_gap(town).await;
+    events_are_in_the_stream_in_order(town).await;
+    kv_equals_sql(town).await;
+    nothing_is_dead(town).await;
+}
+
+/// I-2: versions of an aggregate are 1..n, and events likewise.
+async fn versions_have_no_gap(town: &Town) {
+    let broken: Vec<String> = sqlx::query_scalar(
+        "select format('%s.%s.%s', tenant, aggregate, id) from brigade.events
+         group by tenant, aggregate, id
+         having min(version) <> 1 or max(version) <> count(*)
+         union all
+         select format('%s.cart.%s', c.tenant, c.id) from brigade.carts c
+         where c.version is distinct from (
+             select max(version) from brigade.events e
+             where (e.tenant, e.aggregate, e.id) = (c.tenant, 'cart', c.id))",
+    )
+    .fetch_all(&town.sql)
+    .await
+    .expect("sql");
+    assert_eq!(broken, Vec::<String>::new(), "versions with gaps");
+}
+
+/// I-3: every event is in `EVENTS`, and first occurrences are in order within the aggregate.
+pub async fn events_are_in_the_stream_in_order(town: &Town) {
+    let mut last: HashMap<String, u64> = HashMap::new();
+    let mut seen = 0;
+    for (subject, version) in events_in_stream(town).await {
+        let aggregate = subject.rsplit_once('.').expect("tokens").0.to_owned();
+        let last = last.entry(aggregate).or_default();
+        assert!(version <= *last + 1, "{subject} came at {version} after {last}");
+        if version == *last + 1 {
+            *last = version;
+            seen += 1;
+        }
+    }
+    let stored: i64 = sqlx::query_scalar("select count(*) from brigade.events")
+        .fetch_one(&town.sql)
+        .await
+        .expect("sql");
+    assert_eq!(seen, stored, "events in EVENTS and in SQL");
+}
+
+/// Subject and version of everything in `EVENTS`, in order.
+pub async fn events_in_stream(town: &Town) -> Vec<(String, u64)> {
+    let js = jetstream::new(town.connect("operator").await);
+    let mut stream = js.get_stream("EVENTS").await.expect("EVENTS");
+    let count = stream.info().await.expect("info").state.messages;
+    if count == 0 {
+        return Vec::new();
+    }
+    let config = jetstream::consumer::pull::OrderedConfig::default();
+    let consumer = stream.create_consumer(config).await.expect("a consumer");
+    let messages = consumer.messages().await.expect("messages");
+    let read = |message: Result<jetstream::Message, _>| {
+        let message = message.expect("a message");
+        let version = message.headers.as_ref().and_then(|h| h.get("Aggregate-Version"));
+        let version = version.expect("Aggregate-Version").as_str().parse().expect("a number");
+        (message.subject.to_string(), version)
+    };
+    messages.take(usize::try_from(count).expect("fits")).map(read).collect().await
+}
+
+/// I-4: KV is what SQL says.
+pub async fn kv_equals_sql(town: &Town) {
+    let rows = sqlx::query("select to_jsonb(c) as row from brigade.carts c")
+        .fetch_all(&town.sql)
+        .await
+        .expect("sql");
+    for row in rows {
+        let row: Value = row.get("row");
+        let key =
+            format!("{}.cart.{}", row["tenant"].as_str().unwrap(), row["id"].as_str().unwrap());
+        let versions = kv(town, "versions", &key).await.unwrap_or_default();
+        assert_eq!(versions["version"], row["version"], "{key}");
+        assert_eq!(versions["parts"], row["parts"], "{key}");
+        for part in ["core", "payments"] {
+            let shown = kv(town, "views", &format!("{key}.{part}")).await.unwrap_or_default();
+            assert_eq!(shown["version"], row["parts"][part], "{key}.{part}");
+            for (field, value) in shown.as_object().expect("an object") {
+                let same = match field.as_str() {
+                    // Of the part, or computed from several columns; unit tests hold these.
+                    "version" | "at" | "total" => continue,
+                    "members" if part == "core" => continue,
+                    field => *value == row[field],
+                };
+                assert!(same, "{key}.{part}: {field} is {value} in KV, {} in SQL", row[field]);
+            }
+        }
+    }
+}
+
+/// I-14: nothing was dead-lettered.
+async fn nothing_is_dead(town: &Town) {
+    let js = jetstream::new(town.connect("operator").await);
+    let mut stream = js.get_stream("DLQ").await.expect("DLQ");
+    assert_eq!(stream.info().await.expect("info").state.messages, 0, "dead letters");
+}
+
+/// A value as it stands in a bucket, read from the leader as an operator may.
+pub async fn kv(town: &Town, bucket: &str, key: &str) -> Option<Value> {
+    let js = jetstream::new(town.connect("operator").await);
+    let stream = js.get_stream_no_info(format!("KV_{bucket}")).await.ok()?;
+    let subject = format!("$KV.{bucket}.{key}");
+    let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;
+    serde_json::from_slice(&message.payload).ok()
+}

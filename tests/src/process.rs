@@ -1,0 +1,85 @@
+//! Workers in processes of their own, to be killed with -9.
+//!
+//! A test binary starts itself again with a hidden test that is the `brigade` program, so the
+//! process always is the code under test, fail points included.
+
+use std::process::Stdio;
+
+use brigade_contracts::WorkerName;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use crate::Town;
+
+/// Name of the hidden test that calls [`brigade_main`].
+pub const HIDDEN_TEST: &str = "brigade_process";
+const ARGUMENTS: &str = "BRIGADE_TEST_ARGUMENTS";
+
+/// What the hidden test does: it is `brigade` with the arguments that the parent chose.
+pub fn brigade_main() {
+    let arguments = std::env::var(ARGUMENTS).expect("started by another test");
+    let arguments = arguments.split(' ').map(Into::into);
+    let _code = brigade::cli::run_with(std::iter::once("brigade".into()).chain(arguments));
+}
+
+/// A `brigade run` of its own; killed when dropped.
+pub struct Process {
+    pub child: Child,
+}
+
+impl Process {
+    /// Starts workers in a process and waits until it says that they are ready. With a fail point
+    /// it aborts where that is reached.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn start(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
+        let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command
+            .args([HIDDEN_TEST, "--exact", "--ignored", "--nocapture", "--quiet"])
+            .env(ARGUMENTS, format!("run {}", names.join(" ")))
+            .env("BRIGADE_LOG_FORMAT", "json")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        for worker in workers {
+            let servers = town.servers(*worker);
+            let suffix = worker.env_suffix();
+            command.env(format!("BRIGADE_NATS_URL_{suffix}"), servers.nats_url);
+            command.env(format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url);
+        }
+        if let Some(name) = fail_point {
+            command.env("BRIGADE_FAIL_POINT", name);
+        }
+        let mut child = command.spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        loop {
+            let line = lines.next_line().await.expect("readable").expect("it logs before it ends");
+            if line.contains("\"message\":\"ready\"") {
+                break;
+            }
+        }
+        // The rest is read and thrown away, so that the process never waits for its log.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child }
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// Where it cannot be killed.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// Where it cannot be waited for.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        self.child.wait().await.expect("waited for")
+    }
+}

@@ -1,0 +1,148 @@
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use futures::future::join_all;
+use serde_json::Value;
+
+/// A program outside: knows subjects and JSON, and none of brigade's types.
+#[derive(Clone)]
+pub struct Producer {
+    pub client: async_nats::Client,
+    pub tenant: String,
+}
+
+/// An answer: the status, the ETag and the body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    pub status: u16,
+    pub etag: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub bytes: Vec<u8>,
+}
+
+impl Reply {
+    /// The body; null where there is none.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+
+    /// The `code` of an outcome or an error.
+    #[must_use]
+    pub fn code(&self) -> String {
+        self.body()["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl Producer {
+    #[must_use]
+    pub fn new(client: async_nats::Client, tenant: &str) -> Self {
+        Self { client, tenant: tenant.to_owned() }
+    }
+
+    /// One request, with headers as they are given. `None`: nobody answered.
+    pub async fn request(
+        &self,
+        subject: &str,
+        headers: &[(&str, &str)],
+        payload: &[u8],
+    ) -> Option<Reply> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, *value);
+        }
+        let request = async_nats::Request::new()
+            .headers(map)
+            .payload(payload.to_vec().into())
+            .timeout(Some(Duration::from_secs(10)));
+        let message = self.client.send_request(subject.to_owned(), request).await.ok()?;
+        let header = |name: &str| {
+            let value = message.headers.as_ref()?.get(name)?;
+            Some(value.as_str().to_owned())
+        };
+        let headers =
+            message.headers.iter().flat_map(HeaderMap::iter).flat_map(|(name, values)| {
+                values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
+            });
+        Some(Reply {
+            status: header("Brigade-Status")?.parse().ok()?,
+            etag: header("ETag"),
+            headers: headers.collect(),
+            bytes: message.payload.to_vec(),
+        })
+    }
+
+    /// A command on the request door, under the given Command-Id.
+    ///
+    /// # Panics
+    /// Where nobody answers.
+    pub async fn send_as(&self, command_id: &str, what: &str, payload: Value) -> Reply {
+        let subject = format!("req.{}.{what}", self.tenant);
+        let headers = [("Command-Id", command_id)];
+        let reply = self.request(&subject, &headers, payload.to_string().as_bytes()).await;
+        reply.unwrap_or_else(|| panic!("no answer to {what}"))
+    }
+
+    /// A command on the request door, such as `cart.c1.open`, under a Command-Id of its own.
+    pub async fn send(&self, what: &str, payload: Value) -> Reply {
+        self.send_as(&uuid::Uuid::now_v7().to_string(), what, payload).await
+    }
+
+    /// As a client does that wants it done: repeats under the same Command-Id until there is an
+    /// answer other than 503.
+    pub async fn insist(&self, command_id: &str, what: &str, payload: Value) -> Reply {
+        let subject = format!("req.{}.{what}", self.tenant);
+        let payload = payload.to_string();
+        crate::until(&format!("a decision about {what}"), || async {
+            let headers = [("Command-Id", command_id)];
+            let reply = self.request(&subject, &headers, payload.as_bytes()).await?;
+            (reply.status != 503).then_some(reply)
+        })
+        .await
+    }
+
+    /// A query of a view, such as `cart.c1`, with `If-None-Match`.
+    ///
+    /// # Panics
+    /// Where nobody answers.
+    pub async fn view(&self, what: &str, etag: Option<&str>) -> Reply {
+        let subject = format!("q.{}.view.{what}", self.tenant);
+        let headers: Vec<_> = etag.map(|etag| ("If-None-Match", etag)).into_iter().collect();
+        let reply = self.request(&subject, &headers, b"").await;
+        reply.unwrap_or_else(|| panic!("no answer to the query of {what}"))
+    }
+
+    /// Opens a team cart of `owner` with these further members.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub async fn team_cart(&self, id: &str, owner: &str, members: &[&str]) {
+        let open = serde_json::json!({"kind": "team", "owner": owner, "currency": "EUR"});
+        assert_eq!(self.send(&format!("cart.{id}.open"), open).await.status, 201);
+        for member in members {
+            let join = serde_json::json!({ "user": member });
+            assert_eq!(self.send(&format!("cart.{id}.join"), join).await.status, 200);
+        }
+    }
+
+    /// The same command `times` times at once.
+    pub async fn all_at_once(
+        &self,
+        times: usize,
+        command_id: &str,
+        what: &str,
+        payload: Value,
+    ) -> Vec<Reply> {
+        let send = |_| self.send_as(command_id, what, payload.clone());
+        join_all((0..times).map(send)).await
+    }
+}
+
+/// A payload of `add_item`.
+#[must_use]
+pub fn item(id: &str, price: i64, quantity: i64) -> Value {
+    serde_json::json!({
+        "item_id": id, "sku": format!("sku-{id}"), "name": format!("Item {id}"),
+        "unit_price": price, "quantity": quantity,
+    })
+}

@@ -1,0 +1,206 @@
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use brigade::{
+    provision,
+    runtime::{
+        FailPoints, Metrics,
+        connect::as_user_of,
+        fleet::{Instance, Servers},
+    },
+    stack::{NatsServer, Postgres},
+};
+use brigade_contracts::{Token, WorkerName, permissions};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tempfile::TempDir;
+
+use crate::{
+    Producer, check,
+    shared::{self, role_password, shared},
+    until,
+};
+
+/// The servers of one test, and what runs on them.
+pub struct Town {
+    pub nats: NatsServer,
+    /// Only of a town whose Postgres may be killed.
+    pub postgres: Option<Postgres>,
+    /// The superuser, for looking and for tampering.
+    pub sql: PgPool,
+    pub fail: FailPoints,
+    pub metrics: Arc<Metrics>,
+    passwords: BTreeMap<String, String>,
+    postgres_url: Box<dyn Fn(&str, &str) -> String + Send + Sync>,
+    workers: Vec<Instance>,
+    dir: TempDir,
+}
+
+/// The restaurants of every town.
+pub const TENANTS: [&str; 2] = ["t1", "t2"];
+
+impl Town {
+    /// Servers and nothing else.
+    pub async fn empty() -> Self {
+        let port = shared().port;
+        let database = format!("t_{}", uuid::Uuid::now_v7().simple());
+        shared::copy_template(&shared().superuser_url, &database).await;
+        let (server, _) = shared().superuser_url.rsplit_once('/').expect("a path");
+        let superuser_url = format!("{server}/{database}");
+        let url = move |user: &str, password: &str| {
+            format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}")
+        };
+        Self::on(None, superuser_url, Box::new(url)).await
+    }
+
+    /// Servers and nothing else, with a Postgres that the test may kill.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn empty_with_own_postgres() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.keep();
+        let bin = &shared().binaries.postgres_bin;
+        let postgres = Postgres::start(bin, &path, 0).await.expect("Postgres starts");
+        let template_url = postgres.superuser_url(shared::TEMPLATE);
+        shared::prepare(&postgres.superuser_url("postgres"), &template_url).await;
+        let port = postgres.port();
+        let url = move |user: &str, password: &str| {
+            format!("postgres://{user}:{password}@127.0.0.1:{port}/{}", shared::TEMPLATE)
+        };
+        Self::on(Some(postgres), template_url, Box::new(url)).await
+    }
+
+    /// All workers, one of each, ready.
+    pub async fn start() -> Self {
+        let mut town = Self::empty().await;
+        town.run_all().await;
+        town
+    }
+
+    async fn on(
+        postgres: Option<Postgres>,
+        superuser_url: String,
+        postgres_url: Box<dyn Fn(&str, &str) -> String + Send + Sync>,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tenants = TENANTS.map(|tenant| Token::new(tenant).expect("a token"));
+        let users = permissions::all_users(&tenants);
+        let passwords: BTreeMap<String, String> =
+            users.iter().map(|user| (user.name.clone(), format!("{}-secret", user.name))).collect();
+        let authorization =
+            permissions::authorization(users.iter().map(|u| (u, passwords[&u.name].as_str())));
+        let binary = &shared().binaries.nats_server;
+        let nats =
+            NatsServer::start(binary, dir.path(), 0, &authorization).await.expect("NATS starts");
+        let sql = PgPoolOptions::new().max_connections(4).connect_lazy(&superuser_url);
+        let town = Self {
+            nats,
+            postgres,
+            sql: sql.expect("a URL"),
+            fail: FailPoints::default(),
+            metrics: Arc::new(Metrics::new()),
+            passwords,
+            postgres_url,
+            workers: Vec::new(),
+            dir,
+        };
+        let report = provision::run(&town.nats_url("operator")).await.expect("provisioned");
+        assert!(report.drift.is_empty(), "{:?}", report.drift);
+        town
+    }
+
+    #[must_use]
+    pub fn nats_url(&self, user: &str) -> String {
+        format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], self.nats.port())
+    }
+
+    #[must_use]
+    pub fn servers(&self, worker: WorkerName) -> Servers {
+        Servers {
+            nats_url: self.nats_url(worker.as_str()),
+            postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
+        }
+    }
+
+    /// A connection as a user.
+    ///
+    /// # Panics
+    /// Where the server refuses it.
+    pub async fn connect(&self, user: &str) -> async_nats::Client {
+        let (options, address) = as_user_of(&self.nats_url(user)).expect("a URL");
+        let options = options
+            .retry_on_initial_connect()
+            .reconnect_delay_callback(|_| std::time::Duration::from_millis(10));
+        options.connect(address).await.expect("connected")
+    }
+
+    /// The backend of the restaurant `t1`.
+    pub async fn producer(&self) -> Producer {
+        Producer::new(self.connect("t1-producer").await, "t1")
+    }
+
+    /// Starts one worker; it belongs to the caller, and is killed when dropped.
+    #[must_use]
+    pub fn instance(&self, worker: WorkerName) -> Instance {
+        Instance::start(worker, self.servers(worker), self.metrics.clone(), self.fail.clone())
+    }
+
+    /// Starts a worker of the town and waits until it is ready.
+    pub async fn run(&mut self, worker: WorkerName) {
+        let instance = self.instance(worker);
+        ready(&instance).await;
+        self.workers.push(instance);
+    }
+
+    pub async fn run_all(&mut self) {
+        for worker in WorkerName::ALL {
+            self.run(worker).await;
+        }
+    }
+
+    /// Takes a worker out of the town, to be stopped or killed.
+    ///
+    /// # Panics
+    /// Where there is none of this name.
+    pub fn take(&mut self, worker: WorkerName) -> Instance {
+        let at = self.workers.iter().position(|w| w.worker == worker).expect("it runs");
+        self.workers.remove(at)
+    }
+
+    /// Waits until nothing is left to do: no note, no outbox row, no event unprojected.
+    pub async fn until_idle(&self) {
+        until("the fleet to be idle", || async {
+            let left: i64 = sqlx::query_scalar(
+                "select (select count(*) from brigade.outbox) + (select count(*) from brigade.unshown)",
+            )
+            .fetch_one(&self.sql)
+            .await
+            .ok()?;
+            (left == 0 && check::all_consumed(self).await).then_some(())
+        })
+        .await;
+    }
+
+    /// Ends a test: the fleet comes to rest, and what must hold after every run holds.
+    pub async fn finish(self) {
+        self.until_idle().await;
+        for worker in &self.workers {
+            assert_eq!(worker.health.violations(), Vec::<String>::new(), "{}", worker.worker);
+        }
+        check::invariants(&self).await;
+        for worker in self.workers {
+            worker.stop().await;
+        }
+    }
+
+    /// Where the data of this town's nats-server lies.
+    #[must_use]
+    pub fn nats_dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+}
+
+/// Waits until a worker is ready.
+pub async fn ready(instance: &Instance) {
+    until(&format!("{} to be ready", instance.worker), || async { instance.health.ready().ok() })
+        .await;
+}

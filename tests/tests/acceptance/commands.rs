@@ -1,0 +1,228 @@
+//! Commands through the request door.
+
+use std::collections::HashMap;
+
+use brigade_contracts::WorkerName;
+use brigade_tests::{Town, check, producer::item, until};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn s0_01_state_event_and_outcome_commit_together_before_the_answer() {
+    let mut town = Town::empty().await;
+    town.run(WorkerName::CommandHandler).await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &[]).await;
+    // What is answered is in SQL, all of it, with nobody relaying or projecting.
+    let row: (i64, i64, i64, i64) = sqlx::query_as(
+        "select (select version from brigade.carts where tenant = 't1' and id = 'c1'),
+                (select count(*) from brigade.events where id = 'c1'),
+                (select count(*) from brigade.outbox),
+                (select count(*) from brigade.command_inbox)",
+    )
+    .fetch_one(&town.sql)
+    .await
+    .unwrap();
+    assert_eq!(row, (1, 1, 1, 1));
+    // A transaction that cannot commit leaves nothing and is not answered as done.
+    sqlx::raw_sql("alter table brigade.outbox add constraint full_up check (seq < 0) not valid")
+        .execute(&town.sql)
+        .await
+        .unwrap();
+    let refused = producer.send_as("k", "cart.c1.add_item", item("i1", 100, 1)).await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "not_decided"));
+    let version: i64 =
+        sqlx::query_scalar("select version from brigade.carts").fetch_one(&town.sql).await.unwrap();
+    assert_eq!(version, 1);
+    sqlx::raw_sql("alter table brigade.outbox drop constraint full_up")
+        .execute(&town.sql)
+        .await
+        .unwrap();
+    assert_eq!(producer.insist("k", "cart.c1.add_item", item("i1", 100, 1)).await.status, 200);
+    town.run(WorkerName::OutboxRelay).await;
+    town.run(WorkerName::PaymentProjector).await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s0_02_the_answer_carries_version_and_state_after() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &["bob"]).await;
+    let added = producer.send("cart.c1.add_item", item("i1", 1250, 2)).await.body();
+    assert_eq!(added["version"], 3);
+    assert_eq!(added["etag"], "\"3\"");
+    assert_eq!(added["effects"], json!(["cart.c1@3"]));
+    assert_eq!(added["data"]["core"]["total"], 2500);
+    assert_eq!(added["data"]["core"]["members"][0], json!({"user": "ada", "share": 1250}));
+    assert_eq!(added["data"]["payments"], Value::Null, "the verb does not touch payments");
+    let committed = producer.send("cart.c1.commit_cod", json!({"user": "bob"})).await.body();
+    assert_eq!(committed["version"], 4);
+    assert_eq!(committed["data"]["core"]["version"], 3, "core was not touched");
+    assert_eq!(committed["data"]["payments"]["version"], 4);
+    assert_eq!(committed["data"]["payments"]["members"][1]["committed"], "cod");
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_command_sent_20_times_at_once_has_one_effect_and_20_equal_answers() {
+    let mut town = Town::start().await;
+    // Two handlers, so that repetitions meet in different processes too.
+    town.run(WorkerName::CommandHandler).await;
+    let producer = town.producer().await;
+    let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
+    let opened = producer.all_at_once(20, "k1", "cart.c1.open", open).await;
+    let added = producer.all_at_once(20, "k2", "cart.c1.add_item", item("i1", 100, 1)).await;
+    for replies in [opened, added] {
+        assert!(replies.iter().all(|reply| reply.bytes == replies[0].bytes), "{replies:?}");
+        assert!(replies[0].status < 300);
+    }
+    let counts: (i64, i64) = sqlx::query_as(
+        "select (select count(*) from brigade.events), (select count(*) from brigade.command_inbox)",
+    )
+    .fetch_one(&town.sql)
+    .await
+    .unwrap();
+    assert_eq!(counts, (2, 2));
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_command_id_used_for_something_else_is_refused() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &[]).await;
+    assert_eq!(producer.send_as("k", "cart.c1.add_item", item("i1", 100, 1)).await.status, 200);
+    for (what, payload) in [
+        ("cart.c1.add_item", item("i1", 100, 2)),
+        ("cart.c2.add_item", item("i1", 100, 1)),
+        ("cart.c1.join", json!({"user": "bob"})),
+    ] {
+        let reply = producer.send_as("k", what, payload).await;
+        assert_eq!((reply.status, reply.code().as_str()), (409, "command_id_reused"), "{what}");
+    }
+    let other = brigade_tests::Producer::new(town.connect("t2-producer").await, "t2");
+    let open = json!({"kind": "menu", "owner": "eve", "currency": "EUR"});
+    assert_eq!(other.send_as("k", "cart.c1.open", open).await.status, 201, "ids are per tenant");
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn deadline_and_expected_version_are_checked_when_deciding() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &[]).await;
+    let payload = item("i1", 100, 1).to_string();
+    let cases: [(&str, &str, &str, u16, &str); 5] = [
+        ("d1", "Deadline", "2020-01-01T00:00:00Z", 504, "deadline_passed"),
+        ("v1", "Expected-Version", "7", 412, "version_mismatch"),
+        ("v2", "Expected-Version", "18446744073709551615", 412, "version_mismatch"),
+        ("d2", "Deadline", "9999-12-31T23:59:59Z", 200, "ok"),
+        ("d3", "Deadline", "yesterday", 400, "bad_header"),
+    ];
+    for (id, name, value, status, code) in cases {
+        let headers = [("Command-Id", id), (name, value)];
+        let reply = producer
+            .request("req.t1.cart.c1.add_item", &headers, payload.as_bytes())
+            .await
+            .unwrap();
+        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{name}: {value}");
+    }
+    // What was decided before stays, whatever the deadline of the repetition says.
+    let headers = [("Command-Id", "d2"), ("Deadline", "2020-01-01T00:00:00Z")];
+    let again = producer.request("req.t1.cart.c1.add_item", &headers, payload.as_bytes()).await;
+    assert_eq!(again.unwrap().status, 200);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_batch_takes_the_same_number_of_statements_whatever_its_size() {
+    let mut town = Town::empty_with_own_postgres().await;
+    sqlx::raw_sql("alter database brigade_template set log_statement = 'all'")
+        .execute(&town.sql)
+        .await
+        .unwrap();
+    town.run(WorkerName::CommandHandler).await;
+    let producer = town.producer().await;
+    let mut budgets = Vec::new();
+    for size in [1, 256] {
+        // One command holds the handler up, so that the others wait and make one batch.
+        let armed = town.fail.arm("command-handler.before_write");
+        let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
+        let send = |id: String| {
+            let (producer, open) = (producer.clone(), open.clone());
+            tokio::spawn(async move { producer.send(&format!("cart.{id}.open"), open).await })
+        };
+        let blocker = send(format!("blocker-{size}"));
+        armed.reached().await;
+        let waiting: Vec<_> = (0..size).map(|n| send(format!("c-{size}-{n}"))).collect();
+        let gauge = town.metrics.waiting.with_label_values(&["command-handler"]);
+        until("the commands to wait", || async { (gauge.get() == size).then_some(()) }).await;
+        town.fail.disarm("command-handler.before_write");
+        for sent in waiting.into_iter().chain([blocker]) {
+            assert_eq!(sent.await.unwrap().status, 201);
+        }
+        let largest: i64 = sqlx::query_scalar(
+            "select max(n) from (select count(*) n from brigade.command_inbox group by decided_at) x",
+        )
+        .fetch_one(&town.sql)
+        .await
+        .unwrap();
+        assert_eq!(largest, size, "they were one batch");
+        budgets.push(largest_transaction(town.postgres.as_ref().unwrap().log()));
+    }
+    assert_eq!(budgets[0], budgets[1], "statements of a batch of 1 and of 256");
+    assert!(budgets[0] <= 10, "{budgets:?}");
+}
+
+/// The most statements that any transaction in the server's log took, its begin and end included.
+fn largest_transaction(log: std::path::PathBuf) -> usize {
+    let mut open: HashMap<String, usize> = HashMap::new();
+    let mut largest = 0;
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        let Some((prefix, statement)) = line.split_once("LOG:  ") else { continue };
+        if !statement.starts_with("execute") && !statement.starts_with("statement:") {
+            continue;
+        }
+        let process = prefix.split(['[', ']']).nth(1).unwrap().to_owned();
+        if statement.to_uppercase().contains("BEGIN") {
+            open.insert(process, 1);
+        } else if let Some(count) = open.get_mut(&process) {
+            *count += 1;
+            largest = largest.max(*count);
+            if statement.to_uppercase().contains("COMMIT") {
+                open.remove(&process);
+            }
+        }
+    }
+    largest
+}
+
+#[tokio::test]
+async fn what_nobody_acknowledged_is_shown_by_itself() {
+    let mut town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &[]).await;
+    town.until_idle().await;
+    // The handler is stopped between commit and show, and killed there.
+    let armed = town.fail.arm("command-handler.after_commit");
+    let asking = {
+        let producer = producer.clone();
+        tokio::spawn(
+            async move { producer.insist("k2", "cart.c1.add_item", item("i1", 5, 1)).await },
+        )
+    };
+    armed.reached().await;
+    let shown = check::kv(&town, "versions", "t1.cart.c1").await.unwrap();
+    assert_eq!(shown["version"], 1, "not shown yet");
+    asking.abort();
+    town.take(WorkerName::CommandHandler).kill().await;
+    town.fail.disarm("command-handler.after_commit");
+    // Another one shows it, although nobody asks again.
+    town.run(WorkerName::CommandHandler).await;
+    until("the note to be served", || async {
+        let shown = check::kv(&town, "versions", "t1.cart.c1").await?;
+        (shown["version"] == 2).then_some(())
+    })
+    .await;
+    town.finish().await;
+}

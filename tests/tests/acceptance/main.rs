@@ -1,0 +1,11 @@
+//! Acceptance tests, named after the rows of SCENARIOS they prove, on real servers.
+
+mod commands;
+mod crashes;
+
+/// Not a test: the `brigade` program, which other tests start as a process and kill.
+#[test]
+#[ignore = "started by other tests"]
+fn brigade_process() {
+    brigade_tests::process::brigade_main();
+}
