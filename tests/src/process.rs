@@ -18,6 +18,7 @@ pub const HIDDEN_TEST: &str = "brigade_process";
 const ARGUMENTS: &str = "BRIGADE_TEST_ARGUMENTS";
 
 /// What the hidden test does: it is `brigade` with the arguments that the parent chose.
+#[expect(clippy::disallowed_methods, reason = "how the parent test speaks to its child")]
 pub fn brigade_main() {
     let arguments = std::env::var(ARGUMENTS).expect("started by another test");
     let arguments = arguments.split(' ').map(Into::into);

@@ -19,6 +19,9 @@ use crate::{
     until,
 };
 
+/// User and password → URL.
+type PostgresUrl = Box<dyn Fn(&str, &str) -> String + Send + Sync>;
+
 /// The servers of one test, and what runs on them.
 pub struct Town {
     pub nats: NatsServer,
@@ -29,7 +32,7 @@ pub struct Town {
     pub fail: FailPoints,
     pub metrics: Arc<Metrics>,
     passwords: BTreeMap<String, String>,
-    postgres_url: Box<dyn Fn(&str, &str) -> String + Send + Sync>,
+    postgres_url: PostgresUrl,
     workers: Vec<Instance>,
     dir: TempDir,
 }
@@ -79,7 +82,7 @@ impl Town {
     async fn on(
         postgres: Option<Postgres>,
         superuser_url: String,
-        postgres_url: Box<dyn Fn(&str, &str) -> String + Send + Sync>,
+        postgres_url: PostgresUrl,
     ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let tenants = TENANTS.map(|tenant| Token::new(tenant).expect("a token"));

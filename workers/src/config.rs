@@ -156,6 +156,7 @@ impl StackConfig {
 }
 
 /// An empty variable counts as absent: that is how a shell unsets one for a single command.
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
 fn set(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }

@@ -9,6 +9,10 @@ use super::{Context, Delivery, delivery::Origin};
 ///
 /// # Errors
 /// Where the copy is not acknowledged.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of a dead letter is for people; nothing is decided by it"
+)]
 pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
     let Origin::Stored { stream, sequence, deliveries } = &delivery.origin else { return Ok(()) };
     let mut headers = HeaderMap::new();

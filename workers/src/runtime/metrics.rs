@@ -144,6 +144,7 @@ impl Metrics {
     }
 
     /// A part that was changed at `at` (database clock) stands in KV now.
+    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
     pub fn visible(&self, part: Part, at: Timestamp) {
         let now = Timestamp::from(time::OffsetDateTime::now_utc());
         let seconds = at.millis_until(now) as f64 / 1000.0;

@@ -24,9 +24,11 @@ mod postgres;
 mod process;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 pub use credentials::Credentials;
 pub use find::Binaries;
 pub use local::{DATABASE, LocalStack, Ports};
 pub use nats::NatsServer;
 pub use postgres::Postgres;
+pub use worker::WorkerProcess;

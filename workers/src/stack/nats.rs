@@ -115,6 +115,7 @@ async fn launch(binary: &Path, dir: &Path, port: u16, name: &str) -> Result<Proc
         dir,
         log: &log,
         account: None,
+        environment: Vec::new(),
         last_signal: "KILL",
     })?;
     let greets = async || greets(port, name).await.unwrap_or(false);

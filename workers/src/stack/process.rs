@@ -43,6 +43,8 @@ const REAP_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Program<'a> {
     pub(super) binary: &'a Path,
     pub(super) arguments: Vec<OsString>,
+    /// Variables on top of this process's own.
+    pub(super) environment: Vec<(String, String)>,
     /// The working folder.
     pub(super) dir: &'a Path,
     pub(super) log: &'a Log,
@@ -70,6 +72,7 @@ impl Process {
             .args(["-c", LEASHED, program.last_signal])
             .arg(&binary)
             .args(&program.arguments)
+            .envs(program.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(program.dir)
             // Messages are searched and quoted, so they are in one language everywhere.
             .env("LC_ALL", "C")
@@ -158,6 +161,7 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
     fn drop(&mut self) {
         self.signal(Signal::KILL);
         let deadline = Instant::now() + REAP_LIMIT;

@@ -93,6 +93,7 @@ async fn initialise(bin: &Path, dir: &Path, account: Option<&Account>, log: &Log
         dir: &fresh,
         log,
         account,
+        environment: Vec::new(),
         last_signal: "KILL",
     })?;
     match timeout(INIT_LIMIT, initdb.wait()).await {

@@ -168,6 +168,7 @@ impl Postgres {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
     fn gone_within(&mut self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         while self.process.is_running()
@@ -212,6 +213,7 @@ async fn launch(bin: &Path, dir: &Path, port: u16, account: Option<&Account>) ->
         log: &log,
         account,
         // Only the postmaster can end busy backends, and this signal makes it do so at once.
+        environment: Vec::new(),
         last_signal: "QUIT",
     })?;
     let pid = process.pid();

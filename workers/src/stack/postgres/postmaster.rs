@@ -12,6 +12,7 @@ pub(super) fn says_ready(status: &str, pid: u32, started: u64) -> bool {
         && line(8) == "ready"
 }
 
+#[expect(clippy::disallowed_methods, reason = "compared with a time that Postgres wrote")]
 pub(super) fn unix_time() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |since| since.as_secs())

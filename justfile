@@ -1,0 +1,36 @@
+# The commands people type; each calls cargo or brigade.
+
+# Lists the recipes
+default:
+    @just --list
+
+# The story on real servers, from nothing to nothing
+[group('see')]
+demo:
+    cargo run -- demo
+
+# A stack that stays, with all workers in one process
+[group('see')]
+up *ARGS:
+    cargo run -- up {{ARGS}}
+
+# Everything that has to hold
+[group('check')]
+test:
+    cargo test
+
+# Format and lints as CI has them
+[group('check')]
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Writes nats/permissions from the table in contracts
+[group('write')]
+permissions:
+    cargo test -p brigade-contracts --lib -- --ignored write_permission_files
+
+# Checks the queries against a database that has the schema, and writes .sqlx
+[group('write')]
+sqlx DATABASE_URL:
+    SQLX_OFFLINE=false cargo sqlx prepare --workspace --database-url {{DATABASE_URL}} -- --all-targets
