@@ -1,0 +1,124 @@
+//! Payloads that are refused, each with its status and code.
+
+use brigade_contracts::{Aggregate, Body, Command, Door};
+
+fn refused(verb: &str, payload: &str) -> (u16, String) {
+    let refusal = Body::decode(Aggregate::Cart, verb, payload.as_bytes()).unwrap_err();
+    (refusal.status, refusal.code.into_owned())
+}
+
+#[test]
+fn a_payload_that_is_malformed_or_impossible_is_refused_by_kind() {
+    let item = |field: &str, value: &str| {
+        let mut fields = vec![
+            ("item_id", "\"i1\""),
+            ("sku", "\"s\""),
+            ("name", "\"n\""),
+            ("unit_price", "1"),
+            ("quantity", "1"),
+        ];
+        for (name, old) in &mut fields {
+            if *name == field {
+                *old = value;
+            }
+        }
+        let fields: Vec<_> =
+            fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        format!("{{{}}}", fields.join(","))
+    };
+    let long = format!("\"{}\"", "x".repeat(201));
+    let deep = format!("{{\"user\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let cases: Vec<(&str, String, u16, &str)> = vec![
+        ("join", String::new(), 400, "malformed"),
+        ("join", "not json".into(), 400, "malformed"),
+        ("join", "[\"bob\"]".into(), 400, "malformed"),
+        ("join", "null".into(), 400, "malformed"),
+        ("join", "{}".into(), 400, "missing_field"),
+        ("join", "{\"user\":null}".into(), 400, "malformed"),
+        ("join", "{\"user\":7}".into(), 400, "malformed"),
+        ("join", "{\"user\":\"bob\"} x".into(), 400, "malformed"),
+        ("join", "{\"user\":\"bob\",\"user\":\"eve\"}".into(), 400, "duplicate_key"),
+        ("join", "{\"user\":\"bob\",\"extra\":1}".into(), 400, "unknown_field"),
+        ("join", "{\"user\":\"b.b\"}".into(), 400, "bad_token"),
+        ("join", "{\"user\":\"\"}".into(), 400, "bad_token"),
+        ("join", format!("{{\"user\":\"{}\"}}", "x".repeat(65)), 400, "bad_token"),
+        ("join", deep, 400, "malformed"),
+        (
+            "open",
+            "{\"kind\":\"bowl\",\"owner\":\"a\",\"currency\":\"EUR\"}".into(),
+            400,
+            "malformed",
+        ),
+        (
+            "open",
+            "{\"kind\":\"team\",\"owner\":\"a\",\"currency\":\"EUX\"}".into(),
+            422,
+            "unknown_currency",
+        ),
+        ("add_item", item("quantity", "0"), 422, "quantity_out_of_range"),
+        ("add_item", item("quantity", "1000"), 422, "quantity_out_of_range"),
+        ("add_item", item("quantity", "-1"), 422, "quantity_out_of_range"),
+        ("add_item", item("quantity", "1.5"), 400, "malformed"),
+        ("add_item", item("quantity", "99999999999999999999"), 400, "malformed"),
+        ("add_item", item("unit_price", "-1"), 422, "negative_amount"),
+        ("add_item", item("unit_price", "0.5"), 400, "malformed"),
+        ("add_item", item("unit_price", "9223372036854775808"), 400, "malformed"),
+        ("add_item", item("name", &long), 422, "too_large"),
+        ("add_item", item("name", "\"a\\u0000b\""), 422, "bad_text"),
+    ];
+    for (verb, payload, status, code) in cases {
+        let shown: String = payload.chars().take(60).collect();
+        assert_eq!(refused(verb, &payload), (status, code.to_owned()), "{verb} {shown}");
+    }
+}
+
+#[test]
+fn invalid_utf8_is_malformed() {
+    let refusal = Body::decode(Aggregate::Cart, "join", b"{\"user\":\"\xff\"}").unwrap_err();
+    assert_eq!((refusal.status, &*refusal.code), (400, "malformed"));
+}
+
+#[test]
+fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
+    let decode = |subject: &str, headers: &[(&str, &str)], payload: &[u8]| match Command::decode(
+        subject,
+        headers.iter().copied(),
+        payload,
+    ) {
+        Ok(command) => command.request.err().map(|refusal| (refusal.status, refusal.code)),
+        Err(refusal) => Some((refusal.status, refusal.code)),
+    };
+    let id = ("Command-Id", "k1");
+    let join = b"{\"user\":\"bob\"}";
+    let large = vec![b' '; 65_537];
+    let long_id = format!("req.t1.cart.{}.join", "x".repeat(65));
+    let header = "x".repeat(4096);
+    let cases: [(&str, &[(&str, &str)], &[u8], u16, &str); 10] = [
+        ("req.t1.cart.c1.join", &[], join, 400, "missing_command_id"),
+        ("req.t1.cart.c1", &[id], join, 400, "bad_subject"),
+        ("req.t!.cart.c1.join", &[id], join, 400, "bad_subject"),
+        (&long_id, &[id], join, 400, "bad_subject"),
+        ("req.t1.basket.c1.join", &[id], join, 404, "unknown_verb"),
+        ("req.t1.cart.c1.jump", &[id], join, 404, "unknown_verb"),
+        ("req.t1.cart.c1.join", &[id], &large, 413, "payload_too_large"),
+        ("req.t1.cart.c1.join", &[id, ("X", &header)], join, 413, "headers_too_large"),
+        ("req.t1.cart.c1.join", &[id, ("Deadline", "soon")], join, 400, "bad_header"),
+        ("req.t1.cart.c1.join", &[id, ("Actor", "a"), ("Actor", "a")], join, 400, "bad_header"),
+    ];
+    for (subject, headers, payload, status, code) in cases {
+        assert_eq!(decode(subject, headers, payload), Some((status, code.into())), "{subject}");
+    }
+    assert_eq!(decode("req.t1.cart.c1.join", &[id], join), None);
+    assert_eq!(decode("cmd.t1.cart.c1.join", &[id], &large[..1]), Some((400, "malformed".into())));
+}
+
+#[test]
+fn the_payload_limit_is_exact() {
+    let mut payload = b"{\"user\":\"bob\"}".to_vec();
+    payload.resize(65_536, b' ');
+    let command =
+        Command::decode("req.t1.cart.c1.join", [("Command-Id", "k1")].into_iter(), &payload);
+    let command = command.unwrap();
+    assert!(command.request.is_ok());
+    assert_eq!(command.door, Door::Request);
+}
