@@ -241,3 +241,6 @@ struct Shown<'a> {
 fn not_a_member() -> Refusal {
     Refusal::new(422, "not_a_member", "this user is no member of the cart")
 }
+
+#[cfg(test)]
+mod tests;
