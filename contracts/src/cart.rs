@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Currency, MAX_NAME, Money, Quantity, Text, Timestamp, Token, command::verbs};
+use crate::{
+    Currency, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token, command::verbs,
+};
 
 verbs! {
     /// What can be asked of a cart.
@@ -11,10 +13,18 @@ verbs! {
         "open" => Open(Open),
         /// A user becomes a member of a team cart.
         "join" => Join(User),
+        /// A member leaves a team cart and takes its items with it.
+        "leave" => Leave(User),
         /// Puts an item in.
         "add_item" => AddItem(AddItem),
+        /// Changes how many of an item are in.
+        "set_item" => SetItem(SetItem),
+        /// Takes an item out.
+        "remove_item" => RemoveItem(RemoveItem),
         /// A member commits to pay cash on delivery.
         "commit_cod" => CommitCod(User),
+        /// Ends the cart without an order.
+        "abandon" => Abandon(Reason),
     }
 }
 
@@ -82,6 +92,25 @@ pub struct AddItem {
     pub quantity: Quantity,
     /// Whose item it is; without one, all members share it.
     pub user: Option<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetItem {
+    pub item_id: Token,
+    pub quantity: Quantity,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveItem {
+    pub item_id: Token,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    pub reason: Text<MAX_NOTE>,
 }
 
 /// An item as it is kept and shown.

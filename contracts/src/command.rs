@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
     header::{self, CommandHeaders},
-    subject,
+    order, subject,
 };
 
 /// The way a command came in.
@@ -61,6 +61,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     Cart(cart::Verb),
+    Order(order::Verb),
 }
 
 impl Command {
@@ -138,7 +139,8 @@ impl Body {
     pub fn decode(aggregate: Aggregate, verb: &str, payload: &[u8]) -> Result<Self, Refusal> {
         match aggregate {
             Aggregate::Cart => cart::Verb::decode(verb, payload)?.map(Self::Cart),
-            Aggregate::Payment | Aggregate::Order | Aggregate::Table | Aggregate::User => None,
+            Aggregate::Order => order::Verb::decode(verb, payload)?.map(Self::Order),
+            Aggregate::Payment | Aggregate::Table | Aggregate::User => None,
         }
         .ok_or_else(unknown_verb)
     }
@@ -147,6 +149,7 @@ impl Body {
     pub fn aggregate(&self) -> Aggregate {
         match self {
             Self::Cart(_) => Aggregate::Cart,
+            Self::Order(_) => Aggregate::Order,
         }
     }
 
@@ -155,6 +158,7 @@ impl Body {
     pub fn encode(&self) -> (&'static str, Vec<u8>) {
         match self {
             Self::Cart(verb) => verb.encode(),
+            Self::Order(verb) => verb.encode(),
         }
     }
 }

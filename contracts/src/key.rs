@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Part, PartVersions, Timestamp, Token};
+use crate::{Address, Part, PartVersions, Timestamp};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// The rows of an order that is not active any more expire after this time.
+pub const REMOVED_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// A value of the bucket `versions`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,18 +26,21 @@ pub enum Bucket {
     Versions,
     /// `<tenant>.<aggregate>.<id>.<part>`: the part itself.
     Views,
+    /// `<tenant>.<order>.core` and `<tenant>.<order>.payment`: rows of the active list.
+    ActiveOrders,
     /// `<worker>.<stream>.<sequence>`: tries that began alone.
     Attempts,
 }
 
 impl Bucket {
-    pub const ALL: [Self; 3] = [Self::Versions, Self::Views, Self::Attempts];
+    pub const ALL: [Self; 4] = [Self::Versions, Self::Views, Self::ActiveOrders, Self::Attempts];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Versions => "versions",
             Self::Views => "views",
+            Self::ActiveOrders => "active_orders",
             Self::Attempts => "attempts",
         }
     }
@@ -69,8 +74,12 @@ pub fn view(address: &Address, part: Part) -> String {
     format!("{address}.{}", part.as_str())
 }
 
-/// Everything of a tenant, in any bucket: `<tenant>.>`.
+/// The row of an order in `active_orders` that shows this part.
 #[must_use]
-pub fn of_tenant(tenant: &Token) -> String {
-    format!("{tenant}.>")
+pub fn active_order(order: &Address, part: Part) -> String {
+    let row = match part {
+        Part::Core => "core",
+        Part::Payments => "payment",
+    };
+    format!("{}.{}.{row}", order.tenant, order.id)
 }

@@ -13,6 +13,7 @@ pub mod event;
 pub mod header;
 pub mod key;
 pub mod money;
+pub mod order;
 pub mod outcome;
 pub mod permissions;
 pub mod refusal;

@@ -108,14 +108,15 @@ pub fn worker(name: WorkerName) -> NatsUser {
     match name {
         WorkerName::CommandHandler => user
             .serves([REQUESTS])
-            .reads(&[Bucket::Versions, Bucket::Views])
+            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
+            .publish([Bucket::ActiveOrders.subject("*.*.core")])
             .publish([OUTBOX_WAKE, "outcome.>"]),
         WorkerName::OutboxRelay => user.publish(["evt.>"]).subscribe([OUTBOX_WAKE]),
         WorkerName::PaymentProjector => user
             .consumes("EVENTS")
-            .reads(&[Bucket::Versions, Bucket::Views])
-            .publish([views_of(Part::Payments)]),
+            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
+            .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
         WorkerName::Edge => user
             .serves([QUERY_VIEW, QUERY_OUTCOME, "$SRV.>"])
             .reads(&[Bucket::Versions, Bucket::Views]),
@@ -184,6 +185,7 @@ pub fn grants(name: WorkerName) -> Grants {
     match name {
         WorkerName::CommandHandler => &[
             ("TABLE carts", "SELECT, INSERT, UPDATE"),
+            ("TABLE orders", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_locks", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_lock_history", "SELECT, INSERT"),
             ("TABLE command_inbox", "SELECT, INSERT, DELETE"),
@@ -202,7 +204,11 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
         WorkerName::PaymentProjector => &[],
-        WorkerName::Edge => &[("TABLE carts", "SELECT"), ("TABLE command_inbox", "SELECT")],
+        WorkerName::Edge => &[
+            ("TABLE carts", "SELECT"),
+            ("TABLE orders", "SELECT"),
+            ("TABLE command_inbox", "SELECT"),
+        ],
     }
 }
 

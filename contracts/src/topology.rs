@@ -70,6 +70,6 @@ mod tests {
             .iter()
             .map(|f| f.as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(declared, event::filters_touching(Part::Payments).collect::<Vec<_>>());
+        assert_eq!(declared, event::filters_carrying(Part::Payments).collect::<Vec<_>>());
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use brigade_contracts::{Aggregate, Body, Outcome, cart, event, key};
+use brigade_contracts::{Aggregate, Body, Outcome, cart, event, key, order};
 use serde::{Serialize, de::DeserializeOwned};
 
 fn folder() -> PathBuf {
@@ -44,6 +44,10 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["outcome", _] => again::<Outcome>(text),
         ["part", "cart", "core"] => again::<cart::Core>(text),
         ["part", "cart", "payments"] => again::<cart::Payments>(text),
+        ["part", "order", "core"] => again::<order::Core>(text),
+        ["part", "order", "payments"] => again::<order::Payments>(text),
+        ["kv", "active_orders", "core"] => again::<order::ActiveCore>(text),
+        ["kv", "active_orders", "payment"] => again::<order::ActivePayment>(text),
         ["kv", "versions"] => again::<key::Versions>(text),
         _ => panic!("{name}: nothing says what this is"),
     }
@@ -59,8 +63,10 @@ fn every_golden_message_decodes_and_encodes_to_itself() {
 #[test]
 fn every_verb_and_every_event_has_a_golden_message() {
     let names: BTreeSet<_> = files().into_iter().map(|(name, _)| name).collect();
-    for verb in cart::Verb::NAMES {
-        assert!(names.contains(&format!("command.cart.{verb}")), "{verb}");
+    for (aggregate, verbs) in [("cart", cart::Verb::NAMES), ("order", order::Verb::NAMES)] {
+        for verb in verbs {
+            assert!(names.contains(&format!("command.{aggregate}.{verb}")), "{aggregate} {verb}");
+        }
     }
     for kind in event::ALL {
         let name = format!("event.{}.{}", kind.aggregate, kind.name);

@@ -1,8 +1,9 @@
 //! payment-projector: shows what is paid.
 //!
-//! Consumes the events that touch the part `payments` of carts (stream `EVENTS`) and writes that
-//! part into `views`. An event carries the whole part, so only the newest of a batch is written
-//! per key, duplicates and reordering change nothing, and no SQL is read.
+//! Consumes the events that carry the part `payments` of carts and orders (stream `EVENTS`) and
+//! writes that part into `views`, and of orders the payment row of `active_orders`. An event
+//! carries the whole part, so only the newest of a batch is written per key, duplicates and
+//! reordering change nothing, and no SQL is read.
 //!
 //! Guarantees: at quiescence the part equals SQL; its version never goes down. Not responsible
 //! for the part `core` and `versions` (command-handler) nor for lost buckets (cache-verifier).
@@ -10,32 +11,36 @@
 use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{
-    Address, Part, Timestamp,
+    Address, Aggregate, Part, Timestamp,
     event::Payload,
-    key::{self, Bucket, Versions},
-    subject,
+    key::{self, Bucket, ENDED_TTL, REMOVED_TTL, Versions},
+    order, subject,
 };
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
+    domain::order::active_payment,
     runtime::{Context, Delivery, Handler, Metrics, Source, Verdict, consume},
     store::{Kv, Put, Stored, WhenAbsent},
 };
 
 struct PaymentProjector {
     views: Kv,
+    active_orders: Kv,
     versions: Kv,
     metrics: Arc<Metrics>,
 }
 
-/// The part that an event carries.
+/// What an event shows.
 struct Shown {
     address: Address,
     version: u64,
     at: Timestamp,
-    ended: bool,
-    part: Bytes,
+    view: Put,
+    /// Of orders only.
+    row: Option<Put>,
 }
 
 /// # Errors
@@ -43,6 +48,7 @@ struct Shown {
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let projector = PaymentProjector {
         views: Kv::open(&cx.nats, Bucket::Views).await?,
+        active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
         versions: Kv::open(&cx.nats, Bucket::Versions).await?,
         metrics: cx.metrics.clone(),
     };
@@ -50,7 +56,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
 }
 
 impl Handler for PaymentProjector {
-    /// `None`: an event that does not touch the part.
+    /// `None`: an event that does not carry the part.
     type Message = Option<Shown>;
 
     fn decode(&self, delivery: &Delivery) -> Result<Self::Message, String> {
@@ -59,53 +65,56 @@ impl Handler for PaymentProjector {
 
     async fn handle(&self, batch: Vec<Option<Shown>>) -> Vec<Verdict> {
         let newest = newest(&batch);
-        let puts: Vec<Put> = newest.values().map(|shown| put(shown)).collect();
-        let results = self.show(&puts).await;
-        let verdicts: HashMap<&str, Verdict> =
-            puts.iter().map(|put| put.key.as_str()).zip(results).collect();
-        for shown in newest.values() {
-            let key = key::view(&shown.address, Part::Payments);
-            if verdicts.get(key.as_str()) == Some(&Verdict::Done) {
-                self.metrics.visible(Part::Payments, shown.at);
-            }
+        let shown: Vec<&Shown> = newest.values().copied().collect();
+        let views = shown.iter().map(|shown| (*shown, &shown.view)).collect();
+        let rows = shown.iter().filter_map(|shown| Some((*shown, shown.row.as_ref()?))).collect();
+        let (views, rows) =
+            tokio::join!(self.show(&self.views, views), self.show(&self.active_orders, rows));
+        for shown in shown.iter().filter(|shown| views.get(&shown.address) == Some(&Verdict::Done))
+        {
+            self.metrics.visible(Part::Payments, shown.at);
         }
-        // An older event of the batch is done when the newest of its key is.
+        // An older event of the batch is done when the newest of its aggregate is.
         let verdict_of = |shown: &Shown| {
-            let key = key::view(&shown.address, Part::Payments);
-            verdicts.get(key.as_str()).cloned().unwrap_or(Verdict::Done)
+            let of = |verdicts: &HashMap<_, _>| verdicts.get(&shown.address).cloned();
+            let both = [of(&views), of(&rows)].into_iter().flatten();
+            both.filter(|verdict| *verdict != Verdict::Done).next().unwrap_or(Verdict::Done)
         };
         batch.iter().map(|s| s.as_ref().map_or(Verdict::Done, verdict_of)).collect()
     }
 }
 
 impl PaymentProjector {
-    async fn show(&self, puts: &[Put]) -> Vec<Verdict> {
-        let stored = self.views.put(puts, WhenAbsent::Ask).await;
-        let mut verdicts = Vec::with_capacity(puts.len());
-        for (put, stored) in puts.iter().zip(stored) {
-            verdicts.push(match stored {
+    /// Writes into one bucket.
+    async fn show(&self, bucket: &Kv, what: Vec<(&Shown, &Put)>) -> HashMap<Address, Verdict> {
+        let puts: Vec<Put> = what.iter().map(|(_, put)| (*put).clone()).collect();
+        let stored = bucket.put(&puts, WhenAbsent::Ask).await;
+        let mut verdicts = HashMap::new();
+        for ((shown, put), stored) in what.into_iter().zip(stored) {
+            let verdict = match stored {
                 Stored::Shown => Verdict::Done,
                 Stored::Failed(why) => Verdict::Away(why),
-                Stored::Absent => self.show_absent(put).await,
-            });
+                Stored::Absent => self.show_absent(bucket, shown, put).await,
+            };
+            verdicts.insert(shown.address.clone(), verdict);
         }
         verdicts
     }
 
     /// Nothing stands at a key that must have had a value: it was not written yet, it expired, or
     /// it was lost. Only `versions` tells whether this event is still the newest.
-    async fn show_absent(&self, put: &Put) -> Verdict {
-        let address = put.key.rsplit_once('.').map_or("", |(address, _)| address);
-        let newest = match self.versions.get(address).await {
+    async fn show_absent(&self, bucket: &Kv, shown: &Shown, put: &Put) -> Verdict {
+        let key = key::versions(&shown.address);
+        let newest = match self.versions.get(&key).await {
             Ok(Some(entry)) => serde_json::from_slice::<Versions>(&entry.value).ok(),
-            Ok(None) => return Verdict::Retry(format!("no version of {address} yet")),
+            Ok(None) => return Verdict::Retry(format!("no version of {key} yet")),
             Err(error) => return Verdict::Away(format!("{error:#}")),
         };
         let newest = newest.and_then(|versions| versions.parts.get(&Part::Payments).copied());
-        if newest.is_some_and(|newest| newest > put.version) {
+        if newest.is_some_and(|newest| newest > shown.version) {
             return Verdict::Done;
         }
-        match self.views.put(std::slice::from_ref(put), WhenAbsent::Write).await.pop() {
+        match bucket.put(std::slice::from_ref(put), WhenAbsent::Write).await.pop() {
             Some(Stored::Shown) => Verdict::Done,
             Some(Stored::Failed(why)) => Verdict::Away(why),
             Some(Stored::Absent) | None => Verdict::Retry("the key is contended".to_owned()),
@@ -119,13 +128,22 @@ fn decode(delivery: &Delivery) -> Result<Option<Shown>, String> {
         serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
     let Some(part) = payload.after.payments else { return Ok(None) };
     let head: PartHead = serde_json::from_str(part.get()).map_err(|error| error.to_string())?;
-    Ok(Some(Shown {
-        address,
+    let ended = payload.after.ended;
+    let put = |key, part: Box<RawValue>, ttl| Put {
+        key,
         version: head.version,
-        at: head.at,
-        ended: payload.after.ended,
-        part: Bytes::from(String::from(Box::<str>::from(part))),
-    }))
+        value: Bytes::from(String::from(Box::<str>::from(part))),
+        ttl: ended.then_some(ttl),
+    };
+    let row = if address.aggregate == Aggregate::Order {
+        let part: order::Payments = serde_json::from_str(part.get()).map_err(|e| e.to_string())?;
+        let key = key::active_order(&address, Part::Payments);
+        Some(put(key, active_payment(&part), REMOVED_TTL))
+    } else {
+        None
+    };
+    let view = put(key::view(&address, Part::Payments), part, ENDED_TTL);
+    Ok(Some(Shown { address, version: head.version, at: head.at, view, row }))
 }
 
 #[derive(Deserialize)]
@@ -134,23 +152,16 @@ struct PartHead {
     at: Timestamp,
 }
 
-/// The newest of each key.
+/// The newest of each aggregate. An end may carry a part that it did not touch, at an old version:
+/// the later event wins then, because only it knows that the key may expire.
 fn newest(batch: &[Option<Shown>]) -> HashMap<&Address, &Shown> {
     let mut newest: HashMap<&Address, &Shown> = HashMap::new();
     for shown in batch.iter().flatten() {
         let known = newest.entry(&shown.address).or_insert(shown);
-        if shown.version > known.version {
+        let ends = shown.view.ttl.is_some() && shown.version == known.version;
+        if shown.version > known.version || ends {
             *known = shown;
         }
     }
     newest
-}
-
-fn put(shown: &Shown) -> Put {
-    Put {
-        key: key::view(&shown.address, Part::Payments),
-        version: shown.version,
-        value: shown.part.clone(),
-        ttl: shown.ended.then_some(key::ENDED_TTL),
-    }
 }

@@ -11,7 +11,9 @@
 //! of `versions` and of the parts `core`.
 
 mod carts;
+mod columns;
 mod notes;
+mod orders;
 mod show;
 mod transaction;
 

@@ -15,10 +15,10 @@ use brigade_contracts::{Address, Aggregate};
 use sqlx::{PgConnection, PgPool};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{carts, show::Show};
+use super::show::Show;
 use crate::{
     runtime::Context,
-    store::{Lease, lease},
+    store::{Lease, lease, states},
 };
 
 /// Notes of shown versions that no batch took along go by themselves after this time.
@@ -132,9 +132,9 @@ async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<
         if overdue.is_empty() {
             return Ok(());
         }
-        let carts = carts::read(&cx.postgres, overdue.iter()).await?;
+        let states = states::read(&mut *cx.postgres.acquire().await?, &overdue).await?;
         show.forget();
-        let shown = show.show(&carts).await;
+        let shown = show.show(&states).await;
         let (overdue, count) = (overdue.len(), shown.len());
         tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
         cx.metrics.shown_again.inc_by(count as u64);

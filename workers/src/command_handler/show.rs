@@ -8,18 +8,16 @@ use std::{
 
 use brigade_contracts::{
     Address, Part,
-    cart::Status,
-    key::{self, Bucket, ENDED_TTL, Versions},
+    key::{self, Bucket, ENDED_TTL, REMOVED_TTL, Versions},
 };
 use bytes::Bytes;
 use sqlx::PgPool;
 use tokio::time::{sleep, timeout};
 
-use super::carts;
 use crate::{
-    domain::Cart,
+    domain::{Order, State},
     runtime::{Context, Metrics},
-    store::{Kv, Put, Stored, WhenAbsent},
+    store::{Kv, Put, Stored, WhenAbsent, states},
 };
 
 /// Answers do not wait longer for a bucket.
@@ -31,6 +29,7 @@ const PROBE: Duration = Duration::from_millis(200);
 pub struct Show {
     versions: Patient,
     views: Patient,
+    active_orders: Patient,
     postgres: PgPool,
     metrics: Arc<Metrics>,
 }
@@ -40,23 +39,27 @@ impl Show {
     /// Never in practice: see [`Kv::open`].
     pub async fn open(cx: &Context) -> anyhow::Result<Self> {
         Ok(Self {
-            versions: Patient::new(Kv::open(&cx.nats, Bucket::Versions).await?),
-            views: Patient::new(Kv::open(&cx.nats, Bucket::Views).await?),
+            versions: Patient::open(cx, Bucket::Versions).await?,
+            views: Patient::open(cx, Bucket::Views).await?,
+            active_orders: Patient::open(cx, Bucket::ActiveOrders).await?,
             postgres: cx.postgres.clone(),
             metrics: cx.metrics.clone(),
         })
     }
 
-    /// Shows carts, all keys at once. Returns those of which everything stands in KV now, with
-    /// their versions; the others stay noted.
-    pub async fn show(&self, carts: &[Cart]) -> Vec<(Address, u64)> {
-        let (shown, absent) = self.write(carts, WhenAbsent::Ask).await;
+    /// Shows aggregates, all keys at once. Returns those of which everything stands in KV now,
+    /// with their versions; the others stay noted.
+    pub async fn show(&self, states: &[State]) -> Vec<(Address, u64)> {
+        if states.is_empty() {
+            return Vec::new();
+        }
+        let (shown, absent) = self.write(states, WhenAbsent::Ask).await;
         if absent.is_empty() {
             return shown;
         }
         // Nothing stands at keys that must have had a value. What SQL has now is the newest.
-        let again = match carts::read(&self.postgres, absent.iter()).await {
-            Ok(carts) => self.write(&carts, WhenAbsent::Write).await.0,
+        let again = match self.read(&absent).await {
+            Ok(states) => self.write(&states, WhenAbsent::Write).await.0,
             Err(error) => {
                 tracing::warn!(%error, "cannot ask whether a lost key is still the newest");
                 Vec::new()
@@ -65,62 +68,87 @@ impl Show {
         [shown, again].concat()
     }
 
+    async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+        states::read(&mut *self.postgres.acquire().await?, addresses).await
+    }
+
     /// Looks at what is stored before the next write, instead of trusting what was written.
     pub fn forget(&self) {
-        self.versions.kv.forget();
-        self.views.kv.forget();
+        for bucket in [&self.versions, &self.views, &self.active_orders] {
+            bucket.kv.forget();
+        }
     }
 
     /// Returns the shown and the absent ones.
     async fn write(
         &self,
-        carts: &[Cart],
+        states: &[State],
         absent: WhenAbsent,
     ) -> (Vec<(Address, u64)>, Vec<Address>) {
-        let versions: Vec<Put> = carts.iter().map(versions).collect();
-        let cores: Vec<Put> = carts.iter().map(core).collect();
-        let (versions, cores) =
-            tokio::join!(self.versions.put(&versions, absent), self.views.put(&cores, absent));
+        let versions: Vec<Put> = states.iter().map(versions).collect();
+        let cores: Vec<Put> = states.iter().map(core).collect();
+        let (of_orders, rows): (Vec<usize>, Vec<Put>) = states
+            .iter()
+            .enumerate()
+            .filter_map(|(at, state)| Some((at, active_row(state.order()?))))
+            .unzip();
+        let (mut stored, cores, rows) = tokio::join!(
+            self.versions.put(&versions, absent),
+            self.views.put(&cores, absent),
+            self.active_orders.put(&rows, absent),
+        );
+        for (state, _) in states.iter().zip(&cores).filter(|(_, core)| **core == Stored::Shown) {
+            self.metrics.visible(Part::Core, state.head().part(Part::Core).1);
+        }
+        let others = cores.into_iter().enumerate().chain(of_orders.into_iter().zip(rows));
+        for (at, other) in others.filter(|(_, other)| *other != Stored::Shown) {
+            // What is absent anywhere has to be asked about, whatever else failed.
+            if stored[at] != Stored::Absent {
+                stored[at] = other;
+            }
+        }
         let mut shown = Vec::new();
         let mut lost = Vec::new();
-        for ((cart, version), core) in carts.iter().zip(versions).zip(cores) {
-            if core == Stored::Shown {
-                self.metrics.visible(Part::Core, cart.head.part(Part::Core).1);
-            }
-            match (version, core) {
-                (Stored::Shown, Stored::Shown) => {
-                    shown.push((cart.head.address.clone(), cart.head.version));
-                }
-                (Stored::Absent, _) | (_, Stored::Absent) => lost.push(cart.head.address.clone()),
-                _ => {}
+        for (state, stored) in states.iter().zip(stored) {
+            let head = state.head();
+            match stored {
+                Stored::Shown => shown.push((head.address.clone(), head.version)),
+                Stored::Absent => lost.push(head.address.clone()),
+                Stored::Failed(_) => {}
             }
         }
         (shown, lost)
     }
 }
 
-fn versions(cart: &Cart) -> Put {
-    let head = &cart.head;
+fn versions(state: &State) -> Put {
+    let head = state.head();
     let value = Versions { version: head.version, parts: head.part_versions(), at: head.at };
     Put {
         key: key::versions(&head.address),
         version: head.version,
         value: serde_json::to_vec(&value).unwrap_or_default().into(),
-        ttl: ttl(cart),
+        ttl: state.has_ended().then_some(ENDED_TTL),
     }
 }
 
-fn core(cart: &Cart) -> Put {
+fn core(state: &State) -> Put {
+    let head = state.head();
     Put {
-        key: key::view(&cart.head.address, Part::Core),
-        version: cart.head.part(Part::Core).0,
-        value: Bytes::from(String::from(Box::<str>::from(cart.part(Part::Core)))),
-        ttl: ttl(cart),
+        key: key::view(&head.address, Part::Core),
+        version: head.part(Part::Core).0,
+        value: Bytes::from(String::from(Box::<str>::from(state.part(Part::Core)))),
+        ttl: state.has_ended().then_some(ENDED_TTL),
     }
 }
 
-fn ttl(cart: &Cart) -> Option<Duration> {
-    (cart.status != Status::Open).then_some(ENDED_TTL)
+fn active_row(order: &Order) -> Put {
+    Put {
+        key: key::active_order(&order.head.address, Part::Core),
+        version: order.head.part(Part::Core).0,
+        value: Bytes::from(String::from(Box::<str>::from(order.active_core()))),
+        ttl: (!order.status.is_active()).then_some(REMOVED_TTL),
+    }
 }
 
 /// A bucket that answers do not wait for for ever: after [`PATIENCE`] it is skipped, until a write
@@ -131,11 +159,14 @@ struct Patient {
 }
 
 impl Patient {
-    fn new(kv: Kv) -> Self {
-        Self { kv, skipped_until: Mutex::new(None) }
+    async fn open(cx: &Context, bucket: Bucket) -> anyhow::Result<Self> {
+        Ok(Self { kv: Kv::open(&cx.nats, bucket).await?, skipped_until: Mutex::new(None) })
     }
 
     async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+        if puts.is_empty() {
+            return Vec::new();
+        }
         let Some(patience) = self.patience() else {
             return vec![Stored::Failed("skipped".to_owned()); puts.len()];
         };

@@ -11,9 +11,9 @@ use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token};
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
-use super::carts;
+use super::{carts, orders};
 use crate::{
-    domain::{Cart, Event, World},
+    domain::{Event, State, World},
     outbox_relay::shard_of,
     runtime::Context,
 };
@@ -23,7 +23,7 @@ pub struct Decided {
     /// One a command.
     pub answers: Vec<Answer>,
     /// Aggregates whose newest state may not stand in KV yet.
-    pub to_show: Vec<Cart>,
+    pub to_show: Vec<State>,
     /// Bit mask of the outbox shards that got events.
     pub shards: u16,
 }
@@ -72,7 +72,7 @@ pub async fn decide(
         .map(|request| &request.address)
         .collect();
     let mut tx = cx.postgres.begin().await?;
-    let loaded = carts::lock(&mut tx, &addresses).await?;
+    let loaded = lock(&mut tx, &addresses).await?;
     let (now, mut before) = decided_before(&mut tx, commands).await?;
     let mut world = World::new(loaded);
     let mut answers = Vec::with_capacity(commands.len());
@@ -95,9 +95,9 @@ pub async fn decide(
         let outcomes = fresh.iter().map(|(command, at)| (*command, answers[*at].body.as_str()));
         store_outcomes(&mut tx, outcomes, now).await?;
     }
-    let changed: Vec<Cart> = world.changed_carts().cloned().collect();
+    let changed: Vec<State> = world.changed().cloned().collect();
     if !changed.is_empty() {
-        carts::save(&mut tx, &changed).await?;
+        save(&mut tx, &changed).await?;
         store_events(&mut tx, world.events()).await?;
         note_unshown(&mut tx, &changed, now).await?;
     }
@@ -109,6 +109,23 @@ pub async fn decide(
     let shards = world.events().iter().fold(0, |mask, e| mask | 1 << shard_of(&e.address));
     to_show.extend(changed);
     Ok(Decided { answers, to_show, shards })
+}
+
+/// Locks and reads, kind after kind and each by key: the order in which everybody locks.
+async fn lock(
+    tx: &mut Transaction<'_, Postgres>,
+    addresses: &BTreeSet<&Address>,
+) -> sqlx::Result<Vec<State>> {
+    let carts = carts::lock(tx, addresses).await?.into_iter().map(State::Cart);
+    let orders = orders::lock(tx, addresses).await?.into_iter().map(State::Order);
+    Ok(carts.chain(orders).collect())
+}
+
+async fn save(tx: &mut Transaction<'_, Postgres>, changed: &[State]) -> sqlx::Result<()> {
+    let all: Vec<_> = changed.iter().filter_map(State::cart).collect();
+    carts::save(tx, &all).await?;
+    let all: Vec<_> = changed.iter().filter_map(State::order).collect();
+    orders::save(tx, &all).await
 }
 
 impl Before {
@@ -236,11 +253,12 @@ async fn store_events(tx: &mut Transaction<'_, Postgres>, events: &[Event]) -> s
 /// Notes what has to be shown. Sorted, as everything that takes locks.
 async fn note_unshown(
     tx: &mut Transaction<'_, Postgres>,
-    changed: &[Cart],
+    changed: &[State],
     now: Timestamp,
 ) -> sqlx::Result<()> {
-    let text = |f: fn(&Cart) -> &str| changed.iter().map(f).collect::<Vec<_>>();
-    let versions: Vec<i64> = changed.iter().map(|c| c.head.version.cast_signed()).collect();
+    let text =
+        |f: fn(&Address) -> &str| changed.iter().map(|s| f(&s.head().address)).collect::<Vec<_>>();
+    let versions: Vec<i64> = changed.iter().map(|s| s.head().version.cast_signed()).collect();
     sqlx::query!(
         "insert into brigade.unshown as note (tenant, aggregate, id, version, at)
          select tenant, aggregate, id, version, $5
@@ -248,9 +266,9 @@ async fn note_unshown(
               as new (tenant, aggregate, id, version)
          on conflict (tenant, aggregate, id)
          do update set version = greatest(note.version, excluded.version), at = excluded.at",
-        &text(|c| c.head.address.tenant.as_str()) as _,
-        &text(|c| c.head.address.aggregate.as_str()) as _,
-        &text(|c| c.head.address.id.as_str()) as _,
+        &text(|a| a.tenant.as_str()) as _,
+        &text(|a| a.aggregate.as_str()) as _,
+        &text(|a| a.id.as_str()) as _,
         &versions,
         now.inner(),
     )
@@ -265,7 +283,7 @@ async fn unshown_of(
     tx: &mut Transaction<'_, Postgres>,
     world: &World,
     repeated: &BTreeSet<&Address>,
-) -> sqlx::Result<Vec<Cart>> {
+) -> sqlx::Result<Vec<State>> {
     if repeated.is_empty() {
         return Ok(Vec::new());
     }
@@ -282,6 +300,6 @@ async fn unshown_of(
     .await?;
     let noted: BTreeSet<String> =
         rows.iter().map(|row| format!("{}.{}.{}", row.tenant, row.aggregate, row.id)).collect();
-    let carts = repeated.iter().filter_map(|address| world.unchanged_cart(address));
-    Ok(carts.filter(|cart| noted.contains(&cart.head.address.to_string())).cloned().collect())
+    let states = repeated.iter().filter_map(|address| world.unchanged(address));
+    Ok(states.filter(|s| noted.contains(&s.head().address.to_string())).cloned().collect())
 }

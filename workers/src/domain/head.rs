@@ -39,4 +39,10 @@ impl Head {
     pub fn part_versions(&self) -> PartVersions {
         self.parts.iter().map(|(part, (version, _))| (*part, *version)).collect()
     }
+
+    /// The time of the last change that touched each part.
+    #[must_use]
+    pub fn part_times(&self) -> BTreeMap<Part, Timestamp> {
+        self.parts.iter().map(|(part, (_, at))| (*part, *at)).collect()
+    }
 }

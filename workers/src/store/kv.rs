@@ -44,6 +44,7 @@ pub struct Kv {
 struct Known {
     revision: u64,
     version: u64,
+    expires: bool,
 }
 
 /// A value as it is stored.
@@ -52,6 +53,8 @@ pub struct Entry {
     pub revision: u64,
     pub version: u64,
     pub value: Bytes,
+    /// Whether it was written with a time to live.
+    pub expires: bool,
 }
 
 /// A value to be written.
@@ -63,6 +66,14 @@ pub struct Put {
     pub value: Bytes,
     /// Whole seconds; the server cuts off fractions.
     pub ttl: Option<Duration>,
+}
+
+impl Put {
+    /// Whether what is stored says as much: a newer version, or this one, expiring if it has to.
+    /// An aggregate's end may let a part expire that it does not touch.
+    fn is_told_by(&self, version: u64, expires: bool) -> bool {
+        version > self.version || version == self.version && (expires || self.ttl.is_none())
+    }
 }
 
 /// What to do where no value is found, although an earlier version must have been there.
@@ -136,7 +147,8 @@ impl Kv {
         let mut results: Vec<Option<Stored>> = vec![None; puts.len()];
         let mut expected: Vec<Option<u64>> = puts.iter().map(|put| self.guess(put)).collect();
         for (put, result) in puts.iter().zip(&mut results) {
-            if self.known.get(&put.key).is_some_and(|known| known.version >= put.version) {
+            let known = self.known.get(&put.key);
+            if known.is_some_and(|known| put.is_told_by(known.version, known.expires)) {
                 *result = Some(Stored::Shown);
             }
         }
@@ -164,7 +176,7 @@ impl Kv {
         let read = join_all(unknown.iter().map(|&at| self.last(&puts[at].key))).await;
         for (at, last) in unknown.into_iter().zip(read) {
             match last {
-                Ok(Last::Value(entry)) if entry.version >= puts[at].version => {
+                Ok(Last::Value(entry)) if puts[at].is_told_by(entry.version, entry.expires) => {
                     results[at] = Some(Stored::Shown);
                 }
                 Ok(Last::Value(entry)) => expected[at] = Some(entry.revision),
@@ -205,7 +217,9 @@ impl Kv {
         for (at, written) in join_all(sent).await {
             match written {
                 Written::At(revision) => {
-                    let known = Known { revision, version: puts[at].version };
+                    let put = &puts[at];
+                    let known =
+                        Known { revision, version: put.version, expires: put.ttl.is_some() };
                     self.known.insert(puts[at].key.clone(), known);
                     results[at] = Some(Stored::Shown);
                 }
@@ -250,6 +264,7 @@ impl Kv {
             Ok(message) => Ok(Last::Value(Entry {
                 revision: message.sequence,
                 version: version_in(&message.payload),
+                expires: message.headers.get("Nats-TTL").is_some(),
                 value: message.payload,
             })),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {

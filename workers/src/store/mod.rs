@@ -1,8 +1,12 @@
 //! The two stores: KV, which shows, and Postgres, which decides.
 
+pub mod carts;
 pub mod kv;
 pub mod lease;
+pub mod orders;
 pub mod postgres;
+pub mod rows;
+pub mod states;
 
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;

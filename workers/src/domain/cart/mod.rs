@@ -1,7 +1,9 @@
 //! Carts.
 //!
 //! ```text
-//! (nothing) ── open ──► open ── join, add_item, commit_cod ──► open
+//! (nothing) ── open ──► open ── abandon ──► abandoned
+//!                       │  ▲
+//!                       └──┘ join, leave, add_item, set_item, remove_item, commit_cod
 //! ```
 //!
 //! A team cart has members, the owner first; other carts have none. What a member owes is
@@ -10,12 +12,15 @@
 use brigade_contracts::{
     Address, Currency, MAX_ITEMS, Money, Part, Refusal, Timestamp, Token,
     cart::{self, Commitment, Core, Item, Kind, Payment, Payments, Share, Standing, Status, Verb},
-    event::{self, CART_ITEM_ADDED, CART_MEMBER_COMMITTED, CART_MEMBER_JOINED, CART_OPENED},
+    event::{
+        self, CART_ABANDONED, CART_ITEM_ADDED, CART_ITEM_CHANGED, CART_ITEM_REMOVED,
+        CART_MEMBER_COMMITTED, CART_MEMBER_JOINED, CART_MEMBER_LEFT, CART_OPENED,
+    },
 };
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 
-use super::{Decided, Fact, Head, raw};
+use super::{Decided, Head, Result, State, already_exists, not_found, raw, record, too_large};
 
 /// A cart as SQL keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,21 +41,19 @@ pub struct Cart {
     pub locked_until: Option<Timestamp>,
 }
 
-type Result<T> = std::result::Result<T, Refusal>;
-
 pub(super) fn decide(
     address: &Address,
     cart: Option<&Cart>,
     verb: &Verb,
     now: Timestamp,
-) -> Result<Decided<Cart>> {
+) -> Result<Decided> {
     if let Verb::Open(open) = verb {
         return match cart {
             None => Ok(open_cart(address, open, now)),
-            Some(_) => Err(Refusal::new(409, "already_exists", "there is a cart of this id")),
+            Some(_) => Err(already_exists()),
         };
     }
-    let cart = cart.ok_or_else(|| Refusal::new(404, "not_found", "there is no such cart"))?;
+    let cart = cart.ok_or_else(not_found)?;
     if cart.status != Status::Open {
         return Err(Refusal::new(409, "cart_closed", "the cart is not open any more"));
     }
@@ -59,10 +62,14 @@ pub(super) fn decide(
         Verb::Join(join) => cart.join(&join.user, now),
         Verb::AddItem(item) => cart.add_item(item, now),
         Verb::CommitCod(commit) => cart.commit_cod(&commit.user, now),
+        Verb::Leave(leave) => cart.leave(&leave.user, now),
+        Verb::SetItem(set) => cart.set_item(set, now),
+        Verb::RemoveItem(remove) => cart.remove_item(remove, now),
+        Verb::Abandon(abandon) => cart.abandon(abandon, now),
     }
 }
 
-fn open_cart(address: &Address, open: &cart::Open, now: Timestamp) -> Decided<Cart> {
+fn open_cart(address: &Address, open: &cart::Open, now: Timestamp) -> Decided {
     let owner = Standing { user: open.owner.clone(), committed: None, paid: Money::ZERO };
     let cart = Cart {
         head: Head::unborn(address.clone(), now),
@@ -79,11 +86,11 @@ fn open_cart(address: &Address, open: &cart::Open, now: Timestamp) -> Decided<Ca
         order_id: None,
         locked_until: None,
     };
-    Decided { status: 201, ..cart.record(CART_OPENED, open, now) }
+    record(State::Cart(cart), CART_OPENED, open, 201, now)
 }
 
 impl Cart {
-    fn join(&self, user: &Token, now: Timestamp) -> Result<Decided<Self>> {
+    fn join(&self, user: &Token, now: Timestamp) -> Result<Decided> {
         if self.kind != Kind::Team {
             return Err(Refusal::new(409, "not_a_team_cart", "only team carts have members"));
         }
@@ -91,21 +98,15 @@ impl Cart {
             return Err(Refusal::new(409, "already_member", "this user is a member already"));
         }
         if self.members.len() >= MAX_ITEMS {
-            return Err(Refusal::new(422, "too_large", "a cart has at most 200 members"));
+            return Err(too_large("a cart has at most 200 members"));
         }
         let mut cart = self.clone();
         cart.members.push(Standing { user: user.clone(), committed: None, paid: Money::ZERO });
         Ok(cart.record(CART_MEMBER_JOINED, &json!({ "user": user }), now))
     }
 
-    fn add_item(&self, add: &cart::AddItem, now: Timestamp) -> Result<Decided<Self>> {
-        if self.paid > Money::ZERO {
-            return Err(Refusal::new(
-                409,
-                "cart_paid",
-                "something is paid: the items stay as they are",
-            ));
-        }
+    fn add_item(&self, add: &cart::AddItem, now: Timestamp) -> Result<Decided> {
+        let mut cart = self.with_items_free()?;
         if self.items.iter().any(|item| item.item_id == add.item_id) {
             return Err(Refusal::new(409, "item_exists", "there is an item of this id"));
         }
@@ -115,7 +116,7 @@ impl Cart {
             return Err(not_a_member());
         }
         if self.items.len() >= MAX_ITEMS {
-            return Err(Refusal::new(422, "too_large", "a cart has at most 200 items"));
+            return Err(too_large("a cart has at most 200 items"));
         }
         let item = Item {
             item_id: add.item_id.clone(),
@@ -125,13 +126,12 @@ impl Cart {
             quantity: add.quantity,
             user: add.user.clone(),
         };
-        self.total()?.plus(item.unit_price.times(item.quantity)?)?;
-        let mut cart = self.clone();
         cart.items.push(item);
+        cart.total()?;
         Ok(cart.record(CART_ITEM_ADDED, add, now))
     }
 
-    fn commit_cod(&self, user: &Token, now: Timestamp) -> Result<Decided<Self>> {
+    fn commit_cod(&self, user: &Token, now: Timestamp) -> Result<Decided> {
         let mut cart = self.clone();
         let member = cart.members.iter_mut().find(|m| m.user == *user).ok_or_else(not_a_member)?;
         if member.committed.is_some() {
@@ -149,28 +149,65 @@ impl Cart {
         self.members.iter().any(|member| member.user == *user)
     }
 
-    /// Counts the change and makes its event. The answer shows `core`, and `payments` too
-    /// where the change touches them.
-    fn record(mut self, kind: event::Kind, data: &impl Serialize, now: Timestamp) -> Decided<Self> {
-        self.head.touch(&kind, now);
-        let touches_payments = kind.touches.contains(&Part::Payments);
-        let core = self.part(Part::Core);
-        let payments = touches_payments.then(|| self.part(Part::Payments));
-        let shown = Shown { core: &core, payments: payments.as_deref() };
-        let answer = raw(&shown);
-        let after = event::After {
-            ended: kind.ends,
-            core: kind.ends.then(|| core.clone()),
-            payments: payments.or_else(|| kind.ends.then(|| self.part(Part::Payments))),
-        };
-        let payload = event::Payload { data: raw(data), after };
-        let fact = Fact { version: self.head.version, kind, at: now, payload };
-        Decided { status: 200, state: self, facts: vec![fact], data: answer }
+    /// What a member brought goes with it, so that the shares still sum to the total.
+    fn leave(&self, user: &Token, now: Timestamp) -> Result<Decided> {
+        let member = self.members.iter().find(|m| m.user == *user).ok_or_else(not_a_member)?;
+        if *user == self.owner {
+            return Err(Refusal::new(
+                409,
+                "owner_stays",
+                "the owner cannot leave; abandon the cart",
+            ));
+        }
+        if member.committed.is_some() {
+            return Err(Refusal::new(409, "already_committed", "this member has committed to pay"));
+        }
+        if member.paid > Money::ZERO {
+            return Err(Refusal::new(409, "member_paid", "this member has paid something"));
+        }
+        let own = |item: &&Item| item.user.as_ref() == Some(user);
+        if self.paid > Money::ZERO && self.items.iter().any(|item| own(&item)) {
+            return Err(cart_paid());
+        }
+        let mut cart = self.clone();
+        cart.members.retain(|member| member.user != *user);
+        cart.items.retain(|item| !own(&item));
+        let gone: Vec<_> = self.items.iter().filter(own).map(|item| &item.item_id).collect();
+        Ok(cart.record(CART_MEMBER_LEFT, &json!({ "user": user, "items": gone }), now))
     }
 
-    /// A part as it is shown: in KV, in queries, in outcomes and in events, all alike.
-    #[must_use]
-    pub fn part(&self, part: Part) -> Box<RawValue> {
+    fn set_item(&self, set: &cart::SetItem, now: Timestamp) -> Result<Decided> {
+        let mut cart = self.with_items_free()?;
+        let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
+        item.ok_or_else(item_not_found)?.quantity = set.quantity;
+        cart.total()?;
+        Ok(cart.record(CART_ITEM_CHANGED, set, now))
+    }
+
+    fn remove_item(&self, remove: &cart::RemoveItem, now: Timestamp) -> Result<Decided> {
+        let mut cart = self.with_items_free()?;
+        let at = cart.items.iter().position(|item| item.item_id == remove.item_id);
+        cart.items.remove(at.ok_or_else(item_not_found)?);
+        Ok(cart.record(CART_ITEM_REMOVED, remove, now))
+    }
+
+    fn abandon(&self, reason: &cart::Reason, now: Timestamp) -> Result<Decided> {
+        let mut cart = self.with_items_free()?;
+        cart.status = Status::Abandoned;
+        Ok(cart.record(CART_ABANDONED, reason, now))
+    }
+
+    /// A copy to change; refused once anything is paid.
+    fn with_items_free(&self) -> Result<Self> {
+        if self.paid > Money::ZERO { Err(cart_paid()) } else { Ok(self.clone()) }
+    }
+
+    fn record(self, kind: event::Kind, data: &impl Serialize, now: Timestamp) -> Decided {
+        record(State::Cart(self), kind, data, 200, now)
+    }
+
+    /// See [`State::part`].
+    pub(super) fn part(&self, part: Part) -> Box<RawValue> {
         let (version, at) = self.head.part(part);
         match part {
             Part::Core => raw(&Core {
@@ -231,11 +268,12 @@ impl Cart {
     }
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    core: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payments: Option<&'a RawValue>,
+fn cart_paid() -> Refusal {
+    Refusal::new(409, "cart_paid", "something is paid: the items stay as they are")
+}
+
+fn item_not_found() -> Refusal {
+    Refusal::new(404, "item_not_found", "there is no such item in the cart")
 }
 
 fn not_a_member() -> Refusal {

@@ -31,7 +31,7 @@ fn item(id: &str, price: i64, quantity: i64, user: Option<&str>) -> Value {
 }
 
 fn the_cart(world: &World) -> &Cart {
-    world.changed_carts().next().unwrap()
+    world.changed().next().unwrap().cart().unwrap()
 }
 
 #[test]
@@ -49,6 +49,10 @@ fn what_is_refused_says_why_and_changes_nothing() {
         ("add_item", item("i2", i64::MAX, 1, None), 422, "amount_overflow"),
         ("commit_cod", json!({"user": "eve"}), 422, "not_a_member"),
         ("commit_cod", json!({"user": "ada"}), 409, "already_committed"),
+        ("leave", json!({"user": "eve"}), 422, "not_a_member"),
+        ("leave", json!({"user": "ada"}), 409, "owner_stays"),
+        ("set_item", json!({"item_id": "i9", "quantity": 1}), 404, "item_not_found"),
+        ("remove_item", json!({"item_id": "i9"}), 404, "item_not_found"),
     ] {
         let outcome = send(&mut world, verb, &payload);
         assert_eq!((outcome.status, &*outcome.code), (status, code), "{verb} {payload}");
@@ -73,15 +77,22 @@ fn a_cart_holds_200_items_and_not_one_more() {
 fn items_of_a_cart_with_money_paid_stay_as_they_are() {
     let mut cart = the_cart(&open("menu")).clone();
     cart.paid = Money::new(1).unwrap();
-    let mut world = World::new([cart]);
-    assert_eq!(send(&mut world, "add_item", &item("i1", 1, 1, None)).code, "cart_paid");
+    let mut world = World::new([State::Cart(cart)]);
+    for (verb, payload) in [
+        ("add_item", item("i1", 1, 1, None)),
+        ("set_item", json!({"item_id": "i1", "quantity": 1})),
+        ("remove_item", json!({"item_id": "i1"})),
+        ("abandon", json!({"reason": "r"})),
+    ] {
+        assert_eq!(send(&mut world, verb, &payload).code, "cart_paid", "{verb}");
+    }
 }
 
 #[test]
 fn a_closed_cart_takes_nothing() {
     let mut cart = the_cart(&open("team")).clone();
     cart.status = Status::Abandoned;
-    let mut world = World::new([cart]);
+    let mut world = World::new([State::Cart(cart)]);
     for (verb, payload) in [
         ("join", json!({"user": "bob"})),
         ("add_item", item("i1", 1, 1, None)),
@@ -91,11 +102,35 @@ fn a_closed_cart_takes_nothing() {
     }
 }
 
+#[test]
+fn a_member_who_has_committed_stays_and_one_who_leaves_takes_its_items() {
+    let mut world = open("team");
+    for user in ["bob", "cid"] {
+        send(&mut world, "join", &json!({"user": user}));
+    }
+    send(&mut world, "add_item", &item("i1", 100, 1, Some("bob")));
+    send(&mut world, "add_item", &item("i2", 100, 1, Some("cid")));
+    send(&mut world, "commit_cod", &json!({"user": "bob"}));
+    assert_eq!(send(&mut world, "leave", &json!({"user": "bob"})).code, "already_committed");
+    assert_eq!(send(&mut world, "leave", &json!({"user": "cid"})).status, 200);
+    let cart = the_cart(&world);
+    assert_eq!((cart.members.len(), cart.items.len()), (2, 1));
+    assert_eq!(send(&mut world, "abandon", &json!({"reason": "r"})).status, 200);
+    let last = world.events().last().unwrap();
+    assert!(last.payload.after.ended && last.payload.after.core.is_some());
+    assert_eq!(send(&mut world, "join", &json!({"user": "cid"})).code, "cart_closed");
+}
+
 fn any_command() -> impl Strategy<Value = (String, Value)> {
     let user = prop::sample::select(vec!["ada", "bob", "cid", "eve"]);
     prop_oneof![
         1 => user.clone().prop_map(|u| ("join".into(), json!({"user": u}))),
         1 => user.clone().prop_map(|u| ("commit_cod".into(), json!({"user": u}))),
+        1 => user.clone().prop_map(|u| ("leave".into(), json!({"user": u}))),
+        1 => (0..30, 1..1000_i64).prop_map(|(n, quantity)| {
+            ("set_item".into(), json!({"item_id": format!("i{n}"), "quantity": quantity}))
+        }),
+        1 => (0..30).prop_map(|n| ("remove_item".into(), json!({"item_id": format!("i{n}")}))),
         3 => (0..30, 0..10_000_i64, 1..1000_i64, prop::option::of(user))
             .prop_map(|(n, price, quantity, user)| {
                 ("add_item".into(), item(&format!("i{n}"), price, quantity, user))

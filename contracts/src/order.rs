@@ -1,0 +1,176 @@
+//! Orders: what can be asked of them and what is shown of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Currency, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token,
+    cart::{Payment, Reason},
+    command::verbs,
+};
+
+verbs! {
+    /// What can be asked of an order.
+    pub enum Verb {
+        /// 201. Creates the order.
+        "place" => Place(Place),
+        "accept" => Accept(Nothing),
+        "prepare" => Prepare(Nothing),
+        "ready" => Ready(Nothing),
+        "serve" => Serve(Nothing),
+        "complete" => Complete(Nothing),
+        /// Ends the order before it is served.
+        "cancel" => Cancel(Reason),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Placed,
+    Accepted,
+    Preparing,
+    Ready,
+    Served,
+    Completed,
+    Cancelled,
+}
+
+impl Status {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Placed => "placed",
+            Self::Accepted => "accepted",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Served => "served",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The status one step on; `None` after the last one.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        Some(match self {
+            Self::Placed => Self::Accepted,
+            Self::Accepted => Self::Preparing,
+            Self::Preparing => Self::Ready,
+            Self::Ready => Self::Served,
+            Self::Served => Self::Completed,
+            Self::Completed | Self::Cancelled => return None,
+        })
+    }
+
+    /// Active orders are those that the kitchen's list shows.
+    #[must_use]
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::Completed | Self::Cancelled)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub table_id: Option<Token>,
+    pub turn_id: Option<Token>,
+    pub currency: Currency,
+    pub items: Vec<PlacedItem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlacedItem {
+    pub item_id: Option<Token>,
+    pub sku: Text<MAX_NAME>,
+    pub name: Text<MAX_NAME>,
+    pub unit_price: Money,
+    pub quantity: Quantity,
+    pub note: Option<Text<MAX_NOTE>>,
+}
+
+/// The payload of a verb that says everything by its name: `{}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// An item as it is kept and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    pub item_id: Option<Token>,
+    pub sku: Text<MAX_NAME>,
+    pub name: Text<MAX_NAME>,
+    pub unit_price: Money,
+    pub quantity: Quantity,
+    pub note: Option<Text<MAX_NOTE>>,
+}
+
+/// The part `core` of an order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Core {
+    pub version: u64,
+    pub at: Timestamp,
+    pub status: Status,
+    pub currency: Currency,
+    pub cart_id: Option<Token>,
+    pub table_id: Option<Token>,
+    pub turn_id: Option<Token>,
+    pub items: Vec<Item>,
+    pub total: Money,
+    pub created_at: Timestamp,
+}
+
+/// The part `payments` of an order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Payments {
+    pub version: u64,
+    pub at: Timestamp,
+    pub currency: Currency,
+    pub paid: Money,
+    pub refunded: Money,
+    pub paid_at: Option<Timestamp>,
+    pub payments: Vec<Payment>,
+}
+
+/// A row of the bucket `active_orders`: `<tenant>.<order>.core`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActiveCore {
+    pub version: u64,
+    pub at: Timestamp,
+    pub order: Token,
+    pub status: Status,
+    pub currency: Currency,
+    pub table_id: Option<Token>,
+    pub turn_id: Option<Token>,
+    pub items: Vec<Item>,
+    pub total: Money,
+    pub created_at: Timestamp,
+    pub change: Change,
+}
+
+/// A row of the bucket `active_orders`: `<tenant>.<order>.payment`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ActivePayment {
+    pub version: u64,
+    pub at: Timestamp,
+    pub paid: Money,
+    pub paid_at: Option<Timestamp>,
+}
+
+/// What became of an active order with its newest change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub kind: ChangeKind,
+    /// The fields that changed; empty for an added row.
+    pub fields: Vec<String>,
+    /// Why it was removed.
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    Added,
+    Updated,
+    Removed,
+}
