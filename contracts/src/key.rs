@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Part, PartVersions, Timestamp};
+use crate::{Address, Part, PartVersions, Timestamp, WorkerName};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -82,4 +82,10 @@ pub fn active_order(order: &Address, part: Part) -> String {
         Part::Payments => "payment",
     };
     format!("{}.{}.{row}", order.tenant, order.id)
+}
+
+/// The note of the tries that a message of a stream had alone.
+#[must_use]
+pub fn attempts(worker: WorkerName, stream: &str, sequence: u64) -> String {
+    format!("{worker}.{stream}.{sequence}")
 }

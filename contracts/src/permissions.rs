@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     Part, Token, WorkerName,
     key::Bucket,
-    subject::{OUTBOX_WAKE, QUERY_OUTCOME, QUERY_VIEW, REQUESTS},
+    subject::{OUTBOX_WAKE, QUERY_OUTCOME, QUERY_VIEW, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
 };
 
 /// Verbs that only workers and operators may send; tenants' credentials are denied them.
@@ -108,6 +108,9 @@ pub fn worker(name: WorkerName) -> NatsUser {
     match name {
         WorkerName::CommandHandler => user
             .serves([REQUESTS])
+            .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
+            .consumes("COMMANDS")
+            .publish(["$JS.API.STREAM.PURGE.COMMANDS"])
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
             .publish([Bucket::ActiveOrders.subject("*.*.core")])

@@ -16,6 +16,10 @@ use crate::{Address, Aggregate, Door, Token, WorkerName};
 
 /// All requests of all tenants.
 pub const REQUESTS: &str = "req.>";
+/// Verbs that carry a secret come in through the request door only: the stream `COMMANDS` does not
+/// take these subjects, and whoever publishes on them is told so.
+pub const SECRET_VERBS_ON_DURABLE_DOOR: [&str; 3] =
+    ["cmd.*.user.*.register", "cmd.*.user.*.login", "cmd.*.user.*.refresh"];
 /// Wakes the relays after a commit; the payload is a decimal bit mask of the shards.
 pub const OUTBOX_WAKE: &str = "outbox.wake";
 /// Queries of views: `q.<tenant>.view.<aggregate>.<id>`.

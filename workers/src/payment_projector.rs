@@ -77,8 +77,8 @@ impl Handler for PaymentProjector {
         // An older event of the batch is done when the newest of its aggregate is.
         let verdict_of = |shown: &Shown| {
             let of = |verdicts: &HashMap<_, _>| verdicts.get(&shown.address).cloned();
-            let both = [of(&views), of(&rows)].into_iter().flatten();
-            both.filter(|verdict| *verdict != Verdict::Done).next().unwrap_or(Verdict::Done)
+            let mut both = [of(&views), of(&rows)].into_iter().flatten();
+            both.find(|verdict| *verdict != Verdict::Done).unwrap_or(Verdict::Done)
         };
         batch.iter().map(|s| s.as_ref().map_or(Verdict::Done, verdict_of)).collect()
     }

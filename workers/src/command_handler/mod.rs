@@ -1,6 +1,6 @@
 //! command-handler: decides commands.
 //!
-//! Takes commands from the request door in batches. A batch is decided in one transaction:
+//! Takes commands from both doors in batches, half from each when both have work. A batch is decided in one transaction:
 //! inbox, aggregates, events and outbox commit together ([`transaction`]). Then the changed
 //! aggregates are shown in KV ([`show`]), and only then is anything answered. What was committed
 //! but perhaps not shown is noted in the same transaction ([`notes`]), so a crash at any point
@@ -12,22 +12,30 @@
 
 mod carts;
 mod columns;
+mod housekeeping;
 mod notes;
 mod orders;
 mod show;
 mod transaction;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, Subject};
-use brigade_contracts::{Command, Outcome, Refusal, header, subject};
+use brigade_contracts::{
+    Command, Outcome, Refusal, header,
+    subject::{self, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
+};
 use bytes::Bytes;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{notes::Notes, show::Show, transaction::Answer};
 use crate::{
-    runtime::{Context, Delivery, Handler, Refused, Source, Verdict, consume},
-    store::postgres::{Failure, failure},
+    runtime::{Context, Delivery, Handler, Refused, Source, Verdict, consume, delivery::Origin},
+    store::{
+        Lease,
+        postgres::{Failure, failure},
+    },
 };
 
 /// Tries of a single command whose transaction keeps meeting others.
@@ -39,10 +47,28 @@ struct CommandHandler {
     notes: Arc<Notes>,
 }
 
-/// A message and who waits for its answer.
+/// A message, and how its sender gets the outcome.
 struct Asked {
     command: Result<Command, Box<Outcome>>,
-    reply: Option<Subject>,
+    reply: ReplyTo,
+}
+
+/// Who waits for an outcome, and where.
+enum ReplyTo {
+    /// The request door: the reply is the outcome.
+    Reply(Option<Subject>),
+    /// The durable door: it is published for whoever listens.
+    Outcome,
+}
+
+/// What became of a command in a batch.
+#[derive(Clone, Debug)]
+enum Fate {
+    Decided(Answer),
+    /// Postgres is away.
+    Away(String),
+    /// It could not be decided, although it was tried alone.
+    Failed(String),
 }
 
 /// # Errors
@@ -50,40 +76,71 @@ struct Asked {
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let show = Arc::new(Show::open(&cx).await?);
     let notes = Arc::new(Notes::default());
-    let duty = notes::keep(cx.clone(), show.clone(), notes.clone());
+    let duties = [
+        spawn(notes::keep(cx.clone(), show.clone(), notes.clone())),
+        spawn(housekeeping::keep(cx.clone())),
+    ];
     let handler = CommandHandler { cx: cx.clone(), show, notes: notes.clone() };
-    let duty = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(duty));
-    consume(&cx, &[Source::Requests(subject::REQUESTS)], handler).await?;
-    duty.await?;
+    let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
+    let doors = [Source::Requests(REQUESTS), Source::Stream("COMMANDS"), register, login, refresh];
+    consume(&cx, &doors, handler).await?;
+    for duty in duties {
+        duty.await?;
+    }
+    // Best effort: what stays noted is shown again, and a lease that is not given back runs out.
+    let _flushed = notes::flush(&cx.postgres, &notes).await;
+    let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;
     Ok(())
+}
+
+fn spawn(duty: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(duty))
 }
 
 impl Handler for CommandHandler {
     type Message = Asked;
 
     fn decode(&self, delivery: &Delivery) -> Result<Asked, String> {
-        Ok(Asked { command: command(delivery), reply: delivery.reply().cloned() })
+        let command = command(delivery);
+        match (&delivery.origin, command) {
+            (Origin::Request, command) => {
+                Ok(Asked { command, reply: ReplyTo::Reply(delivery.reply().cloned()) })
+            }
+            (Origin::Stored { .. }, Ok(command)) => {
+                Ok(Asked { command: Ok(command), reply: ReplyTo::Outcome })
+            }
+            // Nobody could be told an outcome.
+            (Origin::Stored { .. }, Err(outcome)) => {
+                Err(format!("{}: {}", outcome.code, outcome.message))
+            }
+        }
     }
 
     async fn handle(&self, batch: Vec<Asked>) -> Vec<Verdict> {
-        let verdicts = vec![Verdict::Done; batch.len()];
         let mut commands = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
+        let mut verdicts = Vec::with_capacity(batch.len());
         for asked in batch {
             match asked.command {
                 Ok(command) => {
                     commands.push(command);
                     replies.push(asked.reply);
+                    verdicts.push(None);
                 }
-                Err(outcome) => self.answer(asked.reply, &Answer::new(&outcome)).await,
+                Err(outcome) => {
+                    self.reply(&asked.reply, None, &Answer::new(&outcome)).await;
+                    verdicts.push(Some(Verdict::Done));
+                }
             }
         }
-        let answers = self.decide(&commands).await;
+        let fates = self.decide(&commands).await;
         self.cx.fail.point("command-handler.before_answer").await;
-        for (reply, answer) in replies.into_iter().zip(&answers) {
-            self.answer(reply, answer).await;
+        let mut decided = Vec::with_capacity(fates.len());
+        for ((command, reply), fate) in commands.iter().zip(&replies).zip(fates) {
+            decided.push(self.tell(command, reply, fate).await);
         }
-        verdicts
+        let mut decided = decided.into_iter();
+        verdicts.into_iter().filter_map(|done| done.or_else(|| decided.next())).collect()
     }
 
     async fn refuse(&self, request: &Delivery, why: Refused) {
@@ -98,24 +155,39 @@ impl Handler for CommandHandler {
             Ok(command) => Outcome::refused(&command, refusal, None),
             Err(outcome) => *outcome,
         };
-        self.answer(request.reply().cloned(), &Answer::new(&outcome)).await;
+        let reply = ReplyTo::Reply(request.reply().cloned());
+        self.reply(&reply, None, &Answer::new(&outcome)).await;
+    }
+
+    async fn is_done(&self, delivery: &Delivery) -> anyhow::Result<bool> {
+        match command(delivery) {
+            Ok(command) => Ok(transaction::is_decided(&self.cx.postgres, &command).await?),
+            Err(_) => Ok(false),
+        }
     }
 }
 
 /// The command of a message, or the answer to one that cannot be a command.
 fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
-    Command::decode(delivery.subject(), delivery.headers(), delivery.payload())
-        .map_err(|refusal| Box::new(Outcome::unaddressed(delivery.subject(), refusal)))
+    let subject = delivery.subject();
+    let unaddressed = |refusal| Box::new(Outcome::unaddressed(subject, refusal));
+    if delivery.origin == Origin::Request && subject.starts_with("cmd.") {
+        // Only the subjects that the stream does not take reach this worker as requests.
+        let message = "a verb that carries a secret goes through the request door (req.…): no \
+                       stream stores a secret";
+        return Err(unaddressed(Refusal::new(400, "secret_on_durable_door", message)));
+    }
+    Command::decode(subject, delivery.headers(), delivery.payload()).map_err(unaddressed)
 }
 
 impl CommandHandler {
-    /// Decides commands and shows what they changed: one answer a command.
+    /// Decides commands and shows what they changed: one fate a command.
     ///
     /// A batch that fails is tried again, which also asks the inbox whether a commit whose
     /// answer was lost took place. The second time it is split, so that one bad command spoils
     /// only itself.
-    async fn decide(&self, commands: &[Command]) -> Vec<Answer> {
-        let mut answers: Vec<Option<Answer>> = vec![None; commands.len()];
+    async fn decide(&self, commands: &[Command]) -> Vec<Fate> {
+        let mut fates: Vec<Fate> = vec![Fate::Away(String::new()); commands.len()];
         let mut changed = Vec::new();
         let mut shards = 0;
         let mut pieces = vec![(0..commands.len(), 0)];
@@ -124,41 +196,42 @@ impl CommandHandler {
                 continue;
             }
             let shown = self.notes.take();
-            let decided = transaction::decide(&self.cx, &commands[piece.clone()], &shown).await;
-            match decided {
+            let error = match transaction::decide(&self.cx, &commands[piece.clone()], &shown).await
+            {
                 Ok(decided) => {
                     self.cx.health.back("postgres");
                     for (at, answer) in piece.zip(decided.answers) {
-                        answers[at] = Some(answer);
+                        fates[at] = Fate::Decided(answer);
                     }
                     changed.extend(decided.to_show);
                     shards |= decided.shards;
+                    continue;
                 }
-                Err(error) => {
-                    self.notes.put_back(shown);
-                    match failure(&error) {
-                        Failure::Away if tries > 0 => {
-                            self.cx.health.away("postgres", &error.to_string());
-                        }
-                        _ if piece.len() == 1 && tries >= TRIES_ALONE => {
-                            let command = &commands[piece.start];
-                            let target = &command.target;
-                            tracing::error!(%error, target, "a command cannot be decided");
-                        }
-                        Failure::Away => {
-                            sleep(Duration::from_millis(50)).await;
-                            pieces.push((piece, tries + 1));
-                        }
-                        Failure::Conflict | Failure::Fault if tries > 0 && piece.len() > 1 => {
-                            let middle = piece.start + piece.len() / 2;
-                            pieces.push((middle..piece.end, tries));
-                            pieces.push((piece.start..middle, tries));
-                        }
-                        Failure::Conflict | Failure::Fault => {
-                            tracing::debug!(%error, "deciding again");
-                            pieces.push((piece, tries + 1));
-                        }
-                    }
+                Err(error) => error,
+            };
+            self.notes.put_back(shown);
+            match failure(&error) {
+                Failure::Away if tries > 0 => {
+                    self.cx.health.away("postgres", &error.to_string());
+                    fates[piece].fill(Fate::Away(error.to_string()));
+                }
+                Failure::Away => {
+                    sleep(Duration::from_millis(50)).await;
+                    pieces.push((piece, tries + 1));
+                }
+                _ if piece.len() == 1 && tries >= TRIES_ALONE => {
+                    let target = &commands[piece.start].target;
+                    tracing::error!(%error, target, "a command cannot be decided");
+                    fates[piece].fill(Fate::Failed(error.to_string()));
+                }
+                Failure::Conflict | Failure::Fault if tries > 0 && piece.len() > 1 => {
+                    let middle = piece.start + piece.len() / 2;
+                    pieces.push((middle..piece.end, tries));
+                    pieces.push((piece.start..middle, tries));
+                }
+                Failure::Conflict | Failure::Fault => {
+                    tracing::debug!(%error, "deciding again");
+                    pieces.push((piece, tries + 1));
                 }
             }
         }
@@ -166,10 +239,7 @@ impl CommandHandler {
         self.wake_relay(shards).await;
         self.notes.add(self.show.show(&changed).await);
         self.cx.fail.point("command-handler.after_show").await;
-        let undecided = |(command, answer): (&Command, Option<Answer>)| {
-            answer.unwrap_or_else(|| Answer::new(&Outcome::refused(command, not_decided(), None)))
-        };
-        commands.iter().zip(answers).map(undecided).collect()
+        fates
     }
 
     async fn wake_relay(&self, shards: u16) {
@@ -180,15 +250,42 @@ impl CommandHandler {
         }
     }
 
-    async fn answer(&self, reply: Option<Subject>, answer: &Answer) {
+    /// Tells the fate of a command to whoever waits; what is not decided stays a message.
+    async fn tell(&self, command: &Command, reply: &ReplyTo, fate: Fate) -> Verdict {
+        match (reply, fate) {
+            // Its outcome is another command's: nobody may take the one for the other.
+            (ReplyTo::Outcome, Fate::Decided(answer)) if answer.reused => {
+                Verdict::Dead("command_id_reused: the id was used for another command".to_owned())
+            }
+            (_, Fate::Decided(answer)) => {
+                self.reply(reply, Some(command), &answer).await;
+                Verdict::Done
+            }
+            (ReplyTo::Reply(_), Fate::Away(_) | Fate::Failed(_)) => {
+                let outcome = Outcome::refused(command, not_decided(), None);
+                self.reply(reply, Some(command), &Answer::new(&outcome)).await;
+                Verdict::Done
+            }
+            (ReplyTo::Outcome, Fate::Away(why)) => Verdict::Away(why),
+            (ReplyTo::Outcome, Fate::Failed(why)) => Verdict::Retry(why),
+        }
+    }
+
+    async fn reply(&self, to: &ReplyTo, command: Option<&Command>, answer: &Answer) {
         let status = answer.status.to_string();
         let label = if answer.again { "again" } else { &status };
         self.cx.metrics.commands.with_label_values(&[label]).inc();
-        let Some(reply) = reply else { return };
+        let subject = match (to, command) {
+            (ReplyTo::Reply(Some(reply)), _) => reply.clone(),
+            (ReplyTo::Outcome, Some(command)) => {
+                subject::outcome(&command.tenant, &command.command_id).into()
+            }
+            _ => return,
+        };
         let mut headers = HeaderMap::new();
         headers.insert(header::STATUS, status.as_str());
         let body = Bytes::from(answer.body.clone());
-        let sent = self.cx.nats.client.publish_with_headers(reply, headers, body).await;
+        let sent = self.cx.nats.client.publish_with_headers(subject, headers, body).await;
         if let Err(error) = sent {
             tracing::warn!(%error, "an answer was not sent; its sender will ask again");
         }

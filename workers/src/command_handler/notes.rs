@@ -93,13 +93,13 @@ pub async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sq
 
 /// Deletes leftover notes and, under the lease, shows what is overdue, until the drain.
 pub async fn keep(cx: Context, show: Arc<Show>, notes: Arc<Notes>) {
-    let mut flush = interval(FLUSH);
+    let mut tick = interval(FLUSH);
     let mut look = interval(lease::RENEW);
-    flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
-            _ = flush.tick() => flush_notes(&cx.postgres, &notes).await,
+            _ = tick.tick() => flush(&cx.postgres, &notes).await,
             _ = look.tick() => show_overdue(&cx, &show, &notes).await,
             () = cx.drain.cancelled() => break,
         };
@@ -107,12 +107,13 @@ pub async fn keep(cx: Context, show: Arc<Show>, notes: Arc<Notes>) {
             tracing::debug!(worker = %cx.worker, %error, "notes are kept for later");
         }
     }
-    // The last batch may still be at work; what it shows stays noted and is only shown again.
-    let _left = flush_notes(&cx.postgres, &notes).await;
-    let _left = Lease::give_back(&cx.postgres, &cx.instance).await;
 }
 
-async fn flush_notes(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
+/// Deletes the notes of what was shown.
+///
+/// # Errors
+/// Those of Postgres; the notes are kept.
+pub async fn flush(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
     let shown = notes.take();
     if shown.is_empty() {
         return Ok(());
@@ -139,7 +140,7 @@ async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<
         tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
         cx.metrics.shown_again.inc_by(count as u64);
         notes.add(shown);
-        flush_notes(&cx.postgres, notes).await?;
+        flush(&cx.postgres, notes).await?;
         if count == 0 || cx.drain.is_cancelled() {
             return Ok(());
         }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token};
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{carts, orders};
@@ -35,6 +35,8 @@ pub struct Answer {
     pub body: String,
     /// It was decided before; this is a repetition.
     pub again: bool,
+    /// Its Command-Id belongs to another command; this is no outcome, and is not stored.
+    pub reused: bool,
 }
 
 impl Answer {
@@ -43,7 +45,7 @@ impl Answer {
     #[must_use]
     pub fn new(outcome: &Outcome) -> Self {
         let body = serde_json::to_string(outcome).expect("an outcome serialises");
-        Self { status: outcome.status, body, again: false }
+        Self { status: outcome.status, body, again: false, reused: false }
     }
 }
 
@@ -144,7 +146,7 @@ fn answer_again(command: &Command, before: &Before) -> Answer {
     }
     let message = "this Command-Id was used for another command";
     let refusal = Refusal::new(409, "command_id_reused", message);
-    Answer::new(&Outcome::refused(command, refusal, None))
+    Answer { reused: true, ..Answer::new(&Outcome::refused(command, refusal, None)) }
 }
 
 /// The database's clock, and the stored outcomes of these commands.
@@ -182,10 +184,20 @@ async fn decided_before(
         // The door does not count: `<door>.<target>`.
         let target = subject.split_once('.').map_or("", |(_, target)| target).to_owned();
         let status = u16::try_from(status).unwrap_or(500);
-        let answer = Answer { status, body, again: true };
+        let answer = Answer { status, body, again: true, reused: false };
         before.insert((tenant, id), Before { target, payload_hash, answer });
     }
     Ok((now.ok_or(sqlx::Error::RowNotFound)?, before))
+}
+
+/// Whether a command has its outcome, whichever door it took.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bool> {
+    let mut tx = postgres.begin().await?;
+    let (_, before) = decided_before(&mut tx, std::slice::from_ref(command)).await?;
+    Ok(before.values().any(|before| before.target == command.target))
 }
 
 async fn store_outcomes<'a>(

@@ -9,6 +9,8 @@ use tokio::sync::OwnedSemaphorePermit;
 pub struct Delivery {
     pub message: Arc<async_nats::Message>,
     pub origin: Origin,
+    /// Which of the worker's sources it came from.
+    pub source: usize,
     pub received: Instant,
     /// Bounds the work in hand; given back when the delivery is settled.
     pub permit: Option<Arc<OwnedSemaphorePermit>>,
@@ -25,10 +27,11 @@ pub enum Origin {
 
 impl Delivery {
     #[must_use]
-    pub fn request(message: async_nats::Message) -> Self {
+    pub fn request(message: async_nats::Message, source: usize) -> Self {
         Self {
             message: Arc::new(message),
             origin: Origin::Request,
+            source,
             received: Instant::now(),
             permit: None,
         }
@@ -38,6 +41,7 @@ impl Delivery {
     /// Where the reply subject is not one of JetStream's.
     pub fn stored(
         message: jetstream::Message,
+        source: usize,
         permit: OwnedSemaphorePermit,
     ) -> anyhow::Result<Self> {
         let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
@@ -49,6 +53,7 @@ impl Delivery {
         Ok(Self {
             message: Arc::new(message.message),
             origin,
+            source,
             received: Instant::now(),
             permit: Some(Arc::new(permit)),
         })

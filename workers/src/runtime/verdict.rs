@@ -27,17 +27,14 @@ pub enum Settlement {
     Keep,
 }
 
-/// Deliveries after which a message that keeps failing is dead.
-pub const MAX_DELIVERIES: i64 = 5;
-
-/// Verdict and number of deliveries (1 for the first) → settlement.
+/// Verdict and number of deliveries (1 for the first) → settlement. Deliveries only set the delay:
+/// how often a message may fail is counted by its tries alone.
 #[must_use]
 pub fn settlement(verdict: Verdict, deliveries: i64) -> Settlement {
     match verdict {
         Verdict::Done => Settlement::Ack,
         Verdict::Away(_) => Settlement::Keep,
         Verdict::Dead(reason) => Settlement::Bury(reason),
-        Verdict::Retry(reason) if deliveries >= MAX_DELIVERIES => Settlement::Bury(reason),
         Verdict::Retry(_) => Settlement::Nak(backoff(deliveries)),
     }
 }
@@ -65,7 +62,7 @@ mod tests {
             (Verdict::Retry(why()), 1, nak(100)),
             (Verdict::Retry(why()), 2, nak(200)),
             (Verdict::Retry(why()), 4, nak(800)),
-            (Verdict::Retry(why()), 5, Settlement::Bury(why())),
+            (Verdict::Retry(why()), 99, nak(10_000)),
         ] {
             assert_eq!(
                 settlement(verdict.clone(), deliveries),

@@ -1,0 +1,132 @@
+//! What is forgotten in time: decided commands in the stream, old outcomes in the inbox.
+//!
+//! One command-handler does it, by a lease. Nothing is lost by doing it late.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use async_nats::jetstream::response::Response;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    runtime::Context,
+    store::{Lease, lease},
+};
+
+const LEASE: &str = "command-handler.housekeeping";
+const STREAM: &str = "COMMANDS";
+/// How often it is looked what can go.
+const EVERY: Duration = Duration::from_secs(60);
+/// Decided commands stay this long, for people who look into the stream.
+const INSPECTION: Duration = Duration::from_secs(60 * 60);
+/// Outcomes are kept this long, in days: so long a Command-Id is known.
+const OUTCOME_DAYS: i32 = 30;
+/// Outcomes deleted in one go, so that no transaction is long.
+const AT_ONCE: i64 = 1000;
+
+/// Does the housekeeping, under the lease, until the drain.
+pub async fn keep(cx: Context) {
+    let mut tick = interval(lease::RENEW);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut decided = Decided::default();
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = cx.drain.cancelled() => return,
+        }
+        let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await.unwrap_or(false);
+        if !mine || Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + EVERY;
+        if let Err(error) = purge(&cx, &mut decided).await {
+            tracing::warn!(worker = %cx.worker, error = format!("{error:#}"), "cannot purge {STREAM}");
+        }
+        if let Err(error) = forget_outcomes(&cx, OUTCOME_DAYS).await {
+            tracing::warn!(worker = %cx.worker, %error, "cannot delete old outcomes");
+        }
+    }
+}
+
+/// Up to where the stream was decided, at times not longer ago than needed.
+#[derive(Default)]
+struct Decided {
+    floors: VecDeque<(Instant, u64)>,
+}
+
+impl Decided {
+    /// Notes a floor, and returns the one that has stood for the time of inspection.
+    fn note(&mut self, now: Instant, floor: u64) -> Option<u64> {
+        self.floors.push_back((now, floor));
+        let mut old = None;
+        while self.floors.front().is_some_and(|(at, _)| now.duration_since(*at) >= INSPECTION) {
+            old = self.floors.pop_front().map(|(_, floor)| floor);
+        }
+        old
+    }
+}
+
+/// Purges what was decided an hour ago. Everything up to the acknowledged floor is decided or dead.
+async fn purge(cx: &Context, decided: &mut Decided) -> anyhow::Result<()> {
+    let subject = format!("CONSUMER.INFO.{STREAM}.{}", cx.worker);
+    let info = ask(cx, subject, json!({})).await?;
+    let floor = info["ack_floor"]["stream_seq"].as_u64().context("no floor")?;
+    if let Some(floor) = decided.note(Instant::now(), floor) {
+        // The request names the first sequence that stays.
+        ask(cx, format!("STREAM.PURGE.{STREAM}"), json!({ "seq": floor + 1 })).await?;
+    }
+    Ok(())
+}
+
+async fn ask(cx: &Context, subject: String, request: Value) -> anyhow::Result<Value> {
+    match cx.nats.jetstream.request(subject, &request).await? {
+        Response::Ok(value) => Ok(value),
+        Response::Err { error } => Err(error.into()),
+    }
+}
+
+/// Deletes outcomes older than this many days, in pieces.
+///
+/// # Errors
+/// Those of Postgres.
+async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
+    loop {
+        let deleted = sqlx::query!(
+            "delete from brigade.command_inbox where ctid = any (array(
+                 select ctid from brigade.command_inbox
+                 where decided_at < clock_timestamp() - make_interval(days => $1)
+                 limit $2))",
+            days,
+            AT_ONCE,
+        )
+        .execute(&cx.postgres)
+        .await?
+        .rows_affected();
+        if deleted > 0 {
+            tracing::info!(worker = %cx.worker, deleted, "old outcomes deleted");
+        }
+        if deleted < AT_ONCE.cast_unsigned() || cx.drain.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_decided_an_hour_ago_goes() {
+        let start = Instant::now();
+        let minute = |n: u64| start + Duration::from_secs(60 * n);
+        let mut decided = Decided::default();
+        let purged: Vec<_> = (0..=62).filter_map(|n| decided.note(minute(n), 10 * n)).collect();
+        assert_eq!(purged, [0, 10, 20]);
+        assert_eq!(decided.floors.len(), 60);
+    }
+}

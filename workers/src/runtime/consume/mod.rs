@@ -1,0 +1,193 @@
+//! The one loop that takes messages, hands them to a worker and settles them.
+//!
+//! A batch is what is there, never waited for: while one is at work, the next one fills up, which
+//! makes batches large under load and small without. While messages are in hand, the server is told
+//! so. When a batch panics, each of its messages gets a try of its own.
+
+mod attempts;
+mod queues;
+mod receive;
+mod settle;
+mod work;
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    attempts::Attempts,
+    queues::Queues,
+    work::{Left, work},
+};
+use super::{Context, Delivery, Verdict, delivery::Origin};
+
+/// A worker that consumes.
+pub trait Handler: Send + Sync + 'static {
+    /// What a message says. Decoded anew for every try.
+    type Message: Send;
+
+    /// # Errors
+    /// Why the message can never be understood; it becomes a dead letter.
+    fn decode(&self, delivery: &Delivery) -> Result<Self::Message, String>;
+
+    /// Handles a batch: one verdict a message, in the same order.
+    fn handle(&self, batch: Vec<Self::Message>) -> impl Future<Output = Vec<Verdict>> + Send;
+
+    /// A request that will not be handled, so that its sender need not wait in vain.
+    fn refuse(&self, _request: &Delivery, _why: Refused) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// Whether a message that has failed its number of tries was done after all, so that it is
+    /// acknowledged instead of dead-lettered.
+    ///
+    /// # Errors
+    /// Where that cannot be told now; the message is then kept.
+    fn is_done(&self, _delivery: &Delivery) -> impl Future<Output = anyhow::Result<bool>> + Send {
+        std::future::ready(Ok(false))
+    }
+}
+
+/// Why a request is not handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Too many wait already.
+    Busy,
+    /// The worker panicked over it.
+    Panicked,
+}
+
+/// What a worker consumes.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    /// The worker's durable consumer of this stream.
+    Stream(&'static str),
+    /// Core requests, shared by all instances of the worker.
+    Requests(&'static str),
+}
+
+/// Most messages in one batch.
+pub const MAX_BATCH: usize = 256;
+/// Most messages of a stream in hand: one batch at work and one waiting.
+const MAX_IN_HAND: usize = 2 * MAX_BATCH;
+/// Most requests that may wait; more are refused as `busy`.
+const MAX_WAITING: usize = 10_000;
+/// The shortest `ack_wait` in the topology, which a test of the conformance suite holds.
+pub const ACK_WAIT: Duration = Duration::from_millis(1500);
+/// Three signs of life fit into the time after which the server gives a message away.
+const HEARTBEAT: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 3);
+/// A drain gives back what it has not finished by then, below the 10 s that a process has.
+const DRAIN_LIMIT: Duration = Duration::from_secs(8);
+
+/// A batch at work: its messages stay known to the loop, for the signs of life.
+struct AtWork {
+    deliveries: Arc<Vec<Delivery>>,
+    since: Instant,
+}
+
+/// Consumes until the worker has drained.
+///
+/// # Errors
+/// Where the worker cannot use NATS at all.
+pub async fn consume<H: Handler>(
+    cx: &Context,
+    sources: &[Source],
+    handler: H,
+) -> anyhow::Result<()> {
+    let (sender, mut received) = mpsc::channel(MAX_BATCH);
+    let mut receivers = Vec::new();
+    for (number, source) in sources.iter().copied().enumerate() {
+        let task = tokio::spawn(receive::receive(cx.clone(), source, number, sender.clone()));
+        receivers.push(AbortOnDropHandle::new(task));
+    }
+    drop(sender);
+    let attempts = Arc::new(Attempts::open(cx).await?);
+    let handler = Arc::new(handler);
+    let mut queues = Queues::new(sources.len());
+    let mut at_work: Option<AtWork> = None;
+    let mut tasks = JoinSet::new();
+    let mut open = true;
+    let mut drain_until = None;
+    let gauge = cx.metrics.waiting.with_label_values(&[cx.worker.as_str()]);
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        if at_work.is_none()
+            && let Some(batch) = queues.next()
+        {
+            let deliveries = Arc::new(batch.deliveries);
+            let attempts = batch.alone.then(|| attempts.clone());
+            tasks.spawn(work(cx.clone(), handler.clone(), deliveries.clone(), attempts));
+            at_work = Some(AtWork { deliveries, since: Instant::now() });
+        }
+        gauge.set(i64::try_from(queues.len()).unwrap_or(i64::MAX));
+        if !open && at_work.is_none() && queues.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            delivery = received.recv(), if open => match delivery {
+                Some(delivery) => {
+                    if let Err(delivery) = queues.push(delivery) {
+                        handler.refuse(&delivery, Refused::Busy).await;
+                    }
+                }
+                None => open = false,
+            },
+            Some(done) = tasks.join_next() => {
+                at_work = None;
+                match done? {
+                    Left::Nothing => {}
+                    Left::Away(deliveries) => queues.keep(deliveries),
+                    Left::Panicked(deliveries) => queues.separate(deliveries),
+                }
+                cx.health.moved();
+            }
+            _ = heartbeat.tick() => {
+                keep_alive(cx, &queues, at_work.as_ref()).await;
+                if at_work.as_ref().is_none_or(|work| work.since.elapsed() < DRAIN_LIMIT) {
+                    cx.health.moved();
+                }
+                if cx.drain.is_cancelled() {
+                    let until = *drain_until.get_or_insert(Instant::now() + DRAIN_LIMIT);
+                    if Instant::now() > until {
+                        give_back(cx, &queues).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tells the server that messages are still in hand, before their `ack_wait` is over.
+async fn keep_alive(cx: &Context, queues: &Queues, at_work: Option<&AtWork>) {
+    let at_work = at_work.iter().flat_map(|work| work.deliveries.iter());
+    let mut in_hand: Vec<_> = queues.iter().chain(at_work).cloned().collect();
+    in_hand.retain(|delivery| delivery.received.elapsed() >= HEARTBEAT / 2);
+    for delivery in &in_hand {
+        settle::send(cx, delivery, "+WPI").await;
+    }
+}
+
+/// Gives back what could not be finished, so that others have it at once.
+async fn give_back(cx: &Context, queues: &Queues) {
+    let waiting: Vec<_> = queues.iter().cloned().collect();
+    for delivery in &waiting {
+        settle::send(cx, delivery, "-NAK").await;
+    }
+    let _flushed = cx.nats.client.flush().await;
+}
+
+/// Whether anybody but the sender waits for a message to be settled.
+fn is_stored(delivery: &Delivery) -> bool {
+    delivery.origin != Origin::Request
+}

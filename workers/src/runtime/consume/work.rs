@@ -1,0 +1,107 @@
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures::FutureExt;
+
+use super::{
+    Handler, Refused,
+    attempts::{Attempts, MAX_TRIES},
+    is_stored,
+    settle::settle,
+};
+use crate::runtime::{Context, Delivery, Verdict};
+
+/// What remains in hand after a batch.
+pub(super) enum Left {
+    Nothing,
+    /// A dependency was away.
+    Away(Vec<Delivery>),
+    /// The batch panicked.
+    Panicked(Vec<Delivery>),
+}
+
+/// Handles and settles a batch; with `attempts` it is one message alone, whose tries count.
+pub(super) async fn work<H: Handler>(
+    cx: Context,
+    handler: Arc<H>,
+    batch: Arc<Vec<Delivery>>,
+    attempts: Option<Arc<Attempts>>,
+) -> Left {
+    let timer = cx.metrics.batch_seconds.with_label_values(&[cx.worker.as_str()]).start_timer();
+    let left = match attempts.zip(batch.first()).filter(|(_, delivery)| is_stored(delivery)) {
+        Some((attempts, delivery)) => work_counted(&cx, &*handler, delivery, &attempts).await,
+        None => match AssertUnwindSafe(judge(&*handler, &batch)).catch_unwind().await {
+            Ok(verdicts) => settle(&cx, &batch, verdicts).await,
+            Err(_) if batch.len() > 1 => Left::Panicked(batch.to_vec()),
+            Err(_) => refuse_or_separate(&*handler, &batch).await,
+        },
+    };
+    timer.observe_duration();
+    left
+}
+
+/// A single message panicked without being counted: a request is refused, a stored message gets
+/// tries that count.
+async fn refuse_or_separate<H: Handler>(handler: &H, batch: &[Delivery]) -> Left {
+    for delivery in batch.iter().filter(|delivery| !is_stored(delivery)) {
+        handler.refuse(delivery, Refused::Panicked).await;
+    }
+    let stored: Vec<_> = batch.iter().filter(|delivery| is_stored(delivery)).cloned().collect();
+    if stored.is_empty() { Left::Nothing } else { Left::Panicked(stored) }
+}
+
+async fn work_counted<H: Handler>(
+    cx: &Context,
+    handler: &H,
+    delivery: &Delivery,
+    attempts: &Attempts,
+) -> Left {
+    let kept = || Left::Away(vec![delivery.clone()]);
+    let number = match attempts.begin(cx, delivery).await {
+        Ok(number) => number,
+        Err(error) => {
+            tracing::debug!(worker = %cx.worker, %error, "no try can begin");
+            return kept();
+        }
+    };
+    let batch = std::slice::from_ref(delivery);
+    let verdict = if number > MAX_TRIES {
+        Verdict::Retry("its process died with every try".to_owned())
+    } else {
+        match AssertUnwindSafe(judge(handler, batch)).catch_unwind().await {
+            Ok(mut verdicts) => verdicts.pop().unwrap_or(Verdict::Done),
+            Err(_) => Verdict::Retry("the worker panicked".to_owned()),
+        }
+    };
+    let verdict = match verdict {
+        Verdict::Away(why) => {
+            attempts.take_back(cx, delivery).await;
+            Verdict::Away(why)
+        }
+        Verdict::Retry(why) if number >= MAX_TRIES => match handler.is_done(delivery).await {
+            Ok(true) => Verdict::Done,
+            Ok(false) => Verdict::Dead(why),
+            Err(error) => Verdict::Away(format!("{error:#}")),
+        },
+        other => other,
+    };
+    settle(cx, batch, vec![verdict]).await
+}
+
+/// Decodes and handles a batch: one verdict a message.
+async fn judge<H: Handler>(handler: &H, batch: &[Delivery]) -> Vec<Verdict> {
+    let mut dead = Vec::with_capacity(batch.len());
+    let mut messages = Vec::with_capacity(batch.len());
+    for delivery in batch {
+        match handler.decode(delivery) {
+            Ok(message) => {
+                messages.push(message);
+                dead.push(None);
+            }
+            Err(reason) => dead.push(Some(Verdict::Dead(reason))),
+        }
+    }
+    let handled = if messages.is_empty() { Vec::new() } else { handler.handle(messages).await };
+    let mut handled = handled.into_iter();
+    let missing = || Verdict::Retry("the worker gave no verdict".to_owned());
+    dead.into_iter().map(|dead| dead.or_else(|| handled.next()).unwrap_or_else(missing)).collect()
+}
