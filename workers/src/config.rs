@@ -122,6 +122,12 @@ impl LogConfig {
     }
 }
 
+/// The user of this machine, for audits.
+#[must_use]
+pub fn user() -> Option<String> {
+    text("USER")
+}
+
 fn text(name: &str) -> Option<String> {
     set(name)?.into_string().ok()
 }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod command_handler;
 pub mod config;
+pub mod dead_letters;
 pub mod domain;
 pub mod edge;
 pub mod migrate;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod demo;
+mod dlq;
 mod migrate;
 mod process;
 mod provision;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Args),
     /// Bring the SQL schema and the workers' roles up to date
     Migrate,
+    /// Look at dead letters, replay or drop them
+    Dlq(dlq::Args),
     /// Bring streams, buckets and consumers up to date, and name what differs
     Provision,
 }
@@ -65,6 +68,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             Command::Demo(args) => demo::run(args).await,
             Command::Up(args) => up::run(args).await,
             Command::Run(args) => run::run(args).await,
+            Command::Dlq(args) => dlq::run(args).await,
             Command::Migrate => migrate::run().await,
             Command::Provision => provision::run().await,
         }
