@@ -8,6 +8,8 @@
 
 pub mod aggregate;
 pub mod cart;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod command;
 pub mod event;
 pub mod header;
