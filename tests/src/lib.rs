@@ -18,7 +18,7 @@ pub use producer::{Producer, Reply};
 pub use town::Town;
 
 /// Longest wait for anything. No test asserts a time: this only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `probe` gives a value.
 ///

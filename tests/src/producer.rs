@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use serde_json::Value;
 
 /// A program outside: knows subjects and JSON, and none of brigade's types.
@@ -101,6 +101,33 @@ impl Producer {
         .await
     }
 
+    /// A command on the durable door; returns when its outcome was published. As a program does
+    /// that knows only subjects: listens, publishes, waits for the PubAck, then for the outcome.
+    ///
+    /// # Panics
+    /// Where the stream does not take it, or no outcome comes.
+    pub async fn publish(&self, command_id: &str, what: &str, payload: Value) -> Value {
+        let subject = format!("outcome.{}.{command_id}", self.tenant);
+        let mut outcomes = self.client.subscribe(subject).await.expect("subscribed");
+        self.store(command_id, what, &payload.to_string()).await;
+        let outcome = tokio::time::timeout(crate::PATIENCE, outcomes.next()).await;
+        let outcome = outcome.expect("an outcome in time").expect("an outcome");
+        serde_json::from_slice(&outcome.payload).expect("JSON")
+    }
+
+    /// Publishes on the durable door and waits for the PubAck only.
+    ///
+    /// # Panics
+    /// Where the stream does not take it.
+    pub async fn store(&self, command_id: &str, what: &str, payload: &str) {
+        let mut headers = HeaderMap::new();
+        headers.insert("Command-Id", command_id);
+        let js = async_nats::jetstream::new(self.client.clone());
+        let subject = format!("cmd.{}.{what}", self.tenant);
+        let sent = js.publish_with_headers(subject, headers, payload.to_owned().into()).await;
+        sent.expect("sent").await.expect("a PubAck");
+    }
+
     /// A query of a view, such as `cart.c1`, with `If-None-Match`.
     ///
     /// # Panics
@@ -145,4 +172,15 @@ pub fn item(id: &str, price: i64, quantity: i64) -> Value {
         "item_id": id, "sku": format!("sku-{id}"), "name": format!("Item {id}"),
         "unit_price": price, "quantity": quantity,
     })
+}
+
+/// A payload of `place`: (name, price, quantity) each.
+#[must_use]
+pub fn placed(items: &[(&str, i64, i64)]) -> Value {
+    let item = |(name, price, quantity): &(&str, i64, i64)| {
+        serde_json::json!({
+            "sku": "s", "name": name, "unit_price": price, "quantity": quantity,
+        })
+    };
+    serde_json::json!({ "currency": "EUR", "items": items.iter().map(item).collect::<Vec<_>>() })
 }

@@ -183,6 +183,18 @@ impl Town {
         .await;
     }
 
+    /// Waits until every event has left the outbox.
+    pub async fn until_relayed(&self) {
+        until("the outbox to be empty", || async {
+            let left: i64 = sqlx::query_scalar("select count(*) from brigade.outbox")
+                .fetch_one(&self.sql)
+                .await
+                .ok()?;
+            (left == 0).then_some(())
+        })
+        .await;
+    }
+
     /// Ends a test: the fleet comes to rest, and what must hold after every run holds.
     pub async fn finish(self) {
         self.until_idle().await;

@@ -8,7 +8,7 @@
 //! Guarantees: at quiescence the part equals SQL; its version never goes down. Not responsible
 //! for the part `core` and `versions` (command-handler) nor for lost buckets (cache-verifier).
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use brigade_contracts::{
     Address, Aggregate, Part, Timestamp,
@@ -22,15 +22,15 @@ use serde_json::value::RawValue;
 
 use crate::{
     domain::order::active_payment,
-    runtime::{Context, Delivery, Handler, Metrics, Source, Verdict, consume},
+    runtime::{Context, Delivery, Handler, Source, Verdict, consume},
     store::{Kv, Put, Stored, WhenAbsent},
 };
 
 struct PaymentProjector {
+    cx: Context,
     views: Kv,
     active_orders: Kv,
     versions: Kv,
-    metrics: Arc<Metrics>,
 }
 
 /// What an event shows.
@@ -50,7 +50,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         views: Kv::open(&cx.nats, Bucket::Views).await?,
         active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
         versions: Kv::open(&cx.nats, Bucket::Versions).await?,
-        metrics: cx.metrics.clone(),
+        cx: cx.clone(),
     };
     consume(&cx, &[Source::Stream("EVENTS")], projector).await
 }
@@ -64,6 +64,7 @@ impl Handler for PaymentProjector {
     }
 
     async fn handle(&self, batch: Vec<Option<Shown>>) -> Vec<Verdict> {
+        self.cx.fail.point("payment-projector.before_show").await;
         let newest = newest(&batch);
         let shown: Vec<&Shown> = newest.values().copied().collect();
         let views = shown.iter().map(|shown| (*shown, &shown.view)).collect();
@@ -72,8 +73,9 @@ impl Handler for PaymentProjector {
             tokio::join!(self.show(&self.views, views), self.show(&self.active_orders, rows));
         for shown in shown.iter().filter(|shown| views.get(&shown.address) == Some(&Verdict::Done))
         {
-            self.metrics.visible(Part::Payments, shown.at);
+            self.cx.metrics.visible(Part::Payments, shown.at);
         }
+        self.cx.fail.point("payment-projector.after_show").await;
         // An older event of the batch is done when the newest of its aggregate is.
         let verdict_of = |shown: &Shown| {
             let of = |verdicts: &HashMap<_, _>| verdicts.get(&shown.address).cloned();

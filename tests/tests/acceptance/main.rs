@@ -2,6 +2,8 @@
 
 mod commands;
 mod crashes;
+mod orders;
+mod reads;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.
 #[test]
