@@ -47,6 +47,16 @@ impl Producer {
         headers: &[(&str, &str)],
         payload: &[u8],
     ) -> Option<Reply> {
+        self.request_within(Duration::from_secs(10), subject, headers, payload).await
+    }
+
+    async fn request_within(
+        &self,
+        timeout: Duration,
+        subject: &str,
+        headers: &[(&str, &str)],
+        payload: &[u8],
+    ) -> Option<Reply> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, *value);
@@ -54,7 +64,7 @@ impl Producer {
         let request = async_nats::Request::new()
             .headers(map)
             .payload(payload.to_vec().into())
-            .timeout(Some(Duration::from_secs(10)));
+            .timeout(Some(timeout));
         let message = self.client.send_request(subject.to_owned(), request).await.ok()?;
         let header = |name: &str| {
             let value = message.headers.as_ref()?.get(name)?;
@@ -95,7 +105,10 @@ impl Producer {
         let payload = payload.to_string();
         crate::until(&format!("a decision about {what}"), || async {
             let headers = [("Command-Id", command_id)];
-            let reply = self.request(&subject, &headers, payload.as_bytes()).await?;
+            // A handler that was killed answers nothing: ask the next one soon.
+            let one_try = Duration::from_millis(500);
+            let reply =
+                self.request_within(one_try, &subject, &headers, payload.as_bytes()).await?;
             (reply.status != 503).then_some(reply)
         })
         .await

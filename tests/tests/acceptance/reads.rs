@@ -10,7 +10,7 @@ use brigade_contracts::{
     cart::{self, Verb},
     client::{Client, Send},
 };
-use brigade_tests::{Producer, Town, check, producer::item, until};
+use brigade_tests::{Producer, Reply, Town, check, producer::item, until};
 use futures::StreamExt;
 use proptest::{
     prelude::*,
@@ -130,6 +130,10 @@ impl Phone {
         self.sent += 1;
         let what = format!("cart.c{cart}.{verb}");
         let reply = producer.insist(&format!("k{}", self.sent), &what, payload).await;
+        self.note(cart, &reply);
+    }
+
+    fn note(&mut self, cart: usize, reply: &Reply) {
         if reply.status < 300 {
             let (version, committed) = self.answered.entry(cart).or_default();
             *version = reply.body()["version"].as_u64().unwrap();
@@ -222,7 +226,9 @@ async fn interleave(steps: &[Step]) {
                 town.take(WorkerName::CommandHandler).kill().await;
                 town.fail.disarm("command-handler.after_commit");
                 town.run(WorkerName::CommandHandler).await;
-                assert_eq!(sent.await.unwrap().status, 200);
+                let reply = sent.await.unwrap();
+                assert_eq!(reply.status, 200);
+                phone.note(cart, &reply);
             }
             Step::LoseKeys(cart) => lose_keys(&town, cart).await,
         }
