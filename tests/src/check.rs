@@ -86,8 +86,12 @@ pub async fn events_in_stream(town: &Town) -> Vec<(String, u64)> {
 
 /// Everything in `EVENTS`, in order.
 pub async fn raw_events(town: &Town) -> Vec<async_nats::Message> {
+    messages_of(town, "EVENTS").await
+}
+
+async fn messages_of(town: &Town, stream: &str) -> Vec<async_nats::Message> {
     let js = jetstream::new(town.connect("operator").await);
-    let mut stream = js.get_stream("EVENTS").await.expect("EVENTS");
+    let mut stream = js.get_stream(stream).await.expect("a stream");
     let count = stream.info().await.expect("info").state.messages;
     if count == 0 {
         return Vec::new();
@@ -145,9 +149,12 @@ pub async fn kv_equals_sql(town: &Town) {
 
 /// I-14: nothing was dead-lettered.
 async fn nothing_is_dead(town: &Town) {
-    let js = jetstream::new(town.connect("operator").await);
-    let mut stream = js.get_stream("DLQ").await.expect("DLQ");
-    assert_eq!(stream.info().await.expect("info").state.messages, 0, "dead letters");
+    assert_eq!(dead_letters(town).await.len(), 0, "dead letters");
+}
+
+/// Everything in `DLQ`.
+pub async fn dead_letters(town: &Town) -> Vec<async_nats::Message> {
+    messages_of(town, "DLQ").await
 }
 
 /// A value as it stands in a bucket, read from the leader as an operator may.

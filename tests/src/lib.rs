@@ -8,6 +8,7 @@ pub mod process;
 pub mod producer;
 pub mod shared;
 pub mod town;
+pub mod workload;
 
 use std::{
     future::Future,

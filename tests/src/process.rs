@@ -58,9 +58,11 @@ impl Process {
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         loop {
-            let line = lines.next_line().await.expect("readable").expect("it logs before it ends");
-            if line.contains("\"message\":\"ready\"") {
-                break;
+            // One that dies before it is ready closes its log: that is for the caller to see.
+            match lines.next_line().await.expect("readable") {
+                Some(line) if line.contains("\"message\":\"ready\"") => break,
+                Some(_) => {}
+                None => break,
             }
         }
         // The rest is read and thrown away, so that the process never waits for its log.

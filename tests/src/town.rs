@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use brigade::{
     provision,
@@ -33,7 +37,7 @@ pub struct Town {
     pub metrics: Arc<Metrics>,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
-    workers: Vec<Instance>,
+    workers: Mutex<Vec<Instance>>,
     dir: TempDir,
 }
 
@@ -103,7 +107,7 @@ impl Town {
             metrics: Arc::new(Metrics::new()),
             passwords,
             postgres_url,
-            workers: Vec::new(),
+            workers: Mutex::default(),
             dir,
         };
         let report = provision::run(&town.nats_url("operator")).await.expect("provisioned");
@@ -151,7 +155,12 @@ impl Town {
     pub async fn run(&mut self, worker: WorkerName) {
         let instance = self.instance(worker);
         ready(&instance).await;
-        self.workers.push(instance);
+        self.workers().push(instance);
+    }
+
+    /// Takes an instance in, to be stopped with the town.
+    pub fn adopt(&self, instance: Instance) {
+        self.workers().push(instance);
     }
 
     pub async fn run_all(&mut self) {
@@ -165,8 +174,22 @@ impl Town {
     /// # Panics
     /// Where there is none of this name.
     pub fn take(&mut self, worker: WorkerName) -> Instance {
-        let at = self.workers.iter().position(|w| w.worker == worker).expect("it runs");
-        self.workers.remove(at)
+        self.take_one(worker)
+    }
+
+    /// Drains one worker of this name, in the middle of whatever goes on.
+    pub async fn stop_one(&self, worker: WorkerName) {
+        self.take_one(worker).stop().await;
+    }
+
+    fn take_one(&self, worker: WorkerName) -> Instance {
+        let mut workers = self.workers();
+        let at = workers.iter().position(|w| w.worker == worker).expect("it runs");
+        workers.remove(at)
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Vec<Instance>> {
+        self.workers.lock().expect("not poisoned")
     }
 
     /// Waits until nothing is left to do: no note, no outbox row, no event unprojected.
@@ -198,11 +221,12 @@ impl Town {
     /// Ends a test: the fleet comes to rest, and what must hold after every run holds.
     pub async fn finish(self) {
         self.until_idle().await;
-        for worker in &self.workers {
+        for worker in self.workers().iter() {
             assert_eq!(worker.health.violations(), Vec::<String>::new(), "{}", worker.worker);
         }
         check::invariants(&self).await;
-        for worker in self.workers {
+        let workers = std::mem::take(&mut *self.workers());
+        for worker in workers {
             worker.stop().await;
         }
     }

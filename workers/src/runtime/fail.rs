@@ -15,6 +15,10 @@ mod hooks {
         #[inline]
         #[allow(clippy::unused_async, reason = "the same signature as with the feature")]
         pub async fn point(&self, _name: &str) {}
+
+        /// A message at which tests can let a worker die.
+        #[inline]
+        pub fn message(&self, _payload: &[u8]) {}
     }
 }
 
@@ -26,6 +30,11 @@ mod hooks {
     };
 
     use tokio::sync::Semaphore;
+
+    /// In a payload: its worker dies.
+    pub const KILLS: &str = "fail-point-kills";
+    /// In a payload: its worker panics.
+    pub const PANICS: &str = "fail-point-panics";
 
     /// The places that are armed, shared by the instances of one test.
     #[derive(Clone, Default)]
@@ -70,6 +79,19 @@ mod hooks {
             if let Some(armed) = self.armed.lock().expect("not poisoned").remove(name) {
                 armed.released.close();
             }
+        }
+
+        /// A message at which tests can let a worker die: one with [`KILLS`] in its payload ends
+        /// the process, one with [`PANICS`] only the handling.
+        ///
+        /// # Panics
+        /// At a message that says so.
+        pub fn message(&self, payload: &[u8]) {
+            let says = |word: &str| payload.windows(word.len()).any(|w| w == word.as_bytes());
+            if says(KILLS) {
+                std::process::abort();
+            }
+            assert!(!says(PANICS), "a message that panics");
         }
 
         /// A place where tests can stop a worker.

@@ -8,6 +8,7 @@ use prometheus::{
 pub struct Metrics {
     registry: Registry,
     pub verdicts: IntCounterVec,
+    pub redelivered: IntCounterVec,
     pub waiting: IntGaugeVec,
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
@@ -59,6 +60,11 @@ impl Metrics {
                 "brigade_messages_total",
                 "Messages by worker and verdict",
                 &["worker", "verdict"],
+            ),
+            redelivered: counters(
+                "brigade_redelivered_total",
+                "Messages that came again: their worker died, or asked for it",
+                &["worker"],
             ),
             waiting: gauges(
                 "brigade_messages_waiting",
@@ -133,6 +139,7 @@ impl Metrics {
             for verdict in VERDICTS {
                 metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
             }
+            metrics.redelivered.with_label_values(&[worker.as_str()]);
             metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);

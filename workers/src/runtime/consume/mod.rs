@@ -117,6 +117,7 @@ pub async fn consume<H: Handler>(
     let mut tasks = JoinSet::new();
     let mut open = true;
     let mut drain_until = None;
+    let redelivered = cx.metrics.redelivered.with_label_values(&[cx.worker.as_str()]);
     let gauge = cx.metrics.waiting.with_label_values(&[cx.worker.as_str()]);
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -136,6 +137,9 @@ pub async fn consume<H: Handler>(
         tokio::select! {
             delivery = received.recv(), if open => match delivery {
                 Some(delivery) => {
+                    if delivery.deliveries() > 1 {
+                        redelivered.inc();
+                    }
                     if let Err(delivery) = queues.push(delivery) {
                         handler.refuse(&delivery, Refused::Busy).await;
                     }

@@ -29,7 +29,7 @@ pub(super) async fn work<H: Handler>(
     let timer = cx.metrics.batch_seconds.with_label_values(&[cx.worker.as_str()]).start_timer();
     let left = match attempts.zip(batch.first()).filter(|(_, delivery)| is_stored(delivery)) {
         Some((attempts, delivery)) => work_counted(&cx, &*handler, delivery, &attempts).await,
-        None => match AssertUnwindSafe(judge(&*handler, &batch)).catch_unwind().await {
+        None => match AssertUnwindSafe(judge(&cx, &*handler, &batch)).catch_unwind().await {
             Ok(verdicts) => settle(&cx, &batch, verdicts).await,
             Err(_) if batch.len() > 1 => Left::Panicked(batch.to_vec()),
             Err(_) => refuse_or_separate(&*handler, &batch).await,
@@ -67,7 +67,7 @@ async fn work_counted<H: Handler>(
     let verdict = if number > MAX_TRIES {
         Verdict::Retry("its process died with every try".to_owned())
     } else {
-        match AssertUnwindSafe(judge(handler, batch)).catch_unwind().await {
+        match AssertUnwindSafe(judge(cx, handler, batch)).catch_unwind().await {
             Ok(mut verdicts) => verdicts.pop().unwrap_or(Verdict::Done),
             Err(_) => Verdict::Retry("the worker panicked".to_owned()),
         }
@@ -88,10 +88,11 @@ async fn work_counted<H: Handler>(
 }
 
 /// Decodes and handles a batch: one verdict a message.
-async fn judge<H: Handler>(handler: &H, batch: &[Delivery]) -> Vec<Verdict> {
+async fn judge<H: Handler>(cx: &Context, handler: &H, batch: &[Delivery]) -> Vec<Verdict> {
     let mut dead = Vec::with_capacity(batch.len());
     let mut messages = Vec::with_capacity(batch.len());
     for delivery in batch {
+        cx.fail.message(delivery.payload());
         match handler.decode(delivery) {
             Ok(message) => {
                 messages.push(message);

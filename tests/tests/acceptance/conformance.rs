@@ -1,0 +1,303 @@
+//! What every worker has to bear. The tests run over the registry's names, so a new worker is
+//! under them as soon as it is registered; [`points`] asks for the steps at which it may die.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use brigade::{
+    registry,
+    runtime::fail::{KILLS, PANICS},
+};
+use brigade_contracts::{
+    Address, Aggregate, Body, Door, WorkerName,
+    client::{Client, Send},
+    topology::Topology,
+};
+use brigade_tests::{Town, check, process::Process, producer::placed, until, workload};
+use futures::{StreamExt, stream};
+use serde_json::json;
+
+/// The steps of a worker at which a crash must do no harm.
+fn points(worker: WorkerName) -> &'static [&'static str] {
+    match worker {
+        WorkerName::CommandHandler => &[
+            "command-handler.before_write",
+            "command-handler.before_commit",
+            "command-handler.after_commit",
+            "command-handler.after_show",
+            "command-handler.before_answer",
+            "command-handler.before_ack",
+        ],
+        WorkerName::OutboxRelay => &["outbox-relay.before_publish", "outbox-relay.after_publish"],
+        WorkerName::PaymentProjector => &[
+            "payment-projector.before_show",
+            "payment-projector.after_show",
+            "payment-projector.before_ack",
+        ],
+        WorkerName::Edge => &["edge.after_confirm"],
+    }
+}
+
+/// The stream that a worker consumes, and a subject that it gets.
+fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
+    match worker {
+        WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
+        WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.poison.opened")),
+        WorkerName::OutboxRelay | WorkerName::Edge => None,
+    }
+}
+
+#[tokio::test]
+async fn the_normal_way_leaves_nothing_behind() {
+    let town = Town::start().await;
+    workload::run(&town, "a", 4).await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
+    let cases =
+        WorkerName::ALL.iter().flat_map(|worker| points(*worker).iter().map(|p| (*worker, *p)));
+    let crash = |(worker, point): (WorkerName, &'static str)| async move {
+        let mut town = Town::empty().await;
+        for other in WorkerName::ALL.into_iter().filter(|other| *other != worker) {
+            town.run(other).await;
+        }
+        let mut dying = Process::start(&town, &[worker], Some(point)).await;
+        let work = async { workload::run(&town, "a", 2).await };
+        let replace = async {
+            assert!(!dying.ended().await.success(), "it dies at {point}");
+            let instance = town.instance(worker);
+            brigade_tests::town::ready(&instance).await;
+            instance
+        };
+        let ((), instance) = tokio::join!(work, replace);
+        town.adopt(instance);
+        town.finish().await;
+    };
+    stream::iter(cases).map(crash).buffer_unordered(3).collect::<()>().await;
+}
+
+#[tokio::test]
+async fn a_worker_may_be_started_and_stopped_at_any_moment() {
+    let town = Town::empty().await;
+    for entry in registry::WORKERS {
+        // Stopped before it is connected, right after, and twice.
+        town.instance(entry.name).stop().await;
+        let instance = town.instance(entry.name);
+        brigade_tests::town::ready(&instance).await;
+        instance.drain();
+        instance.drain();
+        instance.stop().await;
+        let again = town.instance(entry.name);
+        brigade_tests::town::ready(&again).await;
+        assert!(again.health.violations().is_empty(), "{}", entry.name);
+        again.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_drain_under_load_redelivers_nothing() {
+    let mut town = Town::start().await;
+    town.run_all().await;
+    let work = workload::run(&town, "a", 40);
+    let drain = async {
+        for worker in WorkerName::ALL {
+            // One of the two, in the middle of the work.
+            let done = town.metrics.commands.with_label_values(&["201"]).get();
+            until("some more work", || async {
+                let now = town.metrics.commands.with_label_values(&["201"]).get();
+                (now > done || now >= 40).then_some(())
+            })
+            .await;
+            town.stop_one(worker).await;
+        }
+    };
+    tokio::join!(work, drain);
+    for worker in WorkerName::ALL {
+        let redelivered = town.metrics.redelivered.with_label_values(&[worker.as_str()]).get();
+        assert_eq!(redelivered, 0, "{worker}");
+    }
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn both_servers_may_die_and_come_back_under_load() {
+    let mut town = Town::empty_with_own_postgres().await;
+    town.run_all().await;
+    let load = workload::Load::start(&town, 6).await;
+    for _ in 0..2 {
+        load.until_done(load.done.load(Ordering::SeqCst) + 3).await;
+        town.nats.kill().await;
+        town.nats.restart().await.unwrap();
+        load.until_done(load.done.load(Ordering::SeqCst) + 3).await;
+        let postgres = town.postgres.as_mut().unwrap();
+        postgres.kill().await;
+        postgres.restart().await.unwrap();
+    }
+    load.until_done(load.done.load(Ordering::SeqCst) + 6).await;
+    load.stop().await;
+    town.until_relayed().await;
+    check::events_are_in_the_stream_in_order(&town).await;
+}
+
+#[tokio::test]
+async fn an_outage_of_postgres_makes_no_dead_letters() {
+    let mut town = Town::empty_with_own_postgres().await;
+    town.run_all().await;
+    let producer = town.producer().await;
+    town.postgres.as_mut().unwrap().stop().await;
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                let what = format!("order.o{n}.place");
+                producer.publish(&format!("k{n}"), &what, placed(&[("Soup", 500, 1)])).await
+            })
+        })
+        .collect();
+    // Far more tries than a message may fail.
+    let away = town.metrics.verdicts.with_label_values(&["command-handler", "away"]);
+    until("many tries", || async { (away.get() > 200).then_some(()) }).await;
+    let refused =
+        producer.send("cart.c1.open", json!({"kind": "menu", "owner": "a", "currency": "EUR"}));
+    assert_eq!(refused.await.status, 503);
+    assert_eq!(producer.view("cart.c1", None).await.code(), "unconfirmed");
+    town.postgres.as_mut().unwrap().restart().await.unwrap();
+    for outcome in waiting {
+        assert_eq!(outcome.await.unwrap()["status"], 201);
+    }
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn poison_becomes_a_whole_dead_letter_and_the_next_message_is_served() {
+    for worker in WorkerName::ALL {
+        let Some((_, subject)) = consumes(worker) else { continue };
+        let town = Town::start().await;
+        let letter = poison(&town, subject, b"\xff not JSON").await;
+        let producer = town.producer().await;
+        producer.team_cart("after", "ada", &[]).await;
+        let found =
+            until("the dead letter", || async { check::dead_letters(&town).await.pop() }).await;
+        assert_eq!(found.subject.as_str(), format!("dlq.{worker}.{subject}"));
+        assert_eq!(&found.payload[..], b"\xff not JSON");
+        let headers = found.headers.unwrap();
+        let header = |name: &str| headers.get(name).unwrap().as_str().to_owned();
+        assert_eq!(header("Origin-Subject"), subject);
+        assert_eq!(header("X-Mark"), "kept");
+        assert_eq!(header("Dead-Nats-Msg-Id"), letter);
+        assert_eq!(header("Dead-Deliveries"), "1");
+        town.until_idle().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_kills_its_process_each_time_harms_no_other() {
+    for worker in WorkerName::ALL {
+        let Some((_, subject)) = consumes(worker) else { continue };
+        let mut town = Town::empty().await;
+        for other in WorkerName::ALL.into_iter().filter(|other| *other != worker) {
+            town.run(other).await;
+        }
+        let producer = town.producer().await;
+        poison(&town, subject, format!("{{\"x\":\"{KILLS}\"}}").as_bytes()).await;
+        let others = tokio::spawn({
+            let producer = producer.clone();
+            async move {
+                for n in 0..5 {
+                    let what = format!("order.o{n}.place");
+                    producer.publish(&format!("k{n}"), &what, placed(&[("Tea", 300, 1)])).await;
+                }
+            }
+        });
+        // Whoever runs the fleet starts a process again when it dies; here it is this loop.
+        let mut deaths = 0;
+        let letter = loop {
+            let mut process = Process::start(&town, &[worker], None).await;
+            tokio::select! {
+                _ = process.ended() => deaths += 1,
+                letter = until("the dead letter", || async { check::dead_letters(&town).await.pop() }) => {
+                    break letter;
+                }
+            }
+            assert!(deaths < 12, "{worker} dies for ever");
+        };
+        assert!(letter.subject.ends_with(subject), "{}", letter.subject);
+        assert!(
+            deaths >= 5,
+            "a message may fail five times alone, and {worker} died {deaths} times"
+        );
+        town.run(worker).await;
+        others.await.unwrap();
+        town.until_idle().await;
+        assert_eq!(check::dead_letters(&town).await.len(), 1, "no other became one");
+        check::kv_equals_sql(&town).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_panics_is_tried_five_times_alone() {
+    for worker in WorkerName::ALL {
+        let Some((_, subject)) = consumes(worker) else { continue };
+        let town = Town::start().await;
+        poison(&town, subject, format!("{{\"x\":\"{PANICS}\"}}").as_bytes()).await;
+        let producer = town.producer().await;
+        producer.team_cart("beside", "ada", &["bob"]).await;
+        until("the dead letter", || async { check::dead_letters(&town).await.pop() }).await;
+        town.until_idle().await;
+        assert_eq!(check::dead_letters(&town).await.len(), 1);
+        check::kv_equals_sql(&town).await;
+    }
+}
+
+/// Puts a message into the stream that has this subject, as one who may. Returns its id.
+async fn poison(town: &Town, subject: &str, payload: &[u8]) -> String {
+    let user = if subject.starts_with("cmd.") { "t1-producer" } else { "outbox-relay" };
+    let js = async_nats::jetstream::new(town.connect(user).await);
+    let id = uuid::Uuid::now_v7().to_string();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Msg-Id", id.as_str());
+    headers.insert("X-Mark", "kept");
+    if !payload.starts_with(b"\xff") {
+        headers.insert("Command-Id", id.as_str());
+    }
+    let sent = js.publish_with_headers(subject.to_owned(), headers, payload.to_vec().into()).await;
+    sent.unwrap().await.unwrap();
+    id
+}
+
+#[test]
+fn the_signs_of_life_fit_the_shortest_ack_wait() {
+    let shortest = Topology::compiled_in()
+        .consumers
+        .values()
+        .flat_map(|consumers| consumers.values())
+        .map(|config| config["ack_wait"].as_u64().unwrap())
+        .min()
+        .unwrap();
+    assert_eq!(Duration::from_nanos(shortest), brigade::runtime::consume::ACK_WAIT);
+}
+
+#[tokio::test]
+async fn the_client_gets_one_outcome_through_either_door_whatever_dies() {
+    let mut town = Town::start().await;
+    let client = Client::new(town.connect("t1-producer").await, Duration::from_secs(25));
+    for (at, door) in [Door::Request, Door::Durable].into_iter().enumerate() {
+        let order = Address::new("t1", Aggregate::Order, &format!("o{at}")).unwrap();
+        let payload = placed(&[("Soup", 500, 1)]).to_string();
+        let body = Body::decode(Aggregate::Order, "place", payload.as_bytes()).unwrap();
+        let send = Send::new(order.clone(), body).through(door);
+        let armed = town.fail.arm("command-handler.after_commit");
+        let asked = client.send(&send);
+        let kill = async {
+            armed.reached().await;
+            town.take(WorkerName::CommandHandler).kill().await;
+            town.fail.disarm("command-handler.after_commit");
+            town.run(WorkerName::CommandHandler).await;
+        };
+        let (outcome, ()) = tokio::join!(asked, kill);
+        assert_eq!(outcome.unwrap().status, 201);
+        assert_eq!(client.view(&order).await.unwrap().version, 1);
+    }
+    town.finish().await;
+}
