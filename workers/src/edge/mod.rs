@@ -1,27 +1,36 @@
 //! edge: answers queries.
 //!
-//! Serves `q.<tenant>.outcome.<command_id>` as an endpoint of a NATS service, shared by all edges.
-//! Each query is a task of its own; outcomes are read from the inbox, one statement for all who
-//! wait ([`together`]).
+//! Serves `q.<tenant>.view.<aggregate>.<id>` and `q.<tenant>.outcome.<command_id>` as endpoints of
+//! one NATS service, shared by all edges. Each query is a task of its own. A view's version is
+//! confirmed with SQL ([`confirm`], one statement for all who wait: [`together`]); its content
+//! comes from memory or KV where that is exactly the confirmed version, else from SQL
+//! ([`content`]). Outcomes are read from the inbox.
 //!
-//! Guarantees: no answer is older than an outcome that was answered before the query was sent;
-//! while Postgres cannot be reached the answer is `503 unconfirmed` ([`database`]), not a guess. A
-//! drain answers every query that the server gave to this edge; those that wait are answered at
-//! once with what is there.
+//! Guarantees: no answer is older than an outcome that was answered before the query was sent,
+//! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
+//! cannot be reached the answer is `503 unconfirmed` ([`database`]), not a guess. A drain answers
+//! every query that the server gave to this edge; those that wait are answered at once with what
+//! is there.
 //!
 //! Writes nothing, and repairs nothing that it finds missing in KV: that is cache-verifier's.
 
+mod confirm;
+mod content;
 mod database;
 mod outcome;
 mod reply;
 mod service;
 mod together;
+mod view;
 mod wait;
 
 use std::{sync::Arc, time::Duration};
 
 use async_nats::Subscriber;
-use brigade_contracts::{key::Bucket, subject::QUERY_OUTCOME};
+use brigade_contracts::{
+    key::Bucket,
+    subject::{QUERY_OUTCOME, QUERY_VIEW},
+};
 use futures::{StreamExt, future::join_all};
 use tokio::{
     sync::Semaphore,
@@ -30,6 +39,8 @@ use tokio::{
 };
 
 use self::{
+    confirm::Confirm,
+    content::{Content, Read},
     database::Database,
     outcome::Inbox,
     reply::Reply,
@@ -41,6 +52,7 @@ use crate::{
     store::Kv,
 };
 
+const VIEW: &str = "view";
 const OUTCOME: &str = "outcome";
 /// Most queries in hand; more are refused as `busy`.
 const MAX_IN_HAND: usize = 10_000;
@@ -54,7 +66,10 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 /// What all queries share.
 struct Edge {
     cx: Context,
+    confirmer: Together<Confirm>,
+    reader: Together<Read>,
     inbox: Together<Inbox>,
+    content: Content,
     versions: Kv,
     in_hand: Arc<Semaphore>,
     waiting: Semaphore,
@@ -64,7 +79,7 @@ struct Edge {
 /// Where NATS cannot be used.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let id = cx.instance.rsplit('.').next().unwrap_or_default().to_owned();
-    let endpoints = [(OUTCOME, QUERY_OUTCOME)];
+    let endpoints = [(VIEW, QUERY_VIEW), (OUTCOME, QUERY_OUTCOME)];
     let about = "Views of aggregates and outcomes of commands, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
@@ -139,7 +154,10 @@ impl Edge {
     async fn open(cx: Context) -> anyhow::Result<Self> {
         let database = Arc::new(Database::new(cx.postgres.clone(), cx.health.clone()));
         Ok(Self {
+            confirmer: Together::new(&database, Confirm { metrics: cx.metrics.clone() }),
+            reader: Together::new(&database, Read),
             inbox: Together::new(&database, Inbox),
+            content: Content::open(&cx.nats).await?,
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
             waiting: Semaphore::new(MAX_WAITING),
@@ -148,7 +166,10 @@ impl Edge {
     }
 
     async fn answer(&self, endpoint: &Endpoint, query: &Delivery) {
-        let answered = self.outcome(query).await;
+        let answered = match endpoint.name {
+            VIEW => self.view(query).await,
+            _ => self.outcome(query).await,
+        };
         let reply = answered.unwrap_or_else(|error| error);
         self.send(endpoint, query, reply).await;
     }
