@@ -20,6 +20,8 @@ mod database;
 mod outcome;
 mod reply;
 mod service;
+#[cfg(test)]
+mod tests;
 mod together;
 mod view;
 mod wait;
