@@ -11,6 +11,7 @@ pub mod cart;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod command;
+pub mod etag;
 pub mod event;
 pub mod header;
 pub mod key;
@@ -18,6 +19,7 @@ pub mod money;
 pub mod order;
 pub mod outcome;
 pub mod permissions;
+pub mod query;
 pub mod refusal;
 pub mod subject;
 pub mod text;
@@ -28,6 +30,7 @@ pub mod worker;
 
 pub use aggregate::{Address, Aggregate, Part, PartVersions};
 pub use command::{Body, Command, Door};
+pub use etag::IfNoneMatch;
 pub use money::{Currency, Money, Quantity};
 pub use outcome::Outcome;
 pub use refusal::Refusal;

@@ -122,6 +122,8 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
         WorkerName::Edge => user
             .serves([QUERY_VIEW, QUERY_OUTCOME, "$SRV.>"])
+            // What wakes the queries that wait.
+            .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
             .reads(&[Bucket::Versions, Bucket::Views]),
     }
 }

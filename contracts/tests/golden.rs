@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use brigade_contracts::{Aggregate, Body, Outcome, cart, event, key, order};
+use brigade_contracts::{Aggregate, Body, Outcome, cart, event, key, order, query};
 use serde::{Serialize, de::DeserializeOwned};
 
 fn folder() -> PathBuf {
@@ -48,6 +48,7 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["part", "order", "payments"] => again::<order::Payments>(text),
         ["kv", "active_orders", "core"] => again::<order::ActiveCore>(text),
         ["kv", "active_orders", "payment"] => again::<order::ActivePayment>(text),
+        ["query", "error"] => again::<query::QueryError>(text),
         ["kv", "versions"] => again::<key::Versions>(text),
         _ => panic!("{name}: nothing says what this is"),
     }

@@ -1,7 +1,7 @@
 use brigade_contracts::{Part, Timestamp, WorkerName};
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// The metrics of a process. The texts are the help texts of `/metrics`.
@@ -20,12 +20,17 @@ pub struct Metrics {
     pub relay_batches: IntCounterVec,
     pub outbox_shards: IntGaugeVec,
     pub queries: IntCounterVec,
+    pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
     pub confirm_statements: IntCounter,
 }
 
 const VERDICTS: [&str; 4] = ["done", "retry", "away", "dead"];
+const QUERIES: &[(&str, &[&str])] = &[
+    ("view", &["200", "304", "400", "404", "503", "504"]),
+    ("outcome", &["200", "400", "404", "503"]),
+];
 
 impl Metrics {
     /// # Panics
@@ -54,6 +59,11 @@ impl Metrics {
             let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect("valid");
             registry.register(Box::new(gauges.clone())).expect("distinct");
             gauges
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("valid");
+            registry.register(Box::new(gauge.clone())).expect("distinct");
+            gauge
         };
         let metrics = Self {
             verdicts: counters(
@@ -120,6 +130,10 @@ impl Metrics {
                 "Queries by kind and status",
                 &["query", "status"],
             ),
+            queries_waiting: gauge(
+                "brigade_queries_waiting",
+                "Queries that wait for a version or an outcome",
+            ),
             stale_304: counter(
                 "brigade_stale_304_total",
                 "Answers 304 for a version below one that this edge had already seen; stays 0",
@@ -146,6 +160,11 @@ impl Metrics {
         }
         for from in ["memory", "kv", "sql"] {
             metrics.content_from.with_label_values(&[from]);
+        }
+        for (query, statuses) in QUERIES {
+            for status in *statuses {
+                metrics.queries.with_label_values(&[query, status]);
+            }
         }
         metrics
     }

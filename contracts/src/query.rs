@@ -1,0 +1,162 @@
+//! Queries: their headers and the shapes of their answers.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    IfNoneMatch, Money, Refusal,
+    header::{CONFIRM, IF_NONE_MATCH, MIN_VERSION, WAIT_MS, bad, number, once},
+};
+
+/// The longest that a query may wait, in milliseconds.
+pub const MAX_WAIT_MS: u64 = 30_000;
+
+/// The headers of `q.<tenant>.view.<aggregate>.<id>`, each at most once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViewHeaders {
+    pub if_none_match: Option<IfNoneMatch>,
+    pub min_version: Option<u64>,
+    /// How long to wait for `min_version`.
+    pub wait: Duration,
+    /// `Confirm: kv`: while Postgres is away, the counters in KV will do.
+    pub confirm_by_kv: bool,
+}
+
+impl ViewHeaders {
+    /// # Errors
+    /// `400 bad_header` for one that is repeated or malformed. Unknown headers are left alone.
+    pub fn parse<'a>(
+        headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    ) -> Result<Self, Refusal> {
+        let one = |name| once(headers.clone(), name);
+        let confirm_by_kv = match one(CONFIRM)? {
+            None => false,
+            Some("kv") => true,
+            Some(_) => return Err(bad(CONFIRM)),
+        };
+        Ok(Self {
+            if_none_match: one(IF_NONE_MATCH)?.map(IfNoneMatch::parse).transpose()?,
+            min_version: one(MIN_VERSION)?.map(|value| number(MIN_VERSION, value)).transpose()?,
+            wait: wait(headers)?,
+            confirm_by_kv,
+        })
+    }
+
+    /// Whether the asker already has this version.
+    #[must_use]
+    pub fn has(&self, version: u64) -> bool {
+        self.if_none_match.as_ref().is_some_and(|known| known.has(version))
+    }
+
+    /// Whether this version is late enough for the asker.
+    #[must_use]
+    pub fn reached(&self, version: u64) -> bool {
+        self.min_version.is_none_or(|min| version >= min)
+    }
+}
+
+/// `Wait-Ms`, the only header of `q.<tenant>.outcome.<command_id>`; none: not at all.
+///
+/// # Errors
+/// `400 bad_header` where it is repeated, malformed or above [`MAX_WAIT_MS`].
+pub fn wait<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Duration, Refusal> {
+    match once(headers, WAIT_MS)?.map(|value| number(WAIT_MS, value)).transpose()? {
+        Some(wait) if wait > MAX_WAIT_MS => Err(bad(WAIT_MS)),
+        wait => Ok(Duration::from_millis(wait.unwrap_or(0))),
+    }
+}
+
+/// The body of a view: its parts as they stand in KV, and what is computed where they meet.
+#[derive(Clone, Debug, Serialize)]
+pub struct View<'a> {
+    pub version: u64,
+    pub core: &'a RawValue,
+    /// Of carts and orders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payments: Option<&'a RawValue>,
+    /// Of carts and orders: what is left of the total after what is paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due: Option<Money>,
+}
+
+/// The body of an answer that is an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryError {
+    pub status: u16,
+    pub code: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    /// The present version, where it is not the one asked for.
+    pub version: Option<u64>,
+    pub retry_after_ms: Option<u64>,
+}
+
+impl From<Refusal> for QueryError {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { status, code, message, retry_after_ms } = refusal;
+        Self { status, code, message, version: None, retry_after_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(headers: &[(&str, &str)]) -> Result<ViewHeaders, Refusal> {
+        ViewHeaders::parse(headers.iter().copied())
+    }
+
+    #[test]
+    fn reads_each_header_once_whatever_its_case() {
+        let headers = [
+            ("if-none-match", "W/\"7\""),
+            ("MIN-VERSION", "8"),
+            ("Wait-Ms", "30000"),
+            ("confirm", "kv"),
+            ("X-Other", "left alone"),
+        ];
+        let expected = ViewHeaders {
+            if_none_match: Some(IfNoneMatch::Tags(vec!["7".to_owned()])),
+            min_version: Some(8),
+            wait: Duration::from_secs(30),
+            confirm_by_kv: true,
+        };
+        assert_eq!(parse(&headers).unwrap(), expected);
+        assert_eq!(parse(&[]).unwrap(), ViewHeaders::default());
+    }
+
+    #[test]
+    fn refuses_what_is_repeated_or_malformed() {
+        let bad: &[&[(&str, &str)]] = &[
+            &[("If-None-Match", "7")],
+            &[("If-None-Match", "\"7\""), ("if-none-match", "\"7\"")],
+            &[("Min-Version", "-1")],
+            &[("Min-Version", "")],
+            &[("Min-Version", "18446744073709551616")],
+            &[("Min-Version", "1"), ("Min-Version", "1")],
+            &[("Wait-Ms", "30001")],
+            &[("Wait-Ms", "1.5")],
+            &[("Wait-Ms", "1"), ("wait-ms", "1")],
+            &[("Confirm", "sql")],
+            &[("Confirm", "KV")],
+            &[("Confirm", "")],
+            &[("Confirm", "kv"), ("Confirm", "kv")],
+        ];
+        for headers in bad {
+            assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_an_aggregate_has_stands_in_its_view() {
+        let part = RawValue::from_string(r#"{"version":3}"#.to_owned()).unwrap();
+        let due = Some(Money::ZERO);
+        let cart = View { version: 3, core: &part, payments: Some(&part), due };
+        let table = View { payments: None, due: None, ..cart.clone() };
+        let written = |view: &View| serde_json::to_string(view).unwrap();
+        let both = r#"{"version":3,"core":{"version":3},"payments":{"version":3},"due":0}"#;
+        assert_eq!(written(&cart), both);
+        assert_eq!(written(&table), r#"{"version":3,"core":{"version":3}}"#);
+    }
+}

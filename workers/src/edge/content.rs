@@ -1,0 +1,202 @@
+//! The content of views: from memory, from KV or from SQL.
+//!
+//! Memory and KV serve a version only if it is exactly the confirmed one, and KV only what is
+//! byte for byte as this build writes it, so all three give the same bytes: one ETag names one
+//! body. What is late, lost or garbage costs a read of the next source, nothing else.
+
+use std::{collections::HashMap, sync::Arc};
+
+use brigade_contracts::{
+    Address, Aggregate, Money, Part, cart,
+    key::{self, Bucket},
+    order, query,
+};
+use bytes::Bytes;
+use moka::{ops::compute::Op, sync::Cache};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use sqlx::PgConnection;
+
+use super::{confirm::Versions, together::Question};
+use crate::{
+    domain::State,
+    runtime::Nats,
+    store::{Entry, Kv, states},
+};
+
+/// Bodies kept in memory, in bytes. A usual body has 1 to 2 KiB.
+const MEMORY: u64 = 64 * 1024 * 1024;
+/// What an entry takes besides its body: address, versions, the cache's own.
+const ENTRY: usize = 400;
+/// Aggregates whose highest version is remembered; about 150 bytes each.
+const REMEMBERED: u64 = 100_000;
+
+/// A view as it is answered.
+#[derive(Debug, PartialEq)]
+pub struct Body {
+    pub versions: Versions,
+    pub bytes: Bytes,
+}
+
+/// What memory and KV have.
+#[derive(Debug)]
+pub enum Found {
+    Exactly(Arc<Body>, &'static str),
+    /// A part of a later version: more was committed after the version was confirmed.
+    Later,
+    /// Nothing, something older, or garbage.
+    Nothing,
+}
+
+pub struct Content {
+    memory: Cache<Address, Arc<Body>>,
+    /// The highest version that was ever seen of an aggregate.
+    seen: Cache<Address, u64>,
+    views: Kv,
+}
+
+impl Content {
+    /// # Errors
+    /// Never in practice: see [`Kv::open`].
+    pub async fn open(nats: &Nats) -> anyhow::Result<Self> {
+        let weight = |_: &Address, body: &Arc<Body>| {
+            u32::try_from(body.bytes.len() + ENTRY).unwrap_or(u32::MAX)
+        };
+        Ok(Self {
+            memory: Cache::builder().max_capacity(MEMORY).weigher(weight).build(),
+            seen: Cache::new(REMEMBERED),
+            views: Kv::open(nats, Bucket::Views).await?,
+        })
+    }
+
+    /// The highest version of an aggregate that this edge has seen, 0 where it has seen none.
+    #[must_use]
+    pub fn seen(&self, address: &Address) -> u64 {
+        self.seen.get(address).unwrap_or(0)
+    }
+
+    /// A version that was committed, whoever says so.
+    pub fn see(&self, address: &Address, version: u64) {
+        if self.seen(address) < version {
+            self.seen.entry_by_ref(address).and_upsert_with(|known| {
+                known.map_or(version, |known| known.into_value().max(version))
+            });
+        }
+    }
+
+    /// Keeps a body, unless a later one is there.
+    pub fn keep(&self, address: &Address, body: &Arc<Body>) {
+        self.see(address, body.versions.version);
+        self.memory.entry_by_ref(address).and_compute_with(|known| match known {
+            Some(known) if known.value().versions.version > body.versions.version => Op::Nop,
+            _ => Op::Put(body.clone()),
+        });
+    }
+
+    /// Looks for the content of exactly these versions.
+    pub async fn find(&self, address: &Address, confirmed: &Versions) -> Found {
+        if let Some(body) = self.memory.get(address) {
+            if body.versions == *confirmed {
+                return Found::Exactly(body, "memory");
+            }
+            if body.versions.version > confirmed.version {
+                return Found::Later;
+            }
+        }
+        self.find_in_kv(address, confirmed).await
+    }
+
+    async fn find_in_kv(&self, address: &Address, confirmed: &Versions) -> Found {
+        let read = async |part| self.views.get(&key::view(address, part)).await.ok().flatten();
+        let (core, payments) = tokio::join!(read(Part::Core), read(Part::Payments));
+        let genuine = |part, entry: Option<Entry>| genuine(address.aggregate, part, &entry?.value);
+        let (core, payments) = (genuine(Part::Core, core), genuine(Part::Payments, payments));
+        let version = |piece: &Option<Genuine>| piece.as_ref().map_or(0, |piece| piece.version);
+        let found = [version(&core), version(&payments)];
+        let confirmed_parts = [confirmed.part(Part::Core), confirmed.part(Part::Payments)];
+        for version in found {
+            self.see(address, version);
+        }
+        if found.iter().zip(&confirmed_parts).any(|(found, confirmed)| found > confirmed) {
+            return Found::Later;
+        }
+        match (core, payments) {
+            (Some(core), Some(payments)) if found == confirmed_parts => {
+                let due = core.amount.less(payments.amount);
+                let body = Body::new(confirmed.clone(), &core.raw, &payments.raw, due);
+                let body = Arc::new(body);
+                self.keep(address, &body);
+                Found::Exactly(body, "kv")
+            }
+            _ => Found::Nothing,
+        }
+    }
+}
+
+/// A part from KV that is byte for byte as this build would write it. One of another build may
+/// lack a field or order them otherwise: the same version would have two bodies.
+struct Genuine {
+    version: u64,
+    /// The total, or what is paid.
+    amount: Money,
+    raw: Box<RawValue>,
+}
+
+fn genuine(aggregate: Aggregate, part: Part, value: &[u8]) -> Option<Genuine> {
+    match (aggregate, part) {
+        (Aggregate::Cart, Part::Core) => read(value, |p: &cart::Core| (p.version, p.total)),
+        (Aggregate::Cart, Part::Payments) => read(value, |p: &cart::Payments| (p.version, p.paid)),
+        (Aggregate::Order, Part::Core) => read(value, |p: &order::Core| (p.version, p.total)),
+        (Aggregate::Order, Part::Payments) => {
+            read(value, |p: &order::Payments| (p.version, p.paid))
+        }
+        (Aggregate::Payment | Aggregate::Table | Aggregate::User, _) => None,
+    }
+}
+
+fn read<P>(value: &[u8], of: impl Fn(&P) -> (u64, Money)) -> Option<Genuine>
+where
+    P: Serialize + DeserializeOwned,
+{
+    let part: P = serde_json::from_slice(value).ok()?;
+    let written = serde_json::to_string(&part).ok().filter(|text| text.as_bytes() == value)?;
+    let (version, amount) = of(&part);
+    Some(Genuine { version, amount, raw: RawValue::from_string(written).ok()? })
+}
+
+impl Body {
+    fn new(versions: Versions, core: &RawValue, payments: &RawValue, due: Money) -> Self {
+        let version = versions.version;
+        let view = query::View { version, core, payments: Some(payments), due: Some(due) };
+        // Parts that are JSON and numbers: serde_json has no error for them.
+        Self { versions, bytes: serde_json::to_vec(&view).unwrap_or_default().into() }
+    }
+
+    fn of(state: &State) -> Self {
+        let head = state.head();
+        let versions = Versions { version: head.version, parts: head.part_versions() };
+        // Never negative: a due is what is left, or nothing.
+        let due = Money::new(state.due()).unwrap_or_default();
+        Self::new(versions, &state.part(Part::Core), &state.part(Part::Payments), due)
+    }
+}
+
+/// Asks for version and parts together.
+pub struct Read;
+
+impl Question for Read {
+    type Key = Address;
+    type Row = Arc<Body>;
+    /// Rare: memory and KV have nearly everything.
+    const AT_ONCE: usize = 1;
+
+    async fn ask(
+        &self,
+        connection: &mut PgConnection,
+        addresses: &[Address],
+    ) -> sqlx::Result<HashMap<Address, Arc<Body>>> {
+        let states = states::read(connection, addresses).await?;
+        let body = |state: &State| (state.head().address.clone(), Arc::new(Body::of(state)));
+        Ok(states.iter().map(body).collect())
+    }
+}

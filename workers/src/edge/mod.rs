@@ -1,0 +1,196 @@
+//! edge: answers queries.
+//!
+//! Serves `q.<tenant>.view.<aggregate>.<id>` and `q.<tenant>.outcome.<command_id>` as endpoints of
+//! one NATS service, shared by all edges. Each query is a task of its own. A view's version is
+//! confirmed with SQL ([`confirm`], one statement for all who wait: [`together`]); its content
+//! comes from memory or KV where that is exactly the confirmed version, else from SQL
+//! ([`content`]). Outcomes are read from the inbox.
+//!
+//! Guarantees: no answer is older than an outcome that was answered before the query was sent,
+//! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
+//! cannot be reached the answer is `503 unconfirmed` ([`database`]), not a guess. A drain answers
+//! every query that the server gave to this edge; those that wait are answered at once with what
+//! is there.
+//!
+//! Writes nothing, and repairs nothing that it finds missing in KV: that is cache-verifier's.
+
+mod confirm;
+mod content;
+mod database;
+mod outcome;
+mod reply;
+mod service;
+#[cfg(test)]
+mod tests;
+mod together;
+mod view;
+mod wait;
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::Subscriber;
+use brigade_contracts::{
+    key::Bucket,
+    subject::{QUERY_OUTCOME, QUERY_VIEW},
+};
+use futures::{StreamExt, future::join_all};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+
+use self::{
+    confirm::Confirm,
+    content::{Content, Read},
+    database::Database,
+    outcome::Inbox,
+    reply::Reply,
+    service::{Endpoint, Service, stop_taking},
+    together::Together,
+};
+use crate::{
+    runtime::{Context, Delivery},
+    store::Kv,
+};
+
+const VIEW: &str = "view";
+const OUTCOME: &str = "outcome";
+/// Most queries in hand; more are refused as `busy`.
+const MAX_IN_HAND: usize = 10_000;
+/// Most queries that wait for something to happen: the others always have room.
+const MAX_WAITING: usize = 4_096;
+/// How often edge tells that it is well.
+const TICK: Duration = Duration::from_millis(500);
+/// A drain is over by then, below the 10 s that a process has. Every query takes less.
+const DRAIN_LIMIT: Duration = Duration::from_secs(8);
+
+/// What all queries share.
+struct Edge {
+    cx: Context,
+    confirmer: Together<Confirm>,
+    reader: Together<Read>,
+    inbox: Together<Inbox>,
+    content: Content,
+    versions: Kv,
+    in_hand: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+/// # Errors
+/// Where NATS cannot be used.
+pub async fn run(cx: Context) -> anyhow::Result<()> {
+    let id = cx.instance.rsplit('.').next().unwrap_or_default().to_owned();
+    let endpoints = [(VIEW, QUERY_VIEW), (OUTCOME, QUERY_OUTCOME)];
+    let about = "Views of aggregates and outcomes of commands, confirmed with SQL";
+    let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
+    let edge = Arc::new(Edge::open(cx.clone()).await?);
+    let listening = service.listen(cx.worker.as_str()).await?;
+    // Ready only when the server knows of it: another edge may be about to leave.
+    edge.round_trip().await;
+    let serving = listening.into_iter().map(|(endpoint, requests)| {
+        let edge = edge.clone();
+        async move { serve(&edge, &endpoint, requests).await }
+    });
+    let serving = join_all(serving);
+    let drained = async {
+        cx.drain.cancelled().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    let mut tick = interval(TICK);
+    tokio::pin!(serving, drained);
+    loop {
+        tokio::select! {
+            _ = &mut serving => return Ok(()),
+            () = &mut drained => anyhow::bail!("queries are left after {DRAIN_LIMIT:?}"),
+            // Stuck queries fill up all the room, and then edge is not well.
+            _ = tick.tick() => if edge.in_hand.available_permits() > 0 {
+                cx.health.moved();
+            },
+        }
+    }
+}
+
+/// Answers the queries of an endpoint until the drain, and then those that are on their way.
+async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscriber) {
+    let mut tasks = JoinSet::new();
+    let mut taking = true;
+    loop {
+        tokio::select! {
+            request = requests.next() => match request {
+                Some(request) => {
+                    let query = Delivery::request(request, 0);
+                    match edge.in_hand.clone().try_acquire_owned() {
+                        Ok(place) => {
+                            let (edge, endpoint) = (edge.clone(), endpoint.clone());
+                            tasks.spawn(async move {
+                                edge.answer(&endpoint, &query).await;
+                                drop(place);
+                            });
+                        }
+                        Err(_) => edge.send(endpoint, &query, Reply::busy()).await,
+                    }
+                }
+                None => break,
+            },
+            () = edge.cx.drain.cancelled(), if taking => {
+                taking = false;
+                stop_taking(&mut requests, edge.round_trip()).await;
+            }
+            Some(done) = tasks.join_next() => told(done),
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        told(done);
+    }
+}
+
+/// A query that panicked gets no answer; its sender asks again.
+fn told(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
+        tracing::error!(%error, "a query was not answered");
+    }
+}
+
+impl Edge {
+    async fn open(cx: Context) -> anyhow::Result<Self> {
+        let database = Arc::new(Database::new(cx.postgres.clone(), cx.health.clone()));
+        Ok(Self {
+            confirmer: Together::new(&database, Confirm { metrics: cx.metrics.clone() }),
+            reader: Together::new(&database, Read),
+            inbox: Together::new(&database, Inbox),
+            content: Content::open(&cx.nats).await?,
+            versions: Kv::open(&cx.nats, Bucket::Versions).await?,
+            in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
+            waiting: Semaphore::new(MAX_WAITING),
+            cx,
+        })
+    }
+
+    async fn answer(&self, endpoint: &Endpoint, query: &Delivery) {
+        let answered = match endpoint.name {
+            VIEW => self.view(query).await,
+            _ => self.outcome(query).await,
+        };
+        let reply = answered.unwrap_or_else(|error| error);
+        self.send(endpoint, query, reply).await;
+    }
+
+    async fn send(&self, endpoint: &Endpoint, query: &Delivery, reply: Reply) {
+        endpoint.count(query, &reply);
+        let labels = [endpoint.name, &reply.status.to_string()];
+        self.cx.metrics.queries.with_label_values(&labels).inc();
+        let Some(to) = query.reply().cloned() else { return };
+        let headers = reply.headers();
+        let sent = self.cx.nats.client.publish_with_headers(to, headers, reply.body).await;
+        if let Err(error) = sent {
+            tracing::warn!(%error, "an answer was not sent; its sender will ask again");
+        }
+    }
+
+    /// Anything that the server answers: by then it has done what it was told before.
+    async fn round_trip(&self) {
+        let limit = Duration::from_secs(1);
+        let _answered = timeout(limit, self.versions.get("drain")).await;
+    }
+}

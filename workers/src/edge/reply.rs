@@ -1,0 +1,89 @@
+//! Answers to queries, and the one place that turns them into headers.
+
+use std::borrow::Cow;
+
+use async_nats::{
+    HeaderMap,
+    service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE},
+};
+use brigade_contracts::{Outcome, Refusal, header, query::QueryError};
+use bytes::Bytes;
+
+/// An answer to a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    /// The code, of an error.
+    pub error: Option<Cow<'static, str>>,
+    pub version: Option<u64>,
+    /// The counters in KV confirmed it, not SQL.
+    pub by_kv: bool,
+    pub body: Bytes,
+}
+
+impl Reply {
+    #[must_use]
+    pub fn ok(body: Bytes) -> Self {
+        Self { status: 200, error: None, version: None, by_kv: false, body }
+    }
+
+    #[must_use]
+    pub fn not_modified(version: u64) -> Self {
+        Self { status: 304, version: Some(version), ..Self::ok(Bytes::new()) }
+    }
+
+    /// The version is not the one that was waited for; the body tells which it is.
+    #[must_use]
+    pub fn not_reached(present: u64) -> Self {
+        let message = "the version asked for is not reached; the present one stands in `version`";
+        let refusal = Refusal::new(504, "version_not_reached", message);
+        Self::error(QueryError { version: Some(present), ..refusal.into() })
+    }
+
+    #[must_use]
+    pub fn unconfirmed() -> Self {
+        let message = "Postgres does not answer, so nothing is certain; ask again";
+        let refusal = Refusal::new(503, "unconfirmed", message);
+        Refusal { retry_after_ms: Some(200), ..refusal }.into()
+    }
+
+    #[must_use]
+    pub fn busy() -> Self {
+        let refusal = Refusal::new(503, "busy", "too many queries are waiting");
+        Refusal { retry_after_ms: Some(500), ..refusal }.into()
+    }
+
+    #[must_use]
+    pub fn bad_subject(expected: &'static str) -> Self {
+        Refusal::new(400, "bad_subject", expected).into()
+    }
+
+    fn error(error: QueryError) -> Self {
+        let body = serde_json::to_vec(&error).unwrap_or_default();
+        Self { status: error.status, error: Some(error.code), ..Self::ok(body.into()) }
+    }
+
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let status = self.status.to_string();
+        headers.insert(header::STATUS, status.as_str());
+        if let Some(version) = self.version {
+            headers.insert(header::ETAG, Outcome::etag_of(version).as_str());
+        }
+        if self.by_kv {
+            headers.insert(header::CONFIRMED_BY, "kv");
+        }
+        if let Some(code) = &self.error {
+            headers.insert(NATS_SERVICE_ERROR_CODE, status.as_str());
+            headers.insert(NATS_SERVICE_ERROR, code.as_ref());
+        }
+        headers
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Self::error(refusal.into())
+    }
+}
