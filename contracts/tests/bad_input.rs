@@ -93,7 +93,8 @@ fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
     let large = vec![b' '; 65_537];
     let long_id = format!("req.t1.cart.{}.join", "x".repeat(65));
     let header = "x".repeat(4096);
-    let cases: [(&str, &[(&str, &str)], &[u8], u16, &str); 10] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
+    let cases: [Case<'_>; 10] = [
         ("req.t1.cart.c1.join", &[], join, 400, "missing_command_id"),
         ("req.t1.cart.c1", &[id], join, 400, "bad_subject"),
         ("req.t!.cart.c1.join", &[id], join, 400, "bad_subject"),

@@ -34,11 +34,7 @@ use brigade_contracts::{
     subject::{QUERY_OUTCOME, QUERY_VIEW},
 };
 use futures::{StreamExt, future::join_all};
-use tokio::{
-    sync::Semaphore,
-    task::JoinSet,
-    time::{interval, timeout},
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::interval};
 
 use self::{
     confirm::Confirm,
@@ -46,11 +42,11 @@ use self::{
     database::Database,
     outcome::Inbox,
     reply::Reply,
-    service::{Endpoint, Service, stop_taking},
+    service::{Endpoint, Service},
     together::Together,
 };
 use crate::{
-    runtime::{Context, Delivery},
+    runtime::{Context, Delivery, requests::stop_taking},
     store::Kv,
 };
 
@@ -87,7 +83,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
-    edge.round_trip().await;
+    edge.cx.nats.round_trip().await;
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
         async move { serve(&edge, &endpoint, requests).await }
@@ -135,7 +131,7 @@ async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscri
             },
             () = edge.cx.drain.cancelled(), if taking => {
                 taking = false;
-                stop_taking(&mut requests, edge.round_trip()).await;
+                stop_taking(&mut requests, edge.cx.nats.round_trip()).await;
             }
             Some(done) = tasks.join_next() => told(done),
         }
@@ -186,11 +182,5 @@ impl Edge {
         if let Err(error) = sent {
             tracing::warn!(%error, "an answer was not sent; its sender will ask again");
         }
-    }
-
-    /// Anything that the server answers: by then it has done what it was told before.
-    async fn round_trip(&self) {
-        let limit = Duration::from_secs(1);
-        let _answered = timeout(limit, self.versions.get("drain")).await;
     }
 }

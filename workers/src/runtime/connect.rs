@@ -4,7 +4,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::{ConnectOptions, Event, ServerAddr, ServerError, jetstream};
-use brigade_contracts::permissions::inbox_prefix;
+use brigade_contracts::{key::Bucket, permissions::inbox_prefix};
 use percent_encoding::percent_decode_str;
 use sqlx::{
     PgPool,
@@ -83,6 +83,18 @@ impl Nats {
     #[must_use]
     pub fn connections(&self) -> u64 {
         *self.connections.borrow()
+    }
+
+    /// Anything that the server answers: by then it has done what it was told before, such as to
+    /// begin or to end a subscription. Given up after a second.
+    pub async fn round_trip(&self) {
+        let asked = async {
+            // What every worker may read.
+            let stream = self.jetstream.get_stream_no_info(Bucket::Attempts.stream()).await.ok()?;
+            let subject = Bucket::Attempts.subject("round.trip");
+            stream.get_last_raw_message_by_subject(&subject).await.ok()
+        };
+        let _answered = tokio::time::timeout(Duration::from_secs(1), asked).await;
     }
 
     /// Waits for the next connection. What was under way on the one before, such as an open

@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod requests;
 pub mod verdict;
 
 use std::sync::Arc;

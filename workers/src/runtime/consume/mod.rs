@@ -17,7 +17,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
@@ -104,9 +104,11 @@ pub async fn consume<H: Handler>(
     handler: H,
 ) -> anyhow::Result<()> {
     let (sender, mut received) = mpsc::channel(MAX_BATCH);
+    let opened = Arc::new(Semaphore::new(0));
     let mut receivers = Vec::new();
     for (number, source) in sources.iter().copied().enumerate() {
-        let task = tokio::spawn(receive::receive(cx.clone(), source, number, sender.clone()));
+        let receive = receive::receive(cx.clone(), source, number, sender.clone(), opened.clone());
+        let task = tokio::spawn(receive);
         receivers.push(AbortOnDropHandle::new(task));
     }
     drop(sender);
@@ -116,6 +118,8 @@ pub async fn consume<H: Handler>(
     let mut at_work: Option<AtWork> = None;
     let mut tasks = JoinSet::new();
     let mut open = true;
+    let mut ready = false;
+    let all = u32::try_from(sources.len())?;
     let mut drain_until = None;
     let redelivered = cx.metrics.redelivered.with_label_values(&[cx.worker.as_str()]);
     let gauge = cx.metrics.waiting.with_label_values(&[cx.worker.as_str()]);
@@ -153,11 +157,15 @@ pub async fn consume<H: Handler>(
                     Left::Away(deliveries) => queues.keep(deliveries),
                     Left::Panicked(deliveries) => queues.separate(deliveries),
                 }
+            }
+            _ = opened.acquire_many(all), if !ready => {
+                ready = true;
                 cx.health.moved();
             }
             _ = heartbeat.tick() => {
                 keep_alive(cx, &queues, at_work.as_ref()).await;
-                if at_work.as_ref().is_none_or(|work| work.since.elapsed() < DRAIN_LIMIT) {
+                let moves = at_work.as_ref().is_none_or(|work| work.since.elapsed() < DRAIN_LIMIT);
+                if ready && moves {
                     cx.health.moved();
                 }
                 if cx.drain.is_cancelled() {

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{MAX_BATCH, MAX_IN_HAND, Source};
-use crate::runtime::{Context, Delivery};
+use crate::runtime::{Context, Delivery, requests::stop_taking};
 
 /// How long one pull stays open. A drain waits for it, so that nothing that the server has
 /// already sent is lost and delivered again.
@@ -23,19 +23,44 @@ const PULL_EXPIRES: Duration = Duration::from_secs(1);
 type Sender = mpsc::Sender<Delivery>;
 
 /// Receives until the drain; the messages carry the number of their source.
-pub(super) async fn receive(cx: Context, source: Source, number: usize, sender: Sender) {
+/// A permit of `opened` says that the source is open.
+pub(super) async fn receive(
+    cx: Context,
+    source: Source,
+    number: usize,
+    sender: Sender,
+    opened: Arc<Semaphore>,
+) {
     match source {
-        Source::Stream(stream) => pull_from(&cx, stream, number, &sender).await,
-        Source::Requests(subject) => listen_to(&cx, subject, number, &sender).await,
+        Source::Stream(stream) => pull_from(&cx, stream, number, &sender, &opened).await,
+        Source::Requests(subject) => listen_to(&cx, subject, number, &sender, &opened).await,
     }
 }
 
 /// Pulls from the worker's durable consumer until the drain.
-async fn pull_from(cx: &Context, stream: &'static str, number: usize, sender: &Sender) {
+async fn pull_from(
+    cx: &Context,
+    stream: &'static str,
+    number: usize,
+    sender: &Sender,
+    opened: &Semaphore,
+) {
     let permits = Arc::new(Semaphore::new(MAX_IN_HAND));
     let mut consumer = None;
+    let mut told = false;
     while !cx.drain.is_cancelled() {
-        if let Err(error) = pull_once(cx, stream, number, sender, &permits, &mut consumer).await {
+        let pulled = async {
+            let consumer = match &mut consumer {
+                Some(consumer) => consumer,
+                None => consumer.insert(durable(cx, stream).await?),
+            };
+            if !told {
+                told = true;
+                opened.add_permits(1);
+            }
+            pull_once(cx, number, sender, &permits, consumer).await
+        };
+        if let Err(error) = pulled.await {
             // The stream or the consumer may be gone, or the server: look again from the start.
             cx.health.away("stream", &format!("{stream}: {error:#}"));
             consumer = None;
@@ -48,16 +73,11 @@ async fn pull_from(cx: &Context, stream: &'static str, number: usize, sender: &S
 
 async fn pull_once(
     cx: &Context,
-    stream: &str,
     number: usize,
     sender: &Sender,
     permits: &Arc<Semaphore>,
-    consumer: &mut Option<PullConsumer>,
+    consumer: &PullConsumer,
 ) -> anyhow::Result<()> {
-    let consumer = match consumer {
-        Some(consumer) => consumer,
-        None => consumer.insert(durable(cx, stream).await?),
-    };
     // Waits for room first: what is pulled without room would use up its time.
     let first = tokio::select! {
         permit = permits.clone().acquire_owned() => permit?,
@@ -99,7 +119,13 @@ async fn durable(cx: &Context, stream: &str) -> anyhow::Result<PullConsumer> {
 }
 
 /// Listens to requests until the drain, then takes those that were already on their way.
-async fn listen_to(cx: &Context, subject: &'static str, number: usize, sender: &Sender) {
+async fn listen_to(
+    cx: &Context,
+    subject: &'static str,
+    number: usize,
+    sender: &Sender,
+    opened: &Semaphore,
+) {
     let group = cx.worker.to_string();
     let mut requests = match cx.nats.client.queue_subscribe(subject, group).await {
         Ok(requests) => requests,
@@ -107,6 +133,10 @@ async fn listen_to(cx: &Context, subject: &'static str, number: usize, sender: &
         Err(error) => return cx.health.away("requests", &error.to_string()),
     };
     cx.health.back("requests");
+    // Ready only when the server knows of it: another instance may be about to leave.
+    cx.nats.round_trip().await;
+    opened.add_permits(1);
+    let mut taking = true;
     loop {
         tokio::select! {
             request = requests.next() => match request {
@@ -117,13 +147,9 @@ async fn listen_to(cx: &Context, subject: &'static str, number: usize, sender: &
                 }
                 None => return,
             },
-            () = cx.drain.cancelled() => break,
-        }
-    }
-    if requests.drain().await.is_ok() {
-        while let Some(request) = requests.next().await {
-            if sender.send(Delivery::request(request, number)).await.is_err() {
-                return;
+            () = cx.drain.cancelled(), if taking => {
+                taking = false;
+                stop_taking(&mut requests, cx.nats.round_trip()).await;
             }
         }
     }
