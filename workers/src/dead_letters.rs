@@ -63,6 +63,12 @@ impl DeadLetters {
         Ok(Self { js, postgres, created, last })
     }
 
+    /// When the stream was made: its letters count from 1.
+    #[must_use]
+    pub fn created(&self) -> time::OffsetDateTime {
+        self.created
+    }
+
     /// The letters that a filter names, oldest first.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! Acceptance tests, named after the rows of SCENARIOS they prove, on real servers.
 
+mod bad_input;
 mod commands;
 mod conformance;
 mod crashes;
+mod dead_letters;
 mod orders;
 mod reads;
 
