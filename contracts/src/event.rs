@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Aggregate, Part};
+use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, header, subject};
 
 /// A kind of event: its bare name, what it touches, and whether its aggregate ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,4 +89,93 @@ pub struct After {
     pub core: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payments: Option<Box<RawValue>>,
+}
+
+/// Everything about an event but its payload: what its message says in subject and headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Unique to the event, in the usual text form of a UUID.
+    pub event_id: String,
+    /// 0, or n for the n-th repetition that repair asked for.
+    pub again: u32,
+    pub address: Address,
+    /// The bare name: [`Kind::name`].
+    pub name: Token,
+    /// Of the aggregate, after the event.
+    pub version: u64,
+    pub at: Timestamp,
+    pub command_id: Token,
+    pub traceparent: Option<String>,
+}
+
+impl Envelope {
+    #[must_use]
+    pub fn subject(&self) -> String {
+        subject::event(&self.address, &self.name)
+    }
+
+    /// CloudEvents in binary mode, and what consumers of ours look at.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let Address { tenant, aggregate, id } = &self.address;
+        let message_id = match self.again {
+            0 => self.event_id.clone(),
+            n => format!("{}.{n}", self.event_id),
+        };
+        [
+            (header::CE_SPECVERSION, "1.0".to_owned()),
+            (header::CE_TYPE, format!("brigade.{aggregate}.{}", self.name)),
+            (header::CE_SOURCE, format!("/brigade/{tenant}")),
+            (header::CE_SUBJECT, id.to_string()),
+            (header::CE_TIME, self.at.to_string()),
+            (header::CE_ID, self.event_id.clone()),
+            (header::MSG_ID, message_id),
+            (header::AGGREGATE_VERSION, self.version.to_string()),
+            (header::SCHEMA_VERSION, SCHEMA_VERSION.to_string()),
+            (header::COMMAND_ID, self.command_id.to_string()),
+        ]
+        .into_iter()
+        .chain(self.traceparent.clone().map(|trace| (header::TRACEPARENT, trace)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_reads_as_the_contract_says() {
+        let token = |text| Token::new(text).unwrap();
+        let envelope = Envelope {
+            event_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            again: 0,
+            address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
+            name: token("item_added"),
+            version: 7,
+            at: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
+            command_id: token("k1"),
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        };
+        assert_eq!(envelope.subject(), "evt.t1.cart.c1.item_added");
+        let text = |envelope: &Envelope| {
+            envelope.headers().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>()
+        };
+        let golden = "\
+ce-specversion: 1.0
+ce-type: brigade.cart.item_added
+ce-source: /brigade/t1
+ce-subject: c1
+ce-time: 2026-01-02T03:04:05.678Z
+ce-id: 01890a5d-ac96-774b-bcce-b302099a8057
+Nats-Msg-Id: 01890a5d-ac96-774b-bcce-b302099a8057
+Aggregate-Version: 7
+Schema-Version: 1
+Command-Id: k1
+traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+";
+        assert_eq!(text(&envelope), golden);
+        let again = text(&Envelope { again: 2, traceparent: None, ..envelope });
+        assert!(again.contains("\nce-id: 01890a5d-ac96-774b-bcce-b302099a8057\n"));
+        assert!(again.contains("\nNats-Msg-Id: 01890a5d-ac96-774b-bcce-b302099a8057.2\n"));
+        assert!(!again.contains("traceparent"));
+    }
 }

@@ -22,6 +22,22 @@ pub const WAIT_MS: &str = "Wait-Ms";
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 pub const SCHEMA_VERSION: &str = "Schema-Version";
 
+/// CloudEvents 1.0, binary mode.
+pub const CE_ID: &str = "ce-id";
+pub const CE_TYPE: &str = "ce-type";
+pub const CE_SOURCE: &str = "ce-source";
+pub const CE_SUBJECT: &str = "ce-subject";
+pub const CE_TIME: &str = "ce-time";
+pub const CE_SPECVERSION: &str = "ce-specversion";
+
+/// JetStream's own: what it recognises a repeated message by.
+pub const MSG_ID: &str = "Nats-Msg-Id";
+/// JetStream's own: the atomic batch that a message belongs to, and its place in it from 1.
+pub const BATCH_ID: &str = "Nats-Batch-Id";
+pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+/// JetStream's own: `1` on the last message of an atomic batch, which stores all of it.
+pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
 /// The headers of a command, each at most once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandHeaders {

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use crate::{
     Part, Token, WorkerName,
     key::Bucket,
-    subject::{OUTBOX_WAKE, QUERY_OUTCOME, QUERY_VIEW, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
+    subject::{
+        OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_OUTCOME, QUERY_VIEW, REQUESTS,
+        SECRET_VERBS_ON_DURABLE_DOOR,
+    },
 };
 
 /// Verbs that only workers and operators may send; tenants' credentials are denied them.
@@ -115,7 +118,9 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
             .publish([Bucket::ActiveOrders.subject("*.*.core")])
             .publish([OUTBOX_WAKE, "outcome.>"]),
-        WorkerName::OutboxRelay => user.publish(["evt.>"]).subscribe([OUTBOX_WAKE]),
+        WorkerName::OutboxRelay => {
+            user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
+        }
         WorkerName::PaymentProjector => user
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])

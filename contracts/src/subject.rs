@@ -10,6 +10,7 @@
 //! live.<bucket>.<key>                       republished KV writes
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
 //! outbox.wake                               "there is work in these shards" (core)
+//! outbox.relays                             "shards change hands" (core)
 //! ```
 
 use crate::{Address, Aggregate, Door, Token, WorkerName};
@@ -22,6 +23,8 @@ pub const SECRET_VERBS_ON_DURABLE_DOOR: [&str; 3] =
     ["cmd.*.user.*.register", "cmd.*.user.*.login", "cmd.*.user.*.refresh"];
 /// Wakes the relays after a commit; the payload is a decimal bit mask of the shards.
 pub const OUTBOX_WAKE: &str = "outbox.wake";
+/// From relay to relay: one has come, gives shards back or goes. No payload.
+pub const OUTBOX_RELAYS: &str = "outbox.relays";
 /// Queries of views: `q.<tenant>.view.<aggregate>.<id>`.
 pub const QUERY_VIEW: &str = "q.*.view.*.*";
 /// Queries of outcomes: `q.<tenant>.outcome.<command_id>`.

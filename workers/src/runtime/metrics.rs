@@ -18,6 +18,7 @@ pub struct Metrics {
     pub shown_again: IntCounter,
     pub relayed: IntCounter,
     pub relay_batches: IntCounterVec,
+    pub relay_lag_seconds: HistogramVec,
     pub outbox_shards: IntGaugeVec,
     pub queries: IntCounterVec,
     pub queries_waiting: IntGauge,
@@ -120,6 +121,12 @@ impl Metrics {
                  after a lost acknowledgement",
                 &["how"],
             ),
+            relay_lag_seconds: seconds(
+                "brigade_relay_lag_seconds",
+                "Time from the change (database clock) to its event acknowledged by JetStream, \
+                 of the oldest event of each batch",
+                &[],
+            ),
             outbox_shards: gauges(
                 "brigade_relay_shards",
                 "Shards of the outbox that this relay holds",
@@ -158,6 +165,9 @@ impl Metrics {
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
         }
+        for how in ["atomic", "single", "one_by_one"] {
+            metrics.relay_batches.with_label_values(&[how]);
+        }
         for from in ["memory", "kv", "sql"] {
             metrics.content_from.with_label_values(&[from]);
         }
@@ -170,11 +180,15 @@ impl Metrics {
     }
 
     /// A part that was changed at `at` (database clock) stands in KV now.
-    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
     pub fn visible(&self, part: Part, at: Timestamp) {
-        let now = Timestamp::from(time::OffsetDateTime::now_utc());
-        let seconds = at.millis_until(now) as f64 / 1000.0;
-        self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds);
+        self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds_since(at));
+    }
+
+    /// A batch of events, the oldest of them of a change at `at`, stands in JetStream now.
+    pub fn relayed(&self, how: &str, events: usize, at: Timestamp) {
+        self.relayed.inc_by(events as u64);
+        self.relay_batches.with_label_values(&[how]).inc();
+        self.relay_lag_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
     }
 
     /// The Prometheus text format.
@@ -186,6 +200,11 @@ impl Metrics {
         }
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
+fn seconds_since(at: Timestamp) -> f64 {
+    at.millis_until(Timestamp::from(time::OffsetDateTime::now_utc())) as f64 / 1000.0
 }
 
 impl Default for Metrics {

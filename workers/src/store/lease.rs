@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
-/// What one instance does alone for a while: a shard, a duty. It only saves work: whatever is
-/// done under a lease stays right when two hold it for a moment.
+/// What one instance does alone for a while: a duty. It only saves work: whatever is done under
+/// a lease stays right when two hold it for a moment.
 pub struct Lease;
 
 /// How long a lease lasts without renewal. With a renewal every [`RENEW`] the work of a
@@ -40,6 +40,67 @@ impl Lease {
         sqlx::query!("delete from brigade.leases where holder = $1", holder)
             .execute(postgres)
             .await?;
+        Ok(())
+    }
+}
+
+/// Work cut into equal shares that the live members of a group divide among themselves, each
+/// holding at most its fair part. A lease like any other: it only saves work.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// The first part of the leases' names: `<group>.member.<member>`, `<group>.share.<n>`.
+    pub group: &'static str,
+    pub count: u8,
+}
+
+/// What a round of [`Shares::take`] came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub shares: Vec<i16>,
+    /// Some were given up in favour of others, who do not know yet.
+    pub released: bool,
+}
+
+impl Shares {
+    /// One round, in one statement, every [`RENEW`]: says that `member` is alive, gives up what
+    /// is above its fair part, takes what is free or was held by the dead.
+    ///
+    /// # Errors
+    /// Those of Postgres.
+    pub async fn take(self, postgres: &PgPool, member: &str) -> sqlx::Result<Held> {
+        loop {
+            let round = sqlx::query_file!(
+                "src/store/shares.sql",
+                self.group,
+                member,
+                LASTS.as_secs_f64(),
+                i64::from(self.count),
+            )
+            .fetch_one(postgres)
+            .await?;
+            // The first round ever only makes the rows; a statement does not see its own.
+            if round.made == 0 {
+                return Ok(Held { shares: round.held, released: round.released > 0 });
+            }
+        }
+    }
+
+    /// Gives back all shares of a member that leaves, so that others have them at once.
+    ///
+    /// # Errors
+    /// Those of Postgres.
+    pub async fn give_back(self, postgres: &PgPool, member: &str) -> sqlx::Result<()> {
+        sqlx::query!(
+            "with gone as (
+                 delete from brigade.leases where name = $1 || '.member.' || $2
+             )
+             update brigade.leases set holder = ''
+             where holder = $2 and starts_with(name, $1 || '.share.')",
+            self.group,
+            member,
+        )
+        .execute(postgres)
+        .await?;
         Ok(())
     }
 }
