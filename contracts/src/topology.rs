@@ -28,6 +28,20 @@ impl Topology {
         toml::from_str(TOML).expect("nats/topology.toml is checked by a test")
     }
 
+    /// The same on a cluster: every stream with so many replicas. `persist_mode: async` is for one
+    /// server only; in a cluster the other replicas make up for what a crash takes.
+    #[must_use]
+    pub fn with_replicas(replicas: u8) -> Self {
+        let mut topology = Self::compiled_in();
+        if replicas > 1 {
+            for stream in topology.streams.values_mut() {
+                stream.insert("num_replicas".to_owned(), replicas.into());
+                stream.remove("persist_mode");
+            }
+        }
+        topology
+    }
+
     /// The request body that creates a stream.
     #[must_use]
     pub fn stream(&self, name: &str) -> Option<Value> {

@@ -110,7 +110,7 @@ impl Town {
             workers: Mutex::default(),
             dir,
         };
-        let report = provision::run(&town.nats_url("operator")).await.expect("provisioned");
+        let report = provision::run(&town.nats_url("operator"), 1).await.expect("provisioned");
         assert!(report.drift.is_empty(), "{:?}", report.drift);
         town
     }
@@ -125,6 +125,7 @@ impl Town {
         Servers {
             nats_url: self.nats_url(worker.as_str()),
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
+            replicas: 1,
         }
     }
 

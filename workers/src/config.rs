@@ -22,6 +22,7 @@ Environment:
   BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served (default: a free
                                    port of 127.0.0.1, which is logged)
+  BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
   BRIGADE_LOG_FORMAT               text (default) or json
 Servers of a local stack (up, demo):
@@ -38,6 +39,8 @@ pub struct RunConfig {
     own_database_urls: HashMap<WorkerName, String>,
     /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
     pub http: SocketAddr,
+    /// `BRIGADE_REPLICAS` of each stream, else 1.
+    pub replicas: u8,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -54,6 +57,7 @@ impl RunConfig {
                 })
                 .collect()
         };
+        let replicas = text("BRIGADE_REPLICAS").unwrap_or_else(|| "1".to_owned());
         let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
         Ok(Self {
             nats_url: text("BRIGADE_NATS_URL"),
@@ -61,6 +65,9 @@ impl RunConfig {
             own_nats_urls: own("BRIGADE_NATS_URL"),
             own_database_urls: own("BRIGADE_DATABASE_URL"),
             http: http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?,
+            replicas: replicas
+                .parse()
+                .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -75,6 +82,7 @@ impl RunConfig {
         let postgres = self.own_database_urls.get(&worker).or(self.database_url.as_ref());
         Ok(Servers {
             nats_url: nats.with_context(|| missing("BRIGADE_NATS_URL"))?.clone(),
+            replicas: self.replicas,
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
         })
     }

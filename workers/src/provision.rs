@@ -43,16 +43,16 @@ impl fmt::Display for Drift {
     }
 }
 
-/// Applies the topology; may be repeated at any time.
+/// Applies the topology, each stream with so many replicas; may be repeated at any time.
 ///
 /// # Errors
 /// Where the server cannot be reached or refuses. Drift is no error here.
-pub async fn run(url: &str) -> Result<Report> {
+pub async fn run(url: &str, replicas: u8) -> Result<Report> {
     let (options, address) = as_user_of(url)?;
     let client =
         options.name("provision").connect(address).await.context("cannot connect to NATS")?;
     let js = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client);
-    let topology = Topology::compiled_in();
+    let topology = Topology::with_replicas(replicas);
     let mut report = Report::default();
     for name in topology.streams.keys() {
         stream(&js, &topology, name, &mut report)

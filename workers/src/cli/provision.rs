@@ -7,7 +7,7 @@ use crate::{config::RunConfig, provision};
 /// Exit status 1 where something differs that only an operator may change.
 pub async fn run() -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
-    let report = provision::run(config.nats_url()?).await?;
+    let report = provision::run(config.nats_url()?, config.replicas).await?;
     for name in &report.created {
         eprintln!("created {name}");
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use brigade_contracts::WorkerName;
+use brigade_contracts::{WorkerName, topology::Topology};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
@@ -15,6 +15,8 @@ use crate::registry;
 pub struct Servers {
     pub nats_url: String,
     pub postgres_url: String,
+    /// Of each stream: 1, or 3 on a cluster.
+    pub replicas: u8,
 }
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -100,6 +102,7 @@ async fn run(
         metrics: metrics.clone(),
         drain: drain.clone(),
         fail: fail.clone(),
+        topology: Arc::new(Topology::with_replicas(servers.replicas)),
     };
     let entry = registry::find(worker);
     health.back("worker");

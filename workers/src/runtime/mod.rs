@@ -24,7 +24,7 @@ pub mod verdict;
 
 use std::sync::Arc;
 
-use brigade_contracts::WorkerName;
+use brigade_contracts::{WorkerName, topology::Topology};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -50,4 +50,6 @@ pub struct Context {
     /// Cancelled when the worker has to drain.
     pub drain: CancellationToken,
     pub fail: FailPoints,
+    /// Streams and consumers as they are declared for these servers.
+    pub topology: Arc<Topology>,
 }

@@ -54,7 +54,7 @@ impl LocalStack {
         let password =
             |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
         migrate::run(&stack.superuser_url(), password).await?;
-        provision::run(&stack.nats_url("operator")).await?;
+        provision::run(&stack.nats_url("operator"), 1).await?;
         Ok(stack)
     }
 
@@ -78,6 +78,7 @@ impl LocalStack {
         Servers {
             nats_url: self.nats_url(user),
             postgres_url: self.postgres.url(user, password, DATABASE),
+            replicas: 1,
         }
     }
 

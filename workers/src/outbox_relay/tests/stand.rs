@@ -66,7 +66,7 @@ impl Stand {
             .max_connections(8)
             .connect_lazy(&postgres.superuser_url("postgres"))?;
         migrate::run(&postgres.superuser_url("postgres"), |_| Some(NAME.to_owned())).await?;
-        provision::run(&format!("nats://test:test@127.0.0.1:{}", nats.port())).await?;
+        provision::run(&format!("nats://test:test@127.0.0.1:{}", nats.port()), 1).await?;
         let client =
             async_nats::ConnectOptions::with_user_and_password("test".into(), "test".into())
                 .reconnect_delay_callback(|_| Duration::from_millis(10))
@@ -84,6 +84,7 @@ impl Stand {
         Servers {
             nats_url: format!("nats://{NAME}:{NAME}@127.0.0.1:{}", self.nats.port()),
             postgres_url: self.postgres.url(NAME, NAME, "postgres"),
+            replicas: 1,
         }
     }
 
@@ -105,6 +106,7 @@ impl Stand {
             metrics: self.metrics.clone(),
             drain: Default::default(),
             fail: FailPoints::default(),
+            topology: Arc::new(brigade_contracts::topology::Topology::compiled_in()),
         })
     }
 

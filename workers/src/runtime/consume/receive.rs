@@ -6,7 +6,6 @@ use async_nats::jetstream::{
     consumer::{PullConsumer, pull},
     response::Response,
 };
-use brigade_contracts::topology::Topology;
 use futures::StreamExt;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -108,7 +107,7 @@ async fn durable(cx: &Context, stream: &str) -> anyhow::Result<PullConsumer> {
     if let Ok(consumer) = handle.get_consumer::<pull::Config>(durable).await {
         return Ok(consumer);
     }
-    let config = Topology::compiled_in().consumer(stream, durable);
+    let config = cx.topology.consumer(stream, durable);
     let request = serde_json::json!({ "stream_name": stream, "config": config });
     let created: Response<serde_json::Value> =
         js.request(format!("CONSUMER.CREATE.{stream}.{durable}"), &request).await?;
