@@ -26,10 +26,10 @@ impl Promises {
     /// Prints the table; true if every promise held.
     #[must_use]
     pub fn tell(&self) -> bool {
-        say("\nPromises                                                          tested   broken");
+        say(format!("\n  {:<70} {:>6}   {:>6}", "Promises", "tested", "broken"));
         for row in &self.rows {
             let Promise { text, tests, broken } = row;
-            say(format!("  {} {text:<62} {tests:>6}   {broken:>6}", mark(*broken == 0)));
+            say(format!("  {} {text:<68} {tests:>6}   {broken:>6}", mark(*broken == 0)));
         }
         !self.rows.is_empty() && self.rows.iter().all(|row| row.broken == 0)
     }

@@ -185,7 +185,7 @@ async fn many_races(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
     say(format!(
         "\n  5. The same {RACES} times more, while the relay and the projector are paused and killed in turn."
     ));
-    let (mut naive_stale, mut slowest) = (0, Duration::ZERO);
+    let (mut naive_stale, mut stale, mut slowest) = (0, 0, Duration::ZERO);
     let faults = [Fault::None, Fault::RelayPaused, Fault::None, Fault::ProjectorPaused];
     let mut last = None;
     for round in 0..RACES {
@@ -198,15 +198,16 @@ async fn many_races(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
         let race = race(stage, promises, &cart).await?;
         fault.mend(stage).await?;
         naive_stale += u32::from(race.naive_is_stale);
+        stale += u32::from(race.seen.status != 200 || !bob_pays(&race.seen));
         slowest = slowest.max(race.polled_in);
         last = Some(cart);
     }
     if let Some(cart) = last {
         catch_up(stage, promises, &cart).await?;
     }
-    say(format!("       naive read model: {naive_stale} of {RACES} polls stale"));
+    say(format!("       naive read model          {naive_stale:>8}  of {RACES} polls stale"));
     say(format!(
-        "       brigade:          0 expected; see below. Slowest poll {}",
+        "       brigade                   {stale:>8}  of {RACES}; slowest poll {}",
         millis(slowest)
     ));
     Ok(())
