@@ -29,12 +29,15 @@ type PostgresUrl = Box<dyn Fn(&str, &str) -> String + Send + Sync>;
 /// The servers of one test, and what runs on them.
 pub struct Town {
     pub nats: NatsServer,
+    /// The other nodes of a cluster; none on a single server.
+    pub others: Vec<NatsServer>,
     /// Only of a town whose Postgres may be killed.
     pub postgres: Option<Postgres>,
     /// The superuser, for looking and for tampering.
     pub sql: PgPool,
     pub fail: FailPoints,
     pub metrics: Arc<Metrics>,
+    replicas: u8,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -47,6 +50,12 @@ pub const TENANTS: [&str; 2] = ["t1", "t2"];
 impl Town {
     /// Servers and nothing else.
     pub async fn empty() -> Self {
+        let (url, superuser_url) = Self::database().await;
+        Self::on(None, superuser_url, url).await
+    }
+
+    /// A database of its own in the shared Postgres.
+    async fn database() -> (PostgresUrl, String) {
         let port = shared().port;
         let database = format!("t_{}", uuid::Uuid::now_v7().simple());
         shared::copy_template(&shared().superuser_url, &database).await;
@@ -55,7 +64,7 @@ impl Town {
         let url = move |user: &str, password: &str| {
             format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}")
         };
-        Self::on(None, superuser_url, Box::new(url)).await
+        (Box::new(url), superuser_url)
     }
 
     /// Servers and nothing else, with a Postgres that the test may kill.
@@ -83,10 +92,26 @@ impl Town {
         town
     }
 
+    /// Servers and nothing else, with a cluster of three nats-servers, streams with three
+    /// replicas.
+    pub async fn empty_on_a_cluster() -> Self {
+        let (url, superuser_url) = Self::database().await;
+        Self::with(None, superuser_url, url, 3).await
+    }
+
     async fn on(
         postgres: Option<Postgres>,
         superuser_url: String,
         postgres_url: PostgresUrl,
+    ) -> Self {
+        Self::with(postgres, superuser_url, postgres_url, 1).await
+    }
+
+    async fn with(
+        postgres: Option<Postgres>,
+        superuser_url: String,
+        postgres_url: PostgresUrl,
+        nodes: u8,
     ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let tenants = TENANTS.map(|tenant| Token::new(tenant).expect("a token"));
@@ -96,11 +121,21 @@ impl Town {
         let authorization =
             permissions::authorization(users.iter().map(|u| (u, passwords[&u.name].as_str())));
         let binary = &shared().binaries.nats_server;
-        let nats =
-            NatsServer::start(binary, dir.path(), 0, &authorization).await.expect("NATS starts");
+        let mut servers = Vec::new();
+        let routes: Vec<_> = (0..nodes).map(|_| free_port()).collect();
+        for node in 0..nodes {
+            let cluster = if nodes > 1 { cluster(&routes, node) } else { String::new() };
+            let path = dir.path().join(format!("nats-{node}"));
+            let configuration = format!("{authorization}{cluster}");
+            let server = NatsServer::start(binary, &path, 0, &configuration).await;
+            servers.push(server.expect("NATS starts"));
+        }
+        let nats = servers.remove(0);
         let sql = PgPoolOptions::new().max_connections(4).connect_lazy(&superuser_url);
         let town = Self {
             nats,
+            others: servers,
+            replicas: nodes,
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -110,14 +145,22 @@ impl Town {
             workers: Mutex::default(),
             dir,
         };
-        let report = provision::run(&town.nats_url("operator"), 1).await.expect("provisioned");
+        // A cluster first has to elect who leads it.
+        let report = until("the streams to be made", || async {
+            provision::run(&town.nats_url("operator"), nodes).await.ok()
+        })
+        .await;
         assert!(report.drift.is_empty(), "{:?}", report.drift);
         town
     }
 
     #[must_use]
     pub fn nats_url(&self, user: &str) -> String {
-        format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], self.nats.port())
+        let url = |server: &NatsServer| {
+            format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], server.port())
+        };
+        let nodes = std::iter::once(&self.nats).chain(&self.others);
+        nodes.map(url).collect::<Vec<_>>().join(",")
     }
 
     #[must_use]
@@ -125,7 +168,7 @@ impl Town {
         Servers {
             nats_url: self.nats_url(worker.as_str()),
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
-            replicas: 1,
+            replicas: self.replicas,
         }
     }
 
@@ -243,4 +286,20 @@ impl Town {
 pub async fn ready(instance: &Instance) {
     until(&format!("{} to be ready", instance.worker), || async { instance.health.ready().ok() })
         .await;
+}
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// The configuration of a node of a cluster.
+fn cluster(routes: &[u16], node: u8) -> String {
+    let own = routes[usize::from(node)];
+    let all: Vec<_> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    format!(
+        "cluster {{ name: brigade, listen: \"127.0.0.1:{own}\", routes: [{}] }}\n",
+        all.join(", ")
+    )
 }

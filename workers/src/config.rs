@@ -15,7 +15,7 @@ use crate::runtime::fleet::Servers;
 /// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
 pub const VARIABLES: &str = "\
 Environment:
-  BRIGADE_NATS_URL                 nats://user:password@host:port
+  BRIGADE_NATS_URL                 nats://user:password@host:port, of a cluster several with commas
   BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
                                    (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR, EDGE)
   BRIGADE_DATABASE_URL             postgres://user:password@host:port/database

@@ -2,6 +2,10 @@
 
 use std::collections::HashMap;
 
+use brigade::{
+    command_handler::housekeeping,
+    runtime::{Health, Nats},
+};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Town, check, producer::item, until};
 use serde_json::{Value, json};
@@ -224,5 +228,56 @@ async fn what_nobody_acknowledged_is_shown_by_itself() {
         (shown["version"] == 2).then_some(())
     })
     .await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn outcomes_older_than_30_days_are_forgotten_and_younger_ones_kept() {
+    let mut town = Town::empty().await;
+    sqlx::raw_sql(
+        "insert into brigade.command_inbox
+             (tenant, command_id, subject, payload_hash, outcome, decided_at)
+         select 't1', 'k' || n, 'req.t1.cart.c1.join', '', '{}',
+                now() - make_interval(days => case when n <= 2500 then 31 else 29 end)
+         from generate_series(1, 2600) n",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    town.run(WorkerName::CommandHandler).await;
+    until("old outcomes to go", || async {
+        let left: i64 = sqlx::query_scalar("select count(*) from brigade.command_inbox")
+            .fetch_one(&town.sql)
+            .await
+            .ok()?;
+        assert!(left >= 100);
+        (left == 100).then_some(())
+    })
+    .await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_decided_leaves_the_stream_and_what_is_not_stays() {
+    let mut town = Town::empty().await;
+    town.run(WorkerName::CommandHandler).await;
+    let producer = town.producer().await;
+    let open = json!({"kind": "menu", "owner": "ada", "currency": "EUR"});
+    for n in 0..5 {
+        producer.publish(&format!("k{n}"), &format!("cart.c{n}.open"), open.clone()).await;
+    }
+    town.take(WorkerName::CommandHandler).stop().await;
+    producer.store("k5", "cart.c5.open", &open.to_string()).await;
+    let health = Health::new(WorkerName::CommandHandler);
+    let nats =
+        Nats::connect(&town.nats_url("command-handler"), &health, &town.metrics).await.unwrap();
+    housekeeping::purge(&nats, Some).await.unwrap();
+    let js = async_nats::jetstream::new(town.connect("operator").await);
+    let state = js.get_stream("COMMANDS").await.unwrap().cached_info().state.clone();
+    assert_eq!((state.messages, state.first_sequence), (1, 6));
+    assert!(health.violations().is_empty());
+    town.run_all().await;
+    let outcome = producer.request("q.t1.outcome.k5", &[("Wait-Ms", "20000")], b"").await;
+    assert_eq!(outcome.unwrap().body()["status"], 201);
     town.finish().await;
 }

@@ -1,6 +1,7 @@
 //! Acceptance tests, named after the rows of SCENARIOS they prove, on real servers.
 
 mod bad_input;
+mod cluster;
 mod commands;
 mod conformance;
 mod crashes;

@@ -9,11 +9,12 @@ use std::{
 
 use anyhow::Context as _;
 use async_nats::jetstream::response::Response;
+use brigade_contracts::WorkerName;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    runtime::Context,
+    runtime::{Context, Nats},
     store::{Lease, lease},
 };
 
@@ -44,7 +45,8 @@ pub async fn keep(cx: Context) {
             continue;
         }
         next = Instant::now() + EVERY;
-        if let Err(error) = purge(&cx, &mut decided).await {
+        let purged = purge(&cx.nats, |floor| decided.note(Instant::now(), floor)).await;
+        if let Err(error) = purged {
             tracing::warn!(worker = %cx.worker, error = format!("{error:#}"), "cannot purge {STREAM}");
         }
         if let Err(error) = forget_outcomes(&cx, OUTCOME_DAYS).await {
@@ -71,20 +73,24 @@ impl Decided {
     }
 }
 
-/// Purges what was decided an hour ago. Everything up to the acknowledged floor is decided or dead.
-async fn purge(cx: &Context, decided: &mut Decided) -> anyhow::Result<()> {
-    let subject = format!("CONSUMER.INFO.{STREAM}.{}", cx.worker);
-    let info = ask(cx, subject, json!({})).await?;
+/// Purges the stream up to where `choose` says, given the acknowledged floor: everything up to that
+/// is decided or dead.
+///
+/// # Errors
+/// Where the stream cannot be asked or purged.
+pub async fn purge(nats: &Nats, choose: impl FnOnce(u64) -> Option<u64>) -> anyhow::Result<()> {
+    let subject = format!("CONSUMER.INFO.{STREAM}.{}", WorkerName::CommandHandler);
+    let info = ask(nats, subject, json!({})).await?;
     let floor = info["ack_floor"]["stream_seq"].as_u64().context("no floor")?;
-    if let Some(floor) = decided.note(Instant::now(), floor) {
+    if let Some(floor) = choose(floor) {
         // The request names the first sequence that stays.
-        ask(cx, format!("STREAM.PURGE.{STREAM}"), json!({ "seq": floor + 1 })).await?;
+        ask(nats, format!("STREAM.PURGE.{STREAM}"), json!({ "seq": floor + 1 })).await?;
     }
     Ok(())
 }
 
-async fn ask(cx: &Context, subject: String, request: Value) -> anyhow::Result<Value> {
-    match cx.nats.jetstream.request(subject, &request).await? {
+async fn ask(nats: &Nats, subject: String, request: Value) -> anyhow::Result<Value> {
+    match nats.jetstream.request(subject, &request).await? {
         Response::Ok(value) => Ok(value),
         Response::Err { error } => Err(error.into()),
     }

@@ -12,7 +12,7 @@
 
 mod carts;
 mod columns;
-mod housekeeping;
+pub mod housekeeping;
 mod notes;
 mod orders;
 mod show;

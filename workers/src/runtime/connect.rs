@@ -109,20 +109,23 @@ impl Nats {
     }
 }
 
-/// Options for the user of a NATS URL, with the only inbox prefix that it may listen to. The
-/// client itself does not read the user from the URL.
+/// Options for the user of a NATS URL, with the only inbox prefix that it may listen to, and the
+/// servers. Of a cluster the URL names several, separated by commas; the first one names the user.
+/// The client itself does not read the user from the URL.
 ///
 /// # Errors
 /// A URL that cannot be read or has no user.
-pub fn as_user_of(url: &str) -> anyhow::Result<(ConnectOptions, ServerAddr)> {
-    let address = ServerAddr::from_str(url).context("the NATS URL cannot be read")?;
+pub fn as_user_of(url: &str) -> anyhow::Result<(ConnectOptions, Vec<ServerAddr>)> {
+    let servers = url.split(',').map(|url| ServerAddr::from_str(url.trim()));
+    let servers = servers.collect::<Result<Vec<_>, _>>().context("the NATS URL cannot be read")?;
+    let address = servers.first().context("the NATS URL names no server")?;
     let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from);
     let user = decoded(address.username().context("the NATS URL names no user")?)?;
     let password = decoded(address.password().unwrap_or_default())?;
     let options = ConnectOptions::new()
         .custom_inbox_prefix(inbox_prefix(&user))
         .user_and_password(user, password);
-    Ok((options, address))
+    Ok((options, servers))
 }
 
 /// A pool for one worker, which connects on first use. The time-outs bound how long a stopped
