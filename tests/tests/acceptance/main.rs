@@ -7,6 +7,7 @@ mod conformance;
 mod crashes;
 mod dead_letters;
 mod orders;
+mod permissions;
 mod reads;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.

@@ -1,0 +1,136 @@
+//! Who may do what is a fact of the servers, not of good manners.
+
+use std::sync::Arc;
+
+use brigade::runtime::{Health, Metrics, Nats};
+use brigade_contracts::WorkerName;
+use brigade_tests::{Producer, Town, until};
+use serde_json::json;
+
+/// Whether the server takes a publish of this user: a refusal comes as a violation, and what is
+/// taken is known to be so when a later round trip is answered.
+async fn may_publish(town: &Town, user: &str, subject: &str) -> bool {
+    let health = Health::new(WorkerName::Edge);
+    let metrics = Arc::new(Metrics::new());
+    let nats = Nats::connect(&town.nats_url(user), &health, &metrics).await.unwrap();
+    nats.client.publish(subject.to_owned(), "{}".into()).await.unwrap();
+    // The server answers in order: by the second violation the first publish was judged too.
+    nats.client.publish("nobody.may.publish.this", "".into()).await.unwrap();
+    until("the server to judge", || async {
+        let violations = health.violations();
+        violations.iter().any(|v| v.contains("nobody.may.publish.this")).then_some(())
+    })
+    .await;
+    let counted = metrics.violations.with_label_values(&["edge"]).get();
+    assert_eq!(counted, health.violations().len() as u64);
+    assert!(health.ready().unwrap_err().starts_with("permission violation"));
+    counted == 1
+}
+
+#[tokio::test]
+async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
+    let town = Town::empty().await;
+    let owners: &[(&str, &[&str])] = &[
+        ("$KV.versions.t1.cart.c1", &["command-handler"]),
+        ("$KV.views.t1.cart.c1.core", &["command-handler"]),
+        ("$KV.views.t1.cart.c1.payments", &["payment-projector"]),
+        ("$KV.active_orders.t1.o1.core", &["command-handler"]),
+        ("$KV.active_orders.t1.o1.payment", &["payment-projector"]),
+        ("$KV.attempts.command-handler.COMMANDS.1", &["command-handler"]),
+        ("evt.t1.cart.c1.opened", &["outbox-relay"]),
+        ("outcome.t1.k1", &["command-handler"]),
+        ("outbox.wake", &["command-handler"]),
+        ("dlq.edge.x", &["edge"]),
+        ("cmd.t1.cart.c1.open", &["operator", "t1-producer"]),
+        ("req.t2.cart.c1.open", &["operator", "t2-producer"]),
+        ("req.t1.cart.c1.rebuild_cache", &["operator"]),
+        ("cmd.t1.cart.c1.expire_lock", &["operator"]),
+        ("$JS.API.STREAM.PURGE.COMMANDS", &["command-handler", "operator"]),
+        ("$JS.API.STREAM.DELETE.EVENTS", &["operator"]),
+        (
+            "$JS.API.STREAM.MSG.GET.KV_views",
+            &["command-handler", "edge", "operator", "payment-projector"],
+        ),
+        ("q.t1.view.cart.c1", &["operator", "t1-producer", "t1-watcher"]),
+    ];
+    let mut users: Vec<_> = ["operator", "t1-producer", "t1-watcher", "t2-producer"].to_vec();
+    users.extend(["command-handler", "edge", "outbox-relay", "payment-projector"]);
+    for (subject, owners) in owners {
+        for user in &users {
+            let may = may_publish(&town, user, subject).await;
+            assert_eq!(may, owners.contains(user), "{user} on {subject}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_hears_nothing_of_another_replies_included() {
+    let town = Town::start().await;
+    for subject in [
+        "live.*.t1.>",
+        "live.>",
+        "outcome.t1.>",
+        "req.>",
+        "evt.>",
+        "_INBOX.>",
+        "_INBOX.t1-producer.>",
+    ] {
+        let health = Health::new(WorkerName::Edge);
+        let metrics = Arc::new(Metrics::new());
+        let nats = Nats::connect(&town.nats_url("t2-producer"), &health, &metrics).await.unwrap();
+        let _nothing = nats.client.subscribe(subject).await.unwrap();
+        until(&format!("{subject} to be refused"), || async {
+            (health.violations().len() == 1).then_some(())
+        })
+        .await;
+    }
+    // And its own commands cannot reach into the other's tenant.
+    let stranger = Producer::new(town.connect("t2-producer").await, "t1");
+    let open = json!({"kind": "menu", "owner": "eve", "currency": "EUR"}).to_string();
+    let refused = stranger.client.request("req.t1.cart.c1.open", open.into());
+    let refused = tokio::time::timeout(std::time::Duration::from_millis(200), refused).await;
+    assert!(refused.is_err() || refused.is_ok_and(|answer| answer.is_err()));
+    let carts: i64 = sqlx::query_scalar("select count(*) from brigade.carts")
+        .fetch_one(&town.sql)
+        .await
+        .unwrap();
+    assert_eq!(carts, 0);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
+    let town = Town::empty().await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select table_name::text from information_schema.tables where table_schema = 'brigade'",
+    )
+    .fetch_all(&town.sql)
+    .await
+    .unwrap();
+    for worker in WorkerName::ALL {
+        for table in &tables {
+            for privilege in ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"] {
+                let has: bool = sqlx::query_scalar("select has_table_privilege($1, $2, $3)")
+                    .bind(worker.as_str())
+                    .bind(format!("brigade.{table}"))
+                    .bind(privilege)
+                    .fetch_one(&town.sql)
+                    .await
+                    .unwrap();
+                let granted =
+                    brigade_contracts::permissions::grants(worker).iter().any(|(object, p)| {
+                        *object == format!("TABLE {table}") && p.contains(privilege)
+                    });
+                assert_eq!(has, granted, "{worker}: {privilege} on {table}");
+            }
+        }
+    }
+    // Only one worker changes what the domain says.
+    for table in ["carts", "orders", "events", "command_inbox"] {
+        for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler) {
+            let grants = brigade_contracts::permissions::grants(worker);
+            let of_table = grants.iter().find(|(object, _)| *object == format!("TABLE {table}"));
+            assert!(of_table.is_none_or(|(_, p)| *p == "SELECT"), "{worker} on {table}");
+        }
+    }
+}
