@@ -27,6 +27,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long one request waits for its answer before it is repeated.
 const ONE_TRY: Duration = Duration::from_secs(3);
 
+/// Aggregates that are remembered; what is forgotten is only read in full again.
+const MAX_KNOWN: usize = 10_000;
+
 /// Why there is no outcome or view. The command may have been decided all the same: repeat it under
 /// the same Command-Id.
 #[derive(Debug, thiserror::Error)]
@@ -278,6 +281,11 @@ impl Client {
 
     fn learn(&self, address: &Address, version: u64, view: Option<View>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN && !known.contains_key(address) {
+            // Whole views are only kept to save work, and versions of what was touched long ago say
+            // nothing that the servers do not: they confirm every read.
+            known.clear();
+        }
         let known = known.entry(address.clone()).or_default();
         known.version = known.version.max(version);
         let newer = |view: &View| known.view.as_ref().is_none_or(|old| old.version < view.version);

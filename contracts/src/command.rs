@@ -42,6 +42,7 @@ pub struct Command {
     pub command_id: Token,
     /// The subject without the door: `<tenant>.<aggregate>.<id>.<verb>`, as it came.
     pub target: String,
+    /// SHA-256; of a verb that carries a secret all zeros, since hashes are stored.
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
@@ -87,7 +88,11 @@ impl Command {
             door: raw.door,
             command_id,
             target: format!("{tenant}.{}.{}.{}", raw.aggregate, raw.id, raw.verb),
-            payload_hash: Sha256::digest(payload).into(),
+            payload_hash: if subject::carries_secret(&raw) {
+                [0; 32]
+            } else {
+                Sha256::digest(payload).into()
+            },
             actor,
             traceparent,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),

@@ -25,8 +25,6 @@ pub struct NatsUser {
     pub publish: Vec<String>,
     pub publish_deny: Vec<String>,
     pub subscribe: Vec<String>,
-    /// May answer requests on whatever reply subject they carry.
-    pub responds: bool,
 }
 
 impl NatsUser {
@@ -36,7 +34,6 @@ impl NatsUser {
             publish: Vec::new(),
             publish_deny: Vec::new(),
             subscribe: Vec::new(),
-            responds: false,
         }
     }
 
@@ -66,10 +63,10 @@ impl NatsUser {
         ])
     }
 
-    /// Answers requests and shows itself to the services API.
-    fn serves<S: Into<String>>(mut self, subjects: impl IntoIterator<Item = S>) -> Self {
-        self.responds = true;
-        self.subscribe(subjects)
+    /// Answers requests, in inboxes only. Not by `allow_responses`: the reply subject is the
+    /// sender's choice, and would let anybody publish with this user's name wherever they like.
+    fn serves<S: Into<String>>(self, subjects: impl IntoIterator<Item = S>) -> Self {
+        self.subscribe(subjects).publish(["_INBOX.>"])
     }
 
     /// The inbox prefix that this user, and nobody else, may listen to.
@@ -83,16 +80,10 @@ impl NatsUser {
     pub fn permissions(&self) -> Value {
         let inbox = format!("{}.>", self.inbox_prefix());
         let subscribe: Vec<_> = self.subscribe.iter().chain([&inbox]).collect();
-        let mut permissions = json!({
+        json!({
             "publish": { "allow": self.publish, "deny": self.publish_deny },
             "subscribe": { "allow": subscribe },
-        });
-        if self.responds {
-            // Two: a service that sends an error after a partial answer; a minute: longer
-            // than any request waits.
-            permissions["allow_responses"] = json!({ "max": 2, "expires": "1m" });
-        }
-        permissions
+        })
     }
 }
 

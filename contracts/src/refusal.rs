@@ -31,7 +31,9 @@ impl Refusal {
     /// apart by their text only; the tests of `command` hold these prefixes.
     #[must_use]
     pub fn from_json(error: &serde_json::Error) -> Self {
-        let text = error.to_string();
+        // It may quote what came in, and goes into outcomes, logs and headers.
+        let shown = |c: char| if c.is_control() && c != MARK { ' ' } else { c };
+        let text: String = error.to_string().chars().map(shown).take(500).collect();
         if let Some(refusal) = text.strip_prefix(MARK).and_then(Self::unmark) {
             return refusal;
         }
@@ -41,7 +43,7 @@ impl Refusal {
             () if text.starts_with("missing field") => "missing_field",
             () => "malformed",
         };
-        Self::new(400, code, text)
+        Self::new(400, code, text.replace(MARK, " "))
     }
 
     fn unmark(text: &str) -> Option<Self> {

@@ -46,6 +46,12 @@ pub struct RawCommandSubject<'a> {
     pub verb: &'a str,
 }
 
+/// Whether the payload holds a password or a token.
+#[must_use]
+pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
+    raw.aggregate == "user" && ["register", "login", "refresh"].contains(&raw.verb)
+}
+
 /// Splits a command's subject; `None` where the door or the number of tokens is off.
 #[must_use]
 pub fn parse_command(subject: &str) -> Option<RawCommandSubject<'_>> {

@@ -14,8 +14,11 @@ impl Timestamp {
     /// `400 malformed` for anything that is not RFC 3339.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         OffsetDateTime::parse(text, &Rfc3339)
+            .ok()
+            // The last hours of year 9999 have no UTC that can be written.
+            .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
             .map(Self::from)
-            .map_err(|_| Refusal::new(400, "malformed", "expected a time as RFC 3339"))
+            .ok_or_else(|| Refusal::new(400, "malformed", "expected a time as RFC 3339"))
     }
 
     #[must_use]
@@ -32,7 +35,7 @@ impl Timestamp {
 
 impl From<OffsetDateTime> for Timestamp {
     fn from(at: OffsetDateTime) -> Self {
-        let at = at.to_offset(time::UtcOffset::UTC);
+        let at = at.checked_to_offset(time::UtcOffset::UTC).unwrap_or(at);
         // Truncating a nanosecond to its millisecond cannot leave the valid range.
         Self(at.replace_millisecond(at.millisecond()).unwrap_or(at))
     }
@@ -76,5 +79,7 @@ mod tests {
         assert_eq!(Timestamp::parse(&at.to_string()).unwrap(), at);
         assert_eq!(Timestamp::parse("9999-12-31T23:59:59Z").unwrap().to_string().len(), 24);
         assert!(Timestamp::parse("tomorrow").is_err());
+        assert!(Timestamp::parse("9999-12-31T23:59:59-01:00").is_err());
+        assert!(Timestamp::parse("0000-01-01T00:00:00+01:00").is_err());
     }
 }

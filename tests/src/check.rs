@@ -43,10 +43,12 @@ async fn versions_have_no_gap(town: &Town) {
          group by tenant, aggregate, id
          having min(version) <> 1 or max(version) <> count(*)
          union all
-         select format('%s.cart.%s', c.tenant, c.id) from brigade.carts c
-         where c.version is distinct from (
+         select format('%s.%s.%s', s.tenant, s.kind, s.id)
+         from (select tenant, 'cart' as kind, id, version from brigade.carts
+               union all select tenant, 'order', id, version from brigade.orders) s
+         where s.version is distinct from (
              select max(version) from brigade.events e
-             where (e.tenant, e.aggregate, e.id) = (c.tenant, 'cart', c.id))",
+             where (e.tenant, e.aggregate, e.id) = (s.tenant, s.kind, s.id))",
     )
     .fetch_all(&town.sql)
     .await

@@ -128,14 +128,13 @@ impl DeadLetters {
         if !letter.subject.starts_with("cmd.") {
             bail!("{} is neither a command nor an event: it cannot be replayed", letter.subject);
         }
-        // Claimed, then sent, then noted as sent. Interrupted in between it is sent again, which
-        // its Command-Id bears.
-        tx.commit().await?;
+        // Sent while the claim is locked: a second operator waits for it and then sees it done. If
+        // this one dies before the commit the letter is as it was, and sending it once more is
+        // what its Command-Id bears.
         let headers = original_headers(&letter.headers);
         let sent =
             self.js.publish_with_headers(letter.subject.clone(), headers, letter.payload.clone());
         sent.await?.await.context("the stream did not take it")?;
-        let mut tx = self.postgres.begin().await?;
         self.done(&mut tx, letter).await?;
         Ok(tx.commit().await?)
     }

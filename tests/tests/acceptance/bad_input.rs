@@ -182,6 +182,25 @@ fn cases() -> Vec<Bad> {
             "2020-01-01T00:00:00Z",
         ),
         with(
+            bad("a deadline beyond UTC", "cart.c1.join", join(), 400, "bad_header"),
+            "Deadline",
+            "9999-12-31T23:59:59-01:00",
+        ),
+        bad(
+            "a NUL in a field's name",
+            "cart.c1.join",
+            "{\"user\":\"bob\",\"\\u0000x\":1}",
+            400,
+            "unknown_field",
+        ),
+        bad(
+            "a NUL in a kind",
+            "cart.c9.open",
+            "{\"kind\":\"\\u0000\",\"owner\":\"a\",\"currency\":\"EUR\"}",
+            400,
+            "malformed",
+        ),
+        with(
             bad("a malformed deadline", "cart.c1.join", join(), 400, "bad_header"),
             "Deadline",
             "tomorrow",
@@ -252,6 +271,9 @@ async fn bad_commands_through_either_door_are_answered_as_the_contract_says() {
             case.name
         );
         refused_shape(case, &reply.body());
+        // And once more, from the inbox: the same bytes.
+        let again = producer.request(&subject, &headers, &case.payload).await.expect(case.name);
+        assert_eq!(again.bytes, reply.bytes, "{} again", case.name);
 
         let id = format!("d{at}");
         headers[0].1 = id.as_str();
@@ -443,4 +465,69 @@ async fn events_that_nobody_committed_and_later_schemas_harm_nothing() {
     assert_eq!(producer.send("cart.c1.join", json!({"user": "bob"})).await.status, 200);
     town.until_idle().await;
     check::kv_equals_sql(&town).await;
+}
+
+#[tokio::test]
+async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &[]).await;
+    town.until_idle().await;
+    let before = check::kv(&town, "versions", "t1.cart.c1").await.unwrap();
+    let stranger = town.connect("t2-producer").await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("If-None-Match", "*");
+    headers.insert("Command-Id", "k");
+    for reply in [
+        "$JS.API.STREAM.DELETE.EVENTS",
+        "$JS.API.STREAM.DELETE.COMMANDS",
+        "$JS.API.STREAM.PURGE.KV_views",
+        "$KV.versions.t1.cart.c1",
+        "$KV.views.t1.cart.c1.core",
+        "evt.t1.cart.c1.opened",
+        "outcome.t1.k",
+        "req.t1.cart.c1.abandon",
+    ] {
+        for subject in ["q.t2.view.cart.c9", "req.t2.cart.c9.join", "cmd.t2.user.u1.login"] {
+            let sent = stranger.publish_with_reply_and_headers(
+                subject,
+                reply,
+                headers.clone(),
+                "{}".into(),
+            );
+            sent.await.unwrap();
+        }
+    }
+    // The stranger's own later requests are answered: by then the forged ones were dealt with.
+    let own = Producer::new(stranger, "t2");
+    assert_eq!(own.view("cart.c9", None).await.status, 404);
+    assert_eq!(own.send("cart.c9.join", json!({"user": "eve"})).await.status, 404);
+    assert_eq!(check::kv(&town, "versions", "t1.cart.c1").await.unwrap(), before);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn an_id_of_one_tenant_silences_no_other() {
+    let town = Town::start().await;
+    let open = json!({"kind": "menu", "owner": "a", "currency": "EUR"}).to_string();
+    for tenant in ["t1", "t2"] {
+        let client = town.connect(&format!("{tenant}-producer")).await;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Command-Id", "k1");
+        headers.insert("Nats-Msg-Id", "order-1");
+        let js = async_nats::jetstream::new(client.clone());
+        let subject = format!("cmd.{tenant}.cart.c1.open");
+        // The server remembers an id for a tenth of a second: who comes later is not silenced.
+        until("the command to be taken as new", || async {
+            let sent =
+                js.publish_with_headers(subject.clone(), headers.clone(), open.clone().into());
+            (!sent.await.ok()?.await.ok()?.duplicate).then_some(())
+        })
+        .await;
+        let producer = Producer::new(client, tenant);
+        let query = format!("q.{tenant}.outcome.k1");
+        let outcome = producer.request(&query, &[("Wait-Ms", "20000")], b"").await.unwrap();
+        assert_eq!(outcome.body()["status"], 201);
+    }
+    town.finish().await;
 }

@@ -271,7 +271,7 @@ async fn what_is_decided_leaves_the_stream_and_what_is_not_stays() {
     let health = Health::new(WorkerName::CommandHandler);
     let nats =
         Nats::connect(&town.nats_url("command-handler"), &health, &town.metrics).await.unwrap();
-    housekeeping::purge(&nats, Some).await.unwrap();
+    housekeeping::purge(&nats, |_, floor| Some(floor)).await.unwrap();
     let js = async_nats::jetstream::new(town.connect("operator").await);
     let state = js.get_stream("COMMANDS").await.unwrap().cached_info().state.clone();
     assert_eq!((state.messages, state.first_sequence), (1, 6));

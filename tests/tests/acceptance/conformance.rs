@@ -170,6 +170,32 @@ async fn an_outage_of_postgres_makes_no_dead_letters() {
 }
 
 #[tokio::test]
+async fn a_postgres_that_only_reads_makes_no_dead_letters() {
+    let town = Town::start().await;
+    let database: String =
+        sqlx::query_scalar("select current_database()::text").fetch_one(&town.sql).await.unwrap();
+    let read_only = async |on: bool| {
+        for worker in WorkerName::ALL {
+            let set = format!(
+                "alter role \"{worker}\" in database {database} set default_transaction_read_only = {on};
+                 select pg_terminate_backend(pid) from pg_stat_activity
+                 where usename = '{worker}' and datname = '{database}'"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&town.sql).await.unwrap();
+        }
+    };
+    read_only(true).await;
+    let producer = town.producer().await;
+    producer.store("k1", "order.o1.place", &placed(&[("Soup", 500, 1)]).to_string()).await;
+    let away = town.metrics.verdicts.with_label_values(&["command-handler", "away"]);
+    until("more tries than a message has", || async { (away.get() > 20).then_some(()) }).await;
+    read_only(false).await;
+    let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
+    assert_eq!(outcome.body()["status"], 201);
+    town.finish().await;
+}
+
+#[tokio::test]
 async fn poison_becomes_a_whole_dead_letter_and_the_next_message_is_served() {
     for worker in WorkerName::ALL {
         let Some((_, subject)) = consumes(worker) else { continue };

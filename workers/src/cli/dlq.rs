@@ -82,14 +82,17 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let nats = options.name("dlq").connect(address).await.context("cannot connect to NATS")?;
     let postgres = PgPool::connect(config.database_url()?).await?;
     let letters = DeadLetters::open(async_nats::jetstream::new(nats), postgres).await?;
+    let mut code = ExitCode::SUCCESS;
     match args.action {
         Action::Ls { filter, all } => list(&letters.list(&filter.filter(all)).await?),
         Action::Show { number } => show(&letters.get(number).await?),
         Action::Replay(chosen) => {
             let (by, dry_run) = (by(&chosen), chosen.dry_run);
             for letter in choose(&letters, chosen).await? {
-                if !dry_run {
-                    letters.replay(&letter, &by).await?;
+                if !dry_run && let Err(error) = letters.replay(&letter, &by).await {
+                    eprintln!("not replayed {} {}: {error:#}", letter.sequence, letter.subject);
+                    code = ExitCode::FAILURE;
+                    continue;
                 }
                 println!("{} {} {}", done(dry_run, "replayed"), letter.sequence, letter.subject);
             }
@@ -104,7 +107,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn by(chosen: &Chosen) -> String {

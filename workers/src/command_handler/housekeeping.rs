@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     runtime::{Context, Nats},
-    store::{Lease, lease},
+    store::{Lease, lease, postgres::patient},
 };
 
 const LEASE: &str = "command-handler.housekeeping";
@@ -40,16 +40,18 @@ pub async fn keep(cx: Context) {
             _ = tick.tick() => {}
             () = cx.drain.cancelled() => return,
         }
-        let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await.unwrap_or(false);
+        let mine = patient(Lease::take(&cx.postgres, LEASE, &cx.instance)).await.unwrap_or(false);
         if !mine || Instant::now() < next {
             continue;
         }
         next = Instant::now() + EVERY;
-        let purged = purge(&cx.nats, |floor| decided.note(Instant::now(), floor)).await;
+        let purged =
+            purge(&cx.nats, |consumer, floor| decided.note(Instant::now(), consumer, floor));
+        let purged = purged.await;
         if let Err(error) = purged {
             tracing::warn!(worker = %cx.worker, error = format!("{error:#}"), "cannot purge {STREAM}");
         }
-        if let Err(error) = forget_outcomes(&cx, OUTCOME_DAYS).await {
+        if let Err(error) = patient(forget_outcomes(&cx, OUTCOME_DAYS)).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old outcomes");
         }
     }
@@ -58,12 +60,18 @@ pub async fn keep(cx: Context) {
 /// Up to where the stream was decided, at times not longer ago than needed.
 #[derive(Default)]
 struct Decided {
+    /// When the consumer was made: with another stream it is another one, and sequences begin
+    /// anew.
+    consumer: String,
     floors: VecDeque<(Instant, u64)>,
 }
 
 impl Decided {
     /// Notes a floor, and returns the one that has stood for the time of inspection.
-    fn note(&mut self, now: Instant, floor: u64) -> Option<u64> {
+    fn note(&mut self, now: Instant, consumer: &str, floor: u64) -> Option<u64> {
+        if self.consumer != consumer {
+            *self = Self { consumer: consumer.to_owned(), ..Self::default() };
+        }
         self.floors.push_back((now, floor));
         let mut old = None;
         while self.floors.front().is_some_and(|(at, _)| now.duration_since(*at) >= INSPECTION) {
@@ -73,16 +81,20 @@ impl Decided {
     }
 }
 
-/// Purges the stream up to where `choose` says, given the acknowledged floor: everything up to that
+/// Purges the stream up to where `choose` says, given the consumer and its acknowledged floor: everything up to that
 /// is decided or dead.
 ///
 /// # Errors
 /// Where the stream cannot be asked or purged.
-pub async fn purge(nats: &Nats, choose: impl FnOnce(u64) -> Option<u64>) -> anyhow::Result<()> {
+pub async fn purge(
+    nats: &Nats,
+    choose: impl FnOnce(&str, u64) -> Option<u64>,
+) -> anyhow::Result<()> {
     let subject = format!("CONSUMER.INFO.{STREAM}.{}", WorkerName::CommandHandler);
     let info = ask(nats, subject, json!({})).await?;
     let floor = info["ack_floor"]["stream_seq"].as_u64().context("no floor")?;
-    if let Some(floor) = choose(floor) {
+    let consumer = info["created"].as_str().context("no time of creation")?;
+    if let Some(floor) = choose(consumer, floor) {
         // The request names the first sequence that stays.
         ask(nats, format!("STREAM.PURGE.{STREAM}"), json!({ "seq": floor + 1 })).await?;
     }
@@ -131,8 +143,12 @@ mod tests {
         let start = Instant::now();
         let minute = |n: u64| start + Duration::from_secs(60 * n);
         let mut decided = Decided::default();
-        let purged: Vec<_> = (0..=62).filter_map(|n| decided.note(minute(n), 10 * n)).collect();
+        let purged: Vec<_> =
+            (0..=62).filter_map(|n| decided.note(minute(n), "a", 10 * n)).collect();
         assert_eq!(purged, [0, 10, 20]);
         assert_eq!(decided.floors.len(), 60);
+        // A new stream: what is known of the old one says nothing about it.
+        assert_eq!(decided.note(minute(63), "b", 5), None);
+        assert_eq!(decided.floors.len(), 1);
     }
 }

@@ -18,7 +18,7 @@ mod orders;
 mod show;
 mod transaction;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, Subject};
 use brigade_contracts::{
@@ -26,6 +26,7 @@ use brigade_contracts::{
     subject::{self, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
 };
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -34,7 +35,7 @@ use crate::{
     runtime::{Context, Delivery, Handler, Refused, Source, Verdict, consume, delivery::Origin},
     store::{
         Lease,
-        postgres::{Failure, failure},
+        postgres::{Failure, bounded, failure, patient},
     },
 };
 
@@ -83,9 +84,17 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let handler = CommandHandler { cx: cx.clone(), show, notes: notes.clone() };
     let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
     let doors = [Source::Requests(REQUESTS), Source::Stream("COMMANDS"), register, login, refresh];
-    consume(&cx, &doors, handler).await?;
-    for duty in duties {
-        duty.await?;
+    // A duty ends with the drain; before that it can only have panicked, and the worker with it.
+    let duties = async {
+        for duty in join_all(duties).await {
+            duty?;
+        }
+        anyhow::ensure!(cx.drain.is_cancelled(), "a duty ended by itself");
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    tokio::select! {
+        consumed = consume(&cx, &doors, handler) => consumed?,
+        ended = duties => ended?,
     }
     // Best effort: what stays noted is shown again, and a lease that is not given back runs out.
     let _flushed = notes::flush(&cx.postgres, &notes).await;
@@ -161,7 +170,7 @@ impl Handler for CommandHandler {
 
     async fn is_done(&self, delivery: &Delivery) -> anyhow::Result<bool> {
         match command(delivery) {
-            Ok(command) => Ok(transaction::is_decided(&self.cx.postgres, &command).await?),
+            Ok(command) => Ok(patient(transaction::is_decided(&self.cx.postgres, &command)).await?),
             Err(_) => Ok(false),
         }
     }
@@ -188,7 +197,8 @@ impl CommandHandler {
     /// only itself.
     async fn decide(&self, commands: &[Command]) -> Vec<Fate> {
         let mut fates: Vec<Fate> = vec![Fate::Away(String::new()); commands.len()];
-        let mut changed = Vec::new();
+        // The newest state of each: a batch that was split may have changed one several times.
+        let mut changed = HashMap::new();
         let mut shards = 0;
         let mut pieces = vec![(0..commands.len(), 0)];
         while let Some((piece, tries)) = pieces.pop() {
@@ -196,14 +206,18 @@ impl CommandHandler {
                 continue;
             }
             let shown = self.notes.take();
-            let error = match transaction::decide(&self.cx, &commands[piece.clone()], &shown).await
-            {
+            let decided = bounded(&self.cx.postgres, async |postgres| {
+                transaction::decide(&self.cx, postgres, &commands[piece.clone()], &shown).await
+            });
+            let error = match decided.await {
                 Ok(decided) => {
                     self.cx.health.back("postgres");
                     for (at, answer) in piece.zip(decided.answers) {
                         fates[at] = Fate::Decided(answer);
                     }
-                    changed.extend(decided.to_show);
+                    for state in decided.to_show {
+                        changed.insert(state.head().address.clone(), state);
+                    }
                     shards |= decided.shards;
                     continue;
                 }
@@ -237,6 +251,7 @@ impl CommandHandler {
         }
         self.cx.fail.point("command-handler.after_commit").await;
         self.wake_relay(shards).await;
+        let changed: Vec<_> = changed.into_values().collect();
         self.notes.add(self.show.show(&changed).await);
         self.cx.fail.point("command-handler.after_show").await;
         fates

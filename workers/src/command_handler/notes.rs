@@ -17,8 +17,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::show::Show;
 use crate::{
+    domain::State,
     runtime::Context,
-    store::{Lease, lease, states},
+    store::{
+        Lease, lease,
+        postgres::{Failure, bounded, failure, patient},
+        states,
+    },
 };
 
 /// Notes of shown versions that no batch took along go by themselves after this time.
@@ -118,8 +123,7 @@ pub async fn flush(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
     if shown.is_empty() {
         return Ok(());
     }
-    let mut connection = postgres.acquire().await?;
-    let deleted = delete(&mut connection, &shown).await;
+    let deleted = bounded(postgres, async |connection| delete(connection, &shown).await).await;
     if deleted.is_err() {
         notes.put_back(shown);
     }
@@ -128,12 +132,12 @@ pub async fn flush(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
 
 /// Shows what is overdue, in pieces, until nothing is left or nothing can be shown.
 async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<()> {
-    while Lease::take(&cx.postgres, LEASE, &cx.instance).await? {
-        let overdue = overdue(&cx.postgres).await?;
+    while patient(Lease::take(&cx.postgres, LEASE, &cx.instance)).await? {
+        let overdue = patient(overdue(&cx.postgres)).await?;
         if overdue.is_empty() {
             return Ok(());
         }
-        let states = states::read(&mut *cx.postgres.acquire().await?, &overdue).await?;
+        let states = read(cx, &overdue).await?;
         show.forget();
         let shown = show.show(&states).await;
         let (overdue, count) = (overdue.len(), shown.len());
@@ -146,6 +150,25 @@ async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<
         }
     }
     Ok(())
+}
+
+/// Reads aggregates; one that cannot be read is left out, and keeps nobody else.
+async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+    let read = async |addresses: &[Address]| {
+        bounded(&cx.postgres, async |connection| states::read(connection, addresses).await).await
+    };
+    match read(addresses).await {
+        Err(error) if failure(&error) == Failure::Fault => {}
+        done => return done,
+    }
+    let mut states = Vec::new();
+    for address in addresses {
+        match read(std::slice::from_ref(address)).await {
+            Ok(one) => states.extend(one),
+            Err(error) => tracing::error!(%error, %address, "cannot be read, and is not shown"),
+        }
+    }
+    Ok(states)
 }
 
 async fn overdue(postgres: &PgPool) -> sqlx::Result<Vec<Address>> {

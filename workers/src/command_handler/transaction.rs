@@ -8,7 +8,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token};
-use sqlx::{PgPool, Postgres, Transaction};
+use serde::Deserialize;
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{carts, orders};
@@ -58,6 +59,12 @@ struct Before {
 
 type CommandKey = (Token, Token);
 
+/// What is read of a stored outcome; the rest is sent as it is.
+#[derive(Deserialize)]
+struct Status {
+    status: u16,
+}
+
 /// Decides a batch and commits. `shown` are versions known to stand in KV, whose notes go.
 ///
 /// # Errors
@@ -65,6 +72,7 @@ type CommandKey = (Token, Token);
 /// commit), which the next try finds in the inbox.
 pub async fn decide(
     cx: &Context,
+    postgres: &mut PgConnection,
     commands: &[Command],
     shown: &[(Address, u64)],
 ) -> sqlx::Result<Decided> {
@@ -73,7 +81,7 @@ pub async fn decide(
         .filter_map(|command| command.request.as_ref().ok())
         .map(|request| &request.address)
         .collect();
-    let mut tx = cx.postgres.begin().await?;
+    let mut tx = postgres.begin().await?;
     let loaded = lock(&mut tx, &addresses).await?;
     let (now, mut before) = decided_before(&mut tx, commands).await?;
     let mut world = World::new(loaded);
@@ -138,10 +146,15 @@ impl Before {
             answer: Answer { again: true, ..answer },
         }
     }
+
+    /// Whether it is the outcome of this very command, whichever door it takes now.
+    fn is_of(&self, command: &Command) -> bool {
+        self.target == command.target && self.payload_hash == command.payload_hash
+    }
 }
 
 fn answer_again(command: &Command, before: &Before) -> Answer {
-    if before.target == command.target && before.payload_hash == command.payload_hash {
+    if before.is_of(command) {
         return before.answer.clone();
     }
     let message = "this Command-Id was used for another command";
@@ -160,7 +173,7 @@ async fn decided_before(
     let rows = sqlx::query!(
         r#"select clock.now as "now!", i.tenant as "tenant?", i.command_id as "command_id?",
                   i.subject as "subject?", i.payload_hash as "payload_hash?",
-                  i.outcome::text as "outcome?", (i.outcome->>'status')::int as "status?"
+                  i.outcome::text as "outcome?"
            from (select clock_timestamp() as now) clock
            left join (
                select inbox.* from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
@@ -175,15 +188,15 @@ async fn decided_before(
     let mut before = HashMap::new();
     for row in rows {
         now = Some(Timestamp::from(row.now));
-        let (Some(tenant), Some(id), Some(subject), Some(payload_hash), Some(body), Some(status)) =
-            (row.tenant, row.command_id, row.subject, row.payload_hash, row.outcome, row.status)
+        let (Some(tenant), Some(id), Some(subject), Some(payload_hash), Some(body)) =
+            (row.tenant, row.command_id, row.subject, row.payload_hash, row.outcome)
         else {
             continue;
         };
         let (Ok(tenant), Ok(id)) = (Token::new(&tenant), Token::new(&id)) else { continue };
         // The door does not count: `<door>.<target>`.
         let target = subject.split_once('.').map_or("", |(_, target)| target).to_owned();
-        let status = u16::try_from(status).unwrap_or(500);
+        let status = serde_json::from_str::<Status>(&body).map_or(500, |outcome| outcome.status);
         let answer = Answer { status, body, again: true, reused: false };
         before.insert((tenant, id), Before { target, payload_hash, answer });
     }
@@ -197,7 +210,7 @@ async fn decided_before(
 pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bool> {
     let mut tx = postgres.begin().await?;
     let (_, before) = decided_before(&mut tx, std::slice::from_ref(command)).await?;
-    Ok(before.values().any(|before| before.target == command.target))
+    Ok(before.values().any(|before| before.is_of(command)))
 }
 
 async fn store_outcomes<'a>(

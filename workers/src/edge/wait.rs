@@ -38,7 +38,8 @@ impl Edge {
             tracing::warn!(%error, "a query cannot wait");
             Reply::busy()
         })?;
-        let _sent = self.cx.nats.client.flush().await;
+        // Only what the server knows of can wake: from here on nothing is missed.
+        self.cx.nats.round_trip().await;
         let _counted = Counted::new(&self.cx.metrics.queries_waiting);
         while !self.cx.drain.is_cancelled() {
             present = match ask().await {

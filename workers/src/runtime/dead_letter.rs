@@ -14,7 +14,9 @@ use super::{Context, Delivery, delivery::Origin};
     reason = "the time of a dead letter is for people; nothing is decided by it"
 )]
 pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
-    let Origin::Stored { stream, sequence, deliveries } = &delivery.origin else { return Ok(()) };
+    let Origin::Stored { stream, sequence, deliveries, .. } = &delivery.origin else {
+        return Ok(());
+    };
     let mut headers = HeaderMap::new();
     for (name, value) in delivery.headers() {
         // The server would act on its own headers again (ids, expectations, schedules).

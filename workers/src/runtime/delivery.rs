@@ -22,7 +22,8 @@ pub enum Origin {
     /// A core request: its answer is all that anybody waits for.
     Request,
     /// A stream: the server waits for an acknowledgement.
-    Stored { stream: String, sequence: u64, deliveries: i64 },
+    /// `stored_at` tells it from a message that had its number in an earlier stream of this name.
+    Stored { stream: String, sequence: u64, deliveries: i64, stored_at: i128 },
 }
 
 impl Delivery {
@@ -49,6 +50,7 @@ impl Delivery {
             stream: info.stream.to_owned(),
             sequence: info.stream_sequence,
             deliveries: info.delivered,
+            stored_at: info.published.unix_timestamp_nanos(),
         };
         Ok(Self {
             message: Arc::new(message.message),
@@ -69,9 +71,18 @@ impl Delivery {
         &self.message.payload
     }
 
+    /// Where the acknowledgement of a stored message goes.
+    #[must_use]
+    pub fn ack_to(&self) -> Option<&Subject> {
+        self.message.reply.as_ref().filter(|_| self.origin != Origin::Request)
+    }
+
+    /// Where the answer to a request goes: an inbox, and nothing else that its sender may have
+    /// named, such as a key or the server's own interface.
     #[must_use]
     pub fn reply(&self) -> Option<&Subject> {
-        self.message.reply.as_ref()
+        let inbox = |reply: &&Subject| reply.starts_with("_INBOX.");
+        self.message.reply.as_ref().filter(inbox).filter(|_| self.origin == Origin::Request)
     }
 
     /// All headers, name and value; a repeated name comes as often as it stands there.

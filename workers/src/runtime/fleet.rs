@@ -21,6 +21,9 @@ pub struct Servers {
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
 const POSTGRES_CONNECTIONS: u32 = 4;
+/// A drain that takes longer than this waits for a server that does not answer. With the flushes
+/// after it, below the 10 s that a process has.
+const DRAIN_LIMIT: Duration = Duration::from_millis(8500);
 /// Pause before a worker that failed is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
@@ -105,13 +108,24 @@ async fn run(
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
     };
     let entry = registry::find(worker);
-    health.back("worker");
+    health.starting();
     tracing::info!(%worker, instance = %cx.instance, "started");
     let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone())));
-    let result = task.await.context("the worker panicked")?;
+    let given_up = async {
+        drain.cancelled().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
+    let result = tokio::select! {
+        result = task => result.context("the worker panicked")?,
+        () = given_up => {
+            tracing::warn!(%worker, "drained as far as possible; a server does not answer");
+            return Ok(());
+        }
+    };
     // Telemetry and answers that are still in the client's buffer leave before the connection.
     let _flushed = tokio::time::timeout(Duration::from_secs(1), cx.nats.client.flush()).await;
-    cx.postgres.close().await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), cx.postgres.close()).await;
     tracing::info!(%worker, "stopped");
     result
 }

@@ -30,6 +30,12 @@ impl Health {
         Self { worker, state: Arc::new(Mutex::new(state)) }
     }
 
+    /// The worker starts, perhaps again: nothing that it did before counts.
+    pub fn starting(&self) {
+        self.state().moved = None;
+        self.back("worker");
+    }
+
     /// The worker made progress, or waits for work in good order.
     pub fn moved(&self) {
         self.state().moved = Some(Instant::now());

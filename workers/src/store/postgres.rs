@@ -1,4 +1,36 @@
-use sqlx::Error;
+use std::{future::Future, time::Duration};
+
+use sqlx::{Error, PgPool, pool::PoolConnection, postgres::Postgres};
+use tokio::time::timeout;
+
+/// Longest wait for anything of Postgres, above the longest statement that it allows itself (5 s).
+/// The server's own time-outs say nothing to a client whose server is frozen or cut off.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Does something on a connection of the pool, and gives up on both when it takes too long: that
+/// is an error like a server that cannot be reached.
+///
+/// # Errors
+/// Those of Postgres; [`Error::PoolTimedOut`] when patience is over.
+pub async fn bounded<T>(
+    pool: &PgPool,
+    work: impl AsyncFnOnce(&mut PoolConnection<Postgres>) -> sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    let mut connection = pool.acquire().await?;
+    let done = timeout(PATIENCE, work(&mut connection)).await;
+    if done.is_err() {
+        connection.close_on_drop();
+    }
+    done.unwrap_or(Err(Error::PoolTimedOut))
+}
+
+/// The same for what takes its connection itself.
+///
+/// # Errors
+/// Those of `work`; [`Error::PoolTimedOut`] when patience is over.
+pub async fn patient<T>(work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    timeout(PATIENCE, work).await.unwrap_or(Err(Error::PoolTimedOut))
+}
 
 /// What a failed statement means for those who wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +65,10 @@ pub fn failure(error: &Error) -> Failure {
             Failure::Away
         }
         "25P03" => Failure::Away,
+        // Read only: a standby, or a disk that is full. Not allowed, not known, not there: the
+        // database is not (yet) the one that was set up, which no message is to blame for.
+        "25006" | "42501" | "42P01" | "3D000" => Failure::Away,
+        code if code.starts_with("58") || code.starts_with("28") => Failure::Away,
         // Unique violation, serialization, deadlock, lock time-out, statement time-out.
         "23505" | "40001" | "40P01" | "55P03" | "57014" => Failure::Conflict,
         _ => Failure::Fault,

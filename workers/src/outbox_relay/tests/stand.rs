@@ -54,7 +54,6 @@ impl Stand {
             publish: vec![">".into()],
             publish_deny: Vec::new(),
             subscribe: vec![">".into()],
-            responds: false,
         };
         let worker = permissions::worker(WorkerName::OutboxRelay);
         let users = permissions::authorization([(&anything, "test"), (&worker, NAME)]);

@@ -21,6 +21,8 @@ struct Note {
     /// Of the note, so that a write is compare-and-set like any other.
     version: u64,
     tries: u32,
+    /// When the message was stored, in nanoseconds: a stream that is made again counts from 1 again.
+    stored_at: i128,
 }
 
 impl Attempts {
@@ -49,12 +51,15 @@ impl Attempts {
         delivery: &Delivery,
         change: fn(u32) -> u32,
     ) -> anyhow::Result<u32> {
-        let Origin::Stored { stream, sequence, .. } = &delivery.origin else { return Ok(1) };
+        let Origin::Stored { stream, sequence, stored_at, .. } = &delivery.origin else {
+            return Ok(1);
+        };
         let key = key::attempts(cx.worker, stream, *sequence);
         let found = self.kv.get(&key).await?;
         let note = found.and_then(|entry| serde_json::from_slice::<Note>(&entry.value).ok());
-        let (version, tries) = note.map_or((0, 0), |note| (note.version, note.tries));
-        let note = Note { version: version + 1, tries: change(tries) };
+        let version = note.as_ref().map_or(0, |note| note.version);
+        let tries = note.filter(|note| note.stored_at == *stored_at).map_or(0, |note| note.tries);
+        let note = Note { version: version + 1, tries: change(tries), stored_at: *stored_at };
         if note.tries > MAX_TRIES {
             return Ok(note.tries);
         }

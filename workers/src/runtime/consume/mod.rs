@@ -19,14 +19,14 @@ use std::{
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     attempts::Attempts,
     queues::Queues,
-    work::{Left, work},
+    work::{Left, refuse, work},
 };
 use super::{Context, Delivery, Verdict, delivery::Origin};
 
@@ -90,6 +90,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 
 /// A batch at work: its messages stay known to the loop, for the signs of life.
 struct AtWork {
+    alone: bool,
     deliveries: Arc<Vec<Delivery>>,
     since: Instant,
 }
@@ -132,7 +133,7 @@ pub async fn consume<H: Handler>(
             let deliveries = Arc::new(batch.deliveries);
             let attempts = batch.alone.then(|| attempts.clone());
             tasks.spawn(work(cx.clone(), handler.clone(), deliveries.clone(), attempts));
-            at_work = Some(AtWork { deliveries, since: Instant::now() });
+            at_work = Some(AtWork { alone: batch.alone, deliveries, since: Instant::now() });
         }
         gauge.set(i64::try_from(queues.len()).unwrap_or(i64::MAX));
         if !open && at_work.is_none() && queues.is_empty() {
@@ -145,16 +146,16 @@ pub async fn consume<H: Handler>(
                         redelivered.inc();
                     }
                     if let Err(delivery) = queues.push(delivery) {
-                        handler.refuse(&delivery, Refused::Busy).await;
+                        refuse(&*handler, &delivery, Refused::Busy).await;
                     }
                 }
                 None => open = false,
             },
             Some(done) = tasks.join_next() => {
-                at_work = None;
+                let alone = at_work.take().is_some_and(|work| work.alone);
                 match done? {
                     Left::Nothing => {}
-                    Left::Away(deliveries) => queues.keep(deliveries),
+                    Left::Away(deliveries) => queues.keep(deliveries, alone),
                     Left::Panicked(deliveries) => queues.separate(deliveries),
                 }
             }
@@ -163,7 +164,9 @@ pub async fn consume<H: Handler>(
                 cx.health.moved();
             }
             _ = heartbeat.tick() => {
-                keep_alive(cx, &queues, at_work.as_ref()).await;
+                // Without a connection nothing is sent, and the loop must not wait for one.
+                let alive = keep_alive(cx, &queues, at_work.as_ref());
+                let _late = timeout(HEARTBEAT / 2, alive).await;
                 let moves = at_work.as_ref().is_none_or(|work| work.since.elapsed() < DRAIN_LIMIT);
                 if ready && moves {
                     cx.health.moved();
@@ -171,7 +174,7 @@ pub async fn consume<H: Handler>(
                 if cx.drain.is_cancelled() {
                     let until = *drain_until.get_or_insert(Instant::now() + DRAIN_LIMIT);
                     if Instant::now() > until {
-                        give_back(cx, &queues).await;
+                        let _late = timeout(HEARTBEAT, give_back(cx, &queues)).await;
                         return Ok(());
                     }
                 }

@@ -22,6 +22,8 @@ pub(super) struct Queues {
     /// Until when no stored message is taken, because a dependency is away. Requests go on: who
     /// sent them wants an answer, and be it that there is none.
     paused_until: Option<Instant>,
+    /// The same for those that are handled alone: what keeps one of them keeps nobody else.
+    alone_paused_until: Option<Instant>,
 }
 
 /// Messages to be handled together.
@@ -37,6 +39,7 @@ impl Queues {
             alone: VecDeque::new(),
             was_alone: false,
             paused_until: None,
+            alone_paused_until: None,
         }
     }
 
@@ -58,21 +61,23 @@ impl Queues {
     /// The next batch: one message alone, or up to [`MAX_BATCH`] in equal shares from all sources
     /// that have work.
     pub(super) fn next(&mut self) -> Option<Batch> {
-        let paused = self.paused_until.is_some_and(|until| until > Instant::now());
+        let now = Instant::now();
+        let paused = self.paused_until.is_some_and(|until| until > now);
         let may = |delivery: &Delivery| !paused || delivery.origin == Origin::Request;
         let ready: Vec<usize> = (0..self.waiting.len())
             .filter(|&source| self.waiting[source].front().is_some_and(may))
             .collect();
-        let alone = self.alone.front().is_some_and(may);
+        let waits = self.alone_paused_until.is_some_and(|until| until > now);
+        let alone = !waits && self.alone.front().is_some_and(may);
         if alone && (ready.is_empty() || !self.was_alone) {
             self.was_alone = true;
             let deliveries = self.alone.pop_front().into_iter().collect();
             return Some(Batch { deliveries, alone: true });
         }
-        self.was_alone = false;
         if ready.is_empty() {
             return None;
         }
+        self.was_alone = false;
         let mut deliveries = Vec::new();
         for (at, &source) in ready.iter().enumerate() {
             // What one source leaves of its share goes to the ones after it.
@@ -89,9 +94,16 @@ impl Queues {
         Some(Batch { deliveries, alone: false })
     }
 
-    /// A dependency was away: the messages stay in hand, in front, and nothing is taken for a while.
-    pub(super) fn keep(&mut self, deliveries: Vec<Delivery>) {
-        self.paused_until = Some(Instant::now() + AWAY_PAUSE);
+    /// A dependency was away: the messages stay in hand, in front, and nothing is taken for a
+    /// while. One that was handled alone goes to the end of those, and only they wait.
+    pub(super) fn keep(&mut self, deliveries: Vec<Delivery>, alone: bool) {
+        let until = Some(Instant::now() + AWAY_PAUSE);
+        if alone {
+            self.alone_paused_until = until;
+            self.alone.extend(deliveries);
+            return;
+        }
+        self.paused_until = until;
         for delivery in deliveries.into_iter().rev() {
             if delivery.deliveries() >= ALONE_FROM {
                 self.alone.push_front(delivery);
@@ -133,7 +145,7 @@ mod tests {
             description: None,
             length: 0,
         };
-        let stored = Origin::Stored { stream: "S".into(), sequence: 1, deliveries };
+        let stored = Origin::Stored { stream: "S".into(), sequence: 1, deliveries, stored_at: 0 };
         let origin = if deliveries == 0 { Origin::Request } else { stored };
         Delivery { origin, ..Delivery::request(message, source) }
     }
@@ -178,12 +190,21 @@ mod tests {
     #[test]
     fn while_a_dependency_is_away_only_requests_are_taken() {
         let mut queues = Queues::new(2);
-        queues.keep(vec![delivery(0, 1), delivery(0, 4)]);
+        queues.keep(vec![delivery(0, 1), delivery(0, 4)], false);
         assert!(queues.next().is_none());
         assert!(queues.push(delivery(1, 0)).is_ok());
         assert_eq!(queues.next().unwrap().deliveries[0].source, 1);
         assert!(queues.next().is_none());
         assert_eq!(queues.len(), 2);
+    }
+
+    #[test]
+    fn a_message_that_is_kept_alone_keeps_nobody_else() {
+        let mut queues = filled(&[2]);
+        queues.keep(vec![delivery(0, 4)], true);
+        let batch = queues.next().unwrap();
+        assert_eq!((batch.deliveries.len(), batch.alone), (2, false));
+        assert!(queues.next().is_none(), "it waits");
     }
 
     #[test]

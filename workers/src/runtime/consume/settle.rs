@@ -53,7 +53,9 @@ async fn settle_one(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Opti
 /// Acknowledges and waits for the server's confirmation; a message whose confirmation does not
 /// come may be delivered again, which every worker bears.
 async fn acknowledge(cx: &Context, delivery: &Delivery, kind: &'static str) {
-    let (Origin::Stored { .. }, Some(reply)) = (&delivery.origin, delivery.reply()) else { return };
+    let (Origin::Stored { .. }, Some(reply)) = (&delivery.origin, delivery.ack_to()) else {
+        return;
+    };
     for _ in 0..3 {
         match cx.nats.client.request(reply.clone(), kind.into()).await {
             Ok(_) => return,
@@ -69,7 +71,9 @@ async fn nak(cx: &Context, delivery: &Delivery, delay: Duration) {
 }
 
 pub(super) async fn send(cx: &Context, delivery: &Delivery, body: impl Into<bytes::Bytes>) {
-    let (Origin::Stored { .. }, Some(reply)) = (&delivery.origin, delivery.reply()) else { return };
+    let (Origin::Stored { .. }, Some(reply)) = (&delivery.origin, delivery.ack_to()) else {
+        return;
+    };
     if let Err(error) = cx.nats.client.publish(reply.clone(), body.into()).await {
         tracing::debug!(worker = %cx.worker, %error, "not sent");
     }

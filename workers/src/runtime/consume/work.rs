@@ -43,10 +43,17 @@ pub(super) async fn work<H: Handler>(
 /// tries that count.
 async fn refuse_or_separate<H: Handler>(handler: &H, batch: &[Delivery]) -> Left {
     for delivery in batch.iter().filter(|delivery| !is_stored(delivery)) {
-        handler.refuse(delivery, Refused::Panicked).await;
+        refuse(handler, delivery, Refused::Panicked).await;
     }
     let stored: Vec<_> = batch.iter().filter(|delivery| is_stored(delivery)).cloned().collect();
     if stored.is_empty() { Left::Nothing } else { Left::Panicked(stored) }
+}
+
+/// Refuses a request; what panicked once may panic here again, and must not take the loop along.
+pub(super) async fn refuse<H: Handler>(handler: &H, request: &Delivery, why: Refused) {
+    if AssertUnwindSafe(handler.refuse(request, why)).catch_unwind().await.is_err() {
+        tracing::error!(subject = request.subject(), "a request cannot even be refused");
+    }
 }
 
 async fn work_counted<H: Handler>(
@@ -59,10 +66,11 @@ async fn work_counted<H: Handler>(
     let number = match attempts.begin(cx, delivery).await {
         Ok(number) => number,
         Err(error) => {
-            tracing::debug!(worker = %cx.worker, %error, "no try can begin");
+            cx.health.away("attempts", &format!("{error:#}"));
             return kept();
         }
     };
+    cx.health.back("attempts");
     let batch = std::slice::from_ref(delivery);
     let verdict = if number > MAX_TRIES {
         Verdict::Retry("its process died with every try".to_owned())
@@ -77,11 +85,14 @@ async fn work_counted<H: Handler>(
             attempts.take_back(cx, delivery).await;
             Verdict::Away(why)
         }
-        Verdict::Retry(why) if number >= MAX_TRIES => match handler.is_done(delivery).await {
-            Ok(true) => Verdict::Done,
-            Ok(false) => Verdict::Dead(why),
-            Err(error) => Verdict::Away(format!("{error:#}")),
-        },
+        Verdict::Retry(why) if number >= MAX_TRIES => {
+            // One that panics here was certainly not done.
+            match AssertUnwindSafe(handler.is_done(delivery)).catch_unwind().await {
+                Ok(Ok(true)) => Verdict::Done,
+                Ok(Ok(false)) | Err(_) => Verdict::Dead(why),
+                Ok(Err(error)) => Verdict::Away(format!("{error:#}")),
+            }
+        }
         other => other,
     };
     settle(cx, batch, vec![verdict]).await
