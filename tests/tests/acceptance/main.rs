@@ -9,6 +9,7 @@ mod dead_letters;
 mod orders;
 mod permissions;
 mod reads;
+mod strangers;
 mod topology;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.

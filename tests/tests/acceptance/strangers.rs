@@ -1,0 +1,1 @@
+//! Programs and tools that nobody here wrote.
