@@ -80,9 +80,13 @@ mod tests {
         let Topology { streams, consumers } = Topology::compiled_in();
         let tells = |name: &str, config: &Map<String, Value>, keys: &[&str]| {
             assert!(config["description"].is_string(), "{name} has no description");
+            let metadata = config.get("metadata").and_then(Value::as_object).expect(name);
             for key in keys {
-                let text = config.get("metadata").and_then(|metadata| metadata[key].as_str());
-                assert!(text.is_some_and(|text| !text.is_empty()), "{name} does not tell {key}");
+                assert!(metadata.contains_key(*key), "{name} does not tell {key}");
+            }
+            for (key, text) in metadata {
+                let length = text.as_str().expect(name).chars().count();
+                assert!((1..=80).contains(&length), "{name}: the CLI cuts off {key}");
             }
         };
         for (name, config) in &streams {

@@ -71,7 +71,7 @@ async fn what_could_lose_messages_is_reported_and_left_alone() {
                       or declare it so in nats/topology.toml";
         assert!(drift.iter().any(|line| line == events), "{drift:#?}");
         for start in [
-            "stream EVENTS: max_msgs is 10, declared is nothing; ",
+            "stream EVENTS: max_msgs is 10, declared is the server's default; ",
             "consumer payment-projector of EVENTS: max_ack_pending is 7, declared is 4096; ",
             "consumer payment-projector of EVENTS: filter_subjects is [",
         ] {

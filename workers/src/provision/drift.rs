@@ -125,7 +125,7 @@ impl fmt::Display for Drift {
         write!(f, "{item}: {setting} is {found}, declared is ")?;
         match declared {
             Some(declared) => write!(f, "{declared}")?,
-            None => write!(f, "nothing")?,
+            None => write!(f, "the server's default")?,
         }
         let mend = item.mend(setting);
         write!(f, "; to mend it: {mend}; or declare it so in nats/topology.toml")
@@ -149,7 +149,7 @@ mod tests {
             "stream EVENTS: max_age is 2, declared is 1; to mend it: \
              `nats stream edit EVENTS --interactive`; or declare it so in nats/topology.toml"
         );
-        assert!(told(stream, "storage", None).contains("is nothing; to mend it: the server does"));
+        assert!(told(stream, "storage", None).contains("default; to mend it: the server does"));
         assert!(told(consumer.clone(), "ack_wait", None).contains("`nats consumer edit EVENTS p "));
         assert!(told(consumer.clone(), "ack_policy", None).contains("`nats consumer rm EVENTS p`"));
         assert!(told(consumer, "pause_until", None).contains("`nats consumer resume EVENTS p`"));
