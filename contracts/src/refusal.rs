@@ -34,8 +34,13 @@ impl Refusal {
         // It may quote what came in, and goes into outcomes, logs and headers.
         let shown = |c: char| if c.is_control() && c != MARK { ' ' } else { c };
         let text: String = error.to_string().chars().map(shown).take(500).collect();
-        if let Some(refusal) = text.strip_prefix(MARK).and_then(Self::unmark) {
-            return refusal;
+        if let Some(own) = text.strip_prefix(MARK) {
+            // serde_json adds a position, which helps with JSON that does not parse, but not with
+            // a value that was read whole.
+            let own = own.rsplit_once(" at line ").map_or(own, |(own, _position)| own);
+            if let Some(refusal) = Self::unmark(own) {
+                return refusal;
+            }
         }
         let code = match () {
             () if text.starts_with("unknown field") => "unknown_field",
@@ -52,5 +57,19 @@ impl Refusal {
         let code = words.next()?.to_owned().into();
         let message = words.next()?.to_owned().into();
         Some(Self { status, code, message, retry_after_ms: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cart::Verb;
+
+    #[test]
+    fn a_refused_value_is_told_without_its_position_and_bad_json_with_it() {
+        let refusal = |payload: &str| Verb::decode("set_item", payload.as_bytes()).unwrap_err();
+        let refused = refusal(r#"{"item_id":"i","quantity":0}"#);
+        assert_eq!((refused.status, &*refused.message), (422, "a quantity is 1 to 999"));
+        let malformed = refusal(r#"{"item_id":"i","quantity":}"#);
+        assert!(malformed.message.ends_with(" at line 1 column 27"), "{malformed:?}");
     }
 }

@@ -76,6 +76,28 @@ mod tests {
     }
 
     #[test]
+    fn everything_tells_who_uses_it_and_what_its_loss_costs() {
+        let Topology { streams, consumers } = Topology::compiled_in();
+        let tells = |name: &str, config: &Map<String, Value>, keys: &[&str]| {
+            assert!(config["description"].is_string(), "{name} has no description");
+            let metadata = config.get("metadata").and_then(Value::as_object).expect(name);
+            for key in keys {
+                assert!(metadata.contains_key(*key), "{name} does not tell {key}");
+            }
+            for (key, text) in metadata {
+                let length = text.as_str().expect(name).chars().count();
+                assert!((1..=80).contains(&length), "{name}: the CLI cuts off {key}");
+            }
+        };
+        for (name, config) in &streams {
+            tells(name, config, &["writers", "readers", "if_lost"]);
+        }
+        for (name, config) in consumers.values().flatten() {
+            tells(name, config, &["worker", "if_it_lags", "if_lost"]);
+        }
+    }
+
+    #[test]
     fn the_payment_projector_hears_of_every_event_that_touches_its_part() {
         let consumer = Topology::compiled_in().consumer("EVENTS", "payment-projector").unwrap();
         let declared: Vec<_> = consumer["filter_subjects"]

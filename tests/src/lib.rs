@@ -7,6 +7,7 @@ pub mod check;
 pub mod process;
 pub mod producer;
 pub mod shared;
+pub mod stranger;
 pub mod town;
 pub mod workload;
 

@@ -6,9 +6,12 @@ mod commands;
 mod conformance;
 mod crashes;
 mod dead_letters;
+mod nats_cli;
 mod orders;
 mod permissions;
 mod reads;
+mod strangers;
+mod topology;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.
 #[test]

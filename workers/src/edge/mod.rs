@@ -23,6 +23,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod together;
+mod told;
 mod view;
 mod wait;
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::reply::Reply;
+use super::{reply::Reply, told};
 use crate::runtime::{Delivery, Nats};
 
 /// A service that shows itself until it is dropped.
@@ -103,7 +103,12 @@ impl Endpoint {
     }
 
     fn info(&self, group: &str) -> Value {
-        json!({ "name": self.name, "subject": self.subject, "queue_group": group, "metadata": {} })
+        json!({
+            "name": self.name,
+            "subject": self.subject,
+            "queue_group": group,
+            "metadata": told::of_endpoint(self.name),
+        })
     }
 
     fn stats(&self, group: &str) -> Value {
@@ -148,7 +153,7 @@ fn answer(verb: &str, identity: &Identity, endpoints: &[Arc<Endpoint>]) -> Optio
         "name": identity.name,
         "id": identity.id,
         "version": env!("CARGO_PKG_VERSION"),
-        "metadata": {},
+        "metadata": told::of_service(),
     });
     match verb {
         "PING" => {}

@@ -1,0 +1,157 @@
+//! What differs, named for an operator, with what mends it.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::compare::Difference;
+
+/// `JSStreamNotFoundErr` and `JSConsumerNotFoundErr` of nats-server.
+const ABSENT: [u64; 2] = [10059, 10014];
+
+/// Settings that the server fixes when it makes a stream, or lets go one way only.
+const FIXED_OF_STREAM: [&str; 7] = [
+    "storage",
+    "retention",
+    "persist_mode",
+    "max_consumers",
+    "deny_delete",
+    "deny_purge",
+    "allow_msg_ttl",
+];
+
+/// Settings that the server fixes when it makes a consumer.
+const FIXED_OF_CONSUMER: [&str; 5] =
+    ["deliver_policy", "ack_policy", "replay_policy", "opt_start_seq", "opt_start_time"];
+
+/// A stream (also a bucket's), or a durable consumer of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    Stream(String),
+    Consumer(String, String),
+}
+
+/// A setting that is not as declared, and that only an operator may change.
+#[derive(Debug)]
+pub struct Drift {
+    pub item: Item,
+    pub setting: String,
+    /// None: not declared, so the server's default is meant.
+    pub declared: Option<Value>,
+    pub found: Value,
+}
+
+impl Item {
+    /// Of the JetStream API. A consumer is updated by the subject that creates it.
+    pub(super) fn subject(&self, verb: &str) -> String {
+        match (self, verb) {
+            (Self::Stream(name), verb) => format!("STREAM.{verb}.{name}"),
+            (Self::Consumer(stream, name), "INFO") => format!("CONSUMER.INFO.{stream}.{name}"),
+            (Self::Consumer(stream, name), _) => format!("CONSUMER.CREATE.{stream}.{name}"),
+        }
+    }
+
+    pub(super) fn create(&self, config: Value) -> Value {
+        self.request(config, "create")
+    }
+
+    pub(super) fn update(&self, config: Value) -> Value {
+        self.request(config, "update")
+    }
+
+    fn request(&self, config: Value, action: &str) -> Value {
+        match self {
+            Self::Stream(_) => config,
+            Self::Consumer(stream, _) => {
+                json!({ "stream_name": stream, "config": config, "action": action })
+            }
+        }
+    }
+
+    pub(super) fn is_absent(&self, error: u64) -> bool {
+        ABSENT.contains(&error)
+    }
+
+    fn is_fixed(&self, setting: &str) -> bool {
+        match self {
+            Self::Stream(_) => FIXED_OF_STREAM.contains(&setting),
+            Self::Consumer(..) => FIXED_OF_CONSUMER.contains(&setting),
+        }
+    }
+
+    /// The command that mends a setting, and what it costs.
+    fn mend(&self, setting: &str) -> String {
+        match self {
+            Self::Stream(name) if self.is_fixed(setting) => format!(
+                "the server does not change it in place: `nats stream backup {name} FOLDER`, \
+                 `nats stream rm {name}`, `brigade provision`; what was in it is gone then, and \
+                 its metadata says what that costs"
+            ),
+            Self::Stream(name) => format!("`nats stream edit {name} --interactive`"),
+            Self::Consumer(stream, name) if setting == "pause_until" => {
+                format!("`nats consumer resume {stream} {name}`")
+            }
+            Self::Consumer(stream, name) if self.is_fixed(setting) => format!(
+                "the server does not change it in place: `nats consumer rm {stream} {name}`, \
+                 `brigade provision`; everything in {stream} is delivered once more, which \
+                 {name} bears"
+            ),
+            Self::Consumer(stream, name) => {
+                format!("`nats consumer edit {stream} {name} --interactive`")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(name) => write!(f, "stream {name}"),
+            Self::Consumer(stream, name) => write!(f, "consumer {name} of {stream}"),
+        }
+    }
+}
+
+impl Drift {
+    pub(super) fn of(item: &Item, difference: Difference) -> Self {
+        let Difference { setting, declared, found } = difference;
+        Self { item: item.clone(), setting, declared, found }
+    }
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { item, setting, declared, found } = self;
+        write!(f, "{item}: {setting} is {found}, declared is ")?;
+        match declared {
+            Some(declared) => write!(f, "{declared}")?,
+            None => write!(f, "the server's default")?,
+        }
+        let mend = item.mend(setting);
+        write!(f, "; to mend it: {mend}; or declare it so in nats/topology.toml")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(item: Item, setting: &str, declared: Option<Value>) -> String {
+        Drift { item, setting: setting.to_owned(), declared, found: json!(2) }.to_string()
+    }
+
+    #[test]
+    fn drift_says_what_where_and_how_to_mend_it() {
+        let stream = Item::Stream("EVENTS".to_owned());
+        let consumer = Item::Consumer("EVENTS".to_owned(), "p".to_owned());
+        assert_eq!(
+            told(stream.clone(), "max_age", Some(json!(1))),
+            "stream EVENTS: max_age is 2, declared is 1; to mend it: \
+             `nats stream edit EVENTS --interactive`; or declare it so in nats/topology.toml"
+        );
+        assert!(told(stream, "storage", None).contains("default; to mend it: the server does"));
+        assert!(told(consumer.clone(), "ack_wait", None).contains("`nats consumer edit EVENTS p "));
+        assert!(told(consumer.clone(), "ack_policy", None).contains("`nats consumer rm EVENTS p`"));
+        assert!(told(consumer, "pause_until", None).contains("`nats consumer resume EVENTS p`"));
+    }
+}
