@@ -1,6 +1,7 @@
 //! edge with real servers, and with the real command-handler beside it.
 
 mod faults;
+mod list;
 mod sources;
 mod world;
 
