@@ -23,6 +23,7 @@ async fn place(world: &World, order: &str) -> Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "fail-points")]
 fn orders(rows: &Value) -> Vec<(&str, &str)> {
     let rows = rows.as_array().expect("rows");
     let text = |value| Value::as_str(value).expect("text");
@@ -43,8 +44,9 @@ async fn a_list_is_unconfirmed_without_postgres_and_reset_after_its_start() -> R
     for bad in [[("If-None-Match", "1")], [("Confirm", "sql")]] {
         assert_eq!(error(&list(&world, &bad).await?), (400, "bad_header"));
     }
-    let odd = world.request("q.tä.active_orders".to_owned(), &[], b"").await?;
-    assert_eq!(error(&odd), (400, "bad_subject"));
+    let operator = world.operator().await?;
+    let odd = operator.request("q.tä.active_orders", "".into()).await?;
+    assert!(odd.payload.windows(11).any(|text| text == b"bad_subject"));
 
     world.stack.postgres.kill().await;
     let by_kv = [("If-None-Match", etag.as_str()), ("Confirm", "kv")];
