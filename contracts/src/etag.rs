@@ -44,12 +44,15 @@ impl IfNoneMatch {
     /// Whether the asker already has this version, whose strong ETag is `"<version>"`.
     #[must_use]
     pub fn has(&self, version: u64) -> bool {
+        self.has_tag(&version.to_string())
+    }
+
+    /// Whether the asker already has what this tag, without its quotation marks, names.
+    #[must_use]
+    pub fn has_tag(&self, tag: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Tags(tags) => {
-                let version = version.to_string();
-                tags.contains(&version)
-            }
+            Self::Tags(tags) => tags.iter().any(|known| known == tag),
         }
     }
 }

@@ -18,6 +18,7 @@ pub const IF_NONE_MATCH: &str = "If-None-Match";
 pub const CONFIRM: &str = "Confirm";
 pub const MIN_VERSION: &str = "Min-Version";
 pub const WAIT_MS: &str = "Wait-Ms";
+pub const RESUME: &str = "Resume";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 pub const SCHEMA_VERSION: &str = "Schema-Version";

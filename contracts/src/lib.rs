@@ -15,6 +15,7 @@ pub mod etag;
 pub mod event;
 pub mod header;
 pub mod key;
+pub mod list;
 pub mod money;
 pub mod order;
 pub mod outcome;

@@ -10,7 +10,7 @@ use crate::{
     Part, Token, WorkerName,
     key::Bucket,
     subject::{
-        OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_OUTCOME, QUERY_VIEW, REQUESTS,
+        OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_OUTCOME, QUERY_VIEW, REQUESTS,
         SECRET_VERBS_ON_DURABLE_DOOR,
     },
 };
@@ -117,7 +117,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
         WorkerName::Edge => user
-            .serves([QUERY_VIEW, QUERY_OUTCOME, "$SRV.>"])
+            .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, "$SRV.>"])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
             .reads(&[Bucket::Versions, Bucket::Views]),

@@ -6,6 +6,7 @@
 //! outcome.<tenant>.<command_id>             outcomes of the durable door (core)
 //! q.<tenant>.view.<aggregate>.<id>          queries (services API)
 //! q.<tenant>.outcome.<command_id>
+//! q.<tenant>.active_orders
 //! evt.<tenant>.<aggregate>.<id>.<event>     events (stream EVENTS)
 //! live.<bucket>.<key>                       republished KV writes
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
@@ -29,6 +30,8 @@ pub const OUTBOX_RELAYS: &str = "outbox.relays";
 pub const QUERY_VIEW: &str = "q.*.view.*.*";
 /// Queries of outcomes: `q.<tenant>.outcome.<command_id>`.
 pub const QUERY_OUTCOME: &str = "q.*.outcome.*";
+/// Queries of the active list: `q.<tenant>.active_orders`.
+pub const QUERY_ACTIVE_ORDERS: &str = "q.*.active_orders";
 
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
@@ -77,6 +80,11 @@ pub fn query_outcome(tenant: &Token, command_id: &Token) -> String {
     format!("q.{tenant}.outcome.{command_id}")
 }
 
+#[must_use]
+pub fn query_active_orders(tenant: &Token) -> String {
+    format!("q.{tenant}.active_orders")
+}
+
 /// The address that a `q.<tenant>.view.<aggregate>.<id>` asks for.
 #[must_use]
 pub fn parse_query_view(subject: &str) -> Option<Address> {
@@ -95,6 +103,16 @@ pub fn parse_query_outcome(subject: &str) -> Option<(Token, Token)> {
         return None;
     }
     Some((Token::new(tenant).ok()?, Token::new(command_id).ok()?))
+}
+
+/// The tenant of a `q.<tenant>.active_orders`.
+#[must_use]
+pub fn parse_query_active_orders(subject: &str) -> Option<Token> {
+    let [q, tenant, active_orders] = split(subject)?;
+    if (q, active_orders) != ("q", "active_orders") {
+        return None;
+    }
+    Token::new(tenant).ok()
 }
 
 #[must_use]
@@ -161,6 +179,10 @@ mod tests {
                 parse_query_outcome(&query_outcome(&address.tenant, &word)),
                 Some((address.tenant.clone(), word.clone()))
             );
+            prop_assert_eq!(
+                parse_query_active_orders(&query_active_orders(&word)),
+                Some(word.clone())
+            );
             prop_assert_eq!(parse_event(&event(&address, &word)), Some((address, word)));
         }
 
@@ -174,6 +196,7 @@ mod tests {
         fn parsers_bear_anything(subject in "\\PC{0,80}") {
             let _ = (parse_command(&subject), parse_query_view(&subject));
             let _ = (parse_query_outcome(&subject), parse_event(&subject));
+            let _ = parse_query_active_orders(&subject);
         }
     }
 
@@ -184,5 +207,6 @@ mod tests {
         }
         assert_eq!(parse_event("evt.t.basket.c1.opened"), None);
         assert_eq!(parse_query_view("q.t.view.cart.c1.x"), None);
+        assert_eq!(parse_query_active_orders("q.t.active_orders.x"), None);
     }
 }

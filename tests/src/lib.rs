@@ -6,6 +6,7 @@
 pub mod check;
 pub mod process;
 pub mod producer;
+pub mod screen;
 pub mod shared;
 pub mod stranger;
 pub mod town;

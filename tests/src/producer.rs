@@ -152,6 +152,15 @@ impl Producer {
         reply.unwrap_or_else(|| panic!("no answer to the query of {what}"))
     }
 
+    /// A query of the active orders.
+    ///
+    /// # Panics
+    /// Where nobody answers.
+    pub async fn active_orders(&self, headers: &[(&str, &str)]) -> Reply {
+        let subject = format!("q.{}.active_orders", self.tenant);
+        self.request(&subject, headers, b"").await.expect("an answer to the query of the list")
+    }
+
     /// Opens a team cart of `owner` with these further members.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! S4: active orders appear at once. (Here the pushes; the list comes with its query.)
+//! S4: active orders appear at once. (Here the pushes; the list stands in `lists`.)
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, producer::placed};

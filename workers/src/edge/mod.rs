@@ -1,10 +1,11 @@
 //! edge: answers queries.
 //!
-//! Serves `q.<tenant>.view.<aggregate>.<id>` and `q.<tenant>.outcome.<command_id>` as endpoints of
-//! one NATS service, shared by all edges. Each query is a task of its own. A view's version is
+//! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders` and
+//! `q.<tenant>.outcome.<command_id>` as endpoints of one NATS service, shared by all edges. Each query is a task of its own. A view's version is
 //! confirmed with SQL ([`confirm`], one statement for all who wait: [`together`]); its content
 //! comes from memory or KV where that is exactly the confirmed version, else from SQL
-//! ([`content`]). Outcomes are read from the inbox.
+//! ([`content`]). So it is with the active orders of a tenant ([`list`]). Outcomes are read from
+//! the inbox.
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
@@ -17,6 +18,7 @@
 mod confirm;
 mod content;
 mod database;
+mod list;
 mod outcome;
 mod reply;
 mod service;
@@ -32,7 +34,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::Subscriber;
 use brigade_contracts::{
     key::Bucket,
-    subject::{QUERY_OUTCOME, QUERY_VIEW},
+    subject::{QUERY_ACTIVE_ORDERS, QUERY_OUTCOME, QUERY_VIEW},
 };
 use futures::{StreamExt, future::join_all};
 use tokio::{sync::Semaphore, task::JoinSet, time::interval};
@@ -41,6 +43,7 @@ use self::{
     confirm::Confirm,
     content::{Content, Read},
     database::Database,
+    list::Lists,
     outcome::Inbox,
     reply::Reply,
     service::{Endpoint, Service},
@@ -53,6 +56,7 @@ use crate::{
 
 const VIEW: &str = "view";
 const OUTCOME: &str = "outcome";
+const ACTIVE_ORDERS: &str = "active_orders";
 /// Most queries in hand; more are refused as `busy`.
 const MAX_IN_HAND: usize = 10_000;
 /// Most queries that wait for something to happen: the others always have room.
@@ -69,6 +73,7 @@ struct Edge {
     reader: Together<Read>,
     inbox: Together<Inbox>,
     content: Content,
+    lists: Lists,
     versions: Kv,
     in_hand: Arc<Semaphore>,
     waiting: Semaphore,
@@ -78,8 +83,9 @@ struct Edge {
 /// Where NATS cannot be used.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let id = cx.instance.rsplit('.').next().unwrap_or_default().to_owned();
-    let endpoints = [(VIEW, QUERY_VIEW), (OUTCOME, QUERY_OUTCOME)];
-    let about = "Views of aggregates and outcomes of commands, confirmed with SQL";
+    let endpoints =
+        [(VIEW, QUERY_VIEW), (OUTCOME, QUERY_OUTCOME), (ACTIVE_ORDERS, QUERY_ACTIVE_ORDERS)];
+    let about = "Views of aggregates, active orders and outcomes of commands, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     let listening = service.listen(cx.worker.as_str()).await?;
@@ -157,6 +163,7 @@ impl Edge {
             reader: Together::new(&database, Read),
             inbox: Together::new(&database, Inbox),
             content: Content::open(&cx.nats).await?,
+            lists: Lists::new(&database, &cx.metrics),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
             waiting: Semaphore::new(MAX_WAITING),
@@ -167,6 +174,7 @@ impl Edge {
     async fn answer(&self, endpoint: &Endpoint, query: &Delivery) {
         let answered = match endpoint.name {
             VIEW => self.view(query).await,
+            ACTIVE_ORDERS => self.active_orders(query).await,
             _ => self.outcome(query).await,
         };
         let reply = answered.unwrap_or_else(|error| error);

@@ -6,7 +6,7 @@ use async_nats::{
     HeaderMap,
     service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE},
 };
-use brigade_contracts::{Outcome, Refusal, header, query::QueryError};
+use brigade_contracts::{Refusal, header, query::QueryError};
 use bytes::Bytes;
 
 /// An answer to a query.
@@ -15,7 +15,8 @@ pub struct Reply {
     pub status: u16,
     /// The code, of an error.
     pub error: Option<Cow<'static, str>>,
-    pub version: Option<u64>,
+    /// With its quotation marks.
+    pub etag: Option<String>,
     /// The counters in KV confirmed it, not SQL.
     pub by_kv: bool,
     pub body: Bytes,
@@ -24,12 +25,12 @@ pub struct Reply {
 impl Reply {
     #[must_use]
     pub fn ok(body: Bytes) -> Self {
-        Self { status: 200, error: None, version: None, by_kv: false, body }
+        Self { status: 200, error: None, etag: None, by_kv: false, body }
     }
 
     #[must_use]
-    pub fn not_modified(version: u64) -> Self {
-        Self { status: 304, version: Some(version), ..Self::ok(Bytes::new()) }
+    pub fn not_modified(etag: String) -> Self {
+        Self { status: 304, etag: Some(etag), ..Self::ok(Bytes::new()) }
     }
 
     /// The version is not the one that was waited for; the body tells which it is.
@@ -68,8 +69,8 @@ impl Reply {
         let mut headers = HeaderMap::new();
         let status = self.status.to_string();
         headers.insert(header::STATUS, status.as_str());
-        if let Some(version) = self.version {
-            headers.insert(header::ETAG, Outcome::etag_of(version).as_str());
+        if let Some(etag) = &self.etag {
+            headers.insert(header::ETAG, etag.as_str());
         }
         if self.by_kv {
             headers.insert(header::CONFIRMED_BY, "kv");

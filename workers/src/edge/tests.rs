@@ -1,6 +1,7 @@
 //! edge with real servers, and with the real command-handler beside it.
 
 mod faults;
+mod list;
 mod sources;
 mod world;
 
@@ -184,7 +185,7 @@ async fn the_service_shows_itself_with_its_statistics() -> Result<()> {
     assert_eq!(counted, [20, 20]);
     let info: async_nats::service::Info = serde_json::from_value(ask("$SRV.INFO.edge").await?)?;
     let names: Vec<_> = info.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
-    assert_eq!(names, ["view", "outcome"]);
+    assert_eq!(names, ["view", "outcome", "active_orders"]);
     for edge in edges {
         assert_eq!(edge.health.violations(), Vec::<String>::new());
         edge.stop().await;

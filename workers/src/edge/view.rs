@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use brigade_contracts::{
-    Address, Aggregate, Refusal,
+    Address, Aggregate, Outcome, Refusal,
     key::{self, Bucket},
     query::ViewHeaders,
     subject,
@@ -47,7 +47,7 @@ impl Edge {
                 return self.behind(&address, &asked, &confirmed, seen).await;
             }
             if asked.has(versions.version) {
-                return Ok(Reply { by_kv: *by_kv, ..Reply::not_modified(versions.version) });
+                return Ok(Reply { by_kv: *by_kv, ..not_modified(versions.version) });
             }
             match self.content.find(&address, versions).await {
                 Found::Exactly(body, from) => {
@@ -60,7 +60,7 @@ impl Edge {
         let body = self.read(&address).await?;
         match body.versions.version {
             version if !asked.reached(version) => Err(Reply::not_reached(version)),
-            version if asked.has(version) => Ok(Reply::not_modified(version)),
+            version if asked.has(version) => Ok(not_modified(version)),
             _ => Ok(self.show(&body, "sql")),
         }
     }
@@ -99,7 +99,8 @@ impl Edge {
 
     fn show(&self, body: &Body, from: &str) -> Reply {
         self.cx.metrics.content_from.with_label_values(&[from]).inc();
-        Reply { version: Some(body.versions.version), ..Reply::ok(body.bytes.clone()) }
+        let etag = Outcome::etag_of(body.versions.version);
+        Reply { etag: Some(etag), ..Reply::ok(body.bytes.clone()) }
     }
 
     /// Confirms a version; with `Min-Version` one that has reached it.
@@ -151,6 +152,10 @@ impl Edge {
         self.content.see(address, version);
         Ok(Confirmed { versions: Versions { version, parts }, by_kv: true })
     }
+}
+
+fn not_modified(version: u64) -> Reply {
+    Reply::not_modified(Outcome::etag_of(version))
 }
 
 fn not_found() -> Reply {

@@ -24,6 +24,7 @@ pub struct Metrics {
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
+    pub list_rows: IntCounterVec,
     pub confirm_statements: IntCounter,
 }
 
@@ -31,6 +32,7 @@ const VERDICTS: [&str; 4] = ["done", "retry", "away", "dead"];
 const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "503", "504"]),
     ("outcome", &["200", "400", "404", "503"]),
+    ("active_orders", &["200", "304", "400", "503"]),
 ];
 
 impl Metrics {
@@ -150,6 +152,11 @@ impl Metrics {
                 "Where the content of an answered view came from",
                 &["from"],
             ),
+            list_rows: counters(
+                "brigade_list_rows_total",
+                "Where the rows of answered lists came from",
+                &["from"],
+            ),
             confirm_statements: counter(
                 "brigade_confirm_statements_total",
                 "Statements that confirmed versions with SQL, each for all queries that waited",
@@ -170,6 +177,9 @@ impl Metrics {
         }
         for from in ["memory", "kv", "sql"] {
             metrics.content_from.with_label_values(&[from]);
+        }
+        for from in ["memory", "sql"] {
+            metrics.list_rows.with_label_values(&[from]);
         }
         for (query, statuses) in QUERIES {
             for status in *statuses {

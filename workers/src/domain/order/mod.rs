@@ -19,6 +19,7 @@ use brigade_contracts::{
         self, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PLACED, ORDER_PREPARING,
         ORDER_READY, ORDER_SERVED,
     },
+    list::ActiveRow,
     order::{
         ActiveCore, ActivePayment, Change, ChangeKind, Core, Item, Nothing, Payments, Place,
         Status, Verb,
@@ -184,6 +185,18 @@ impl Order {
     /// again later cannot tell more than this: every change of an order's core is one of status.
     #[must_use]
     pub fn active_core(&self) -> Box<RawValue> {
+        raw(&self.listed())
+    }
+
+    /// Its row as queries show it.
+    #[must_use]
+    pub fn active_row(&self) -> Box<RawValue> {
+        let (version, at) = self.head.part(Part::Payments);
+        let payment = ActivePayment { version, at, paid: self.paid, paid_at: self.paid_at };
+        raw(&ActiveRow { core: self.listed(), payment, due: self.total.less(self.paid) })
+    }
+
+    fn listed(&self) -> ActiveCore {
         let (version, at) = self.head.part(Part::Core);
         let (kind, fields) = match self.status {
             Status::Placed => (ChangeKind::Added, vec![]),
@@ -194,7 +207,7 @@ impl Order {
         };
         let ended = || self.reason.clone().unwrap_or_else(|| self.status.as_str().to_owned());
         let reason = (kind == ChangeKind::Removed).then(ended);
-        raw(&ActiveCore {
+        ActiveCore {
             version,
             at,
             order: self.head.address.id.clone(),
@@ -206,7 +219,7 @@ impl Order {
             total: self.total,
             created_at: self.created_at,
             change: Change { kind, fields, reason },
-        })
+        }
     }
 }
 
