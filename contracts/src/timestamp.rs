@@ -15,8 +15,9 @@ impl Timestamp {
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         OffsetDateTime::parse(text, &Rfc3339)
             .ok()
-            // The last hours of year 9999 have no UTC that can be written.
+            // Not all of the first and last day of RFC 3339 can be written in UTC.
             .and_then(|at| at.checked_to_offset(time::UtcOffset::UTC))
+            .filter(|at| (0..=9999).contains(&at.year()))
             .map(Self::from)
             .ok_or_else(|| Refusal::new(400, "malformed", "expected a time as RFC 3339"))
     }
