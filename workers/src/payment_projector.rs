@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use brigade_contracts::{
     Address, Aggregate, Part, Timestamp,
     event::Payload,
+    header,
     key::{self, Bucket, ENDED_TTL, REMOVED_TTL, Versions},
     order, subject,
 };
@@ -41,6 +42,8 @@ struct Shown {
     view: Put,
     /// Of orders only.
     row: Option<Put>,
+    /// Repair asked for this event again: what is remembered of its keys may be untrue.
+    again: bool,
 }
 
 /// # Errors
@@ -66,6 +69,12 @@ impl Handler for PaymentProjector {
     async fn handle(&self, batch: Vec<Option<Shown>>) -> Vec<Verdict> {
         self.cx.fail.point("payment-projector.before_show").await;
         let newest = newest(&batch);
+        for shown in batch.iter().flatten().filter(|shown| shown.again) {
+            self.views.forget_key(&shown.view.key);
+            if let Some(row) = &shown.row {
+                self.active_orders.forget_key(&row.key);
+            }
+        }
         let shown: Vec<&Shown> = newest.values().copied().collect();
         let views = shown.iter().map(|shown| (*shown, &shown.view)).collect();
         let rows = shown.iter().filter_map(|shown| Some((*shown, shown.row.as_ref()?))).collect();
@@ -145,7 +154,8 @@ fn decode(delivery: &Delivery) -> Result<Option<Shown>, String> {
         None
     };
     let view = put(key::view(&address, Part::Payments), part, ENDED_TTL);
-    Ok(Some(Shown { address, version: head.version, at: head.at, view, row }))
+    let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);
+    Ok(Some(Shown { address, version: head.version, at: head.at, view, row, again }))
 }
 
 #[derive(Deserialize)]

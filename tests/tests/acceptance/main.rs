@@ -5,6 +5,7 @@ mod commands;
 mod conformance;
 mod crashes;
 mod dead_letters;
+mod healing;
 mod orders;
 mod reads;
 
