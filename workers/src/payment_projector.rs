@@ -18,6 +18,7 @@ use brigade_contracts::{
     order, subject,
 };
 use bytes::Bytes;
+use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -100,16 +101,16 @@ impl PaymentProjector {
     async fn show(&self, bucket: &Kv, what: Vec<(&Shown, &Put)>) -> HashMap<Address, Verdict> {
         let puts: Vec<Put> = what.iter().map(|(_, put)| (*put).clone()).collect();
         let stored = bucket.put(&puts, WhenAbsent::Ask).await;
-        let mut verdicts = HashMap::new();
-        for ((shown, put), stored) in what.into_iter().zip(stored) {
+        // A bucket that was lost is absent at every key: all of them are asked about at once.
+        let verdicts = what.into_iter().zip(stored).map(|((shown, put), stored)| async move {
             let verdict = match stored {
                 Stored::Shown => Verdict::Done,
                 Stored::Failed(why) => Verdict::Away(why),
                 Stored::Absent => self.show_absent(bucket, shown, put).await,
             };
-            verdicts.insert(shown.address.clone(), verdict);
-        }
-        verdicts
+            (shown.address.clone(), verdict)
+        });
+        join_all(verdicts).await.into_iter().collect()
     }
 
     /// Nothing stands at a key that must have had a value: it was not written yet, it expired, or

@@ -134,8 +134,7 @@ async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<
             return Ok(());
         }
         let states = states::read(&mut *cx.postgres.acquire().await?, &overdue).await?;
-        show.forget();
-        let shown = show.show(&states).await;
+        let shown = show.show_again(&states).await;
         let (overdue, count) = (overdue.len(), shown.len());
         tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
         cx.metrics.shown_again.inc_by(count as u64);

@@ -158,7 +158,8 @@ impl Kv {
     pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
         self.forget_earlier_connections();
         let mut results: Vec<Option<Stored>> = vec![None; puts.len()];
-        let mut expected: Vec<Option<u64>> = puts.iter().map(|put| self.guess(put)).collect();
+        let mut expected: Vec<Option<u64>> =
+            puts.iter().map(|put| self.guess(put, absent)).collect();
         for (put, result) in puts.iter().zip(&mut results) {
             let known = self.known.get(&put.key);
             if known.is_some_and(|known| put.is_told_by(known.version, known.expires)) {
@@ -255,12 +256,13 @@ impl Kv {
         }
     }
 
-    /// The revision to expect: the remembered one, none for a first version, else it has to be
+    /// The revision to expect: the remembered one; none for a first version, and where the caller
+    /// knows that the key may be lost (one round for a bucket that is rebuilt); else it has to be
     /// looked up.
-    fn guess(&self, put: &Put) -> Option<u64> {
+    fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
         match self.known.get(&put.key) {
             Some(known) => Some(known.revision),
-            None => (put.version == 1).then_some(0),
+            None => (put.version == 1 || absent == WhenAbsent::Write).then_some(0),
         }
     }
 
