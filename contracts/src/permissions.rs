@@ -226,7 +226,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE orders", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE events", "SELECT"),
-            ("TABLE outbox", "SELECT, INSERT"),
+            ("TABLE outbox", "INSERT"),
             ("TABLE unshown", "SELECT, INSERT, UPDATE"),
             ("TABLE stream_marks", "SELECT, INSERT, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),

@@ -20,6 +20,8 @@ use serde_json::json;
 enum Fault {
     Purged(&'static str),
     Deleted(&'static str),
+    /// All that is no truth, at once.
+    AllDeleted,
     ServerKilled,
 }
 
@@ -32,6 +34,11 @@ impl Fault {
                 assert!(purged.purged > 0, "{stream} held nothing");
             }
             Self::Deleted(stream) => drop(js.delete_stream(stream).await.unwrap()),
+            Self::AllDeleted => {
+                for stream in ["EVENTS", "KV_versions", "KV_views", "KV_active_orders"] {
+                    js.delete_stream(stream).await.unwrap();
+                }
+            }
             Self::ServerKilled => {
                 town.nats.kill().await;
                 town.nats.restart().await.unwrap();
@@ -61,6 +68,8 @@ async fn until_healed(town: &Town) {
 /// is stale and nothing refused.
 async fn under_load(faults: &[Fault]) {
     let mut town = Town::start().await;
+    // Any number of each may run.
+    town.run(WorkerName::CacheVerifier).await;
     for (round, fault) in faults.iter().enumerate() {
         let load = Load::named(&town, &format!("{round}x"), 6).await;
         load.until_done(4).await;
@@ -89,6 +98,11 @@ async fn s0_09_kv_may_be_deleted_at_any_time_and_is_rebuilt_from_sql() {
 #[tokio::test]
 async fn events_may_be_deleted_at_any_time_and_are_published_again() {
     under_load(&[Fault::Purged("EVENTS"), Fault::Deleted("EVENTS")]).await;
+}
+
+#[tokio::test]
+async fn all_that_is_no_truth_may_be_deleted_at_once() {
+    under_load(&[Fault::AllDeleted]).await;
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ const PIECE: i64 = 2000;
 const MARGIN: time::Duration = time::Duration::minutes(1);
 /// What `EVENTS` keeps.
 const EVENTS_KEPT: time::Duration = time::Duration::days(7);
-/// Projectors ask `versions` whether a lost key is still the newest, so notes of a lost `versions`
-/// are shown before events are repeated; without any progress for this long it goes on.
+/// Events are repeated after a lost `versions` is shown, but without any progress of that for this
+/// long it goes on.
 const SHOW_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Which aggregates have to be shown again.
@@ -139,19 +139,21 @@ impl Heal<'_> {
         for stream in plan.missing.iter().filter(|stream| *stream != "EVENTS") {
             self.make(stream).await?;
         }
+        for which in plan.parts() {
+            let noted = self.each_piece(which, Step::Note).await?;
+            tracing::info!(worker = %self.cx.worker, ?which, noted, "to be shown again");
+        }
+        if plan.versions {
+            // Projectors that find nothing at a key ask `versions`, and a message may only fail so
+            // often.
+            self.until_shown().await?;
+        }
         if let Some(events) = &plan.events {
             // Before the stream is there: the relay, and all who consume it, find old events first.
             self.publish_again(events).await?;
         }
         if plan.missing.iter().any(|stream| stream == "EVENTS") {
             self.make("EVENTS").await?;
-        }
-        for which in plan.parts() {
-            let noted = self.each_piece(which, Step::Note).await?;
-            tracing::info!(worker = %self.cx.worker, ?which, noted, "to be shown again");
-        }
-        if plan.versions && plan.payments {
-            self.until_shown().await?;
         }
         if plan.payments {
             for which in plan.parts() {
