@@ -13,6 +13,7 @@ use crate::{
         OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_OUTCOME, QUERY_VIEW, REQUESTS,
         SECRET_VERBS_ON_DURABLE_DOOR,
     },
+    topology::Topology,
 };
 
 /// Verbs that only workers and operators may send; tenants' credentials are denied them.
@@ -116,6 +117,12 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
+        // It writes no key and no event: it notes in SQL what others have to write again.
+        WorkerName::CacheVerifier => user
+            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
+            .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
+                ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
+            })),
         WorkerName::Edge => user
             .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, "$SRV.>"])
             // What wakes the queries that wait.
@@ -205,6 +212,17 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
         WorkerName::PaymentProjector => &[],
+        WorkerName::CacheVerifier => &[
+            ("TABLE carts", "SELECT"),
+            ("TABLE orders", "SELECT"),
+            ("TABLE cart_locks", "SELECT"),
+            ("TABLE events", "SELECT"),
+            ("TABLE outbox", "INSERT"),
+            ("TABLE unshown", "SELECT, INSERT, UPDATE"),
+            ("TABLE stream_marks", "SELECT, INSERT, DELETE"),
+            ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("SEQUENCE events_seq_seq", "USAGE"),
+        ],
         WorkerName::Edge => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),

@@ -7,12 +7,18 @@ pub enum WorkerName {
     CommandHandler,
     OutboxRelay,
     PaymentProjector,
+    CacheVerifier,
     Edge,
 }
 
 impl WorkerName {
-    pub const ALL: [Self; 4] =
-        [Self::CommandHandler, Self::OutboxRelay, Self::PaymentProjector, Self::Edge];
+    pub const ALL: [Self; 5] = [
+        Self::CommandHandler,
+        Self::OutboxRelay,
+        Self::PaymentProjector,
+        Self::CacheVerifier,
+        Self::Edge,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -20,6 +26,7 @@ impl WorkerName {
             Self::CommandHandler => "command-handler",
             Self::OutboxRelay => "outbox-relay",
             Self::PaymentProjector => "payment-projector",
+            Self::CacheVerifier => "cache-verifier",
             Self::Edge => "edge",
         }
     }

@@ -1,6 +1,6 @@
 //! What must hold at rest after every run, looked at from outside: SQL, KV and streams.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_nats::jetstream;
 use brigade_contracts::topology::Topology;
@@ -76,6 +76,27 @@ pub async fn events_are_in_the_stream_in_order(town: &Town) {
     assert_eq!(seen, stored, "events in EVENTS and in SQL");
 }
 
+/// I-3 after a loss of the stream: every event is in `EVENTS` at least once.
+///
+/// # Panics
+/// Where one is not.
+pub async fn events_are_in_the_stream_at_least_once(town: &Town) {
+    let stored: Vec<String> = sqlx::query_scalar(
+        "select format('evt.%s.%s.%s.%s@%s', tenant, aggregate, id, type, version)
+         from brigade.events",
+    )
+    .fetch_all(&town.sql)
+    .await
+    .expect("sql");
+    let found: HashSet<String> = events_in_stream(town)
+        .await
+        .into_iter()
+        .map(|(subject, version)| format!("{subject}@{version}"))
+        .collect();
+    let lost: Vec<_> = stored.iter().filter(|event| !found.contains(*event)).collect();
+    assert!(lost.is_empty(), "{} of {} events are lost: {lost:?}", lost.len(), stored.len());
+}
+
 /// Subject and version of everything in `EVENTS`, in order.
 pub async fn events_in_stream(town: &Town) -> Vec<(String, u64)> {
     let subject_and_version = |message: async_nats::Message| {
@@ -114,16 +135,17 @@ pub async fn kv_equals_sql(town: &Town) {
     .fetch_all(&town.sql)
     .await
     .expect("sql");
+    let js = jetstream::new(town.connect("operator").await);
     for row in rows {
         let kind: &str = row.get("kind");
         let row: Value = row.get("row");
         let (tenant, id) = (row["tenant"].as_str().unwrap(), row["id"].as_str().unwrap());
         let key = format!("{tenant}.{kind}.{id}");
-        let versions = kv(town, "versions", &key).await.unwrap_or_default();
+        let versions = kv_by(&js, "versions", &key).await.unwrap_or_default();
         assert_eq!(versions["version"], row["version"], "{key}");
         assert_eq!(versions["parts"], row["parts"], "{key}");
         for part in ["core", "payments"] {
-            let shown = kv(town, "views", &format!("{key}.{part}")).await.unwrap_or_default();
+            let shown = kv_by(&js, "views", &format!("{key}.{part}")).await.unwrap_or_default();
             assert_eq!(shown["version"], row["parts"][part], "{key}.{part}");
             for (field, value) in shown.as_object().expect("an object") {
                 let same = match field.as_str() {
@@ -138,12 +160,12 @@ pub async fn kv_equals_sql(town: &Town) {
             }
         }
         if kind == "order" {
-            let shown = kv(town, "active_orders", &format!("{tenant}.{id}.core")).await;
+            let shown = kv_by(&js, "active_orders", &format!("{tenant}.{id}.core")).await;
             let shown = shown.unwrap_or_default();
             assert_eq!(shown["version"], row["parts"]["core"], "{key} in active_orders");
             assert_eq!(shown["status"], row["status"], "{key} in active_orders");
             assert_eq!(shown["items"], row["items"], "{key} in active_orders");
-            let paid = kv(town, "active_orders", &format!("{tenant}.{id}.payment")).await;
+            let paid = kv_by(&js, "active_orders", &format!("{tenant}.{id}.payment")).await;
             assert_eq!(paid.unwrap_or_default()["paid"], row["paid"], "{key} in active_orders");
         }
     }
@@ -161,7 +183,10 @@ pub async fn dead_letters(town: &Town) -> Vec<async_nats::Message> {
 
 /// A value as it stands in a bucket, read from the leader as an operator may.
 pub async fn kv(town: &Town, bucket: &str, key: &str) -> Option<Value> {
-    let js = jetstream::new(town.connect("operator").await);
+    kv_by(&jetstream::new(town.connect("operator").await), bucket, key).await
+}
+
+async fn kv_by(js: &jetstream::Context, bucket: &str, key: &str) -> Option<Value> {
     let stream = js.get_stream_no_info(format!("KV_{bucket}")).await.ok()?;
     let subject = format!("$KV.{bucket}.{key}");
     let message = stream.get_last_raw_message_by_subject(&subject).await.ok()?;

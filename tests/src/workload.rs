@@ -67,17 +67,23 @@ pub struct Load {
 impl Load {
     /// Starts `lanes` of parties, one after the other each.
     pub async fn start(town: &Town, lanes: usize) -> Self {
+        Self::named(town, "", lanes).await
+    }
+
+    /// The same, where there are parties of other names already.
+    pub async fn named(town: &Town, name: &str, lanes: usize) -> Self {
         let nats = town.connect("t1-producer").await;
         let client = Arc::new(Client::new(nats, Duration::from_secs(60)));
         let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let lane = |lane: usize| {
             let (client, done, stop) = (client.clone(), done.clone(), stop.clone());
+            let name = name.to_owned();
             tokio::spawn(async move {
                 for n in 0_u64.. {
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
-                    party(client.clone(), format!("{lane}-{n}")).await;
+                    party(client.clone(), format!("{name}{lane}-{n}")).await;
                     done.fetch_add(1, Ordering::SeqCst);
                 }
             })

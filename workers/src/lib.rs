@@ -1,5 +1,6 @@
 //! The workers of brigade and what they stand on. [`registry`] is the table of contents.
 
+pub mod cache_verifier;
 pub mod cli;
 pub mod command_handler;
 pub mod config;

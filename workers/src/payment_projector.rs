@@ -13,10 +13,12 @@ use std::collections::HashMap;
 use brigade_contracts::{
     Address, Aggregate, Part, Timestamp,
     event::Payload,
+    header,
     key::{self, Bucket, ENDED_TTL, REMOVED_TTL, Versions},
     order, subject,
 };
 use bytes::Bytes;
+use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -41,6 +43,8 @@ struct Shown {
     view: Put,
     /// Of orders only.
     row: Option<Put>,
+    /// Repair asked for this event again: what is remembered of its keys may be untrue.
+    again: bool,
 }
 
 /// # Errors
@@ -66,6 +70,12 @@ impl Handler for PaymentProjector {
     async fn handle(&self, batch: Vec<Option<Shown>>) -> Vec<Verdict> {
         self.cx.fail.point("payment-projector.before_show").await;
         let newest = newest(&batch);
+        for shown in batch.iter().flatten().filter(|shown| shown.again) {
+            self.views.forget_key(&shown.view.key);
+            if let Some(row) = &shown.row {
+                self.active_orders.forget_key(&row.key);
+            }
+        }
         let shown: Vec<&Shown> = newest.values().copied().collect();
         let views = shown.iter().map(|shown| (*shown, &shown.view)).collect();
         let rows = shown.iter().filter_map(|shown| Some((*shown, shown.row.as_ref()?))).collect();
@@ -91,16 +101,16 @@ impl PaymentProjector {
     async fn show(&self, bucket: &Kv, what: Vec<(&Shown, &Put)>) -> HashMap<Address, Verdict> {
         let puts: Vec<Put> = what.iter().map(|(_, put)| (*put).clone()).collect();
         let stored = bucket.put(&puts, WhenAbsent::Ask).await;
-        let mut verdicts = HashMap::new();
-        for ((shown, put), stored) in what.into_iter().zip(stored) {
+        // A bucket that was lost is absent at every key: all of them are asked about at once.
+        let verdicts = what.into_iter().zip(stored).map(|((shown, put), stored)| async move {
             let verdict = match stored {
                 Stored::Shown => Verdict::Done,
                 Stored::Failed(why) => Verdict::Away(why),
                 Stored::Absent => self.show_absent(bucket, shown, put).await,
             };
-            verdicts.insert(shown.address.clone(), verdict);
-        }
-        verdicts
+            (shown.address.clone(), verdict)
+        });
+        join_all(verdicts).await.into_iter().collect()
     }
 
     /// Nothing stands at a key that must have had a value: it was not written yet, it expired, or
@@ -145,7 +155,8 @@ fn decode(delivery: &Delivery) -> Result<Option<Shown>, String> {
         None
     };
     let view = put(key::view(&address, Part::Payments), part, ENDED_TTL);
-    Ok(Some(Shown { address, version: head.version, at: head.at, view, row }))
+    let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);
+    Ok(Some(Shown { address, version: head.version, at: head.at, view, row, again }))
 }
 
 #[derive(Deserialize)]

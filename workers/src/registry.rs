@@ -4,7 +4,9 @@ use std::{future::Future, pin::Pin};
 
 use brigade_contracts::WorkerName;
 
-use crate::{command_handler, edge, outbox_relay, payment_projector, runtime::Context};
+use crate::{
+    cache_verifier, command_handler, edge, outbox_relay, payment_projector, runtime::Context,
+};
 
 type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
@@ -24,6 +26,7 @@ pub static WORKERS: &[Entry] = &[
     entry!(CommandHandler, command_handler::run),
     entry!(OutboxRelay, outbox_relay::run),
     entry!(PaymentProjector, payment_projector::run),
+    entry!(CacheVerifier, cache_verifier::run),
     entry!(Edge, edge::run),
 ];
 

@@ -33,6 +33,7 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
             "payment-projector.after_show",
             "payment-projector.before_ack",
         ],
+        WorkerName::CacheVerifier => &["cache-verifier.before_heal", "cache-verifier.after_heal"],
         WorkerName::Edge => &["edge.after_confirm"],
     }
 }
@@ -42,7 +43,21 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     match worker {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
         WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.poison.opened")),
-        WorkerName::OutboxRelay | WorkerName::Edge => None,
+        WorkerName::OutboxRelay | WorkerName::CacheVerifier | WorkerName::Edge => None,
+    }
+}
+
+/// Gives a worker that has nothing to do on the normal way a reason to reach its steps.
+async fn provoke(town: &Town, worker: WorkerName) {
+    if worker == WorkerName::CacheVerifier {
+        // It knows the bucket as it was before.
+        until("a mark", || async {
+            let marked = "select noted_at from brigade.stream_marks where stream = 'KV_views'";
+            sqlx::query(marked).fetch_optional(&town.sql).await.ok()?.map(drop)
+        })
+        .await;
+        let js = async_nats::jetstream::new(town.connect("operator").await);
+        js.delete_stream("KV_views").await.unwrap();
     }
 }
 
@@ -63,6 +78,7 @@ async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
             town.run(other).await;
         }
         let mut dying = Process::start(&town, &[worker], Some(point)).await;
+        provoke(&town, worker).await;
         let work = async { workload::run(&town, "a", 2).await };
         let replace = async {
             assert!(!dying.ended().await.success(), "it dies at {point}");

@@ -6,6 +6,7 @@ mod commands;
 mod conformance;
 mod crashes;
 mod dead_letters;
+mod healing;
 mod lists;
 mod nats_cli;
 mod orders;

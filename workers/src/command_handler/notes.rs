@@ -64,7 +64,8 @@ impl Notes {
 }
 
 /// Deletes notes up to the versions that were shown. A note that somebody is just raising is
-/// left: it speaks of a newer version.
+/// left: it speaks of a newer version. Each is found by its key, whatever the planner believes about
+/// a table that is empty at one moment and full at the next; they come sorted.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -75,17 +76,18 @@ pub async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sq
     let text = |f: fn(&Address) -> &str| shown.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
     let versions: Vec<i64> = shown.iter().map(|(_, version)| version.cast_signed()).collect();
     sqlx::query!(
-        "with done as (
-             select tenant, aggregate, id
+        "delete from brigade.unshown where ctid = any (array (
+             select done.ctid
              from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
                   as shown (tenant, aggregate, id, version)
-             join brigade.unshown note using (tenant, aggregate, id)
-             where note.version <= shown.version
-             order by tenant, aggregate, id
-             for update of note skip locked
-         )
-         delete from brigade.unshown note using done
-         where (note.tenant, note.aggregate, note.id) = (done.tenant, done.aggregate, done.id)",
+             cross join lateral (
+                 select note.ctid from brigade.unshown note
+                 where (note.tenant, note.aggregate, note.id)
+                       = (shown.tenant, shown.aggregate, shown.id)
+                   and note.version <= shown.version
+                 limit 1 for update skip locked
+             ) done
+         ))",
         &text(|a| a.tenant.as_str()) as _,
         &text(|a| a.aggregate.as_str()) as _,
         &text(|a| a.id.as_str()) as _,
@@ -138,8 +140,7 @@ async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<
             return Ok(());
         }
         let states = read(cx, &overdue).await?;
-        show.forget();
-        let shown = show.show(&states).await;
+        let shown = show.show_again(&states).await;
         let (overdue, count) = (overdue.len(), shown.len());
         tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
         cx.metrics.shown_again.inc_by(count as u64);

@@ -68,15 +68,17 @@ impl Show {
         [shown, again].concat()
     }
 
-    async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
-        states::read(&mut *self.postgres.acquire().await?, addresses).await
-    }
-
-    /// Looks at what is stored before the next write, instead of trusting what was written.
-    pub fn forget(&self) {
+    /// Shows aggregates that were read from SQL just now, of which much may be lost. Trusts nothing
+    /// that was written before.
+    pub async fn show_again(&self, states: &[State]) -> Vec<(Address, u64)> {
         for bucket in [&self.versions, &self.views, &self.active_orders] {
             bucket.kv.forget();
         }
+        self.write(states, WhenAbsent::Write).await.0
+    }
+
+    async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+        states::read(&mut *self.postgres.acquire().await?, addresses).await
     }
 
     /// Returns the shown and the absent ones.

@@ -185,9 +185,15 @@ async fn delete(sessions: &Sessions, events: &[&Event]) -> sqlx::Result<()> {
     let shards: Vec<i16> = events.iter().map(|event| event.shard).collect();
     let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
     sqlx::query!(
-        "delete from brigade.outbox o
-         using unnest($1::smallint[], $2::bigint[]) as done (shard, seq)
-         where o.shard = done.shard and o.seq = done.seq",
+        // Each by its key, for the same reason as in `read.sql`.
+        "delete from brigade.outbox where ctid = any (array (
+             select o.ctid
+             from unnest($1::smallint[], $2::bigint[]) as done (shard, seq)
+             cross join lateral (
+                 select queued.ctid from brigade.outbox queued
+                 where queued.shard = done.shard and queued.seq = done.seq limit 1
+             ) o
+         ))",
         &shards,
         &seqs,
     )

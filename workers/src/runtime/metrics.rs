@@ -26,6 +26,11 @@ pub struct Metrics {
     pub content_from: IntCounterVec,
     pub list_rows: IntCounterVec,
     pub confirm_statements: IntCounter,
+    pub heals: IntCounterVec,
+    pub healed: IntCounterVec,
+    pub heal_left: IntGauge,
+    pub audited: IntCounter,
+    pub audit_findings: IntCounterVec,
 }
 
 const VERDICTS: [&str; 4] = ["done", "retry", "away", "dead"];
@@ -161,6 +166,30 @@ impl Metrics {
                 "brigade_confirm_statements_total",
                 "Statements that confirmed versions with SQL, each for all queries that waited",
             ),
+            heals: counters(
+                "brigade_heals_total",
+                "Losses of JetStream that were healed, by stream and kind of loss",
+                &["stream", "loss"],
+            ),
+            healed: counters(
+                "brigade_healed_total",
+                "What healing noted in SQL: aggregates to be shown, events to be published again",
+                &["what"],
+            ),
+            heal_left: gauge(
+                "brigade_heal_left",
+                "Aggregates that a heal under way has noted and that are not shown yet",
+            ),
+            audited: counter(
+                "brigade_audited_total",
+                "Aggregates that the rolling audit compared with SQL",
+            ),
+            audit_findings: counters(
+                "brigade_audit_findings_total",
+                "Keys that differ from SQL, confirmed twice: missing, stale, ahead (reported \
+                 only), different",
+                &["bucket", "finding"],
+            ),
             registry,
         };
         for worker in WorkerName::ALL {
@@ -171,6 +200,14 @@ impl Metrics {
             metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
+        }
+        for what in ["aggregates", "payments", "events"] {
+            metrics.healed.with_label_values(&[what]);
+        }
+        for bucket in ["versions", "views", "active_orders"] {
+            for finding in ["missing", "stale", "ahead", "different"] {
+                metrics.audit_findings.with_label_values(&[bucket, finding]);
+            }
         }
         for how in ["atomic", "single", "one_by_one"] {
             metrics.relay_batches.with_label_values(&[how]);

@@ -30,6 +30,9 @@ const REMEMBERED: u64 = 100_000;
 /// Rounds of reading and writing before a contended key is given up on.
 const ROUNDS: usize = 6;
 
+/// Acknowledgements of writes that are under way at once come out of order, by no more than this.
+const IN_FLIGHT: u64 = 1_000;
+
 /// A bucket, with what is known of its keys.
 pub struct Kv {
     nats: Nats,
@@ -38,6 +41,8 @@ pub struct Kv {
     known: Cache<String, Known>,
     /// The connection that `known` was learned on.
     connection: AtomicU64,
+    /// The highest revision that a write of this handle was given.
+    newest: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +78,13 @@ impl Put {
     /// An aggregate's end may let a part expire that it does not touch.
     fn is_told_by(&self, version: u64, expires: bool) -> bool {
         version > self.version || version == self.version && (expires || self.ttl.is_none())
+    }
+
+    /// The same of what was read. One version has one content: an equal version that says
+    /// something else was spoiled, and is written again.
+    fn is_told_by_entry(&self, entry: &Entry) -> bool {
+        let spoiled = entry.version == self.version && entry.value != self.value;
+        !spoiled && self.is_told_by(entry.version, entry.expires)
     }
 }
 
@@ -121,6 +133,7 @@ impl Kv {
             stream: nats.jetstream.get_stream_no_info(bucket.stream()).await?,
             known: Cache::new(REMEMBERED),
             connection: AtomicU64::new(nats.connections()),
+            newest: AtomicU64::new(0),
         })
     }
 
@@ -145,7 +158,8 @@ impl Kv {
     pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
         self.forget_earlier_connections();
         let mut results: Vec<Option<Stored>> = vec![None; puts.len()];
-        let mut expected: Vec<Option<u64>> = puts.iter().map(|put| self.guess(put)).collect();
+        let mut expected: Vec<Option<u64>> =
+            puts.iter().map(|put| self.guess(put, absent)).collect();
         for (put, result) in puts.iter().zip(&mut results) {
             let known = self.known.get(&put.key);
             if known.is_some_and(|known| put.is_told_by(known.version, known.expires)) {
@@ -176,7 +190,7 @@ impl Kv {
         let read = join_all(unknown.iter().map(|&at| self.last(&puts[at].key))).await;
         for (at, last) in unknown.into_iter().zip(read) {
             match last {
-                Ok(Last::Value(entry)) if puts[at].is_told_by(entry.version, entry.expires) => {
+                Ok(Last::Value(entry)) if puts[at].is_told_by_entry(&entry) => {
                     results[at] = Some(Stored::Shown);
                 }
                 Ok(Last::Value(entry)) => expected[at] = Some(entry.revision),
@@ -217,6 +231,12 @@ impl Kv {
         for (at, written) in join_all(sent).await {
             match written {
                 Written::At(revision) => {
+                    if self.newest.fetch_max(revision, Ordering::SeqCst) > revision + IN_FLIGHT {
+                        // The stream was made again and counts from 1: revisions of the old one
+                        // may be given out again, to other values.
+                        self.newest.store(revision, Ordering::SeqCst);
+                        self.forget();
+                    }
                     let put = &puts[at];
                     let known =
                         Known { revision, version: put.version, expires: put.ttl.is_some() };
@@ -228,20 +248,27 @@ impl Kv {
                     expected[at] = None;
                 }
                 Written::Failed(why) => {
-                    self.known.invalidate(&puts[at].key);
+                    // Mostly there is no stream: it will count from 1 when it is made again.
+                    self.forget();
                     results[at] = Some(Stored::Failed(why));
                 }
             }
         }
     }
 
-    /// The revision to expect: the remembered one, none for a first version, else it has to be
+    /// The revision to expect: the remembered one; none for a first version, and where the caller
+    /// knows that the key may be lost (one round for a bucket that is rebuilt); else it has to be
     /// looked up.
-    fn guess(&self, put: &Put) -> Option<u64> {
+    fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
         match self.known.get(&put.key) {
             Some(known) => Some(known.revision),
-            None => (put.version == 1).then_some(0),
+            None => (put.version == 1 || absent == WhenAbsent::Write).then_some(0),
         }
+    }
+
+    /// Looks at what is stored before the next write of this key.
+    pub fn forget_key(&self, key: &str) {
+        self.known.invalidate(key);
     }
 
     /// Forgets what is remembered of keys, so that the next write looks at what is stored.

@@ -1,5 +1,6 @@
 //! `brigade demo`: the situations told with real servers, real processes and real timing.
 
+mod healing;
 mod orders;
 mod promises;
 mod screen;
@@ -54,6 +55,7 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
     let mut promises = Promises::default();
     stale_reads::play(&mut stage, &mut promises).await?;
     orders::play(&mut stage, &mut promises).await?;
+    healing::play(&mut stage, &mut promises).await?;
     let held = promises.tell();
     for worker in stage.workers {
         worker.stop().await;

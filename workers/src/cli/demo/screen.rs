@@ -107,6 +107,15 @@ impl Screen {
             .with_context(|| format!("{cart} was not projected at version {version}"))
     }
 
+    /// An operator deletes a whole bucket.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn delete_bucket(&self, bucket: Bucket) -> Result<()> {
+        self.operator.delete_stream(bucket.stream()).await?;
+        Ok(())
+    }
+
     async fn ask(&self, subject: String, headers: HeaderMap, payload: String) -> Result<Seen> {
         let request = Request::new().headers(headers).payload(payload.into());
         let reply = self.producer.send_request(subject.clone(), request).await;

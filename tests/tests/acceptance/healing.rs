@@ -1,0 +1,228 @@
+//! What JetStream loses is made again from SQL, under load, without a hand.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream;
+use brigade_contracts::WorkerName;
+use brigade_tests::{
+    Town, check,
+    producer::{item, placed},
+    until,
+    workload::Load,
+};
+use serde_json::json;
+
+/// What happens to a stream.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Purged(&'static str),
+    Deleted(&'static str),
+    /// All that is no truth, at once.
+    AllDeleted,
+    ServerKilled,
+}
+
+impl Fault {
+    async fn strike(self, town: &mut Town) {
+        let js = jetstream::new(town.connect("operator").await);
+        match self {
+            Self::Purged(stream) => {
+                let purged = js.get_stream(stream).await.unwrap().purge().await.unwrap();
+                assert!(purged.purged > 0, "{stream} held nothing");
+            }
+            Self::Deleted(stream) => drop(js.delete_stream(stream).await.unwrap()),
+            Self::AllDeleted => {
+                for stream in ["EVENTS", "KV_versions", "KV_views", "KV_active_orders"] {
+                    js.delete_stream(stream).await.unwrap();
+                }
+            }
+            Self::ServerKilled => {
+                town.nats.kill().await;
+                town.nats.restart().await.unwrap();
+            }
+        }
+    }
+}
+
+/// Waits until every stream was found good, or healed, after now.
+async fn until_healed(town: &Town) {
+    let now: time::OffsetDateTime =
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.unwrap();
+    until("marks of all streams", || async {
+        let marked: i64 = sqlx::query_scalar(
+            "select count(distinct stream) from brigade.stream_marks where noted_at > $1",
+        )
+        .bind(now)
+        .fetch_one(&town.sql)
+        .await
+        .ok()?;
+        (marked == 7).then_some(())
+    })
+    .await;
+}
+
+/// Under load through both doors, one fault after the other. The load itself holds that no answer
+/// is stale and nothing refused.
+async fn under_load(faults: &[Fault]) {
+    let mut town = Town::start().await;
+    // Any number of each may run.
+    town.run(WorkerName::CacheVerifier).await;
+    for (round, fault) in faults.iter().enumerate() {
+        let load = Load::named(&town, &format!("{round}x"), 6).await;
+        load.until_done(4).await;
+        until_healed(&town).await;
+        fault.strike(&mut town).await;
+        let struck = Instant::now();
+        load.until_done(load.done.load(Ordering::SeqCst) + 6).await;
+        load.stop().await;
+        until_healed(&town).await;
+        town.until_idle().await;
+        println!("{fault:?}: complete after {:.1} s", struck.elapsed().as_secs_f64());
+        check::kv_equals_sql(&town).await;
+        check::events_are_in_the_stream_at_least_once(&town).await;
+        assert_eq!(check::dead_letters(&town).await.len(), 0, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn s0_09_kv_may_be_deleted_at_any_time_and_is_rebuilt_from_sql() {
+    let buckets = ["KV_versions", "KV_views", "KV_active_orders"];
+    let faults: Vec<_> =
+        buckets.into_iter().flat_map(|b| [Fault::Purged(b), Fault::Deleted(b)]).collect();
+    under_load(&faults).await;
+}
+
+#[tokio::test]
+async fn events_may_be_deleted_at_any_time_and_are_published_again() {
+    under_load(&[Fault::Purged("EVENTS"), Fault::Deleted("EVENTS")]).await;
+}
+
+#[tokio::test]
+async fn all_that_is_no_truth_may_be_deleted_at_once() {
+    under_load(&[Fault::AllDeleted]).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_server_loses_is_made_again() {
+    under_load(&[Fault::ServerKilled, Fault::ServerKilled]).await;
+}
+
+#[tokio::test]
+async fn a_consumer_goes_on_when_its_stream_was_made_again() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("before", "ada", &[]).await;
+    town.until_idle().await;
+    until_healed(&town).await;
+    for stream in ["EVENTS", "COMMANDS", "DLQ", "KV_attempts"] {
+        jetstream::new(town.connect("operator").await).delete_stream(stream).await.unwrap();
+    }
+    let deleted = Instant::now();
+    producer.team_cart("after", "ada", &["bob"]).await;
+    until("the projection of what was done meanwhile", || async {
+        let view = check::kv(&town, "views", "t1.cart.after.payments").await?;
+        (view["version"] == 2).then_some(())
+    })
+    .await;
+    println!("consumers went on after {:.1} s", deleted.elapsed().as_secs_f64());
+    until_healed(&town).await;
+    producer.publish("k1", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn the_audit_finds_and_heals_single_keys() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &["bob"]).await;
+    producer.send("cart.c1.add_item", item("i1", 100, 1)).await;
+    producer.send("order.o1.place", placed(&[("Soup", 500, 1)])).await;
+    producer.send("order.o1.accept", json!({})).await;
+    town.until_idle().await;
+    let operator = jetstream::new(town.connect("operator").await);
+    let purge = async |bucket: &str, key: &str| {
+        let stream = operator.get_stream(format!("KV_{bucket}")).await.unwrap();
+        let purged = stream.purge().filter(format!("$KV.{bucket}.{key}")).await.unwrap();
+        assert_eq!(purged.purged, 1, "{key}");
+    };
+    let (handler, projector) = (
+        jetstream::new(town.connect(WorkerName::CommandHandler.as_str()).await),
+        jetstream::new(town.connect(WorkerName::PaymentProjector.as_str()).await),
+    );
+    let spoil = async |js: &jetstream::Context, subject: &'static str, value: &'static str| {
+        js.publish(subject, value.into()).await.unwrap().await.unwrap();
+    };
+    purge("versions", "t1.cart.c1").await;
+    purge("views", "t1.order.o1.payments").await;
+    spoil(&handler, "$KV.views.t1.cart.c1.core", r#"{"version":3,"spoiled":true}"#).await;
+    spoil(&projector, "$KV.views.t1.cart.c1.payments", "not JSON").await;
+    spoil(&handler, "$KV.views.t1.order.o1.core", r#"{"version":99}"#).await;
+    spoil(&projector, "$KV.active_orders.t1.o1.payment", r#"{"version":1,"paid":7}"#).await;
+    let findings = |bucket: &str, finding: &str| {
+        town.metrics.audit_findings.with_label_values(&[bucket, finding]).get()
+    };
+    until("the key ahead of SQL to be reported", || async {
+        (findings("views", "ahead") > 0).then_some(())
+    })
+    .await;
+    // It stays: no writer lowers a version. Once it is gone it is one more missing key.
+    purge("views", "t1.order.o1.core").await;
+    for (bucket, finding) in [
+        ("versions", "missing"),
+        ("views", "missing"),
+        ("views", "different"),
+        ("views", "stale"),
+        ("active_orders", "different"),
+    ] {
+        until(&format!("{finding} in {bucket}"), || async {
+            (findings(bucket, finding) > 0).then_some(())
+        })
+        .await;
+    }
+    until("the purged key", || async {
+        check::kv(&town, "views", "t1.order.o1.core").await.map(drop)
+    })
+    .await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_aggregates_are_shown_again() {
+    const CARTS: u64 = 10_000;
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c", "ada", &["bob"]).await;
+    town.until_idle().await;
+    until_healed(&town).await;
+    sqlx::raw_sql(
+        "insert into brigade.carts select (jsonb_populate_record(c, jsonb_build_object('id', 'c' || n))).*
+         from brigade.carts c, generate_series(1, 10000) n;
+         insert into brigade.events (event_id, tenant, aggregate, id, version, type, payload, at, command_id)
+         select gen_random_uuid(), tenant, aggregate, 'c' || n, version, type, payload, at, command_id
+         from brigade.events e, generate_series(1, 10000) n order by n, version;
+         analyze;",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    let js = jetstream::new(town.connect("operator").await);
+    for bucket in ["KV_versions", "KV_views"] {
+        js.delete_stream(bucket).await.unwrap();
+    }
+    let deleted = Instant::now();
+    for (bucket, keys) in [("KV_versions", CARTS + 1), ("KV_views", 2 * (CARTS + 1))] {
+        until(&format!("all keys of {bucket}"), || async {
+            let mut stream = js.get_stream(bucket).await.ok()?;
+            let found = stream.info().await.ok()?.state.messages;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (found == keys).then_some(())
+        })
+        .await;
+        println!("{bucket}: {keys} keys after {:.1} s", deleted.elapsed().as_secs_f64());
+    }
+    town.until_idle().await;
+    assert_eq!(check::dead_letters(&town).await.len(), 0);
+}

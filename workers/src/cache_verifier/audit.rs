@@ -1,0 +1,301 @@
+//! The rolling audit: compares KV with SQL, a page of aggregates a second, by key and around again.
+//!
+//! A **finding** is a key that says something else than SQL, at three looks with a pause in
+//! between, while no note says that the aggregate is still to be shown: what is in flight is none.
+//!
+//! | finding | what it is | what is done |
+//! |---|---|---|
+//! | missing | no value, where none can have expired | healed |
+//! | stale | a lower version, or a value that is not ours | healed |
+//! | different | this version, but another content | healed: an equal version is written again |
+//! | ahead | a higher version than SQL has ever had | reported only |
+//!
+//! A key that is ahead cannot be healed without lowering a version, which no writer does: a late
+//! one could not be told from it. It comes from outside (a restored database, a forged write), and no
+//! query believes it. An operator purges the key (`nats stream purge KV_views --subject …`); then
+//! it is missing, and healed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use brigade_contracts::{
+    Address, Aggregate, Part,
+    key::{self, Bucket, Versions},
+    order,
+};
+use futures::future::join_all;
+use serde_json::Value;
+use tokio::time::{Duration, sleep};
+
+use super::{
+    AUDIT_LEASE,
+    heal::{Heal, Margin, noted, page},
+};
+use crate::{
+    domain::{State, order::active_payment},
+    runtime::Context,
+    store::{Entry, Kv, states},
+};
+
+/// Aggregates of a page, up to five keys each.
+const PAGE: i64 = 200;
+/// Reads under way at once: the audit leaves the server to others.
+const READS: usize = 16;
+/// Between the looks at a suspect; longer than a commit takes to be shown and projected.
+const PAUSE: Duration = Duration::from_millis(1500);
+/// Looks after the first one.
+const LOOKS: usize = 2;
+/// Keys that are about to expire are nobody's loss.
+const MARGIN: Margin =
+    Margin { ended: Duration::from_secs(60 * 60), removed: Duration::from_secs(60) };
+
+/// The audit's place in SQL, and the buckets.
+pub struct Audit {
+    versions: Kv,
+    views: Kv,
+    active_orders: Kv,
+    kind: Aggregate,
+    after: (String, String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    Missing,
+    Stale,
+    Ahead,
+    Different,
+}
+
+impl Finding {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Stale => "stale",
+            Self::Ahead => "ahead",
+            Self::Different => "different",
+        }
+    }
+}
+
+/// A key, and what SQL says of it.
+struct Expected {
+    address: Address,
+    bucket: Bucket,
+    /// Who heals it.
+    part: Part,
+    key: String,
+    version: u64,
+    value: Value,
+}
+
+/// Finding by bucket and key.
+type Findings = BTreeMap<(&'static str, String), (Address, Part, Finding)>;
+
+impl Audit {
+    /// # Errors
+    /// Never in practice: see [`Kv::open`].
+    pub async fn open(cx: &Context) -> anyhow::Result<Self> {
+        Ok(Self {
+            versions: Kv::open(&cx.nats, Bucket::Versions).await?,
+            views: Kv::open(&cx.nats, Bucket::Views).await?,
+            active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
+            kind: Aggregate::Cart,
+            after: Default::default(),
+        })
+    }
+
+    /// Audits the next page, and heals what is wrong.
+    ///
+    /// # Errors
+    /// Those of either server; the page comes again on the next way round.
+    pub async fn next_page(&mut self, cx: &Context) -> anyhow::Result<()> {
+        let page = page(cx, self.kind, &self.after, PAGE, MARGIN).await?;
+        match page.last {
+            Some(last) => self.after = last,
+            None => {
+                self.after = Default::default();
+                self.kind = match self.kind {
+                    Aggregate::Cart => Aggregate::Order,
+                    _ => Aggregate::Cart,
+                };
+            }
+        }
+        let kept: Vec<Address> =
+            page.rows.iter().filter(|row| row.kept).map(|row| row.address.clone()).collect();
+        let listed: BTreeSet<&Address> =
+            page.rows.iter().filter(|row| row.listed).map(|row| &row.address).collect();
+        let mut findings = self.compare(cx, &kept, &listed).await?;
+        cx.metrics.audited.inc_by(kept.len() as u64);
+        for _ in 0..LOOKS {
+            if findings.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = sleep(PAUSE) => {}
+                () = cx.drain.cancelled() => return Ok(()),
+            }
+            let suspects: BTreeSet<Address> =
+                findings.values().map(|(address, ..)| address.clone()).collect();
+            let suspects: Vec<Address> = suspects.into_iter().collect();
+            let again = self.compare(cx, &suspects, &listed).await?;
+            let in_flight = noted(cx, &suspects).await?;
+            findings.retain(|key, (address, _, finding)| {
+                again.get(key).is_some_and(|(.., again)| again == finding)
+                    && !in_flight.contains(&address.to_string())
+            });
+        }
+        act(cx, &findings).await
+    }
+
+    async fn compare(
+        &self,
+        cx: &Context,
+        addresses: &[Address],
+        listed: &BTreeSet<&Address>,
+    ) -> anyhow::Result<Findings> {
+        let states = states::read(&mut *cx.postgres.acquire().await?, addresses).await?;
+        let expected = states.iter().flat_map(|s| expected(s, listed.contains(&s.head().address)));
+        let mut findings = Findings::new();
+        for some in expected.collect::<Vec<_>>().chunks(READS) {
+            let found = join_all(some.iter().map(|e| self.bucket(e.bucket).get(&e.key))).await;
+            for (expected, found) in some.iter().zip(found) {
+                if let Some(finding) = judge(expected, found?.as_ref()) {
+                    let Expected { address, bucket, part, key, .. } = expected;
+                    let suspect = (address.clone(), *part, finding);
+                    findings.insert((bucket.as_str(), key.clone()), suspect);
+                }
+            }
+        }
+        Ok(findings)
+    }
+
+    fn bucket(&self, bucket: Bucket) -> &Kv {
+        match bucket {
+            Bucket::Views => &self.views,
+            Bucket::ActiveOrders => &self.active_orders,
+            Bucket::Versions | Bucket::Attempts => &self.versions,
+        }
+    }
+}
+
+/// Reports and heals what was confirmed.
+async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
+    let (mut cores, mut payments) = (BTreeMap::new(), BTreeMap::new());
+    for ((bucket, key), (address, part, finding)) in findings {
+        let (bucket, finding_text) = (*bucket, finding.as_str());
+        cx.metrics.audit_findings.with_label_values(&[bucket, finding_text]).inc();
+        if *finding == Finding::Ahead {
+            tracing::error!(
+                worker = %cx.worker, bucket, key, "ahead of SQL; purge the key to have it healed"
+            );
+            continue;
+        }
+        tracing::warn!(worker = %cx.worker, bucket, key, finding = finding_text, "healed");
+        // A note of version 0 speaks of whatever version SQL has when it is shown.
+        match part {
+            Part::Core => cores.insert(address.clone(), 0),
+            Part::Payments => payments.insert(address.clone(), 0),
+        };
+    }
+    let heal = Heal { cx, lease: AUDIT_LEASE };
+    if !cores.is_empty() {
+        heal.note(&cores.into_iter().collect::<Vec<_>>()).await?;
+    }
+    if !payments.is_empty() {
+        heal.repeat_payments(&payments.into_iter().collect::<Vec<_>>()).await?;
+    }
+    Ok(())
+}
+
+/// The keys of an aggregate.
+fn expected(state: &State, listed: bool) -> Vec<Expected> {
+    let head = state.head();
+    let address = &head.address;
+    let (core, payments) = (state.part(Part::Core), state.part(Part::Payments));
+    let expected = |bucket, part, key, version, value: Value| Expected {
+        address: address.clone(),
+        bucket,
+        part,
+        key,
+        version,
+        value,
+    };
+    let json = |text: &str| serde_json::from_str(text).unwrap_or_default();
+    let versions = Versions { version: head.version, parts: head.part_versions(), at: head.at };
+    let versions = serde_json::to_value(versions).unwrap_or_default();
+    let of = |part| head.part(part).0;
+    let mut all = vec![
+        expected(Bucket::Versions, Part::Core, key::versions(address), head.version, versions),
+        expected(
+            Bucket::Views,
+            Part::Core,
+            key::view(address, Part::Core),
+            of(Part::Core),
+            json(core.get()),
+        ),
+        expected(
+            Bucket::Views,
+            Part::Payments,
+            key::view(address, Part::Payments),
+            of(Part::Payments),
+            json(payments.get()),
+        ),
+    ];
+    if let (true, Some(order)) = (listed, state.order()) {
+        all.push(expected(
+            Bucket::ActiveOrders,
+            Part::Core,
+            key::active_order(address, Part::Core),
+            of(Part::Core),
+            json(order.active_core().get()),
+        ));
+        if let Ok(part) = serde_json::from_str::<order::Payments>(payments.get()) {
+            all.push(expected(
+                Bucket::ActiveOrders,
+                Part::Payments,
+                key::active_order(address, Part::Payments),
+                of(Part::Payments),
+                json(active_payment(&part).get()),
+            ));
+        }
+    }
+    all
+}
+
+fn judge(expected: &Expected, found: Option<&Entry>) -> Option<Finding> {
+    let Some(found) = found else { return Some(Finding::Missing) };
+    if found.version != expected.version {
+        let stale = found.version < expected.version;
+        return Some(if stale { Finding::Stale } else { Finding::Ahead });
+    }
+    let value: Value = serde_json::from_slice(&found.value).unwrap_or_default();
+    (value != expected.value).then_some(Finding::Different)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_finding_is_told_from_version_and_content() {
+        let expected = Expected {
+            address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
+            bucket: Bucket::Views,
+            part: Part::Core,
+            key: "t1.cart.c1.core".to_owned(),
+            version: 7,
+            value: json!({"version": 7, "a": 1}),
+        };
+        let judged = |version: u64, text: &'static str| {
+            let value = text.into();
+            judge(&expected, Some(&Entry { revision: 1, version, value, expires: false }))
+        };
+        assert_eq!(judge(&expected, None), Some(Finding::Missing));
+        assert_eq!(judged(7, r#"{"a":1,"version":7}"#), None);
+        assert_eq!(judged(7, r#"{"a":2,"version":7}"#), Some(Finding::Different));
+        assert_eq!(judged(6, r#"{"a":1,"version":6}"#), Some(Finding::Stale));
+        assert_eq!(judged(0, "spoiled"), Some(Finding::Stale));
+        assert_eq!(judged(8, r#"{"a":1,"version":8}"#), Some(Finding::Ahead));
+    }
+}

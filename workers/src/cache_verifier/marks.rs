@@ -1,0 +1,285 @@
+//! What a stream looks like, and what says that it has lost something.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, bail};
+use async_nats::jetstream::response::Response;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::runtime::Context;
+
+/// `JSStreamNotFoundErr` of nats-server.
+const STREAM_NOT_FOUND: u64 = 10059;
+/// Marks are kept this long, in seconds.
+const KEPT: f64 = 24.0 * 60.0 * 60.0;
+
+/// A stream as it was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// On the database's clock, before the stream was looked at.
+    pub noted_at: OffsetDateTime,
+    pub created: String,
+    pub server_id: String,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub messages: u64,
+    /// Time of the first message.
+    pub first_at: OffsetDateTime,
+    /// Messages of the stream do not expire before this age.
+    pub max_age: Option<time::Duration>,
+}
+
+/// What is there now.
+#[derive(Clone, Debug)]
+pub enum Found {
+    Nothing,
+    Stream(Mark),
+}
+
+/// What says that messages are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// There is no such stream.
+    Missing,
+    /// It was made again since.
+    MadeAgain,
+    /// Everything that stood there is gone. Where each key of a bucket was overwritten in
+    /// between it looks the same, which then are few keys.
+    Purged,
+    /// Its last sequence is below the mark.
+    Behind,
+    /// Its server was started again: a crash takes what was not synced.
+    ServerStarted,
+}
+
+impl Loss {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::MadeAgain => "made_again",
+            Self::Purged => "purged",
+            Self::Behind => "behind",
+            Self::ServerStarted => "server_started",
+        }
+    }
+
+    /// Whether nothing that stood there can be relied on; else only the newest may be gone.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::Missing | Self::MadeAgain | Self::Purged)
+    }
+}
+
+/// Compares a stream with its last mark. Without one only its absence is a loss.
+pub fn loss(mark: Option<&Mark>, found: &Found, one_server: bool) -> Option<Loss> {
+    let found = match found {
+        Found::Nothing => return Some(Loss::Missing),
+        Found::Stream(found) => found,
+    };
+    let mark = mark?;
+    if found.created != mark.created {
+        Some(Loss::MadeAgain)
+    } else if mark.messages > 0 && found.first_seq > mark.last_seq || is_cut(mark, found) {
+        Some(Loss::Purged)
+    } else if found.last_seq < mark.last_seq {
+        Some(Loss::Behind)
+    } else if one_server && found.server_id != mark.server_id {
+        Some(Loss::ServerStarted)
+    } else {
+        None
+    }
+}
+
+/// Whether the beginning of a stream that forgets by age alone is gone before its time.
+fn is_cut(mark: &Mark, found: &Mark) -> bool {
+    let Some(age) = found.max_age else { return false };
+    let slack = time::Duration::minutes(1);
+    mark.messages > 0
+        && found.first_seq > mark.first_seq
+        && mark.first_at + age > found.noted_at + slack
+}
+
+/// Asks the server for a stream.
+///
+/// # Errors
+/// Where it gives no answer, or another connection took over meanwhile.
+pub async fn look(cx: &Context, name: &str) -> anyhow::Result<Found> {
+    let server_id = cx.nats.client.server_info().server_id;
+    let connection = cx.nats.connections();
+    let request = json!({});
+    let asked = cx.nats.jetstream.request(format!("STREAM.INFO.{name}"), &request);
+    let info: Value = match asked.await.with_context(|| format!("no answer about {name}"))? {
+        Response::Ok(info) => info,
+        Response::Err { error } if error.error_code().0 == STREAM_NOT_FOUND => {
+            return Ok(Found::Nothing);
+        }
+        Response::Err { error } => bail!("{name}: {error}"),
+    };
+    if connection != cx.nats.connections() {
+        bail!("connected again in between");
+    }
+    let (state, config) = (&info["state"], &info["config"]);
+    let number = |field: &str| state[field].as_u64().unwrap_or(0);
+    let first_at = state["first_ts"].as_str().unwrap_or_default();
+    // Commands are purged when they are decided, and keys overwritten: only EVENTS forgets by age
+    // alone.
+    let by_age = name == "EVENTS";
+    let max_age = config["max_age"].as_i64().filter(|age| by_age && *age > 0);
+    Ok(Found::Stream(Mark {
+        noted_at: OffsetDateTime::UNIX_EPOCH,
+        created: info["created"].as_str().context("no creation time")?.to_owned(),
+        server_id,
+        first_seq: number("first_seq"),
+        last_seq: number("last_seq"),
+        messages: number("messages"),
+        first_at: OffsetDateTime::parse(first_at, &Rfc3339)
+            .ok()
+            .filter(|at| at.year() > 1)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        max_age: max_age.map(time::Duration::nanoseconds),
+    }))
+}
+
+/// The database's clock, and the last mark of each stream.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn read(
+    postgres: &PgPool,
+    streams: &[String],
+) -> sqlx::Result<(OffsetDateTime, HashMap<String, Mark>)> {
+    let rows = sqlx::query!(
+        r#"select clock_timestamp() as "now!", asked.stream as "stream!", m.noted_at as "noted_at?",
+                  m.created as "created?", m.server_id as "server_id?", m.first_seq as "first_seq?",
+                  m.last_seq as "last_seq?", m.messages as "messages?", m.first_at as "first_at?"
+           from unnest($1::text[]) as asked (stream)
+           left join lateral (
+               select * from brigade.stream_marks mark where mark.stream = asked.stream
+               order by noted_at desc limit 1
+           ) m on true"#,
+        streams,
+    )
+    .fetch_all(postgres)
+    .await?;
+    let now = rows.first().map(|row| row.now).ok_or(sqlx::Error::RowNotFound)?;
+    let marks = rows.into_iter().filter_map(|row| {
+        let mark = Mark {
+            noted_at: row.noted_at?,
+            created: row.created?,
+            server_id: row.server_id?,
+            first_seq: row.first_seq?.cast_unsigned(),
+            last_seq: row.last_seq?.cast_unsigned(),
+            messages: row.messages?.cast_unsigned(),
+            first_at: row.first_at?,
+            max_age: None,
+        };
+        Some((row.stream, mark))
+    });
+    Ok((now, marks.collect()))
+}
+
+/// Notes what was found as good.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn note(
+    postgres: &PgPool,
+    marks: &[(&str, &Mark)],
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let text = |f: fn(&Mark) -> &str| marks.iter().map(|(_, m)| f(m)).collect::<Vec<_>>();
+    let number =
+        |f: fn(&Mark) -> u64| marks.iter().map(|(_, m)| f(m).cast_signed()).collect::<Vec<_>>();
+    let streams: Vec<&str> = marks.iter().map(|(name, _)| *name).collect();
+    let first_at: Vec<OffsetDateTime> = marks.iter().map(|(_, mark)| mark.first_at).collect();
+    sqlx::query!(
+        "insert into brigade.stream_marks
+             (stream, noted_at, created, server_id, first_seq, last_seq, messages, first_at)
+         select stream, $8, created, server_id, first_seq, last_seq, messages, first_at
+         from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                     $7::timestamptz[])
+              as seen (stream, created, server_id, first_seq, last_seq, messages, first_at)
+         on conflict (stream, noted_at) do nothing",
+        &streams as _,
+        &text(|m| &m.created) as _,
+        &text(|m| &m.server_id) as _,
+        &number(|m| m.first_seq),
+        &number(|m| m.last_seq),
+        &number(|m| m.messages),
+        &first_at,
+        now,
+    )
+    .execute(postgres)
+    .await?;
+    Ok(())
+}
+
+/// Deletes marks older than a day, but of no stream the last one.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn tidy(postgres: &PgPool, streams: &[String]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from brigade.stream_marks mark
+         using unnest($1::text[]) as kept (stream)
+         where mark.stream = kept.stream
+           and mark.noted_at < clock_timestamp() - make_interval(secs => $2)
+           and mark.noted_at < (select max(noted_at) from brigade.stream_marks last
+                                where last.stream = kept.stream)",
+        streams,
+        KEPT,
+    )
+    .execute(postgres)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark() -> Mark {
+        Mark {
+            noted_at: OffsetDateTime::UNIX_EPOCH + time::Duration::hours(1),
+            created: "then".to_owned(),
+            server_id: "server".to_owned(),
+            first_seq: 10,
+            last_seq: 20,
+            messages: 5,
+            first_at: OffsetDateTime::UNIX_EPOCH,
+            max_age: None,
+        }
+    }
+
+    #[test]
+    fn each_loss_is_told_from_the_last_mark() {
+        let found = |change: fn(&mut Mark)| {
+            let mut found = mark();
+            found.last_seq = 25;
+            change(&mut found);
+            loss(Some(&mark()), &Found::Stream(found), true)
+        };
+        assert_eq!(found(|_| {}), None);
+        assert_eq!(found(|m| m.first_seq = 20), None, "keys that were overwritten");
+        assert_eq!(found(|m| m.first_seq = 21), Some(Loss::Purged));
+        assert_eq!(found(|m| m.created = "later".into()), Some(Loss::MadeAgain));
+        assert_eq!(found(|m| m.last_seq = 19), Some(Loss::Behind));
+        assert_eq!(found(|m| m.server_id = "other".into()), Some(Loss::ServerStarted));
+        let other = Mark { server_id: "other".into(), ..mark() };
+        assert_eq!(loss(Some(&mark()), &Found::Stream(other), false), None, "in a cluster");
+        assert_eq!(loss(None, &Found::Nothing, true), Some(Loss::Missing));
+        assert_eq!(loss(None, &Found::Stream(mark()), true), None);
+        let empty = Mark { messages: 0, ..mark() };
+        let first = Mark { first_seq: 21, ..mark() };
+        assert_eq!(loss(Some(&empty), &Found::Stream(first), true), None, "nothing to lose");
+    }
+
+    #[test]
+    fn what_is_gone_by_age_is_no_loss() {
+        let found = |age| Mark { first_seq: 15, max_age: Some(age), ..mark() };
+        let loss = |found| loss(Some(&mark()), &Found::Stream(found), true);
+        assert_eq!(loss(found(time::Duration::hours(1))), None);
+        assert_eq!(loss(found(time::Duration::hours(2))), Some(Loss::Purged));
+    }
+}
