@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::timeout;
 
 use super::work::Left;
 use crate::runtime::{
@@ -11,6 +12,10 @@ use crate::runtime::{
     delivery::Origin,
     verdict::{Settlement, settlement},
 };
+
+/// How long a confirmation is awaited. It takes milliseconds, or never comes: the consumer went with
+/// its stream. The client's own limit of 10 s would hold up all messages behind.
+const CONFIRMED: Duration = Duration::from_secs(1);
 
 /// Settles each message as its verdict says, all of a batch at once.
 pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdict>) -> Left {
@@ -57,9 +62,13 @@ async fn acknowledge(cx: &Context, delivery: &Delivery, kind: &'static str) {
         return;
     };
     for _ in 0..3 {
-        match cx.nats.client.request(reply.clone(), kind.into()).await {
-            Ok(_) => return,
-            Err(error) => tracing::debug!(worker = %cx.worker, %error, "acknowledging again"),
+        let confirmed = cx.nats.client.request(reply.clone(), kind.into());
+        match timeout(CONFIRMED, confirmed).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => {
+                tracing::debug!(worker = %cx.worker, %error, "acknowledging again");
+            }
+            Err(_) => tracing::debug!(worker = %cx.worker, "no confirmation: once more"),
         }
     }
     tracing::warn!(worker = %cx.worker, subject = delivery.subject(), "not acknowledged");
