@@ -71,7 +71,7 @@ async fn under_load(faults: &[Fault]) {
     // Any number of each may run.
     town.run(WorkerName::CacheVerifier).await;
     for (round, fault) in faults.iter().enumerate() {
-        let load = Load::named(&town, &format!("{round}x"), 6).await;
+        let load = Load::named(&town, &format!("{round}x"), 10).await;
         load.until_done(4).await;
         until_healed(&town).await;
         fault.strike(&mut town).await;
@@ -225,4 +225,36 @@ async fn ten_thousand_aggregates_are_shown_again() {
     }
     town.until_idle().await;
     assert_eq!(check::dead_letters(&town).await.len(), 0);
+}
+
+#[tokio::test]
+async fn postgres_and_one_and_then_all_instances_of_each_worker_may_die_under_load() {
+    let mut town = Town::empty_with_own_postgres().await;
+    town.run_all().await;
+    town.run_all().await;
+    let load = Load::start(&town, 16).await;
+    load.until_done(16).await;
+    let (from, since) = (load.done.load(Ordering::SeqCst), Instant::now());
+    load.until_done(from + 48).await;
+    // Eight commands a party, four through each door, and as many reads.
+    let rate = 8.0 * 48.0 / since.elapsed().as_secs_f64();
+    println!("load: {rate:.0} commands/s");
+    let postgres = town.postgres.as_mut().unwrap();
+    postgres.kill().await;
+    postgres.restart().await.unwrap();
+    load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
+    for worker in WorkerName::ALL {
+        for instances in [1, 2] {
+            for _ in 0..instances {
+                town.take(worker).kill().await;
+            }
+            for _ in 0..instances {
+                town.run(worker).await;
+            }
+            load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
+        }
+    }
+    load.stop().await;
+    until_healed(&town).await;
+    town.finish().await;
 }
