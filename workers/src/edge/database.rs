@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::together::Question;
 use crate::{
-    runtime::Health,
+    runtime::{Health, supervise::supervise},
     store::postgres::{Failure, failure},
 };
 
@@ -55,8 +55,9 @@ impl Database {
     pub fn new(pool: PgPool, health: Health) -> Self {
         let known =
             Arc::new(Known { pool, health, away: AtomicBool::new(false), lost: Notify::new() });
-        let probe = tokio::spawn(probe(known.clone()));
-        Self { known, _probe: AbortOnDropHandle::new(probe) }
+        let probed = known.clone();
+        let probe = supervise("the look for Postgres", move || probe(probed.clone()));
+        Self { known, _probe: probe }
     }
 
     /// Runs one statement, again where others got in its way.

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::database::{Database, Unanswered};
+use crate::runtime::supervise::supervise;
 
 /// Most keys in one statement.
 const MAX_KEYS: usize = 1024;
@@ -52,8 +53,11 @@ impl<Q: Question> Together<Q> {
         let receiver = Arc::new(Mutex::new(receiver));
         let question = Arc::new(question);
         let askers = (0..Q::AT_ONCE).map(|_| {
-            let asker = ask_all(database.clone(), question.clone(), receiver.clone());
-            AbortOnDropHandle::new(tokio::spawn(asker))
+            let (database, question, receiver) =
+                (database.clone(), question.clone(), receiver.clone());
+            supervise("a question to Postgres", move || {
+                ask_all(database.clone(), question.clone(), receiver.clone())
+            })
         });
         Self { sender, _askers: askers.collect() }
     }

@@ -20,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod requests;
+pub mod supervise;
 pub mod verdict;
 
 use std::sync::Arc;
