@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod bench;
 mod demo;
 mod dlq;
 mod migrate;
@@ -34,6 +35,8 @@ enum Command {
     Run(run::Args),
     /// Bring the SQL schema and the workers' roles up to date
     Migrate,
+    /// Measure each path beside a raw ceiling, in one run
+    Bench(bench::Args),
     /// Look at dead letters, replay or drop them
     Dlq(dlq::Args),
     /// Bring streams, buckets and consumers up to date, and name what differs
@@ -68,6 +71,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             Command::Demo(args) => demo::run(args).await,
             Command::Up(args) => up::run(args).await,
             Command::Run(args) => run::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Migrate => migrate::run().await,
             Command::Provision => provision::run().await,
