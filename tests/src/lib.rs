@@ -21,12 +21,12 @@ pub use producer::{Producer, Reply};
 pub use town::Town;
 
 /// Longest wait for anything. No test asserts a time: this only ends a test that hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `probe` gives a value.
 ///
 /// # Panics
-/// After half a minute without one.
+/// When patience is over.
 pub async fn until<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut probe: impl FnMut() -> F,
