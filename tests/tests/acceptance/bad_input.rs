@@ -393,6 +393,10 @@ async fn the_durable_stream_takes_no_unknown_aggregate() {
         let sent = js.publish(subject, "{}".into()).await.unwrap();
         assert!(sent.await.is_err(), "{subject}");
     }
+    // Nor what could not become a dead letter, for which its copy needs room.
+    let large = vec![b' '; 1_000_000];
+    let sent = js.publish("cmd.t1.cart.c1.join", large.into()).await.unwrap();
+    assert!(sent.await.is_err());
     let reply = producer.send("basket.b1.open", json!({})).await;
     assert_eq!((reply.status, reply.code().as_str()), (404, "unknown_verb"));
     town.finish().await;

@@ -186,6 +186,42 @@ async fn an_outage_of_postgres_makes_no_dead_letters() {
 }
 
 #[tokio::test]
+async fn a_postgres_that_is_frozen_is_answered_503_and_holds_nobody_up_for_ever() {
+    let mut town = Town::empty_with_own_postgres().await;
+    town.run_all().await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &[]).await;
+    town.until_idle().await;
+    let backends: Vec<i32> =
+        sqlx::query_scalar("select pid from pg_stat_activity where usename = 'command-handler'")
+            .fetch_all(&town.sql)
+            .await
+            .unwrap();
+    let postmaster = i32::try_from(town.postgres.as_ref().unwrap().pid()).unwrap();
+    let signal = |name: &str| {
+        let mut kill = std::process::Command::new("kill");
+        kill.arg(name).args(backends.iter().chain([&postmaster]).map(ToString::to_string));
+        assert!(kill.status().unwrap().success());
+    };
+    signal("-STOP");
+    // Longer than the handler waits for a statement, and again for the next connection.
+    let payload = json!({"user": "bob"}).to_string();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Command-Id", "k");
+    let request = async_nats::Request::new()
+        .headers(headers)
+        .payload(payload.into())
+        .timeout(Some(Duration::from_secs(30)));
+    let refused = producer.client.send_request("req.t1.cart.c1.join", request).await;
+    signal("-CONT");
+    let refused = refused.unwrap();
+    assert_eq!(refused.headers.unwrap().get("Brigade-Status").unwrap().as_str(), "503");
+    let done = producer.insist("k", "cart.c1.join", json!({"user": "bob"})).await;
+    assert_eq!(done.status, 200);
+    town.finish().await;
+}
+
+#[tokio::test]
 async fn a_postgres_that_only_reads_makes_no_dead_letters() {
     let town = Town::start().await;
     let database: String =
