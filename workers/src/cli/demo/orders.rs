@@ -72,7 +72,7 @@ pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
     let slowest = took.last().copied().unwrap_or_default();
     say(format!("\n       {ORDERS} orders, from publish to the kitchen's screen"));
     say(format!(
-        "       polling every {} s           {} {:.1} s on average, {} s at worst",
+        "       polling every {} s would be  {} {:.1} s late on average, {} s at worst",
         POLLING.as_secs(),
         mark(false),
         POLLING.as_secs_f64() / 2.0,
