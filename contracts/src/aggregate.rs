@@ -13,9 +13,13 @@ pub enum Aggregate {
     Order,
     Table,
     User,
+    /// The lock of an owner over its carts; the id is the owner. It is noted, shown and listed
+    /// among effects like the others, but it has no events, and nobody can address it.
+    Lock,
 }
 
 impl Aggregate {
+    /// The kinds that commands, queries and events speak of.
     pub const ALL: [Self; 5] = [Self::Cart, Self::Payment, Self::Order, Self::Table, Self::User];
 
     #[must_use]
@@ -26,12 +30,28 @@ impl Aggregate {
             Self::Order => "order",
             Self::Table => "table",
             Self::User => "user",
+            Self::Lock => "lock",
+        }
+    }
+
+    /// The parts that are shown of it.
+    #[must_use]
+    pub fn parts(self) -> &'static [Part] {
+        match self {
+            Self::Cart | Self::Order => &[Part::Core, Part::Payments],
+            Self::Payment | Self::Table | Self::User | Self::Lock => &[Part::Core],
         }
     }
 
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.as_str() == text)
+    }
+
+    /// Like [`Aggregate::parse`], for the notes of what is not shown yet: locks too.
+    #[must_use]
+    pub fn parse_noted(text: &str) -> Option<Self> {
+        Self::parse(text).or_else(|| (text == Self::Lock.as_str()).then_some(Self::Lock))
     }
 }
 

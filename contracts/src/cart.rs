@@ -1,9 +1,13 @@
 //! Carts: what can be asked of them and what is shown of them.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Currency, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token, command::verbs,
+    Currency, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token,
+    command::verbs,
+    payment::{self, Method},
 };
 
 verbs! {
@@ -23,6 +27,20 @@ verbs! {
         "remove_item" => RemoveItem(RemoveItem),
         /// A member commits to pay cash on delivery.
         "commit_cod" => CommitCod(User),
+        /// All open carts of this cart's session, and its lock, become the user's.
+        "claim" => Claim(User),
+        /// Takes the lock of the cart's owner, over all its carts.
+        "lock" => Lock(Lock),
+        /// Puts the gateway's real id on the lock; the deadline stays.
+        "bind_transaction" => BindTransaction(BindTransaction),
+        /// Moves the lock's deadline, up to a cap.
+        "extend" => Extend(Extend),
+        /// Gives the lock back.
+        "unlock" => Unlock(Unlock),
+        /// System. Ends a lock that is past its deadline, or extends it for an open payment.
+        "expire_lock" => ExpireLock(Held),
+        /// The cart becomes an order, once.
+        "check_out" => CheckOut(CheckOut),
         /// Ends the cart without an order.
         "abandon" => Abandon(Reason),
     }
@@ -113,6 +131,53 @@ pub struct Reason {
     pub reason: Text<MAX_NOTE>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// May be a temporary one, to be bound to the gateway's later.
+    pub transaction_id: Token,
+    pub method: Method,
+    /// What the sender believes the contents to be; another one than theirs is refused.
+    pub fingerprint: Option<Text<MAX_NAME>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindTransaction {
+    pub token: i64,
+    pub transaction_id: Token,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extend {
+    pub token: i64,
+    pub seconds: NonZeroU32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unlock {
+    pub token: i64,
+    pub reason: Text<MAX_NOTE>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The fencing token of the lock that is meant.
+    pub token: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckOut {
+    pub order_id: Token,
+    pub table_id: Option<Token>,
+    /// Of the lock, where the cart is locked.
+    pub token: Option<i64>,
+}
+
 /// An item as it is kept and shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
@@ -180,8 +245,8 @@ pub enum Commitment {
 pub struct Payment {
     pub id: Token,
     pub user: Option<Token>,
-    pub method: String,
-    pub status: String,
+    pub method: Method,
+    pub status: payment::Status,
     pub amount: Money,
     pub refunded_amount: Money,
 }

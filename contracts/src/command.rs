@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
     header::{self, CommandHeaders},
-    order, subject,
+    order, payment, rebuild, subject,
 };
 
 /// The way a command came in.
@@ -62,7 +62,10 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     Cart(cart::Verb),
+    Payment(payment::Verb),
     Order(order::Verb),
+    /// What can be asked of an aggregate of any kind.
+    Rebuild(Aggregate, rebuild::Rebuild),
 }
 
 impl Command {
@@ -142,10 +145,15 @@ impl Body {
     /// # Errors
     /// `404 unknown_verb`; what the payload is refused with (400 malformed, 422 impossible).
     pub fn decode(aggregate: Aggregate, verb: &str, payload: &[u8]) -> Result<Self, Refusal> {
+        let unknown = matches!(aggregate, Aggregate::Table | Aggregate::User | Aggregate::Lock);
+        if verb == rebuild::VERB && !unknown {
+            return decode_payload(payload).map(|rebuild| Self::Rebuild(aggregate, rebuild));
+        }
         match aggregate {
             Aggregate::Cart => cart::Verb::decode(verb, payload)?.map(Self::Cart),
+            Aggregate::Payment => payment::Verb::decode(verb, payload)?.map(Self::Payment),
             Aggregate::Order => order::Verb::decode(verb, payload)?.map(Self::Order),
-            Aggregate::Payment | Aggregate::Table | Aggregate::User => None,
+            Aggregate::Table | Aggregate::User | Aggregate::Lock => None,
         }
         .ok_or_else(unknown_verb)
     }
@@ -154,7 +162,9 @@ impl Body {
     pub fn aggregate(&self) -> Aggregate {
         match self {
             Self::Cart(_) => Aggregate::Cart,
+            Self::Payment(_) => Aggregate::Payment,
             Self::Order(_) => Aggregate::Order,
+            Self::Rebuild(aggregate, _) => *aggregate,
         }
     }
 
@@ -163,7 +173,9 @@ impl Body {
     pub fn encode(&self) -> (&'static str, Vec<u8>) {
         match self {
             Self::Cart(verb) => verb.encode(),
+            Self::Payment(verb) => verb.encode(),
             Self::Order(verb) => verb.encode(),
+            Self::Rebuild(_, rebuild) => (rebuild::VERB, encode_payload(rebuild)),
         }
     }
 }

@@ -16,6 +16,15 @@ pub struct Kind {
     pub ends: bool,
 }
 
+impl Kind {
+    /// Whether an event of this kind shows the part as it is afterwards, for its projector.
+    #[must_use]
+    pub fn carries(&self, part: Part) -> bool {
+        let last = self.ends && self.aggregate.parts().contains(&part);
+        last || (part != Part::Core && self.touches.contains(&part))
+    }
+}
+
 const fn kind(aggregate: Aggregate, name: &'static str, touches: &'static [Part]) -> Kind {
     Kind { aggregate, name, touches, ends: false }
 }
@@ -24,6 +33,7 @@ const fn ending(kind: Kind) -> Kind {
     Kind { ends: true, ..kind }
 }
 
+const NONE: &[Part] = &[];
 const CORE: &[Part] = &[Part::Core];
 const PAYMENTS: &[Part] = &[Part::Payments];
 const BOTH: &[Part] = &[Part::Core, Part::Payments];
@@ -35,13 +45,36 @@ pub const CART_ITEM_ADDED: Kind = kind(Aggregate::Cart, "item_added", CORE);
 pub const CART_ITEM_CHANGED: Kind = kind(Aggregate::Cart, "item_changed", CORE);
 pub const CART_ITEM_REMOVED: Kind = kind(Aggregate::Cart, "item_removed", CORE);
 pub const CART_MEMBER_COMMITTED: Kind = kind(Aggregate::Cart, "member_committed", PAYMENTS);
+pub const CART_CLAIMED: Kind = kind(Aggregate::Cart, "claimed", BOTH);
+pub const CART_LOCKED: Kind = kind(Aggregate::Cart, "locked", CORE);
+pub const CART_TRANSACTION_BOUND: Kind = kind(Aggregate::Cart, "transaction_bound", NONE);
+pub const CART_LOCK_EXTENDED: Kind = kind(Aggregate::Cart, "lock_extended", CORE);
+pub const CART_UNLOCKED: Kind = kind(Aggregate::Cart, "unlocked", CORE);
+pub const CART_LOCK_EXPIRED: Kind = kind(Aggregate::Cart, "lock_expired", CORE);
+pub const CART_PAYMENT_CHANGED: Kind = kind(Aggregate::Cart, "payment_changed", PAYMENTS);
+pub const CART_CHECKED_OUT: Kind = ending(kind(Aggregate::Cart, "checked_out", CORE));
 pub const CART_ABANDONED: Kind = ending(kind(Aggregate::Cart, "abandoned", CORE));
+
+/// A payment ends in each of its final states; what the gateway says later still changes it.
+pub const PAYMENT_INITIATED: Kind = kind(Aggregate::Payment, "initiated", CORE);
+pub const PAYMENT_TRANSACTION_BOUND: Kind = kind(Aggregate::Payment, "transaction_bound", CORE);
+pub const PAYMENT_CAPTURED: Kind = ending(kind(Aggregate::Payment, "captured", CORE));
+pub const PAYMENT_FAILED: Kind = ending(kind(Aggregate::Payment, "failed", CORE));
+pub const PAYMENT_UNKNOWN: Kind = kind(Aggregate::Payment, "unknown", CORE);
+pub const PAYMENT_CASH_CONFIRMED: Kind = ending(kind(Aggregate::Payment, "cash_confirmed", CORE));
+pub const PAYMENT_CANCELLED: Kind = ending(kind(Aggregate::Payment, "cancelled", CORE));
+pub const PAYMENT_REFUNDED: Kind = ending(kind(Aggregate::Payment, "refunded", CORE));
+pub const PAYMENT_LATE_CAPTURED: Kind = ending(kind(Aggregate::Payment, "late_captured", CORE));
+pub const PAYMENT_REFUND_REQUESTED: Kind =
+    ending(kind(Aggregate::Payment, "refund_requested", CORE));
 
 pub const ORDER_PLACED: Kind = kind(Aggregate::Order, "placed", BOTH);
 pub const ORDER_ACCEPTED: Kind = kind(Aggregate::Order, "accepted", CORE);
 pub const ORDER_PREPARING: Kind = kind(Aggregate::Order, "preparing", CORE);
 pub const ORDER_READY: Kind = kind(Aggregate::Order, "ready", CORE);
 pub const ORDER_SERVED: Kind = kind(Aggregate::Order, "served", CORE);
+pub const ORDER_PAYMENT_CHANGED: Kind = kind(Aggregate::Order, "payment_changed", PAYMENTS);
+pub const ORDER_PAID: Kind = kind(Aggregate::Order, "paid", PAYMENTS);
 pub const ORDER_COMPLETED: Kind = ending(kind(Aggregate::Order, "completed", CORE));
 pub const ORDER_CANCELLED: Kind = ending(kind(Aggregate::Order, "cancelled", CORE));
 
@@ -54,12 +87,32 @@ pub const ALL: &[Kind] = &[
     CART_ITEM_CHANGED,
     CART_ITEM_REMOVED,
     CART_MEMBER_COMMITTED,
+    CART_CLAIMED,
+    CART_LOCKED,
+    CART_TRANSACTION_BOUND,
+    CART_LOCK_EXTENDED,
+    CART_UNLOCKED,
+    CART_LOCK_EXPIRED,
+    CART_PAYMENT_CHANGED,
+    CART_CHECKED_OUT,
     CART_ABANDONED,
+    PAYMENT_INITIATED,
+    PAYMENT_TRANSACTION_BOUND,
+    PAYMENT_CAPTURED,
+    PAYMENT_FAILED,
+    PAYMENT_UNKNOWN,
+    PAYMENT_CASH_CONFIRMED,
+    PAYMENT_CANCELLED,
+    PAYMENT_REFUNDED,
+    PAYMENT_LATE_CAPTURED,
+    PAYMENT_REFUND_REQUESTED,
     ORDER_PLACED,
     ORDER_ACCEPTED,
     ORDER_PREPARING,
     ORDER_READY,
     ORDER_SERVED,
+    ORDER_PAYMENT_CHANGED,
+    ORDER_PAID,
     ORDER_COMPLETED,
     ORDER_CANCELLED,
 ];
@@ -68,7 +121,7 @@ pub const ALL: &[Kind] = &[
 /// touch it, and those that end an aggregate, after which its keys may expire.
 pub fn filters_carrying(part: Part) -> impl Iterator<Item = String> {
     ALL.iter()
-        .filter(move |kind| kind.touches.contains(&part) || kind.ends)
+        .filter(move |kind| kind.carries(part))
         .map(|kind| format!("evt.*.{}.*.{}", kind.aggregate, kind.name))
 }
 

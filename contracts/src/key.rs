@@ -8,7 +8,7 @@ use crate::{Address, Part, PartVersions, Timestamp, WorkerName};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// The rows of an order that is not active any more expire after this time.
+/// The rows of an order that is not active any more, and released locks, expire after this time.
 pub const REMOVED_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// A value of the bucket `versions`.
@@ -28,11 +28,14 @@ pub enum Bucket {
     Views,
     /// `<tenant>.<order>.core` and `<tenant>.<order>.payment`: rows of the active list.
     ActiveOrders,
+    /// `<tenant>.<owner>`: the lock over an owner's carts.
+    CartLocks,
     /// `<worker>.<stream>.<sequence>`: tries that began alone.
     Attempts,
 }
 
 impl Bucket {
+    /// The buckets that the topology declares.
     pub const ALL: [Self; 4] = [Self::Versions, Self::Views, Self::ActiveOrders, Self::Attempts];
 
     #[must_use]
@@ -41,6 +44,7 @@ impl Bucket {
             Self::Versions => "versions",
             Self::Views => "views",
             Self::ActiveOrders => "active_orders",
+            Self::CartLocks => "cart_locks",
             Self::Attempts => "attempts",
         }
     }
@@ -82,6 +86,12 @@ pub fn active_order(order: &Address, part: Part) -> String {
         Part::Payments => "payment",
     };
     format!("{}.{}.{row}", order.tenant, order.id)
+}
+
+/// The lock of an owner, by its address.
+#[must_use]
+pub fn cart_lock(lock: &Address) -> String {
+    format!("{}.{}", lock.tenant, lock.id)
 }
 
 /// The note of the tries that a message of a stream had alone.

@@ -7,8 +7,12 @@
 //! q.<tenant>.view.<aggregate>.<id>          queries (services API)
 //! q.<tenant>.outcome.<command_id>
 //! q.<tenant>.active_orders
+//! q.<tenant>.lock.<owner>
+//! q.<tenant>.lock_history.<owner>
 //! evt.<tenant>.<aggregate>.<id>.<event>     events (stream EVENTS)
 //! live.<bucket>.<key>                       republished KV writes
+//! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
+//! due.lock.<tenant>.<cart>.<token>          those that have passed (stream TIMERS)
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
 //! outbox.wake                               "there is work in these shards" (core)
 //! outbox.relays                             "shards change hands" (core)
@@ -32,6 +36,12 @@ pub const QUERY_VIEW: &str = "q.*.view.*.*";
 pub const QUERY_OUTCOME: &str = "q.*.outcome.*";
 /// Queries of the active list: `q.<tenant>.active_orders`.
 pub const QUERY_ACTIVE_ORDERS: &str = "q.*.active_orders";
+/// Queries of locks: `q.<tenant>.lock.<owner>`.
+pub const QUERY_LOCK: &str = "q.*.lock.*";
+/// Queries of the history of locks: `q.<tenant>.lock_history.<owner>`.
+pub const QUERY_LOCK_HISTORY: &str = "q.*.lock_history.*";
+/// Deadlines of locks that have passed.
+pub const LOCKS_DUE: &str = "due.lock.>";
 
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
@@ -85,6 +95,16 @@ pub fn query_active_orders(tenant: &Token) -> String {
     format!("q.{tenant}.active_orders")
 }
 
+#[must_use]
+pub fn query_lock(tenant: &Token, owner: &Token) -> String {
+    format!("q.{tenant}.lock.{owner}")
+}
+
+#[must_use]
+pub fn query_lock_history(tenant: &Token, owner: &Token) -> String {
+    format!("q.{tenant}.lock_history.{owner}")
+}
+
 /// The address that a `q.<tenant>.view.<aggregate>.<id>` asks for.
 #[must_use]
 pub fn parse_query_view(subject: &str) -> Option<Address> {
@@ -113,6 +133,49 @@ pub fn parse_query_active_orders(subject: &str) -> Option<Token> {
         return None;
     }
     Token::new(tenant).ok()
+}
+
+/// The address of the lock that a `q.<tenant>.lock.<owner>` asks for.
+#[must_use]
+pub fn parse_query_lock(subject: &str) -> Option<Address> {
+    lock_of_owner(subject, "lock")
+}
+
+/// The address of the lock that a `q.<tenant>.lock_history.<owner>` asks for.
+#[must_use]
+pub fn parse_query_lock_history(subject: &str) -> Option<Address> {
+    lock_of_owner(subject, "lock_history")
+}
+
+fn lock_of_owner(subject: &str, query: &str) -> Option<Address> {
+    let [q, tenant, word, owner] = split(subject)?;
+    if (q, word) != ("q", query) {
+        return None;
+    }
+    Address::new(tenant, Aggregate::Lock, owner).ok()
+}
+
+/// Where the timer of a lock is put: with the token, so that a late writer cannot replace a newer
+/// one.
+#[must_use]
+pub fn lock_timer(cart: &Address, token: i64) -> String {
+    format!("timer.lock.{}.{}.{token}", cart.tenant, cart.id)
+}
+
+/// Where the timer of a lock appears at its deadline.
+#[must_use]
+pub fn lock_due(cart: &Address, token: i64) -> String {
+    format!("due.lock.{}.{}.{token}", cart.tenant, cart.id)
+}
+
+/// Cart and token of a `due.lock.<tenant>.<cart>.<token>`.
+#[must_use]
+pub fn parse_lock_due(subject: &str) -> Option<(Address, i64)> {
+    let [due, lock, tenant, cart, token] = split(subject)?;
+    if (due, lock) != ("due", "lock") {
+        return None;
+    }
+    Some((Address::new(tenant, Aggregate::Cart, cart).ok()?, token.parse().ok()?))
 }
 
 #[must_use]
@@ -165,7 +228,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_built_parses_to_itself(address in address(), word in token()) {
+        fn what_is_built_parses_to_itself(
+            address in address(), word in token(), number: i64,
+        ) {
             for door in [Door::Durable, Door::Request] {
                 let subject = command(door, &address, &word);
                 let raw = parse_command(&subject).unwrap();
@@ -183,6 +248,14 @@ mod tests {
                 parse_query_active_orders(&query_active_orders(&word)),
                 Some(word.clone())
             );
+            let lock = Address { aggregate: Aggregate::Lock, ..address.clone() };
+            prop_assert_eq!(parse_query_lock(&query_lock(&lock.tenant, &lock.id)), Some(lock.clone()));
+            prop_assert_eq!(
+                parse_query_lock_history(&query_lock_history(&lock.tenant, &lock.id)),
+                Some(lock)
+            );
+            let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
+            prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
             prop_assert_eq!(parse_event(&event(&address, &word)), Some((address, word)));
         }
 
@@ -196,7 +269,8 @@ mod tests {
         fn parsers_bear_anything(subject in "\\PC{0,80}") {
             let _ = (parse_command(&subject), parse_query_view(&subject));
             let _ = (parse_query_outcome(&subject), parse_event(&subject));
-            let _ = parse_query_active_orders(&subject);
+            let _ = (parse_query_active_orders(&subject), parse_query_lock(&subject));
+            let _ = (parse_query_lock_history(&subject), parse_lock_due(&subject));
         }
     }
 
@@ -208,5 +282,12 @@ mod tests {
         assert_eq!(parse_event("evt.t.basket.c1.opened"), None);
         assert_eq!(parse_query_view("q.t.view.cart.c1.x"), None);
         assert_eq!(parse_query_active_orders("q.t.active_orders.x"), None);
+        assert_eq!(parse_query_lock("q.t.lock.ada.x"), None);
+        assert_eq!(parse_query_lock("q.t.lock_history.ada"), None);
+        assert_eq!(parse_query_lock_history("q.t.lock_history"), None);
+        for bad in ["due.lock.t.c1", "due.lock.t.c1.x", "timer.lock.t.c1.7", "due.lock.t.c1.7.x"] {
+            assert_eq!(parse_lock_due(bad), None, "{bad}");
+        }
+        assert_eq!(parse_query_view("q.t.view.lock.ada"), None);
     }
 }

@@ -73,6 +73,89 @@ fn a_payload_that_is_malformed_or_impossible_is_refused_by_kind() {
 }
 
 #[test]
+fn a_payload_of_a_payment_or_a_lock_is_refused_by_kind() {
+    let initiate = |target: &str, method: &str, amount: &str| {
+        format!("{{\"target\":{target},\"method\":\"{method}\",\"amount\":{amount}}}")
+    };
+    let result = |result: &str, currency: &str, at: &str| {
+        format!(
+            "{{\"result\":\"{result}\",\"transaction_id\":\"g1\",\"amount\":1,\
+             \"currency\":\"{currency}\",\"occurred_at\":\"{at}\"}}"
+        )
+    };
+    let (cart, at) = ("{\"cart\":\"c1\"}", "2026-01-02T03:04:05Z");
+    let long = "x".repeat(201);
+    let cases: Vec<(Aggregate, &str, String, u16, &str)> = vec![
+        (Aggregate::Payment, "initiate", initiate("{}", "card", "1"), 400, "malformed"),
+        (Aggregate::Payment, "initiate", initiate("\"c1\"", "card", "1"), 400, "malformed"),
+        (
+            Aggregate::Payment,
+            "initiate",
+            initiate("{\"cart\":\"c1\",\"order\":\"o1\"}", "card", "1"),
+            400,
+            "malformed",
+        ),
+        (
+            Aggregate::Payment,
+            "initiate",
+            initiate("{\"table\":\"t1\"}", "card", "1"),
+            400,
+            "malformed",
+        ),
+        (
+            Aggregate::Payment,
+            "initiate",
+            initiate("{\"cart\":\"c.1\"}", "card", "1"),
+            400,
+            "bad_token",
+        ),
+        (Aggregate::Payment, "initiate", initiate(cart, "gold", "1"), 400, "malformed"),
+        (Aggregate::Payment, "initiate", initiate(cart, "card", "-1"), 422, "negative_amount"),
+        (Aggregate::Payment, "initiate", initiate(cart, "card", "0.5"), 400, "malformed"),
+        (Aggregate::Payment, "record_result", result("lost", "EUR", at), 400, "malformed"),
+        (
+            Aggregate::Payment,
+            "record_result",
+            result("captured", "EUX", at),
+            422,
+            "unknown_currency",
+        ),
+        (Aggregate::Payment, "record_result", result("captured", "EUR", "now"), 400, "malformed"),
+        (Aggregate::Payment, "confirm_cash", "{\"amount\":1}".into(), 400, "missing_field"),
+        (Aggregate::Payment, "cancel", "{}".into(), 400, "missing_field"),
+        (Aggregate::Payment, "fly", "{}".into(), 404, "unknown_verb"),
+        (Aggregate::Cart, "lock", "{\"method\":\"card\"}".into(), 400, "missing_field"),
+        (
+            Aggregate::Cart,
+            "lock",
+            format!("{{\"transaction_id\":\"g\",\"method\":\"qr\",\"fingerprint\":\"{long}\"}}"),
+            422,
+            "too_large",
+        ),
+        (Aggregate::Cart, "expire_lock", "{\"token\":\"7\"}".into(), 400, "malformed"),
+        (Aggregate::Cart, "expire_lock", "{\"token\":1.5}".into(), 400, "malformed"),
+        (Aggregate::Cart, "extend", "{\"token\":7,\"seconds\":0}".into(), 400, "malformed"),
+        (Aggregate::Cart, "extend", "{\"token\":7,\"seconds\":-1}".into(), 400, "malformed"),
+        (Aggregate::Cart, "rebuild_cache", "{\"part\":\"auth\"}".into(), 400, "malformed"),
+        (Aggregate::User, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
+        (Aggregate::Lock, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
+    ];
+    for (aggregate, verb, payload, status, code) in cases {
+        let refusal = Body::decode(aggregate, verb, payload.as_bytes()).unwrap_err();
+        assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
+    }
+}
+
+#[test]
+fn nobody_can_address_a_lock() {
+    assert_eq!(Aggregate::parse("lock"), None);
+    assert_eq!(Aggregate::parse_noted("lock"), Some(Aggregate::Lock));
+    let id = [("Command-Id", "k1")];
+    let command = Command::decode("cmd.t1.lock.ada.unlock", id.into_iter(), b"{}").unwrap();
+    assert_eq!(command.request.unwrap_err().code, "unknown_verb");
+}
+
+#[test]
 fn invalid_utf8_is_malformed() {
     let refusal = Body::decode(Aggregate::Cart, "join", b"{\"user\":\"\xff\"}").unwrap_err();
     assert_eq!((refusal.status, &*refusal.code), (400, "malformed"));

@@ -1,0 +1,228 @@
+//! Payments: what can be asked of them and what is shown of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Currency, MAX_NOTE, Money, Text, Timestamp, Token, cart::Reason, command::verbs};
+
+verbs! {
+    /// What can be asked of a payment.
+    pub enum Verb {
+        /// 201. Begins to pay a cart, which it locks, or an order.
+        "initiate" => Initiate(Initiate),
+        /// Puts the gateway's real id on the payment and on the lock it is under.
+        "bind_transaction" => BindTransaction(BindTransaction),
+        /// What the gateway said.
+        "record_result" => RecordResult(RecordResult),
+        /// The cash is in the till.
+        "confirm_cash" => ConfirmCash(ConfirmCash),
+        /// Ends a payment that has no result.
+        "cancel" => Cancel(Reason),
+        /// Money went back.
+        "refund" => Refund(Refund),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    Card,
+    Wallet,
+    Qr,
+    Cash,
+}
+
+impl Method {
+    pub const ALL: [Self; 4] = [Self::Card, Self::Wallet, Self::Qr, Self::Cash];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Card => "card",
+            Self::Wallet => "wallet",
+            Self::Qr => "qr",
+            Self::Cash => "cash",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Initiated,
+    /// The gateway does not know, or did not say.
+    Unknown,
+    Captured,
+    Failed,
+    Cancelled,
+    /// Captured, but nothing of it could be applied: all of it is owed back.
+    LateCaptured,
+    Refunded,
+}
+
+impl Status {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Initiated => "initiated",
+            Self::Unknown => "unknown",
+            Self::Captured => "captured",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::LateCaptured => "late_captured",
+            Self::Refunded => "refunded",
+        }
+    }
+
+    /// Whether money may still be on its way.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Initiated | Self::Unknown)
+    }
+}
+
+/// What is paid: `{"cart":ID}` or `{"order":ID}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    Cart(Token),
+    Order(Token),
+}
+
+impl Target {
+    /// As SQL keeps it: `cart` or `order`, and the id.
+    #[must_use]
+    pub fn kind_and_id(&self) -> (&'static str, &Token) {
+        match self {
+            Self::Cart(id) => ("cart", id),
+            Self::Order(id) => ("order", id),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Initiate {
+    pub target: Target,
+    pub method: Method,
+    /// By default, and at most, what is due less what is open.
+    pub amount: Option<Money>,
+    /// Who pays; in a team cart a member.
+    pub user: Option<Token>,
+    /// Of the cart's lock, to pay under it.
+    pub token: Option<i64>,
+    /// The gateway's, if it is known already.
+    pub transaction_id: Option<Token>,
+    /// The order that the cart becomes with the capture that pays it fully.
+    pub order_id: Option<Token>,
+    pub table_id: Option<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindTransaction {
+    pub transaction_id: Token,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayResult {
+    Captured,
+    Failed,
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordResult {
+    pub result: GatewayResult,
+    pub transaction_id: Token,
+    pub amount: Money,
+    pub currency: Currency,
+    pub occurred_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmCash {
+    pub amount: Money,
+    pub currency: Currency,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refund {
+    /// By default all that was captured and has not gone back.
+    pub amount: Option<Money>,
+    pub reason: Text<MAX_NOTE>,
+}
+
+/// The part `core` of a payment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Core {
+    pub version: u64,
+    pub at: Timestamp,
+    pub target: Target,
+    pub method: Method,
+    pub status: Status,
+    /// What was asked for; once captured, what was captured.
+    pub amount: Money,
+    pub currency: Currency,
+    pub refunded_amount: Money,
+    /// Whether the gateway's transaction is known.
+    pub bound: bool,
+}
+
+/// Money owed back, as the payment's event `refund_requested` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundTask {
+    /// `<payment>.<n>`, n from 1.
+    pub id: String,
+    pub payment_id: Token,
+    pub amount: Money,
+    pub currency: Currency,
+    pub reason: RefundReason,
+    pub status: TaskStatus,
+}
+
+/// Why money is owed back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefundReason {
+    /// Nothing of it could be applied.
+    LateCapture,
+    /// Captured in another currency than the target's.
+    OtherCurrency,
+    /// More was captured than was due.
+    Surplus,
+    /// Captured by a second transaction.
+    CapturedAgain,
+}
+
+impl RefundReason {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LateCapture => "late_capture",
+            Self::OtherCurrency => "other_currency",
+            Self::Surplus => "surplus",
+            Self::CapturedAgain => "captured_again",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskStatus {
+    Open,
+    Done,
+}
+
+impl TaskStatus {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+        }
+    }
+}

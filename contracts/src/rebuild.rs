@@ -1,0 +1,17 @@
+//! `rebuild_cache`: what can be asked of an aggregate of any kind.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{MAX_NOTE, Part, Text};
+
+pub const VERB: &str = "rebuild_cache";
+
+/// Shows the aggregate's parts again; changes no version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuild {
+    /// Only this part; without one, all of them.
+    pub part: Option<Part>,
+    /// What was found wrong.
+    pub finding: Option<Text<MAX_NOTE>>,
+}
