@@ -1,13 +1,19 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+use time::{
+    OffsetDateTime,
+    format_description::well_known::Rfc3339,
+    macros::{datetime, format_description},
+};
 
 use crate::Refusal;
 
 /// An instant in UTC, to the millisecond; written as `2026-01-02T03:04:05.678Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
+
+const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999 UTC);
 
 impl Timestamp {
     /// # Errors
@@ -25,6 +31,13 @@ impl Timestamp {
     #[must_use]
     pub fn inner(self) -> OffsetDateTime {
         self.0
+    }
+
+    /// So much later, at most the last instant there is.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        let later = time::Duration::try_from(duration).ok().and_then(|d| self.0.checked_add(d));
+        Self(later.filter(|at| at.year() <= 9999).unwrap_or(LAST))
     }
 
     /// Milliseconds from `self` to `later`; 0 if `later` is earlier.
@@ -82,5 +95,13 @@ mod tests {
         assert!(Timestamp::parse("tomorrow").is_err());
         assert!(Timestamp::parse("9999-12-31T23:59:59-01:00").is_err());
         assert!(Timestamp::parse("0000-01-01T00:00:00+01:00").is_err());
+    }
+
+    #[test]
+    fn a_sum_stays_a_time_that_can_be_written() {
+        let at = Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap();
+        assert_eq!(at.plus(Duration::from_millis(1_322)).to_string(), "2026-01-02T03:04:07.000Z");
+        assert_eq!(at.plus(Duration::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(at.millis_until(at.plus(Duration::from_secs(600))), 600_000);
     }
 }

@@ -172,7 +172,7 @@ impl Audit {
         match bucket {
             Bucket::Views => &self.views,
             Bucket::ActiveOrders => &self.active_orders,
-            Bucket::Versions | Bucket::Attempts => &self.versions,
+            Bucket::Versions | Bucket::CartLocks | Bucket::Attempts => &self.versions,
         }
     }
 }

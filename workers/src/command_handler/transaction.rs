@@ -7,14 +7,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token};
+use brigade_contracts::{
+    Address, Aggregate, Body, Command, Outcome, Refusal, Timestamp, Token, cart,
+};
 use serde::Deserialize;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{carts, orders};
 use crate::{
-    domain::{Event, State, World},
+    domain::{Event, LockPolicy, Mode, Reach, State, World},
     outbox_relay::shard_of,
     runtime::Context,
 };
@@ -84,7 +86,8 @@ pub async fn decide(
     let mut tx = postgres.begin().await?;
     let loaded = lock(&mut tx, &addresses).await?;
     let (now, mut before) = decided_before(&mut tx, commands).await?;
-    let mut world = World::new(loaded);
+    let reach = reach(commands, &addresses, &loaded);
+    let mut world = World::new(loaded, reach, LockPolicy::default(), []);
     let mut answers = Vec::with_capacity(commands.len());
     let mut fresh: Vec<(&Command, usize)> = Vec::new();
     let mut repeated: BTreeSet<&Address> = BTreeSet::new();
@@ -95,7 +98,10 @@ pub async fn decide(
             repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
             continue;
         }
-        let answer = Answer::new(&world.decide(command, now));
+        let Some(outcome) = world.decide(command, now) else {
+            return Err(sqlx::Error::Protocol(format!("out of reach: {:?}", world.wanted())));
+        };
+        let answer = Answer::new(&outcome);
         before.insert(key, Before::new(command, answer.clone()));
         fresh.push((command, answers.len()));
         answers.push(answer);
@@ -129,6 +135,26 @@ async fn lock(
     let carts = carts::lock(tx, addresses).await?.into_iter().map(State::Cart);
     let orders = orders::lock(tx, addresses).await?.into_iter().map(State::Order);
     Ok(carts.chain(orders).collect())
+}
+
+/// What is locked: the aggregates that are asked for. No lock of an owner is read yet, so none is
+/// taken either: that needs the owner exclusively.
+fn reach(commands: &[Command], addresses: &BTreeSet<&Address>, loaded: &[State]) -> Reach {
+    let lock = |tenant: &Token, owner: &Token| Address {
+        tenant: tenant.clone(),
+        aggregate: Aggregate::Lock,
+        id: owner.clone(),
+    };
+    let carts = loaded.iter().filter_map(State::cart);
+    let mut owners: HashMap<_, _> =
+        carts.map(|cart| (lock(&cart.head.address.tenant, &cart.owner), Mode::Shared)).collect();
+    for request in commands.iter().filter_map(|command| command.request.as_ref().ok()) {
+        if let Body::Cart(cart::Verb::Open(open)) = &request.body {
+            owners.insert(lock(&request.address.tenant, &open.owner), Mode::Shared);
+        }
+    }
+    let addresses = addresses.iter().map(|address| (*address).clone()).collect();
+    Reach { addresses, owners, ..Reach::default() }
 }
 
 async fn save(tx: &mut Transaction<'_, Postgres>, changed: &[State]) -> sqlx::Result<()> {

@@ -1,13 +1,15 @@
 use brigade_contracts::Part;
 use serde_json::value::RawValue;
 
-use super::{Cart, Head, Order};
+use super::{Cart, Head, Lock, Order, Payment, raw};
 
-/// An aggregate of any kind.
+/// An aggregate of any kind, or a lock.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     Cart(Cart),
+    Payment(Payment),
     Order(Order),
+    Lock(Lock),
 }
 
 impl State {
@@ -15,58 +17,93 @@ impl State {
     pub fn head(&self) -> &Head {
         match self {
             Self::Cart(cart) => &cart.head,
+            Self::Payment(payment) => &payment.head,
             Self::Order(order) => &order.head,
+            Self::Lock(lock) => &lock.head,
         }
     }
 
     pub(super) fn head_mut(&mut self) -> &mut Head {
         match self {
             Self::Cart(cart) => &mut cart.head,
+            Self::Payment(payment) => &mut payment.head,
             Self::Order(order) => &mut order.head,
+            Self::Lock(lock) => &mut lock.head,
         }
     }
 
-    /// A part as it is shown: in KV, in queries, in outcomes and in events, all alike.
+    /// A part as it is shown: in KV, in queries, in outcomes and in events, all alike. `null` for a
+    /// part that this kind does not have (`Aggregate::parts`). The core of a lock is its value in
+    /// `cart_locks`.
     #[must_use]
     pub fn part(&self, part: Part) -> Box<RawValue> {
-        match self {
-            Self::Cart(cart) => cart.part(part),
-            Self::Order(order) => order.part(part),
+        match (self, part) {
+            (Self::Cart(cart), part) => cart.part(part),
+            (Self::Order(order), part) => order.part(part),
+            (Self::Payment(payment), Part::Core) => payment.core(),
+            (Self::Lock(lock), Part::Core) => lock.value(),
+            (Self::Payment(_) | Self::Lock(_), Part::Payments) => raw(&()),
         }
     }
 
-    /// What is due less what is paid is only computed where the two parts meet.
+    /// What is due less what is paid is only computed where the two parts meet; 0 of what has no
+    /// such parts.
     #[must_use]
     pub fn due(&self) -> i64 {
-        let (total, paid) = match self {
-            Self::Cart(cart) => (cart.total().unwrap_or_default(), cart.paid),
-            Self::Order(order) => (order.total, order.paid),
-        };
-        total.less(paid).minor_units()
+        match self {
+            Self::Cart(cart) => cart.due().minor_units(),
+            Self::Order(order) => order.due().minor_units(),
+            Self::Payment(_) | Self::Lock(_) => 0,
+        }
     }
 
-    /// Whether nothing changes any more, so that its keys may expire.
+    /// Whether its keys may expire. What the gateway says late still changes a payment that has
+    /// ended, and what is shown of it.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         match self {
             Self::Cart(cart) => cart.status != brigade_contracts::cart::Status::Open,
+            Self::Payment(payment) => !payment.status.is_open(),
             Self::Order(order) => !order.status.is_active(),
+            Self::Lock(lock) => !lock.is_held(),
         }
     }
 
     #[must_use]
     pub fn cart(&self) -> Option<&Cart> {
-        match self {
-            Self::Cart(cart) => Some(cart),
-            Self::Order(_) => None,
-        }
+        if let Self::Cart(cart) = self { Some(cart) } else { None }
+    }
+
+    #[must_use]
+    pub fn payment(&self) -> Option<&Payment> {
+        if let Self::Payment(payment) = self { Some(payment) } else { None }
     }
 
     #[must_use]
     pub fn order(&self) -> Option<&Order> {
-        match self {
-            Self::Order(order) => Some(order),
-            Self::Cart(_) => None,
-        }
+        if let Self::Order(order) = self { Some(order) } else { None }
+    }
+
+    #[must_use]
+    pub fn lock(&self) -> Option<&Lock> {
+        if let Self::Lock(lock) = self { Some(lock) } else { None }
+    }
+}
+
+impl From<Cart> for State {
+    fn from(cart: Cart) -> Self {
+        Self::Cart(cart)
+    }
+}
+
+impl From<Payment> for State {
+    fn from(payment: Payment) -> Self {
+        Self::Payment(payment)
+    }
+}
+
+impl From<Order> for State {
+    fn from(order: Order) -> Self {
+        Self::Order(order)
     }
 }

@@ -1,26 +1,38 @@
 //! Carts.
 //!
 //! ```text
-//! (nothing) ── open ──► open ── abandon ──► abandoned
-//!                       │  ▲
-//!                       └──┘ join, leave, add_item, set_item, remove_item, commit_cod
+//! (nothing) ── open ──► open ── check_out, or the capture that pays it fully ──► checked_out
+//!                       │  ▲ └─ abandon ──► abandoned
+//!                       └──┘ join, leave, add_item, set_item, remove_item, commit_cod, claim,
+//!                            payments; lock, bind_transaction, extend, unlock, expire_lock
 //! ```
 //!
 //! A team cart has members, the owner first; other carts have none. What a member owes is
-//! the sum of its own items and an equal part of the items without a user.
+//! the sum of its own items and an equal part of the items without a user. While a lock of the
+//! owner is live (`super::lock`), members and items of all its carts stay as they are.
+
+mod check_out;
+mod claim;
+mod items;
+mod locking;
+mod members;
 
 use brigade_contracts::{
-    Address, Currency, MAX_ITEMS, Money, Part, Refusal, Timestamp, Token,
-    cart::{self, Commitment, Core, Item, Kind, Payment, Payments, Share, Standing, Status, Verb},
-    event::{
-        self, CART_ABANDONED, CART_ITEM_ADDED, CART_ITEM_CHANGED, CART_ITEM_REMOVED,
-        CART_MEMBER_COMMITTED, CART_MEMBER_JOINED, CART_MEMBER_LEFT, CART_OPENED,
-    },
+    Address, Currency, Money, Part, Refusal, Timestamp, Token,
+    cart::{Core, Item, Kind, Open, Payments, Share, Standing, Status, Verb},
+    event::{CART_ABANDONED, CART_OPENED},
 };
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
-use super::{Decided, Head, Result, State, already_exists, not_found, raw, record, too_large};
+use super::{
+    Entry, Head, Mode, already_exists,
+    draft::{Done, Draft, Result},
+    not_found, payment, raw, too_large,
+};
+
+pub(super) use check_out::check_out;
 
 /// A cart as SQL keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,51 +46,84 @@ pub struct Cart {
     /// In order of joining.
     pub members: Vec<Standing>,
     pub items: Vec<Item>,
+    /// The sum of what its payments had applied to it; it stays after the check-out.
     pub paid: Money,
     pub refunded: Money,
-    pub payments: Vec<Payment>,
+    pub payments: Vec<Entry>,
     pub order_id: Option<Token>,
+    /// The deadline of the lock that this cart holds for its owner.
     pub locked_until: Option<Timestamp>,
 }
 
-pub(super) fn decide(
-    address: &Address,
-    cart: Option<&Cart>,
-    verb: &Verb,
-    now: Timestamp,
-) -> Result<Decided> {
+pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> Result<Done> {
     if let Verb::Open(open) = verb {
-        return match cart {
-            None => Ok(open_cart(address, open, now)),
-            Some(_) => Err(already_exists()),
-        };
+        return open_cart(draft, address, open);
     }
-    let cart = cart.ok_or_else(not_found)?;
+    let cart = draft.cart(address)?.ok_or_else(not_found)?;
     if cart.status != Status::Open {
-        return Err(Refusal::new(409, "cart_closed", "the cart is not open any more"));
+        return Err(closed().into());
     }
     match verb {
         Verb::Open(_) => unreachable!("decided above"),
-        Verb::Join(join) => cart.join(&join.user, now),
-        Verb::AddItem(item) => cart.add_item(item, now),
-        Verb::CommitCod(commit) => cart.commit_cod(&commit.user, now),
-        Verb::Leave(leave) => cart.leave(&leave.user, now),
-        Verb::SetItem(set) => cart.set_item(set, now),
-        Verb::RemoveItem(remove) => cart.remove_item(remove, now),
-        Verb::Abandon(abandon) => cart.abandon(abandon, now),
+        Verb::CommitCod(commit) => members::commit_cod(draft, cart, &commit.user),
+        Verb::Claim(claim) => claim::claim(draft, cart, &claim.user),
+        Verb::Lock(lock) => locking::lock(draft, cart, lock),
+        Verb::BindTransaction(bind) => locking::bind_transaction(draft, cart, bind),
+        Verb::Extend(extend) => locking::extend(draft, cart, extend),
+        Verb::Unlock(unlock) => locking::unlock(draft, cart, unlock),
+        Verb::ExpireLock(held) => locking::expire(draft, cart, held.token),
+        Verb::CheckOut(said) => {
+            check_out(draft, cart, &said.order_id, said.table_id.as_ref(), said.token)?;
+            Ok(Done::ok())
+        }
+        Verb::Join(join) => {
+            let cart = draft.unlocked(cart)?;
+            members::join(draft, cart, &join.user)
+        }
+        Verb::Leave(leave) => {
+            let cart = draft.unlocked(cart)?;
+            members::leave(draft, cart, &leave.user)
+        }
+        Verb::AddItem(item) => {
+            let cart = draft.unlocked(cart)?;
+            items::add(draft, cart, item)
+        }
+        Verb::SetItem(set) => {
+            let cart = draft.unlocked(cart)?;
+            items::set(draft, cart, set)
+        }
+        Verb::RemoveItem(remove) => {
+            let cart = draft.unlocked(cart)?;
+            items::remove(draft, cart, remove)
+        }
+        Verb::Abandon(reason) => {
+            let mut cart = draft.unlocked(cart)?.with_items_free()?;
+            if cart.has_open_payment(None) {
+                return Err(payment_open().into());
+            }
+            cart.status = Status::Abandoned;
+            draft.record(cart, CART_ABANDONED, reason);
+            Ok(Done::ok())
+        }
     }
 }
 
-fn open_cart(address: &Address, open: &cart::Open, now: Timestamp) -> Decided {
-    let owner = Standing { user: open.owner.clone(), committed: None, paid: Money::ZERO };
+fn open_cart(draft: &mut Draft<'_>, address: &Address, open: &Open) -> Result<Done> {
+    if draft.cart(address)?.is_some() {
+        return Err(already_exists().into());
+    }
+    // A claim of the session's carts, under which this one may be, holds the owner exclusively.
+    let owner = draft.address(brigade_contracts::Aggregate::Lock, &open.owner);
+    draft.reach_owner(&owner, Mode::Shared)?;
+    let member = Standing { user: open.owner.clone(), committed: None, paid: Money::ZERO };
     let cart = Cart {
-        head: Head::unborn(address.clone(), now),
+        head: Head::unborn(address.clone(), draft.now),
         kind: open.kind,
         owner: open.owner.clone(),
         session: open.session.clone(),
         status: Status::Open,
         currency: open.currency,
-        members: if open.kind == Kind::Team { vec![owner] } else { Vec::new() },
+        members: if open.kind == Kind::Team { vec![member] } else { Vec::new() },
         items: Vec::new(),
         paid: Money::ZERO,
         refunded: Money::ZERO,
@@ -86,127 +131,43 @@ fn open_cart(address: &Address, open: &cart::Open, now: Timestamp) -> Decided {
         order_id: None,
         locked_until: None,
     };
-    record(State::Cart(cart), CART_OPENED, open, 201, now)
+    draft.record(cart, CART_OPENED, open);
+    Ok(Done::created())
+}
+
+impl Draft<'_> {
+    /// The cart, unless its owner's lock keeps it as it is.
+    fn unlocked(&mut self, cart: Cart) -> Result<Cart> {
+        match self.live_lock(&cart.owner)? {
+            Some(lock) => Err(lock.refusal(self.now)),
+            None => Ok(self.again(cart)),
+        }
+    }
 }
 
 impl Cart {
-    fn join(&self, user: &Token, now: Timestamp) -> Result<Decided> {
-        if self.kind != Kind::Team {
-            return Err(Refusal::new(409, "not_a_team_cart", "only team carts have members"));
-        }
-        if self.is_member(user) {
-            return Err(Refusal::new(409, "already_member", "this user is a member already"));
-        }
-        if self.members.len() >= MAX_ITEMS {
-            return Err(too_large("a cart has at most 200 members"));
-        }
-        let mut cart = self.clone();
-        cart.members.push(Standing { user: user.clone(), committed: None, paid: Money::ZERO });
-        Ok(cart.record(CART_MEMBER_JOINED, &json!({ "user": user }), now))
-    }
-
-    fn add_item(&self, add: &cart::AddItem, now: Timestamp) -> Result<Decided> {
-        let mut cart = self.with_items_free()?;
-        if self.items.iter().any(|item| item.item_id == add.item_id) {
-            return Err(Refusal::new(409, "item_exists", "there is an item of this id"));
-        }
-        if let Some(user) = &add.user
-            && !self.is_member(user)
-        {
-            return Err(not_a_member());
-        }
-        if self.items.len() >= MAX_ITEMS {
-            return Err(too_large("a cart has at most 200 items"));
-        }
-        let item = Item {
-            item_id: add.item_id.clone(),
-            sku: add.sku.clone(),
-            name: add.name.clone(),
-            unit_price: add.unit_price,
-            quantity: add.quantity,
-            user: add.user.clone(),
-        };
-        cart.items.push(item);
-        cart.total()?;
-        Ok(cart.record(CART_ITEM_ADDED, add, now))
-    }
-
-    fn commit_cod(&self, user: &Token, now: Timestamp) -> Result<Decided> {
-        let mut cart = self.clone();
-        let member = cart.members.iter_mut().find(|m| m.user == *user).ok_or_else(not_a_member)?;
-        if member.committed.is_some() {
-            return Err(Refusal::new(
-                409,
-                "already_committed",
-                "this member has committed already",
-            ));
-        }
-        member.committed = Some(Commitment::Cod);
-        Ok(cart.record(CART_MEMBER_COMMITTED, &json!({ "user": user, "method": "cod" }), now))
-    }
-
-    fn is_member(&self, user: &Token) -> bool {
+    #[must_use]
+    pub fn is_member(&self, user: &Token) -> bool {
         self.members.iter().any(|member| member.user == *user)
     }
 
-    /// What a member brought goes with it, so that the shares still sum to the total.
-    fn leave(&self, user: &Token, now: Timestamp) -> Result<Decided> {
-        let member = self.members.iter().find(|m| m.user == *user).ok_or_else(not_a_member)?;
-        if *user == self.owner {
-            return Err(Refusal::new(
-                409,
-                "owner_stays",
-                "the owner cannot leave; abandon the cart",
-            ));
-        }
-        if member.committed.is_some() {
-            return Err(Refusal::new(409, "already_committed", "this member has committed to pay"));
-        }
-        if member.paid > Money::ZERO {
-            return Err(Refusal::new(409, "member_paid", "this member has paid something"));
-        }
-        let own = |item: &&Item| item.user.as_ref() == Some(user);
-        if self.paid > Money::ZERO && self.items.iter().any(|item| own(&item)) {
-            return Err(cart_paid());
-        }
-        let mut cart = self.clone();
-        cart.members.retain(|member| member.user != *user);
-        cart.items.retain(|item| !own(&item));
-        let gone: Vec<_> = self.items.iter().filter(own).map(|item| &item.item_id).collect();
-        Ok(cart.record(CART_MEMBER_LEFT, &json!({ "user": user, "items": gone }), now))
+    /// Refused once anything is paid.
+    fn with_items_free(self) -> Result<Self> {
+        if self.paid > Money::ZERO { Err(cart_paid().into()) } else { Ok(self) }
     }
 
-    fn set_item(&self, set: &cart::SetItem, now: Timestamp) -> Result<Decided> {
-        let mut cart = self.with_items_free()?;
-        let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
-        item.ok_or_else(item_not_found)?.quantity = set.quantity;
-        cart.total()?;
-        Ok(cart.record(CART_ITEM_CHANGED, set, now))
+    /// Whether money may still come in, under the lock of this token or under any.
+    #[must_use]
+    pub fn has_open_payment(&self, token: Option<i64>) -> bool {
+        payment::open(&self.payments).any(|entry| token.is_none() || entry.token == token)
     }
 
-    fn remove_item(&self, remove: &cart::RemoveItem, now: Timestamp) -> Result<Decided> {
-        let mut cart = self.with_items_free()?;
-        let at = cart.items.iter().position(|item| item.item_id == remove.item_id);
-        cart.items.remove(at.ok_or_else(item_not_found)?);
-        Ok(cart.record(CART_ITEM_REMOVED, remove, now))
+    #[must_use]
+    pub fn due(&self) -> Money {
+        self.total().unwrap_or_default().less(self.paid)
     }
 
-    fn abandon(&self, reason: &cart::Reason, now: Timestamp) -> Result<Decided> {
-        let mut cart = self.with_items_free()?;
-        cart.status = Status::Abandoned;
-        Ok(cart.record(CART_ABANDONED, reason, now))
-    }
-
-    /// A copy to change; refused once anything is paid.
-    fn with_items_free(&self) -> Result<Self> {
-        if self.paid > Money::ZERO { Err(cart_paid()) } else { Ok(self.clone()) }
-    }
-
-    fn record(self, kind: event::Kind, data: &impl Serialize, now: Timestamp) -> Decided {
-        record(State::Cart(self), kind, data, 200, now)
-    }
-
-    /// See [`State::part`].
+    /// See [`super::State::part`].
     pub(super) fn part(&self, part: Part) -> Box<RawValue> {
         let (version, at) = self.head.part(part);
         match part {
@@ -232,7 +193,7 @@ impl Cart {
                 paid: self.paid,
                 refunded: self.refunded,
                 members: self.members.clone(),
-                payments: self.payments.clone(),
+                payments: payment::shown(&self.payments),
             }),
         }
     }
@@ -241,10 +202,41 @@ impl Cart {
     ///
     /// # Errors
     /// `422 amount_overflow`.
-    pub fn total(&self) -> Result<Money> {
+    pub fn total(&self) -> std::result::Result<Money, Refusal> {
         self.items
             .iter()
             .try_fold(Money::ZERO, |sum, item| sum.plus(item.unit_price.times(item.quantity)?))
+    }
+
+    /// Lower-case hex SHA-256 over the canonical JSON of the contents that are paid for: sorted
+    /// keys, no spaces, items sorted by id.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        // In this order the fields are sorted.
+        #[derive(Serialize)]
+        struct Contents<'a> {
+            currency: Currency,
+            items: Vec<Line<'a>>,
+        }
+        #[derive(Serialize)]
+        struct Line<'a> {
+            item_id: &'a Token,
+            quantity: u16,
+            sku: &'a str,
+            unit_price: Money,
+        }
+        fn line(item: &Item) -> Line<'_> {
+            Line {
+                item_id: &item.item_id,
+                quantity: item.quantity.get(),
+                sku: item.sku.as_str(),
+                unit_price: item.unit_price,
+            }
+        }
+        let mut items: Vec<_> = self.items.iter().map(line).collect();
+        items.sort_by_key(|line| line.item_id);
+        let contents = raw(&Contents { currency: self.currency, items });
+        hex::encode(Sha256::digest(contents.get()))
     }
 
     /// What each member owes: its own items, and an equal part of the items without a user by
@@ -268,15 +260,19 @@ impl Cart {
     }
 }
 
+pub(super) fn closed() -> Refusal {
+    Refusal::new(409, "cart_closed", "the cart is not open any more")
+}
+
 fn cart_paid() -> Refusal {
     Refusal::new(409, "cart_paid", "something is paid: the items stay as they are")
 }
 
-fn item_not_found() -> Refusal {
-    Refusal::new(404, "item_not_found", "there is no such item in the cart")
+pub(super) fn payment_open() -> Refusal {
+    Refusal::new(409, "payment_open", "a payment is open: it has to end first")
 }
 
-fn not_a_member() -> Refusal {
+pub(super) fn not_a_member() -> Refusal {
     Refusal::new(422, "not_a_member", "this user is no member of the cart")
 }
 

@@ -9,15 +9,18 @@
 //!                                                                                      ▼
 //!                                                                                  completed
 //! ```
+//!
+//! `placed` is also what a cart becomes by its check-out. Payments come and go in any status; an
+//! order is paid (`paid_at`) once, when nothing is due.
 
 use std::collections::BTreeSet;
 
 use brigade_contracts::{
     Address, Currency, MAX_ITEMS, Money, Part, Refusal, Timestamp, Token,
-    cart::Payment,
+    cart::Reason,
     event::{
-        self, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PLACED, ORDER_PREPARING,
-        ORDER_READY, ORDER_SERVED,
+        self, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PAID, ORDER_PLACED,
+        ORDER_PREPARING, ORDER_READY, ORDER_SERVED,
     },
     list::ActiveRow,
     order::{
@@ -25,9 +28,13 @@ use brigade_contracts::{
         Status, Verb,
     },
 };
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
-use super::{Decided, Head, Result, State, already_exists, not_found, raw, record, too_large};
+use super::{
+    Cart, Entry, Head, State, already_exists, cart,
+    draft::{Done, Draft, Result},
+    not_found, payment, raw, table_not_found, too_large,
+};
 
 /// An order as SQL keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,53 +50,52 @@ pub struct Order {
     pub paid: Money,
     pub refunded: Money,
     pub paid_at: Option<Timestamp>,
-    pub payments: Vec<Payment>,
+    /// Its own, and those of the cart that it was.
+    pub payments: Vec<Entry>,
     pub created_at: Timestamp,
     /// Why it ended, where somebody said so.
     pub reason: Option<String>,
 }
 
-pub(super) fn decide(
-    address: &Address,
-    order: Option<&Order>,
-    verb: &Verb,
-    now: Timestamp,
-) -> Result<Decided> {
+pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> Result<Done> {
+    let order = draft.order(address)?;
     if let Verb::Place(place) = verb {
         return match order {
-            None => placed(address, place, now),
-            Some(_) => Err(already_exists()),
+            None => placed(draft, address, place),
+            Some(_) => Err(already_exists().into()),
         };
     }
     let order = order.ok_or_else(not_found)?;
-    let step = |to, kind| order.step(to, kind, now);
-    match verb {
+    let (to, kind) = match verb {
         Verb::Place(_) => unreachable!("decided above"),
-        Verb::Accept(Nothing {}) => step(Status::Accepted, ORDER_ACCEPTED),
-        Verb::Prepare(Nothing {}) => step(Status::Preparing, ORDER_PREPARING),
-        Verb::Ready(Nothing {}) => step(Status::Ready, ORDER_READY),
-        Verb::Serve(Nothing {}) => step(Status::Served, ORDER_SERVED),
-        Verb::Complete(Nothing {}) => step(Status::Completed, ORDER_COMPLETED),
-        Verb::Cancel(cancel) => order.cancel(cancel.reason.as_str(), cancel, now),
-    }
+        Verb::Accept(Nothing {}) => (Status::Accepted, ORDER_ACCEPTED),
+        Verb::Prepare(Nothing {}) => (Status::Preparing, ORDER_PREPARING),
+        Verb::Ready(Nothing {}) => (Status::Ready, ORDER_READY),
+        Verb::Serve(Nothing {}) => (Status::Served, ORDER_SERVED),
+        Verb::Complete(Nothing {}) => (Status::Completed, ORDER_COMPLETED),
+        Verb::Cancel(cancel) => return order.cancel(draft, cancel),
+    };
+    order.step(draft, to, kind)
 }
 
-fn placed(address: &Address, place: &Place, now: Timestamp) -> Result<Decided> {
+fn placed(draft: &mut Draft<'_>, address: &Address, place: &Place) -> Result<Done> {
+    // The table and its open turn are looked up here; there are no tables yet.
     if place.table_id.is_some() || place.turn_id.is_some() {
-        return Err(Refusal::new(404, "table_not_found", "there is no such table"));
+        return Err(table_not_found().into());
     }
     if place.items.is_empty() {
-        return Err(Refusal::new(422, "order_empty", "an order needs an item"));
+        return Err(Refusal::new(422, "order_empty", "an order needs an item").into());
     }
     if place.items.len() > MAX_ITEMS {
-        return Err(too_large("an order has at most 200 items"));
+        return Err(too_large("an order has at most 200 items").into());
     }
     let mut ids = BTreeSet::new();
     let mut total = Money::ZERO;
     let mut items = Vec::with_capacity(place.items.len());
     for item in &place.items {
         if item.item_id.as_ref().is_some_and(|id| !ids.insert(id)) {
-            return Err(Refusal::new(422, "item_repeated", "two items have the same item_id"));
+            let message = "two items have the same item_id";
+            return Err(Refusal::new(422, "item_repeated", message).into());
         }
         total = total.plus(item.unit_price.times(item.quantity)?)?;
         items.push(Item {
@@ -101,50 +107,103 @@ fn placed(address: &Address, place: &Place, now: Timestamp) -> Result<Decided> {
             note: item.note.clone(),
         });
     }
-    let order = Order {
-        head: Head::unborn(address.clone(), now),
-        status: Status::Placed,
-        currency: place.currency,
-        cart_id: None,
-        table_id: None,
-        turn_id: None,
-        items,
-        total,
-        paid: Money::ZERO,
-        refunded: Money::ZERO,
-        paid_at: None,
-        payments: Vec::new(),
-        created_at: now,
-        reason: None,
-    };
-    Ok(record(State::Order(order), ORDER_PLACED, place, 201, now))
+    let order = Order::new(address.clone(), place.currency, items, total, draft.now);
+    draft.record(order, ORDER_PLACED, place);
+    Ok(Done::created())
 }
 
 impl Order {
-    /// One step forward, from the status right before `to`.
-    fn step(&self, to: Status, kind: event::Kind, now: Timestamp) -> Result<Decided> {
-        if self.status.next() != Some(to) {
-            return Err(self.illegal_step(to));
+    fn new(
+        address: Address,
+        currency: Currency,
+        items: Vec<Item>,
+        total: Money,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            head: Head::unborn(address, now),
+            status: Status::Placed,
+            currency,
+            cart_id: None,
+            table_id: None,
+            turn_id: None,
+            items,
+            total,
+            paid: Money::ZERO,
+            refunded: Money::ZERO,
+            paid_at: None,
+            payments: Vec::new(),
+            created_at: now,
+            reason: None,
         }
-        let order = Self { status: to, ..self.clone() };
-        Ok(record(State::Order(order), kind, &Nothing {}, 200, now))
     }
 
-    fn cancel(
-        &self,
-        reason: &str,
-        said: &brigade_contracts::cart::Reason,
-        now: Timestamp,
-    ) -> Result<Decided> {
+    /// What a cart becomes: its items, and all that is paid or being paid.
+    pub(super) fn of_cart(address: Address, cart: &Cart, now: Timestamp) -> Result<Self> {
+        let item = |item: &brigade_contracts::cart::Item| Item {
+            item_id: Some(item.item_id.clone()),
+            sku: item.sku.clone(),
+            name: item.name.clone(),
+            unit_price: item.unit_price,
+            quantity: item.quantity,
+            note: None,
+        };
+        let items = cart.items.iter().map(item).collect();
+        Ok(Self {
+            cart_id: Some(cart.head.address.id.clone()),
+            paid: cart.paid,
+            refunded: cart.refunded,
+            payments: cart.payments.clone(),
+            ..Self::new(address, cart.currency, items, cart.total()?, now)
+        })
+    }
+
+    /// Records an order that was a cart, paid or not.
+    pub(super) fn checked_out(self, draft: &mut Draft<'_>) {
+        let placed = json!({
+            "cart_id": self.cart_id, "table_id": self.table_id, "turn_id": self.turn_id,
+            "currency": self.currency, "items": self.items,
+        });
+        let address = self.head.address.clone();
+        draft.record(self, ORDER_PLACED, &placed);
+        draft.paid_if_nothing_is_due(&address);
+    }
+
+    #[must_use]
+    pub fn due(&self) -> Money {
+        self.total.less(self.paid)
+    }
+
+    #[must_use]
+    pub fn has_open_payment(&self) -> bool {
+        payment::open(&self.payments).next().is_some()
+    }
+
+    /// One step forward, from the status right before `to`.
+    fn step(mut self, draft: &mut Draft<'_>, to: Status, kind: event::Kind) -> Result<Done> {
+        if self.status.next() != Some(to) {
+            return Err(self.illegal_step(to).into());
+        }
+        self.status = to;
+        draft.record(self, kind, &Nothing {});
+        Ok(Done::ok())
+    }
+
+    fn cancel(mut self, draft: &mut Draft<'_>, said: &Reason) -> Result<Done> {
         if self.status >= Status::Served {
-            return Err(self.illegal_step(Status::Cancelled));
+            return Err(self.illegal_step(Status::Cancelled).into());
         }
         if self.paid > Money::ZERO {
-            return Err(Refusal::new(409, "order_paid", "something is paid: refund it instead"));
+            let message = "something is paid: refund it instead";
+            return Err(Refusal::new(409, "order_paid", message).into());
         }
-        let order =
-            Self { status: Status::Cancelled, reason: Some(reason.to_owned()), ..self.clone() };
-        Ok(record(State::Order(order), ORDER_CANCELLED, said, 200, now))
+        if self.has_open_payment() {
+            return Err(cart::payment_open().into());
+        }
+        self.status = Status::Cancelled;
+        self.reason = Some(said.reason.as_str().to_owned());
+        draft.record(self, ORDER_CANCELLED, said);
+        Ok(Done::ok())
     }
 
     fn illegal_step(&self, to: Status) -> Refusal {
@@ -176,7 +235,7 @@ impl Order {
                 paid: self.paid,
                 refunded: self.refunded,
                 paid_at: self.paid_at,
-                payments: self.payments.clone(),
+                payments: payment::shown(&self.payments),
             }),
         }
     }
@@ -193,7 +252,7 @@ impl Order {
     pub fn active_row(&self) -> Box<RawValue> {
         let (version, at) = self.head.part(Part::Payments);
         let payment = ActivePayment { version, at, paid: self.paid, paid_at: self.paid_at };
-        raw(&ActiveRow { core: self.listed(), payment, due: self.total.less(self.paid) })
+        raw(&ActiveRow { core: self.listed(), payment, due: self.due() })
     }
 
     fn listed(&self) -> ActiveCore {
@@ -219,6 +278,21 @@ impl Order {
             total: self.total,
             created_at: self.created_at,
             change: Change { kind, fields, reason },
+        }
+    }
+}
+
+impl Draft<'_> {
+    /// An order is paid once: with the change after which nothing is due.
+    pub(super) fn paid_if_nothing_is_due(&mut self, address: &Address) {
+        let Some(mut order) = self.changes.states.get(address).and_then(State::order).cloned()
+        else {
+            return;
+        };
+        if order.due() == Money::ZERO && order.paid_at.is_none() {
+            order.paid_at = Some(self.now);
+            let paid = json!({ "paid": order.paid });
+            self.record(order, ORDER_PAID, &paid);
         }
     }
 }

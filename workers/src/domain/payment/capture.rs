@@ -1,0 +1,150 @@
+//! Money came in. It is never refused: what cannot be applied is owed back.
+
+use brigade_contracts::{
+    Currency, Money, Refusal, Token,
+    event::{Kind, PAYMENT_LATE_CAPTURED},
+    payment::{RefundReason, RefundTask, Status},
+};
+use serde::Serialize;
+
+use super::{
+    super::{
+        cart,
+        draft::{Done, Draft, Result, Stop},
+    },
+    Capture, Payment,
+    home::Home,
+};
+
+/// A capture as it is told.
+pub(super) struct Captured {
+    pub transaction_id: Option<Token>,
+    pub amount: Money,
+    pub currency: Currency,
+    /// The event of it, unless it is late.
+    pub kind: Kind,
+}
+
+/// What the gateway or the till said, and what was applied.
+#[derive(Serialize)]
+struct Said<'a, T> {
+    #[serde(flatten)]
+    said: &'a T,
+    applied: Money,
+}
+
+pub(super) fn capture(
+    draft: &mut Draft<'_>,
+    mut payment: Payment,
+    captured: Captured,
+    said: &impl Serialize,
+) -> Result<Done> {
+    if payment.captures.iter().any(|c| c.transaction_id == captured.transaction_id) {
+        return Ok(Done::code("already_captured"));
+    }
+    if captured.amount == Money::ZERO {
+        let message = "nothing can be captured with an amount of 0";
+        return Err(Refusal::new(422, "nothing_captured", message).into());
+    }
+    let Captured { transaction_id, amount, currency, kind } = captured;
+    let first = payment.captures.is_empty();
+    payment.captures.push(Capture { transaction_id: transaction_id.clone(), amount, currency });
+    if !first {
+        let task = payment.owe(amount, currency, RefundReason::CapturedAgain);
+        let done = Done::ok().with("refund_tasks", &[&task]);
+        draft.request_refund(payment, task);
+        return Ok(done);
+    }
+
+    let home = Home::of(draft, &payment.target)?;
+    home.settle(draft)?;
+    let same_currency = currency == home.currency(draft)?;
+    let due = if payment.status.is_open() && same_currency {
+        home.due(draft, &payment)?
+    } else {
+        Money::ZERO
+    };
+    let applied = amount.min(due);
+    let late = applied == Money::ZERO;
+    payment.status = if late { Status::LateCaptured } else { Status::Captured };
+    payment.applied = applied;
+    payment.amount = amount;
+    payment.currency = currency;
+    if transaction_id.is_some() {
+        payment.transaction_id = transaction_id;
+    }
+    let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
+    draft.record(payment.clone(), kind, &Said { said, applied });
+    let tasks = owed_back(draft, &payment, same_currency);
+    home.show(draft, &payment, applied)?;
+    home.release_if_last(draft, &payment, "captured")?;
+    let done = Done::ok().with("refund_tasks", &tasks);
+    match check_out(draft, &home, &payment)? {
+        Some(code) => Ok(done.with("check_out", &code)),
+        None => Ok(done),
+    }
+}
+
+/// Makes the refund task over what was not applied.
+fn owed_back(draft: &mut Draft<'_>, payment: &Payment, same_currency: bool) -> Vec<RefundTask> {
+    let surplus = payment.amount.less(payment.applied);
+    if surplus == Money::ZERO {
+        return Vec::new();
+    }
+    let reason = match payment.status {
+        _ if !same_currency => RefundReason::OtherCurrency,
+        Status::LateCaptured => RefundReason::LateCapture,
+        _ => RefundReason::Surplus,
+    };
+    let Some(mut payment) = draft.changed_payment(payment) else { return Vec::new() };
+    let task = payment.owe(surplus, payment.currency, reason);
+    draft.request_refund(payment, task.clone());
+    vec![task]
+}
+
+/// The capture that pays a cart fully checks it out, if the payment said into what. It is never
+/// refused for that: why it was not done is told, and a later `check_out` does it.
+fn check_out(draft: &mut Draft<'_>, home: &Home, payment: &Payment) -> Result<Option<String>> {
+    let (Some(order_id), Some(cart)) = (&payment.order_id, home.open_cart(draft)?) else {
+        return Ok(None);
+    };
+    if payment.applied == Money::ZERO || cart.due() > Money::ZERO {
+        return Ok(None);
+    }
+    // Others may still be open under the same lock: they go over to the order.
+    let token = home.lock_of(draft, payment)?.map(|lock| lock.token);
+    match cart::check_out(draft, cart, order_id, payment.table_id.as_ref(), token) {
+        Ok(()) => Ok(Some("ok".to_owned())),
+        Err(Stop::Refused(refused)) => Ok(Some(refused.0.code.into_owned())),
+        Err(stop) => Err(stop),
+    }
+}
+
+impl Payment {
+    /// One more refund task.
+    fn owe(&mut self, amount: Money, currency: Currency, reason: RefundReason) -> RefundTask {
+        let id = &self.head.address.id;
+        let task = RefundTask {
+            id: format!("{id}.{}", self.tasks.len() + 1),
+            payment_id: id.clone(),
+            amount,
+            currency,
+            reason,
+            status: brigade_contracts::payment::TaskStatus::Open,
+        };
+        self.tasks.push(task.clone());
+        task
+    }
+}
+
+impl Draft<'_> {
+    fn request_refund(&mut self, payment: Payment, task: RefundTask) {
+        self.record(payment, brigade_contracts::event::PAYMENT_REFUND_REQUESTED, &task);
+        self.note_task(task);
+    }
+
+    fn changed_payment(&self, payment: &Payment) -> Option<Payment> {
+        let state = self.changes.states.get(&payment.head.address)?;
+        state.payment().cloned()
+    }
+}

@@ -1,0 +1,259 @@
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use brigade_contracts::{
+    Address, Command, Outcome, Part, Refusal, Timestamp, Token, event,
+    lock::Action,
+    payment::{Method, RefundTask},
+};
+
+use super::{
+    State,
+    draft::{Changes, Draft, Stop},
+};
+
+/// A fact that was decided, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub address: Address,
+    pub version: u64,
+    pub kind: event::Kind,
+    pub at: Timestamp,
+    pub payload: event::Payload,
+    pub command_id: Token,
+    pub traceparent: Option<String>,
+}
+
+/// A row of the history of locks, which is only ever added to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryRow {
+    pub tenant: Token,
+    pub owner: Token,
+    pub cart_id: Token,
+    pub token: Option<i64>,
+    pub action: Action,
+    pub method: Option<Method>,
+    pub reason: Option<String>,
+    pub actor: Option<Token>,
+    pub at: Timestamp,
+}
+
+/// What is counted about locks once the decision is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockMetric {
+    Acquired(Method),
+    /// A `lock` or an `initiate` was refused with this code.
+    Refused(Method, Cow<'static, str>),
+    /// It was held so long, until it was released or expired.
+    Held {
+        method: Method,
+        millis: u64,
+        ended: Action,
+    },
+}
+
+/// How long locks live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockPolicy {
+    /// From acquisition to the deadline, per method.
+    pub card: Duration,
+    pub wallet: Duration,
+    pub qr: Duration,
+    pub cash: Duration,
+    /// From acquisition to the last deadline that extensions can reach.
+    pub cap: Duration,
+}
+
+impl Default for LockPolicy {
+    fn default() -> Self {
+        let ten = Duration::from_secs(10 * 60);
+        Self { card: ten, wallet: ten, qr: ten, cash: ten, cap: Duration::from_secs(30 * 60) }
+    }
+}
+
+impl LockPolicy {
+    #[must_use]
+    pub fn timeout(&self, method: Method) -> Duration {
+        match method {
+            Method::Card => self.card,
+            Method::Wallet => self.wallet,
+            Method::Qr => self.qr,
+            Method::Cash => self.cash,
+        }
+    }
+}
+
+/// How firmly an owner is locked in SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// Enough to rely on what the lock says.
+    Shared,
+    /// Enough to change it.
+    Exclusive,
+}
+
+/// What is locked in SQL: of this, what was not loaded does not exist.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    pub addresses: HashSet<Address>,
+    /// By the address of the owner's lock.
+    pub owners: HashMap<Address, Mode>,
+    /// By tenant and session: every cart of that session. The carts are in reach as well.
+    pub sessions: HashMap<(Token, Token), Vec<Address>>,
+}
+
+/// What a postponed command lacked, for the next batch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Want {
+    Aggregate(Address),
+    /// By the address of the owner's lock.
+    Owner(Address, Mode),
+    /// Tenant and session.
+    Session(Token, Token),
+    /// One more fencing token.
+    FencingToken,
+}
+
+/// The aggregates that a batch works on, as they are after the commands decided so far.
+#[derive(Debug, Default)]
+pub struct World {
+    pub(super) states: HashMap<Address, State>,
+    pub(super) reach: Reach,
+    pub(super) policy: LockPolicy,
+    /// Fencing tokens that are left, the next one last.
+    pub(super) tokens: Vec<i64>,
+    /// What commands that were postponed were about: later ones wait behind them.
+    pub(super) held_back: HashSet<Address>,
+    wanted: BTreeSet<Want>,
+    changed: BTreeSet<Address>,
+    events: Vec<Event>,
+    history: Vec<HistoryRow>,
+    tasks: BTreeMap<(Token, String), RefundTask>,
+    metrics: Vec<LockMetric>,
+    shown_again: BTreeSet<Address>,
+    repeat_events: BTreeSet<(Address, Part)>,
+}
+
+impl World {
+    /// A world with what was loaded, what of the rest is known not to exist, and fencing tokens in
+    /// ascending order, drawn while the owners were locked.
+    #[must_use]
+    pub fn new(
+        states: impl IntoIterator<Item = State>,
+        reach: Reach,
+        policy: LockPolicy,
+        tokens: impl IntoIterator<Item = i64>,
+    ) -> Self {
+        let states = states.into_iter().map(|state| (state.head().address.clone(), state));
+        let mut tokens: Vec<_> = tokens.into_iter().collect();
+        tokens.reverse();
+        Self { states: states.collect(), reach, policy, tokens, ..Self::default() }
+    }
+
+    /// Decides one command at the time `now` of the database. An outcome of 503 is not final: it is
+    /// not to be stored.
+    ///
+    /// `None`: it is not decided, and nothing is changed, because it came to something that is out
+    /// of reach ([`World::wanted`]) or that a command postponed before it is about. It keeps its
+    /// place before all later ones on the same things if it is decided first in the next batch.
+    pub fn decide(&mut self, command: &Command, now: Timestamp) -> Option<Outcome> {
+        let request = match &command.request {
+            Ok(request) => request,
+            Err(refusal) => return Some(Outcome::refused(command, refusal.clone(), None)),
+        };
+        let mut draft = Draft::new(self, command, now);
+        let decided = draft.decide(request);
+        let (changes, seen) = draft.into_parts();
+        match decided {
+            Ok(outcome) => {
+                self.absorb(changes);
+                Some(outcome)
+            }
+            Err(want) => {
+                self.held_back.extend(seen);
+                self.wanted.extend(want);
+                None
+            }
+        }
+    }
+
+    /// The changed aggregates and locks, sorted by address.
+    pub fn changed(&self) -> impl Iterator<Item = &State> {
+        self.changed.iter().filter_map(|address| self.states.get(address))
+    }
+
+    /// An aggregate that was loaded and not changed.
+    #[must_use]
+    pub fn unchanged(&self, address: &Address) -> Option<&State> {
+        self.states.get(address).filter(|_| !self.changed.contains(address))
+    }
+
+    /// The events so far, in the order in which they were decided.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The audit rows so far, in the order in which they were decided.
+    #[must_use]
+    pub fn history(&self) -> &[HistoryRow] {
+        &self.history
+    }
+
+    /// Refund tasks that are new or done, with their tenants, sorted by tenant and id.
+    pub fn refund_tasks(&self) -> impl Iterator<Item = (&Token, &RefundTask)> {
+        self.tasks.iter().map(|((tenant, _), task)| (tenant, task))
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &[LockMetric] {
+        &self.metrics
+    }
+
+    /// What the postponed commands lacked.
+    #[must_use]
+    pub fn wanted(&self) -> &BTreeSet<Want> {
+        &self.wanted
+    }
+
+    /// Aggregates whose own parts are to be shown again, whatever KV is believed to hold.
+    pub fn shown_again(&self) -> impl Iterator<Item = &State> {
+        self.shown_again.iter().filter_map(|address| self.states.get(address))
+    }
+
+    /// Parts of which the last event that touched them is to go to the outbox again.
+    #[must_use]
+    pub fn repeat_events(&self) -> &BTreeSet<(Address, Part)> {
+        &self.repeat_events
+    }
+
+    fn absorb(&mut self, changes: Changes) {
+        for (address, state) in changes.states {
+            let known = self.states.insert(address.clone(), state);
+            if let (None, Some(State::Cart(cart))) = (known, self.states.get(&address))
+                && let Some(session) = &cart.session
+                && let key = (address.tenant.clone(), session.clone())
+                && let Some(carts) = self.reach.sessions.get_mut(&key)
+            {
+                carts.push(address.clone());
+            }
+            self.changed.insert(address);
+        }
+        self.events.extend(changes.events);
+        self.history.extend(changes.history);
+        self.tasks.extend(changes.tasks);
+        self.metrics.extend(changes.metrics);
+        self.shown_again.extend(changes.shown_again);
+        self.repeat_events.extend(changes.repeat_events);
+        self.tokens.truncate(self.tokens.len() - changes.tokens);
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new((refusal, None)))
+    }
+}
