@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     domain::order::active_payment,
-    runtime::{Context, Delivery, Handler, Source, Verdict, consume},
+    runtime::{Context, Delivery, Handler, Source, Turn, Verdict, consume},
     store::{Kv, Put, Stored, WhenAbsent},
 };
 
@@ -67,7 +67,7 @@ impl Handler for PaymentProjector {
         decode(delivery)
     }
 
-    async fn handle(&self, batch: Vec<Option<Shown>>) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<Option<Shown>>, _turn: Turn) -> Vec<Verdict> {
         self.cx.fail.point("payment-projector.before_show").await;
         let newest = newest(&batch);
         for shown in batch.iter().flatten().filter(|shown| shown.again) {

@@ -1,6 +1,6 @@
 use brigade_contracts::{Timestamp, Token};
 use serde::Serialize;
-use serde_json::Value;
+use sqlx::types::Json;
 use time::OffsetDateTime;
 
 /// Rows turned into columns, as `UNNEST` takes them: one array a column for any number of rows.
@@ -27,8 +27,7 @@ impl<'a, T> Columns<'a, T> {
         self.0.iter().map(|row| column(row).inner()).collect()
     }
 
-    pub fn document<D: Serialize>(&self, column: fn(&'a T) -> D) -> Vec<Value> {
-        // Shapes of ours, which serialise.
-        self.0.iter().map(|row| serde_json::to_value(column(row)).unwrap_or_default()).collect()
+    pub fn document<D: Serialize>(&self, column: fn(&'a T) -> D) -> Vec<Json<D>> {
+        self.0.iter().map(|row| Json(column(row))).collect()
     }
 }

@@ -32,7 +32,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{notes::Notes, show::Show, transaction::Answer};
 use crate::{
-    runtime::{Context, Delivery, Handler, Refused, Source, Verdict, consume, delivery::Origin},
+    runtime::{
+        Context, Delivery, Handler, Refused, Source, Turn, Verdict, consume, delivery::Origin,
+    },
     store::{
         Lease,
         postgres::{Failure, bounded, failure, patient},
@@ -107,6 +109,8 @@ fn spawn(duty: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<(
 }
 
 impl Handler for CommandHandler {
+    /// One in its transaction, one being shown and answered.
+    const AT_ONCE: usize = 2;
     type Message = Asked;
 
     fn decode(&self, delivery: &Delivery) -> Result<Asked, String> {
@@ -125,7 +129,7 @@ impl Handler for CommandHandler {
         }
     }
 
-    async fn handle(&self, batch: Vec<Asked>) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<Asked>, turn: Turn) -> Vec<Verdict> {
         let mut commands = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
         let mut verdicts = Vec::with_capacity(batch.len());
@@ -142,7 +146,7 @@ impl Handler for CommandHandler {
                 }
             }
         }
-        let fates = self.decide(&commands).await;
+        let fates = self.decide(&commands, turn).await;
         self.cx.fail.point("command-handler.before_answer").await;
         let mut decided = Vec::with_capacity(fates.len());
         for ((command, reply), fate) in commands.iter().zip(&replies).zip(fates) {
@@ -195,7 +199,7 @@ impl CommandHandler {
     /// A batch that fails is tried again, which also asks the inbox whether a commit whose
     /// answer was lost took place. The second time it is split, so that one bad command spoils
     /// only itself.
-    async fn decide(&self, commands: &[Command]) -> Vec<Fate> {
+    async fn decide(&self, commands: &[Command], turn: Turn) -> Vec<Fate> {
         let mut fates: Vec<Fate> = vec![Fate::Away(String::new()); commands.len()];
         // The newest state of each: a batch that was split may have changed one several times.
         let mut changed = HashMap::new();
@@ -249,10 +253,12 @@ impl CommandHandler {
                 }
             }
         }
+        drop(turn);
         self.cx.fail.point("command-handler.after_commit").await;
-        self.wake_relay(shards).await;
         let changed: Vec<_> = changed.into_values().collect();
         self.notes.add(self.show.show(&changed).await);
+        // Not before: somebody waits for what is shown and answered here.
+        self.wake_relay(shards).await;
         self.cx.fail.point("command-handler.after_show").await;
         fates
     }

@@ -1,9 +1,8 @@
 //! One batch of commands, one transaction.
 //!
-//! Lock the aggregates, sorted → read inbox and clock, in a statement that starts after the
-//! locks are held (what another handler has just decided is seen) → decide in memory, in order of
-//! arrival → one statement a table → commit. The number of statements does not depend on the
-//! number of commands.
+//! Lock and read (`brigade.take_batch`) → decide in memory, in order of arrival → one statement for
+//! each kind of aggregate that changed, and one for all that every batch writes → commit. The number
+//! of statements does not depend on the number of commands.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,6 +18,7 @@ use crate::{
     domain::{Event, LockPolicy, Mode, Reach, State, World},
     outbox_relay::shard_of,
     runtime::Context,
+    store::{carts::from_row as cart_of, orders::from_row as order_of, rows::parse},
 };
 
 /// What a batch came to.
@@ -78,16 +78,10 @@ pub async fn decide(
     commands: &[Command],
     shown: &[(Address, u64)],
 ) -> sqlx::Result<Decided> {
-    let addresses: BTreeSet<&Address> = commands
-        .iter()
-        .filter_map(|command| command.request.as_ref().ok())
-        .map(|request| &request.address)
-        .collect();
     let mut tx = postgres.begin().await?;
-    let loaded = lock(&mut tx, &addresses).await?;
-    let (now, mut before) = decided_before(&mut tx, commands).await?;
-    let reach = reach(commands, &addresses, &loaded);
-    let mut world = World::new(loaded, reach, LockPolicy::default(), []);
+    let Taken { now, mut before, states, unshown } = take(&mut tx, commands).await?;
+    let reach = reach(commands, &states);
+    let mut world = World::new(states, reach, LockPolicy::default(), []);
     let mut answers = Vec::with_capacity(commands.len());
     let mut fresh: Vec<(&Command, usize)> = Vec::new();
     let mut repeated: BTreeSet<&Address> = BTreeSet::new();
@@ -107,39 +101,23 @@ pub async fn decide(
         answers.push(answer);
     }
     cx.fail.point("command-handler.before_write").await;
-    if !fresh.is_empty() {
-        let outcomes = fresh.iter().map(|(command, at)| (*command, answers[*at].body.as_str()));
-        store_outcomes(&mut tx, outcomes, now).await?;
-    }
     let changed: Vec<State> = world.changed().cloned().collect();
-    if !changed.is_empty() {
-        save(&mut tx, &changed).await?;
-        store_events(&mut tx, world.events()).await?;
-        note_unshown(&mut tx, &changed, now).await?;
-    }
-    // A repeated command may be one whose handler died before it showed anything.
-    let mut to_show = unshown_of(&mut tx, &world, &repeated).await?;
-    super::notes::delete(&mut tx, shown).await?;
+    save(&mut tx, &changed).await?;
+    let outcomes = fresh.iter().map(|(command, at)| (*command, answers[*at].body.as_str()));
+    record(&mut tx, now, &outcomes.collect::<Vec<_>>(), world.events(), &changed, shown).await?;
     cx.fail.point("command-handler.before_commit").await;
     tx.commit().await?;
     let shards = world.events().iter().fold(0, |mask, e| mask | 1 << shard_of(&e.address));
-    to_show.extend(changed);
+    // A repeated command may be one whose handler died before it showed anything.
+    let noted = |address: &&&Address| unshown.contains(**address);
+    let again = repeated.iter().filter(noted).filter_map(|address| world.unchanged(address));
+    let to_show = again.cloned().chain(changed.iter().cloned()).collect();
     Ok(Decided { answers, to_show, shards })
-}
-
-/// Locks and reads, kind after kind and each by key: the order in which everybody locks.
-async fn lock(
-    tx: &mut Transaction<'_, Postgres>,
-    addresses: &BTreeSet<&Address>,
-) -> sqlx::Result<Vec<State>> {
-    let carts = carts::lock(tx, addresses).await?.into_iter().map(State::Cart);
-    let orders = orders::lock(tx, addresses).await?.into_iter().map(State::Order);
-    Ok(carts.chain(orders).collect())
 }
 
 /// What is locked: the aggregates that are asked for. No lock of an owner is read yet, so none is
 /// taken either: that needs the owner exclusively.
-fn reach(commands: &[Command], addresses: &BTreeSet<&Address>, loaded: &[State]) -> Reach {
+fn reach(commands: &[Command], loaded: &[State]) -> Reach {
     let lock = |tenant: &Token, owner: &Token| Address {
         tenant: tenant.clone(),
         aggregate: Aggregate::Lock,
@@ -148,12 +126,13 @@ fn reach(commands: &[Command], addresses: &BTreeSet<&Address>, loaded: &[State])
     let carts = loaded.iter().filter_map(State::cart);
     let mut owners: HashMap<_, _> =
         carts.map(|cart| (lock(&cart.head.address.tenant, &cart.owner), Mode::Shared)).collect();
-    for request in commands.iter().filter_map(|command| command.request.as_ref().ok()) {
+    let requests = || commands.iter().filter_map(|command| command.request.as_ref().ok());
+    for request in requests() {
         if let Body::Cart(cart::Verb::Open(open)) = &request.body {
             owners.insert(lock(&request.address.tenant, &open.owner), Mode::Shared);
         }
     }
-    let addresses = addresses.iter().map(|address| (*address).clone()).collect();
+    let addresses = requests().map(|request| request.address.clone()).collect();
     Reach { addresses, owners, ..Reach::default() }
 }
 
@@ -173,6 +152,15 @@ impl Before {
         }
     }
 
+    fn stored(row: OutcomeRow) -> Self {
+        // The door does not count: `<door>.<target>`.
+        let target = row.subject.split_once('.').map_or("", |(_, target)| target).to_owned();
+        let status = serde_json::from_str(&row.outcome).map_or(500, |Status { status }| status);
+        let answer = Answer { status, body: row.outcome, again: true, reused: false };
+        let payload_hash = hex::decode(row.payload_hash).unwrap_or_default();
+        Self { target, payload_hash, answer }
+    }
+
     /// Whether it is the outcome of this very command, whichever door it takes now.
     fn is_of(&self, command: &Command) -> bool {
         self.target == command.target && self.payload_hash == command.payload_hash
@@ -188,45 +176,72 @@ fn answer_again(command: &Command, before: &Before) -> Answer {
     Answer { reused: true, ..Answer::new(&Outcome::refused(command, refusal, None)) }
 }
 
-/// The database's clock, and the stored outcomes of these commands.
-async fn decided_before(
-    tx: &mut Transaction<'_, Postgres>,
-    commands: &[Command],
-) -> sqlx::Result<(Timestamp, HashMap<CommandKey, Before>)> {
-    let tenants: Vec<&str> = commands.iter().map(|c| c.tenant.as_str()).collect();
-    let ids: Vec<&str> = commands.iter().map(|c| c.command_id.as_str()).collect();
-    // The left join gives the clock also where nothing was decided before.
+/// What a batch begins with.
+struct Taken {
+    /// The database's clock.
+    now: Timestamp,
+    /// Stored outcomes of these commands.
+    before: HashMap<CommandKey, Before>,
+    /// The aggregates that the commands name, locked.
+    states: Vec<State>,
+    /// Of the aggregates of commands that were decided before those that KV may not show.
+    unshown: BTreeSet<Address>,
+}
+
+/// A stored outcome, as `brigade.take_batch` tells it.
+#[derive(Deserialize)]
+struct OutcomeRow {
+    tenant: Token,
+    command_id: Token,
+    subject: String,
+    /// In hexadecimal digits.
+    payload_hash: String,
+    outcome: String,
+}
+
+#[derive(Deserialize)]
+struct UnshownRow {
+    tenant: Token,
+    aggregate: Aggregate,
+    id: Token,
+}
+
+/// Locks and reads what the commands name, in one round trip; see `migrations/0006_batches.sql`.
+async fn take(tx: &mut Transaction<'_, Postgres>, commands: &[Command]) -> sqlx::Result<Taken> {
+    let text = |f: fn(&Command) -> &str| commands.iter().map(f).collect::<Vec<_>>();
+    let requests = commands.iter().filter_map(|command| command.request.as_ref().ok());
+    let named: BTreeSet<&Address> = requests.map(|request| &request.address).collect();
+    let part = |f: fn(&Address) -> &str| named.iter().map(|a| f(a)).collect::<Vec<_>>();
     let rows = sqlx::query!(
-        r#"select clock.now as "now!", i.tenant as "tenant?", i.command_id as "command_id?",
-                  i.subject as "subject?", i.payload_hash as "payload_hash?",
-                  i.outcome::text as "outcome?"
-           from (select clock_timestamp() as now) clock
-           left join (
-               select inbox.* from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
-               join brigade.command_inbox inbox using (tenant, command_id)
-           ) i on true"#,
-        &tenants as _,
-        &ids as _,
+        r#"select kind as "kind!", body as "body!" from brigade.take_batch($1, $2, $3, $4, $5)"#,
+        &text(|c| c.tenant.as_str()) as _,
+        &text(|c| c.command_id.as_str()) as _,
+        &part(|a| a.tenant.as_str()) as _,
+        &part(|a| a.aggregate.as_str()) as _,
+        &part(|a| a.id.as_str()) as _,
     )
     .fetch_all(&mut **tx)
     .await?;
     let mut now = None;
-    let mut before = HashMap::new();
-    for row in rows {
-        now = Some(Timestamp::from(row.now));
-        let (Some(tenant), Some(id), Some(subject), Some(payload_hash), Some(body)) =
-            (row.tenant, row.command_id, row.subject, row.payload_hash, row.outcome)
-        else {
-            continue;
-        };
-        let (Ok(tenant), Ok(id)) = (Token::new(&tenant), Token::new(&id)) else { continue };
-        // The door does not count: `<door>.<target>`.
-        let target = subject.split_once('.').map_or("", |(_, target)| target).to_owned();
-        let status = serde_json::from_str::<Status>(&body).map_or(500, |outcome| outcome.status);
-        let answer = Answer { status, body, again: true, reused: false };
-        before.insert((tenant, id), Before { target, payload_hash, answer });
+    let (mut before, mut states) = (HashMap::new(), Vec::with_capacity(rows.len()));
+    let mut unshown = BTreeSet::new();
+    for row in &rows {
+        match row.kind.as_str() {
+            "clock" => now = Some(parse(&row.body)?),
+            "outcome" => {
+                let row: OutcomeRow = parse(&row.body)?;
+                before.insert((row.tenant.clone(), row.command_id.clone()), Before::stored(row));
+            }
+            "unshown" => {
+                let UnshownRow { tenant, aggregate, id } = parse(&row.body)?;
+                unshown.insert(Address { tenant, aggregate, id });
+            }
+            "cart" => states.push(State::Cart(cart_of(&row.body)?)),
+            "order" => states.push(State::Order(order_of(&row.body)?)),
+            other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
+        }
     }
-    Ok((now.ok_or(sqlx::Error::RowNotFound)?, before))
+    Ok(Taken { now: now.ok_or(sqlx::Error::RowNotFound)?, before, states, unshown })
 }
 
 /// Whether a command has its outcome, whichever door it took.
@@ -235,122 +250,68 @@ async fn decided_before(
 /// Those of Postgres.
 pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bool> {
     let mut tx = postgres.begin().await?;
-    let (_, before) = decided_before(&mut tx, std::slice::from_ref(command)).await?;
-    Ok(before.values().any(|before| before.is_of(command)))
+    let taken = take(&mut tx, std::slice::from_ref(command)).await?;
+    Ok(taken.before.values().any(|before| before.is_of(command)))
 }
 
-async fn store_outcomes<'a>(
+/// Writes outcomes, events with their outbox rows, and the notes of what has to be shown. The
+/// sequence of events is drawn while the aggregates are locked, so within an aggregate it grows
+/// in the order of commits.
+async fn record(
     tx: &mut Transaction<'_, Postgres>,
-    outcomes: impl Iterator<Item = (&'a Command, &'a str)>,
     now: Timestamp,
+    outcomes: &[(&Command, &str)],
+    events: &[Event],
+    changed: &[State],
+    shown: &[(Address, u64)],
 ) -> sqlx::Result<()> {
-    let mut sorted: Vec<_> = outcomes.collect();
-    // Two handlers that get the same commands wait for each other instead of deadlocking.
-    sorted.sort_by_key(|(command, _)| (&command.tenant, &command.command_id));
-    let column =
-        |f: fn(&'a Command) -> &'a str| sorted.iter().map(|(c, _)| f(c)).collect::<Vec<_>>();
+    let outcome = |f: fn(&Command) -> &str| outcomes.iter().map(|o| f(o.0)).collect::<Vec<_>>();
     let subjects: Vec<String> =
-        sorted.iter().map(|(c, _)| format!("{}.{}", c.door.prefix(), c.target)).collect();
-    let hashes: Vec<&[u8]> = sorted.iter().map(|(c, _)| &c.payload_hash[..]).collect();
-    let bodies: Vec<&str> = sorted.iter().map(|(_, body)| *body).collect();
-    sqlx::query!(
-        "insert into brigade.command_inbox
-             (tenant, command_id, subject, payload_hash, outcome, decided_at)
-         select tenant, command_id, subject, payload_hash, outcome::json, $6
-         from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[])
-              as new (tenant, command_id, subject, payload_hash, outcome)",
-        &column(|c| c.tenant.as_str()) as _,
-        &column(|c| c.command_id.as_str()) as _,
+        outcomes.iter().map(|(c, _)| format!("{}.{}", c.door.prefix(), c.target)).collect();
+    let hashes: Vec<&[u8]> = outcomes.iter().map(|(c, _)| &c.payload_hash[..]).collect();
+    let bodies: Vec<&str> = outcomes.iter().map(|(_, body)| *body).collect();
+    let event = |f: fn(&Event) -> &str| events.iter().map(f).collect::<Vec<_>>();
+    let event_ids: Vec<Uuid> = events.iter().map(|_| Uuid::now_v7()).collect();
+    let event_versions: Vec<i64> = events.iter().map(|e| e.version.cast_signed()).collect();
+    let payloads: Vec<String> =
+        events.iter().map(|e| serde_json::to_string(&e.payload).unwrap_or_default()).collect();
+    let traces: Vec<_> = events.iter().map(|e| e.traceparent.as_deref()).collect();
+    let shards: Vec<i16> = events.iter().map(|e| i16::from(shard_of(&e.address))).collect();
+    let raised =
+        |f: fn(&Address) -> &str| changed.iter().map(|s| f(&s.head().address)).collect::<Vec<_>>();
+    let versions: Vec<i64> = changed.iter().map(|s| s.head().version.cast_signed()).collect();
+    let anew: BTreeSet<_> = changed.iter().map(|state| &state.head().address).collect();
+    let gone: Vec<_> = shown.iter().filter(|(address, _)| !anew.contains(address)).collect();
+    let shown = |f: fn(&Address) -> &str| gone.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+    let shown_versions: Vec<i64> = gone.iter().map(|(_, v)| v.cast_signed()).collect();
+    sqlx::query_file!(
+        "src/command_handler/record.sql",
+        now.inner(),
+        &outcome(|c| c.tenant.as_str()) as _,
+        &outcome(|c| c.command_id.as_str()) as _,
         &subjects,
         &hashes as _,
         &bodies as _,
-        now.inner(),
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Events and their outbox rows. The sequence is drawn while the aggregates are locked, so
-/// within an aggregate it grows in the order of commits.
-async fn store_events(tx: &mut Transaction<'_, Postgres>, events: &[Event]) -> sqlx::Result<()> {
-    let text = |f: fn(&Event) -> &str| events.iter().map(f).collect::<Vec<_>>();
-    let ids: Vec<Uuid> = events.iter().map(|_| Uuid::now_v7()).collect();
-    let versions: Vec<i64> = events.iter().map(|e| e.version.cast_signed()).collect();
-    let payloads: Vec<String> =
-        events.iter().map(|e| serde_json::to_string(&e.payload).unwrap_or_default()).collect();
-    let times: Vec<_> = events.iter().map(|e| e.at.inner()).collect();
-    let traces: Vec<_> = events.iter().map(|e| e.traceparent.as_deref()).collect();
-    let shards: Vec<i16> = events.iter().map(|e| i16::from(shard_of(&e.address))).collect();
-    sqlx::query_file!(
-        "src/command_handler/store_events.sql",
-        &ids,
-        &text(|e| e.address.tenant.as_str()) as _,
-        &text(|e| e.address.aggregate.as_str()) as _,
-        &text(|e| e.address.id.as_str()) as _,
-        &versions,
-        &text(|e| e.kind.name) as _,
+        &event_ids,
+        &event(|e| e.address.tenant.as_str()) as _,
+        &event(|e| e.address.aggregate.as_str()) as _,
+        &event(|e| e.address.id.as_str()) as _,
+        &event_versions,
+        &event(|e| e.kind.name) as _,
         &payloads,
-        &times,
-        &text(|e| e.command_id.as_str()) as _,
+        &event(|e| e.command_id.as_str()) as _,
         &traces as _,
         &shards,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Notes what has to be shown. Sorted, as everything that takes locks.
-async fn note_unshown(
-    tx: &mut Transaction<'_, Postgres>,
-    changed: &[State],
-    now: Timestamp,
-) -> sqlx::Result<()> {
-    let text =
-        |f: fn(&Address) -> &str| changed.iter().map(|s| f(&s.head().address)).collect::<Vec<_>>();
-    let versions: Vec<i64> = changed.iter().map(|s| s.head().version.cast_signed()).collect();
-    sqlx::query!(
-        "insert into brigade.unshown as note (tenant, aggregate, id, version, at)
-         select tenant, aggregate, id, version, $5
-         from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
-              as new (tenant, aggregate, id, version)
-         on conflict (tenant, aggregate, id)
-         do update set version = greatest(note.version, excluded.version), at = excluded.at",
-        &text(|a| a.tenant.as_str()) as _,
-        &text(|a| a.aggregate.as_str()) as _,
-        &text(|a| a.id.as_str()) as _,
+        &raised(|a| a.tenant.as_str()) as _,
+        &raised(|a| a.aggregate.as_str()) as _,
+        &raised(|a| a.id.as_str()) as _,
         &versions,
-        now.inner(),
+        &shown(|a| a.tenant.as_str()) as _,
+        &shown(|a| a.aggregate.as_str()) as _,
+        &shown(|a| a.id.as_str()) as _,
+        &shown_versions,
     )
     .execute(&mut **tx)
     .await?;
     Ok(())
-}
-
-/// Of the aggregates of repeated commands those that are noted as not shown, and that this batch
-/// does not show anyway.
-async fn unshown_of(
-    tx: &mut Transaction<'_, Postgres>,
-    world: &World,
-    repeated: &BTreeSet<&Address>,
-) -> sqlx::Result<Vec<State>> {
-    if repeated.is_empty() {
-        return Ok(Vec::new());
-    }
-    let text = |f: fn(&Address) -> &str| repeated.iter().map(|a| f(a)).collect::<Vec<_>>();
-    let rows = sqlx::query!(
-        "select note.id, note.tenant, note.aggregate
-         from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, aggregate, id)
-         join brigade.unshown note using (tenant, aggregate, id)",
-        &text(|a| a.tenant.as_str()) as _,
-        &text(|a| a.aggregate.as_str()) as _,
-        &text(|a| a.id.as_str()) as _,
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let noted: BTreeSet<String> =
-        rows.iter().map(|row| format!("{}.{}.{}", row.tenant, row.aggregate, row.id)).collect();
-    let states = repeated.iter().filter_map(|address| world.unchanged(address));
-    Ok(states.filter(|s| noted.contains(&s.head().address.to_string())).cloned().collect())
 }

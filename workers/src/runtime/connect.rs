@@ -138,6 +138,13 @@ pub fn postgres(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgP
         .context("the Postgres URL cannot be read")?
         .application_name(worker)
         .options([
+            // Else a statement with arrays is planned anew each time, which takes longer than
+            // executing it: the planner thinks that it knows their lengths.
+            ("plan_cache_mode", "force_generic_plan"),
+            // Plans are kept, and a table that is empty when they are made is large later. What
+            // has no index to go by looks expensive then, and is not worth compiling.
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
             ("idle_in_transaction_session_timeout", "1s"),
             ("lock_timeout", "500ms"),
             ("statement_timeout", "5s"),

@@ -30,7 +30,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 pub use connect::Nats;
-pub use consume::{Handler, Refused, Source, consume};
+pub use consume::{Handler, Refused, Source, Turn, consume};
 pub use delivery::Delivery;
 pub use fail::FailPoints;
 pub use health::Health;

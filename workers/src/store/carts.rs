@@ -1,33 +1,38 @@
 //! Carts in SQL, as every reader gets them. Only command-handler locks and writes them.
 
-use brigade_contracts::{Address, Aggregate, Currency, Money, Timestamp};
-use serde_json::Value;
-use sqlx::PgExecutor;
-use time::OffsetDateTime;
+use std::collections::BTreeMap;
 
-use super::rows::{head, keys, optional_token, parse, refused};
-use crate::domain::Cart;
+use brigade_contracts::{
+    Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
+    cart::{Item, Kind, Standing, Status},
+};
+use serde::Deserialize;
+use sqlx::PgExecutor;
+
+use super::rows::{head, keys, parse};
+use crate::domain::{Cart, Entry};
 
 /// A row of `brigade.carts`.
-pub(crate) struct CartRow {
-    pub(crate) tenant: String,
-    pub(crate) id: String,
-    pub(crate) version: i64,
-    pub(crate) updated_at: OffsetDateTime,
-    pub(crate) parts: Value,
-    pub(crate) parts_at: Value,
-    pub(crate) kind: String,
-    pub(crate) owner: String,
-    pub(crate) session: Option<String>,
-    pub(crate) status: String,
-    pub(crate) currency: String,
-    pub(crate) members: Value,
-    pub(crate) items: Value,
-    pub(crate) paid: i64,
-    pub(crate) refunded: i64,
-    pub(crate) payments: Value,
-    pub(crate) order_id: Option<String>,
-    pub(crate) locked_until: Option<OffsetDateTime>,
+#[derive(Deserialize)]
+struct CartRow {
+    tenant: Token,
+    id: Token,
+    version: u64,
+    updated_at: Timestamp,
+    parts: PartVersions,
+    parts_at: BTreeMap<Part, Timestamp>,
+    kind: Kind,
+    owner: Token,
+    session: Option<Token>,
+    status: Status,
+    currency: Currency,
+    members: Vec<Standing>,
+    items: Vec<Item>,
+    paid: Money,
+    refunded: Money,
+    payments: Vec<Entry>,
+    order_id: Option<Token>,
+    locked_until: Option<Timestamp>,
 }
 
 /// Reads carts without a lock.
@@ -39,36 +44,38 @@ pub async fn read(
     addresses: impl Iterator<Item = &Address>,
 ) -> sqlx::Result<Vec<Cart>> {
     let (tenants, ids) = keys(Aggregate::Cart, addresses);
-    let rows = sqlx::query_as!(
-        CartRow,
-        "select cart.* from unnest($1::text[], $2::text[]) as asked (tenant, id)
-         join brigade.carts cart using (tenant, id)",
+    let rows = sqlx::query_scalar!(
+        r#"select row_to_json(cart)::text as "row!"
+           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           join brigade.carts cart using (tenant, id)"#,
         &tenants as _,
         &ids as _,
     )
     .fetch_all(executor)
     .await?;
-    rows.into_iter().map(CartRow::into_cart).collect()
+    rows.iter().map(|row| from_row(row)).collect()
 }
 
-impl CartRow {
-    /// A row that command-handler did not write is an error, not a guess.
-    pub(crate) fn into_cart(self) -> sqlx::Result<Cart> {
-        let Self { tenant, id, version, updated_at, parts, parts_at, .. } = self;
-        Ok(Cart {
-            head: head(Aggregate::Cart, &tenant, &id, version, updated_at, (parts, parts_at))?,
-            kind: parse(Value::String(self.kind))?,
-            owner: self.owner.parse().map_err(refused)?,
-            session: optional_token(self.session)?,
-            status: parse(Value::String(self.status))?,
-            currency: Currency::new(&self.currency).map_err(refused)?,
-            members: parse(self.members)?,
-            items: parse(self.items)?,
-            paid: Money::new(self.paid).map_err(refused)?,
-            refunded: Money::new(self.refunded).map_err(refused)?,
-            payments: parse(self.payments)?,
-            order_id: optional_token(self.order_id)?,
-            locked_until: self.locked_until.map(Timestamp::from),
-        })
-    }
+/// A cart of its row as JSON.
+///
+/// # Errors
+/// Where command-handler did not write it.
+pub(crate) fn from_row(row: &str) -> sqlx::Result<Cart> {
+    let row: CartRow = parse(row)?;
+    let (key, at) = ((row.tenant, row.id), row.updated_at);
+    Ok(Cart {
+        head: head(Aggregate::Cart, key, row.version, at, row.parts, &row.parts_at),
+        kind: row.kind,
+        owner: row.owner,
+        session: row.session,
+        status: row.status,
+        currency: row.currency,
+        members: row.members,
+        items: row.items,
+        paid: row.paid,
+        refunded: row.refunded,
+        payments: row.payments,
+        order_id: row.order_id,
+        locked_until: row.locked_until,
+    })
 }

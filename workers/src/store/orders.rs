@@ -1,34 +1,39 @@
 //! Orders in SQL, as every reader gets them. Only command-handler locks and writes them.
 
-use brigade_contracts::{Address, Aggregate, Currency, Money, Timestamp};
-use serde_json::Value;
-use sqlx::PgExecutor;
-use time::OffsetDateTime;
+use std::collections::BTreeMap;
 
-use super::rows::{head, keys, optional_token, parse, refused};
-use crate::domain::Order;
+use brigade_contracts::{
+    Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
+    order::{Item, Status},
+};
+use serde::Deserialize;
+use sqlx::PgExecutor;
+
+use super::rows::{head, keys, parse};
+use crate::domain::{Entry, Order};
 
 /// A row of `brigade.orders`.
-pub(crate) struct OrderRow {
-    pub(crate) tenant: String,
-    pub(crate) id: String,
-    pub(crate) version: i64,
-    pub(crate) updated_at: OffsetDateTime,
-    pub(crate) parts: Value,
-    pub(crate) parts_at: Value,
-    pub(crate) status: String,
-    pub(crate) currency: String,
-    pub(crate) cart_id: Option<String>,
-    pub(crate) table_id: Option<String>,
-    pub(crate) turn_id: Option<String>,
-    pub(crate) items: Value,
-    pub(crate) total: i64,
-    pub(crate) paid: i64,
-    pub(crate) refunded: i64,
-    pub(crate) paid_at: Option<OffsetDateTime>,
-    pub(crate) payments: Value,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) reason: Option<String>,
+#[derive(Deserialize)]
+struct OrderRow {
+    tenant: Token,
+    id: Token,
+    version: u64,
+    updated_at: Timestamp,
+    parts: PartVersions,
+    parts_at: BTreeMap<Part, Timestamp>,
+    status: Status,
+    currency: Currency,
+    cart_id: Option<Token>,
+    table_id: Option<Token>,
+    turn_id: Option<Token>,
+    items: Vec<Item>,
+    total: Money,
+    paid: Money,
+    refunded: Money,
+    paid_at: Option<Timestamp>,
+    payments: Vec<Entry>,
+    created_at: Timestamp,
+    reason: Option<String>,
 }
 
 /// Reads orders without a lock.
@@ -40,40 +45,39 @@ pub async fn read(
     addresses: impl Iterator<Item = &Address>,
 ) -> sqlx::Result<Vec<Order>> {
     let (tenants, ids) = keys(Aggregate::Order, addresses);
-    let rows = sqlx::query_as!(
-        OrderRow,
-        "select o.tenant, o.id, o.version, o.updated_at, o.parts, o.parts_at, o.status, o.currency,
-                o.cart_id, o.table_id, o.turn_id, o.items, o.total, o.paid, o.refunded, o.paid_at,
-                o.payments, o.created_at, o.reason
-         from unnest($1::text[], $2::text[]) as asked (tenant, id)
-         join brigade.orders o using (tenant, id)",
+    let rows = sqlx::query_scalar!(
+        r#"select row_to_json(o)::text as "row!"
+           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           join brigade.orders o using (tenant, id)"#,
         &tenants as _,
         &ids as _,
     )
     .fetch_all(executor)
     .await?;
-    rows.into_iter().map(OrderRow::into_order).collect()
+    rows.iter().map(|row| from_row(row)).collect()
 }
 
-impl OrderRow {
-    /// A row that command-handler did not write is an error, not a guess.
-    pub(crate) fn into_order(self) -> sqlx::Result<Order> {
-        let Self { tenant, id, version, updated_at, parts, parts_at, .. } = self;
-        Ok(Order {
-            head: head(Aggregate::Order, &tenant, &id, version, updated_at, (parts, parts_at))?,
-            status: parse(Value::String(self.status))?,
-            currency: Currency::new(&self.currency).map_err(refused)?,
-            cart_id: optional_token(self.cart_id)?,
-            table_id: optional_token(self.table_id)?,
-            turn_id: optional_token(self.turn_id)?,
-            items: parse(self.items)?,
-            total: Money::new(self.total).map_err(refused)?,
-            paid: Money::new(self.paid).map_err(refused)?,
-            refunded: Money::new(self.refunded).map_err(refused)?,
-            paid_at: self.paid_at.map(Timestamp::from),
-            payments: parse(self.payments)?,
-            created_at: Timestamp::from(self.created_at),
-            reason: self.reason,
-        })
-    }
+/// An order of its row as JSON.
+///
+/// # Errors
+/// Where command-handler did not write it.
+pub(crate) fn from_row(row: &str) -> sqlx::Result<Order> {
+    let row: OrderRow = parse(row)?;
+    let (key, at) = ((row.tenant, row.id), row.updated_at);
+    Ok(Order {
+        head: head(Aggregate::Order, key, row.version, at, row.parts, &row.parts_at),
+        status: row.status,
+        currency: row.currency,
+        cart_id: row.cart_id,
+        table_id: row.table_id,
+        turn_id: row.turn_id,
+        items: row.items,
+        total: row.total,
+        paid: row.paid,
+        refunded: row.refunded,
+        paid_at: row.paid_at,
+        payments: row.payments,
+        created_at: row.created_at,
+        reason: row.reason,
+    })
 }

@@ -1,11 +1,11 @@
-//! What the rows of all aggregates have in common.
+//! What the rows of all aggregates have in common. They are read as JSON, which takes one statement
+//! for rows of any kind, and straight into the types of the domain: a row that command-handler did
+//! not write is an error, not a guess.
 
 use std::collections::BTreeMap;
 
-use brigade_contracts::{Address, Aggregate, Part, Refusal, Timestamp, Token};
+use brigade_contracts::{Address, Aggregate, Part, PartVersions, Refusal, Timestamp, Token};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
-use time::OffsetDateTime;
 
 use crate::domain::Head;
 
@@ -20,32 +20,25 @@ pub(crate) fn keys<'a>(
         .unzip()
 }
 
-/// `parts` are the columns `parts` and `parts_at`.
+/// The head of a row; `parts` and `parts_at` are the columns of these names.
 pub(crate) fn head(
     aggregate: Aggregate,
-    tenant: &str,
-    id: &str,
-    version: i64,
-    updated_at: OffsetDateTime,
-    parts: (Value, Value),
-) -> sqlx::Result<Head> {
-    let versions: BTreeMap<Part, u64> = parse(parts.0)?;
-    let mut times: BTreeMap<Part, Timestamp> = parse(parts.1)?;
-    let at = Timestamp::from(updated_at);
-    let parts = versions
+    (tenant, id): (Token, Token),
+    version: u64,
+    at: Timestamp,
+    parts: PartVersions,
+    parts_at: &BTreeMap<Part, Timestamp>,
+) -> Head {
+    let parts = parts
         .into_iter()
-        .map(|(part, version)| (part, (version, times.remove(&part).unwrap_or(at))))
+        .map(|(part, version)| (part, (version, parts_at.get(&part).copied().unwrap_or(at))))
         .collect();
-    let address = Address::new(tenant, aggregate, id).map_err(refused)?;
-    Ok(Head { address, version: version.cast_unsigned(), at, parts })
+    Head { address: Address { tenant, aggregate, id }, version, at, parts }
 }
 
-pub(crate) fn optional_token(text: Option<String>) -> sqlx::Result<Option<Token>> {
-    text.map(|text| text.parse().map_err(refused)).transpose()
-}
-
-pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> sqlx::Result<T> {
-    serde_json::from_value(value).map_err(|error| sqlx::Error::Decode(error.into()))
+/// What `row_to_json` made of a row.
+pub(crate) fn parse<T: DeserializeOwned>(row: &str) -> sqlx::Result<T> {
+    serde_json::from_str(row).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 pub(crate) fn refused(refusal: Refusal) -> sqlx::Error {

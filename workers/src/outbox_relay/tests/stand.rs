@@ -198,7 +198,14 @@ pub fn address(cart: usize) -> Address {
 pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> Result<()> {
     let carts: Vec<Address> = events.iter().map(|(cart, _)| address(*cart)).collect();
     let n = events.len();
-    sqlx::query(include_str!("../../command_handler/store_events.sql"))
+    let nothing = Vec::<String>::new;
+    sqlx::query(include_str!("../../command_handler/record.sql"))
+        .bind(time::OffsetDateTime::UNIX_EPOCH)
+        .bind(nothing())
+        .bind(nothing())
+        .bind(nothing())
+        .bind(Vec::<Vec<u8>>::new())
+        .bind(nothing())
         .bind((0..n).map(|_| Uuid::now_v7()).collect::<Vec<_>>())
         .bind(vec!["t1"; n])
         .bind(vec!["cart"; n])
@@ -206,10 +213,17 @@ pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> R
         .bind(events.iter().map(|(_, version)| version.cast_signed()).collect::<Vec<_>>())
         .bind(vec![CART_ITEM_ADDED.name; n])
         .bind(vec![PAYLOAD; n])
-        .bind(vec![time::OffsetDateTime::UNIX_EPOCH; n])
         .bind(vec!["k1"; n])
         .bind(vec![None::<String>; n])
         .bind(carts.iter().map(|cart| i16::from(shard_of(cart))).collect::<Vec<_>>())
+        .bind(nothing())
+        .bind(nothing())
+        .bind(nothing())
+        .bind(Vec::<i64>::new())
+        .bind(nothing())
+        .bind(nothing())
+        .bind(nothing())
+        .bind(Vec::<i64>::new())
         .execute(connection)
         .await?;
     Ok(())

@@ -1,6 +1,6 @@
 //! The one loop that takes messages, hands them to a worker and settles them.
 //!
-//! A batch is what is there, never waited for: while one is at work, the next one fills up, which
+//! A batch is what is there, never waited for: while others are at work, the next one fills up, which
 //! makes batches large under load and small without. While messages are in hand, the server is told
 //! so. When a batch panics, each of its messages gets a try of its own.
 
@@ -17,8 +17,8 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::{self, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +32,9 @@ use super::{Context, Delivery, Verdict, delivery::Origin};
 
 /// A worker that consumes.
 pub trait Handler: Send + Sync + 'static {
+    /// Batches that may be at work at once, of which one has the turn.
+    const AT_ONCE: usize = 1;
+
     /// What a message says. Decoded anew for every try.
     type Message: Send;
 
@@ -39,8 +42,13 @@ pub trait Handler: Send + Sync + 'static {
     /// Why the message can never be understood; it becomes a dead letter.
     fn decode(&self, delivery: &Delivery) -> Result<Self::Message, String>;
 
-    /// Handles a batch: one verdict a message, in the same order.
-    fn handle(&self, batch: Vec<Self::Message>) -> impl Future<Output = Vec<Verdict>> + Send;
+    /// Handles a batch: one verdict a message, in the same order. The next batch is taken when
+    /// `turn` is dropped, at the end at the latest.
+    fn handle(
+        &self,
+        batch: Vec<Self::Message>,
+        turn: Turn,
+    ) -> impl Future<Output = Vec<Verdict>> + Send;
 
     /// A request that will not be handled, so that its sender need not wait in vain.
     fn refuse(&self, _request: &Delivery, _why: Refused) -> impl Future<Output = ()> + Send {
@@ -56,6 +64,12 @@ pub trait Handler: Send + Sync + 'static {
         std::future::ready(Ok(false))
     }
 }
+
+/// The right to be the batch that others wait for.
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit,
+);
 
 /// Why a request is not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +91,8 @@ pub enum Source {
 
 /// Most messages in one batch.
 pub const MAX_BATCH: usize = 256;
-/// Most messages of a stream in hand: one batch at work and one waiting.
-const MAX_IN_HAND: usize = 2 * MAX_BATCH;
+/// Most messages of a stream in hand: two batches at work and one waiting.
+const MAX_IN_HAND: usize = 3 * MAX_BATCH;
 /// Most requests that may wait; more are refused as `busy`.
 const MAX_WAITING: usize = 10_000;
 /// The shortest `ack_wait` in the topology, which a test of the conformance suite holds.
@@ -90,6 +104,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 
 /// A batch at work: its messages stay known to the loop, for the signs of life.
 struct AtWork {
+    task: task::Id,
     alone: bool,
     deliveries: Arc<Vec<Delivery>>,
     since: Instant,
@@ -116,7 +131,9 @@ pub async fn consume<H: Handler>(
     let attempts = Arc::new(Attempts::open(cx).await?);
     let handler = Arc::new(handler);
     let mut queues = Queues::new(sources.len());
-    let mut at_work: Option<AtWork> = None;
+    let mut at_work: Vec<AtWork> = Vec::with_capacity(H::AT_ONCE);
+    let turns = Arc::new(Semaphore::new(1));
+    let mut turn = None;
     let mut tasks = JoinSet::new();
     let mut open = true;
     let mut ready = false;
@@ -127,16 +144,19 @@ pub async fn consume<H: Handler>(
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        if at_work.is_none()
+        if at_work.len() < H::AT_ONCE
+            && turn.is_some()
             && let Some(batch) = queues.next()
+            && let Some(turn) = turn.take()
         {
-            let deliveries = Arc::new(batch.deliveries);
-            let attempts = batch.alone.then(|| attempts.clone());
-            tasks.spawn(work(cx.clone(), handler.clone(), deliveries.clone(), attempts));
-            at_work = Some(AtWork { alone: batch.alone, deliveries, since: Instant::now() });
+            let (alone, deliveries) = (batch.alone, Arc::new(batch.deliveries));
+            let attempts = alone.then(|| attempts.clone());
+            let work = work(cx.clone(), handler.clone(), deliveries.clone(), attempts, turn);
+            let task = tasks.spawn(work).id();
+            at_work.push(AtWork { task, alone, deliveries, since: Instant::now() });
         }
         gauge.set(i64::try_from(queues.len()).unwrap_or(i64::MAX));
-        if !open && at_work.is_none() && queues.is_empty() {
+        if !open && at_work.is_empty() && queues.is_empty() {
             return Ok(());
         }
         tokio::select! {
@@ -151,23 +171,26 @@ pub async fn consume<H: Handler>(
                 }
                 None => open = false,
             },
-            Some(done) = tasks.join_next() => {
-                let alone = at_work.take().is_some_and(|work| work.alone);
-                match done? {
+            Some(done) = tasks.join_next_with_id() => {
+                let (task, left) = done?;
+                let at = at_work.iter().position(|work| work.task == task);
+                let alone = at.is_some_and(|at| at_work.swap_remove(at).alone);
+                match left {
                     Left::Nothing => {}
                     Left::Away(deliveries) => queues.keep(deliveries, alone),
                     Left::Panicked(deliveries) => queues.separate(deliveries),
                 }
             }
+            permit = turns.clone().acquire_owned(), if turn.is_none() => turn = Some(Turn(permit?)),
             _ = opened.acquire_many(all), if !ready => {
                 ready = true;
                 cx.health.moved();
             }
             _ = heartbeat.tick() => {
                 // Without a connection nothing is sent, and the loop must not wait for one.
-                let alive = keep_alive(cx, &queues, at_work.as_ref());
+                let alive = keep_alive(cx, &queues, &at_work);
                 let _late = timeout(HEARTBEAT / 2, alive).await;
-                let moves = at_work.as_ref().is_none_or(|work| work.since.elapsed() < DRAIN_LIMIT);
+                let moves = at_work.iter().all(|work| work.since.elapsed() < DRAIN_LIMIT);
                 if ready && moves {
                     cx.health.moved();
                 }
@@ -184,7 +207,7 @@ pub async fn consume<H: Handler>(
 }
 
 /// Tells the server that messages are still in hand, before their `ack_wait` is over.
-async fn keep_alive(cx: &Context, queues: &Queues, at_work: Option<&AtWork>) {
+async fn keep_alive(cx: &Context, queues: &Queues, at_work: &[AtWork]) {
     let at_work = at_work.iter().flat_map(|work| work.deliveries.iter());
     let mut in_hand: Vec<_> = queues.iter().chain(at_work).cloned().collect();
     in_hand.retain(|delivery| delivery.received.elapsed() >= HEARTBEAT / 2);

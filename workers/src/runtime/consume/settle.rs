@@ -1,7 +1,8 @@
 //! Turns verdicts into acknowledgements: the only place that does.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use async_nats::Subject;
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -20,16 +21,28 @@ const CONFIRMED: Duration = Duration::from_secs(1);
 /// Settles each message as its verdict says, all of a batch at once.
 pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdict>) -> Left {
     cx.fail.point(&format!("{}.before_ack", cx.worker)).await;
-    let mut settled = Vec::with_capacity(batch.len());
+    let mut done: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
+    let mut others = Vec::new();
     for (delivery, verdict) in batch.iter().zip(verdicts) {
-        settled.push(settle_one(cx, delivery, verdict));
+        match note(cx, delivery, verdict) {
+            Settlement::Ack => {
+                if let (Origin::Stored { stream, .. }, Some(to)) =
+                    (&delivery.origin, delivery.ack_to())
+                {
+                    done.entry(stream).or_default().push(to);
+                }
+            }
+            other => others.push(settle_one(cx, delivery, other)),
+        }
     }
-    let kept: Vec<_> = join_all(settled).await.into_iter().flatten().collect();
+    let done = join_all(done.values().map(|batch| acknowledge(cx, batch, "+ACK")));
+    let (kept, _) = tokio::join!(join_all(others), done);
+    let kept: Vec<_> = kept.into_iter().flatten().collect();
     if kept.is_empty() { Left::Nothing } else { Left::Away(kept) }
 }
 
-/// Returns the message if it stays in hand.
-async fn settle_one(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Option<Delivery> {
+/// Counts a verdict, and says what follows from it.
+fn note(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Settlement {
     let label = match &verdict {
         Verdict::Done => "done",
         Verdict::Retry(reason) => {
@@ -40,12 +53,21 @@ async fn settle_one(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Opti
         Verdict::Dead(_) => "dead",
     };
     cx.metrics.verdicts.with_label_values(&[cx.worker.as_str(), label]).inc();
-    match settlement(verdict, delivery.deliveries()) {
+    settlement(verdict, delivery.deliveries())
+}
+
+/// Returns the message if it stays in hand.
+async fn settle_one(cx: &Context, delivery: &Delivery, settlement: Settlement) -> Option<Delivery> {
+    match settlement {
         Settlement::Keep => return Some(delivery.clone()),
-        Settlement::Ack => acknowledge(cx, delivery, "+ACK").await,
+        Settlement::Ack => {}
         Settlement::Nak(delay) => nak(cx, delivery, delay).await,
         Settlement::Bury(reason) => match bury(cx, delivery, &reason).await {
-            Ok(()) => acknowledge(cx, delivery, "+TERM dead-lettered").await,
+            Ok(()) => {
+                if let (Origin::Stored { .. }, Some(to)) = (&delivery.origin, delivery.ack_to()) {
+                    acknowledge(cx, &[to], "+TERM dead-lettered").await;
+                }
+            }
             Err(error) => {
                 tracing::error!(worker = %cx.worker, %error, "cannot write a dead letter");
                 nak(cx, delivery, Duration::from_secs(1)).await;
@@ -55,14 +77,19 @@ async fn settle_one(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Opti
     None
 }
 
-/// Acknowledges and waits for the server's confirmation; a message whose confirmation does not
-/// come may be delivered again, which every worker bears.
-async fn acknowledge(cx: &Context, delivery: &Delivery, kind: &'static str) {
-    let (Origin::Stored { .. }, Some(reply)) = (&delivery.origin, delivery.ack_to()) else {
-        return;
-    };
+/// Acknowledges messages of one consumer and waits for the server's confirmation of the last: it
+/// takes them in the order in which they are sent, so by then it has taken all (seen with 256 at
+/// once: nothing was left pending). What is not confirmed may be delivered again, which every
+/// worker bears.
+async fn acknowledge(cx: &Context, batch: &[&Subject], kind: &'static str) {
+    let Some((last, others)) = batch.split_last() else { return };
     for _ in 0..3 {
-        let confirmed = cx.nats.client.request(reply.clone(), kind.into());
+        for &to in others {
+            if let Err(error) = cx.nats.client.publish(to.clone(), kind.into()).await {
+                tracing::debug!(worker = %cx.worker, %error, "not sent");
+            }
+        }
+        let confirmed = cx.nats.client.request((*last).clone(), kind.into());
         match timeout(CONFIRMED, confirmed).await {
             Ok(Ok(_)) => return,
             Ok(Err(error)) => {
@@ -71,7 +98,7 @@ async fn acknowledge(cx: &Context, delivery: &Delivery, kind: &'static str) {
             Err(_) => tracing::debug!(worker = %cx.worker, "no confirmation: once more"),
         }
     }
-    tracing::warn!(worker = %cx.worker, subject = delivery.subject(), "not acknowledged");
+    tracing::warn!(worker = %cx.worker, messages = batch.len(), "not acknowledged");
 }
 
 async fn nak(cx: &Context, delivery: &Delivery, delay: Duration) {

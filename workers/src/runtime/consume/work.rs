@@ -3,7 +3,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 use futures::FutureExt;
 
 use super::{
-    Handler, Refused,
+    Handler, Refused, Turn,
     attempts::{Attempts, MAX_TRIES},
     is_stored,
     settle::settle,
@@ -25,11 +25,12 @@ pub(super) async fn work<H: Handler>(
     handler: Arc<H>,
     batch: Arc<Vec<Delivery>>,
     attempts: Option<Arc<Attempts>>,
+    turn: Turn,
 ) -> Left {
     let timer = cx.metrics.batch_seconds.with_label_values(&[cx.worker.as_str()]).start_timer();
     let left = match attempts.zip(batch.first()).filter(|(_, delivery)| is_stored(delivery)) {
-        Some((attempts, delivery)) => work_counted(&cx, &*handler, delivery, &attempts).await,
-        None => match AssertUnwindSafe(judge(&cx, &*handler, &batch)).catch_unwind().await {
+        Some((attempts, delivery)) => work_counted(&cx, &*handler, delivery, &attempts, turn).await,
+        None => match AssertUnwindSafe(judge(&cx, &*handler, &batch, turn)).catch_unwind().await {
             Ok(verdicts) => settle(&cx, &batch, verdicts).await,
             Err(_) if batch.len() > 1 => Left::Panicked(batch.to_vec()),
             Err(_) => refuse_or_separate(&*handler, &batch).await,
@@ -61,6 +62,7 @@ async fn work_counted<H: Handler>(
     handler: &H,
     delivery: &Delivery,
     attempts: &Attempts,
+    turn: Turn,
 ) -> Left {
     let kept = || Left::Away(vec![delivery.clone()]);
     let number = match attempts.begin(cx, delivery).await {
@@ -75,7 +77,7 @@ async fn work_counted<H: Handler>(
     let verdict = if number > MAX_TRIES {
         Verdict::Retry("its process died with every try".to_owned())
     } else {
-        match AssertUnwindSafe(judge(cx, handler, batch)).catch_unwind().await {
+        match AssertUnwindSafe(judge(cx, handler, batch, turn)).catch_unwind().await {
             Ok(mut verdicts) => verdicts.pop().unwrap_or(Verdict::Done),
             Err(_) => Verdict::Retry("the worker panicked".to_owned()),
         }
@@ -99,7 +101,12 @@ async fn work_counted<H: Handler>(
 }
 
 /// Decodes and handles a batch: one verdict a message.
-async fn judge<H: Handler>(cx: &Context, handler: &H, batch: &[Delivery]) -> Vec<Verdict> {
+async fn judge<H: Handler>(
+    cx: &Context,
+    handler: &H,
+    batch: &[Delivery],
+    turn: Turn,
+) -> Vec<Verdict> {
     let mut dead = Vec::with_capacity(batch.len());
     let mut messages = Vec::with_capacity(batch.len());
     for delivery in batch {
@@ -112,7 +119,8 @@ async fn judge<H: Handler>(cx: &Context, handler: &H, batch: &[Delivery]) -> Vec
             Err(reason) => dead.push(Some(Verdict::Dead(reason))),
         }
     }
-    let handled = if messages.is_empty() { Vec::new() } else { handler.handle(messages).await };
+    let handled =
+        if messages.is_empty() { Vec::new() } else { handler.handle(messages, turn).await };
     let mut handled = handled.into_iter();
     let missing = || Verdict::Retry("the worker gave no verdict".to_owned());
     dead.into_iter().map(|dead| dead.or_else(|| handled.next()).unwrap_or_else(missing)).collect()
