@@ -33,6 +33,9 @@ pub const CE_SPECVERSION: &str = "ce-specversion";
 
 /// JetStream's own: what it recognises a repeated message by.
 pub const MSG_ID: &str = "Nats-Msg-Id";
+/// JetStream's own: when a message of a stream with schedules is to appear, and on which subject.
+pub const SCHEDULE: &str = "Nats-Schedule";
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 /// JetStream's own: the atomic batch that a message belongs to, and its place in it from 1.
 pub const BATCH_ID: &str = "Nats-Batch-Id";
 pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";

@@ -84,6 +84,7 @@ impl Stand {
             nats_url: format!("nats://{NAME}:{NAME}@127.0.0.1:{}", self.nats.port()),
             postgres_url: self.postgres.url(NAME, NAME, "postgres"),
             replicas: 1,
+            lock_policy: LockPolicy::default(),
         }
     }
 
