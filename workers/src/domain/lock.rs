@@ -301,3 +301,6 @@ pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

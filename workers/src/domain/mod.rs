@@ -12,6 +12,8 @@ pub mod lock;
 pub mod order;
 pub mod payment;
 mod state;
+#[cfg(test)]
+mod testing;
 mod world;
 
 use brigade_contracts::Refusal;
