@@ -9,6 +9,7 @@ pub mod cart;
 mod draft;
 mod head;
 pub mod lock;
+pub mod model;
 pub mod order;
 pub mod payment;
 mod state;
