@@ -9,9 +9,12 @@ pub mod cart;
 mod draft;
 mod head;
 pub mod lock;
+pub mod model;
 pub mod order;
 pub mod payment;
 mod state;
+#[cfg(test)]
+mod testing;
 mod world;
 
 use brigade_contracts::Refusal;

@@ -257,3 +257,6 @@ impl From<Refusal> for Stop {
         Self::Refused(Box::new((refusal, None)))
     }
 }
+
+#[cfg(test)]
+mod tests;
