@@ -5,6 +5,7 @@ use std::{
 };
 
 use brigade::{
+    domain::LockPolicy,
     provision,
     runtime::{
         FailPoints, Metrics,
@@ -38,6 +39,8 @@ pub struct Town {
     pub fail: FailPoints,
     pub metrics: Arc<Metrics>,
     replicas: u8,
+    /// Of the workers that are started from now on.
+    pub lock_policy: LockPolicy,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -136,6 +139,7 @@ impl Town {
             nats,
             others: servers,
             replicas: nodes,
+            lock_policy: LockPolicy::default(),
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -169,6 +173,7 @@ impl Town {
             nats_url: self.nats_url(worker.as_str()),
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
             replicas: self.replicas,
+            lock_policy: self.lock_policy.clone(),
         }
     }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     config::StackConfig,
+    domain::LockPolicy,
     migrate,
     outbox_relay::shard_of,
     provision,
@@ -107,6 +108,7 @@ impl Stand {
             drain: Default::default(),
             fail: FailPoints::default(),
             topology: Arc::new(brigade_contracts::topology::Topology::compiled_in()),
+            lock_policy: LockPolicy::default(),
         })
     }
 
