@@ -194,6 +194,8 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::CommandHandler => &[
             ("TABLE carts", "SELECT, INSERT, UPDATE"),
             ("TABLE orders", "SELECT, INSERT, UPDATE"),
+            ("TABLE payments", "SELECT, INSERT, UPDATE"),
+            ("TABLE refund_tasks", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_locks", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_lock_history", "SELECT, INSERT"),
             ("TABLE command_inbox", "SELECT, INSERT, DELETE"),
@@ -215,6 +217,7 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::CacheVerifier => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
+            ("TABLE payments", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE events", "SELECT"),
             ("TABLE outbox", "INSERT"),
@@ -226,6 +229,8 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::Edge => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
+            ("TABLE payments", "SELECT"),
+            ("TABLE refund_tasks", "SELECT"),
             ("TABLE command_inbox", "SELECT"),
         ],
     }
