@@ -26,6 +26,7 @@ pub static WORKERS: &[Entry] = &[
     entry!(CommandHandler, command_handler::run),
     entry!(OutboxRelay, outbox_relay::run),
     entry!(PaymentProjector, payment_projector::run),
+    entry!(CartLockExpiry, crate::cart_lock_expiry_stub),
     entry!(CacheVerifier, cache_verifier::run),
     entry!(Edge, edge::run),
 ];

@@ -33,6 +33,7 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
             "payment-projector.after_show",
             "payment-projector.before_ack",
         ],
+        WorkerName::CartLockExpiry => &[],
         WorkerName::CacheVerifier => &["cache-verifier.before_heal", "cache-verifier.after_heal"],
         WorkerName::Edge => &["edge.after_confirm"],
     }
@@ -43,7 +44,10 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     match worker {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
         WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.poison.opened")),
-        WorkerName::OutboxRelay | WorkerName::CacheVerifier | WorkerName::Edge => None,
+        WorkerName::OutboxRelay
+        | WorkerName::CartLockExpiry
+        | WorkerName::CacheVerifier
+        | WorkerName::Edge => None,
     }
 }
 

@@ -10,6 +10,7 @@ mod healing;
 mod lists;
 mod nats_cli;
 mod orders;
+mod payments;
 mod permissions;
 mod reads;
 mod strangers;
