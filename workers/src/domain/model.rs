@@ -66,7 +66,7 @@ impl Player {
             3..=7 => self.content(&cart, kind, a, b),
             8..=13 => self.lock(&cart, kind, a, b),
             14 | 15 => {
-                let token = (b % 2 == 0).then(|| self.token(a));
+                let token = b.is_multiple_of(2).then(|| self.token(a));
                 let payload = json!({ "order_id": order, "token": token });
                 command(format!("cart.{cart}.check_out"), payload)
             }
@@ -114,10 +114,10 @@ impl Player {
         let payload = json!({
             "target": target,
             "method": method(b),
-            "amount": (b % 3 == 0).then(|| 100 + 4 * i64::from(b)),
-            "user": (b % 5 == 0).then(|| USERS[usize::from(a % 4)]),
-            "token": (a % 2 == 0).then(|| self.token(b)),
-            "order_id": (b % 4 == 0).then(|| format!("o{}", 1 + a % 3)),
+            "amount": b.is_multiple_of(3).then(|| 100 + 4 * i64::from(b)),
+            "user": b.is_multiple_of(5).then(|| USERS[usize::from(a % 4)]),
+            "token": a.is_multiple_of(2).then(|| self.token(b)),
+            "order_id": b.is_multiple_of(4).then(|| format!("o{}", 1 + a % 3)),
         });
         command(format!("payment.{payment}.initiate"), payload)
     }
@@ -145,7 +145,7 @@ fn result(payment: &str, kind: u8, a: u8, b: u8) -> Step {
         27 => ("confirm_cash", json!({ "amount": amount, "currency": currency })),
         28 => ("cancel", json!({ "reason": "r" })),
         29 => ("bind_transaction", json!({ "transaction_id": format!("g{}", a % 3) })),
-        _ => ("refund", json!({ "amount": (a % 2 == 0).then_some(amount), "reason": "r" })),
+        _ => ("refund", json!({ "amount": a.is_multiple_of(2).then_some(amount), "reason": "r" })),
     };
     command(format!("payment.{payment}.{verb}"), payload)
 }
