@@ -1,0 +1,55 @@
+//! Flatness: the request door with something in its way, beside the same right before.
+//!
+//! | in its way | how |
+//! |---|---|
+//! | an idle transaction | another connection holds xmin, so that nothing dead is removed |
+//! | waiting events | 100,000 outbox rows that no relay takes: of a shard that nobody holds |
+//! | history | what so many commands have left in inbox, events, carts and orders, by SQL |
+
+use std::time::Duration;
+
+use anyhow::Result;
+use brigade_contracts::Door;
+use sqlx::Connection;
+
+use super::{Plan, check, outbox::Fill, report::Report, rush::Rush, stage::Stage};
+
+const WAITING: u32 = 100_000;
+
+pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
+    let mut stage = Stage::open().await?;
+    report.header(&stage).await?;
+    stage.start_workers().await?;
+    let rush = Rush::open(&stage, plan.carts).await?;
+    let length = plan.length * 2 / 3;
+
+    let without = door(&rush, length).await?;
+    let mut idle = sqlx::PgConnection::connect(&stage.stack.superuser_url()).await?;
+    // The snapshot of the first statement is kept.
+    sqlx::raw_sql("begin isolation level repeatable read; select 1").execute(&mut idle).await?;
+    let with = door(&rush, length).await?;
+    report.row("flat: with an idle transaction", with, "commands/s", without);
+    idle.close().await?;
+
+    let without = door(&rush, length).await?;
+    Fill { shards: 0, ..Fill::usual(WAITING) }.commit(&stage).await?;
+    let with = door(&rush, length).await?;
+    report.row(format!("flat: with {WAITING} events waiting"), with, "commands/s", without);
+    sqlx::query("delete from brigade.outbox where shard = 99").execute(&stage.sql).await?;
+
+    let without = door(&rush, length).await?;
+    let commands = i64::from(plan.history);
+    sqlx::query(include_str!("history.sql")).bind(commands).execute(&stage.sql).await?;
+    // As autovacuum would have done on the way, and to have it written out before the clock runs.
+    sqlx::raw_sql("vacuum analyze").execute(&stage.sql).await?;
+    sqlx::raw_sql("checkpoint").execute(&stage.sql).await?;
+    let with = door(&rush, length).await?;
+    report.row(format!("flat: behind {commands} commands"), with, "commands/s", without);
+    check::everything_was_done(&stage, &rush).await?;
+    stage.close().await;
+    Ok(())
+}
+
+async fn door(rush: &Rush, length: Duration) -> Result<f64> {
+    rush.closed(Door::Request, length).await
+}
