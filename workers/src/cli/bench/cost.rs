@@ -31,16 +31,16 @@ pub fn memory(stage: &Stage) -> Result<Figures> {
     stage.workers.iter().map(held).collect()
 }
 
-/// What was used between two looks, by a million commands.
-pub fn report(before: &Figures, after: &Figures, commands: u64, report: &mut Report) {
+/// What was used between two looks, by a million commands; `load` says of what.
+pub fn report(load: &str, before: &Figures, after: &Figures, commands: u64, report: &mut Report) {
     let millions = commands as f64 / 1e6;
     let mut all = 0.0;
     for ((name, before), (_, after)) in before.iter().zip(after) {
         let used = (after - before) / millions;
         all += used;
-        report.figure(format!("cpu of the standard mix: {name}"), used, "s/million");
+        report.figure(format!("cpu, {load}: {name}"), used, "s/million");
     }
-    report.figure("cpu of the standard mix: all", all, "s/million");
+    report.figure(format!("cpu, {load}: all"), all, "s/million");
 }
 
 /// Of each process, idle and loaded; `how` the workers are spread.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use brigade_contracts::Door;
 
-use super::{Plan, ceilings, check, cost, latency, report::Report, rush::Rush, stage::Stage};
+use super::{
+    Plan, ceilings, check, cost, latency, mix::CARTS, report::Report, rush::Rush, stage::Stage,
+};
 
 /// An unloaded door: one command at a time, far below the limit.
 const UNLOADED: f64 = 50.0;
@@ -20,20 +22,16 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
 
     stage.start_workers().await?;
     let idle = cost::memory(&stage)?;
-    let rush = Rush::open(&stage, plan.carts).await?;
+    let rush = Rush::open(&stage, CARTS).await?;
     let unloaded = rush.at_rate(Door::Request, UNLOADED, plan.length / 2).await?;
     report.latency("request door, unloaded: answer", &unloaded, &committed);
 
-    let rate = rush.closed(Door::Request, plan.length).await?;
+    let rate = costed(&stage, &rush, Door::Request, plan.length, report).await?;
     for (connections, ceiling) in rows {
         let name = format!("request door, beside rows by {connections} connections");
         report.row(name, rate, "commands/s", ceiling);
     }
-
-    rush.stock(plan.length).await?;
-    let (used, answered) = (cost::cpu(&stage)?, rush.answered());
-    let rate = rush.closed_as_stocked(Door::Durable, plan.length).await?;
-    cost::report(&used, &cost::cpu(&stage)?, rush.answered() - answered, report);
+    let rate = costed(&stage, &rush, Door::Durable, plan.length, report).await?;
     report.row("durable door, beside acknowledged publishes", rate, "commands/s", published);
     cost::report_memory("one process each", &idle, &cost::memory(&stage)?, report);
 
@@ -45,6 +43,26 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     check::everything_was_done(&stage, &rush).await?;
     stage.close().await;
     Ok(())
+}
+
+/// Commands a second, and the CPU time that they cost.
+async fn costed(
+    stage: &Stage,
+    rush: &Rush,
+    door: Door,
+    length: Duration,
+    report: &mut Report,
+) -> Result<f64> {
+    rush.stock(length).await?;
+    let (used, answered) = (cost::cpu(stage)?, rush.answered());
+    let rate = rush.closed_as_stocked(door, length).await?;
+    let answered = rush.answered() - answered;
+    let load = match door {
+        Door::Request => "request door",
+        Door::Durable => "durable door",
+    };
+    cost::report(load, &used, &cost::cpu(stage)?, answered, report);
+    Ok(rate)
 }
 
 /// The memory of all workers in one process.

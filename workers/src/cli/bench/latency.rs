@@ -22,8 +22,8 @@ pub async fn measure(
     plan: &Plan,
     report: &mut Report,
 ) -> Result<()> {
-    let (rate, length) = (greatest * f64::from(percent) / 100.0, plan.length / 2);
-    let ceiling = ceilings::put_to_subscriber(stage, rate, length / 2).await?;
+    let (rate, length) = (greatest * f64::from(percent) / 100.0, plan.length);
+    let ceiling = ceilings::put_to_subscriber(stage, rate, length / 4).await?;
     rush.stock(length).await?;
     let seen = placed(stage, rush, rate, length).await?;
     let name = |what: &str| format!("durable door at {percent} %: {what}");

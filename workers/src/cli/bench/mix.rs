@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 use super::zipf::Zipf;
 
 pub const TENANTS: usize = 200;
+/// Of all tenants together, in the standard mix.
+pub const CARTS: usize = 10_000;
 const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 /// Commands that may be repeated.
 const REMEMBERED: usize = 2000;
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_shares_are_those_of_the_table_and_every_order_ends() {
-        let mix = Mix::new(10_000);
+        let mix = Mix::new(CARTS);
         for _ in 0..3000 {
             mix.done(mix.joining());
         }

@@ -28,7 +28,10 @@ mod times;
 mod waiters;
 mod zipf;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use futures::{FutureExt, future::LocalBoxFuture};
@@ -75,6 +78,7 @@ pub struct Args {
 /// How long and how much.
 pub struct Plan {
     pub length: Duration,
+    /// Where it does not matter much.
     pub carts: usize,
     pub events: u32,
     pub history: u32,
@@ -84,7 +88,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let seconds = args.seconds.unwrap_or(if args.short { 3 } else { 15 });
     let plan = Plan {
         length: Duration::from_secs(seconds),
-        carts: 10_000,
+        carts: if args.short { 2000 } else { mix::CARTS },
         events: if args.short { 40_000 } else { 200_000 },
         history: args.history.unwrap_or(if args.short { 100_000 } else { 1_000_000 }),
     };
@@ -94,11 +98,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     ensure!(PATHS.iter().any(|(name, _)| asked(name)), "no path is called so: {:?}", args.only);
     let mut report = Report::default();
     for (name, measure) in PATHS.into_iter().filter(|(name, _)| asked(name)) {
-        eprintln!("measuring {name}");
+        let started = Instant::now();
         if let Err(error) = measure(&plan, &mut report).await.with_context(|| name) {
             report.finish(false);
             return Err(error);
         }
+        eprintln!("measured {name} in {:.0} s", started.elapsed().as_secs_f64());
     }
     report.finish(args.json);
     Ok(ExitCode::SUCCESS)

@@ -7,8 +7,14 @@ use brigade_contracts::{Door, WorkerName};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    Plan, check, load::closed, mix::TENANTS, queries::query, report::Report, rush::Rush,
-    stage::Stage, zipf::Zipf,
+    Plan, check,
+    load::closed,
+    mix::{CARTS, TENANTS},
+    queries::query,
+    report::Report,
+    rush::Rush,
+    stage::Stage,
+    zipf::Zipf,
 };
 
 const LANES: usize = 64;
@@ -19,7 +25,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     let mut stage = Stage::open().await?;
     report.header(&stage).await?;
     stage.start_workers().await?;
-    let rush = Rush::open(&stage, plan.carts).await?;
+    let rush = Rush::open(&stage, CARTS).await?;
     rush.stock(plan.length / 5).await?;
     let drawn = Arc::new(Mutex::new((StdRng::seed_from_u64(11), Zipf::new(TENANTS))));
     let (client, carts, sender) = (stage.operator.client(), rush.mix.carts(), rush.clone());

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// Senders at once that keep a door busy.
-pub const LANES: usize = 1024;
+pub const LANES: usize = 512;
 /// Commands a second, before any were measured.
 const GUESS: u64 = 4000;
 

@@ -1,11 +1,11 @@
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
 use brigade_contracts::{Token, WorkerName, permissions};
 use futures::future::try_join_all;
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions};
 
 use super::proxy;
 use crate::{
@@ -41,7 +41,9 @@ impl Stage {
             .ack_timeout(Duration::from_secs(30))
             .max_ack_inflight(1 << 20)
             .build(client);
-        let sql = PgPool::connect(&stack.superuser_url()).await?;
+        let options = PgConnectOptions::from_str(&stack.superuser_url())?;
+        // What is slow here is meant to be: a history, for one.
+        let sql = PgPool::connect_with(options.disable_statement_logging()).await?;
         Ok(Self { stack, sql, operator, workers: Vec::new(), folder })
     }
 
