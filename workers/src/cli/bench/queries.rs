@@ -1,7 +1,7 @@
 //! Queries, with and without a matching ETag, beside a bare `SELECT` by key and beside a bare
 //! request that is answered at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use async_nats::{Client, HeaderMap, Request};
@@ -22,6 +22,9 @@ const ORDERS: usize = 200;
 const LANES: [usize; 2] = [1, 64];
 /// More connections would not make Postgres faster on a few cores.
 const CONNECTIONS: usize = 8;
+
+/// A query that is answered without brigade.
+const BARE: &str = "q.bench.view.cart.bare";
 
 /// Queries a second that know nothing of brigade.
 struct Ceilings {
@@ -110,7 +113,6 @@ async fn bare_select(stage: &Stage, lanes: usize, length: Duration) -> Result<f6
 async fn bare_requests(stage: &Stage, lanes: usize, length: Duration) -> Result<f64> {
     let responder = connect(&stage.stack.servers(WorkerName::Edge).nats_url).await?;
     let mut requests = responder.subscribe("q.*.view.*.*").await?;
-    responder.flush().await?;
     let answering = tokio::spawn(async move {
         while let Some(request) = requests.next().await {
             if let Some(reply) = request.reply {
@@ -120,10 +122,16 @@ async fn bare_requests(stage: &Stage, lanes: usize, length: Duration) -> Result<
         anyhow::Ok(())
     });
     let client = stage.operator.client();
+    // The server may not know of the responder yet.
+    let until = Instant::now() + Duration::from_secs(5);
+    while client.request(BARE, "".into()).await.is_err() {
+        ensure!(Instant::now() < until, "no bare answers");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let rate = closed(lanes, length, move |_| {
         let client = client.clone();
         async move {
-            client.request("q.bench.view.cart.bare", "".into()).await?;
+            client.request(BARE, "".into()).await?;
             Ok(())
         }
     })
