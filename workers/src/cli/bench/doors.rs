@@ -23,6 +23,8 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     stage.start_workers().await?;
     let idle = cost::memory(&stage)?;
     let rush = Rush::open(&stage, CARTS).await?;
+    // Unloaded is also what the opening of the carts has left nothing to do for.
+    check::everything_was_done(&stage, &rush).await?;
     let unloaded = rush.at_rate(Door::Request, UNLOADED, plan.length / 2).await?;
     report.latency("request door, unloaded: answer", &unloaded, &committed);
 
