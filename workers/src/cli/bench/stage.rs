@@ -99,7 +99,7 @@ impl Stage {
         let servers = Servers {
             nats_url: far(&near.nats_url, nats, proxy::to(nats).await?),
             postgres_url: far(&near.postgres_url, postgres, proxy::to(postgres).await?),
-            replicas: near.replicas,
+            ..near
         };
         let (stack, started) = (&self.stack, [(worker, servers)]);
         let processes = (0..count).map(|n| {
