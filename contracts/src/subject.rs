@@ -40,8 +40,12 @@ pub const QUERY_ACTIVE_ORDERS: &str = "q.*.active_orders";
 pub const QUERY_LOCK: &str = "q.*.lock.*";
 /// Queries of the history of locks: `q.<tenant>.lock_history.<owner>`.
 pub const QUERY_LOCK_HISTORY: &str = "q.*.lock_history.*";
+/// Deadlines of locks that are to come.
+pub const LOCK_TIMERS: &str = "timer.lock.>";
 /// Deadlines of locks that have passed.
 pub const LOCKS_DUE: &str = "due.lock.>";
+/// What cart-lock-expiry sends, for every tenant and cart.
+pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
 
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
