@@ -214,10 +214,9 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
         WorkerName::PaymentProjector => &[],
-        WorkerName::CartLockExpiry => &[
-            ("TABLE cart_locks", "SELECT"),
-            ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
-        ],
+        WorkerName::CartLockExpiry => {
+            &[("TABLE cart_locks", "SELECT"), ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE")]
+        }
         WorkerName::CacheVerifier => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
