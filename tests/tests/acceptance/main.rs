@@ -8,6 +8,7 @@ mod crashes;
 mod dead_letters;
 mod healing;
 mod lists;
+mod lock_expiry;
 mod nats_cli;
 mod orders;
 mod payments;
