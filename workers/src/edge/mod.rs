@@ -98,7 +98,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         (LOCK, QUERY_LOCK),
         (LOCK_HISTORY, QUERY_LOCK_HISTORY),
     ];
-    let about = "Views, active orders, outcomes of commands and cart locks, confirmed with SQL";
+    let about = "Views of aggregates, active orders, outcomes and cart locks, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     let listening = service.listen(cx.worker.as_str()).await?;
