@@ -10,7 +10,7 @@ use brigade_contracts::{
     Timestamp, WorkerName,
     subject::{lock_due, lock_timer},
 };
-use brigade_tests::{Town, check, locks::Lock, until};
+use brigade_tests::{Town, check, locks::Lock, process::printed, until};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
@@ -255,4 +255,45 @@ async fn after_a_restart_of_everything_no_lease_of_the_dead_is_waited_for() {
     released(&town, &lock).await;
     assert_eq!(decider.decided(), 1);
     town.finish().await;
+}
+
+#[tokio::test]
+async fn s2_12_the_command_line_shows_locks_and_their_history() {
+    let town = Town::empty().await;
+    Lock::hold(&town, "ada", "c-live", 600.0).await;
+    Lock::hold(&town, "bob", "c-overdue", -1.0).await;
+    sqlx::raw_sql(
+        "insert into brigade.cart_locks
+             (tenant, owner, version, updated_at, state, cart_id, token, method, acquired_at,
+              expires_at, fingerprint, amount)
+         select 't2', 'cleo', version, updated_at, state, 'c-other', 99, method, acquired_at,
+                expires_at, fingerprint, amount
+         from brigade.cart_locks where owner = 'ada';
+         insert into brigade.cart_lock_history
+             (tenant, owner, cart_id, token, action, method, reason, actor, at)
+         values ('t1', 'ada', 'c1', 1, 'acquired', 'card', null, 'till', '2026-01-02 03:04:05Z'),
+                ('t1', 'ada', 'c1', null, 'refused', 'card', 'cart_empty', null, now()),
+                ('t1', 'bob', 'c2', 2, 'acquired', 'card', null, null, now())",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    // By what each row has in common, whatever libtest prints around it.
+    let rows = |text: &str, with: &str| -> Vec<String> {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().map(words).filter(|line| line.contains(with)).collect()
+    };
+    let all = rows(&printed(&town, "locks ls").await, " card ");
+    let owners: Vec<_> = all.iter().map(|row| row.split(' ').nth(1).unwrap()).collect();
+    assert_eq!((owners.len(), owners[0]), (3, "bob"), "the most urgent first: {all:?}");
+    assert!(all[0].starts_with("t1 bob c-overdue card ") && all[0].ends_with(" [overdue]"));
+    let theirs = rows(&printed(&town, "locks ls --tenant t2").await, " card ");
+    assert!(theirs.len() == 1 && theirs[0].starts_with("t2 cleo c-other card 99 "), "{theirs:?}");
+    assert!(!theirs[0].contains("overdue"));
+
+    let history = rows(&printed(&town, "locks history t1 ada").await, " card ");
+    assert!(history[0].contains(" refused c1 - card - cart_empty"), "{history:?}");
+    assert_eq!(history[1], "2026-01-02T03:04:05.000Z acquired c1 1 card till -");
+    let newest = rows(&printed(&town, "locks history t1 ada --limit 1").await, " card ");
+    assert_eq!(newest, history[..1]);
 }
