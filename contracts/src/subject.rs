@@ -69,6 +69,12 @@ pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
     raw.aggregate == "user" && ["register", "login", "refresh"].contains(&raw.verb)
 }
 
+/// Asks for the decision that a cart's lock has expired.
+#[must_use]
+pub fn expire_lock(cart: &Address) -> String {
+    format!("req.{cart}.expire_lock")
+}
+
 /// Splits a command's subject; `None` where the door or the number of tokens is off.
 #[must_use]
 pub fn parse_command(subject: &str) -> Option<RawCommandSubject<'_>> {

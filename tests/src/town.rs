@@ -14,7 +14,10 @@ use brigade::{
     },
     stack::{NatsServer, Postgres},
 };
-use brigade_contracts::{Token, WorkerName, permissions};
+use brigade_contracts::{
+    Token, WorkerName,
+    permissions::{self, NatsUser},
+};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 
@@ -46,6 +49,9 @@ pub struct Town {
     workers: Mutex<Vec<Instance>>,
     dir: TempDir,
 }
+
+/// The NATS user that may do anything, for tampering.
+pub const SUPERUSER: &str = "superuser";
 
 /// The restaurants of every town.
 pub const TENANTS: [&str; 2] = ["t1", "t2"];
@@ -118,7 +124,13 @@ impl Town {
     ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let tenants = TENANTS.map(|tenant| Token::new(tenant).expect("a token"));
-        let users = permissions::all_users(&tenants);
+        let mut users = permissions::all_users(&tenants);
+        users.push(NatsUser {
+            name: SUPERUSER.to_owned(),
+            publish: vec![">".to_owned()],
+            publish_deny: Vec::new(),
+            subscribe: vec![">".to_owned()],
+        });
         let passwords: BTreeMap<String, String> =
             users.iter().map(|user| (user.name.clone(), format!("{}-secret", user.name))).collect();
         let authorization =

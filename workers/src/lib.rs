@@ -1,6 +1,7 @@
 //! The workers of brigade and what they stand on. [`registry`] is the table of contents.
 
 pub mod cache_verifier;
+pub mod cart_lock_expiry;
 pub mod cli;
 pub mod command_handler;
 pub mod config;
@@ -15,9 +16,3 @@ pub mod registry;
 pub mod runtime;
 pub mod stack;
 pub mod store;
-
-pub async fn cart_lock_expiry_stub(cx: runtime::Context) -> anyhow::Result<()> {
-    cx.health.moved();
-    cx.drain.cancelled().await;
-    Ok(())
-}

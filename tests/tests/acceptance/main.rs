@@ -8,6 +8,7 @@ mod crashes;
 mod dead_letters;
 mod healing;
 mod lists;
+mod lock_expiry;
 mod lock_owners;
 mod lock_trail;
 mod locks;

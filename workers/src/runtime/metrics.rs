@@ -24,6 +24,8 @@ pub struct Metrics {
     pub relay_batches: IntCounterVec,
     pub relay_lag_seconds: HistogramVec,
     pub outbox_shards: IntGaugeVec,
+    pub lock_expiries: IntCounterVec,
+    pub locks_overdue: IntCounter,
     pub queries: IntCounterVec,
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
@@ -42,6 +44,8 @@ const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "503", "504"]),
     ("outcome", &["200", "400", "404", "503"]),
     ("active_orders", &["200", "304", "400", "503"]),
+    ("lock", &["200", "400", "404", "503"]),
+    ("lock_history", &["200", "400", "503"]),
 ];
 
 impl Metrics {
@@ -160,6 +164,17 @@ impl Metrics {
                 "Shards of the outbox that this relay holds",
                 &["worker"],
             ),
+            lock_expiries: counters(
+                "brigade_lock_expiries_total",
+                "Times that cart-lock-expiry asked for a lock to be ended, by what came of it: \
+                 decided, stale, not_due, away (asked again), refused (a fault)",
+                &["outcome"],
+            ),
+            locks_overdue: counter(
+                "brigade_locks_overdue_total",
+                "Locks past their deadline that the look into SQL found, because their timers did \
+                 not come; should find nothing but after an outage",
+            ),
             queries: counters(
                 "brigade_queries_total",
                 "Queries by kind and status",
@@ -233,7 +248,10 @@ impl Metrics {
         for what in ["aggregates", "payments", "events"] {
             metrics.healed.with_label_values(&[what]);
         }
-        for bucket in ["versions", "views", "active_orders"] {
+        for outcome in ["decided", "stale", "not_due", "away", "refused"] {
+            metrics.lock_expiries.with_label_values(&[outcome]);
+        }
+        for bucket in ["versions", "views", "active_orders", "cart_locks"] {
             for finding in ["missing", "stale", "ahead", "different"] {
                 metrics.audit_findings.with_label_values(&[bucket, finding]);
             }
