@@ -5,6 +5,8 @@
 
 pub mod check;
 pub mod locks;
+pub mod money;
+pub mod paying;
 pub mod process;
 pub mod producer;
 pub mod screen;

@@ -74,10 +74,13 @@ impl Producer {
             message.headers.iter().flat_map(HeaderMap::iter).flat_map(|(name, values)| {
                 values.iter().map(move |value| (name.to_string(), value.as_str().to_owned()))
             });
+        // The client keeps them in no order.
+        let mut headers: Vec<_> = headers.collect();
+        headers.sort();
         Some(Reply {
             status: header("Brigade-Status")?.parse().ok()?,
             etag: header("ETag"),
-            headers: headers.collect(),
+            headers,
             bytes: message.payload.to_vec(),
         })
     }

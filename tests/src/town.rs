@@ -101,6 +101,15 @@ impl Town {
         town
     }
 
+    /// All workers but one.
+    pub async fn start_without(absent: WorkerName) -> Self {
+        let mut town = Self::empty().await;
+        for worker in WorkerName::ALL.into_iter().filter(|worker| *worker != absent) {
+            town.run(worker).await;
+        }
+        town
+    }
+
     /// Servers and nothing else, with a cluster of three nats-servers, streams with three
     /// replicas.
     pub async fn empty_on_a_cluster() -> Self {

@@ -5,8 +5,8 @@ use brigade_tests::{Producer, Reply, Town, check, producer::item, until};
 use serde_json::{Value, json};
 
 /// What is sent, and how it must be answered.
-struct Bad {
-    name: &'static str,
+pub struct Bad {
+    name: String,
     /// Behind `<door>.<tenant>.`.
     what: String,
     headers: Vec<(&'static str, String)>,
@@ -15,13 +15,14 @@ struct Bad {
     code: &'static str,
 }
 
-fn bad(
-    name: &'static str,
+pub fn bad(
+    name: impl Into<String>,
     what: &str,
     payload: impl Into<Vec<u8>>,
     status: u16,
     code: &'static str,
 ) -> Bad {
+    let name = name.into();
     Bad { name, what: what.to_owned(), headers: Vec::new(), payload: payload.into(), status, code }
 }
 
@@ -256,14 +257,14 @@ async fn bad_commands_through_either_door_are_answered_as_the_contract_says() {
     producer.team_cart("c1", "ada", &[]).await;
     let order = brigade_tests::producer::placed(&[("Soup", 500, 1)]);
     assert_eq!(producer.send("order.o1.place", order).await.status, 201);
-    let cases = cases();
-    assert!(2 * cases.len() >= 80);
+    let cases: Vec<_> = cases().into_iter().chain(super::bad_payments::cases()).collect();
+    assert!(cases.len() >= 200);
     for (at, case) in cases.iter().enumerate() {
         let id = format!("r{at}");
         let mut headers = vec![("Command-Id", id.as_str())];
         headers.extend(case.headers.iter().map(|(name, value)| (*name, value.as_str())));
         let subject = format!("req.t1.{}", case.what);
-        let reply = producer.request(&subject, &headers, &case.payload).await.expect(case.name);
+        let reply = producer.request(&subject, &headers, &case.payload).await.expect(&case.name);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (case.status, case.code),
@@ -272,7 +273,7 @@ async fn bad_commands_through_either_door_are_answered_as_the_contract_says() {
         );
         refused_shape(case, &reply.body());
         // And once more, from the inbox: the same bytes.
-        let again = producer.request(&subject, &headers, &case.payload).await.expect(case.name);
+        let again = producer.request(&subject, &headers, &case.payload).await.expect(&case.name);
         assert_eq!(again.bytes, reply.bytes, "{} again", case.name);
 
         let id = format!("d{at}");
@@ -289,6 +290,13 @@ async fn bad_commands_through_either_door_are_answered_as_the_contract_says() {
     .await
     .unwrap();
     assert_eq!(versions, (1, 1));
+    let others: i64 = sqlx::query_scalar(
+        "select (select count(*) from brigade.payments) + (select count(*) from brigade.cart_locks)",
+    )
+    .fetch_one(&town.sql)
+    .await
+    .unwrap();
+    assert_eq!(others, 0, "no payment and no lock");
     assert_eq!(producer.send("cart.c1.add_item", item("i1", 100, 1)).await.status, 200);
     town.finish().await;
 }
@@ -303,7 +311,7 @@ async fn durable(producer: &Producer, id: &str, case: &Bad, headers: &[(&str, &s
     let sent = js.publish_with_headers(subject, map, case.payload.clone().into()).await;
     sent.unwrap().await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
     let query = format!("q.t1.outcome.{id}");
-    let reply = producer.request(&query, &[("Wait-Ms", "20000")], b"").await.expect(case.name);
+    let reply = producer.request(&query, &[("Wait-Ms", "20000")], b"").await.expect(&case.name);
     assert_eq!(reply.status, 200, "{}", case.name);
     reply.body()
 }
@@ -424,6 +432,13 @@ async fn bad_queries_are_refused_and_cost_nobody_else_anything() {
         ("q.t1.view.cart.c1", &[("Confirm", "guess")], 400),
         ("q.t1.outcome.k9", &[], 404),
         ("q.t1.outcome.k9", &[("Wait-Ms", "30001")], 400),
+        ("q.t1.view.payment.p9", &[], 404),
+        ("q.t1.lock.nobody", &[], 404),
+        ("q.t1.lock_history.a*b", &[], 400),
+        ("q.t1.lock_history.ada", &[("Limit", "0")], 400),
+        ("q.t1.lock_history.ada", &[("Limit", "501")], 400),
+        ("q.t1.lock_history.ada", &[("Limit", "5"), ("Limit", "5")], 400),
+        ("q.t1.lock_history.ada", &[("Before", "yesterday")], 400),
     ];
     for (subject, headers, status) in cases {
         let reply: Reply = producer.request(subject, headers, b"").await.unwrap();

@@ -13,7 +13,7 @@ use brigade_contracts::{
     topology::Topology,
 };
 use brigade_tests::{
-    Town, check, locks::Lock, process::Process, producer::placed, town::SUPERUSER, until, workload,
+    Town, check, process::Process, producer::placed, town::SUPERUSER, until, workload,
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
@@ -68,8 +68,9 @@ async fn provoke(town: &Town, worker: WorkerName) {
         js.delete_stream("KV_views").await.unwrap();
     }
     if worker == WorkerName::CartLockExpiry {
-        town.producer().await.team_cart("locked", "lena", &[]).await;
-        Lock::hold(town, "lena", "locked", 0.0).await.set_timer(town).await;
+        let producer = town.producer().await;
+        producer.cart_of("locked", "menu", "lena", &[("i1", 100, 1)]).await;
+        producer.lock("locked").await;
     }
 }
 
@@ -86,6 +87,8 @@ async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
         WorkerName::ALL.iter().flat_map(|worker| points(*worker).iter().map(|p| (*worker, *p)));
     let crash = |(worker, point): (WorkerName, &'static str)| async move {
         let mut town = Town::empty().await;
+        // So that there is something to expire.
+        town.lock_policy.card = std::time::Duration::from_millis(100);
         for other in WorkerName::ALL.into_iter().filter(|other| *other != worker) {
             town.run(other).await;
         }

@@ -1,6 +1,7 @@
 //! Acceptance tests, named after the rows of SCENARIOS they prove, on real servers.
 
 mod bad_input;
+mod bad_payments;
 mod cluster;
 mod commands;
 mod conformance;
@@ -8,7 +9,12 @@ mod crashes;
 mod dead_letters;
 mod healing;
 mod lists;
+mod lock_deadlines;
 mod lock_expiry;
+mod lock_owners;
+mod lock_trail;
+mod locks;
+mod money;
 mod nats_cli;
 mod orders;
 mod payments;

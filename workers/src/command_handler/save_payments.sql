@@ -9,7 +9,7 @@ from unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[],
             $19::text[])
 on conflict (tenant, id) do update set
     version = excluded.version, updated_at = excluded.updated_at,
-    status = excluded.status, amount = excluded.amount,
+    status = excluded.status, currency = excluded.currency, amount = excluded.amount,
     refunded_amount = excluded.refunded_amount, applied = excluded.applied,
     transaction_id = excluded.transaction_id, token = excluded.token,
     fingerprint = excluded.fingerprint, captures = excluded.captures,

@@ -1,0 +1,175 @@
+//! Paying, as a program outside asks for it; and time that passes for a lock without anybody
+//! waiting.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{Producer, Reply, Town, producer::item};
+
+impl Producer {
+    /// A command that is done. Returns its `data`.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub async fn done(&self, what: &str, payload: Value) -> Value {
+        let reply = self.send(what, payload).await;
+        assert!(reply.status < 300, "{what}: {}", reply.body());
+        reply.body()["data"].take()
+    }
+
+    /// A command that is refused. Returns status and code.
+    ///
+    /// # Panics
+    /// Where it is done, or its answer is not that of a refusal.
+    pub async fn refused(&self, what: &str, payload: Value) -> (u16, String) {
+        let reply = self.send(what, payload).await;
+        assert!(reply.status >= 300, "{what}: {}", reply.body());
+        assert_eq!(reply.body()["effects"], json!([]), "{what}");
+        (reply.status, reply.code())
+    }
+
+    /// Opens a cart with an item each of (id, price, quantity), in EUR.
+    pub async fn cart_of(&self, id: &str, kind: &str, owner: &str, items: &[(&str, i64, i64)]) {
+        let open = json!({ "kind": kind, "owner": owner, "currency": "EUR" });
+        self.filled(id, open, items).await;
+    }
+
+    /// The same of a session that nobody has logged in to.
+    pub async fn cart_of_session(&self, id: &str, session: &str, items: &[(&str, i64, i64)]) {
+        let open = json!({ "kind": "ticket", "owner": session, "session": session,
+                           "currency": "EUR" });
+        self.filled(id, open, items).await;
+    }
+
+    async fn filled(&self, id: &str, open: Value, items: &[(&str, i64, i64)]) {
+        self.done(&format!("cart.{id}.open"), open).await;
+        for (name, price, quantity) in items {
+            self.done(&format!("cart.{id}.add_item"), item(name, *price, *quantity)).await;
+        }
+    }
+
+    /// The menu cart `c1` of ada, with 10.00 EUR in it.
+    pub async fn adas_cart(&self) {
+        self.cart_of("c1", "menu", "ada", &[("i1", 1000, 1)]).await;
+    }
+
+    /// Takes the lock of a cart for a payment by card.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub async fn lock(&self, cart: &str) -> Value {
+        self.done(&format!("cart.{cart}.lock"), lock("card")).await
+    }
+
+    /// Begins to pay a cart by card.
+    ///
+    /// # Panics
+    /// Where it is refused.
+    pub async fn initiate(&self, payment: &str, cart: &str) -> Value {
+        let payload = json!({ "target": { "cart": cart }, "method": "card" });
+        self.done(&format!("payment.{payment}.initiate"), payload).await
+    }
+
+    /// What the gateway said, in EUR.
+    pub async fn result(&self, payment: &str, kind: &str, transaction: &str, amount: i64) -> Reply {
+        let payload = result(kind, transaction, amount);
+        self.send(&format!("payment.{payment}.record_result"), payload).await
+    }
+
+    /// What is paid of a cart or order, and what is still due.
+    pub async fn paid_and_due(&self, what: &str) -> (Value, Value) {
+        let view = self.view(what, None).await.body();
+        (view["payments"]["paid"].clone(), view["due"].clone())
+    }
+
+    /// The status of a payment, as queries show it.
+    pub async fn payment_status(&self, id: &str) -> String {
+        let view = self.view(&format!("payment.{id}"), None).await.body();
+        view["core"]["status"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A payload of `lock`.
+#[must_use]
+pub fn lock(method: &str) -> Value {
+    json!({ "transaction_id": TEMPORARY, "method": method })
+}
+
+/// The transaction that [`lock`] names, which nobody but the holder may learn.
+pub const TEMPORARY: &str = "temporary-transaction";
+
+/// A payload of `record_result`.
+#[must_use]
+pub fn result(kind: &str, transaction: &str, amount: i64) -> Value {
+    json!({
+        "result": kind, "transaction_id": transaction, "amount": amount, "currency": "EUR",
+        "occurred_at": "2026-01-02T03:04:05Z",
+    })
+}
+
+/// The fingerprint of a cart's contents, as the contract describes it.
+#[must_use]
+pub fn fingerprint(currency: &str, items: &[Value]) -> String {
+    let mut items: Vec<_> = items.iter().collect();
+    items.sort_by_key(|item| item["item_id"].as_str());
+    let line = |item: &&Value| {
+        format!(
+            r#"{{"item_id":{},"quantity":{},"sku":{},"unit_price":{}}}"#,
+            item["item_id"], item["quantity"], item["sku"], item["unit_price"]
+        )
+    };
+    let lines: Vec<_> = items.iter().map(line).collect();
+    let contents = format!(r#"{{"currency":"{currency}","items":[{}]}}"#, lines.join(","));
+    hex::encode(Sha256::digest(contents))
+}
+
+/// So many minutes pass for the lock of an owner, and for nothing else.
+///
+/// # Panics
+/// Where the owner never had a lock.
+pub async fn pass(town: &Town, owner: &str, minutes: i32) {
+    let moved = sqlx::query(
+        "update brigade.cart_locks set acquired_at = acquired_at - make_interval(mins => $2),
+             expires_at = expires_at - make_interval(mins => $2)
+         where tenant = 't1' and owner = $1",
+    )
+    .bind(owner)
+    .bind(minutes)
+    .execute(&town.sql)
+    .await
+    .expect("sql");
+    assert_eq!(moved.rows_affected(), 1);
+}
+
+/// Owner and token of each held lock.
+///
+/// # Panics
+/// Where Postgres does not answer.
+pub async fn held(town: &Town) -> Vec<(String, i64)> {
+    let held = "select owner, token from brigade.cart_locks where state = 'held' order by owner";
+    sqlx::query_as(held).fetch_all(&town.sql).await.expect("sql")
+}
+
+/// Of each entry of an owner's history, oldest first: action, token and reason.
+///
+/// # Panics
+/// Where Postgres does not answer.
+pub async fn history(town: &Town, owner: &str) -> Vec<(String, Option<i64>, Option<String>)> {
+    sqlx::query_as(
+        "select action, token, reason from brigade.cart_lock_history
+         where tenant = 't1' and owner = $1 order by seq",
+    )
+    .bind(owner)
+    .fetch_all(&town.sql)
+    .await
+    .expect("sql")
+}
+
+/// (amount, reason) of each refund task.
+///
+/// # Panics
+/// Where Postgres does not answer.
+pub async fn owed(town: &Town) -> Vec<(i64, String)> {
+    let owed = "select amount, reason from brigade.refund_tasks order by payment_id, id";
+    sqlx::query_as(owed).fetch_all(&town.sql).await.expect("sql")
+}
