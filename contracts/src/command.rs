@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
     header::{self, CommandHeaders},
-    order, payment, rebuild, subject,
+    order, payment, rebuild, subject, table,
 };
 
 /// The way a command came in.
@@ -64,6 +64,7 @@ pub enum Body {
     Cart(cart::Verb),
     Payment(payment::Verb),
     Order(order::Verb),
+    Table(table::Verb),
     /// What can be asked of an aggregate of any kind.
     Rebuild(Aggregate, rebuild::Rebuild),
 }
@@ -145,7 +146,7 @@ impl Body {
     /// # Errors
     /// `404 unknown_verb`; what the payload is refused with (400 malformed, 422 impossible).
     pub fn decode(aggregate: Aggregate, verb: &str, payload: &[u8]) -> Result<Self, Refusal> {
-        let unknown = matches!(aggregate, Aggregate::Table | Aggregate::User | Aggregate::Lock);
+        let unknown = matches!(aggregate, Aggregate::User | Aggregate::Lock);
         if verb == rebuild::VERB && !unknown {
             return decode_payload(payload).map(|rebuild| Self::Rebuild(aggregate, rebuild));
         }
@@ -153,7 +154,8 @@ impl Body {
             Aggregate::Cart => cart::Verb::decode(verb, payload)?.map(Self::Cart),
             Aggregate::Payment => payment::Verb::decode(verb, payload)?.map(Self::Payment),
             Aggregate::Order => order::Verb::decode(verb, payload)?.map(Self::Order),
-            Aggregate::Table | Aggregate::User | Aggregate::Lock => None,
+            Aggregate::Table => table::Verb::decode(verb, payload)?.map(Self::Table),
+            Aggregate::User | Aggregate::Lock => None,
         }
         .ok_or_else(unknown_verb)
     }
@@ -164,6 +166,7 @@ impl Body {
             Self::Cart(_) => Aggregate::Cart,
             Self::Payment(_) => Aggregate::Payment,
             Self::Order(_) => Aggregate::Order,
+            Self::Table(_) => Aggregate::Table,
             Self::Rebuild(aggregate, _) => *aggregate,
         }
     }
@@ -175,6 +178,7 @@ impl Body {
             Self::Cart(verb) => verb.encode(),
             Self::Payment(verb) => verb.encode(),
             Self::Order(verb) => verb.encode(),
+            Self::Table(verb) => verb.encode(),
             Self::Rebuild(_, rebuild) => (rebuild::VERB, encode_payload(rebuild)),
         }
     }

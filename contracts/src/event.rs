@@ -78,6 +78,12 @@ pub const ORDER_PAID: Kind = kind(Aggregate::Order, "paid", PAYMENTS);
 pub const ORDER_COMPLETED: Kind = ending(kind(Aggregate::Order, "completed", CORE));
 pub const ORDER_CANCELLED: Kind = ending(kind(Aggregate::Order, "cancelled", CORE));
 
+pub const TABLE_REGISTERED: Kind = kind(Aggregate::Table, "registered", CORE);
+pub const TABLE_TURN_OPENED: Kind = kind(Aggregate::Table, "turn_opened", CORE);
+pub const TABLE_TURN_CLOSED: Kind = kind(Aggregate::Table, "turn_closed", CORE);
+pub const TABLE_STATUS_CHANGED: Kind = kind(Aggregate::Table, "status_changed", CORE);
+pub const TABLE_RECONCILED: Kind = kind(Aggregate::Table, "reconciled", CORE);
+
 /// Every kind of event there is.
 pub const ALL: &[Kind] = &[
     CART_OPENED,
@@ -115,6 +121,11 @@ pub const ALL: &[Kind] = &[
     ORDER_PAID,
     ORDER_COMPLETED,
     ORDER_CANCELLED,
+    TABLE_REGISTERED,
+    TABLE_TURN_OPENED,
+    TABLE_TURN_CLOSED,
+    TABLE_STATUS_CHANGED,
+    TABLE_RECONCILED,
 ];
 
 /// The subject filters of the events after which a projector has to write `part`: those that

@@ -26,6 +26,7 @@ pub mod query;
 pub mod rebuild;
 pub mod refusal;
 pub mod subject;
+pub mod table;
 pub mod text;
 pub mod timestamp;
 pub mod token;

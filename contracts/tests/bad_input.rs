@@ -147,6 +147,52 @@ fn a_payload_of_a_payment_or_a_lock_is_refused_by_kind() {
 }
 
 #[test]
+fn a_payload_of_a_table_is_refused_by_kind() {
+    let long = "x".repeat(501);
+    let cases: Vec<(&str, String, u16, &str)> = vec![
+        ("register", "{\"label\":\"5\"}".into(), 400, "missing_field"),
+        ("register", "{\"label\":\"5\",\"seats\":0}".into(), 422, "quantity_out_of_range"),
+        ("register", "{\"label\":\"5\",\"seats\":\"4\"}".into(), 400, "malformed"),
+        ("register", format!("{{\"label\":\"{long}\",\"seats\":4}}"), 422, "too_large"),
+        ("register", "{\"label\":\"5\",\"seats\":4,\"x\":1}".into(), 400, "unknown_field"),
+        ("open_turn", "{\"turn_id\":\"u.1\"}".into(), 400, "bad_token"),
+        ("open_turn", "{\"turn_id\":\"u1\",\"party_size\":0}".into(), 422, "quantity_out_of_range"),
+        ("close_turn", "{}".into(), 400, "missing_field"),
+        ("set_status", "{\"status\":\"dirty\"}".into(), 400, "malformed"),
+        ("set_status", "{\"status\":\"available\",\"force\":1}".into(), 400, "malformed"),
+        (
+            "set_status",
+            format!("{{\"status\":\"available\",\"force\":true,\"reason\":\"{long}\"}}"),
+            422,
+            "too_large",
+        ),
+        (
+            "reconcile",
+            "{\"expected_version\":-1,\"finding\":\"ghost_no_turn\",\"evidence\":{}}".into(),
+            400,
+            "malformed",
+        ),
+        (
+            "reconcile",
+            "{\"expected_version\":1,\"finding\":\"haunted\",\"evidence\":{}}".into(),
+            400,
+            "malformed",
+        ),
+        (
+            "reconcile",
+            "{\"expected_version\":1,\"finding\":\"ghost_no_turn\"}".into(),
+            400,
+            "missing_field",
+        ),
+        ("clean", "{}".into(), 404, "unknown_verb"),
+    ];
+    for (verb, payload, status, code) in cases {
+        let refusal = Body::decode(Aggregate::Table, verb, payload.as_bytes()).unwrap_err();
+        assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
+    }
+}
+
+#[test]
 fn nobody_can_address_a_lock() {
     assert_eq!(Aggregate::parse("lock"), None);
     assert_eq!(Aggregate::parse_noted("lock"), Some(Aggregate::Lock));

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use brigade_contracts::{
-    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, query,
+    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, query, table,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -51,6 +51,7 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["kv", "active_orders", "core"] => again::<order::ActiveCore>(text),
         ["kv", "active_orders", "payment"] => again::<order::ActivePayment>(text),
         ["part", "payment", "core"] => again::<payment::Core>(text),
+        ["part", "table", "core"] => again::<table::Core>(text),
         ["kv", "cart_locks", _] => again::<lock::Value>(text),
         ["query", "lock"] => again::<lock::Live>(text),
         ["query", "lock_history"] => again::<lock::History>(text),
@@ -76,6 +77,8 @@ fn every_verb_and_every_event_has_a_golden_message() {
         ("cart", &["rebuild_cache"]),
         ("payment", payment::Verb::NAMES),
         ("order", order::Verb::NAMES),
+        ("table", table::Verb::NAMES),
+        ("table", &["rebuild_cache"]),
     ] {
         for verb in verbs {
             assert!(names.contains(&format!("command.{aggregate}.{verb}")), "{aggregate} {verb}");

@@ -18,6 +18,7 @@ mod notes;
 mod orders;
 mod payments;
 mod show;
+mod tables;
 mod take;
 mod transaction;
 

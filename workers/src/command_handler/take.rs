@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Timestamp, Token, cart, command::Request, payment,
+    Address, Aggregate, Body, Command, Timestamp, Token, cart, command::Request, order, payment,
+    table,
 };
 use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
@@ -16,6 +17,7 @@ use crate::{
         locks::LockRow,
         orders, payments,
         rows::{parse, refused},
+        tables,
     },
 };
 
@@ -65,14 +67,23 @@ struct SessionRow {
     carts: Vec<Token>,
 }
 
+#[derive(Deserialize)]
+struct TurnRow {
+    tenant: Token,
+    id: Token,
+    table_id: Option<Token>,
+}
+
 /// What is asked for by name.
 #[derive(Default)]
 struct Named {
-    /// Whether the owner of the cart that is meant is needed exclusively.
+    /// Whether what it may change besides is needed too: the owner of a cart, exclusively, and the
+    /// table of an order.
     aggregates: BTreeMap<Address, bool>,
     /// By the address of the owner's lock.
     owners: BTreeMap<Address, bool>,
     sessions: BTreeSet<(Token, Token)>,
+    turns: BTreeSet<(Token, Token)>,
     fencing_tokens: i32,
 }
 
@@ -95,11 +106,12 @@ pub async fn take(
     let command = |f: fn(&Command) -> &str| commands.iter().map(|c| f(c)).collect::<Vec<_>>();
     let aggregate = |f: fn(&Address) -> &str| named.aggregates.keys().map(f).collect::<Vec<_>>();
     let owner = |f: fn(&Address) -> &str| named.owners.keys().map(f).collect::<Vec<_>>();
-    let (session_tenants, sessions): (Vec<_>, Vec<_>) =
-        named.sessions.iter().map(|(tenant, session)| (tenant.as_str(), session.as_str())).unzip();
+    let (session_tenants, sessions) = unzip(&named.sessions);
+    let (turn_tenants, turns) = unzip(&named.turns);
     let rows = sqlx::query!(
         r#"select kind as "kind!", body as "body!"
-           from brigade.take_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
+           from brigade.take_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                                   $14)"#,
         &command(|c| c.tenant.as_str()) as _,
         &command(|c| c.command_id.as_str()) as _,
         &aggregate(|a| a.tenant.as_str()) as _,
@@ -112,6 +124,8 @@ pub async fn take(
         &session_tenants as _,
         &sessions as _,
         named.fencing_tokens,
+        &turn_tenants as _,
+        &turns as _,
     )
     .fetch_all(&mut **tx)
     .await?;
@@ -156,6 +170,21 @@ impl Taken {
                 let carts = carts.into_iter().map(cart).collect();
                 self.reach.sessions.insert((tenant, session), carts);
             }
+            "turn" => {
+                let TurnRow { tenant, id, table_id } = parse(row)?;
+                self.reach.turns.insert((tenant, id), table_id);
+            }
+            "table" => {
+                let (table, orders) = tables::from_row(row)?;
+                let tenant = &table.head.address.tenant;
+                if let Some(turn) = &table.turn {
+                    let order =
+                        |id| Address { tenant: tenant.clone(), aggregate: Aggregate::Order, id };
+                    let orders = orders.into_iter().map(order).collect();
+                    self.reach.turn_orders.insert((tenant.clone(), turn.id.clone()), orders);
+                }
+                self.states.push(State::Table(table));
+            }
             "token" => self.fencing_tokens.push(parse(row)?),
             "cart" => self.states.push(State::Cart(carts::from_row(row)?)),
             "order" => self.states.push(State::Order(orders::from_row(row)?)),
@@ -178,6 +207,7 @@ impl Named {
                     cart::Verb::Claim(claim) => self.owner(&address.tenant, &claim.user, true),
                     cart::Verb::CheckOut(said) => {
                         self.aggregate(other(Aggregate::Order, &said.order_id), false);
+                        self.table(&address.tenant, said.table_id.as_ref());
                     }
                     cart::Verb::Lock(_) => self.fencing_tokens += 1,
                     _ => {}
@@ -190,12 +220,27 @@ impl Named {
                         payment::Target::Cart(id) => (Aggregate::Cart, id),
                         payment::Target::Order(id) => (Aggregate::Order, id),
                     };
-                    self.aggregate(other(aggregate, id), true);
+                    self.aggregate(other(aggregate, id), aggregate == Aggregate::Cart);
                     self.fencing_tokens += 1;
                 }
                 true
             }
-            Body::Order(_) | Body::Rebuild(..) => false,
+            Body::Order(order::Verb::Place(said)) => {
+                self.table(&address.tenant, said.table_id.as_ref());
+                self.turn(&address.tenant, said.turn_id.as_ref());
+                false
+            }
+            Body::Order(verb) => matches!(verb, order::Verb::Cancel(_)),
+            Body::Table(verb) => {
+                let turn = match verb {
+                    table::Verb::OpenTurn(said) => Some(&said.turn_id),
+                    table::Verb::CloseTurn(said) => Some(&said.turn_id),
+                    _ => None,
+                };
+                self.turn(&address.tenant, turn);
+                false
+            }
+            Body::Rebuild(..) => false,
         };
         self.aggregate(address.clone(), pays);
     }
@@ -209,12 +254,24 @@ impl Named {
             Want::Session(tenant, session) => {
                 self.sessions.insert((tenant.clone(), session.clone()));
             }
+            Want::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Want::FencingToken => self.fencing_tokens += 1,
         }
     }
 
     fn aggregate(&mut self, address: Address, exclusive: bool) {
         *self.aggregates.entry(address).or_default() |= exclusive;
+    }
+
+    fn table(&mut self, tenant: &Token, id: Option<&Token>) {
+        if let Some(id) = id.cloned() {
+            let address = Address { tenant: tenant.clone(), aggregate: Aggregate::Table, id };
+            self.aggregate(address, false);
+        }
+    }
+
+    fn turn(&mut self, tenant: &Token, id: Option<&Token>) {
+        self.turns.extend(id.map(|id| (tenant.clone(), id.clone())));
     }
 
     fn owner(&mut self, tenant: &Token, owner: &Token, exclusive: bool) {
@@ -236,6 +293,11 @@ fn changes_locks(verb: &cart::Verb) -> bool {
             | ExpireLock(_)
             | CheckOut(_)
     )
+}
+
+/// Tenants and names.
+fn unzip(keys: &BTreeSet<(Token, Token)>) -> (Vec<&str>, Vec<&str>) {
+    keys.iter().map(|(tenant, name)| (tenant.as_str(), name.as_str())).unzip()
 }
 
 fn lock_of(tenant: &Token, owner: &Token) -> Address {

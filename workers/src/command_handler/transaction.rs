@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
-    carts, locks, orders, payments,
+    carts, locks, orders, payments, tables,
     take::{OutcomeRow, take},
 };
 use crate::{
@@ -155,6 +155,10 @@ async fn save(
     let all: Vec<_> = changed.iter().filter_map(State::lock).collect();
     locks::save(tx, &all).await?;
     locks::record(tx, world.history()).await?;
+    let all: Vec<_> = changed.iter().filter_map(State::table).collect();
+    tables::save(tx, &all).await?;
+    let all: Vec<_> = world.turns().collect();
+    tables::save_turns(tx, &all).await?;
     let all: Vec<_> = changed.iter().filter_map(State::cart).collect();
     carts::save(tx, &all).await?;
     let all: Vec<_> = changed.iter().filter_map(State::order).collect();

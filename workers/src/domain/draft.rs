@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Cart, Event, HistoryRow, LockMetric, Mode, Order, Payment, State, Want, World, cart, lock,
-    order, payment, raw,
+    Cart, Event, HistoryRow, LockMetric, Mode, Order, Payment, State, Table, Turn, Want, World,
+    cart, lock, order, payment, raw, table,
 };
 
 /// Why a command is not done.
@@ -64,6 +64,8 @@ pub(super) struct Changes {
     pub events: Vec<Event>,
     pub history: Vec<HistoryRow>,
     pub tasks: BTreeMap<(Token, String), RefundTask>,
+    /// By tenant and id, with the table's.
+    pub turns: BTreeMap<(Token, Token), (Token, Turn)>,
     pub metrics: Vec<LockMetric>,
     pub shown_again: Vec<Address>,
     pub repeat_events: Vec<(Address, Part)>,
@@ -95,7 +97,10 @@ impl<'w> Draft<'w> {
     /// # Errors
     /// It is not decided; what it lacked, if it is not only behind others.
     pub fn decide(&mut self, request: &Request) -> std::result::Result<Outcome, Option<Want>> {
-        let decided = self.try_decide(request);
+        let decided = self.try_decide(request).and_then(|done| {
+            table::settle(self)?;
+            Ok(done)
+        });
         let refused = match decided {
             Ok(done) => return Ok(self.done(&request.address, done)),
             Err(Stop::OutOfReach(want)) => return Err(want),
@@ -130,6 +135,7 @@ impl<'w> Draft<'w> {
             Body::Cart(verb) => cart::decide(self, address, verb),
             Body::Payment(verb) => payment::decide(self, address, verb),
             Body::Order(verb) => order::decide(self, address, verb),
+            Body::Table(verb) => table::decide(self, address, verb),
             Body::Rebuild(_, rebuild) => self.rebuild(address, rebuild),
         }
     }
@@ -149,6 +155,8 @@ impl<'w> Draft<'w> {
             let version = state.head().version;
             (version_before(address) != Some(version)).then(|| address.at(version))
         });
+        let turns = self.changes.turns.iter();
+        let turns = turns.map(|((_, id), (_, turn))| format!("turn.{id}@{}", turn.version));
         Outcome {
             command_id: Some(self.command.command_id.to_string()),
             status: done.status,
@@ -158,7 +166,7 @@ impl<'w> Draft<'w> {
             id: address.id.to_string(),
             version: Some(version),
             etag: Some(Outcome::etag_of(version)),
-            effects: effects.collect(),
+            effects: effects.chain(turns).collect(),
             data: raw(&Data(data)),
             retry_after_ms: None,
         }
@@ -218,6 +226,10 @@ impl<'w> Draft<'w> {
         Ok(self.state(address)?.and_then(State::payment).cloned())
     }
 
+    pub fn table(&mut self, address: &Address) -> Result<Option<Table>> {
+        Ok(self.state(address)?.and_then(State::table).cloned())
+    }
+
     /// A cart as it is now: what was done since it was read may have changed it.
     pub fn again(&self, cart: Cart) -> Cart {
         let changed = self.changes.states.get(&cart.head.address);
@@ -272,6 +284,12 @@ impl<'w> Draft<'w> {
             traceparent: self.command.traceparent.clone(),
         });
         self.changes.states.insert(head.address.clone(), state);
+    }
+
+    /// Notes a turn of a table that is new, or changed.
+    pub fn note_turn(&mut self, table: &Address, turn: Turn) {
+        let key = (table.tenant.clone(), turn.id.clone());
+        self.changes.turns.insert(key, (table.id.clone(), turn));
     }
 
     /// Notes a refund task that is new, or done.

@@ -13,6 +13,7 @@ pub mod model;
 pub mod order;
 pub mod payment;
 mod state;
+pub mod table;
 #[cfg(test)]
 mod testing;
 mod world;
@@ -27,6 +28,7 @@ pub use lock::Lock;
 pub use order::Order;
 pub use payment::{Entry, Payment};
 pub use state::State;
+pub use table::{Table, Turn};
 pub use world::{Event, HistoryRow, LockMetric, LockPolicy, Mode, Reach, Want, World};
 
 /// Serialises a shape of ours.

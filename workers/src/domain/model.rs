@@ -1,4 +1,4 @@
-//! Sequences of commands on a few carts, payments and orders, made of random choices. The same
+//! Sequences of commands on a few carts, payments, orders and tables, made of random choices. The same
 //! sequences can be played against the pure core and against a running fleet.
 
 use brigade_contracts::Outcome;
@@ -30,7 +30,7 @@ const USERS: [&str; 4] = ["ada", "bob", "cid", "s1"];
 
 impl Player {
     /// The carts c1 (team) and c4 of ada, c2 of bob and c3 of the session s1, each with an item
-    /// and, in the team cart, a second member.
+    /// and, in the team cart, a second member; the tables t1, with the party u1, and t2.
     #[must_use]
     pub fn prelude() -> Vec<Step> {
         let carts = [
@@ -47,6 +47,11 @@ impl Player {
             steps.push(add_item(cart, 1, 1000));
         }
         steps.push(command("cart.c1.join".to_owned(), json!({ "user": "bob" })));
+        for table in ["t1", "t2"] {
+            let register = json!({ "label": table, "seats": 4 });
+            steps.push(command(format!("table.{table}.register"), register));
+        }
+        steps.push(command("table.t1.open_turn".to_owned(), json!({ "turn_id": "u1" })));
         steps
     }
 
@@ -61,16 +66,18 @@ impl Player {
         let cart = format!("c{}", 1 + about % 4);
         let payment = format!("p{}", 1 + about % 6);
         let order = format!("o{}", 1 + a % 3);
-        match kind % 32 {
+        match kind % 40 {
             0..=2 => Step::Wait([1, 4, 11, 31][usize::from(a % 4)]),
             3..=7 => self.content(&cart, kind, a, b),
             8..=13 => self.lock(&cart, kind, a, b),
             14 | 15 => {
                 let token = b.is_multiple_of(2).then(|| self.token(a));
-                let payload = json!({ "order_id": order, "token": token });
+                let table = about.is_multiple_of(3).then(|| table(b));
+                let payload = json!({ "order_id": order, "token": token, "table_id": table });
                 command(format!("cart.{cart}.check_out"), payload)
             }
             16 => of_order(&order, b),
+            32..=39 => at_table(kind, about, a, b),
             17..=20 => self.initiate(&payment, a, b),
             _ => result(&payment, kind, a, b),
         }
@@ -79,7 +86,7 @@ impl Player {
     fn content(&self, cart: &str, kind: u8, a: u8, b: u8) -> Step {
         let user = json!({ "user": USERS[usize::from(a % 4)] });
         let item = format!("i{}", 1 + a % 3);
-        match (kind % 32, b % 4) {
+        match (kind % 40, b % 4) {
             (3, 0) => command(format!("cart.{cart}.join"), user),
             (3, 1) => command(format!("cart.{cart}.leave"), user),
             (3, 2) => command(format!("cart.{cart}.commit_cod"), user),
@@ -96,7 +103,7 @@ impl Player {
 
     fn lock(&self, cart: &str, kind: u8, a: u8, b: u8) -> Step {
         let token = self.token(a);
-        let (verb, payload) = match kind % 32 {
+        let (verb, payload) = match kind % 40 {
             8 | 9 => ("lock", json!({ "transaction_id": format!("t{b}"), "method": method(a) })),
             10 => ("bind_transaction", json!({ "token": token, "transaction_id": "g1" })),
             11 => ("extend", json!({ "token": token, "seconds": 60 * (1 + u32::from(b % 20)) })),
@@ -109,7 +116,7 @@ impl Player {
     fn initiate(&self, payment: &str, a: u8, b: u8) -> Step {
         let target = match a % 6 {
             0..=3 => json!({ "cart": format!("c{}", 1 + a % 4) }),
-            _ => json!({ "order": format!("o{}", 1 + b % 3) }),
+            _ => json!({ "order": format!("o{}", 1 + b % 6) }),
         };
         let payload = json!({
             "target": target,
@@ -118,6 +125,7 @@ impl Player {
             "user": b.is_multiple_of(5).then(|| USERS[usize::from(a % 4)]),
             "token": a.is_multiple_of(2).then(|| self.token(b)),
             "order_id": b.is_multiple_of(4).then(|| format!("o{}", 1 + a % 3)),
+            "table_id": b.is_multiple_of(8).then(|| table(a)),
         });
         command(format!("payment.{payment}.initiate"), payload)
     }
@@ -138,7 +146,7 @@ fn result(payment: &str, kind: u8, a: u8, b: u8) -> Step {
             "currency": currency, "occurred_at": "2026-01-02T03:04:05Z",
         })
     };
-    let (verb, payload) = match kind % 32 {
+    let (verb, payload) = match kind % 40 {
         21..=24 => ("record_result", gateway("captured")),
         25 => ("record_result", gateway("failed")),
         26 => ("record_result", gateway("unknown")),
@@ -158,6 +166,44 @@ fn of_order(order: &str, choice: u8) -> Step {
         _ => ("accept", json!({})),
     };
     command(format!("order.{order}.{verb}"), payload)
+}
+
+fn table(choice: u8) -> String {
+    format!("t{}", 1 + choice % 2)
+}
+
+fn at_table(kind: u8, about: u8, a: u8, b: u8) -> Step {
+    const STATUSES: [&str; 4] = ["available", "reserved", "out_of_service", "occupied"];
+    const FINDINGS: [&str; 4] =
+        ["ghost_no_turn", "ghost_all_paid", "phantom_open_turn", "phantom_unpaid"];
+    let turn = format!("u{}", 1 + a % 9);
+    let order = format!("o{}", 1 + a % 6);
+    let item = json!({ "sku": "s", "name": "n", "unit_price": 1000 * i64::from(!b.is_multiple_of(9)),
+                       "quantity": 1 });
+    let (verb, payload) = match kind % 40 {
+        32 | 33 => ("open_turn", json!({ "turn_id": turn })),
+        34 => ("close_turn", json!({ "turn_id": turn })),
+        35 => {
+            let (status, force) = (STATUSES[usize::from(a % 4)], b.is_multiple_of(2));
+            ("set_status", json!({ "status": status, "force": force, "reason": "r" }))
+        }
+        36 => {
+            let (version, finding) = (1 + b % 8, FINDINGS[usize::from(a % 4)]);
+            let payload =
+                json!({ "expected_version": version, "finding": finding, "evidence": null });
+            ("reconcile", payload)
+        }
+        37 => return command(format!("order.{order}.cancel"), json!({ "reason": "r" })),
+        _ => {
+            let table = (!b.is_multiple_of(5)).then(|| table(about));
+            let turn = b.is_multiple_of(5).then_some(turn);
+            let payload = json!({
+                "table_id": table, "turn_id": turn, "currency": "EUR", "items": [item],
+            });
+            return command(format!("order.{order}.place"), payload);
+        }
+    };
+    command(format!("table.{}.{verb}", table(about)), payload)
 }
 
 fn add_item(cart: &str, id: u8, price: i64) -> Step {

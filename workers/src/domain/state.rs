@@ -1,7 +1,7 @@
 use brigade_contracts::Part;
 use serde_json::value::RawValue;
 
-use super::{Cart, Head, Lock, Order, Payment, raw};
+use super::{Cart, Head, Lock, Order, Payment, Table, raw};
 
 /// An aggregate of any kind, or a lock.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +9,7 @@ pub enum State {
     Cart(Cart),
     Payment(Payment),
     Order(Order),
+    Table(Table),
     Lock(Lock),
 }
 
@@ -19,6 +20,7 @@ impl State {
             Self::Cart(cart) => &cart.head,
             Self::Payment(payment) => &payment.head,
             Self::Order(order) => &order.head,
+            Self::Table(table) => &table.head,
             Self::Lock(lock) => &lock.head,
         }
     }
@@ -28,6 +30,7 @@ impl State {
             Self::Cart(cart) => &mut cart.head,
             Self::Payment(payment) => &mut payment.head,
             Self::Order(order) => &mut order.head,
+            Self::Table(table) => &mut table.head,
             Self::Lock(lock) => &mut lock.head,
         }
     }
@@ -41,8 +44,9 @@ impl State {
             (Self::Cart(cart), part) => cart.part(part),
             (Self::Order(order), part) => order.part(part),
             (Self::Payment(payment), Part::Core) => payment.core(),
+            (Self::Table(table), Part::Core) => table.core(),
             (Self::Lock(lock), Part::Core) => lock.value(),
-            (Self::Payment(_) | Self::Lock(_), Part::Payments) => raw(&()),
+            (Self::Payment(_) | Self::Table(_) | Self::Lock(_), Part::Payments) => raw(&()),
         }
     }
 
@@ -53,7 +57,7 @@ impl State {
         match self {
             Self::Cart(cart) => cart.due().minor_units(),
             Self::Order(order) => order.due().minor_units(),
-            Self::Payment(_) | Self::Lock(_) => 0,
+            Self::Payment(_) | Self::Table(_) | Self::Lock(_) => 0,
         }
     }
 
@@ -65,6 +69,7 @@ impl State {
             Self::Cart(cart) => cart.status != brigade_contracts::cart::Status::Open,
             Self::Payment(payment) => !payment.status.is_open(),
             Self::Order(order) => !order.status.is_active(),
+            Self::Table(_) => false,
             Self::Lock(lock) => !lock.is_held(),
         }
     }
@@ -82,6 +87,11 @@ impl State {
     #[must_use]
     pub fn order(&self) -> Option<&Order> {
         if let Self::Order(order) = self { Some(order) } else { None }
+    }
+
+    #[must_use]
+    pub fn table(&self) -> Option<&Table> {
+        if let Self::Table(table) = self { Some(table) } else { None }
     }
 
     #[must_use]
@@ -105,5 +115,11 @@ impl From<Payment> for State {
 impl From<Order> for State {
     fn from(order: Order) -> Self {
         Self::Order(order)
+    }
+}
+
+impl From<Table> for State {
+    fn from(table: Table) -> Self {
+        Self::Table(table)
     }
 }

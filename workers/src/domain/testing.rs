@@ -21,9 +21,14 @@ pub fn address(aggregate: Aggregate, id: &str) -> Address {
     Address::new("t1", aggregate, id).unwrap()
 }
 
-/// Ids 1 to 9 of each kind, all owners exclusively, both sessions.
+/// Ids 1 to 9 of each kind and of turns, all owners exclusively, both sessions.
 pub fn reach() -> Reach {
-    let ids = [(Aggregate::Cart, 'c'), (Aggregate::Payment, 'p'), (Aggregate::Order, 'o')];
+    let ids = [
+        (Aggregate::Cart, 'c'),
+        (Aggregate::Payment, 'p'),
+        (Aggregate::Order, 'o'),
+        (Aggregate::Table, 't'),
+    ];
     let numbered =
         |(aggregate, letter)| (1..10).map(move |n| address(aggregate, &format!("{letter}{n}")));
     let owner = |owner| (address(Aggregate::Lock, owner), Mode::Exclusive);
@@ -32,6 +37,8 @@ pub fn reach() -> Reach {
         addresses: ids.into_iter().flat_map(numbered).collect(),
         owners: OWNERS.into_iter().map(owner).collect(),
         sessions: ["s1", "s2"].into_iter().map(session).collect(),
+        turns: (1..10).map(|n| ((token("t1"), token(&format!("u{n}"))), None)).collect(),
+        turn_orders: HashMap::new(),
     }
 }
 
@@ -91,10 +98,20 @@ impl Stand {
                 State::Cart(_) | State::Order(_) => {
                     json!({ "core": part(Part::Core), "payments": part(Part::Payments) })
                 }
-                State::Payment(_) | State::Lock(_) => part(Part::Core),
+                State::Payment(_) | State::Table(_) | State::Lock(_) => part(Part::Core),
             };
             seen.insert(format!("{}.{}", head.aggregate, head.id), shown);
         }
+        for (_, table, turn) in self.world.turns() {
+            let reason = turn.close_reason.map(brigade_contracts::table::CloseReason::as_str);
+            let turn = (format!("turn.{}", turn.id), json!({ "table": table, "closed": reason }));
+            seen.extend([turn]);
+        }
+        let data: Vec<Value> = self.world.events()[events..]
+            .iter()
+            .map(|event| serde_json::from_str(event.payload.data.get()).unwrap())
+            .collect();
+        seen.insert("data".into(), data.into());
         let events = self.world.events()[events..].iter();
         let name =
             |e: &super::Event| format!("{}.{} {}", e.address.aggregate, e.address.id, e.kind.name);

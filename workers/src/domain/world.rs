@@ -11,7 +11,7 @@ use brigade_contracts::{
 };
 
 use super::{
-    State,
+    State, Turn,
     draft::{Changes, Draft, Stop},
 };
 
@@ -103,6 +103,11 @@ pub struct Reach {
     pub owners: HashMap<Address, Mode>,
     /// By tenant and session: every cart of that session. The carts are in reach as well.
     pub sessions: HashMap<(Token, Token), Vec<Address>>,
+    /// By tenant and turn: the table that it is or was at, if there is such a turn.
+    pub turns: HashMap<(Token, Token), Option<Token>>,
+    /// By tenant and turn: every order of the open or latest turn of each table that is in reach.
+    /// The orders are in reach as well.
+    pub turn_orders: HashMap<(Token, Token), Vec<Address>>,
 }
 
 /// What a postponed command lacked, for the next batch.
@@ -113,6 +118,8 @@ pub enum Want {
     Owner(Address, Mode),
     /// Tenant and session.
     Session(Token, Token),
+    /// Tenant and turn.
+    Turn(Token, Token),
     /// One more fencing token.
     FencingToken,
 }
@@ -132,6 +139,7 @@ pub struct World {
     events: Vec<Event>,
     history: Vec<HistoryRow>,
     tasks: BTreeMap<(Token, String), RefundTask>,
+    turns: BTreeMap<(Token, Token), (Token, Turn)>,
     metrics: Vec<LockMetric>,
     shown_again: BTreeSet<Address>,
     repeat_events: BTreeSet<(Address, Part)>,
@@ -208,6 +216,11 @@ impl World {
         self.tasks.iter().map(|((tenant, _), task)| (tenant, task))
     }
 
+    /// Turns that are new or changed: tenant, table and turn, sorted by tenant and id.
+    pub fn turns(&self) -> impl Iterator<Item = (&Token, &Token, &Turn)> {
+        self.turns.iter().map(|((tenant, _), (table, turn))| (tenant, table, turn))
+    }
+
     #[must_use]
     pub fn metrics(&self) -> &[LockMetric] {
         &self.metrics
@@ -232,15 +245,15 @@ impl World {
 
     fn absorb(&mut self, changes: Changes) {
         for (address, state) in changes.states {
-            let known = self.states.insert(address.clone(), state);
-            if let (None, Some(State::Cart(cart))) = (known, self.states.get(&address))
-                && let Some(session) = &cart.session
-                && let key = (address.tenant.clone(), session.clone())
-                && let Some(carts) = self.reach.sessions.get_mut(&key)
-            {
-                carts.push(address.clone());
+            if self.states.insert(address.clone(), state).is_none() {
+                self.list(&address);
             }
             self.changed.insert(address);
+        }
+        for (key, (table, turn)) in changes.turns {
+            self.reach.turns.insert(key.clone(), Some(table.clone()));
+            self.reach.turn_orders.entry(key.clone()).or_default();
+            self.turns.insert(key, (table, turn));
         }
         self.events.extend(changes.events);
         self.history.extend(changes.history);
@@ -249,6 +262,23 @@ impl World {
         self.shown_again.extend(changes.shown_again);
         self.repeat_events.extend(changes.repeat_events);
         self.tokens.truncate(self.tokens.len() - changes.tokens);
+    }
+
+    /// Puts what is new into the list that it belongs to.
+    fn list(&mut self, address: &Address) {
+        let key = |id: &Token| (address.tenant.clone(), id.clone());
+        let list = match self.states.get(address) {
+            Some(State::Cart(cart)) => {
+                cart.session.as_ref().and_then(|id| self.reach.sessions.get_mut(&key(id)))
+            }
+            Some(State::Order(order)) => {
+                order.turn_id.as_ref().and_then(|id| self.reach.turn_orders.get_mut(&key(id)))
+            }
+            _ => None,
+        };
+        if let Some(list) = list {
+            list.push(address.clone());
+        }
     }
 }
 

@@ -60,7 +60,12 @@ impl Question for Confirm {
                select tenant, aggregate, id, payment.version,
                       jsonb_build_object('core', payment.version)
                from asked join brigade.payments payment using (tenant, id)
-               where aggregate = 'payment'"#,
+               where aggregate = 'payment'
+               union all
+               select tenant, aggregate, id, seating.version,
+                      jsonb_build_object('core', seating.version)
+               from asked join brigade.tables seating using (tenant, id)
+               where aggregate = 'table'"#,
             &text(|a| a.tenant.as_str()) as _,
             &text(|a| a.aggregate.as_str()) as _,
             &text(|a| a.id.as_str()) as _,

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use brigade_contracts::{
     Address, Aggregate, Money, Part, cart,
     key::{self, Bucket},
-    order, payment, query,
+    order, payment, query, table,
 };
 use bytes::Bytes;
 use futures::future::join_all;
@@ -161,8 +161,9 @@ fn genuine(aggregate: Aggregate, part: Part, value: &[u8]) -> Option<Genuine> {
         (Aggregate::Payment, Part::Core) => {
             read(value, |p: &payment::Core| (p.version, Money::ZERO))
         }
-        (Aggregate::Payment, Part::Payments)
-        | (Aggregate::Table | Aggregate::User | Aggregate::Lock, _) => None,
+        (Aggregate::Table, Part::Core) => read(value, |p: &table::Core| (p.version, Money::ZERO)),
+        (Aggregate::Payment | Aggregate::Table, Part::Payments)
+        | (Aggregate::User | Aggregate::Lock, _) => None,
     }
 }
 

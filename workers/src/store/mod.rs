@@ -9,6 +9,7 @@ pub mod payments;
 pub mod postgres;
 pub mod rows;
 pub mod states;
+pub mod tables;
 
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;

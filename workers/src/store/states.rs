@@ -3,7 +3,7 @@
 use brigade_contracts::{Address, Aggregate};
 use sqlx::PgConnection;
 
-use super::{carts, locks, orders, payments};
+use super::{carts, locks, orders, payments, tables};
 use crate::domain::State;
 
 /// Reads aggregates without a lock; one statement a kind that is asked for.
@@ -27,6 +27,10 @@ pub async fn read(
     if asked(Aggregate::Payment) {
         let payments = payments::read(&mut *connection, addresses.iter()).await?;
         states.extend(payments.into_iter().map(State::Payment));
+    }
+    if asked(Aggregate::Table) {
+        let tables = tables::read(&mut *connection, addresses.iter()).await?;
+        states.extend(tables.into_iter().map(State::Table));
     }
     if asked(Aggregate::Lock) {
         let locks = locks::read(&mut *connection, addresses.iter()).await?;

@@ -8,7 +8,7 @@ use super::{
         draft::{Draft, Result},
         lock::stale_token,
         order::Order,
-        table_not_found,
+        table,
     },
     Cart,
     locking::cart_empty,
@@ -38,10 +38,7 @@ pub(in crate::domain) fn check_out(
     if cart.items.is_empty() {
         return Err(cart_empty().into());
     }
-    // The table and its open turn are looked up here; there are no tables yet.
-    if table_id.is_some() {
-        return Err(table_not_found().into());
-    }
+    let seat = table::seat(draft, table_id, None)?;
     let address = draft.address(Aggregate::Order, order_id);
     if draft.order(&address)?.is_some() {
         return Err(Refusal::new(409, "order_exists", "there is an order of this id").into());
@@ -50,7 +47,7 @@ pub(in crate::domain) fn check_out(
         draft.release(lock, "checked_out")?;
     }
     let mut cart = draft.again(cart);
-    let order = Order::of_cart(address, &cart, draft.now)?;
+    let order = Order::of_cart(address, &cart, draft.now)?.at(seat);
     cart.status = Status::CheckedOut;
     cart.order_id = Some(order_id.clone());
     draft.record(cart, CART_CHECKED_OUT, &json!({ "order_id": order_id }));

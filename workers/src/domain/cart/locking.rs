@@ -91,6 +91,6 @@ fn standing(lock: &LockRow) -> Done {
     Done::ok().with("token", &lock.token).with("expires_at", &lock.expires_at)
 }
 
-pub(super) fn cart_empty() -> Refusal {
+pub(in crate::domain) fn cart_empty() -> Refusal {
     Refusal::new(422, "cart_empty", "there is nothing in the cart")
 }

@@ -32,7 +32,7 @@ use super::{
     not_found, payment, raw, too_large,
 };
 
-pub(super) use check_out::check_out;
+pub(super) use self::{check_out::check_out, locking::cart_empty};
 
 /// A cart as SQL keeps it.
 #[derive(Clone, Debug, PartialEq)]

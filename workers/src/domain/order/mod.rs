@@ -33,7 +33,7 @@ use serde_json::{json, value::RawValue};
 use super::{
     Cart, Entry, Head, State, already_exists, cart,
     draft::{Done, Draft, Result},
-    not_found, payment, raw, table_not_found, too_large,
+    not_found, payment, raw, table, too_large,
 };
 
 /// An order as SQL keeps it.
@@ -79,10 +79,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> R
 }
 
 fn placed(draft: &mut Draft<'_>, address: &Address, place: &Place) -> Result<Done> {
-    // The table and its open turn are looked up here; there are no tables yet.
-    if place.table_id.is_some() || place.turn_id.is_some() {
-        return Err(table_not_found().into());
-    }
+    let seat = table::seat(draft, place.table_id.as_ref(), place.turn_id.as_ref())?;
     if place.items.is_empty() {
         return Err(Refusal::new(422, "order_empty", "an order needs an item").into());
     }
@@ -107,8 +104,11 @@ fn placed(draft: &mut Draft<'_>, address: &Address, place: &Place) -> Result<Don
             note: item.note.clone(),
         });
     }
-    let order = Order::new(address.clone(), place.currency, items, total, draft.now);
-    draft.record(order, ORDER_PLACED, place);
+    let order = Order::new(address.clone(), place.currency, items, total, draft.now).at(seat);
+    let place =
+        Place { table_id: order.table_id.clone(), turn_id: order.turn_id.clone(), ..place.clone() };
+    draft.record(order, ORDER_PLACED, &place);
+    draft.paid_if_nothing_is_due(address);
     Ok(Done::created())
 }
 
@@ -136,6 +136,12 @@ impl Order {
             created_at: now,
             reason: None,
         }
+    }
+
+    /// At a table, of a turn.
+    pub(super) fn at(self, seat: Option<(Token, Token)>) -> Self {
+        let (table_id, turn_id) = seat.unzip();
+        Self { table_id, turn_id, ..self }
     }
 
     /// What a cart becomes: its items, and all that is paid or being paid.
@@ -172,6 +178,12 @@ impl Order {
     #[must_use]
     pub fn due(&self) -> Money {
         self.total.less(self.paid)
+    }
+
+    /// Neither paid nor cancelled.
+    #[must_use]
+    pub fn is_unpaid(&self) -> bool {
+        self.paid_at.is_none() && self.status != Status::Cancelled
     }
 
     #[must_use]

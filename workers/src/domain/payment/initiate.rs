@@ -9,7 +9,7 @@ use brigade_contracts::{
 use super::{
     super::{
         Cart, Head, Lock,
-        cart::{closed, not_a_member},
+        cart::{cart_empty, closed, not_a_member},
         draft::{Done, Draft, Result},
         lock::stale_token,
     },
@@ -63,6 +63,9 @@ fn of_cart(
     }
     let lock = joined(draft, &cart, said)?;
     let cart = draft.again(cart);
+    if cart.items.is_empty() {
+        return Err(cart_empty().into());
+    }
     let under = |lock: &Lock| {
         let entries = open(&cart.payments).filter(|entry| entry.token == Some(lock.token));
         sum(entries.map(|entry| entry.shown.amount))

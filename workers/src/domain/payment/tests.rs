@@ -125,6 +125,13 @@ fn initiating() -> Vec<Case> {
             (409, "amount_too_high"),
             vec![],
         ),
+        (
+            "a cart without items",
+            vec![open("c1", "menu", "ada", None)],
+            pay("p1", json!({})),
+            (422, "cart_empty"),
+            vec![("/audit", json!(["ada refused None"]))],
+        ),
         ("an amount of 0", cart(), pay("p1", json!({"amount": 0})), (409, "nothing_due"), vec![]),
         ("nothing left", paying(), pay("p2", json!({})), (409, "nothing_due"), vec![]),
         ("twice", paying(), pay("p1", json!({})), (409, "already_exists"), vec![]),
