@@ -11,7 +11,8 @@ use crate::{
     key::Bucket,
     subject::{
         EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_LOCK,
-        QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_VIEW, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR,
+        QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_VIEW, RECONCILE, REQUESTS,
+        SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
     },
     topology::Topology,
 };
@@ -118,6 +119,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
         WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK]),
+        WorkerName::TableStatusReconciler => user.publish([RECONCILE]).subscribe(TABLES_MAY_CHANGE),
         // It writes no key and no event: it notes in SQL what others have to write again.
         WorkerName::CacheVerifier => user
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
@@ -218,6 +220,10 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
         WorkerName::PaymentProjector => &[],
+        // It may not write anything: two that find the same do no harm, so it has no lease either.
+        WorkerName::TableStatusReconciler => {
+            &[("TABLE tables", "SELECT"), ("TABLE turns", "SELECT"), ("TABLE orders", "SELECT")]
+        }
         WorkerName::CartLockExpiry => {
             &[("TABLE cart_locks", "SELECT"), ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE")]
         }

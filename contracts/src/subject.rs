@@ -46,6 +46,11 @@ pub const LOCK_TIMERS: &str = "timer.lock.>";
 pub const LOCKS_DUE: &str = "due.lock.>";
 /// What cart-lock-expiry sends, for every tenant and cart.
 pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
+/// What table-status-reconciler sends, for every tenant and table.
+pub const RECONCILE: &str = "req.*.table.*.reconcile";
+/// The events after which a table may be another than its turn says.
+pub const TABLES_MAY_CHANGE: [&str; 4] =
+    ["evt.*.table.*.*", "evt.*.order.*.placed", "evt.*.order.*.paid", "evt.*.order.*.cancelled"];
 
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
@@ -73,6 +78,12 @@ pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
 #[must_use]
 pub fn expire_lock(cart: &Address) -> String {
     format!("req.{cart}.expire_lock")
+}
+
+/// Asks for the repair of a table.
+#[must_use]
+pub fn reconcile(table: &Address) -> String {
+    format!("req.{table}.reconcile")
 }
 
 /// Splits a command's subject; `None` where the door or the number of tokens is off.

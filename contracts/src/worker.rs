@@ -8,16 +8,18 @@ pub enum WorkerName {
     OutboxRelay,
     PaymentProjector,
     CartLockExpiry,
+    TableStatusReconciler,
     CacheVerifier,
     Edge,
 }
 
 impl WorkerName {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CommandHandler,
         Self::OutboxRelay,
         Self::PaymentProjector,
         Self::CartLockExpiry,
+        Self::TableStatusReconciler,
         Self::CacheVerifier,
         Self::Edge,
     ];
@@ -29,6 +31,7 @@ impl WorkerName {
             Self::OutboxRelay => "outbox-relay",
             Self::PaymentProjector => "payment-projector",
             Self::CartLockExpiry => "cart-lock-expiry",
+            Self::TableStatusReconciler => "table-status-reconciler",
             Self::CacheVerifier => "cache-verifier",
             Self::Edge => "edge",
         }

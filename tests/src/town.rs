@@ -44,6 +44,8 @@ pub struct Town {
     replicas: u8,
     /// Of the workers that are started from now on.
     pub lock_policy: LockPolicy,
+    /// Of a table-status-reconciler that is started from now on.
+    pub dry_run: bool,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -161,6 +163,7 @@ impl Town {
             others: servers,
             replicas: nodes,
             lock_policy: LockPolicy::default(),
+            dry_run: false,
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -195,6 +198,7 @@ impl Town {
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
             replicas: self.replicas,
             lock_policy: self.lock_policy.clone(),
+            dry_run: self.dry_run,
         }
     }
 

@@ -19,7 +19,8 @@ Environment:
   BRIGADE_NATS_URL                 nats://user:password@host:port, of a cluster several with commas
   BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
                                    (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR,
-                                   CART_LOCK_EXPIRY, CACHE_VERIFIER, EDGE)
+                                   CART_LOCK_EXPIRY, TABLE_STATUS_RECONCILER, CACHE_VERIFIER,
+                                   EDGE)
   BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
   BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served (default: a free
@@ -27,6 +28,7 @@ Environment:
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler
+  BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
   BRIGADE_LOG_FORMAT               text (default) or json
 Servers of a local stack (up, demo):
@@ -47,6 +49,8 @@ pub struct RunConfig {
     pub replicas: u8,
     /// `BRIGADE_LOCK_SECONDS_<METHOD>`, each 10 minutes by default.
     pub lock_policy: LockPolicy,
+    /// `BRIGADE_RECONCILER_DRY_RUN=1`.
+    pub dry_run: bool,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -75,6 +79,7 @@ impl RunConfig {
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
             lock_policy: lock_policy()?,
+            dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -92,6 +97,7 @@ impl RunConfig {
             replicas: self.replicas,
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
             lock_policy: self.lock_policy.clone(),
+            dry_run: self.dry_run,
         })
     }
 

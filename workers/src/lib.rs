@@ -16,3 +16,4 @@ pub mod registry;
 pub mod runtime;
 pub mod stack;
 pub mod store;
+pub mod table_status_reconciler;

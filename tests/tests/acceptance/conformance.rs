@@ -40,6 +40,9 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
             "cart-lock-expiry.after_send",
             "cart-lock-expiry.before_ack",
         ],
+        WorkerName::TableStatusReconciler => {
+            &["table-status-reconciler.before_send", "table-status-reconciler.after_send"]
+        }
         WorkerName::CacheVerifier => &["cache-verifier.before_heal", "cache-verifier.after_heal"],
         WorkerName::Edge => &["edge.after_confirm"],
     }
@@ -51,7 +54,10 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
         WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.poison.opened")),
         WorkerName::CartLockExpiry => Some(("command-handler", "due.lock.t1.poison.7")),
-        WorkerName::OutboxRelay | WorkerName::CacheVerifier | WorkerName::Edge => None,
+        WorkerName::OutboxRelay
+        | WorkerName::TableStatusReconciler
+        | WorkerName::CacheVerifier
+        | WorkerName::Edge => None,
     }
 }
 

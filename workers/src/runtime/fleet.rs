@@ -19,6 +19,8 @@ pub struct Servers {
     /// Of each stream: 1, or 3 on a cluster.
     pub replicas: u8,
     pub lock_policy: LockPolicy,
+    /// Of table-status-reconciler.
+    pub dry_run: bool,
 }
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -109,6 +111,7 @@ async fn run(
         fail: fail.clone(),
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
         lock_policy: servers.lock_policy.clone(),
+        dry_run: servers.dry_run,
     };
     let entry = registry::find(worker);
     health.starting();

@@ -1,4 +1,6 @@
-use brigade_contracts::{Part, Timestamp, WorkerName, lock::Action, payment::Method};
+use brigade_contracts::{
+    Part, Timestamp, WorkerName, lock::Action, payment::Method, table::Finding,
+};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -26,6 +28,8 @@ pub struct Metrics {
     pub outbox_shards: IntGaugeVec,
     pub lock_expiries: IntCounterVec,
     pub locks_overdue: IntCounter,
+    pub tables_found: IntCounterVec,
+    pub tables_repaired: IntCounterVec,
     pub queries: IntCounterVec,
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
@@ -170,6 +174,16 @@ impl Metrics {
                  decided, stale, not_due, away (asked again), refused (a fault)",
                 &["outcome"],
             ),
+            tables_found: counters(
+                "brigade_tables_found_total",
+                "Tables that were not what their turns say, each time one was seen; stays 0",
+                &["finding"],
+            ),
+            tables_repaired: counters(
+                "brigade_tables_repaired_total",
+                "Tables that were repaired, by what was wrong",
+                &["finding"],
+            ),
             locks_overdue: counter(
                 "brigade_locks_overdue_total",
                 "Locks past their deadline that the look into SQL found, because their timers did \
@@ -244,6 +258,10 @@ impl Metrics {
             for ended in ["released", "expired"] {
                 metrics.lock_held_seconds.with_label_values(&[method.as_str(), ended]);
             }
+        }
+        for finding in Finding::ALL {
+            metrics.tables_found.with_label_values(&[finding.as_str()]);
+            metrics.tables_repaired.with_label_values(&[finding.as_str()]);
         }
         for what in ["aggregates", "payments", "events"] {
             metrics.healed.with_label_values(&[what]);

@@ -57,4 +57,6 @@ pub struct Context {
     pub topology: Arc<Topology>,
     /// How long locks live.
     pub lock_policy: LockPolicy,
+    /// Of table-status-reconciler: it sends nothing.
+    pub dry_run: bool,
 }

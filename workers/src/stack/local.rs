@@ -80,6 +80,7 @@ impl LocalStack {
             postgres_url: self.postgres.url(user, password, DATABASE),
             replicas: 1,
             lock_policy: LockPolicy::default(),
+            dry_run: false,
         }
     }
 

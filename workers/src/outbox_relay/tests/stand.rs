@@ -86,6 +86,7 @@ impl Stand {
             postgres_url: self.postgres.url(NAME, NAME, "postgres"),
             replicas: 1,
             lock_policy: LockPolicy::default(),
+            dry_run: false,
         }
     }
 
@@ -109,6 +110,7 @@ impl Stand {
             fail: FailPoints::default(),
             topology: Arc::new(brigade_contracts::topology::Topology::compiled_in()),
             lock_policy: LockPolicy::default(),
+            dry_run: false,
         })
     }
 
