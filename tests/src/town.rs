@@ -17,6 +17,7 @@ use brigade::{
 use brigade_contracts::{
     Token, WorkerName,
     permissions::{self, NatsUser},
+    table::Finding,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
@@ -44,6 +45,8 @@ pub struct Town {
     replicas: u8,
     /// Of the workers that are started from now on.
     pub lock_policy: LockPolicy,
+    /// The test spoils tables, so that table-status-reconciler finds some.
+    pub has_ghosts: bool,
     /// Of a table-status-reconciler that is started from now on.
     pub dry_run: bool,
     passwords: BTreeMap<String, String>,
@@ -163,6 +166,7 @@ impl Town {
             others: servers,
             replicas: nodes,
             lock_policy: LockPolicy::default(),
+            has_ghosts: false,
             dry_run: false,
             postgres,
             sql: sql.expect("a URL"),
@@ -299,6 +303,10 @@ impl Town {
             assert_eq!(worker.health.violations(), Vec::<String>::new(), "{}", worker.worker);
         }
         check::invariants(&self).await;
+        for finding in Finding::ALL.iter().filter(|_| !self.has_ghosts) {
+            let found = self.metrics.tables_found.with_label_values(&[finding.as_str()]).get();
+            assert_eq!(found, 0, "tables that are {}", finding.as_str());
+        }
         let workers = std::mem::take(&mut *self.workers());
         for worker in workers {
             worker.stop().await;

@@ -73,6 +73,14 @@ async fn provoke(town: &Town, worker: WorkerName) {
         let js = async_nats::jetstream::new(town.connect("operator").await);
         js.delete_stream("KV_views").await.unwrap();
     }
+    if worker == WorkerName::TableStatusReconciler {
+        // As a faulty program leaves it: occupied, and nobody sits there.
+        let producer = town.producer().await;
+        let register = json!({"label": "1", "seats": 4});
+        assert_eq!(producer.send("table.ghost.register", register).await.status, 201);
+        let spoil = "update brigade.tables set status = 'occupied' where id = 'ghost'";
+        sqlx::query(spoil).execute(&town.sql).await.unwrap();
+    }
     if worker == WorkerName::CartLockExpiry {
         let producer = town.producer().await;
         producer.cart_of("locked", "menu", "lena", &[("i1", 100, 1)]).await;
@@ -99,6 +107,7 @@ async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
             town.run(other).await;
         }
         let mut dying = Process::start(&town, &[worker], Some(point)).await;
+        town.has_ghosts = worker == WorkerName::TableStatusReconciler;
         provoke(&town, worker).await;
         let work = async { workload::run(&town, "a", 2).await };
         let replace = async {

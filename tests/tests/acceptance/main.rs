@@ -7,6 +7,7 @@ mod commands;
 mod conformance;
 mod crashes;
 mod dead_letters;
+mod ghosts;
 mod healing;
 mod lists;
 mod lock_deadlines;
