@@ -35,6 +35,7 @@ pub async fn invariants(town: &Town) {
     kv_equals_sql(town).await;
     kv_equals_sql_of_payments(town).await;
     money::invariants(town).await;
+    tables_are_as_their_turns_say(town).await;
     nothing_is_dead(town).await;
 }
 
@@ -48,7 +49,8 @@ async fn versions_have_no_gap(town: &Town) {
          select format('%s.%s.%s', s.tenant, s.kind, s.id)
          from (select tenant, 'cart' as kind, id, version from brigade.carts
                union all select tenant, 'order', id, version from brigade.orders
-               union all select tenant, 'payment', id, version from brigade.payments) s
+               union all select tenant, 'payment', id, version from brigade.payments
+               union all select tenant, 'table', id, version from brigade.tables) s
          where s.version is distinct from (
              select max(version) from brigade.events e
              where (e.tenant, e.aggregate, e.id) = (s.tenant, s.kind, s.id))",
@@ -185,7 +187,7 @@ fn shown_payments(kept: &Value) -> Value {
     shown
 }
 
-/// I-4 of payments and locks, whose columns are named like what is shown.
+/// I-4 of payments, locks and tables, whose columns are named like what is shown.
 async fn kv_equals_sql_of_payments(town: &Town) {
     let rows: Vec<(String, Value)> = sqlx::query_as(
         "select format('views|%s.payment.%s.core', tenant, id),
@@ -198,7 +200,14 @@ async fn kv_equals_sql_of_payments(town: &Town) {
                 to_jsonb(l) || jsonb_build_object('cart', cart_id)
          from brigade.cart_locks l
          -- A lock over no cart at all was put there by a test.
-         where exists (select from brigade.carts c where (c.tenant, c.id) = (l.tenant, l.cart_id))",
+         where exists (select from brigade.carts c where (c.tenant, c.id) = (l.tenant, l.cart_id))
+         union all
+         select format('views|%s.table.%s.core', t.tenant, t.id),
+                to_jsonb(t) || jsonb_build_object('open_turn', (
+                    select jsonb_build_object('id', u.id, 'party_size', u.party_size,
+                                              'opened_at', u.opened_at)
+                    from brigade.turns u where (u.tenant, u.id) = (t.tenant, t.open_turn_id)))
+         from brigade.tables t",
     )
     .fetch_all(&town.sql)
     .await
@@ -208,13 +217,39 @@ async fn kv_equals_sql_of_payments(town: &Town) {
         let (bucket, key) = place.split_once('|').expect("both");
         let shown = kv_by(&js, bucket, key).await.unwrap_or_default();
         for (field, value) in shown.as_object().unwrap_or_else(|| panic!("no {place}")) {
+            if field == "open_turn" {
+                let without_time = |turn: &Value| (turn["id"].clone(), turn["party_size"].clone());
+                assert_eq!(without_time(value), without_time(&row[field]), "{place}: {field}");
             // One instant in two notations.
-            if !["at", "acquired_at", "expires_at"].contains(&field.as_str()) {
+            } else if !["at", "acquired_at", "expires_at"].contains(&field.as_str()) {
                 assert_eq!(*value, row[field], "{place}: {field} in KV and in SQL");
             }
         }
         assert_eq!(shown["version"], row["version"], "{place}");
     }
+}
+
+/// I-13: a table is occupied exactly as long as it has an open turn, and no turn that was closed
+/// but by force has an unpaid order, nor an open one nothing but paid and cancelled ones.
+async fn tables_are_as_their_turns_say(town: &Town) {
+    let broken: Vec<String> = sqlx::query_scalar(
+        "select format('table %s.%s is %s', t.tenant, t.id, t.status) from brigade.tables t
+         left join brigade.turns u
+              on (u.tenant, u.table_id) = (t.tenant, t.id) and u.closed_at is null
+         where (t.status = 'occupied') <> (u.id is not null)
+            or t.open_turn_id is distinct from u.id
+         union all
+         select format('turn %s.%s, closed: %s', u.tenant, u.id, u.close_reason)
+         from brigade.turns u
+         join brigade.orders o on (o.tenant, o.turn_id) = (u.tenant, u.id)
+         group by u.tenant, u.id
+         having bool_or(o.paid_at is null and o.status <> 'cancelled')
+                is distinct from (u.closed_at is null) and u.close_reason is distinct from 'forced'",
+    )
+    .fetch_all(&town.sql)
+    .await
+    .expect("sql");
+    assert_eq!(broken, Vec::<String>::new(), "tables and turns");
 }
 
 /// I-14: nothing was dead-lettered.

@@ -22,6 +22,7 @@ mod payments;
 mod permissions;
 mod reads;
 mod strangers;
+mod tables;
 mod topology;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.
