@@ -1,11 +1,12 @@
-//! S2: no path leaves a lock behind, and each leaves its trail: the history and the metrics.
+//! S2: no path leaves a lock behind, and each leaves its trail: pushes, history, metrics.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Town,
-    paying::{held, history, lock, pass, result},
+    Producer, Town,
+    paying::{TEMPORARY, held, history, lock, pass, result},
     producer::item,
 };
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -61,6 +62,36 @@ async fn s2_11_what_is_refused_or_repeated_leaves_no_lock() {
         assert_eq!(held(&town).await, vec![], "{what} again");
     }
     refused("payment.p1.initiate", begin(json!({})), 409, "already_exists").await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s2_14_lock_and_unlock_are_pushed_as_they_happen() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.adas_cart().await;
+    let watcher = Producer::new(town.connect("t1-watcher").await, "t1");
+    let mut pushes = watcher.client.subscribe("live.cart_locks.t1.ada").await.unwrap();
+    watcher.client.flush().await.unwrap();
+    let token = producer.lock("c1").await["token"].clone();
+    producer.done("cart.c1.extend", json!({ "token": token, "seconds": 1 })).await;
+    producer.done("cart.c1.unlock", json!({ "token": token, "reason": "done" })).await;
+    producer.initiate("p1", "c1").await;
+    let failed = producer.send("payment.p1.record_result", result("failed", "g1", 1000)).await;
+    assert_eq!(failed.status, 200);
+    for (version, state, reason) in [
+        (1, "held", json!(null)),
+        (2, "held", json!(null)),
+        (3, "released", json!("done")),
+        (4, "held", json!(null)),
+        (5, "released", json!("failed")),
+    ] {
+        let push = pushes.next().await.expect("a push");
+        let lock: Value = serde_json::from_slice(&push.payload).unwrap();
+        assert_eq!((&lock["state"], &lock["reason"]), (&json!(state), &reason), "{lock}");
+        assert_eq!(lock["version"], version);
+        assert!(!lock.to_string().contains(TEMPORARY), "{lock}");
+    }
     town.finish().await;
 }
 

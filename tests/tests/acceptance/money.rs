@@ -1,12 +1,9 @@
-//! S2: payments of orders and of shares, the check-out with the capture, refunds, and results that
-//! come twice, early or never.
+//! S2: payments of orders and of shares, the check-out with the capture, and refunds.
 
-use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Town, check,
-    paying::{held, owed, result},
+    Town,
+    paying::held,
     producer::{item, placed},
-    until,
 };
 use serde_json::{Value, json};
 
@@ -144,64 +141,6 @@ async fn the_capture_that_pays_a_cart_checks_it_out_in_the_same_transaction() {
 }
 
 #[tokio::test]
-async fn a_result_that_comes_again_through_either_door_has_its_effect_once() {
-    let mut town = Town::start().await;
-    town.run(WorkerName::CommandHandler).await;
-    let producer = town.producer().await;
-    producer.adas_cart().await;
-    producer.initiate("p1", "c1").await;
-    // The gateway calls 20 times at once, as a web hook does that gets no answer in time.
-    let captured = result("captured", "g1", 1000);
-    let calls = (0..20).map(|n| {
-        let (producer, captured) = (producer.clone(), captured.clone());
-        async move {
-            if n % 2 == 0 {
-                producer.send("payment.p1.record_result", captured).await.body()
-            } else {
-                producer.publish(&format!("hook{n}"), "payment.p1.record_result", captured).await
-            }
-        }
-    });
-    let outcomes = futures::future::join_all(calls).await;
-    let count = |code: &str| outcomes.iter().filter(|outcome| outcome["code"] == code).count();
-    assert_eq!((count("ok"), count("already_captured")), (1, 19), "{outcomes:?}");
-    // The very command again, on the other door, is its outcome again.
-    let first = producer.send_as("k", "payment.p1.record_result", captured.clone()).await.body();
-    assert_eq!(producer.publish("k", "payment.p1.record_result", captured).await, first);
-    for (kind, transaction, code) in
-        [("failed", "g1", "ignored"), ("unknown", "g1", "ignored"), ("failed", "g0", "ignored")]
-    {
-        let version = producer.view("payment.p1", None).await.etag;
-        let outcome = producer.result("p1", kind, transaction, 1000).await.body();
-        assert_eq!((&outcome["status"], &outcome["code"]), (&json!(200), &json!(code)));
-        assert_eq!(producer.view("payment.p1", None).await.etag, version, "no event");
-    }
-    assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1000), json!(0)));
-    assert_eq!(owed(&town).await, vec![]);
-    // Another transaction is other money.
-    assert_eq!(producer.result("p1", "captured", "g2", 1000).await.code(), "ok");
-    assert_eq!(producer.result("p1", "captured", "g2", 1000).await.code(), "already_captured");
-    assert_eq!(owed(&town).await, [(1000, "captured_again".to_owned())]);
-    town.finish().await;
-}
-
-#[tokio::test]
-async fn a_failure_of_a_transaction_that_is_no_longer_bound_is_ignored() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    producer.adas_cart().await;
-    producer.initiate("p1", "c1").await;
-    for transaction in ["g1", "g2"] {
-        let bind = json!({ "transaction_id": transaction });
-        producer.done("payment.p1.bind_transaction", bind).await;
-    }
-    assert_eq!(producer.result("p1", "failed", "g1", 1000).await.code(), "ignored");
-    assert_eq!(held(&town).await.len(), 1);
-    assert_eq!(producer.result("p1", "captured", "g2", 1000).await.code(), "ok");
-    town.finish().await;
-}
-
-#[tokio::test]
 async fn what_is_given_back_changes_nothing_that_was_paid() {
     let town = Town::start().await;
     let producer = town.producer().await;
@@ -231,48 +170,4 @@ async fn what_is_given_back_changes_nothing_that_was_paid() {
     assert_eq!((&payments["paid"], &payments["refunded"]), (&json!(1000), &json!(1200)));
     assert_eq!(payments["paid_at"], paid_at);
     town.finish().await;
-}
-
-#[tokio::test]
-async fn a_result_that_is_earlier_than_its_payment_is_never_lost() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    producer.adas_cart().await;
-    let captured = result("captured", "g1", 1000);
-    // Who waits for an answer is told to come again: nothing of it is kept.
-    let early = producer.send_as("k1", "payment.p1.record_result", captured.clone()).await;
-    assert_eq!((early.status, early.code().as_str()), (503, "payment_not_there_yet"));
-    assert!(early.body()["retry_after_ms"].as_u64().is_some());
-    // On the durable door it waits by itself.
-    producer.store("k2", "payment.p1.record_result", &captured.to_string()).await;
-    let waiting: i64 = sqlx::query_scalar(
-        "select count(*) from brigade.command_inbox where command_id in ('k1', 'k2')",
-    )
-    .fetch_one(&town.sql)
-    .await
-    .unwrap();
-    assert_eq!(waiting, 0);
-    producer.initiate("p1", "c1").await;
-    let asked = producer.request("q.t1.outcome.k2", &[("Wait-Ms", "30000")], b"").await.unwrap();
-    assert_eq!(asked.body()["status"], 200, "{}", asked.body());
-    let again = producer.send_as("k1", "payment.p1.record_result", captured).await;
-    assert_eq!((again.status, again.code().as_str()), (200, "already_captured"));
-    assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1000), json!(0)));
-    town.finish().await;
-}
-
-#[tokio::test]
-async fn a_result_without_a_payment_ends_as_a_dead_letter_with_all_that_was_said() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    let said = result("captured", "g1", 1000).to_string();
-    producer.store("k1", "payment.p1.record_result", &said).await;
-    let letter =
-        until("the dead letter", || async { check::dead_letters(&town).await.pop() }).await;
-    assert_eq!(letter.payload, said);
-    let header = |name: &str| letter.headers.as_ref().unwrap().get(name).unwrap().as_str();
-    assert_eq!(header("Origin-Subject"), "cmd.t1.payment.p1.record_result");
-    assert_eq!(header("Command-Id"), "k1");
-    assert!(header("Dead-Reason").contains("payment_not_there_yet"), "{}", header("Dead-Reason"));
-    town.until_idle().await;
 }

@@ -2,6 +2,7 @@
 
 mod healing;
 mod orders;
+mod paying;
 mod promises;
 mod screen;
 mod stale_reads;
@@ -54,6 +55,7 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
     let mut stage = Stage { stack, workers, screen };
     let mut promises = Promises::default();
     stale_reads::play(&mut stage, &mut promises).await?;
+    paying::play(&stage, &mut promises).await?;
     orders::play(&mut stage, &mut promises).await?;
     healing::play(&mut stage, &mut promises).await?;
     let held = promises.tell();

@@ -1,6 +1,9 @@
 //! A guest's phone: sends commands, polls with the ETag it has.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use async_nats::{HeaderMap, Request};
@@ -20,7 +23,7 @@ pub struct Screen {
     operator: async_nats::jetstream::Context,
     pub sql: PgPool,
     tenant: Token,
-    sent: u32,
+    sent: AtomicU32,
 }
 
 /// What came back.
@@ -46,26 +49,38 @@ impl Screen {
             operator: async_nats::jetstream::new(operator),
             sql: PgPool::connect(&stack.superuser_url()).await?,
             tenant,
-            sent: 0,
+            sent: AtomicU32::new(0),
         })
     }
 
     pub fn cart(&self, id: &str) -> Result<Address> {
-        Ok(Address::new(self.tenant.as_str(), Aggregate::Cart, id)?)
+        self.address(Aggregate::Cart, id)
+    }
+
+    pub fn address(&self, aggregate: Aggregate, id: &str) -> Result<Address> {
+        Ok(Address::new(self.tenant.as_str(), aggregate, id)?)
     }
 
     /// Sends a command and waits for its outcome; a refusal is an error.
     ///
     /// # Errors
     /// No answer, or a refusal.
-    pub async fn command(&mut self, cart: &Address, verb: &str, payload: Value) -> Result<Seen> {
-        self.sent += 1;
-        let mut headers = HeaderMap::new();
-        headers.insert(header::COMMAND_ID, format!("demo-{}", self.sent));
-        let subject = subject::command(brigade_contracts::Door::Request, cart, &Token::new(verb)?);
-        let seen = self.ask(subject, headers, payload.to_string()).await?;
+    pub async fn command(&self, about: &Address, verb: &str, payload: Value) -> Result<Seen> {
+        let seen = self.attempt(about, verb, payload).await?;
         anyhow::ensure!(seen.status < 300, "{verb} was refused: {}", seen.body);
         Ok(seen)
+    }
+
+    /// Sends a command and waits for its outcome, whatever that is.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn attempt(&self, about: &Address, verb: &str, payload: Value) -> Result<Seen> {
+        let sent = self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COMMAND_ID, format!("demo-{sent}"));
+        let subject = subject::command(brigade_contracts::Door::Request, about, &Token::new(verb)?);
+        self.ask(subject, headers, payload.to_string()).await
     }
 
     /// Polls the view with the ETag that the phone has.
