@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::Town;
+use crate::{Town, until};
 
 /// Name of the hidden test that calls [`brigade_main`].
 pub const HIDDEN_TEST: &str = "brigade_process";
@@ -58,7 +58,8 @@ pub struct Process {
 
 impl Process {
     /// Starts workers in a process and waits until it says that they are ready. With a fail point
-    /// it aborts where that is reached.
+    /// it aborts where that is reached, or stops there (`stop:<name>`). Its locks live as long as
+    /// those of the town, in whole seconds.
     ///
     /// # Panics
     /// Where it does not start.
@@ -71,6 +72,16 @@ impl Process {
             let suffix = worker.env_suffix();
             command.env(format!("BRIGADE_NATS_URL_{suffix}"), servers.nats_url);
             command.env(format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url);
+        }
+        let policy = &town.lock_policy;
+        for (method, timeout) in [
+            ("CARD", policy.card),
+            ("WALLET", policy.wallet),
+            ("QR", policy.qr),
+            ("CASH", policy.cash),
+        ] {
+            let seconds = timeout.as_secs().max(1).to_string();
+            command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
         if let Some(name) = fail_point {
             command.env("BRIGADE_FAIL_POINT", name);
@@ -88,6 +99,29 @@ impl Process {
         // The rest is read and thrown away, so that the process never waits for its log.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { child }
+    }
+
+    /// Waits until it has stopped itself.
+    ///
+    /// # Panics
+    /// Where it ends instead.
+    pub async fn stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id().expect("it runs"));
+        until("the process to stop", || async {
+            let stat = tokio::fs::read_to_string(&stat).await.expect("it runs");
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')).then_some(())
+        })
+        .await;
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Panics
+    /// Where it is gone.
+    pub async fn goes_on(&self) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("kill").args(["-CONT", &id]).status().await;
+        assert!(sent.expect("kill").success());
     }
 
     /// kill -9.

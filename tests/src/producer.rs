@@ -50,7 +50,8 @@ impl Producer {
         self.request_within(Duration::from_secs(10), subject, headers, payload).await
     }
 
-    async fn request_within(
+    /// The same with a time-out.
+    pub async fn request_within(
         &self,
         timeout: Duration,
         subject: &str,

@@ -20,6 +20,7 @@ mod money;
 mod nats_cli;
 mod orders;
 mod payment_results;
+mod paying_under_faults;
 mod payments;
 mod permissions;
 mod reads;

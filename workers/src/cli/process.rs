@@ -102,11 +102,11 @@ async fn all_ready(instances: &[Instance]) {
 }
 
 #[cfg(feature = "fail-points")]
-fn fail_points(abort_at: Option<&str>) -> FailPoints {
-    FailPoints::aborting_at(abort_at)
+fn fail_points(point: Option<&str>) -> FailPoints {
+    FailPoints::of_process(point)
 }
 
 #[cfg(not(feature = "fail-points"))]
-fn fail_points(_abort_at: Option<&str>) -> FailPoints {
+fn fail_points(_point: Option<&str>) -> FailPoints {
     FailPoints
 }

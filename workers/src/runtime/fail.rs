@@ -3,7 +3,8 @@
 //!
 //! In the test's own process [`FailPoints::arm`] makes the next instance that reaches the
 //! place wait there until it is released (or its instance is killed). In a process of its own,
-//! `BRIGADE_FAIL_POINT=<name>` makes it abort there, as if killed with -9.
+//! `BRIGADE_FAIL_POINT=<name>` makes it abort there, as if killed with -9, and
+//! `BRIGADE_FAIL_POINT=stop:<name>` stops it there once, as SIGSTOP does, until somebody sends SIGCONT.
 
 #[cfg(not(feature = "fail-points"))]
 mod hooks {
@@ -26,9 +27,13 @@ mod hooks {
 mod hooks {
     use std::{
         collections::HashMap,
-        sync::{Arc, Mutex},
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicBool, Ordering},
+        },
     };
 
+    use rustix::process::{Signal, getpid, kill_process};
     use tokio::sync::Semaphore;
 
     /// In a payload: its worker dies.
@@ -41,6 +46,8 @@ mod hooks {
     pub struct FailPoints {
         armed: Arc<Mutex<HashMap<String, Armed>>>,
         abort_at: Option<Arc<str>>,
+        stop_at: Option<Arc<str>>,
+        stopped: Arc<AtomicBool>,
     }
 
     /// A place where whoever comes next waits.
@@ -51,10 +58,16 @@ mod hooks {
     }
 
     impl FailPoints {
-        /// Aborts the whole process at `name`.
+        /// Ends or stops the whole process at a place: `<name>` or `stop:<name>`.
         #[must_use]
-        pub fn aborting_at(name: Option<&str>) -> Self {
-            Self { abort_at: name.map(Into::into), ..Self::default() }
+        pub fn of_process(point: Option<&str>) -> Self {
+            let stop_at = point.and_then(|point| point.strip_prefix("stop:"));
+            let abort_at = point.filter(|_| stop_at.is_none());
+            Self {
+                abort_at: abort_at.map(Into::into),
+                stop_at: stop_at.map(Into::into),
+                ..Self::default()
+            }
         }
 
         /// Whoever reaches `name` from now on waits there.
@@ -97,10 +110,13 @@ mod hooks {
         /// A place where tests can stop a worker.
         ///
         /// # Panics
-        /// If a test panicked while it armed.
+        /// If a test panicked while it armed, or the process cannot stop itself.
         pub async fn point(&self, name: &str) {
             if self.abort_at.as_deref() == Some(name) {
                 std::process::abort();
+            }
+            if self.stop_at.as_deref() == Some(name) && !self.stopped.swap(true, Ordering::SeqCst) {
+                kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
             }
             let armed = self.armed.lock().expect("not poisoned").get(name).cloned();
             if let Some(armed) = armed {

@@ -1,0 +1,130 @@
+//! The sequences that the pure core is tested with, against a running fleet: many at a time, their
+//! steps three at once, through both doors, decided by two command-handlers.
+
+use std::time::Duration;
+
+use brigade::domain::model::{Choice, Player, Step};
+use brigade_tests::{Producer, Town, money, until};
+use futures::{StreamExt, future::join_all, stream};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::with_two_handlers;
+
+const SEQUENCES: usize = 240;
+const AT_ONCE: usize = 24;
+const STEPS: usize = 42;
+/// What is named by a step's payload, and has to be another sequence's other.
+const NAMES: [&str; 6] = ["owner", "session", "user", "cart", "order", "order_id"];
+
+#[tokio::test]
+async fn money_and_locks_stay_right_whatever_is_asked_at_once() {
+    let town = with_two_handlers(Duration::from_millis(150)).await;
+    let mut producers = Vec::new();
+    for tenant in ["t1", "t2"] {
+        let client = town.connect(&format!("{tenant}-producer")).await;
+        producers.push(Producer::new(client, tenant));
+    }
+    let mut runner = TestRunner::deterministic();
+    let sequences = (0..SEQUENCES).map(|n| {
+        let choices = prop::collection::vec(any::<Choice>(), STEPS).new_tree(&mut runner).unwrap();
+        Sequence { town: &town, producer: &producers[n % 2], n }.play(choices.current())
+    });
+    let sequences: Vec<_> = sequences.collect();
+    let answers: Vec<u64> = stream::iter(sequences).buffer_unordered(AT_ONCE).collect().await;
+    println!("{} commands were done, others refused", answers.iter().sum::<u64>());
+    deadlines::until_no_lock_is_held(&town).await;
+    money::invariants(&town).await;
+    town.finish().await;
+}
+
+struct Sequence<'a> {
+    town: &'a Town,
+    producer: &'a Producer,
+    n: usize,
+}
+
+impl Sequence<'_> {
+    /// Returns how many commands were done.
+    async fn play(self, choices: Vec<Choice>) -> u64 {
+        let mut player = Player::default();
+        for step in Player::prelude() {
+            assert!(self.step(&step, 0).await.is_some(), "{step:?}");
+        }
+        let mut done = 0;
+        for together in choices.chunks(3) {
+            let steps: Vec<Step> = together.iter().map(|choice| player.step(*choice)).collect();
+            let answers = steps.iter().zip(together).map(|(step, [.., b])| self.step(step, *b));
+            for body in join_all(answers).await.into_iter().flatten() {
+                done += 1;
+                player.told(&serde_json::from_slice(&body).unwrap());
+            }
+        }
+        done
+    }
+
+    /// Returns the outcome if something was done.
+    async fn step(&self, step: &Step, choice: u8) -> Option<Vec<u8>> {
+        let (target, payload) = match step {
+            Step::Wait(minutes) => {
+                self.wait(*minutes).await;
+                return None;
+            }
+            Step::Command { target, payload } => (target, payload),
+        };
+        let mut words = target.split('.');
+        let mut word = || words.next().unwrap();
+        let what = format!("{}.{}-{}.{}", word(), word(), self.n, word());
+        let mut payload = payload.clone();
+        self.rename(&mut payload);
+        let id = Uuid::now_v7().to_string();
+        // A result that comes before its payment is tried again for ever so long by the stream.
+        if choice % 3 == 1 && !what.ends_with("record_result") {
+            let outcome = self.producer.publish(&id, &what, payload).await;
+            return (outcome["status"].as_u64()? < 300).then(|| outcome.to_string().into_bytes());
+        }
+        // Some clients are impatient: one of both gets the stored outcome.
+        let times = if choice.is_multiple_of(5) { 2 } else { 1 };
+        let replies = self.producer.all_at_once(times, &id, &what, payload).await;
+        let reply = replies.into_iter().find(|reply| reply.status != 503)?;
+        (reply.status < 300).then_some(reply.bytes)
+    }
+
+    /// Gives everything the name that it has in this sequence.
+    fn rename(&self, payload: &mut Value) {
+        let Some(fields) = payload.as_object_mut() else { return };
+        for (name, value) in fields {
+            match value {
+                Value::String(id) if NAMES.contains(&name.as_str()) => {
+                    *id = format!("{id}-{}", self.n);
+                }
+                Value::Object(_) => self.rename(value),
+                _ => {}
+            }
+        }
+    }
+
+    /// Ten minutes are the default time of a lock: longer waits are for the deadlines of the locks
+    /// that are held now, shorter ones pass before any.
+    async fn wait(&self, minutes: u64) {
+        if minutes < 10 {
+            return;
+        }
+        until("the deadlines to pass", || async {
+            let ahead: i64 = sqlx::query_scalar(
+                "select count(*) from brigade.cart_locks
+                 where tenant = $1 and cart_id like 'c_-' || $2 and state = 'held'
+                   and acquired_at + make_interval(secs => $3) > clock_timestamp()",
+            )
+            .bind(&self.producer.tenant)
+            .bind(self.n.to_string())
+            .bind(if minutes > 30 { 0.45 } else { 0.15 })
+            .fetch_one(&self.town.sql)
+            .await
+            .ok()?;
+            (ahead == 0).then_some(())
+        })
+        .await;
+    }
+}
