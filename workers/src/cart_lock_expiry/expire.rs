@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use crate::runtime::Context;
 
-/// An answer takes milliseconds. What is not answered by then is asked again.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// An answer takes milliseconds. A handler that has died, or is stopped, with the question in hand
+/// gives none, and the next one has to be asked soon enough to end the lock in time.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A lock as a timer or a row of SQL names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

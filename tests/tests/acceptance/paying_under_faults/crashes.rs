@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, money, process::Process, producer::item, until};
+use brigade_tests::{Producer, Town, deadlines, money, process::Process, producer::item, until};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
@@ -60,7 +60,8 @@ async fn now(town: &Town) -> i64 {
 
 async fn is_over(town: Town, outages: &[Outage]) {
     deadlines::until_no_lock_is_held(&town).await;
-    assert_eq!(outlived(&town, outages).await, []);
+    let outlived = outlived(&town, outages).await;
+    assert!(outlived.is_empty(), "{outlived:?} but for {outages:?}");
     money::invariants(&town).await;
     let orders: Vec<bool> = sqlx::query_scalar("select paid = 1000 from brigade.orders")
         .fetch_all(&town.sql)

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Reply, Town, money, process::Process};
+use brigade_tests::{Producer, Reply, Town, deadlines, money, process::Process};
 use serde_json::{Value, json};
 
 use super::{captured, cart, lock, policy};
