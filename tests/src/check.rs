@@ -254,7 +254,11 @@ async fn tables_are_as_their_turns_say(town: &Town) {
 
 /// I-14: nothing was dead-lettered.
 async fn nothing_is_dead(town: &Town) {
-    assert_eq!(dead_letters(town).await.len(), 0, "dead letters");
+    let reason = |letter: &async_nats::Message| {
+        letter.headers.as_ref().map(|headers| format!("{} {headers:?}", letter.subject))
+    };
+    let dead: Vec<_> = dead_letters(town).await.iter().map(reason).collect();
+    assert!(dead.is_empty(), "dead letters: {dead:#?}");
 }
 
 /// Everything in `DLQ`.

@@ -34,7 +34,10 @@ mod hooks {
     };
 
     use rustix::process::{Signal, getpid, kill_process};
-    use tokio::sync::Semaphore;
+    use tokio::{
+        signal::unix::{SignalKind, signal},
+        sync::Semaphore,
+    };
 
     /// In a payload: its worker dies.
     pub const KILLS: &str = "fail-point-kills";
@@ -116,7 +119,7 @@ mod hooks {
                 std::process::abort();
             }
             if self.stop_at.as_deref() == Some(name) && !self.stopped.swap(true, Ordering::SeqCst) {
-                kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
+                stop_process().await;
             }
             let armed = self.armed.lock().expect("not poisoned").get(name).cloned();
             if let Some(armed) = armed {
@@ -125,6 +128,13 @@ mod hooks {
                 let _released = armed.released.acquire().await.map(|permit| permit.forget());
             }
         }
+    }
+
+    /// The signal may meet another thread first: this one does not go on before SIGCONT.
+    async fn stop_process() {
+        let mut goes_on = signal(SignalKind::from_raw(Signal::CONT.as_raw())).expect("a runtime");
+        kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
+        goes_on.recv().await;
     }
 
     impl Armed {

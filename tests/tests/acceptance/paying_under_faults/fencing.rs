@@ -54,6 +54,7 @@ impl Stopped {
         println!("another waited for {:.1} s", waited.as_secs_f64());
         assert!(waited < LONGEST, "{waited:?}");
         deadlines::until_no_lock_is_held(&self.town).await;
+        println!("outlived their deadlines: {:?}", money::outlived(&self.town).await);
         let added = self.patiently("cart.c1.add_item", brigade_tests::producer::item("i3", 1, 1));
         assert_eq!(added.await.status, 200);
     }
@@ -72,10 +73,10 @@ impl Stopped {
     }
 }
 
-/// A payment of a cart is open under a lock that lives for 2 s, whatever is open.
+/// A payment of a cart is open under a lock that lives for 3 s, whatever is open.
 async fn payment() -> Town {
     let mut town = Town::empty().await;
-    let seconds = Duration::from_secs(2);
+    let seconds = Duration::from_secs(3);
     town.lock_policy = brigade::domain::LockPolicy { cap: seconds, ..policy(seconds) };
     town.run_all().await;
     let producer = town.producer().await;
@@ -115,7 +116,7 @@ async fn s2_08_a_capture_by_a_handler_that_was_stopped_before_it_committed_is_fe
 async fn s2_08_a_release_by_a_handler_that_was_stopped_leaves_the_next_lock_alone() {
     let town = {
         let mut town = Town::empty().await;
-        town.lock_policy = policy(Duration::from_secs(2));
+        town.lock_policy = policy(Duration::from_secs(3));
         town.run_all().await;
         town
     };

@@ -530,7 +530,8 @@ type Damage = fn(&mut Table);
 fn each_finding_is_repaired_once_by_what_the_orders_say() {
     use brigade_contracts::table::Status::{Available, Occupied};
     let paid = ordered(pay("p1", "o1"));
-    let cases: [(&str, Vec<Step>, Damage, &str, &str, Value); 9] = [
+    type Case = (&'static str, Vec<Step>, Damage, &'static str, &'static str, Value);
+    let cases: [Case; 9] = [
         (
             "occupied, nobody ever sat there",
             given([]),
