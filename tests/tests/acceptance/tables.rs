@@ -7,7 +7,7 @@ use brigade_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::payments::{cart, result};
+use brigade_tests::paying::result;
 
 async fn ok(producer: &Producer, what: &str, payload: Value) -> Reply {
     let reply = producer.send(what, payload).await;
@@ -60,7 +60,7 @@ async fn s3_01_a_capture_at_a_table_frees_it_in_one_transaction() {
     let view = producer.view("table.t1", None).await.body();
     assert_eq!((&view["version"], &view["core"]["status"]), (&json!(2), &json!("occupied")));
     assert_eq!(view["core"]["open_turn"]["party_size"], 2);
-    cart(&producer, "c1").await;
+    producer.adas_cart().await;
     let said = json!({
         "target": {"cart": "c1"}, "method": "card", "order_id": "o1", "table_id": "t1",
     });

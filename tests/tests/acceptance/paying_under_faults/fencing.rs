@@ -54,7 +54,7 @@ impl Stopped {
         println!("another waited for {:.1} s", waited.as_secs_f64());
         assert!(waited < LONGEST, "{waited:?}");
         deadlines::until_no_lock_is_held(&self.town).await;
-        println!("outlived their deadlines: {:?}", money::outlived(&self.town).await);
+        println!("outlived their deadlines: {:?}", deadlines::outlived(&self.town).await);
         let added = self.patiently("cart.c1.add_item", brigade_tests::producer::item("i3", 1, 1));
         assert_eq!(added.await.status, 200);
     }
