@@ -188,7 +188,7 @@ impl Heal<'_> {
             }
             return Ok(count);
         }
-        for kind in [Aggregate::Cart, Aggregate::Order] {
+        for kind in [Aggregate::Cart, Aggregate::Order, Aggregate::Payment, Aggregate::Table] {
             let mut after = Some((String::new(), String::new()));
             while let Some(place) = after {
                 self.still_mine().await?;
@@ -448,6 +448,35 @@ pub async fn page(
                 after.1,
                 most,
                 ended,
+            )
+            .fetch_all(&cx.postgres)
+            .await?
+        }
+        Aggregate::Payment => {
+            sqlx::query_as!(
+                KeyRow,
+                r#"select tenant, id, version, false as "listed!",
+                          status in ('initiated', 'unknown')
+                          or updated_at > clock_timestamp() - make_interval(secs => $4) as "kept!"
+                   from brigade.payments where (tenant, id) > ($1, $2)
+                   order by tenant, id limit $3"#,
+                after.0,
+                after.1,
+                most,
+                ended,
+            )
+            .fetch_all(&cx.postgres)
+            .await?
+        }
+        Aggregate::Table => {
+            sqlx::query_as!(
+                KeyRow,
+                r#"select tenant, id, version, false as "listed!", true as "kept!"
+                   from brigade.tables where (tenant, id) > ($1, $2)
+                   order by tenant, id limit $3"#,
+                after.0,
+                after.1,
+                most,
             )
             .fetch_all(&cx.postgres)
             .await?
