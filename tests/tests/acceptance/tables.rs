@@ -2,8 +2,9 @@
 //! stands with table-status-reconciler.)
 
 use brigade_tests::{
-    Producer, Town,
+    Producer, Town, check,
     producer::{Reply, placed},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -201,5 +202,28 @@ async fn a_damaged_table_is_repaired_by_a_command_with_its_evidence() {
         .await
         .unwrap();
     assert_eq!(reason, "reconciled");
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn what_kv_loses_of_tables_and_payments_is_brought_back() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    seated(&producer).await;
+    order(&producer, "o1").await;
+    initiate(&producer, "p1", "o1").await;
+    town.until_idle().await;
+    let js = async_nats::jetstream::new(town.connect("operator").await);
+    for stream in ["KV_versions", "KV_views"] {
+        js.delete_stream(stream).await.unwrap();
+    }
+    for key in ["t1.table.t1", "t1.payment.p1"] {
+        until(&format!("{key} to stand in KV again"), || async {
+            check::kv(&town, "versions", key).await?;
+            check::kv(&town, "views", &format!("{key}.core")).await
+        })
+        .await;
+    }
+    // What stands there is compared with SQL.
     town.finish().await;
 }

@@ -204,7 +204,7 @@ impl Heal<'_> {
         let kinds: &[Aggregate] = match which {
             Which::Locks if step == Step::RepeatPayments => &[],
             Which::Locks => &[Aggregate::Lock],
-            _ => &[Aggregate::Cart, Aggregate::Order],
+            _ => &[Aggregate::Cart, Aggregate::Order, Aggregate::Payment, Aggregate::Table],
         };
         for &kind in kinds {
             let mut after = Some((String::new(), String::new()));
@@ -512,6 +512,35 @@ pub async fn page(
                 after.1,
                 most,
                 removed,
+            )
+            .fetch_all(&cx.postgres)
+            .await?
+        }
+        Aggregate::Payment => {
+            sqlx::query_as!(
+                KeyRow,
+                r#"select tenant, id, version, false as "listed!",
+                          status in ('initiated', 'unknown')
+                          or updated_at > clock_timestamp() - make_interval(secs => $4) as "kept!"
+                   from brigade.payments where (tenant, id) > ($1, $2)
+                   order by tenant, id limit $3"#,
+                after.0,
+                after.1,
+                most,
+                ended,
+            )
+            .fetch_all(&cx.postgres)
+            .await?
+        }
+        Aggregate::Table => {
+            sqlx::query_as!(
+                KeyRow,
+                r#"select tenant, id, version, false as "listed!", true as "kept!"
+                   from brigade.tables where (tenant, id) > ($1, $2)
+                   order by tenant, id limit $3"#,
+                after.0,
+                after.1,
+                most,
             )
             .fetch_all(&cx.postgres)
             .await?
