@@ -6,6 +6,7 @@ mod paying;
 mod promises;
 mod screen;
 mod stale_reads;
+mod tables;
 mod telling;
 
 use std::{process::ExitCode, time::Instant};
@@ -56,6 +57,7 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
     let mut promises = Promises::default();
     stale_reads::play(&mut stage, &mut promises).await?;
     paying::play(&stage, &mut promises).await?;
+    tables::play(&mut stage, &mut promises).await?;
     orders::play(&mut stage, &mut promises).await?;
     healing::play(&mut stage, &mut promises).await?;
     let held = promises.tell();

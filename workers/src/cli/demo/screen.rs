@@ -83,6 +83,20 @@ impl Screen {
         self.ask(subject, headers, payload.to_string()).await
     }
 
+    /// Stores a command on the durable door, and waits for nothing but the PubAck.
+    ///
+    /// # Errors
+    /// Where the stream does not take it.
+    pub async fn store(&self, about: &Address, verb: &str, payload: Value) -> Result<()> {
+        let sent = self.sent.fetch_add(1, Ordering::Relaxed);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COMMAND_ID, format!("demo-{sent}"));
+        let subject = subject::command(brigade_contracts::Door::Durable, about, &Token::new(verb)?);
+        let js = async_nats::jetstream::new(self.producer.clone());
+        js.publish_with_headers(subject, headers, payload.to_string().into()).await?.await?;
+        Ok(())
+    }
+
     /// Polls the view with the ETag that the phone has.
     ///
     /// # Errors
