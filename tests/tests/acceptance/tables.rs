@@ -1,11 +1,13 @@
 //! S3: the payment that succeeds frees the table. (Here the commands; what is found and repaired
 //! stands with table-status-reconciler.)
 
+use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer, Town, check,
     producer::{Reply, placed},
     until,
 };
+use futures::future::join_all;
 use serde_json::{Value, json};
 
 use brigade_tests::paying::result;
@@ -170,6 +172,59 @@ async fn s3_05_what_an_earlier_party_owes_does_not_keep_the_table_busy() {
     let reason = |id: &str, reason: Option<&str>| (id.to_owned(), reason.map(str::to_owned));
     let expected = [reason("u1", Some("forced")), reason("u2", Some("paid")), reason("u3", None)];
     assert_eq!(by_sql, expected);
+    town.finish().await;
+}
+
+/// Three payments of a table end at once, while somebody orders, cancels and closes: whatever order
+/// two handlers decide them in, the turn is closed with the last of them, once.
+#[tokio::test]
+async fn payments_of_one_table_at_once_free_it_once() {
+    let mut town = Town::start().await;
+    town.run(WorkerName::CommandHandler).await;
+    let producer = town.producer().await;
+    let seat = async |n: usize| {
+        let register = json!({"label": "Window", "seats": 4});
+        ok(&producer, &format!("table.t{n}.register"), register).await;
+        let turn = json!({"turn_id": format!("u{n}")});
+        ok(&producer, &format!("table.t{n}.open_turn"), turn).await;
+        for at in 0..4 {
+            let mut order = placed(&[("Pizza", 1000, 1)]);
+            order["table_id"] = json!(format!("t{n}"));
+            ok(&producer, &format!("order.o{n}-{at}.place"), order).await;
+            if at < 3 {
+                initiate(&producer, &format!("p{n}-{at}"), &format!("o{n}-{at}")).await;
+            }
+        }
+    };
+    join_all((0..20).map(seat)).await;
+    let rush = async |n: usize| {
+        let captured = |at: usize| {
+            let result = result("captured", &format!("tx{n}-{at}"), 1000);
+            (format!("payment.p{n}-{at}.record_result"), result)
+        };
+        let cancel = (format!("order.o{n}-3.cancel"), json!({"reason": "no"}));
+        let close = (format!("table.t{n}.close_turn"), json!({"turn_id": format!("u{n}")}));
+        let all = [captured(0), close, captured(1), cancel, captured(2)];
+        let sent = all.map(async |(what, payload)| {
+            (what.clone(), producer.insist(&what.replace('.', "-"), &what, payload).await)
+        });
+        for (what, reply) in join_all(sent).await {
+            // Either somebody has not paid, or the last one to pay has closed it.
+            let status = if what.ends_with("close_turn") { 409 } else { 200 };
+            assert_eq!(reply.status, status, "{what}: {:?}", reply.body());
+        }
+    };
+    join_all((0..20).map(rush)).await;
+    let wrong: Vec<String> = sqlx::query_scalar(
+        "select t.id from brigade.tables t join brigade.turns u on u.table_id = t.id
+         where t.status <> 'available' or u.close_reason <> 'paid'
+            or 1 <> (select count(*) from brigade.events e
+                     where e.id = t.id and e.type = 'turn_closed')",
+    )
+    .fetch_all(&town.sql)
+    .await
+    .unwrap();
+    assert_eq!(wrong, Vec::<String>::new());
     town.finish().await;
 }
 

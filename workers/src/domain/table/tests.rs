@@ -524,14 +524,14 @@ fn close_behind_its_back(table: &mut Table, now: Timestamp) {
     table.open_turn_id = None;
 }
 
-type Damage = fn(&mut Table);
+/// Its name, what went before, the damage, what is found, and the status and close reason after.
+type Broken = (&'static str, Vec<Step>, fn(&mut Table), &'static str, &'static str, Value);
 
 #[test]
 fn each_finding_is_repaired_once_by_what_the_orders_say() {
     use brigade_contracts::table::Status::{Available, Occupied};
     let paid = ordered(pay("p1", "o1"));
-    type Case = (&'static str, Vec<Step>, Damage, &'static str, &'static str, Value);
-    let cases: [Case; 9] = [
+    let cases: [Broken; 9] = [
         (
             "occupied, nobody ever sat there",
             given([]),
