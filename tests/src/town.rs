@@ -53,6 +53,8 @@ pub struct Town {
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
     dir: TempDir,
+    /// Goes after the Postgres whose data it holds.
+    postgres_dir: Option<TempDir>,
 }
 
 /// The NATS user that may do anything, for tampering.
@@ -87,16 +89,17 @@ impl Town {
     /// Where it does not start.
     pub async fn empty_with_own_postgres() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.keep();
         let bin = &shared().binaries.postgres_bin;
-        let postgres = Postgres::start(bin, &path, 0).await.expect("Postgres starts");
+        let postgres = Postgres::start(bin, dir.path(), 0).await.expect("Postgres starts");
         let template_url = postgres.superuser_url(shared::TEMPLATE);
         shared::prepare(&postgres.superuser_url("postgres"), &template_url).await;
         let port = postgres.port();
         let url = move |user: &str, password: &str| {
             format!("postgres://{user}:{password}@127.0.0.1:{port}/{}", shared::TEMPLATE)
         };
-        Self::on(Some(postgres), template_url, Box::new(url)).await
+        let mut town = Self::on(Some(postgres), template_url, Box::new(url)).await;
+        town.postgres_dir = Some(dir);
+        town
     }
 
     /// All workers, one of each, ready.
@@ -176,6 +179,7 @@ impl Town {
             postgres_url,
             workers: Mutex::default(),
             dir,
+            postgres_dir: None,
         };
         // A cluster first has to elect who leads it.
         let report = until("the streams to be made", || async {
