@@ -184,7 +184,7 @@ pub fn cases() -> Vec<Bad> {
     for (target, status, code) in [
         (r#"{"cart":"c9"}"#, 404, "cart_not_found"),
         (r#"{"order":"o9"}"#, 404, "order_not_found"),
-        (r#"{"cart":"c1"}"#, 409, "nothing_due"),
+        (r#"{"cart":"c1"}"#, 422, "cart_empty"),
     ] {
         let name = format!("initiate {target}");
         cases.push(bad(name, "payment.p1.initiate", initiate(target), status, code));

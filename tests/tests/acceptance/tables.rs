@@ -4,13 +4,14 @@
 use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer, Town, check,
+    paying::result,
     producer::{Reply, placed},
     until,
 };
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use brigade_tests::paying::result;
+use crate::healing::until_healed;
 
 async fn ok(producer: &Producer, what: &str, payload: Value) -> Reply {
     let reply = producer.send(what, payload).await;
@@ -230,7 +231,7 @@ async fn payments_of_one_table_at_once_free_it_once() {
 
 #[tokio::test]
 async fn a_damaged_table_is_repaired_by_a_command_with_its_evidence() {
-    let town = Town::start().await;
+    let town = Town::start_without(WorkerName::TableStatusReconciler).await;
     let producer = town.producer().await;
     let operator = Producer::new(town.connect("operator").await, "t1");
     seated(&producer).await;
@@ -268,6 +269,7 @@ async fn what_kv_loses_of_tables_and_payments_is_brought_back() {
     order(&producer, "o1").await;
     initiate(&producer, "p1", "o1").await;
     town.until_idle().await;
+    until_healed(&town).await;
     let js = async_nats::jetstream::new(town.connect("operator").await);
     for stream in ["KV_versions", "KV_views"] {
         js.delete_stream(stream).await.unwrap();
@@ -279,6 +281,7 @@ async fn what_kv_loses_of_tables_and_payments_is_brought_back() {
         })
         .await;
     }
+    until_healed(&town).await;
     // What stands there is compared with SQL.
     town.finish().await;
 }

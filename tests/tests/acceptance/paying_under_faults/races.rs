@@ -124,7 +124,8 @@ async fn whoever_meets_an_overdue_lock_decides_its_expiry_first_and_once() {
         town.run(worker).await;
     }
     town.run(WorkerName::CommandHandler).await;
-    let producer = town.producer().await;
+    // `expire_lock` is no producer's to send.
+    let producer = Producer::new(town.connect("operator").await, "t1");
     let lanes = (0..LANES).map(|n| overdue_lane(&town, &producer, format!("o{n}"), ROUNDS));
     let counts = added(join_all(lanes).await);
     println!("expire_lock against other commands, by status: {counts:?}");
