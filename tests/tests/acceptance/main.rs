@@ -7,6 +7,7 @@ mod commands;
 mod conformance;
 mod crashes;
 mod dead_letters;
+mod freeing_tables;
 mod ghosts;
 mod healing;
 mod invariants;
