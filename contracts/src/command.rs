@@ -1,12 +1,14 @@
 //! Commands as they come in through either door.
 
+use std::net::IpAddr;
+
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use crate::{
     Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
     header::{self, CommandHeaders},
-    order, payment, rebuild, subject,
+    order, payment, rebuild, subject, user,
 };
 
 /// The way a command came in.
@@ -46,6 +48,8 @@ pub struct Command {
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
+    /// Where it came from, if that was told.
+    pub source: Option<IpAddr>,
     pub request: Result<Request, Refusal>,
 }
 
@@ -64,6 +68,7 @@ pub enum Body {
     Cart(cart::Verb),
     Payment(payment::Verb),
     Order(order::Verb),
+    User(user::Verb),
     /// What can be asked of an aggregate of any kind.
     Rebuild(Aggregate, rebuild::Rebuild),
 }
@@ -83,10 +88,8 @@ impl Command {
         let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
         let command_id = header::command_id(headers.clone())?;
         let headers = CommandHeaders::parse(headers);
-        let (actor, traceparent) = match &headers {
-            Ok(headers) => (headers.actor.clone(), headers.traceparent.clone()),
-            Err(_) => (None, None),
-        };
+        let CommandHeaders { actor, traceparent, source, .. } =
+            headers.as_ref().cloned().unwrap_or_default();
         Ok(Self {
             door: raw.door,
             command_id,
@@ -98,6 +101,7 @@ impl Command {
             },
             actor,
             traceparent,
+            source,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })
@@ -127,6 +131,10 @@ impl Request {
             let message = format!("the payload has {} bytes of {MAX_PAYLOAD}", payload.len());
             return Err(Refusal::new(413, "payload_too_large", message));
         }
+        if raw.door == Door::Durable && subject::carries_secret(&raw) {
+            let message = "a verb that carries a secret goes through the request door (req.…)";
+            return Err(Refusal::new(400, "secret_on_durable_door", message));
+        }
         let id = Token::new(raw.id).map_err(|_| bad_subject())?;
         let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(unknown_verb)?;
         let body = Body::decode(aggregate, raw.verb, payload)?;
@@ -145,7 +153,7 @@ impl Body {
     /// # Errors
     /// `404 unknown_verb`; what the payload is refused with (400 malformed, 422 impossible).
     pub fn decode(aggregate: Aggregate, verb: &str, payload: &[u8]) -> Result<Self, Refusal> {
-        let unknown = matches!(aggregate, Aggregate::Table | Aggregate::User | Aggregate::Lock);
+        let unknown = matches!(aggregate, Aggregate::Table | Aggregate::Lock);
         if verb == rebuild::VERB && !unknown {
             return decode_payload(payload).map(|rebuild| Self::Rebuild(aggregate, rebuild));
         }
@@ -153,7 +161,10 @@ impl Body {
             Aggregate::Cart => cart::Verb::decode(verb, payload)?.map(Self::Cart),
             Aggregate::Payment => payment::Verb::decode(verb, payload)?.map(Self::Payment),
             Aggregate::Order => order::Verb::decode(verb, payload)?.map(Self::Order),
-            Aggregate::Table | Aggregate::User | Aggregate::Lock => None,
+            Aggregate::User => {
+                user::Verb::decode(verb, payload).map_err(user::unquoted)?.map(Self::User)
+            }
+            Aggregate::Table | Aggregate::Lock => None,
         }
         .ok_or_else(unknown_verb)
     }
@@ -164,6 +175,7 @@ impl Body {
             Self::Cart(_) => Aggregate::Cart,
             Self::Payment(_) => Aggregate::Payment,
             Self::Order(_) => Aggregate::Order,
+            Self::User(_) => Aggregate::User,
             Self::Rebuild(aggregate, _) => *aggregate,
         }
     }
@@ -175,6 +187,7 @@ impl Body {
             Self::Cart(verb) => verb.encode(),
             Self::Payment(verb) => verb.encode(),
             Self::Order(verb) => verb.encode(),
+            Self::User(verb) => verb.encode(),
             Self::Rebuild(_, rebuild) => (rebuild::VERB, encode_payload(rebuild)),
         }
     }
@@ -202,6 +215,18 @@ pub(crate) fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, R
 pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {
     // Payloads are plain structs with string keys, for which serde_json has no error.
     serde_json::to_vec(payload).unwrap_or_default()
+}
+
+/// How a payload is written for sending. One that holds a secret is not `Serialize`, so that nobody
+/// writes it by accident, and says for itself how it is sent.
+pub(crate) trait Encode {
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl<T: Serialize> Encode for T {
+    fn encode(&self) -> Vec<u8> {
+        encode_payload(self)
+    }
 }
 
 /// Declares the verbs of an aggregate: an enum with one variant a verb, its decoder and
@@ -235,7 +260,7 @@ macro_rules! verbs {
             #[must_use]
             pub fn encode(&self) -> (&'static str, Vec<u8>) {
                 match self {
-                    $(Self::$variant(payload) => ($verb, $crate::command::encode_payload(payload)),)*
+                    $(Self::$variant(payload) => ($verb, $crate::command::Encode::encode(payload)),)*
                 }
             }
         }

@@ -21,7 +21,7 @@ impl Kind {
     #[must_use]
     pub fn carries(&self, part: Part) -> bool {
         let last = self.ends && self.aggregate.parts().contains(&part);
-        last || (part != Part::Core && self.touches.contains(&part))
+        last || (part.is_projected() && self.touches.contains(&part))
     }
 }
 
@@ -37,6 +37,9 @@ const NONE: &[Part] = &[];
 const CORE: &[Part] = &[Part::Core];
 const PAYMENTS: &[Part] = &[Part::Payments];
 const BOTH: &[Part] = &[Part::Core, Part::Payments];
+const AUTH: &[Part] = &[Part::Auth];
+const SUBSCRIPTION: &[Part] = &[Part::Subscription];
+const OF_USER: &[Part] = &[Part::Auth, Part::Subscription, Part::Roles];
 
 pub const CART_OPENED: Kind = kind(Aggregate::Cart, "opened", BOTH);
 pub const CART_MEMBER_JOINED: Kind = kind(Aggregate::Cart, "member_joined", BOTH);
@@ -78,6 +81,19 @@ pub const ORDER_PAID: Kind = kind(Aggregate::Order, "paid", PAYMENTS);
 pub const ORDER_COMPLETED: Kind = ending(kind(Aggregate::Order, "completed", CORE));
 pub const ORDER_CANCELLED: Kind = ending(kind(Aggregate::Order, "cancelled", CORE));
 
+pub const USER_REGISTERED: Kind = kind(Aggregate::User, "registered", OF_USER);
+pub const USER_LOGGED_IN: Kind = kind(Aggregate::User, "logged_in", AUTH);
+pub const USER_REFRESHED: Kind = kind(Aggregate::User, "refreshed", AUTH);
+pub const USER_LOGGED_OUT: Kind = kind(Aggregate::User, "logged_out", AUTH);
+pub const USER_PROFILE_UPDATED: Kind = kind(Aggregate::User, "profile_updated", AUTH);
+pub const USER_ROLES_CHANGED: Kind = kind(Aggregate::User, "roles_changed", &[Part::Roles]);
+pub const USER_SUBSCRIPTION_REGISTERED: Kind =
+    kind(Aggregate::User, "subscription_registered", SUBSCRIPTION);
+pub const USER_SUBSCRIPTION_ACTIVATED: Kind =
+    kind(Aggregate::User, "subscription_activated", SUBSCRIPTION);
+pub const USER_SUBSCRIPTION_CANCELLED: Kind =
+    kind(Aggregate::User, "subscription_cancelled", SUBSCRIPTION);
+
 /// Every kind of event there is.
 pub const ALL: &[Kind] = &[
     CART_OPENED,
@@ -115,6 +131,15 @@ pub const ALL: &[Kind] = &[
     ORDER_PAID,
     ORDER_COMPLETED,
     ORDER_CANCELLED,
+    USER_REGISTERED,
+    USER_LOGGED_IN,
+    USER_REFRESHED,
+    USER_LOGGED_OUT,
+    USER_PROFILE_UPDATED,
+    USER_ROLES_CHANGED,
+    USER_SUBSCRIPTION_REGISTERED,
+    USER_SUBSCRIPTION_ACTIVATED,
+    USER_SUBSCRIPTION_CANCELLED,
 ];
 
 /// The subject filters of the events after which a projector has to write `part`: those that
@@ -142,6 +167,10 @@ pub struct After {
     pub core: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payments: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Box<RawValue>>,
 }
 
 /// Everything about an event but its payload: what its message says in subject and headers.

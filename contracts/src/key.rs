@@ -30,6 +30,8 @@ pub enum Bucket {
     ActiveOrders,
     /// `<tenant>.<owner>`: the lock over an owner's carts.
     CartLocks,
+    /// `<tenant>.<user>.<part>`: what is known of a user. Not republished.
+    UserState,
     /// `<worker>.<stream>.<sequence>`: tries that began alone.
     Attempts,
 }
@@ -45,6 +47,7 @@ impl Bucket {
             Self::Views => "views",
             Self::ActiveOrders => "active_orders",
             Self::CartLocks => "cart_locks",
+            Self::UserState => "user_state",
             Self::Attempts => "attempts",
         }
     }
@@ -82,8 +85,8 @@ pub fn view(address: &Address, part: Part) -> String {
 #[must_use]
 pub fn active_order(order: &Address, part: Part) -> String {
     let row = match part {
-        Part::Core => "core",
         Part::Payments => "payment",
+        _ => "core",
     };
     format!("{}.{}.{row}", order.tenant, order.id)
 }
@@ -92,6 +95,12 @@ pub fn active_order(order: &Address, part: Part) -> String {
 #[must_use]
 pub fn cart_lock(lock: &Address) -> String {
     format!("{}.{}", lock.tenant, lock.id)
+}
+
+/// A part of a user.
+#[must_use]
+pub fn user_state(user: &Address, part: Part) -> String {
+    format!("{}.{}.{}", user.tenant, user.id, part.as_str())
 }
 
 /// The note of the tries that a message of a stream had alone.

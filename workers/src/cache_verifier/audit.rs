@@ -172,7 +172,9 @@ impl Audit {
         match bucket {
             Bucket::Views => &self.views,
             Bucket::ActiveOrders => &self.active_orders,
-            Bucket::Versions | Bucket::CartLocks | Bucket::Attempts => &self.versions,
+            Bucket::Versions | Bucket::CartLocks | Bucket::UserState | Bucket::Attempts => {
+                &self.versions
+            }
         }
     }
 }
@@ -193,7 +195,7 @@ async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
         // A note of version 0 speaks of whatever version SQL has when it is shown.
         match part {
             Part::Core => cores.insert(address.clone(), 0),
-            Part::Payments => payments.insert(address.clone(), 0),
+            _ => payments.insert(address.clone(), 0),
         };
     }
     let heal = Heal { cx, lease: AUDIT_LEASE };

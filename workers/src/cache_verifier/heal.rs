@@ -109,7 +109,9 @@ impl Plan {
                 self.since = Some(self.since.map_or(since, |earlier| earlier.min(since)));
             }
             Bucket::ActiveOrders => self.listed = true,
-            Bucket::Versions | Bucket::Views | Bucket::CartLocks => self.kept = true,
+            Bucket::Versions | Bucket::Views | Bucket::CartLocks | Bucket::UserState => {
+                self.kept = true;
+            }
         }
         self.versions |= bucket == Bucket::Versions;
         self.payments |= bucket != Bucket::Versions;

@@ -12,6 +12,7 @@ pub mod lock;
 pub mod order;
 pub mod payment;
 mod state;
+pub mod user;
 mod world;
 
 use brigade_contracts::Refusal;
@@ -24,6 +25,7 @@ pub use lock::Lock;
 pub use order::Order;
 pub use payment::{Entry, Payment};
 pub use state::State;
+pub use user::User;
 pub use world::{Event, HistoryRow, LockMetric, LockPolicy, Mode, Reach, Want, World};
 
 /// Serialises a shape of ours.

@@ -1,7 +1,7 @@
 use brigade_contracts::Part;
 use serde_json::value::RawValue;
 
-use super::{Cart, Head, Lock, Order, Payment, raw};
+use super::{Cart, Head, Lock, Order, Payment, User, raw};
 
 /// An aggregate of any kind, or a lock.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +9,7 @@ pub enum State {
     Cart(Cart),
     Payment(Payment),
     Order(Order),
+    User(User),
     Lock(Lock),
 }
 
@@ -19,6 +20,7 @@ impl State {
             Self::Cart(cart) => &cart.head,
             Self::Payment(payment) => &payment.head,
             Self::Order(order) => &order.head,
+            Self::User(user) => &user.head,
             Self::Lock(lock) => &lock.head,
         }
     }
@@ -28,6 +30,7 @@ impl State {
             Self::Cart(cart) => &mut cart.head,
             Self::Payment(payment) => &mut payment.head,
             Self::Order(order) => &mut order.head,
+            Self::User(user) => &mut user.head,
             Self::Lock(lock) => &mut lock.head,
         }
     }
@@ -40,9 +43,10 @@ impl State {
         match (self, part) {
             (Self::Cart(cart), part) => cart.part(part),
             (Self::Order(order), part) => order.part(part),
+            (Self::User(user), part) => user.part(part),
             (Self::Payment(payment), Part::Core) => payment.core(),
             (Self::Lock(lock), Part::Core) => lock.value(),
-            (Self::Payment(_) | Self::Lock(_), Part::Payments) => raw(&()),
+            (Self::Payment(_) | Self::Lock(_), _) => raw(&()),
         }
     }
 
@@ -53,7 +57,7 @@ impl State {
         match self {
             Self::Cart(cart) => cart.due().minor_units(),
             Self::Order(order) => order.due().minor_units(),
-            Self::Payment(_) | Self::Lock(_) => 0,
+            Self::Payment(_) | Self::User(_) | Self::Lock(_) => 0,
         }
     }
 
@@ -65,6 +69,7 @@ impl State {
             Self::Cart(cart) => cart.status != brigade_contracts::cart::Status::Open,
             Self::Payment(payment) => !payment.status.is_open(),
             Self::Order(order) => !order.status.is_active(),
+            Self::User(_) => false,
             Self::Lock(lock) => !lock.is_held(),
         }
     }
@@ -82,6 +87,11 @@ impl State {
     #[must_use]
     pub fn order(&self) -> Option<&Order> {
         if let Self::Order(order) = self { Some(order) } else { None }
+    }
+
+    #[must_use]
+    pub fn user(&self) -> Option<&User> {
+        if let Self::User(user) = self { Some(user) } else { None }
     }
 
     #[must_use]
@@ -105,5 +115,11 @@ impl From<Payment> for State {
 impl From<Order> for State {
     fn from(order: Order) -> Self {
         Self::Order(order)
+    }
+}
+
+impl From<User> for State {
+    fn from(user: User) -> Self {
+        Self::User(user)
     }
 }

@@ -150,7 +150,7 @@ fn genuine(aggregate: Aggregate, part: Part, value: &[u8]) -> Option<Genuine> {
         (Aggregate::Order, Part::Payments) => {
             read(value, |p: &order::Payments| (p.version, p.paid))
         }
-        (Aggregate::Payment | Aggregate::Table | Aggregate::User | Aggregate::Lock, _) => None,
+        _ => None,
     }
 }
 
