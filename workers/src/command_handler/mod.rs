@@ -17,6 +17,7 @@ mod notes;
 mod orders;
 mod show;
 mod transaction;
+pub mod users;
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 

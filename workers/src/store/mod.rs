@@ -7,6 +7,7 @@ pub mod orders;
 pub mod postgres;
 pub mod rows;
 pub mod states;
+pub mod users;
 
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;

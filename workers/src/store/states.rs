@@ -3,7 +3,7 @@
 use brigade_contracts::Address;
 use sqlx::PgConnection;
 
-use super::{carts, orders};
+use super::{carts, orders, users};
 use crate::domain::State;
 
 /// Reads aggregates without a lock; one statement a kind that is asked for.
@@ -23,6 +23,10 @@ pub async fn read(
     if asked(brigade_contracts::Aggregate::Order) {
         let orders = orders::read(&mut *connection, addresses.iter()).await?;
         states.extend(orders.into_iter().map(State::Order));
+    }
+    if asked(brigade_contracts::Aggregate::User) {
+        let users = users::read(&mut *connection, addresses.iter()).await?;
+        states.extend(users.into_iter().map(State::User));
     }
     Ok(states)
 }
