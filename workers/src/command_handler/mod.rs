@@ -15,6 +15,7 @@ mod columns;
 pub mod housekeeping;
 mod notes;
 mod orders;
+pub mod passwords;
 mod show;
 mod transaction;
 pub mod users;
