@@ -12,6 +12,7 @@
 
 mod carts;
 mod columns;
+pub mod credentials;
 pub mod housekeeping;
 mod notes;
 mod orders;

@@ -4,12 +4,15 @@ use anyhow::Result;
 use brigade_contracts::{Address, Aggregate, Command, Email, Secret, Token, event, user::Status};
 use sqlx::{Connection, PgConnection};
 
-use super::*;
+use super::{
+    super::{credentials::check, passwords::Passwords},
+    *,
+};
 use crate::{
     config::StackConfig,
     domain::{
         Head, LockPolicy, Reach, State, World,
-        user::{Checked, Supplies, Verified, keys_of},
+        user::{Checked, FailureKind, Supplies, Verified, keys_of},
     },
     migrate,
     stack::{Binaries, Postgres as Server},
@@ -81,13 +84,19 @@ async fn log_in(sql: &mut PgConnection, ok: bool) -> Result<(u16, User)> {
     Ok((outcome.status, changed.unwrap_or_else(|| user("ada", "Ada@Example.org"))))
 }
 
-#[tokio::test]
-async fn what_is_written_is_read_again() -> Result<()> {
+async fn server() -> Result<(tempfile::TempDir, Server, PgConnection)> {
     let dir = tempfile::tempdir()?;
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let server = Server::start(&binaries.postgres_bin, dir.path(), 0).await?;
     migrate::run(&server.superuser_url("postgres"), |_| None).await?;
-    let sql = &mut PgConnection::connect(&server.superuser_url("postgres")).await?;
+    let sql = PgConnection::connect(&server.superuser_url("postgres")).await?;
+    Ok((dir, server, sql))
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_again() -> Result<()> {
+    let (_dir, _server, mut sql) = server().await?;
+    let sql = &mut sql;
 
     let (ada, bob) = (user("ada", "Ada@Example.org"), user("bob", "bob@example.org"));
     let mut tx = sql.begin().await?;
@@ -142,5 +151,54 @@ async fn what_is_written_is_read_again() -> Result<()> {
     .await?;
     assert!(everything.contains("$argon2id$of-ada") && !everything.contains(PASSWORD));
     assert!(from_row("{\"tenant\":\"t1\"}").is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
+    let (_dir, _server, mut sql) = server().await?;
+    let passwords = Passwords::new(None)?;
+    let command = |id: &str, verb: &str, payload: &str| {
+        let subject = format!("req.t1.user.{id}.{verb}");
+        Command::decode(&subject, [("Command-Id", "k")].into_iter(), payload.as_bytes()).unwrap()
+    };
+    let login = |id: &str, email: &str, password: &str| {
+        command(id, "login", &format!(r#"{{"email":"{email}","password":"{password}"}}"#))
+    };
+    let register = r#"{"email":"ada@example.org","profile_id":"p","password":"correct horse"}"#;
+    let register = [command("ada", "register", register), command("ada", "logout", "{}")];
+    let checked = check(&passwords, &mut sql, &register).await?;
+    let [Some(Checked::Hashed(hash)), None] = &checked[..] else { panic!("{checked:?}") };
+
+    let mut tx = sql.begin().await?;
+    save(&mut tx, &[&User { password_hash: hash.clone(), ..user("ada", "Ada@Example.org") }])
+        .await?;
+    let from = FailureKey {
+        tenant: Token::new("t1")?,
+        kind: FailureKind::User,
+        key: "mallory".to_owned(),
+    };
+    sqlx::query(
+        "insert into brigade.login_failures
+         select 't1', 'user', 'mallory', clock_timestamp() from generate_series(1, 10)",
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    assert_eq!(failures(&mut sql, &[from]).await?[0].1.failures, 10);
+
+    let batch = [
+        login("ada", "ADA@example.org", PASSWORD),
+        login("ada", "ada@example.org", "wrong"),
+        login("eve", "ada@example.org", PASSWORD),
+        login("mallory", "ada@example.org", PASSWORD),
+    ];
+    let verified = |seen: Option<&Secret>, ok| {
+        let email_folded = "ada@example.org".to_owned();
+        Some(Checked::Verified(Verified { email_folded, password_hash_seen: seen.cloned(), ok }))
+    };
+    let expected =
+        [verified(Some(hash), true), verified(Some(hash), false), verified(None, false), None];
+    assert_eq!(check(&passwords, &mut sql, &batch).await?, expected);
     Ok(())
 }
