@@ -14,6 +14,11 @@ demo:
 up *ARGS:
     cargo run -- up {{ARGS}}
 
+# How far from the limit: each path beside a raw ceiling, under 3 minutes
+[group('see')]
+bench *ARGS:
+    cargo run --release -- bench --short {{ARGS}}
+
 # Everything that has to hold
 [group('check')]
 test:

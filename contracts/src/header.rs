@@ -24,6 +24,8 @@ pub const CONFIRM: &str = "Confirm";
 pub const MIN_VERSION: &str = "Min-Version";
 pub const WAIT_MS: &str = "Wait-Ms";
 pub const RESUME: &str = "Resume";
+pub const LIMIT: &str = "Limit";
+pub const BEFORE: &str = "Before";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 pub const SCHEMA_VERSION: &str = "Schema-Version";
@@ -38,6 +40,9 @@ pub const CE_SPECVERSION: &str = "ce-specversion";
 
 /// JetStream's own: what it recognises a repeated message by.
 pub const MSG_ID: &str = "Nats-Msg-Id";
+/// JetStream's own: when a message schedule is due, as `@at <time>`, and where it goes then.
+pub const SCHEDULE: &str = "Nats-Schedule";
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 /// JetStream's own: the atomic batch that a message belongs to, and its place in it from 1.
 pub const BATCH_ID: &str = "Nats-Batch-Id";
 pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";

@@ -38,7 +38,8 @@ pub enum Bucket {
 
 impl Bucket {
     /// The buckets that the topology declares.
-    pub const ALL: [Self; 4] = [Self::Versions, Self::Views, Self::ActiveOrders, Self::Attempts];
+    pub const ALL: [Self; 5] =
+        [Self::Versions, Self::Views, Self::ActiveOrders, Self::CartLocks, Self::Attempts];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -10,8 +10,8 @@ use crate::{
     Part, Token, WorkerName,
     key::Bucket,
     subject::{
-        OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_OUTCOME, QUERY_VIEW, REQUESTS,
-        SECRET_VERBS_ON_DURABLE_DOOR,
+        EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_LOCK,
+        QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_VIEW, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR,
     },
     topology::Topology,
 };
@@ -106,10 +106,10 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
             .consumes("COMMANDS")
             .publish(["$JS.API.STREAM.PURGE.COMMANDS"])
-            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
+            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
-            .publish([Bucket::ActiveOrders.subject("*.*.core")])
-            .publish([OUTBOX_WAKE, "outcome.>"]),
+            .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject(">")])
+            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>"]),
         WorkerName::OutboxRelay => {
             user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
         }
@@ -117,14 +117,16 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
+        WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK]),
         // It writes no key and no event: it notes in SQL what others have to write again.
         WorkerName::CacheVerifier => user
-            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
+            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
             })),
         WorkerName::Edge => user
             .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, "$SRV.>"])
+            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
             .reads(&[Bucket::Versions, Bucket::Views]),
@@ -194,6 +196,8 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::CommandHandler => &[
             ("TABLE carts", "SELECT, INSERT, UPDATE"),
             ("TABLE orders", "SELECT, INSERT, UPDATE"),
+            ("TABLE payments", "SELECT, INSERT, UPDATE"),
+            ("TABLE refund_tasks", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_locks", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_lock_history", "SELECT, INSERT"),
             ("TABLE command_inbox", "SELECT, INSERT, DELETE"),
@@ -212,9 +216,13 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
         WorkerName::PaymentProjector => &[],
+        WorkerName::CartLockExpiry => {
+            &[("TABLE cart_locks", "SELECT"), ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE")]
+        }
         WorkerName::CacheVerifier => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
+            ("TABLE payments", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE events", "SELECT"),
             ("TABLE outbox", "INSERT"),
@@ -226,6 +234,10 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::Edge => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
+            ("TABLE payments", "SELECT"),
+            ("TABLE refund_tasks", "SELECT"),
+            ("TABLE cart_locks", "SELECT"),
+            ("TABLE cart_lock_history", "SELECT"),
             ("TABLE command_inbox", "SELECT"),
         ],
     }
@@ -270,7 +282,12 @@ mod tests {
 
     #[test]
     fn a_key_is_writable_by_one_worker_only() {
-        for key in ["$KV.views.*.*.*.core", "$KV.views.*.*.*.payments", "$KV.versions.>"] {
+        for key in [
+            "$KV.views.*.*.*.core",
+            "$KV.views.*.*.*.payments",
+            "$KV.versions.>",
+            "$KV.cart_locks.>",
+        ] {
             let writers = WorkerName::ALL
                 .into_iter()
                 .filter(|name| worker(*name).publish.iter().any(|subject| subject == key));

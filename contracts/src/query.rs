@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     IfNoneMatch, Money, Refusal,
-    header::{CONFIRM, IF_NONE_MATCH, MIN_VERSION, WAIT_MS, bad, number, once},
+    header::{BEFORE, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, WAIT_MS, bad, number, once},
 };
 
 /// The longest that a query may wait, in milliseconds.
@@ -65,6 +65,38 @@ pub fn wait<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Dur
     match once(headers, WAIT_MS)?.map(|value| number(WAIT_MS, value)).transpose()? {
         Some(wait) if wait > MAX_WAIT_MS => Err(bad(WAIT_MS)),
         wait => Ok(Duration::from_millis(wait.unwrap_or(0))),
+    }
+}
+
+/// Entries of a lock's history in one answer, where nobody asks for less or more.
+pub const HISTORY_LIMIT: u16 = 50;
+/// Most entries of a lock's history in one answer.
+pub const MAX_HISTORY_LIMIT: u16 = 500;
+
+/// The headers of `q.<tenant>.lock_history.<owner>`, each at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HistoryHeaders {
+    /// From 1 to [`MAX_HISTORY_LIMIT`].
+    pub limit: u16,
+    /// Only entries before this place, which an earlier answer named.
+    pub before: Option<i64>,
+}
+
+impl HistoryHeaders {
+    /// # Errors
+    /// `400 bad_header` for one that is repeated or malformed. Unknown headers are left alone.
+    pub fn parse<'a>(
+        headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    ) -> Result<Self, Refusal> {
+        let parsed =
+            |name| once(headers.clone(), name)?.map(|value| number(name, value)).transpose();
+        let limit = parsed(LIMIT)?.map_or(Ok(HISTORY_LIMIT), u16::try_from);
+        let before = parsed(BEFORE)?.map(i64::try_from).transpose();
+        let limit = limit.ok().filter(|limit| (1..=MAX_HISTORY_LIMIT).contains(limit));
+        Ok(Self {
+            limit: limit.ok_or_else(|| bad(LIMIT))?,
+            before: before.map_err(|_| bad(BEFORE))?,
+        })
     }
 }
 
@@ -142,6 +174,28 @@ mod tests {
             &[("Confirm", "KV")],
             &[("Confirm", "")],
             &[("Confirm", "kv"), ("Confirm", "kv")],
+        ];
+        for headers in bad {
+            assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_history_is_asked_for_in_pieces() {
+        let parse = |headers: &[(&str, &str)]| HistoryHeaders::parse(headers.iter().copied());
+        assert_eq!(parse(&[]).unwrap(), HistoryHeaders { limit: 50, before: None });
+        let asked = parse(&[("limit", "500"), ("Before", "17"), ("X-Other", "x")]).unwrap();
+        assert_eq!(asked, HistoryHeaders { limit: 500, before: Some(17) });
+        let bad: &[&[(&str, &str)]] = &[
+            &[("Limit", "0")],
+            &[("Limit", "501")],
+            &[("Limit", "65537")],
+            &[("Limit", "ten")],
+            &[("Limit", "5"), ("limit", "5")],
+            &[("Before", "")],
+            &[("Before", "-1")],
+            &[("Before", "9223372036854775808")],
+            &[("Before", "1"), ("before", "1")],
         ];
         for headers in bad {
             assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");

@@ -46,8 +46,12 @@ pub const QUERY_LOCK_HISTORY: &str = "q.*.lock_history.*";
 pub const QUERY_USER_VALIDATE: &str = "q.*.user.*.validate";
 /// Queries of what is known of users: `q.<tenant>.user.<id>.state`.
 pub const QUERY_USER_STATE: &str = "q.*.user.*.state";
+/// Deadlines of locks that are to come.
+pub const LOCK_TIMERS: &str = "timer.lock.>";
 /// Deadlines of locks that have passed.
 pub const LOCKS_DUE: &str = "due.lock.>";
+/// What cart-lock-expiry sends, for every tenant and cart.
+pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
 
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
@@ -69,6 +73,12 @@ pub struct RawCommandSubject<'a> {
 #[must_use]
 pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
     raw.aggregate == "user" && ["register", "login", "refresh"].contains(&raw.verb)
+}
+
+/// Asks for the decision that a cart's lock has expired.
+#[must_use]
+pub fn expire_lock(cart: &Address) -> String {
+    format!("req.{cart}.expire_lock")
 }
 
 /// Splits a command's subject; `None` where the door or the number of tokens is off.

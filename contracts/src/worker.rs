@@ -7,15 +7,17 @@ pub enum WorkerName {
     CommandHandler,
     OutboxRelay,
     PaymentProjector,
+    CartLockExpiry,
     CacheVerifier,
     Edge,
 }
 
 impl WorkerName {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::CommandHandler,
         Self::OutboxRelay,
         Self::PaymentProjector,
+        Self::CartLockExpiry,
         Self::CacheVerifier,
         Self::Edge,
     ];
@@ -26,6 +28,7 @@ impl WorkerName {
             Self::CommandHandler => "command-handler",
             Self::OutboxRelay => "outbox-relay",
             Self::PaymentProjector => "payment-projector",
+            Self::CartLockExpiry => "cart-lock-expiry",
             Self::CacheVerifier => "cache-verifier",
             Self::Edge => "edge",
         }

@@ -4,6 +4,7 @@
 //! Nothing sleeps: [`until`] waits for a condition and fails loudly when it does not come.
 
 pub mod check;
+pub mod locks;
 pub mod process;
 pub mod producer;
 pub mod screen;

@@ -6,6 +6,7 @@
 use std::process::Stdio;
 
 use brigade_contracts::WorkerName;
+use sqlx::ConnectOptions;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -25,6 +26,31 @@ pub fn brigade_main() {
     let _code = brigade::cli::run_with(std::iter::once("brigade".into()).chain(arguments));
 }
 
+/// The program with these arguments, separated by spaces, in a process of its own.
+fn brigade(arguments: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command
+        .args([HIDDEN_TEST, "--exact", "--ignored", "--nocapture", "--quiet"])
+        .env(ARGUMENTS, arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// What a command of operators prints, who reach the database as its owner.
+///
+/// # Panics
+/// Where it does not end well.
+pub async fn printed(town: &Town, arguments: &str) -> String {
+    let database_url = town.sql.connect_options().to_url_lossy().to_string();
+    let mut command = brigade(arguments);
+    let ended = command.env("BRIGADE_DATABASE_URL", database_url).stdout(Stdio::piped()).output();
+    let ended = ended.await.expect("it runs");
+    assert!(ended.status.success(), "{arguments}: {ended:?}");
+    String::from_utf8(ended.stdout).expect("UTF-8")
+}
+
 /// A `brigade run` of its own; killed when dropped.
 pub struct Process {
     pub child: Child,
@@ -38,14 +64,8 @@ impl Process {
     /// Where it does not start.
     pub async fn start(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
         let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command
-            .args([HIDDEN_TEST, "--exact", "--ignored", "--nocapture", "--quiet"])
-            .env(ARGUMENTS, format!("run {}", names.join(" ")))
-            .env("BRIGADE_LOG_FORMAT", "json")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        let mut command = brigade(&format!("run {}", names.join(" ")));
+        command.env("BRIGADE_LOG_FORMAT", "json");
         for worker in workers {
             let servers = town.servers(*worker);
             let suffix = worker.env_suffix();

@@ -5,6 +5,7 @@ use std::{
 };
 
 use brigade::{
+    domain::LockPolicy,
     provision,
     runtime::{
         FailPoints, Metrics,
@@ -13,7 +14,10 @@ use brigade::{
     },
     stack::{NatsServer, Postgres},
 };
-use brigade_contracts::{Token, WorkerName, permissions};
+use brigade_contracts::{
+    Token, WorkerName,
+    permissions::{self, NatsUser},
+};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 
@@ -38,11 +42,16 @@ pub struct Town {
     pub fail: FailPoints,
     pub metrics: Arc<Metrics>,
     replicas: u8,
+    /// Of the workers that are started from now on.
+    pub lock_policy: LockPolicy,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
     dir: TempDir,
 }
+
+/// The NATS user that may do anything, for tampering.
+pub const SUPERUSER: &str = "superuser";
 
 /// The restaurants of every town.
 pub const TENANTS: [&str; 2] = ["t1", "t2"];
@@ -115,7 +124,13 @@ impl Town {
     ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let tenants = TENANTS.map(|tenant| Token::new(tenant).expect("a token"));
-        let users = permissions::all_users(&tenants);
+        let mut users = permissions::all_users(&tenants);
+        users.push(NatsUser {
+            name: SUPERUSER.to_owned(),
+            publish: vec![">".to_owned()],
+            publish_deny: Vec::new(),
+            subscribe: vec![">".to_owned()],
+        });
         let passwords: BTreeMap<String, String> =
             users.iter().map(|user| (user.name.clone(), format!("{}-secret", user.name))).collect();
         let authorization =
@@ -136,6 +151,7 @@ impl Town {
             nats,
             others: servers,
             replicas: nodes,
+            lock_policy: LockPolicy::default(),
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -169,6 +185,7 @@ impl Town {
             nats_url: self.nats_url(worker.as_str()),
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
             replicas: self.replicas,
+            lock_policy: self.lock_policy.clone(),
         }
     }
 

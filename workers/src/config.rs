@@ -6,11 +6,12 @@ use std::env;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use brigade_contracts::WorkerName;
 
-use crate::runtime::fleet::Servers;
+use crate::{domain::LockPolicy, runtime::fleet::Servers};
 
 /// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
 pub const VARIABLES: &str = "\
@@ -18,12 +19,14 @@ Environment:
   BRIGADE_NATS_URL                 nats://user:password@host:port, of a cluster several with commas
   BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
                                    (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR,
-                                   CACHE_VERIFIER, EDGE)
+                                   CART_LOCK_EXPIRY, CACHE_VERIFIER, EDGE)
   BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
   BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served (default: a free
                                    port of 127.0.0.1, which is logged)
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
+  BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
+                                   CASH: 1 to 1800 (default: 600); for command-handler
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
   BRIGADE_LOG_FORMAT               text (default) or json
 Servers of a local stack (up, demo):
@@ -42,6 +45,8 @@ pub struct RunConfig {
     pub http: SocketAddr,
     /// `BRIGADE_REPLICAS` of each stream, else 1.
     pub replicas: u8,
+    /// `BRIGADE_LOCK_SECONDS_<METHOD>`, each 10 minutes by default.
+    pub lock_policy: LockPolicy,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -69,6 +74,7 @@ impl RunConfig {
             replicas: replicas
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
+            lock_policy: lock_policy()?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -85,6 +91,7 @@ impl RunConfig {
             nats_url: nats.with_context(|| missing("BRIGADE_NATS_URL"))?.clone(),
             replicas: self.replicas,
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
+            lock_policy: self.lock_policy.clone(),
         })
     }
 
@@ -112,6 +119,26 @@ impl RunConfig {
         let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
         percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
     }
+}
+
+/// How long the lock of a cart lives that is paid by each method, within the cap.
+fn lock_policy() -> Result<LockPolicy> {
+    let standard = LockPolicy::default();
+    let seconds = |method: &str, standard: Duration| {
+        let name = format!("BRIGADE_LOCK_SECONDS_{method}");
+        let Some(text) = text(&name) else { return Ok(standard) };
+        let seconds = text.parse().with_context(|| format!("{name}: {text:?}"))?;
+        let allowed = (1..=LockPolicy::default().cap.as_secs()).contains(&seconds);
+        anyhow::ensure!(allowed, "{name}: {seconds} is not from 1 to 1800");
+        Ok(Duration::from_secs(seconds))
+    };
+    Ok(LockPolicy {
+        card: seconds("CARD", standard.card)?,
+        wallet: seconds("WALLET", standard.wallet)?,
+        qr: seconds("QR", standard.qr)?,
+        cash: seconds("CASH", standard.cash)?,
+        ..standard
+    })
 }
 
 /// How the log is written.

@@ -1,6 +1,7 @@
 //! The workers of brigade and what they stand on. [`registry`] is the table of contents.
 
 pub mod cache_verifier;
+pub mod cart_lock_expiry;
 pub mod cli;
 pub mod command_handler;
 pub mod config;

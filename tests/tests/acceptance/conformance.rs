@@ -12,7 +12,9 @@ use brigade_contracts::{
     client::{Client, Send},
     topology::Topology,
 };
-use brigade_tests::{Town, check, process::Process, producer::placed, until, workload};
+use brigade_tests::{
+    Town, check, locks::Lock, process::Process, producer::placed, town::SUPERUSER, until, workload,
+};
 use futures::{StreamExt, stream};
 use serde_json::json;
 
@@ -33,6 +35,11 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
             "payment-projector.after_show",
             "payment-projector.before_ack",
         ],
+        WorkerName::CartLockExpiry => &[
+            "cart-lock-expiry.before_send",
+            "cart-lock-expiry.after_send",
+            "cart-lock-expiry.before_ack",
+        ],
         WorkerName::CacheVerifier => &["cache-verifier.before_heal", "cache-verifier.after_heal"],
         WorkerName::Edge => &["edge.after_confirm"],
     }
@@ -43,6 +50,7 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     match worker {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
         WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.poison.opened")),
+        WorkerName::CartLockExpiry => Some(("command-handler", "due.lock.t1.poison.7")),
         WorkerName::OutboxRelay | WorkerName::CacheVerifier | WorkerName::Edge => None,
     }
 }
@@ -58,6 +66,10 @@ async fn provoke(town: &Town, worker: WorkerName) {
         .await;
         let js = async_nats::jetstream::new(town.connect("operator").await);
         js.delete_stream("KV_views").await.unwrap();
+    }
+    if worker == WorkerName::CartLockExpiry {
+        town.producer().await.team_cart("locked", "lena", &[]).await;
+        Lock::hold(town, "lena", "locked", 0.0).await.set_timer(town).await;
     }
 }
 
@@ -328,9 +340,14 @@ async fn a_message_that_panics_is_tried_five_times_alone() {
     }
 }
 
-/// Puts a message into the stream that has this subject, as one who may. Returns its id.
+/// Puts a message into the stream that has this subject, as one who may; what has fired nobody but
+/// the server itself. Returns its id.
 async fn poison(town: &Town, subject: &str, payload: &[u8]) -> String {
-    let user = if subject.starts_with("cmd.") { "t1-producer" } else { "outbox-relay" };
+    let user = match subject.split('.').next() {
+        Some("cmd") => "t1-producer",
+        Some("evt") => "outbox-relay",
+        _ => SUPERUSER,
+    };
     let js = async_nats::jetstream::new(town.connect(user).await);
     let id = uuid::Uuid::now_v7().to_string();
     let mut headers = async_nats::HeaderMap::new();

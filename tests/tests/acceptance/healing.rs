@@ -6,9 +6,10 @@ use std::{
 };
 
 use async_nats::jetstream;
-use brigade_contracts::WorkerName;
+use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
     Town, check,
+    locks::Lock,
     producer::{item, placed},
     until,
     workload::Load,
@@ -51,6 +52,7 @@ impl Fault {
 async fn until_healed(town: &Town) {
     let now: time::OffsetDateTime =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.unwrap();
+    let declared = i64::try_from(Topology::compiled_in().streams.len()).unwrap();
     until("marks of all streams", || async {
         let marked: i64 = sqlx::query_scalar(
             "select count(distinct stream) from brigade.stream_marks where noted_at > $1",
@@ -59,7 +61,7 @@ async fn until_healed(town: &Town) {
         .fetch_one(&town.sql)
         .await
         .ok()?;
-        (marked == 7).then_some(())
+        (marked == declared).then_some(())
     })
     .await;
 }
@@ -131,6 +133,57 @@ async fn a_consumer_goes_on_when_its_stream_was_made_again() {
     until_healed(&town).await;
     producer.publish("k1", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
     town.finish().await;
+}
+
+/// The owners whose locks are noted to be shown again.
+async fn noted_locks(town: &Town) -> Vec<String> {
+    let noted = "select id from brigade.unshown where aggregate = 'lock' order by id";
+    sqlx::query_scalar(noted).fetch_all(&town.sql).await.unwrap()
+}
+
+#[tokio::test]
+async fn lost_locks_and_timers_are_noted_to_be_shown_again() {
+    let mut town = Town::empty().await;
+    town.run(WorkerName::CacheVerifier).await;
+    for owner in ["ada", "bob", "cleo"] {
+        Lock::hold(&town, owner, owner, 600.0).await;
+    }
+    // Bob's key has expired, Cleo's has not.
+    sqlx::raw_sql(
+        "update brigade.cart_locks set state = 'released' where owner <> 'ada';
+         update brigade.cart_locks set updated_at = now() - interval '11 minutes' where owner = 'bob'",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    let js = jetstream::new(town.connect("operator").await);
+    for stream in ["KV_cart_locks", "TIMERS"] {
+        until_healed(&town).await;
+        assert_eq!(noted_locks(&town).await, [""; 0]);
+        js.delete_stream(stream).await.unwrap();
+        until_healed(&town).await;
+        assert_eq!(noted_locks(&town).await, ["ada", "cleo"], "{stream}");
+        assert!(js.get_stream(stream).await.is_ok(), "{stream} is made again");
+        sqlx::query("delete from brigade.unshown").execute(&town.sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_locks_that_a_killed_server_may_have_lost_are_noted_too() {
+    let mut town = Town::start().await;
+    let producer = town.producer().await;
+    for owner in ["ada", "bob"] {
+        producer.team_cart(owner, owner, &[]).await;
+    }
+    town.until_idle().await;
+    // Nobody takes notes away.
+    town.stop_one(WorkerName::CommandHandler).await;
+    Lock::hold(&town, "ada", "ada", 600.0).await;
+    until_healed(&town).await;
+    town.nats.kill().await;
+    town.nats.restart().await.unwrap();
+    until_healed(&town).await;
+    assert_eq!(noted_locks(&town).await, ["ada"]);
 }
 
 #[tokio::test]

@@ -37,6 +37,10 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
         ("$KV.active_orders.t1.o1.core", &["command-handler"]),
         ("$KV.active_orders.t1.o1.payment", &["payment-projector"]),
         ("$KV.attempts.command-handler.COMMANDS.1", &["command-handler"]),
+        ("$KV.cart_locks.t1.ada", &["command-handler"]),
+        ("timer.lock.t1.c1.7", &["command-handler"]),
+        ("due.lock.t1.c1.7", &[]),
+        ("req.t1.cart.c1.expire_lock", &["cart-lock-expiry", "operator"]),
         ("evt.t1.cart.c1.opened", &["outbox-relay"]),
         ("outcome.t1.k1", &["command-handler"]),
         ("outbox.wake", &["command-handler"]),
@@ -51,10 +55,13 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
             "$JS.API.STREAM.MSG.GET.KV_views",
             &["command-handler", "edge", "operator", "payment-projector"],
         ),
+        ("$JS.API.STREAM.MSG.GET.KV_cart_locks", &["command-handler", "operator"]),
+        ("q.t1.lock.ada", &["operator", "t1-producer", "t1-watcher"]),
         ("q.t1.view.cart.c1", &["operator", "t1-producer", "t1-watcher"]),
     ];
     let mut users: Vec<_> = ["operator", "t1-producer", "t1-watcher", "t2-producer"].to_vec();
     users.extend(["command-handler", "edge", "outbox-relay", "payment-projector"]);
+    users.push("cart-lock-expiry");
     for (subject, owners) in owners {
         for user in &users {
             let may = may_publish(&town, user, subject).await;
@@ -126,7 +133,7 @@ async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
         }
     }
     // Only one worker changes what the domain says.
-    for table in ["carts", "orders", "events", "command_inbox"] {
+    for table in ["carts", "orders", "cart_locks", "cart_lock_history", "events", "command_inbox"] {
         for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler) {
             let grants = brigade_contracts::permissions::grants(worker);
             let of_table = grants.iter().find(|(object, _)| *object == format!("TABLE {table}"));

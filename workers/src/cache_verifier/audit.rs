@@ -53,6 +53,7 @@ pub struct Audit {
     versions: Kv,
     views: Kv,
     active_orders: Kv,
+    cart_locks: Kv,
     kind: Aggregate,
     after: (String, String),
 }
@@ -98,6 +99,7 @@ impl Audit {
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             views: Kv::open(&cx.nats, Bucket::Views).await?,
             active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
+            cart_locks: Kv::open(&cx.nats, Bucket::CartLocks).await?,
             kind: Aggregate::Cart,
             after: Default::default(),
         })
@@ -115,6 +117,7 @@ impl Audit {
                 self.after = Default::default();
                 self.kind = match self.kind {
                     Aggregate::Cart => Aggregate::Order,
+                    Aggregate::Order => Aggregate::Lock,
                     _ => Aggregate::Cart,
                 };
             }
@@ -172,9 +175,8 @@ impl Audit {
         match bucket {
             Bucket::Views => &self.views,
             Bucket::ActiveOrders => &self.active_orders,
-            Bucket::Versions | Bucket::CartLocks | Bucket::UserState | Bucket::Attempts => {
-                &self.versions
-            }
+            Bucket::CartLocks => &self.cart_locks,
+            Bucket::Versions | Bucket::UserState | Bucket::Attempts => &self.versions,
         }
     }
 }
@@ -222,6 +224,10 @@ fn expected(state: &State, listed: bool) -> Vec<Expected> {
         value,
     };
     let json = |text: &str| serde_json::from_str(text).unwrap_or_default();
+    if let State::Lock(_) = state {
+        let key = key::cart_lock(address);
+        return vec![expected(Bucket::CartLocks, Part::Core, key, head.version, json(core.get()))];
+    }
     let versions = Versions { version: head.version, parts: head.part_versions(), at: head.at };
     let versions = serde_json::to_value(versions).unwrap_or_default();
     let of = |part| head.part(part).0;
@@ -275,9 +281,35 @@ fn judge(expected: &Expected, found: Option<&Entry>) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use brigade_contracts::{Money, Timestamp, Token, lock, payment::Method};
     use serde_json::json;
 
     use super::*;
+    use crate::domain::{Head, Lock};
+
+    #[test]
+    fn a_lock_has_one_key_and_no_counter() {
+        let at = Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap();
+        let address = Address::new("t1", Aggregate::Lock, "ada").unwrap();
+        let lock = Lock {
+            head: Head { version: 3, ..Head::unborn(address, at) },
+            state: lock::State::Held,
+            cart_id: Token::new("c1").unwrap(),
+            token: 7,
+            method: Method::Card,
+            acquired_at: at,
+            expires_at: at,
+            transaction_id: None,
+            fingerprint: String::new(),
+            amount: Money::ZERO,
+            reason: None,
+            refusals: 0,
+        };
+        let all = expected(&State::Lock(lock), false);
+        let [expected] = &all[..] else { panic!("{} keys", all.len()) };
+        assert_eq!((expected.bucket, expected.key.as_str()), (Bucket::CartLocks, "t1.ada"));
+        assert_eq!((expected.version, &expected.value["token"]), (3, &json!(7)));
+    }
 
     #[test]
     fn each_finding_is_told_from_version_and_content() {

@@ -40,10 +40,12 @@ pub enum Which {
     Listed,
     /// Those whose keys have not expired.
     Kept,
+    /// The locks whose keys have not expired.
+    Locks,
 }
 
 /// What is done with the aggregates of a heal, one step after the other.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Step {
     Note,
     RepeatPayments,
@@ -57,6 +59,7 @@ pub struct Plan {
     since: Option<OffsetDateTime>,
     listed: bool,
     kept: bool,
+    locks: bool,
     versions: bool,
     payments: bool,
     events: Option<Events>,
@@ -77,6 +80,7 @@ impl Plan {
             && self.since.is_none()
             && !self.listed
             && !self.kept
+            && !self.locks
             && self.events.is_none()
     }
 
@@ -100,6 +104,10 @@ impl Plan {
                 matches!(found, Found::Stream(found) if whole && purged_after(found));
             self.events = Some(Events { since, as_repetition });
         }
+        if stream == "TIMERS" {
+            // Whoever shows a lock again writes its timer too.
+            self.locks = true;
+        }
         let Some(bucket) = Bucket::ALL.into_iter().find(|bucket| bucket.stream() == stream) else {
             return;
         };
@@ -109,18 +117,18 @@ impl Plan {
                 self.since = Some(self.since.map_or(since, |earlier| earlier.min(since)));
             }
             Bucket::ActiveOrders => self.listed = true,
-            Bucket::Versions | Bucket::Views | Bucket::CartLocks | Bucket::UserState => {
-                self.kept = true;
-            }
+            Bucket::CartLocks => self.locks = true,
+            Bucket::Versions | Bucket::Views | Bucket::UserState => self.kept = true,
         }
         self.versions |= bucket == Bucket::Versions;
-        self.payments |= bucket != Bucket::Versions;
+        self.payments |= matches!(bucket, Bucket::Views | Bucket::ActiveOrders);
     }
 
     fn parts(&self) -> impl Iterator<Item = Which> {
         let kept = self.kept.then_some(Which::Kept);
         let listed = (self.listed && !self.kept).then_some(Which::Listed);
-        [kept, listed, self.since.map(Which::Since)].into_iter().flatten()
+        let locks = self.locks.then_some(Which::Locks);
+        [kept, listed, locks, self.since.map(Which::Since)].into_iter().flatten()
     }
 }
 
@@ -183,14 +191,22 @@ impl Heal<'_> {
     async fn each_piece(&self, which: Which, step: Step) -> anyhow::Result<u64> {
         let mut count = 0;
         if let Which::Since(since) = which {
-            let changed: Vec<Versioned> = self.changed(since).await?.into_iter().collect();
+            let mut changed: Vec<Versioned> = self.changed(since).await?.into_iter().collect();
+            if step == Step::Note {
+                changed.extend(self.locks_of(&changed).await?);
+            }
             for piece in changed.chunks(PIECE as usize) {
                 self.still_mine().await?;
                 count += self.act(step, piece).await?;
             }
             return Ok(count);
         }
-        for kind in [Aggregate::Cart, Aggregate::Order] {
+        let kinds: &[Aggregate] = match which {
+            Which::Locks if step == Step::RepeatPayments => &[],
+            Which::Locks => &[Aggregate::Lock],
+            _ => &[Aggregate::Cart, Aggregate::Order],
+        };
+        for &kind in kinds {
             let mut after = Some((String::new(), String::new()));
             while let Some(place) = after {
                 self.still_mine().await?;
@@ -313,6 +329,36 @@ impl Heal<'_> {
                 }
             }
         }
+    }
+
+    /// The locks of the owners of these carts. A lock has no events of its own, but none changes
+    /// without its cart; one that was claimed left a row with the cart's session.
+    async fn locks_of(&self, aggregates: &[Versioned]) -> sqlx::Result<Vec<Versioned>> {
+        let mut locks = Vec::new();
+        let carts: Vec<&Address> = aggregates
+            .iter()
+            .map(|(address, _)| address)
+            .filter(|address| address.aggregate == Aggregate::Cart)
+            .collect();
+        for piece in carts.chunks(PIECE as usize) {
+            let text = |f: fn(&Address) -> &str| piece.iter().map(|a| f(a)).collect::<Vec<_>>();
+            let rows = sqlx::query!(
+                r#"select distinct lock.tenant, lock.owner, lock.version
+                   from unnest($1::text[], $2::text[]) as asked (tenant, id)
+                   join brigade.carts cart using (tenant, id)
+                   cross join lateral (values (cart.owner), (cart.session)) as whose (owner)
+                   join brigade.cart_locks lock
+                        on (lock.tenant, lock.owner) = (cart.tenant, whose.owner)"#,
+                &text(|a| a.tenant.as_str()) as _,
+                &text(|a| a.id.as_str()) as _,
+            )
+            .fetch_all(&self.cx.postgres)
+            .await?;
+            locks.extend(rows.into_iter().filter_map(|row| {
+                Some((Address::new(&row.tenant, Aggregate::Lock, &row.owner).ok()?, row.version))
+            }));
+        }
+        Ok(locks)
     }
 
     /// The numbers of the events since: above the first, up to the second.
@@ -450,6 +496,22 @@ pub async fn page(
                 after.1,
                 most,
                 ended,
+            )
+            .fetch_all(&cx.postgres)
+            .await?
+        }
+        Aggregate::Lock => {
+            sqlx::query_as!(
+                KeyRow,
+                r#"select tenant, owner as id, version, false as "listed!",
+                          state = 'held'
+                          or updated_at > clock_timestamp() - make_interval(secs => $4) as "kept!"
+                   from brigade.cart_locks where (tenant, owner) > ($1, $2)
+                   order by tenant, owner limit $3"#,
+                after.0,
+                after.1,
+                most,
+                removed,
             )
             .fetch_all(&cx.postgres)
             .await?

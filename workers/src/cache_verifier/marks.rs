@@ -65,6 +65,13 @@ impl Loss {
         }
     }
 
+    /// Whether it is one to a stream of this name. From `TIMERS` the server itself takes what has
+    /// fired, which looks like a purge, and it is synced to disk; a lock whose timer is gone all the
+    /// same is found by cart-lock-expiry.
+    pub fn counts_for(self, stream: &str) -> bool {
+        stream != "TIMERS" || !matches!(self, Self::Purged | Self::ServerStarted)
+    }
+
     /// Whether nothing that stood there can be relied on; else only the newest may be gone.
     pub fn is_whole(self) -> bool {
         matches!(self, Self::Missing | Self::MadeAgain | Self::Purged)
@@ -273,6 +280,16 @@ mod tests {
         let empty = Mark { messages: 0, ..mark() };
         let first = Mark { first_seq: 21, ..mark() };
         assert_eq!(loss(Some(&empty), &Found::Stream(first), true), None, "nothing to lose");
+    }
+
+    #[test]
+    fn timers_that_have_fired_are_no_loss() {
+        for loss in [Loss::Missing, Loss::MadeAgain, Loss::Behind] {
+            assert!(loss.counts_for("TIMERS") && loss.counts_for("EVENTS"));
+        }
+        for loss in [Loss::Purged, Loss::ServerStarted] {
+            assert!(!loss.counts_for("TIMERS") && loss.counts_for("EVENTS"));
+        }
     }
 
     #[test]

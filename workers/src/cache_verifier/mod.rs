@@ -9,6 +9,7 @@
 //! | lost | is brought back by |
 //! |---|---|
 //! | a bucket | notes in `unshown`, which command-handler shows, and the last event of each part `payments` in the outbox again, from which payment-projector writes it |
+//! | `KV_cart_locks`, `TIMERS` | notes of locks in `unshown`: command-handler shows a lock and its timer together |
 //! | `EVENTS` | events in the outbox again, which outbox-relay publishes |
 //! | `COMMANDS`, `DLQ` | the stream is made again; what was in it was truth and is gone: an error is logged |
 //!
@@ -124,7 +125,8 @@ async fn compare(cx: &Context) -> anyhow::Result<()> {
         let mark = before.get(name);
         let stream = marks::look(cx, name).await?;
         let one_server = cx.topology.streams[name].get("num_replicas").is_none_or(|n| n == 1);
-        if let Some(loss) = marks::loss(mark, &stream, one_server) {
+        let loss = marks::loss(mark, &stream, one_server);
+        if let Some(loss) = loss.filter(|loss| loss.counts_for(name)) {
             report(cx, name, loss, mark);
             plan.add(name, loss, &stream, mark, now);
         }

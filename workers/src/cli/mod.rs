@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod dlq;
+mod locks;
 mod migrate;
 mod process;
 mod provision;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Args),
     /// Look at dead letters, replay or drop them
     Dlq(dlq::Args),
+    /// Look at cart locks and their history
+    Locks(locks::Args),
     /// Bring streams, buckets and consumers up to date, and name what differs
     Provision,
 }
@@ -73,6 +76,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             Command::Run(args) => run::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
+            Command::Locks(args) => locks::run(args).await,
             Command::Migrate => migrate::run().await,
             Command::Provision => provision::run().await,
         }

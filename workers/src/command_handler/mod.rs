@@ -14,14 +14,22 @@ mod carts;
 mod columns;
 pub mod credentials;
 pub mod housekeeping;
+mod locks;
 mod notes;
 mod orders;
 pub mod passwords;
+mod payments;
 mod show;
+mod take;
 mod transaction;
 pub mod users;
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_nats::{HeaderMap, Subject};
 use brigade_contracts::{
@@ -35,6 +43,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{notes::Notes, show::Show, transaction::Answer};
 use crate::{
+    domain::Want,
     runtime::{
         Context, Delivery, Handler, Refused, Source, Turn, Verdict, consume, delivery::Origin,
     },
@@ -44,6 +53,9 @@ use crate::{
     },
 };
 
+/// Rounds of a command that comes to something new each time. A payment takes two or three; others
+/// may move what it needs (a cart changes its owner) between two of them.
+const MOST_ROUNDS: usize = 10;
 /// Tries of a single command whose transaction keeps meeting others.
 const TRIES_ALONE: usize = 5;
 
@@ -65,6 +77,44 @@ enum ReplyTo {
     Reply(Option<Subject>),
     /// The durable door: it is published for whoever listens.
     Outcome,
+}
+
+/// Commands of a batch that are decided in one transaction.
+struct Piece {
+    /// Their places in the batch, in order of arrival.
+    places: Vec<usize>,
+    tries: usize,
+    /// What they lacked when they were decided before, and how often that was.
+    wanted: BTreeSet<Want>,
+    rounds: usize,
+}
+
+impl Piece {
+    fn new(places: Vec<usize>) -> Self {
+        Self { places, tries: 0, wanted: BTreeSet::new(), rounds: 0 }
+    }
+
+    fn again(self) -> Self {
+        Self { tries: self.tries + 1, ..self }
+    }
+
+    fn split(mut self) -> (Self, Self) {
+        let second = self.places.split_off(self.places.len() / 2);
+        let second = Self { places: second, wanted: self.wanted.clone(), ..self };
+        (self, second)
+    }
+
+    /// The commands that were postponed, with what they lacked.
+    ///
+    /// # Errors
+    /// Those commands, if what they need was something else each time.
+    fn next(self, places: Vec<usize>, wanted: BTreeSet<Want>) -> Result<Self, Vec<usize>> {
+        if self.rounds == MOST_ROUNDS {
+            return Err(places);
+        }
+        let wanted = self.wanted.into_iter().chain(wanted).collect();
+        Ok(Self { places, tries: 0, wanted, rounds: self.rounds + 1 })
+    }
 }
 
 /// What became of a command in a batch.
@@ -201,58 +251,75 @@ impl CommandHandler {
     ///
     /// A batch that fails is tried again, which also asks the inbox whether a commit whose
     /// answer was lost took place. The second time it is split, so that one bad command spoils
-    /// only itself.
+    /// only itself. Commands that came to something that was not locked are decided next, before
+    /// all later ones.
     async fn decide(&self, commands: &[Command], turn: Turn) -> Vec<Fate> {
         let mut fates: Vec<Fate> = vec![Fate::Away(String::new()); commands.len()];
         // The newest state of each: a batch that was split may have changed one several times.
         let mut changed = HashMap::new();
+        let mut show_again = Vec::new();
         let mut shards = 0;
-        let mut pieces = vec![(0..commands.len(), 0)];
-        while let Some((piece, tries)) = pieces.pop() {
-            if piece.is_empty() {
+        let mut pieces = vec![Piece::new((0..commands.len()).collect())];
+        while let Some(piece) = pieces.pop() {
+            if piece.places.is_empty() {
                 continue;
             }
             let shown = self.notes.take();
+            let asked: Vec<&Command> = piece.places.iter().map(|&place| &commands[place]).collect();
             let decided = bounded(&self.cx.postgres, async |postgres| {
-                transaction::decide(&self.cx, postgres, &commands[piece.clone()], &shown).await
+                transaction::decide(&self.cx, postgres, &asked, &piece.wanted, &shown).await
             });
             let error = match decided.await {
                 Ok(decided) => {
                     self.cx.health.back("postgres");
-                    for (at, answer) in piece.zip(decided.answers) {
-                        fates[at] = Fate::Decided(answer);
+                    let mut postponed = Vec::new();
+                    for (&place, answer) in piece.places.iter().zip(decided.answers) {
+                        match answer {
+                            Some(answer) => fates[place] = Fate::Decided(answer),
+                            None => postponed.push(place),
+                        }
                     }
                     for state in decided.to_show {
                         changed.insert(state.head().address.clone(), state);
                     }
+                    show_again.extend(decided.show_again);
                     shards |= decided.shards;
+                    match piece.next(postponed, decided.wanted) {
+                        Ok(next) => pieces.push(next),
+                        Err(places) => {
+                            for place in places {
+                                fates[place] = Fate::Failed("what it needs keeps changing".into());
+                            }
+                        }
+                    }
                     continue;
                 }
                 Err(error) => error,
             };
             self.notes.put_back(shown);
             match failure(&error) {
-                Failure::Away if tries > 0 => {
+                Failure::Away if piece.tries > 0 => {
                     self.cx.health.away("postgres", &error.to_string());
-                    fates[piece].fill(Fate::Away(error.to_string()));
+                    for &place in &piece.places {
+                        fates[place] = Fate::Away(error.to_string());
+                    }
                 }
                 Failure::Away => {
                     sleep(Duration::from_millis(50)).await;
-                    pieces.push((piece, tries + 1));
+                    pieces.push(piece.again());
                 }
-                _ if piece.len() == 1 && tries >= TRIES_ALONE => {
-                    let target = &commands[piece.start].target;
+                _ if piece.places.len() == 1 && piece.tries >= TRIES_ALONE => {
+                    let target = &asked[0].target;
                     tracing::error!(%error, target, "a command cannot be decided");
-                    fates[piece].fill(Fate::Failed(error.to_string()));
+                    fates[piece.places[0]] = Fate::Failed(error.to_string());
                 }
-                Failure::Conflict | Failure::Fault if tries > 0 && piece.len() > 1 => {
-                    let middle = piece.start + piece.len() / 2;
-                    pieces.push((middle..piece.end, tries));
-                    pieces.push((piece.start..middle, tries));
+                Failure::Conflict | Failure::Fault if piece.tries > 0 && piece.places.len() > 1 => {
+                    let (first, second) = piece.split();
+                    pieces.extend([second, first]);
                 }
                 Failure::Conflict | Failure::Fault => {
                     tracing::debug!(%error, "deciding again");
-                    pieces.push((piece, tries + 1));
+                    pieces.push(piece.again());
                 }
             }
         }
@@ -260,6 +327,9 @@ impl CommandHandler {
         self.cx.fail.point("command-handler.after_commit").await;
         let changed: Vec<_> = changed.into_values().collect();
         self.notes.add(self.show.show(&changed).await);
+        if !show_again.is_empty() {
+            self.notes.add(self.show.show_again(&show_again).await);
+        }
         // Not before: somebody waits for what is shown and answered here.
         self.wake_relay(shards).await;
         self.cx.fail.point("command-handler.after_show").await;
@@ -280,6 +350,10 @@ impl CommandHandler {
             // Its outcome is another command's: nobody may take the one for the other.
             (ReplyTo::Outcome, Fate::Decided(answer)) if answer.reused => {
                 Verdict::Dead("command_id_reused: the id was used for another command".to_owned())
+            }
+            // Not final: the message is what remembers it.
+            (ReplyTo::Outcome, Fate::Decided(answer)) if !answer.is_final() => {
+                Verdict::Retry(answer.code())
             }
             (_, Fate::Decided(answer)) => {
                 self.reply(reply, Some(command), &answer).await;

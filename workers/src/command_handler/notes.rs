@@ -183,8 +183,9 @@ async fn overdue(postgres: &PgPool) -> sqlx::Result<Vec<Address>> {
     )
     .fetch_all(postgres)
     .await?;
-    let address =
-        |row: &Row| Address::new(&row.tenant, Aggregate::parse(&row.aggregate)?, &row.id).ok();
+    let address = |row: &Row| {
+        Address::new(&row.tenant, Aggregate::parse_noted(&row.aggregate)?, &row.id).ok()
+    };
     Ok(rows.iter().filter_map(address).collect())
 }
 

@@ -6,16 +6,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, context::PublishError},
+};
 use brigade_contracts::{
-    Address, Part,
+    Address, Part, header,
     key::{self, Bucket, ENDED_TTL, REMOVED_TTL, Versions},
+    lock::Due,
+    subject,
 };
 use bytes::Bytes;
+use futures::future::join_all;
+use serde_json::value::RawValue;
 use sqlx::PgPool;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    domain::{Order, State},
+    domain::{Lock, Order, State},
     runtime::{Context, Metrics},
     store::{Kv, Put, Stored, WhenAbsent, states},
 };
@@ -30,6 +38,8 @@ pub struct Show {
     versions: Patient,
     views: Patient,
     active_orders: Patient,
+    cart_locks: Patient,
+    timers: jetstream::Context,
     postgres: PgPool,
     metrics: Arc<Metrics>,
 }
@@ -42,6 +52,8 @@ impl Show {
             versions: Patient::open(cx, Bucket::Versions).await?,
             views: Patient::open(cx, Bucket::Views).await?,
             active_orders: Patient::open(cx, Bucket::ActiveOrders).await?,
+            cart_locks: Patient::open(cx, Bucket::CartLocks).await?,
+            timers: cx.nats.jetstream.clone(),
             postgres: cx.postgres.clone(),
             metrics: cx.metrics.clone(),
         })
@@ -71,7 +83,7 @@ impl Show {
     /// Shows aggregates that were read from SQL just now, of which much may be lost. Trusts nothing
     /// that was written before.
     pub async fn show_again(&self, states: &[State]) -> Vec<(Address, u64)> {
-        for bucket in [&self.versions, &self.views, &self.active_orders] {
+        for bucket in [&self.versions, &self.views, &self.active_orders, &self.cart_locks] {
             bucket.kv.forget();
         }
         self.write(states, WhenAbsent::Write).await.0
@@ -81,29 +93,46 @@ impl Show {
         states::read(&mut *self.postgres.acquire().await?, addresses).await
     }
 
+    /// Sets the timers of the locks that are held.
+    async fn set_timers(&self, states: &[State]) -> Vec<(usize, Stored)> {
+        let held = states.iter().enumerate().filter_map(|(at, state)| {
+            state.lock().filter(|lock| lock.is_held()).map(|lock| (at, timer(lock)))
+        });
+        let set = held.map(|(at, (subject, headers, payload))| async move {
+            let sent = self.timers.publish_with_headers(subject, headers, payload).await;
+            let set = match sent {
+                Ok(acknowledged) => acknowledged.await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            let failed = |error: PublishError| Stored::Failed(format!("a timer: {error}"));
+            (at, set.map_or_else(failed, |()| Stored::Shown))
+        });
+        join_all(set).await
+    }
+
     /// Returns the shown and the absent ones.
     async fn write(
         &self,
         states: &[State],
         absent: WhenAbsent,
     ) -> (Vec<(Address, u64)>, Vec<Address>) {
-        let versions: Vec<Put> = states.iter().map(versions).collect();
-        let cores: Vec<Put> = states.iter().map(core).collect();
-        let (of_orders, rows): (Vec<usize>, Vec<Put>) = states
-            .iter()
-            .enumerate()
-            .filter_map(|(at, state)| Some((at, active_row(state.order()?))))
-            .unzip();
-        let (mut stored, cores, rows) = tokio::join!(
-            self.versions.put(&versions, absent),
-            self.views.put(&cores, absent),
-            self.active_orders.put(&rows, absent),
+        let versions = Puts::of(states, versions);
+        let cores = Puts::of(states, core);
+        let rows = Puts::of(states, |state| state.order().map(active_row));
+        let locks = Puts::of(states, |state| state.lock().map(cart_lock));
+        let (versions, cores, rows, locks, timers) = tokio::join!(
+            versions.put(&self.versions, absent),
+            cores.put(&self.views, absent),
+            rows.put(&self.active_orders, absent),
+            locks.put(&self.cart_locks, absent),
+            self.set_timers(states),
         );
-        for (state, _) in states.iter().zip(&cores).filter(|(_, core)| **core == Stored::Shown) {
-            self.metrics.visible(Part::Core, state.head().part(Part::Core).1);
+        for (at, _) in cores.iter().filter(|(_, core)| *core == Stored::Shown) {
+            self.metrics.visible(Part::Core, states[*at].head().part(Part::Core).1);
         }
-        let others = cores.into_iter().enumerate().chain(of_orders.into_iter().zip(rows));
-        for (at, other) in others.filter(|(_, other)| *other != Stored::Shown) {
+        let mut stored = vec![Stored::Shown; states.len()];
+        let all = [versions, cores, rows, locks, timers].into_iter().flatten();
+        for (at, other) in all.filter(|(_, other)| *other != Stored::Shown) {
             // What is absent anywhere has to be asked about, whatever else failed.
             if stored[at] != Stored::Absent {
                 stored[at] = other;
@@ -123,32 +152,82 @@ impl Show {
     }
 }
 
-fn versions(state: &State) -> Put {
+/// Values for one bucket, with the places of the states that they are of.
+struct Puts {
+    places: Vec<usize>,
+    values: Vec<Put>,
+}
+
+impl Puts {
+    fn of(states: &[State], value: impl Fn(&State) -> Option<Put>) -> Self {
+        let values = states.iter().enumerate();
+        let (places, values) = values.filter_map(|(at, s)| Some((at, value(s)?))).unzip();
+        Self { places, values }
+    }
+
+    async fn put(self, bucket: &Patient, absent: WhenAbsent) -> Vec<(usize, Stored)> {
+        self.places.into_iter().zip(bucket.put(&self.values, absent).await).collect()
+    }
+}
+
+/// Locks have none: nobody asks for their versions.
+fn versions(state: &State) -> Option<Put> {
+    if state.lock().is_some() {
+        return None;
+    }
     let head = state.head();
     let value = Versions { version: head.version, parts: head.part_versions(), at: head.at };
-    Put {
+    Some(Put {
         key: key::versions(&head.address),
         version: head.version,
         value: serde_json::to_vec(&value).unwrap_or_default().into(),
         ttl: state.has_ended().then_some(ENDED_TTL),
+    })
+}
+
+fn core(state: &State) -> Option<Put> {
+    if state.lock().is_some() {
+        return None;
+    }
+    let head = state.head();
+    Some(Put {
+        key: key::view(&head.address, Part::Core),
+        version: head.part(Part::Core).0,
+        value: bytes(state.part(Part::Core)),
+        ttl: state.has_ended().then_some(ENDED_TTL),
+    })
+}
+
+fn cart_lock(lock: &Lock) -> Put {
+    Put {
+        key: key::cart_lock(&lock.head.address),
+        version: lock.head.version,
+        value: bytes(State::Lock(lock.clone()).part(Part::Core)),
+        ttl: (!lock.is_held()).then_some(REMOVED_TTL),
     }
 }
 
-fn core(state: &State) -> Put {
-    let head = state.head();
-    Put {
-        key: key::view(&head.address, Part::Core),
-        version: head.part(Part::Core).0,
-        value: Bytes::from(String::from(Box::<str>::from(state.part(Part::Core)))),
-        ttl: state.has_ended().then_some(ENDED_TTL),
-    }
+fn bytes(part: Box<RawValue>) -> Bytes {
+    Bytes::from(String::from(Box::<str>::from(part)))
+}
+
+/// The message that wakes cart-lock-expiry at the lock's deadline; of a deadline that has passed,
+/// at once. Put again it is the same timer.
+fn timer(lock: &Lock) -> (String, HeaderMap, Bytes) {
+    let cart = lock.cart();
+    let mut headers = HeaderMap::new();
+    headers.insert(header::SCHEDULE, format!("@at {}", lock.expires_at));
+    headers.insert(header::SCHEDULE_TARGET, subject::lock_due(&cart, lock.token));
+    let due = Due { owner: lock.head.address.id.clone() };
+    let payload = serde_json::to_vec(&due).unwrap_or_default();
+    (subject::lock_timer(&cart, lock.token), headers, payload.into())
 }
 
 fn active_row(order: &Order) -> Put {
     Put {
         key: key::active_order(&order.head.address, Part::Core),
         version: order.head.part(Part::Core).0,
-        value: Bytes::from(String::from(Box::<str>::from(order.active_core()))),
+        value: bytes(order.active_core()),
         ttl: (!order.status.is_active()).then_some(REMOVED_TTL),
     }
 }

@@ -6,27 +6,30 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use brigade_contracts::{
-    Address, Aggregate, Body, Command, Outcome, Refusal, Timestamp, Token, cart,
-};
+use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp};
 use serde::Deserialize;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
-use super::{carts, orders};
+use super::{
+    carts, locks, orders, payments,
+    take::{OutcomeRow, take},
+};
 use crate::{
-    domain::{Event, LockPolicy, Mode, Reach, State, World},
+    domain::{Event, State, Want, World},
     outbox_relay::shard_of,
     runtime::Context,
-    store::{carts::from_row as cart_of, orders::from_row as order_of, rows::parse},
 };
 
 /// What a batch came to.
 pub struct Decided {
-    /// One a command.
-    pub answers: Vec<Answer>,
+    /// One a command; `None`: it is decided in the next batch, which has to take what is wanted.
+    pub answers: Vec<Option<Answer>>,
+    pub wanted: BTreeSet<Want>,
     /// Aggregates whose newest state may not stand in KV yet.
     pub to_show: Vec<State>,
+    /// Those of which nothing that KV is believed to hold counts.
+    pub show_again: Vec<State>,
     /// Bit mask of the outbox shards that got events.
     pub shards: u16,
 }
@@ -50,6 +53,22 @@ impl Answer {
         let body = serde_json::to_string(outcome).expect("an outcome serialises");
         Self { status: outcome.status, body, again: false, reused: false }
     }
+
+    /// What the outcome says it is.
+    #[must_use]
+    pub fn code(&self) -> String {
+        #[derive(Deserialize)]
+        struct Code {
+            code: String,
+        }
+        serde_json::from_str(&self.body).map_or_else(|_| String::new(), |Code { code }| code)
+    }
+
+    /// Whether it is stored: what is to be tried again is not.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.status != 503
+    }
 }
 
 /// A stored outcome, and what it was decided for.
@@ -59,15 +78,14 @@ struct Before {
     answer: Answer,
 }
 
-type CommandKey = (Token, Token);
-
 /// What is read of a stored outcome; the rest is sent as it is.
 #[derive(Deserialize)]
 struct Status {
     status: u16,
 }
 
-/// Decides a batch and commits. `shown` are versions known to stand in KV, whose notes go.
+/// Decides a batch and commits. `wanted` is what its commands lacked when they were tried before;
+/// `shown` are versions known to stand in KV, whose notes go.
 ///
 /// # Errors
 /// Those of Postgres; then nothing of the batch is decided, or all of it (a lost answer to the
@@ -75,72 +93,99 @@ struct Status {
 pub async fn decide(
     cx: &Context,
     postgres: &mut PgConnection,
-    commands: &[Command],
+    commands: &[&Command],
+    wanted: &BTreeSet<Want>,
     shown: &[(Address, u64)],
 ) -> sqlx::Result<Decided> {
     let mut tx = postgres.begin().await?;
-    let Taken { now, mut before, states, unshown } = take(&mut tx, commands).await?;
-    let reach = reach(commands, &states);
-    let mut world = World::new(states, reach, LockPolicy::default(), []);
-    let mut answers = Vec::with_capacity(commands.len());
+    let taken = take(&mut tx, commands, wanted).await?;
+    let now = taken.now;
+    let mut before: HashMap<_, _> =
+        taken.outcomes.into_iter().map(|(key, row)| (key, Before::stored(row))).collect();
+    let mut world =
+        World::new(taken.states, taken.reach, cx.lock_policy.clone(), taken.fencing_tokens);
+    let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
     let mut fresh: Vec<(&Command, usize)> = Vec::new();
     let mut repeated: BTreeSet<&Address> = BTreeSet::new();
-    for command in commands {
+    for &command in commands {
         let key = (command.tenant.clone(), command.command_id.clone());
         if let Some(before) = before.get(&key) {
-            answers.push(answer_again(command, before));
+            answers.push(Some(answer_again(command, before)));
             repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
             continue;
         }
-        let Some(outcome) = world.decide(command, now) else {
-            return Err(sqlx::Error::Protocol(format!("out of reach: {:?}", world.wanted())));
-        };
-        let answer = Answer::new(&outcome);
-        before.insert(key, Before::new(command, answer.clone()));
-        fresh.push((command, answers.len()));
+        let answer = world.decide(command, now).map(|outcome| Answer::new(&outcome));
+        if let Some(answer) = answer.as_ref().filter(|answer| answer.is_final()) {
+            before.insert(key, Before::new(command, answer.clone()));
+            fresh.push((command, answers.len()));
+        }
         answers.push(answer);
     }
     cx.fail.point("command-handler.before_write").await;
     let changed: Vec<State> = world.changed().cloned().collect();
-    save(&mut tx, &changed).await?;
-    let outcomes = fresh.iter().map(|(command, at)| (*command, answers[*at].body.as_str()));
-    record(&mut tx, now, &outcomes.collect::<Vec<_>>(), world.events(), &changed, shown).await?;
+    save(&mut tx, &changed, &world).await?;
+    let outcomes: Vec<_> = fresh
+        .iter()
+        .filter_map(|(command, at)| Some((*command, answers[*at].as_ref()?.body.as_str())))
+        .collect();
+    record(&mut tx, now, &outcomes, world.events(), &changed, shown).await?;
     cx.fail.point("command-handler.before_commit").await;
     tx.commit().await?;
-    let shards = world.events().iter().fold(0, |mask, e| mask | 1 << shard_of(&e.address));
+    cx.metrics.locks(world.metrics());
+    let repeats = world.repeat_events().iter().map(|(address, _)| shard_of(address));
+    let shards = world.events().iter().map(|event| shard_of(&event.address)).chain(repeats);
     // A repeated command may be one whose handler died before it showed anything.
-    let noted = |address: &&&Address| unshown.contains(**address);
+    let noted = |address: &&&Address| taken.unshown.contains(**address);
     let again = repeated.iter().filter(noted).filter_map(|address| world.unchanged(address));
-    let to_show = again.cloned().chain(changed.iter().cloned()).collect();
-    Ok(Decided { answers, to_show, shards })
+    Ok(Decided {
+        wanted: world.wanted().clone(),
+        to_show: again.cloned().chain(changed.iter().cloned()).collect(),
+        show_again: world.shown_again().cloned().collect(),
+        shards: shards.fold(0, |mask, shard| mask | 1 << shard),
+        answers,
+    })
 }
 
-/// What is locked: the aggregates that are asked for. No lock of an owner is read yet, so none is
-/// taken either: that needs the owner exclusively.
-fn reach(commands: &[Command], loaded: &[State]) -> Reach {
-    let lock = |tenant: &Token, owner: &Token| Address {
-        tenant: tenant.clone(),
-        aggregate: Aggregate::Lock,
-        id: owner.clone(),
-    };
-    let carts = loaded.iter().filter_map(State::cart);
-    let mut owners: HashMap<_, _> =
-        carts.map(|cart| (lock(&cart.head.address.tenant, &cart.owner), Mode::Shared)).collect();
-    let requests = || commands.iter().filter_map(|command| command.request.as_ref().ok());
-    for request in requests() {
-        if let Body::Cart(cart::Verb::Open(open)) = &request.body {
-            owners.insert(lock(&request.address.tenant, &open.owner), Mode::Shared);
-        }
-    }
-    let addresses = requests().map(|request| request.address.clone()).collect();
-    Reach { addresses, owners, ..Reach::default() }
-}
-
-async fn save(tx: &mut Transaction<'_, Postgres>, changed: &[State]) -> sqlx::Result<()> {
+/// One statement for each kind that changed.
+async fn save(
+    tx: &mut Transaction<'_, Postgres>,
+    changed: &[State],
+    world: &World,
+) -> sqlx::Result<()> {
+    let all: Vec<_> = changed.iter().filter_map(State::lock).collect();
+    locks::save(tx, &all).await?;
+    locks::record(tx, world.history()).await?;
     let all: Vec<_> = changed.iter().filter_map(State::cart).collect();
     carts::save(tx, &all).await?;
     let all: Vec<_> = changed.iter().filter_map(State::order).collect();
-    orders::save(tx, &all).await
+    orders::save(tx, &all).await?;
+    let all: Vec<_> = changed.iter().filter_map(State::payment).collect();
+    payments::save(tx, &all).await?;
+    let tasks: Vec<_> = world.refund_tasks().collect();
+    payments::save_tasks(tx, &tasks).await?;
+    repeat_events(tx, world.repeat_events()).await
+}
+
+/// Puts the last event of each of these parts into the outbox again.
+async fn repeat_events(
+    tx: &mut Transaction<'_, Postgres>,
+    asked: &BTreeSet<(Address, Part)>,
+) -> sqlx::Result<()> {
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let text = |f: fn(&Address) -> &str| asked.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+    let shards: Vec<i16> = asked.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
+    sqlx::query_file!(
+        "src/cache_verifier/repeat_payments.sql",
+        &text(|a| a.tenant.as_str()) as _,
+        &text(|a| a.aggregate.as_str()) as _,
+        &text(|a| a.id.as_str()) as _,
+        &shards,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 impl Before {
@@ -176,82 +221,14 @@ fn answer_again(command: &Command, before: &Before) -> Answer {
     Answer { reused: true, ..Answer::new(&Outcome::refused(command, refusal, None)) }
 }
 
-/// What a batch begins with.
-struct Taken {
-    /// The database's clock.
-    now: Timestamp,
-    /// Stored outcomes of these commands.
-    before: HashMap<CommandKey, Before>,
-    /// The aggregates that the commands name, locked.
-    states: Vec<State>,
-    /// Of the aggregates of commands that were decided before those that KV may not show.
-    unshown: BTreeSet<Address>,
-}
-
-/// A stored outcome, as `brigade.take_batch` tells it.
-#[derive(Deserialize)]
-struct OutcomeRow {
-    tenant: Token,
-    command_id: Token,
-    subject: String,
-    /// In hexadecimal digits.
-    payload_hash: String,
-    outcome: String,
-}
-
-#[derive(Deserialize)]
-struct UnshownRow {
-    tenant: Token,
-    aggregate: Aggregate,
-    id: Token,
-}
-
-/// Locks and reads what the commands name, in one round trip; see `migrations/0006_batches.sql`.
-async fn take(tx: &mut Transaction<'_, Postgres>, commands: &[Command]) -> sqlx::Result<Taken> {
-    let text = |f: fn(&Command) -> &str| commands.iter().map(f).collect::<Vec<_>>();
-    let requests = commands.iter().filter_map(|command| command.request.as_ref().ok());
-    let named: BTreeSet<&Address> = requests.map(|request| &request.address).collect();
-    let part = |f: fn(&Address) -> &str| named.iter().map(|a| f(a)).collect::<Vec<_>>();
-    let rows = sqlx::query!(
-        r#"select kind as "kind!", body as "body!" from brigade.take_batch($1, $2, $3, $4, $5)"#,
-        &text(|c| c.tenant.as_str()) as _,
-        &text(|c| c.command_id.as_str()) as _,
-        &part(|a| a.tenant.as_str()) as _,
-        &part(|a| a.aggregate.as_str()) as _,
-        &part(|a| a.id.as_str()) as _,
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let mut now = None;
-    let (mut before, mut states) = (HashMap::new(), Vec::with_capacity(rows.len()));
-    let mut unshown = BTreeSet::new();
-    for row in &rows {
-        match row.kind.as_str() {
-            "clock" => now = Some(parse(&row.body)?),
-            "outcome" => {
-                let row: OutcomeRow = parse(&row.body)?;
-                before.insert((row.tenant.clone(), row.command_id.clone()), Before::stored(row));
-            }
-            "unshown" => {
-                let UnshownRow { tenant, aggregate, id } = parse(&row.body)?;
-                unshown.insert(Address { tenant, aggregate, id });
-            }
-            "cart" => states.push(State::Cart(cart_of(&row.body)?)),
-            "order" => states.push(State::Order(order_of(&row.body)?)),
-            other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
-        }
-    }
-    Ok(Taken { now: now.ok_or(sqlx::Error::RowNotFound)?, before, states, unshown })
-}
-
 /// Whether a command has its outcome, whichever door it took.
 ///
 /// # Errors
 /// Those of Postgres.
 pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bool> {
     let mut tx = postgres.begin().await?;
-    let taken = take(&mut tx, std::slice::from_ref(command)).await?;
-    Ok(taken.before.values().any(|before| before.is_of(command)))
+    let taken = take(&mut tx, &[command], &BTreeSet::new()).await?;
+    Ok(taken.outcomes.into_values().any(|row| Before::stored(row).is_of(command)))
 }
 
 /// Writes outcomes, events with their outbox rows, and the notes of what has to be shown. The

@@ -176,6 +176,7 @@ impl Draft<'_> {
         transaction_id: Option<Token>,
     ) -> Result<Lock> {
         let address = self.address(Aggregate::Lock, &cart.owner);
+        self.reach_owner(&address, Mode::Exclusive)?;
         let head = self.lock_row(&address).map(|lock| lock.head.clone());
         let timeout = self.world.policy.timeout(method).min(self.world.policy.cap);
         let lock = Lock {
@@ -301,3 +302,6 @@ pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,12 @@ pub mod cart;
 mod draft;
 mod head;
 pub mod lock;
+pub mod model;
 pub mod order;
 pub mod payment;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod user;
 mod world;
 

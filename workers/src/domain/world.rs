@@ -317,3 +317,6 @@ impl From<Refusal> for Stop {
         Self::Refused(Box::new((refusal, None)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,12 @@ impl Question for Confirm {
                union all
                select tenant, aggregate, id, placed.version, placed.parts
                from asked join brigade.orders placed using (tenant, id)
-               where aggregate = 'order'"#,
+               where aggregate = 'order'
+               union all
+               select tenant, aggregate, id, payment.version,
+                      jsonb_build_object('core', payment.version)
+               from asked join brigade.payments payment using (tenant, id)
+               where aggregate = 'payment'"#,
             &text(|a| a.tenant.as_str()) as _,
             &text(|a| a.aggregate.as_str()) as _,
             &text(|a| a.id.as_str()) as _,

@@ -9,9 +9,10 @@ use std::{collections::HashMap, sync::Arc};
 use brigade_contracts::{
     Address, Aggregate, Money, Part, cart,
     key::{self, Bucket},
-    order, query,
+    order, payment, query,
 };
 use bytes::Bytes;
+use futures::future::join_all;
 use moka::{ops::compute::Op, sync::Cache};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -21,7 +22,7 @@ use super::{confirm::Versions, together::Question};
 use crate::{
     domain::State,
     runtime::Nats,
-    store::{Entry, Kv, states},
+    store::{Kv, states},
 };
 
 /// Bodies kept in memory, in bytes. A usual body has 1 to 2 KiB.
@@ -107,29 +108,36 @@ impl Content {
     }
 
     async fn find_in_kv(&self, address: &Address, confirmed: &Versions) -> Found {
-        let read = async |part| self.views.get(&key::view(address, part)).await.ok().flatten();
-        let (core, payments) = tokio::join!(read(Part::Core), read(Part::Payments));
-        let genuine = |part, entry: Option<Entry>| genuine(address.aggregate, part, &entry?.value);
-        let (core, payments) = (genuine(Part::Core, core), genuine(Part::Payments, payments));
-        let version = |piece: &Option<Genuine>| piece.as_ref().map_or(0, |piece| piece.version);
-        let found = [version(&core), version(&payments)];
-        let confirmed_parts = [confirmed.part(Part::Core), confirmed.part(Part::Payments)];
-        for version in found {
+        let parts = address.aggregate.parts();
+        let keys = parts.iter().map(|part| key::view(address, *part));
+        let read = join_all(keys.map(async |key| self.views.get(&key).await.ok().flatten())).await;
+        let found: Vec<Option<Genuine>> = parts
+            .iter()
+            .zip(read)
+            .map(|(part, entry)| genuine(address.aggregate, *part, &entry?.value))
+            .collect();
+        let versions = || found.iter().map(|piece| piece.as_ref().map_or(0, |piece| piece.version));
+        let confirmed_parts = || parts.iter().map(|part| confirmed.part(*part));
+        for version in versions() {
             self.see(address, version);
         }
-        if found.iter().zip(&confirmed_parts).any(|(found, confirmed)| found > confirmed) {
+        if versions().zip(confirmed_parts()).any(|(found, confirmed)| found > confirmed) {
             return Found::Later;
         }
-        match (core, payments) {
-            (Some(core), Some(payments)) if found == confirmed_parts => {
-                let due = core.amount.less(payments.amount);
-                let body = Body::new(confirmed.clone(), &core.raw, &payments.raw, due);
-                let body = Arc::new(body);
-                self.keep(address, &body);
-                Found::Exactly(body, "kv")
-            }
-            _ => Found::Nothing,
+        if !versions().eq(confirmed_parts()) {
+            return Found::Nothing;
         }
+        let body = match &found[..] {
+            [Some(core), Some(payments)] => {
+                let due = core.amount.less(payments.amount);
+                Body::new(confirmed.clone(), &core.raw, Some((&payments.raw, due)))
+            }
+            [Some(core)] => Body::new(confirmed.clone(), &core.raw, None),
+            _ => return Found::Nothing,
+        };
+        let body = Arc::new(body);
+        self.keep(address, &body);
+        Found::Exactly(body, "kv")
     }
 }
 
@@ -137,7 +145,7 @@ impl Content {
 /// lack a field or order them otherwise: the same version would have two bodies.
 struct Genuine {
     version: u64,
-    /// The total, or what is paid.
+    /// The total, or what is paid, where there is such a thing.
     amount: Money,
     raw: Box<RawValue>,
 }
@@ -149,6 +157,9 @@ fn genuine(aggregate: Aggregate, part: Part, value: &[u8]) -> Option<Genuine> {
         (Aggregate::Order, Part::Core) => read(value, |p: &order::Core| (p.version, p.total)),
         (Aggregate::Order, Part::Payments) => {
             read(value, |p: &order::Payments| (p.version, p.paid))
+        }
+        (Aggregate::Payment, Part::Core) => {
+            read(value, |p: &payment::Core| (p.version, Money::ZERO))
         }
         _ => None,
     }
@@ -165,9 +176,11 @@ where
 }
 
 impl Body {
-    fn new(versions: Versions, core: &RawValue, payments: &RawValue, due: Money) -> Self {
+    /// `payments` with what is due, of those that are paid.
+    fn new(versions: Versions, core: &RawValue, payments: Option<(&RawValue, Money)>) -> Self {
         let version = versions.version;
-        let view = query::View { version, core, payments: Some(payments), due: Some(due) };
+        let (payments, due) = payments.unzip();
+        let view = query::View { version, core, payments, due };
         // Parts that are JSON and numbers: serde_json has no error for them.
         Self { versions, bytes: serde_json::to_vec(&view).unwrap_or_default().into() }
     }
@@ -175,9 +188,12 @@ impl Body {
     fn of(state: &State) -> Self {
         let head = state.head();
         let versions = Versions { version: head.version, parts: head.part_versions() };
+        let is_paid = head.address.aggregate.parts().contains(&Part::Payments);
+        let payments = is_paid.then(|| state.part(Part::Payments));
         // Never negative: a due is what is left, or nothing.
         let due = Money::new(state.due()).unwrap_or_default();
-        Self::new(versions, &state.part(Part::Core), &state.part(Part::Payments), due)
+        let payments = payments.as_deref().map(|payments| (payments, due));
+        Self::new(versions, &state.part(Part::Core), payments)
     }
 }
 

@@ -1,11 +1,13 @@
 //! edge: answers queries.
 //!
-//! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders` and
-//! `q.<tenant>.outcome.<command_id>` as endpoints of one NATS service, shared by all edges. Each query is a task of its own. A view's version is
+//! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
+//! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>` and
+//! `q.<tenant>.lock_history.<owner>` as endpoints of one NATS service, shared by all edges. Each query is a
+//! task of its own. A view's version is
 //! confirmed with SQL ([`confirm`], one statement for all who wait: [`together`]); its content
 //! comes from memory or KV where that is exactly the confirmed version, else from SQL
 //! ([`content`]). So it is with the active orders of a tenant ([`list`]). Outcomes are read from
-//! the inbox.
+//! the inbox, and locks from their tables.
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
@@ -19,6 +21,7 @@ mod confirm;
 mod content;
 mod database;
 mod list;
+mod locks;
 mod outcome;
 mod reply;
 mod service;
@@ -34,7 +37,7 @@ use std::{sync::Arc, time::Duration};
 use async_nats::Subscriber;
 use brigade_contracts::{
     key::Bucket,
-    subject::{QUERY_ACTIVE_ORDERS, QUERY_OUTCOME, QUERY_VIEW},
+    subject::{QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_VIEW},
 };
 use futures::{StreamExt, future::join_all};
 use tokio::{sync::Semaphore, task::JoinSet, time::interval};
@@ -44,6 +47,7 @@ use self::{
     content::{Content, Read},
     database::Database,
     list::Lists,
+    locks::{LiveLocks, LockHistory},
     outcome::Inbox,
     reply::Reply,
     service::{Endpoint, Service},
@@ -57,6 +61,8 @@ use crate::{
 const VIEW: &str = "view";
 const OUTCOME: &str = "outcome";
 const ACTIVE_ORDERS: &str = "active_orders";
+const LOCK: &str = "lock";
+const LOCK_HISTORY: &str = "lock_history";
 /// Most queries in hand; more are refused as `busy`.
 const MAX_IN_HAND: usize = 10_000;
 /// Most queries that wait for something to happen: the others always have room.
@@ -72,6 +78,8 @@ struct Edge {
     confirmer: Together<Confirm>,
     reader: Together<Read>,
     inbox: Together<Inbox>,
+    live_locks: Together<LiveLocks>,
+    lock_history: Together<LockHistory>,
     content: Content,
     lists: Lists,
     versions: Kv,
@@ -83,9 +91,14 @@ struct Edge {
 /// Where NATS cannot be used.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let id = cx.instance.rsplit('.').next().unwrap_or_default().to_owned();
-    let endpoints =
-        [(VIEW, QUERY_VIEW), (OUTCOME, QUERY_OUTCOME), (ACTIVE_ORDERS, QUERY_ACTIVE_ORDERS)];
-    let about = "Views of aggregates, active orders and outcomes of commands, confirmed with SQL";
+    let endpoints = [
+        (VIEW, QUERY_VIEW),
+        (OUTCOME, QUERY_OUTCOME),
+        (ACTIVE_ORDERS, QUERY_ACTIVE_ORDERS),
+        (LOCK, QUERY_LOCK),
+        (LOCK_HISTORY, QUERY_LOCK_HISTORY),
+    ];
+    let about = "Views of aggregates, active orders, outcomes and cart locks, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     let listening = service.listen(cx.worker.as_str()).await?;
@@ -162,6 +175,8 @@ impl Edge {
             confirmer: Together::new(&database, Confirm { metrics: cx.metrics.clone() }),
             reader: Together::new(&database, Read),
             inbox: Together::new(&database, Inbox),
+            live_locks: Together::new(&database, LiveLocks),
+            lock_history: Together::new(&database, LockHistory),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx.metrics),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
@@ -175,6 +190,8 @@ impl Edge {
         let answered = match endpoint.name {
             VIEW => self.view(query).await,
             ACTIVE_ORDERS => self.active_orders(query).await,
+            LOCK => self.lock(query).await,
+            LOCK_HISTORY => self.lock_history(query).await,
             _ => self.outcome(query).await,
         };
         let reply = answered.unwrap_or_else(|error| error);

@@ -14,15 +14,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::database::{Database, Unanswered};
 use crate::runtime::supervise::supervise;
 
-/// Most keys in one statement.
-const MAX_KEYS: usize = 1024;
-
 /// A statement that answers many questions of one kind.
 pub trait Question: Send + Sync + 'static {
     type Key: Clone + Eq + Hash + Send + Sync + 'static;
     type Row: Clone + Send + 'static;
     /// Most statements under way.
     const AT_ONCE: usize;
+    /// Most keys in one statement.
+    const MAX_KEYS: usize = 1024;
 
     /// What is there for these keys; keys without a row are left out.
     fn ask(
@@ -77,7 +76,7 @@ type Receiver<Q> = Arc<Mutex<mpsc::UnboundedReceiver<Waiting<Q>>>>;
 async fn ask_all<Q: Question>(database: Arc<Database>, question: Arc<Q>, receiver: Receiver<Q>) {
     loop {
         let mut waiting = Vec::new();
-        if receiver.lock().await.recv_many(&mut waiting, MAX_KEYS).await == 0 {
+        if receiver.lock().await.recv_many(&mut waiting, Q::MAX_KEYS).await == 0 {
             return;
         }
         let mut askers: HashMap<Q::Key, Vec<oneshot::Sender<Answer<Q>>>> = HashMap::new();

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{OUTCOME, VIEW};
+use super::{LOCK, LOCK_HISTORY, OUTCOME, VIEW};
 
 /// Of the service as a whole.
 pub(super) fn of_service() -> Value {
@@ -24,6 +24,14 @@ pub(super) fn of_endpoint(name: &str) -> Value {
         OUTCOME => (
             "q.<tenant>.outcome.<command_id>; Wait-Ms",
             "200 with the outcome of the command, 404 not_decided",
+        ),
+        LOCK => (
+            "q.<tenant>.lock.<owner>",
+            "200 with cart, method, acquired_at and expires_at, 404 not_locked",
+        ),
+        LOCK_HISTORY => (
+            "q.<tenant>.lock_history.<owner>; Limit, Before",
+            "200 with the entries, newest first, and `before` where there are older ones",
         ),
         _ => return json!({}),
     };

@@ -18,7 +18,7 @@ use crate::runtime::Nats;
 
 /// Up to so many events single publishes are faster: an atomic batch costs 2 ms, a publish that
 /// waits for the one before it 0.25 ms.
-const FEW: usize = 8;
+pub const FEW: usize = 8;
 /// Single publishes that are under way at once.
 const AT_ONCE: usize = 64;
 /// How long an acknowledgement is awaited. Long, because an event that was stored after all makes

@@ -12,6 +12,7 @@ use super::{
     SHARDS, SHARES,
     batch::{self, Due, Outcome, Trouble},
     floor::{Floors, Sessions, Settling},
+    publish::FEW,
     tasks::{self, Done, Looked},
 };
 use crate::{
@@ -29,6 +30,12 @@ const LOOK_LATE: Duration = Duration::from_millis(500);
 /// Between steps towards a settled number, while there is work. What is deleted in this time a
 /// read may have to walk over.
 const SETTLE: Duration = Duration::from_millis(100);
+/// After a small atomic batch more events are gathered for so long. The server makes and removes a
+/// store of its own for each atomic batch, whatever its size: without this pause that took a
+/// sixth of its processor time under load. Single publishes, the ones without load, are not held up.
+const GATHER: Duration = Duration::from_millis(5);
+/// A batch of fewer events is small.
+const SMALL: usize = 100;
 /// After something failed.
 pub const PAUSE: Duration = Duration::from_millis(100);
 /// For what is under way when a drain begins; what is not finished then is repeated by others.
@@ -251,6 +258,9 @@ impl Relay {
                 self.next_batch = now + PAUSE;
             }
         } else {
+            if (FEW + 1..SMALL).contains(&outcome.relayed) {
+                self.next_batch = now + GATHER;
+            }
             health.back("postgres");
             health.moved();
         }

@@ -10,7 +10,7 @@ use super::compare::Difference;
 const ABSENT: [u64; 2] = [10059, 10014];
 
 /// Settings that the server fixes when it makes a stream, or lets go one way only.
-const FIXED_OF_STREAM: [&str; 7] = [
+const FIXED_OF_STREAM: [&str; 8] = [
     "storage",
     "retention",
     "persist_mode",
@@ -18,6 +18,7 @@ const FIXED_OF_STREAM: [&str; 7] = [
     "deny_delete",
     "deny_purge",
     "allow_msg_ttl",
+    "allow_msg_schedules",
 ];
 
 /// Settings that the server fixes when it makes a consumer.

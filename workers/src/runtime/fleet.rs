@@ -8,15 +8,17 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{Context, FailPoints, Health, Metrics, Nats, connect};
-use crate::registry;
+use crate::{domain::LockPolicy, registry};
 
-/// Where a worker connects to: URLs with the worker's own user.
+/// Where a worker connects to, URLs with the worker's own user, and the few settings that workers
+/// have.
 #[derive(Clone)]
 pub struct Servers {
     pub nats_url: String,
     pub postgres_url: String,
     /// Of each stream: 1, or 3 on a cluster.
     pub replicas: u8,
+    pub lock_policy: LockPolicy,
 }
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -106,6 +108,7 @@ async fn run(
         drain: drain.clone(),
         fail: fail.clone(),
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
+        lock_policy: servers.lock_policy.clone(),
     };
     let entry = registry::find(worker);
     health.starting();

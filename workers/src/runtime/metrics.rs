@@ -1,8 +1,10 @@
-use brigade_contracts::{Part, Timestamp, WorkerName};
+use brigade_contracts::{Part, Timestamp, WorkerName, lock::Action, payment::Method};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+use crate::domain::LockMetric;
 
 /// The metrics of a process. The texts are the help texts of `/metrics`.
 pub struct Metrics {
@@ -12,6 +14,8 @@ pub struct Metrics {
     pub waiting: IntGaugeVec,
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
+    pub lock_attempts: IntCounterVec,
+    pub lock_held_seconds: HistogramVec,
     pub violations: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub visible_seconds: HistogramVec,
@@ -20,6 +24,8 @@ pub struct Metrics {
     pub relay_batches: IntCounterVec,
     pub relay_lag_seconds: HistogramVec,
     pub outbox_shards: IntGaugeVec,
+    pub lock_expiries: IntCounterVec,
+    pub locks_overdue: IntCounter,
     pub queries: IntCounterVec,
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
@@ -38,6 +44,8 @@ const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "503", "504"]),
     ("outcome", &["200", "400", "404", "503"]),
     ("active_orders", &["200", "304", "400", "503"]),
+    ("lock", &["200", "400", "404", "503"]),
+    ("lock_history", &["200", "400", "503"]),
 ];
 
 impl Metrics {
@@ -56,13 +64,19 @@ impl Metrics {
             registry.register(Box::new(counter.clone())).expect("distinct");
             counter
         };
-        let seconds = |name: &str, help: &str, labels: &[&str]| {
-            let buckets = prometheus::exponential_buckets(0.000_5, 2.0, 16).expect("valid");
+        let histograms = |name: &str, help: &str, labels: &[&str], (first, count)| {
+            let buckets = prometheus::exponential_buckets(first, 2.0, count).expect("valid");
             let opts = HistogramOpts::new(name, help).buckets(buckets);
             let histograms = HistogramVec::new(opts, labels).expect("valid");
             registry.register(Box::new(histograms.clone())).expect("distinct");
             histograms
         };
+        // From half a millisecond to a quarter of a minute.
+        let seconds =
+            |name: &str, help: &str, labels: &[&str]| histograms(name, help, labels, (0.000_5, 16));
+        // From a quarter of a second to more than an hour.
+        let held_seconds =
+            |name: &str, help: &str, labels: &[&str]| histograms(name, help, labels, (0.25, 15));
         let gauges = |name: &str, help: &str, labels: &[&str]| {
             let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect("valid");
             registry.register(Box::new(gauges.clone())).expect("distinct");
@@ -98,6 +112,17 @@ impl Metrics {
                 "brigade_commands_total",
                 "Outcomes given, by status; repetitions answered from the inbox are `again`",
                 &["status"],
+            ),
+            lock_attempts: counters(
+                "brigade_lock_attempts_total",
+                "Attempts to take the lock of a cart's owner, by method and result: acquired, or \
+                 the code of the refusal",
+                &["method", "result"],
+            ),
+            lock_held_seconds: held_seconds(
+                "brigade_lock_held_seconds",
+                "How long locks were held, by method and how that ended: released or expired",
+                &["method", "ended"],
             ),
             violations: counters(
                 "brigade_permission_violations_total",
@@ -138,6 +163,17 @@ impl Metrics {
                 "brigade_relay_shards",
                 "Shards of the outbox that this relay holds",
                 &["worker"],
+            ),
+            lock_expiries: counters(
+                "brigade_lock_expiries_total",
+                "Times that cart-lock-expiry asked for a lock to be ended, by what came of it: \
+                 decided, stale, not_due, away (asked again), refused (a fault)",
+                &["outcome"],
+            ),
+            locks_overdue: counter(
+                "brigade_locks_overdue_total",
+                "Locks past their deadline that the look into SQL found, because their timers did \
+                 not come; should find nothing but after an outage",
             ),
             queries: counters(
                 "brigade_queries_total",
@@ -201,10 +237,21 @@ impl Metrics {
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
         }
+        for method in Method::ALL {
+            for result in ["acquired", "cart_locked", "cart_changed", "cart_empty"] {
+                metrics.lock_attempts.with_label_values(&[method.as_str(), result]);
+            }
+            for ended in ["released", "expired"] {
+                metrics.lock_held_seconds.with_label_values(&[method.as_str(), ended]);
+            }
+        }
         for what in ["aggregates", "payments", "events"] {
             metrics.healed.with_label_values(&[what]);
         }
-        for bucket in ["versions", "views", "active_orders"] {
+        for outcome in ["decided", "stale", "not_due", "away", "refused"] {
+            metrics.lock_expiries.with_label_values(&[outcome]);
+        }
+        for bucket in ["versions", "views", "active_orders", "cart_locks"] {
             for finding in ["missing", "stale", "ahead", "different"] {
                 metrics.audit_findings.with_label_values(&[bucket, finding]);
             }
@@ -224,6 +271,23 @@ impl Metrics {
             }
         }
         metrics
+    }
+
+    /// What was decided about locks, and is committed.
+    pub fn locks(&self, decided: &[LockMetric]) {
+        let attempt = |method: &Method, result: &str| {
+            self.lock_attempts.with_label_values(&[method.as_str(), result]).inc();
+        };
+        for one in decided {
+            match one {
+                LockMetric::Acquired(method) => attempt(method, Action::Acquired.as_str()),
+                LockMetric::Refused(method, code) => attempt(method, code),
+                LockMetric::Held { method, millis, ended } => self
+                    .lock_held_seconds
+                    .with_label_values(&[method.as_str(), ended.as_str()])
+                    .observe(*millis as f64 / 1000.0),
+            }
+        }
     }
 
     /// A part that was changed at `at` (database clock) stands in KV now.

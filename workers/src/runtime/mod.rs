@@ -29,6 +29,8 @@ use brigade_contracts::{WorkerName, topology::Topology};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::LockPolicy;
+
 pub use connect::Nats;
 pub use consume::{Handler, Refused, Source, Turn, consume};
 pub use delivery::Delivery;
@@ -53,4 +55,6 @@ pub struct Context {
     pub fail: FailPoints,
     /// Streams and consumers as they are declared for these servers.
     pub topology: Arc<Topology>,
+    /// How long locks live.
+    pub lock_policy: LockPolicy,
 }

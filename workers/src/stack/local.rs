@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use brigade_contracts::{Token, WorkerName, permissions};
 
 use super::{Binaries, NatsServer, Postgres, credentials::Credentials};
-use crate::{migrate, provision, runtime::fleet::Servers};
+use crate::{domain::LockPolicy, migrate, provision, runtime::fleet::Servers};
 
 /// The database of a stack.
 pub const DATABASE: &str = "brigade";
@@ -79,6 +79,7 @@ impl LocalStack {
             nats_url: self.nats_url(user),
             postgres_url: self.postgres.url(user, password, DATABASE),
             replicas: 1,
+            lock_policy: LockPolicy::default(),
         }
     }
 

@@ -3,7 +3,9 @@
 pub mod carts;
 pub mod kv;
 pub mod lease;
+pub mod locks;
 pub mod orders;
+pub mod payments;
 pub mod postgres;
 pub mod rows;
 pub mod states;

@@ -36,6 +36,16 @@ pub(crate) fn head(
     Head { address: Address { tenant, aggregate, id }, version, at, parts }
 }
 
+/// The head of a row that has no part but `core`, which each change touches.
+pub(crate) fn head_of_core(
+    aggregate: Aggregate,
+    key: (Token, Token),
+    version: u64,
+    at: Timestamp,
+) -> Head {
+    head(aggregate, key, version, at, [(Part::Core, version)].into(), &BTreeMap::new())
+}
+
 /// What `row_to_json` made of a row.
 pub(crate) fn parse<T: DeserializeOwned>(row: &str) -> sqlx::Result<T> {
     serde_json::from_str(row).map_err(|error| sqlx::Error::Decode(error.into()))

@@ -1,9 +1,9 @@
 //! Aggregates of any kind, read from SQL.
 
-use brigade_contracts::Address;
+use brigade_contracts::{Address, Aggregate};
 use sqlx::PgConnection;
 
-use super::{carts, orders, users};
+use super::{carts, locks, orders, payments, users};
 use crate::domain::State;
 
 /// Reads aggregates without a lock; one statement a kind that is asked for.
@@ -16,15 +16,23 @@ pub async fn read(
 ) -> sqlx::Result<Vec<State>> {
     let asked = |aggregate| addresses.iter().any(|address| address.aggregate == aggregate);
     let mut states = Vec::with_capacity(addresses.len());
-    if asked(brigade_contracts::Aggregate::Cart) {
+    if asked(Aggregate::Cart) {
         let carts = carts::read(&mut *connection, addresses.iter()).await?;
         states.extend(carts.into_iter().map(State::Cart));
     }
-    if asked(brigade_contracts::Aggregate::Order) {
+    if asked(Aggregate::Order) {
         let orders = orders::read(&mut *connection, addresses.iter()).await?;
         states.extend(orders.into_iter().map(State::Order));
     }
-    if asked(brigade_contracts::Aggregate::User) {
+    if asked(Aggregate::Payment) {
+        let payments = payments::read(&mut *connection, addresses.iter()).await?;
+        states.extend(payments.into_iter().map(State::Payment));
+    }
+    if asked(Aggregate::Lock) {
+        let locks = locks::read(&mut *connection, addresses.iter()).await?;
+        states.extend(locks.into_iter().map(State::Lock));
+    }
+    if asked(Aggregate::User) {
         let users = users::read(&mut *connection, addresses.iter()).await?;
         states.extend(users.into_iter().map(State::User));
     }

@@ -1,38 +1,110 @@
-use std::time::Duration;
+//! What was not done does not count.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use brigade_contracts::key::Bucket;
+use futures::StreamExt;
+use serde_json::Value;
 
-use super::stage::Stage;
+use super::{rush::Rush, stage::Stage};
 
-/// Fails unless everything that was answered was also done: the outbox is empty, nothing waits to
-/// be shown, each order has its event and its outcome.
+/// The version of each part.
+type Parts = sqlx::types::Json<HashMap<String, i64>>;
+
+/// Longer than the fleet needs to show what it has in hand.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fails unless everything that was answered was also done: all orders are brought to their end; then
+/// each distinct command that was sent has its row in the inbox and its event, the outbox is empty,
+/// nothing waits to be shown, and every key of `versions` and `views` stands at the version that SQL
+/// says, of each part. (Field by field the tests compare them.)
 ///
 /// # Errors
 /// What is missing.
-pub async fn everything_was_done(stage: &Stage) -> Result<()> {
-    let mut left = (1_i64, 1_i64);
-    for _ in 0..1000 {
-        left = sqlx::query_as(
-            "select (select count(*) from brigade.outbox), (select count(*) from brigade.unshown)",
-        )
-        .fetch_one(&stage.sql)
-        .await?;
-        if left == (0, 0) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(30)).await;
+pub async fn everything_was_done(stage: &Stage, rush: &Rush) -> Result<()> {
+    rush.finish().await?;
+    let until = Instant::now() + PATIENCE;
+    while let Err(missing) = look(stage, rush).await {
+        ensure!(Instant::now() < until, missing);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    ensure!(left == (0, 0), "left in outbox and notes: {left:?}");
-    let (orders, events, outcomes): (i64, i64, i64) = sqlx::query_as(
-        "select (select count(*) from brigade.orders),
-                (select count(*) from brigade.events where aggregate = 'order'),
-                (select count(*) from brigade.command_inbox where subject like '%.place')",
+    Ok(())
+}
+
+async fn look(stage: &Stage, rush: &Rush) -> Result<()> {
+    at_rest(stage).await?;
+    let (decided, changed): (i64, i64) = sqlx::query_as(
+        "select (select count(*) from brigade.command_inbox where command_id like 'k%'),
+                (select count(*) from brigade.events where command_id like 'k%')",
     )
     .fetch_one(&stage.sql)
     .await?;
-    ensure!(
-        orders == events && orders == outcomes,
-        "{orders} orders, {events} events, {outcomes} outcomes"
-    );
+    let sent = i64::try_from(rush.mix.distinct())?;
+    ensure!(decided == sent && changed == sent, "{sent} sent, {decided} decided, {changed} events");
+    let (active,): (i64,) = sqlx::query_as("select count(*) from brigade.orders where active")
+        .fetch_one(&stage.sql)
+        .await?;
+    ensure!(active == 0, "{active} orders have not ended");
+    kv_is_what_sql_says(stage).await
+}
+
+/// Nothing waits in the outbox or to be shown.
+///
+/// # Errors
+/// What waits.
+pub async fn at_rest(stage: &Stage) -> Result<()> {
+    let left: (i64, i64) = sqlx::query_as(
+        "select (select count(*) from brigade.outbox), (select count(*) from brigade.unshown)",
+    )
+    .fetch_one(&stage.sql)
+    .await?;
+    ensure!(left == (0, 0), "left in outbox and notes: {left:?}");
     Ok(())
+}
+
+async fn kv_is_what_sql_says(stage: &Stage) -> Result<()> {
+    let (versions, views) =
+        tokio::try_join!(bucket(stage, Bucket::Versions), bucket(stage, Bucket::Views))?;
+    let stored: Vec<(String, i64, Parts)> = sqlx::query_as(
+        "select tenant || '.cart.' || id, version, parts from brigade.carts where id like 'c%'
+         union all
+         select tenant || '.order.' || id, version, parts from brigade.orders where id like 'o%'",
+    )
+    .fetch_all(&stage.sql)
+    .await?;
+    for (key, version, parts) in stored {
+        let shown = versions.get(&key).copied();
+        ensure!(shown == Some(version), "versions: {key} at {shown:?}, in SQL at {version}");
+        for (part, version) in parts.0 {
+            let key = format!("{key}.{part}");
+            let shown = views.get(&key).copied();
+            ensure!(shown == Some(version), "views: {key} at {shown:?}, in SQL at {version}");
+        }
+    }
+    Ok(())
+}
+
+/// The version at each key of a bucket, by one ordered read.
+async fn bucket(stage: &Stage, bucket: Bucket) -> Result<HashMap<String, i64>> {
+    let mut stream = stage.operator.get_stream(bucket.stream()).await?;
+    let count = usize::try_from(stream.info().await?.state.messages)?;
+    if count == 0 {
+        return Ok(HashMap::new());
+    }
+    let consumer = stream.create_consumer(OrderedConfig::default()).await?;
+    let mut messages = consumer.messages().await?.take(count);
+    let prefix = bucket.subject("");
+    let mut found = HashMap::with_capacity(count);
+    while let Some(message) = messages.next().await {
+        let message = message?.message;
+        let key = message.subject.strip_prefix(&prefix).unwrap_or_default().to_owned();
+        let value: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+        found.insert(key, value["version"].as_i64().unwrap_or_default());
+    }
+    Ok(found)
 }

@@ -6,18 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use futures::future::try_join_all;
-use hdrhistogram::Histogram;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
-use super::report::histogram;
+use super::times::Times;
 
 /// `lanes` at once, each starting its next operation when the last one is done, for `length` after
 /// a warm-up of a fifth of that. Returns operations a second.
@@ -51,45 +47,65 @@ where
     Ok(counted as f64 / length.as_secs_f64())
 }
 
+/// When an operation was to begin.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    planned: Instant,
+    /// Not in the warm-up.
+    counted: bool,
+}
+
+impl Moment {
+    /// Notes that something is done now that should have begun at this moment.
+    pub fn done(self, times: &Times) {
+        if self.counted {
+            times.record(self.planned.elapsed());
+        }
+    }
+}
+
 /// Operations planned at a constant rate, started when their moment comes whether or not earlier
 /// ones are done. The time of each is counted from its planned moment, so that a stall is counted
 /// for all who would have come in it (no coordinated omission).
 ///
 /// # Errors
 /// The first one of an operation.
-pub async fn open<F, T>(rate: f64, length: Duration, operation: F) -> Result<Histogram<u64>>
+pub async fn open<F, T>(rate: f64, length: Duration, operation: F) -> Result<()>
 where
-    F: Fn(u64) -> T,
+    F: Fn(u64, Moment) -> T,
     T: Future<Output = Result<()>> + Send + 'static,
 {
-    let start = Instant::now();
-    let warm = start + length / 5;
-    let end = warm + length;
     let mut tasks = JoinSet::new();
-    let mut times = histogram();
-    for n in 0_u64.. {
-        let planned = start + Duration::from_secs_f64(n as f64 / rate);
-        if planned >= end {
-            break;
-        }
-        sleep_until(planned).await;
-        let operation = operation(n);
-        tasks.spawn(async move {
-            operation.await?;
-            anyhow::Ok((planned >= warm).then(|| planned.elapsed()))
-        });
+    let mut moments = paced(rate, length);
+    let mut number = 0;
+    while let Some(moment) = moments.recv().await {
+        tasks.spawn(operation(number, moment));
+        number += 1;
         while let Some(done) = tasks.try_join_next() {
-            record(&mut times, done??);
+            done??;
         }
     }
     while let Some(done) = tasks.join_next().await {
-        record(&mut times, done??);
+        done??;
     }
-    Ok(times)
+    Ok(())
 }
 
-fn record(times: &mut Histogram<u64>, took: Option<Duration>) {
-    if let Some(took) = took {
-        times.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
-    }
+/// Moments at a constant rate, each told when it has come.
+#[expect(clippy::disallowed_methods, reason = "tokio's timer is late by up to 1 ms, this by 0.1")]
+fn paced(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Moment> {
+    let (told, moments) = mpsc::unbounded_channel();
+    tokio::task::spawn_blocking(move || {
+        let start = Instant::now();
+        let warm = start + length / 5;
+        for n in 0_u64.. {
+            let planned = start + Duration::from_secs_f64(n as f64 / rate);
+            std::thread::sleep(planned.saturating_duration_since(Instant::now()));
+            let over = planned >= warm + length;
+            if over || told.send(Moment { planned, counted: planned >= warm }).is_err() {
+                break;
+            }
+        }
+    });
+    moments
 }

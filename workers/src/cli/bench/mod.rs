@@ -1,38 +1,75 @@
 //! `brigade bench`: how far from the limit, in one run, on any machine.
 //!
-//! Each path is measured beside a raw ceiling that knows nothing of brigade, on the same servers, in
-//! the same run, with messages and rows of the same size, so that a ratio means the same on a slow
-//! machine and a fast one. At the end every order must have its event and its outcome, and nothing may
-//! be left in the outbox or unshown, or the bench fails: what was not done does not count.
-//!
-//! Measured so far: the relay, both doors with orders placed, the request door unloaded, and queries
-//! of one view.
+//! Each path ([`PATHS`]) is measured beside a raw ceiling that knows nothing of brigade, on the same
+//! servers, in the same run, with messages and rows of the same size, so that a ratio means the same
+//! on a slow machine and a fast one. Each path has a stack of its own, new and empty. At its end
+//! everything that was answered must also have been done ([`check`]), or the bench fails: what was
+//! not done does not count.
 
+mod ceilings;
 mod check;
-mod commands;
+mod cost;
+mod doors;
+mod flat;
+mod latency;
 mod load;
+mod machine;
+mod mix;
+mod outbox;
+mod proxy;
 mod queries;
+mod reads;
 mod relay;
 mod report;
+mod rush;
+mod scale;
 mod stage;
+mod times;
+mod waiters;
+mod zipf;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use futures::{FutureExt, future::LocalBoxFuture};
 
-use self::{report::Report, stage::Stage};
+use self::report::Report;
+
+type Measure = for<'a> fn(&'a Plan, &'a mut Report) -> LocalBoxFuture<'a, Result<()>>;
+
+/// What is measured, in this order.
+const PATHS: [(&str, Measure); 6] = [
+    // Outbox to EVENTS, beside the fastest acknowledged publishes.
+    ("relay", |plan, report| relay::measure(plan, report).boxed_local()),
+    // The standard mix: rates, latencies, CPU and memory.
+    ("doors", |plan, report| doors::measure(plan, report).boxed_local()),
+    // Views and lists, beside a bare SELECT and a bare request.
+    ("queries", |plan, report| queries::measure(plan, report).boxed_local()),
+    // The standard read workload: where content comes from.
+    ("reads", |plan, report| reads::measure(plan, report).boxed_local()),
+    // With history, an idle transaction and waiting events, beside without.
+    ("flat", |plan, report| flat::measure(plan, report).boxed_local()),
+    // 2 and 4 processes of a worker beside one, far from the servers.
+    ("scale", |plan, report| scale::measure(plan, report).boxed_local()),
+];
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these measurements, such as `relay` or `durable`
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    /// Only the paths whose names begin so: relay, doors, queries, reads, flat, scale
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     only: Vec<String>,
-    /// Under 3 minutes: shorter measurements, fewer events
+    /// Under 3 minutes: shorter measurements, fewer carts, events and commands of history
     #[arg(long)]
     short: bool,
-    /// Length of each measurement
+    /// Length of a measurement
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
+    /// Commands of the history behind which the request door is measured
+    #[arg(long, value_name = "N")]
+    history: Option<u32>,
     /// The results as one JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -40,33 +77,34 @@ pub struct Args {
 
 /// How long and how much.
 pub struct Plan {
-    only: Vec<String>,
     pub length: Duration,
+    /// Where it does not matter much.
+    pub carts: usize,
     pub events: u32,
-}
-
-impl Plan {
-    /// Whether a measurement is asked for.
-    pub fn includes(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
-    }
+    pub history: u32,
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
-    let seconds = args.seconds.unwrap_or(if args.short { 4 } else { 15 });
+    let seconds = args.seconds.unwrap_or(if args.short { 3 } else { 15 });
     let plan = Plan {
-        only: args.only,
         length: Duration::from_secs(seconds),
-        events: if args.short { 50_000 } else { 200_000 },
+        carts: if args.short { 2000 } else { mix::CARTS },
+        events: if args.short { 40_000 } else { 200_000 },
+        history: args.history.unwrap_or(if args.short { 100_000 } else { 1_000_000 }),
     };
-    let mut stage = Stage::open().await?;
-    let mut report = Report::new(&stage).await?;
-    relay::measure(&mut stage, &plan, &mut report).await?;
-    stage.start_workers().await?;
-    commands::measure(&mut stage, &plan, &mut report).await?;
-    queries::measure(&mut stage, &plan, &mut report).await?;
-    check::everything_was_done(&stage).await?;
+    let asked = |name: &str| {
+        args.only.is_empty() || args.only.iter().any(|only| name.starts_with(only.as_str()))
+    };
+    ensure!(PATHS.iter().any(|(name, _)| asked(name)), "no path is called so: {:?}", args.only);
+    let mut report = Report::default();
+    for (name, measure) in PATHS.into_iter().filter(|(name, _)| asked(name)) {
+        let started = Instant::now();
+        if let Err(error) = measure(&plan, &mut report).await.with_context(|| name) {
+            report.finish(false);
+            return Err(error);
+        }
+        eprintln!("measured {name} in {:.0} s", started.elapsed().as_secs_f64());
+    }
     report.finish(args.json);
-    stage.close().await;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! The relay: outbox → `EVENTS`, ordered, acknowledged, deleted; beside raw acknowledged publishes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use async_nats::{HeaderMap, Request};
@@ -9,28 +9,27 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use serde_json::{Value, json};
 
-use super::{Plan, report::Report, stage::Stage};
+use super::{
+    Plan,
+    outbox::{Fill, drained},
+    report::Report,
+    stage::Stage,
+};
 
 /// The size of a usual event's payload.
 const PAYLOAD: usize = 300;
-const AGGREGATES: u32 = 20_000;
 
-pub async fn measure(stage: &mut Stage, plan: &Plan, report: &mut Report) -> Result<()> {
-    if !plan.includes("relay") {
-        return Ok(());
-    }
-    let ceiling = fastest_publish(stage, plan).await?;
-    fill_outbox(stage, plan.events).await?;
+pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
+    let mut stage = Stage::open().await?;
+    report.header(&stage).await?;
+    let ceiling = fastest_publish(&stage, plan).await?;
+    Fill::usual(plan.events).commit(&stage).await?;
     let started = Instant::now();
     stage.start(WorkerName::OutboxRelay).await?;
-    while sqlx::query_scalar::<_, bool>("select exists (select from brigade.outbox)")
-        .fetch_one(&stage.sql)
-        .await?
-    {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    drained(&stage).await?;
     let rate = f64::from(plan.events) / started.elapsed().as_secs_f64();
     report.row("relay: outbox to EVENTS", rate, "events/s", ceiling);
+    stage.close().await;
     Ok(())
 }
 
@@ -40,8 +39,7 @@ async fn fastest_publish(stage: &Stage, plan: &Plan) -> Result<f64> {
         "name": "BENCH", "subjects": ["cmd.bench.raw.>"], "storage": "file",
         "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
     });
-    let made: Value = stage.operator.request("STREAM.CREATE.BENCH", &config).await?;
-    anyhow::ensure!(made["error"].is_null(), "the raw stream: {made}");
+    stage.jetstream("STREAM.CREATE.BENCH", &config).await?;
     let mut best: f64 = 0.0;
     for window in [64, 256] {
         best = best.max(singles(stage, window, plan.events / 20).await?);
@@ -49,7 +47,7 @@ async fn fastest_publish(stage: &Stage, plan: &Plan) -> Result<f64> {
     for size in [100, 500] {
         best = best.max(batches(stage, size, plan.events).await?);
     }
-    let _deleted: Value = stage.operator.request("STREAM.DELETE.BENCH", &json!({})).await?;
+    stage.jetstream("STREAM.DELETE.BENCH", &json!({})).await?;
     Ok(best)
 }
 
@@ -99,29 +97,4 @@ async fn batches(stage: &Stage, size: u32, count: u32) -> Result<f64> {
 fn payload() -> Bytes {
     static BYTES: [u8; PAYLOAD] = [b'x'; PAYLOAD];
     Bytes::from_static(&BYTES)
-}
-
-/// Events and their outbox rows, as command-handler writes them, of carts that nobody asks for.
-async fn fill_outbox(stage: &Stage, events: u32) -> Result<()> {
-    let shards = crate::outbox_relay::SHARDS;
-    sqlx::query(
-        "with stored as (
-             insert into brigade.events
-                 (event_id, tenant, aggregate, id, version, type, payload, at, command_id)
-             select gen_random_uuid(), 'bench', 'cart', 'raw' || n % $2, 1 + n / $2, 'item_added',
-                    json_build_object('data', repeat('x', $3), 'after', json_build_object('ended', false)),
-                    now(), 'k' || n
-             from generate_series(0, $1 - 1) n
-             order by n
-             returning seq, event_id, id)
-         insert into brigade.outbox (shard, seq, event_seq, event_id)
-         select abs(hashtext(id)) % $4, seq, seq, event_id from stored",
-    )
-    .bind(i32::try_from(events)?)
-    .bind(i32::try_from(AGGREGATES)?)
-    .bind(i32::try_from(PAYLOAD)? - 40)
-    .bind(i32::from(shards))
-    .execute(&stage.sql)
-    .await?;
-    Ok(())
 }

@@ -1,63 +1,75 @@
 use anyhow::Result;
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::stage::Stage;
+use super::{machine, stage::Stage, times::Times};
 
 /// The measurements, and the machine they were taken on.
+#[derive(Default)]
 pub struct Report {
-    machine: Value,
-    results: Vec<Value>,
+    machine: Option<Value>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    name: String,
+    figure: f64,
+    unit: &'static str,
+    ceiling: Option<f64>,
+}
+
+impl Row {
+    fn ratio(&self) -> Option<f64> {
+        self.ceiling.map(|ceiling| self.figure / ceiling)
+    }
 }
 
 impl Report {
+    /// Notes the machine and the servers, once.
+    ///
     /// # Errors
     /// Where the servers do not tell their versions.
-    pub async fn new(stage: &Stage) -> Result<Self> {
-        let postgres: String = sqlx::query_scalar("select split_part(version(), ' ', 2)")
-            .fetch_one(&stage.sql)
-            .await?;
-        let machine = json!({
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "nats_server": stage.operator.client().server_info().version,
-            "postgres": postgres,
-            "brigade": env!("CARGO_PKG_VERSION"),
-            "optimised": !cfg!(debug_assertions),
-        });
-        eprintln!("{machine}");
-        eprintln!(
-            "{:<44} {:>12} {:<10} {:>12} {:>8}",
-            "path", "figure", "unit", "ceiling", "ratio"
-        );
-        Ok(Self { machine, results: Vec::new() })
+    pub async fn header(&mut self, stage: &Stage) -> Result<()> {
+        if self.machine.is_none() {
+            let machine = machine::describe(stage).await?;
+            eprintln!("{machine:#}");
+            self.machine = Some(machine);
+        }
+        Ok(())
     }
 
-    /// One row: a figure, and the raw ceiling it is a ratio to.
-    pub fn row(&mut self, name: &str, figure: f64, unit: &str, ceiling: f64) {
-        let ratio = figure / ceiling;
-        eprintln!("{name:<44} {figure:>12.1} {unit:<10} {ceiling:>12.1} {ratio:>8.2}");
-        self.results.push(json!({
-            "name": name, "figure": figure, "unit": unit, "ceiling": ceiling, "ratio": ratio,
-        }));
+    /// A figure, and the raw ceiling it is a ratio to.
+    pub fn row(&mut self, name: impl Into<String>, figure: f64, unit: &'static str, ceiling: f64) {
+        self.rows.push(Row { name: name.into(), figure, unit, ceiling: Some(ceiling) });
+    }
+
+    /// A figure that has no ceiling.
+    pub fn figure(&mut self, name: impl Into<String>, figure: f64, unit: &'static str) {
+        self.rows.push(Row { name: name.into(), figure, unit, ceiling: None });
     }
 
     /// A row a percentile, in milliseconds.
-    pub fn latency(&mut self, name: &str, path: &Histogram<u64>, ceiling: &Histogram<u64>) {
+    pub fn latency(&mut self, name: &str, path: &Times, ceiling: &Times) {
         for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
-            let at =
-                |histogram: &Histogram<u64>| histogram.value_at_quantile(quantile) as f64 / 1e3;
-            self.row(&format!("{name} {label}"), at(path), "ms", at(ceiling));
+            self.row(format!("{name}, {label}"), path.at(quantile), "ms", ceiling.at(quantile));
         }
     }
 
-    pub fn finish(self, as_json: bool) {
+    /// The table on stderr, and all of it as one JSON object on stdout if asked for.
+    pub fn finish(&self, as_json: bool) {
+        let or_dash = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}"));
+        eprintln!("\n{:<58} {:>8} {:>12} {:>12} unit", "path", "ratio", "figure", "ceiling");
+        for row in &self.rows {
+            let (ratio, ceiling) = (or_dash(row.ratio()), or_dash(row.ceiling));
+            let Row { name, figure, unit, .. } = row;
+            eprintln!("{name:<58} {ratio:>8} {figure:>12.2} {ceiling:>12} {unit}");
+        }
         if as_json {
-            println!("{}", json!({ "machine": self.machine, "results": self.results }));
+            let results = self.rows.iter().map(|row| {
+                json!({ "name": row.name, "figure": row.figure, "unit": row.unit,
+                        "ceiling": row.ceiling, "ratio": row.ratio() })
+            });
+            let results: Vec<Value> = results.collect();
+            println!("{}", json!({ "machine": self.machine, "results": results }));
         }
     }
-}
-
-/// Microseconds, 1 to a minute, to three digits.
-pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are right")
 }

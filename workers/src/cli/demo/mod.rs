@@ -71,7 +71,10 @@ impl Stage {
     /// # Errors
     /// Where it was not started.
     pub fn worker(&mut self, name: WorkerName) -> Result<&mut WorkerProcess> {
-        self.workers.iter_mut().find(|w| w.worker == name).with_context(|| format!("no {name}"))
+        self.workers
+            .iter_mut()
+            .find(|w| w.name == name.as_str())
+            .with_context(|| format!("no {name}"))
     }
 
     /// Starts a worker again in place of its killed process.
@@ -79,7 +82,7 @@ impl Stage {
     /// # Errors
     /// Where it does not get ready.
     pub async fn start_again(&mut self, name: WorkerName) -> Result<()> {
-        self.workers.retain(|worker| worker.worker != name);
+        self.workers.retain(|worker| worker.name != name.as_str());
         self.workers.push(WorkerProcess::start(&self.stack, name).await?);
         Ok(())
     }

@@ -1,9 +1,9 @@
-use brigade_contracts::{Aggregate, Body, Command, Outcome};
+use brigade_contracts::{Aggregate, Body, Command, Outcome, event};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::World;
+use crate::domain::{State, World, testing};
 
 fn now() -> Timestamp {
     Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap()
@@ -14,11 +14,11 @@ fn send(world: &mut World, verb: &str, payload: &Value) -> Outcome {
     let subject = format!("req.t1.cart.c1.{verb}");
     let headers = [("Command-Id", "k")];
     let command = Command::decode(&subject, headers.into_iter(), payload.to_string().as_bytes());
-    world.decide(&command.unwrap(), now())
+    world.decide(&command.unwrap(), now()).unwrap()
 }
 
 fn open(kind: &str) -> World {
-    let mut world = World::default();
+    let mut world = testing::world([]);
     let opened =
         send(&mut world, "open", &json!({"kind": kind, "owner": "ada", "currency": "EUR"}));
     assert_eq!(opened.status, 201);
@@ -59,7 +59,7 @@ fn what_is_refused_says_why_and_changes_nothing() {
         assert_eq!((outcome.version, outcome.etag), (Some(3), None));
         assert_eq!(the_cart(&world), &before, "{verb} {payload}");
     }
-    let mut nothing = World::default();
+    let mut nothing = testing::world([]);
     assert_eq!(send(&mut nothing, "join", &json!({"user": "bob"})).status, 404);
     assert_eq!(send(&mut open("menu"), "join", &json!({"user": "bob"})).code, "not_a_team_cart");
 }
@@ -77,7 +77,7 @@ fn a_cart_holds_200_items_and_not_one_more() {
 fn items_of_a_cart_with_money_paid_stay_as_they_are() {
     let mut cart = the_cart(&open("menu")).clone();
     cart.paid = Money::new(1).unwrap();
-    let mut world = World::new([State::Cart(cart)]);
+    let mut world = testing::world([State::Cart(cart)]);
     for (verb, payload) in [
         ("add_item", item("i1", 1, 1, None)),
         ("set_item", json!({"item_id": "i1", "quantity": 1})),
@@ -92,7 +92,7 @@ fn items_of_a_cart_with_money_paid_stay_as_they_are() {
 fn a_closed_cart_takes_nothing() {
     let mut cart = the_cart(&open("team")).clone();
     cart.status = Status::Abandoned;
-    let mut world = World::new([State::Cart(cart)]);
+    let mut world = testing::world([State::Cart(cart)]);
     for (verb, payload) in [
         ("join", json!({"user": "bob"})),
         ("add_item", item("i1", 1, 1, None)),
@@ -195,4 +195,20 @@ fn every_event_that_is_decided_is_a_known_kind() {
         assert_eq!(carries, event.kind.touches.contains(&Part::Payments));
     }
     assert_eq!(Body::decode(Aggregate::Cart, "fly", b"{}").unwrap_err().code, "unknown_verb");
+}
+
+/// Computed by python3's hashlib over json.dumps with sorted keys, no spaces and no escapes beyond
+/// those that JSON requires.
+#[test]
+fn the_fingerprint_is_over_canonical_json_whatever_the_order_of_items() {
+    let mut world = testing::world([]);
+    send(&mut world, "open", &json!({"kind": "menu", "owner": "ada", "currency": "JPY"}));
+    for (id, sku, price, quantity) in
+        [("b", "Ö \"1\"", 5, 2), ("B", "s", 0, 999), ("a-1", "/", 1000, 1)]
+    {
+        let payload = json!({"item_id": id, "sku": sku, "name": id, "unit_price": price, "quantity": quantity});
+        assert_eq!(send(&mut world, "add_item", &payload).status, 200);
+    }
+    let expected = "f0b34c05b0f5e3c65e861880e839eae02ec83020c56bb1499e2d32319169893f";
+    assert_eq!(the_cart(&world).fingerprint(), expected);
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::World;
+use crate::domain::{State, World, testing};
 
 const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 
@@ -15,7 +15,7 @@ fn send(world: &mut World, verb: &str, payload: &Value) -> Outcome {
     let subject = format!("req.t1.order.o1.{verb}");
     let headers = [("Command-Id", "k")];
     let command = Command::decode(&subject, headers.into_iter(), payload.to_string().as_bytes());
-    world.decide(&command.unwrap(), now())
+    world.decide(&command.unwrap(), now()).unwrap()
 }
 
 fn item(id: Option<&str>, price: i64) -> Value {
@@ -27,7 +27,7 @@ fn place(items: &[Value]) -> Value {
 }
 
 fn placed() -> World {
-    let mut world = World::default();
+    let mut world = testing::world([]);
     assert_eq!(send(&mut world, "place", &place(&[item(None, 100)])).status, 201);
     world
 }
@@ -70,11 +70,11 @@ fn what_cannot_be_placed_is_refused() {
             "table_not_found",
         ),
     ] {
-        let outcome = send(&mut World::default(), "place", &payload);
+        let outcome = send(&mut testing::world([]), "place", &payload);
         assert_eq!((outcome.status, &*outcome.code), (status, code));
         assert_eq!((outcome.version, outcome.effects.len()), (None, 0));
     }
-    assert_eq!(send(&mut World::default(), "accept", &json!({})).code, "not_found");
+    assert_eq!(send(&mut testing::world([]), "accept", &json!({})).code, "not_found");
     assert_eq!(send(&mut placed(), "place", &place(&[item(None, 1)])).code, "already_exists");
 }
 
@@ -82,7 +82,7 @@ fn what_cannot_be_placed_is_refused() {
 fn an_order_with_money_paid_is_not_cancelled() {
     let mut order = the_order(&placed()).clone();
     order.paid = Money::new(1).unwrap();
-    let mut world = World::new([State::Order(order)]);
+    let mut world = testing::world([State::Order(order)]);
     assert_eq!(send(&mut world, "cancel", &json!({"reason": "r"})).code, "order_paid");
 }
 

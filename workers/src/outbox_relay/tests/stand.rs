@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     config::StackConfig,
+    domain::LockPolicy,
     migrate,
     outbox_relay::shard_of,
     provision,
@@ -84,6 +85,7 @@ impl Stand {
             nats_url: format!("nats://{NAME}:{NAME}@127.0.0.1:{}", self.nats.port()),
             postgres_url: self.postgres.url(NAME, NAME, "postgres"),
             replicas: 1,
+            lock_policy: LockPolicy::default(),
         }
     }
 
@@ -106,6 +108,7 @@ impl Stand {
             drain: Default::default(),
             fail: FailPoints::default(),
             topology: Arc::new(brigade_contracts::topology::Topology::compiled_in()),
+            lock_policy: LockPolicy::default(),
         })
     }
 

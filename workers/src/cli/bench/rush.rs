@@ -1,0 +1,169 @@
+//! The standard mix, sent through either door.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use async_nats::{HeaderMap, Request, jetstream};
+use brigade_contracts::{Door, header};
+use futures::future::try_join_all;
+
+use super::{
+    load::{self, Moment},
+    mix::{Command, Mix},
+    stage::Stage,
+    times::Times,
+    waiters::Waiters,
+};
+
+/// Senders at once that keep a door busy.
+pub const LANES: usize = 512;
+/// Commands a second, before any were measured.
+const GUESS: u64 = 4000;
+
+/// Sends commands, and sees to it that each gets the outcome it must have.
+#[derive(Clone)]
+pub struct Rush {
+    pub mix: Arc<Mix>,
+    pub operator: jetstream::Context,
+    outcomes: Arc<Waiters>,
+    /// Commands that were answered.
+    answered: Arc<AtomicU64>,
+    /// Of the last measurement, commands a second.
+    rate: Arc<AtomicU64>,
+}
+
+impl Rush {
+    /// Opens the carts. The workers run.
+    ///
+    /// # Errors
+    /// Where an outcome is not as expected; so everywhere here.
+    pub async fn open(stage: &Stage, carts: usize) -> Result<Self> {
+        let rush = Self {
+            mix: Arc::new(Mix::new(carts)),
+            operator: stage.operator.clone(),
+            outcomes: Arc::new(Waiters::listen(&stage.operator.client(), "outcome.>").await?),
+            answered: Arc::default(),
+            rate: Arc::new(AtomicU64::new(GUESS)),
+        };
+        let number = Arc::new(AtomicU64::new(0));
+        rush.all(move |mix| {
+            let cart = usize::try_from(number.fetch_add(1, Ordering::Relaxed)).ok()?;
+            (cart < mix.carts()).then(|| mix.opening(cart).to_vec())
+        })
+        .await?;
+        Ok(rush)
+    }
+
+    /// Commands a second, with as many at once as keep the door busy.
+    pub async fn closed(&self, door: Door, length: Duration) -> Result<f64> {
+        self.stock(length).await?;
+        self.closed_as_stocked(door, length).await
+    }
+
+    /// The same, without joining members for the commitments beforehand.
+    pub async fn closed_as_stocked(&self, door: Door, length: Duration) -> Result<f64> {
+        let rush = self.clone();
+        let next = move |_| {
+            let rush = rush.clone();
+            async move { rush.send(door, rush.mix.next()).await }
+        };
+        let rate = load::closed(LANES, length, next).await?;
+        self.rate.store(rate as u64, Ordering::Relaxed);
+        Ok(rate)
+    }
+
+    /// The mix at a constant rate; the time of each command to its outcome.
+    pub async fn at_rate(&self, door: Door, rate: f64, length: Duration) -> Result<Times> {
+        let times = Times::new();
+        load::open(rate, length, |_, moment: Moment| {
+            let (rush, times) = (self.clone(), times.clone());
+            async move {
+                rush.send(door, rush.mix.next()).await?;
+                moment.done(&times);
+                Ok(())
+            }
+        })
+        .await?;
+        Ok(times)
+    }
+
+    /// Joins the members that a measurement of this length will need.
+    pub async fn stock(&self, length: Duration) -> Result<()> {
+        let rate = self.rate.load(Ordering::Relaxed).max(GUESS) as f64;
+        // A tenth of the commands, of the warm-up too, and some more.
+        let needed = (rate * length.as_secs_f64() * 0.15) as usize;
+        let missing = needed.saturating_sub(self.mix.members());
+        let left = AtomicU64::new(missing as u64);
+        self.all(move |mix| {
+            let one_less = |left: u64| left.checked_sub(1);
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok()?;
+            Some(vec![mix.joining()])
+        })
+        .await
+    }
+
+    /// Brings all orders to their end.
+    pub async fn finish(&self) -> Result<()> {
+        self.all(|mix| mix.ending().map(|step| vec![step])).await
+    }
+
+    /// Commands that were answered so far.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Sends what `next` gives, each run of commands one by one, until it gives nothing.
+    async fn all<F>(&self, next: F) -> Result<()>
+    where
+        F: Fn(&Mix) -> Option<Vec<Command>> + Send + Sync + 'static,
+    {
+        let next = Arc::new(next);
+        let lanes = (0..LANES).map(|_| {
+            let (rush, next) = (self.clone(), next.clone());
+            tokio::spawn(async move {
+                while let Some(commands) = next(&rush.mix) {
+                    for command in commands {
+                        rush.send(Door::Request, command).await?;
+                    }
+                }
+                anyhow::Ok(())
+            })
+        });
+        for lane in try_join_all(lanes).await? {
+            lane?;
+        }
+        Ok(())
+    }
+
+    pub async fn send(&self, door: Door, command: Command) -> Result<()> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COMMAND_ID, command.id.as_str());
+        let Command { tenant, what, payload, .. } = &command;
+        let subject = format!("{}.t{tenant}.{what}", door.prefix());
+        let outcome = match door {
+            Door::Request => {
+                let request = Request::new().headers(headers).payload(payload.clone());
+                let request = request.timeout(Some(Duration::from_secs(30)));
+                self.operator.client().send_request(subject, request).await?
+            }
+            Door::Durable => {
+                let outcome = self.outcomes.next(format!("outcome.t{tenant}.{}", command.id));
+                let js = &self.operator;
+                js.publish_with_headers(subject, headers, payload.clone()).await?.await?;
+                outcome.await?
+            }
+        };
+        let status = outcome.headers.as_ref().and_then(|headers| headers.get(header::STATUS));
+        let expected = status.is_some_and(|status| status.as_str() == command.status);
+        ensure!(expected, "{what}: {}", String::from_utf8_lossy(&outcome.payload));
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.mix.done(command);
+        Ok(())
+    }
+}
