@@ -107,6 +107,14 @@ impl Command {
         })
     }
 
+    /// Whether a repetition is decided like the first: its answer holds tokens, of which nothing
+    /// is kept that could be told again.
+    #[must_use]
+    pub fn is_decided_anew(&self) -> bool {
+        let verb = self.target.split('.').nth(3);
+        self.aggregate() == "user" && matches!(verb, Some("login" | "refresh"))
+    }
+
     /// The aggregate's kind, as it came.
     #[must_use]
     pub fn aggregate(&self) -> &str {

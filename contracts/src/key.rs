@@ -38,8 +38,14 @@ pub enum Bucket {
 
 impl Bucket {
     /// The buckets that the topology declares.
-    pub const ALL: [Self; 5] =
-        [Self::Versions, Self::Views, Self::ActiveOrders, Self::CartLocks, Self::Attempts];
+    pub const ALL: [Self; 6] = [
+        Self::Versions,
+        Self::Views,
+        Self::ActiveOrders,
+        Self::CartLocks,
+        Self::UserState,
+        Self::Attempts,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -53,6 +53,9 @@ pub const LOCKS_DUE: &str = "due.lock.>";
 /// What cart-lock-expiry sends, for every tenant and cart.
 pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
 
+/// What cache-verifier sends, for every tenant and user.
+pub const REBUILD_USER_CACHE: &str = "req.*.user.*.rebuild_cache";
+
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
 pub fn command(door: Door, address: &Address, verb: &Token) -> String {
@@ -79,6 +82,12 @@ pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
 #[must_use]
 pub fn expire_lock(cart: &Address) -> String {
     format!("req.{cart}.expire_lock")
+}
+
+/// Asks for a user's parts to be shown again.
+#[must_use]
+pub fn rebuild_cache(user: &Address) -> String {
+    format!("req.{user}.rebuild_cache")
 }
 
 /// Splits a command's subject; `None` where the door or the number of tokens is off.

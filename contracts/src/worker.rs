@@ -7,16 +7,18 @@ pub enum WorkerName {
     CommandHandler,
     OutboxRelay,
     PaymentProjector,
+    UserStateProjector,
     CartLockExpiry,
     CacheVerifier,
     Edge,
 }
 
 impl WorkerName {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CommandHandler,
         Self::OutboxRelay,
         Self::PaymentProjector,
+        Self::UserStateProjector,
         Self::CartLockExpiry,
         Self::CacheVerifier,
         Self::Edge,
@@ -28,6 +30,7 @@ impl WorkerName {
             Self::CommandHandler => "command-handler",
             Self::OutboxRelay => "outbox-relay",
             Self::PaymentProjector => "payment-projector",
+            Self::UserStateProjector => "user-state-projector",
             Self::CartLockExpiry => "cart-lock-expiry",
             Self::CacheVerifier => "cache-verifier",
             Self::Edge => "edge",

@@ -3,7 +3,10 @@
 //! A test binary starts itself again with a hidden test that is the `brigade` program, so the
 //! process always is the code under test, fail points included.
 
-use std::process::Stdio;
+use std::{
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
 
 use brigade_contracts::WorkerName;
 use sqlx::ConnectOptions;
@@ -54,6 +57,8 @@ pub async fn printed(town: &Town, arguments: &str) -> String {
 /// A `brigade run` of its own; killed when dropped.
 pub struct Process {
     pub child: Child,
+    /// What it has logged since it was ready.
+    log: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -65,7 +70,7 @@ impl Process {
     pub async fn start(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
         let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
         let mut command = brigade(&format!("run {}", names.join(" ")));
-        command.env("BRIGADE_LOG_FORMAT", "json");
+        command.env("BRIGADE_LOG_FORMAT", "json").env("BRIGADE_LOG", "info,brigade=trace");
         for worker in workers {
             let servers = town.servers(*worker);
             let suffix = worker.env_suffix();
@@ -85,9 +90,26 @@ impl Process {
                 None => break,
             }
         }
-        // The rest is read and thrown away, so that the process never waits for its log.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child }
+        // The rest is read all the time, so that the process never waits for its log.
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut log = written.lock().expect("not poisoned");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self { child, log }
+    }
+
+    /// What it has logged since it was ready.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("not poisoned").clone()
     }
 
     /// kill -9.

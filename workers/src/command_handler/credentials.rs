@@ -2,13 +2,22 @@
 
 use brigade_contracts::{Address, Body, Command, Secret, user::Verb};
 use futures::future::join_all;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 use super::passwords::Passwords;
 use crate::{
     domain::user::{Checked, MOST_FAILURES, Verified, keys_of},
-    store::users::{failures, password_hashes},
+    store::{
+        postgres::bounded,
+        users::{failures, password_hashes},
+    },
 };
+
+/// Whether a command cannot be decided before its password is worked on.
+#[must_use]
+pub fn needs_password(command: &Command) -> bool {
+    matches!(verb(command), Some((_, Verb::Register(_) | Verb::Login(_))))
+}
 
 /// A password that has to be worked on.
 enum Task<'a> {
@@ -26,9 +35,18 @@ enum Task<'a> {
 /// Those of Postgres.
 pub async fn check(
     passwords: &Passwords,
-    postgres: &mut PgConnection,
+    postgres: &PgPool,
     commands: &[Command],
 ) -> sqlx::Result<Vec<Option<Checked>>> {
+    // Hashing takes long: the connection goes back before it.
+    let tasks = bounded(postgres, async |connection| tasks(connection, commands).await).await?;
+    Ok(join_all(tasks.into_iter().map(async |task| work(passwords, task?).await)).await)
+}
+
+async fn tasks<'a>(
+    postgres: &mut PgConnection,
+    commands: &'a [Command],
+) -> sqlx::Result<Vec<Option<Task<'a>>>> {
     let mut tasks: Vec<_> = commands.iter().map(registration).collect();
     let logins: Vec<_> = commands.iter().enumerate().filter_map(|(at, c)| login(at, c)).collect();
     if !logins.is_empty() {
@@ -48,7 +66,7 @@ pub async fn check(
             }
         }
     }
-    Ok(join_all(tasks.into_iter().map(async |task| work(passwords, task?).await)).await)
+    Ok(tasks)
 }
 
 async fn work(passwords: &Passwords, task: Task<'_>) -> Option<Checked> {

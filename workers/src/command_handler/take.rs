@@ -1,5 +1,6 @@
 //! What a batch begins with: everything that its commands may come to, locked and read in one
-//! round trip by `brigade.take_batch` (`migrations/`), which says how.
+//! round trip by `brigade.take_batch` (`migrations/`), which says how. Users come after
+//! (`supplies`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -195,7 +196,7 @@ impl Named {
                 }
                 true
             }
-            Body::Order(_) | Body::Rebuild(..) => false,
+            Body::Order(_) | Body::User(_) | Body::Rebuild(..) => false,
         };
         self.aggregate(address.clone(), pays);
     }
@@ -210,6 +211,8 @@ impl Named {
                 self.sessions.insert((tenant.clone(), session.clone()));
             }
             Want::FencingToken => self.fencing_tokens += 1,
+            // Of users: see `supplies`.
+            Want::Email(..) | Want::Password(..) | Want::Random | Want::Failures(_) => {}
         }
     }
 

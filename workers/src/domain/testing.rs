@@ -32,6 +32,7 @@ pub fn reach() -> Reach {
         addresses: ids.into_iter().flat_map(numbered).collect(),
         owners: OWNERS.into_iter().map(owner).collect(),
         sessions: ["s1", "s2"].into_iter().map(session).collect(),
+        ..Reach::default()
     }
 }
 
@@ -92,6 +93,7 @@ impl Stand {
                     json!({ "core": part(Part::Core), "payments": part(Part::Payments) })
                 }
                 State::Payment(_) | State::Lock(_) => part(Part::Core),
+                State::User(_) => part(Part::Auth),
             };
             seen.insert(format!("{}.{}", head.aggregate, head.id), shown);
         }

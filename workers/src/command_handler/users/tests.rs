@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use brigade_contracts::{Address, Aggregate, Command, Email, Secret, Token, event, user::Status};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{
     super::{credentials::check, passwords::Passwords},
@@ -156,7 +156,8 @@ async fn what_is_written_is_read_again() -> Result<()> {
 
 #[tokio::test]
 async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
-    let (_dir, _server, mut sql) = server().await?;
+    let (_dir, server, mut sql) = server().await?;
+    let pool = PgPool::connect_lazy(&server.superuser_url("postgres"))?;
     let passwords = Passwords::new(None)?;
     let command = |id: &str, verb: &str, payload: &str| {
         let subject = format!("req.t1.user.{id}.{verb}");
@@ -167,7 +168,7 @@ async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
     };
     let register = r#"{"email":"ada@example.org","profile_id":"p","password":"correct horse"}"#;
     let register = [command("ada", "register", register), command("ada", "logout", "{}")];
-    let checked = check(&passwords, &mut sql, &register).await?;
+    let checked = check(&passwords, &pool, &register).await?;
     let [Some(Checked::Hashed(hash)), None] = &checked[..] else { panic!("{checked:?}") };
 
     let mut tx = sql.begin().await?;
@@ -199,6 +200,6 @@ async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
     };
     let expected =
         [verified(Some(hash), true), verified(Some(hash), false), verified(None, false), None];
-    assert_eq!(check(&passwords, &mut sql, &batch).await?, expected);
+    assert_eq!(check(&passwords, &pool, &batch).await?, expected);
     Ok(())
 }
