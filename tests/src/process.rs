@@ -57,7 +57,7 @@ pub async fn printed(town: &Town, arguments: &str) -> String {
 /// A `brigade run` of its own; killed when dropped.
 pub struct Process {
     pub child: Child,
-    /// What it has logged since it was ready.
+    /// What it has logged.
     log: Arc<Mutex<String>>,
 }
 
@@ -82,28 +82,25 @@ impl Process {
         }
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        loop {
-            // One that dies before it is ready closes its log: that is for the caller to see.
-            match lines.next_line().await.expect("readable") {
-                Some(line) if line.contains("\"message\":\"ready\"") => break,
-                Some(_) => {}
-                None => break,
+        let log = Arc::new(Mutex::new(String::new()));
+        // One that dies before it is ready closes its log: that is for the caller to see.
+        while let Some(line) = lines.next_line().await.expect("readable") {
+            keep(&log, &line);
+            if line.contains("\"message\":\"ready\"") {
+                break;
             }
         }
         // The rest is read all the time, so that the process never waits for its log.
-        let log = Arc::new(Mutex::new(String::new()));
         let written = log.clone();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                let mut log = written.lock().expect("not poisoned");
-                log.push_str(&line);
-                log.push('\n');
+                keep(&written, &line);
             }
         });
         Self { child, log }
     }
 
-    /// What it has logged since it was ready.
+    /// What it has logged.
     ///
     /// # Panics
     /// Never.
@@ -127,4 +124,10 @@ impl Process {
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         self.child.wait().await.expect("waited for")
     }
+}
+
+fn keep(log: &Mutex<String>, line: &str) {
+    let mut log = log.lock().expect("not poisoned");
+    log.push_str(line);
+    log.push('\n');
 }

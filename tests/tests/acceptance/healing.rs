@@ -51,7 +51,7 @@ impl Fault {
 }
 
 /// Waits until every stream was found good, or healed, after now.
-async fn until_healed(town: &Town) {
+pub async fn until_healed(town: &Town) {
     let now: time::OffsetDateTime =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.unwrap();
     let declared = i64::try_from(Topology::compiled_in().streams.len()).unwrap();

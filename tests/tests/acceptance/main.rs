@@ -16,6 +16,7 @@ mod permissions;
 mod reads;
 mod strangers;
 mod topology;
+mod users;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.
 #[test]
