@@ -39,7 +39,8 @@ impl Aggregate {
     pub fn parts(self) -> &'static [Part] {
         match self {
             Self::Cart | Self::Order => &[Part::Core, Part::Payments],
-            Self::Payment | Self::Table | Self::User | Self::Lock => &[Part::Core],
+            Self::User => &[Part::Auth, Part::Subscription, Part::Roles],
+            Self::Payment | Self::Table | Self::Lock => &[Part::Core],
         }
     }
 
@@ -67,6 +68,10 @@ impl fmt::Display for Aggregate {
 pub enum Part {
     Core,
     Payments,
+    /// Of a user, as the two below.
+    Auth,
+    Subscription,
+    Roles,
 }
 
 impl Part {
@@ -75,7 +80,16 @@ impl Part {
         match self {
             Self::Core => "core",
             Self::Payments => "payments",
+            Self::Auth => "auth",
+            Self::Subscription => "subscription",
+            Self::Roles => "roles",
         }
+    }
+
+    /// Whether a projector writes it, from events; command-handler writes the others itself.
+    #[must_use]
+    pub fn is_projected(self) -> bool {
+        matches!(self, Self::Payments | Self::Subscription | Self::Roles)
     }
 }
 

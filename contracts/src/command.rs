@@ -1,12 +1,14 @@
 //! Commands as they come in through either door.
 
+use std::net::IpAddr;
+
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use crate::{
     Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
     header::{self, CommandHeaders},
-    order, payment, rebuild, subject, table,
+    order, payment, rebuild, subject, table, user,
 };
 
 /// The way a command came in.
@@ -46,6 +48,8 @@ pub struct Command {
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
+    /// Where it came from, if that was told.
+    pub source: Option<IpAddr>,
     pub request: Result<Request, Refusal>,
 }
 
@@ -65,6 +69,7 @@ pub enum Body {
     Payment(payment::Verb),
     Order(order::Verb),
     Table(table::Verb),
+    User(user::Verb),
     /// What can be asked of an aggregate of any kind.
     Rebuild(Aggregate, rebuild::Rebuild),
 }
@@ -84,10 +89,8 @@ impl Command {
         let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
         let command_id = header::command_id(headers.clone())?;
         let headers = CommandHeaders::parse(headers);
-        let (actor, traceparent) = match &headers {
-            Ok(headers) => (headers.actor.clone(), headers.traceparent.clone()),
-            Err(_) => (None, None),
-        };
+        let CommandHeaders { actor, traceparent, source, .. } =
+            headers.as_ref().cloned().unwrap_or_default();
         Ok(Self {
             door: raw.door,
             command_id,
@@ -99,9 +102,18 @@ impl Command {
             },
             actor,
             traceparent,
+            source,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })
+    }
+
+    /// Whether a repetition is decided like the first: its answer holds tokens, of which nothing
+    /// is kept that could be told again.
+    #[must_use]
+    pub fn is_decided_anew(&self) -> bool {
+        let verb = self.target.split('.').nth(3);
+        self.aggregate() == "user" && matches!(verb, Some("login" | "refresh"))
     }
 
     /// The aggregate's kind, as it came.
@@ -128,6 +140,10 @@ impl Request {
             let message = format!("the payload has {} bytes of {MAX_PAYLOAD}", payload.len());
             return Err(Refusal::new(413, "payload_too_large", message));
         }
+        if raw.door == Door::Durable && subject::carries_secret(&raw) {
+            let message = "a verb that carries a secret goes through the request door (req.…)";
+            return Err(Refusal::new(400, "secret_on_durable_door", message));
+        }
         let id = Token::new(raw.id).map_err(|_| bad_subject())?;
         let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(unknown_verb)?;
         let body = Body::decode(aggregate, raw.verb, payload)?;
@@ -146,7 +162,7 @@ impl Body {
     /// # Errors
     /// `404 unknown_verb`; what the payload is refused with (400 malformed, 422 impossible).
     pub fn decode(aggregate: Aggregate, verb: &str, payload: &[u8]) -> Result<Self, Refusal> {
-        let unknown = matches!(aggregate, Aggregate::User | Aggregate::Lock);
+        let unknown = aggregate == Aggregate::Lock;
         if verb == rebuild::VERB && !unknown {
             return decode_payload(payload).map(|rebuild| Self::Rebuild(aggregate, rebuild));
         }
@@ -155,7 +171,10 @@ impl Body {
             Aggregate::Payment => payment::Verb::decode(verb, payload)?.map(Self::Payment),
             Aggregate::Order => order::Verb::decode(verb, payload)?.map(Self::Order),
             Aggregate::Table => table::Verb::decode(verb, payload)?.map(Self::Table),
-            Aggregate::User | Aggregate::Lock => None,
+            Aggregate::User => {
+                user::Verb::decode(verb, payload).map_err(user::unquoted)?.map(Self::User)
+            }
+            Aggregate::Lock => None,
         }
         .ok_or_else(unknown_verb)
     }
@@ -167,6 +186,7 @@ impl Body {
             Self::Payment(_) => Aggregate::Payment,
             Self::Order(_) => Aggregate::Order,
             Self::Table(_) => Aggregate::Table,
+            Self::User(_) => Aggregate::User,
             Self::Rebuild(aggregate, _) => *aggregate,
         }
     }
@@ -179,6 +199,7 @@ impl Body {
             Self::Payment(verb) => verb.encode(),
             Self::Order(verb) => verb.encode(),
             Self::Table(verb) => verb.encode(),
+            Self::User(verb) => verb.encode(),
             Self::Rebuild(_, rebuild) => (rebuild::VERB, encode_payload(rebuild)),
         }
     }
@@ -206,6 +227,18 @@ pub(crate) fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, R
 pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {
     // Payloads are plain structs with string keys, for which serde_json has no error.
     serde_json::to_vec(payload).unwrap_or_default()
+}
+
+/// How a payload is written for sending. One that holds a secret is not `Serialize`, so that nobody
+/// writes it by accident, and says for itself how it is sent.
+pub(crate) trait Encode {
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl<T: Serialize> Encode for T {
+    fn encode(&self) -> Vec<u8> {
+        encode_payload(self)
+    }
 }
 
 /// Declares the verbs of an aggregate: an enum with one variant a verb, its decoder and
@@ -239,7 +272,7 @@ macro_rules! verbs {
             #[must_use]
             pub fn encode(&self) -> (&'static str, Vec<u8>) {
                 match self {
-                    $(Self::$variant(payload) => ($verb, $crate::command::encode_payload(payload)),)*
+                    $(Self::$variant(payload) => ($verb, $crate::command::Encode::encode(payload)),)*
                 }
             }
         }

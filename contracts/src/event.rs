@@ -21,7 +21,7 @@ impl Kind {
     #[must_use]
     pub fn carries(&self, part: Part) -> bool {
         let last = self.ends && self.aggregate.parts().contains(&part);
-        last || (part != Part::Core && self.touches.contains(&part))
+        last || (part.is_projected() && self.touches.contains(&part))
     }
 }
 
@@ -37,6 +37,9 @@ const NONE: &[Part] = &[];
 const CORE: &[Part] = &[Part::Core];
 const PAYMENTS: &[Part] = &[Part::Payments];
 const BOTH: &[Part] = &[Part::Core, Part::Payments];
+const AUTH: &[Part] = &[Part::Auth];
+const SUBSCRIPTION: &[Part] = &[Part::Subscription];
+const OF_USER: &[Part] = &[Part::Auth, Part::Subscription, Part::Roles];
 
 pub const CART_OPENED: Kind = kind(Aggregate::Cart, "opened", BOTH);
 pub const CART_MEMBER_JOINED: Kind = kind(Aggregate::Cart, "member_joined", BOTH);
@@ -83,6 +86,18 @@ pub const TABLE_TURN_OPENED: Kind = kind(Aggregate::Table, "turn_opened", CORE);
 pub const TABLE_TURN_CLOSED: Kind = kind(Aggregate::Table, "turn_closed", CORE);
 pub const TABLE_STATUS_CHANGED: Kind = kind(Aggregate::Table, "status_changed", CORE);
 pub const TABLE_RECONCILED: Kind = kind(Aggregate::Table, "reconciled", CORE);
+pub const USER_REGISTERED: Kind = kind(Aggregate::User, "registered", OF_USER);
+pub const USER_LOGGED_IN: Kind = kind(Aggregate::User, "logged_in", AUTH);
+pub const USER_REFRESHED: Kind = kind(Aggregate::User, "refreshed", AUTH);
+pub const USER_LOGGED_OUT: Kind = kind(Aggregate::User, "logged_out", AUTH);
+pub const USER_PROFILE_UPDATED: Kind = kind(Aggregate::User, "profile_updated", AUTH);
+pub const USER_ROLES_CHANGED: Kind = kind(Aggregate::User, "roles_changed", &[Part::Roles]);
+pub const USER_SUBSCRIPTION_REGISTERED: Kind =
+    kind(Aggregate::User, "subscription_registered", SUBSCRIPTION);
+pub const USER_SUBSCRIPTION_ACTIVATED: Kind =
+    kind(Aggregate::User, "subscription_activated", SUBSCRIPTION);
+pub const USER_SUBSCRIPTION_CANCELLED: Kind =
+    kind(Aggregate::User, "subscription_cancelled", SUBSCRIPTION);
 
 /// Every kind of event there is.
 pub const ALL: &[Kind] = &[
@@ -126,6 +141,15 @@ pub const ALL: &[Kind] = &[
     TABLE_TURN_CLOSED,
     TABLE_STATUS_CHANGED,
     TABLE_RECONCILED,
+    USER_REGISTERED,
+    USER_LOGGED_IN,
+    USER_REFRESHED,
+    USER_LOGGED_OUT,
+    USER_PROFILE_UPDATED,
+    USER_ROLES_CHANGED,
+    USER_SUBSCRIPTION_REGISTERED,
+    USER_SUBSCRIPTION_ACTIVATED,
+    USER_SUBSCRIPTION_CANCELLED,
 ];
 
 /// The subject filters of the events after which a projector has to write `part`: those that
@@ -153,6 +177,10 @@ pub struct After {
     pub core: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payments: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Box<RawValue>>,
 }
 
 /// Everything about an event but its payload: what its message says in subject and headers.

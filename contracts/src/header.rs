@@ -1,11 +1,16 @@
 //! Header names and the headers of a command.
 
+use std::net::IpAddr;
+
 use crate::{MAX_HEADERS, Refusal, Timestamp, Token};
 
 pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
+/// The address that a command came from, where it came from outside: failed logins are counted by
+/// it.
+pub const SOURCE: &str = "Source";
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Status of an outcome or a query's reply. Not `Status`: stock clients read that one
@@ -51,6 +56,8 @@ pub struct CommandHeaders {
     pub expected_version: Option<u64>,
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
+    /// An IP address; an IPv4 one that is written as IPv6 is the same.
+    pub source: Option<IpAddr>,
 }
 
 impl CommandHeaders {
@@ -72,6 +79,7 @@ impl CommandHeaders {
         let deadline = one(DEADLINE)?.map(|v| Timestamp::parse(v).map_err(|_| bad(DEADLINE)));
         let version = one(EXPECTED_VERSION)?.map(|v| number(EXPECTED_VERSION, v));
         let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
+        let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
         let traceparent = one(TRACEPARENT)?;
         parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
         Ok(Self {
@@ -79,6 +87,7 @@ impl CommandHeaders {
             expected_version: version.transpose()?,
             actor: actor.transpose()?,
             traceparent: traceparent.map(str::to_owned),
+            source: source.transpose()?.map(|source| source.to_canonical()),
         })
     }
 }
@@ -155,12 +164,14 @@ mod tests {
             ("Expected-Version", "7"),
             ("ACTOR", "u1"),
             ("traceparent", trace),
+            ("source", "::ffff:192.0.2.7"),
             ("X-Other", "left alone"),
         ])
         .unwrap();
         assert_eq!(headers.expected_version, Some(7));
         assert_eq!(headers.actor.unwrap().as_str(), "u1");
         assert_eq!(headers.traceparent.unwrap(), trace);
+        assert_eq!(headers.source.unwrap().to_string(), "192.0.2.7");
         assert_eq!(headers.deadline.unwrap().to_string(), "2026-01-02T03:04:05.000Z");
     }
 
@@ -174,6 +185,8 @@ mod tests {
             &[("Expected-Version", "18446744073709551616")],
             &[("Actor", "a b")],
             &[("traceparent", "00-zz-b7-01")],
+            &[("Source", "192.0.2.7:80")],
+            &[("Source", "192.0.2.7"), ("Source", "192.0.2.7")],
         ];
         for headers in bad {
             assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");

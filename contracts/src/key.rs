@@ -30,14 +30,22 @@ pub enum Bucket {
     ActiveOrders,
     /// `<tenant>.<owner>`: the lock over an owner's carts.
     CartLocks,
+    /// `<tenant>.<user>.<part>`: what is known of a user. Not republished.
+    UserState,
     /// `<worker>.<stream>.<sequence>`: tries that began alone.
     Attempts,
 }
 
 impl Bucket {
     /// The buckets that the topology declares.
-    pub const ALL: [Self; 5] =
-        [Self::Versions, Self::Views, Self::ActiveOrders, Self::CartLocks, Self::Attempts];
+    pub const ALL: [Self; 6] = [
+        Self::Versions,
+        Self::Views,
+        Self::ActiveOrders,
+        Self::CartLocks,
+        Self::UserState,
+        Self::Attempts,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -46,6 +54,7 @@ impl Bucket {
             Self::Views => "views",
             Self::ActiveOrders => "active_orders",
             Self::CartLocks => "cart_locks",
+            Self::UserState => "user_state",
             Self::Attempts => "attempts",
         }
     }
@@ -83,8 +92,8 @@ pub fn view(address: &Address, part: Part) -> String {
 #[must_use]
 pub fn active_order(order: &Address, part: Part) -> String {
     let row = match part {
-        Part::Core => "core",
         Part::Payments => "payment",
+        _ => "core",
     };
     format!("{}.{}.{row}", order.tenant, order.id)
 }
@@ -93,6 +102,12 @@ pub fn active_order(order: &Address, part: Part) -> String {
 #[must_use]
 pub fn cart_lock(lock: &Address) -> String {
     format!("{}.{}", lock.tenant, lock.id)
+}
+
+/// A part of a user.
+#[must_use]
+pub fn user_state(user: &Address, part: Part) -> String {
+    format!("{}.{}.{}", user.tenant, user.id, part.as_str())
 }
 
 /// The note of the tries that a message of a stream had alone.

@@ -11,8 +11,8 @@ use crate::{
     key::Bucket,
     subject::{
         EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_LOCK,
-        QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_VIEW, RECONCILE, REQUESTS,
-        SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
+        QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
+        REBUILD_USER_CACHE, RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
     },
     topology::Topology,
 };
@@ -108,8 +108,10 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .consumes("COMMANDS")
             .publish(["$JS.API.STREAM.PURGE.COMMANDS"])
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
+            .reads(&[Bucket::UserState])
             .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
             .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject(">")])
+            .publish([user_state_of(Part::Auth)])
             .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>"]),
         WorkerName::OutboxRelay => {
             user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
@@ -118,17 +120,25 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders])
             .publish([views_of(Part::Payments), Bucket::ActiveOrders.subject("*.*.payment")]),
+        WorkerName::UserStateProjector => user
+            .consumes("EVENTS")
+            .reads(&[Bucket::Versions, Bucket::UserState])
+            .publish([Part::Subscription, Part::Roles].map(user_state_of)),
         WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK]),
         WorkerName::TableStatusReconciler => user.publish([RECONCILE]).subscribe(TABLES_MAY_CHANGE),
-        // It writes no key and no event: it notes in SQL what others have to write again.
+        // It writes no key and no event: it notes in SQL what others have to write again, or asks
+        // them to.
         WorkerName::CacheVerifier => user
+            .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
+            .reads(&[Bucket::UserState])
+            .publish([QUERY_USER_STATE, REBUILD_USER_CACHE])
             .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
             })),
         WorkerName::Edge => user
             .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, "$SRV.>"])
-            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY])
+            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_USER_VALIDATE, QUERY_USER_STATE])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
             .reads(&[Bucket::Versions, Bucket::Views]),
@@ -137,6 +147,10 @@ pub fn worker(name: WorkerName) -> NatsUser {
 
 fn views_of(part: Part) -> String {
     Bucket::Views.subject(&format!("*.*.*.{}", part.as_str()))
+}
+
+fn user_state_of(part: Part) -> String {
+    Bucket::UserState.subject(&format!("*.*.{}", part.as_str()))
 }
 
 /// The backend of a restaurant: sends commands, asks and watches, of its tenant only.
@@ -204,7 +218,9 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE turns", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_locks", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_lock_history", "SELECT, INSERT"),
-            ("TABLE command_inbox", "SELECT, INSERT, DELETE"),
+            ("TABLE users", "SELECT, INSERT, UPDATE"),
+            ("TABLE login_failures", "SELECT, INSERT, DELETE"),
+            ("TABLE command_inbox", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE events", "SELECT, INSERT"),
             ("TABLE outbox", "INSERT"),
             ("TABLE unshown", "SELECT, INSERT, UPDATE, DELETE"),
@@ -219,7 +235,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE outbox", "SELECT, DELETE"),
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
-        WorkerName::PaymentProjector => &[],
+        WorkerName::PaymentProjector | WorkerName::UserStateProjector => &[],
         // It may not write anything: two that find the same do no harm, so it has no lease either.
         WorkerName::TableStatusReconciler => {
             &[("TABLE tables", "SELECT"), ("TABLE turns", "SELECT"), ("TABLE orders", "SELECT")]
@@ -235,6 +251,9 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE tables", "SELECT"),
             ("TABLE turns", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
+            ("TABLE users", "SELECT"),
+            // A conflict on the event's id is looked at.
+            ("TABLE user_activity", "SELECT, INSERT"),
             ("TABLE events", "SELECT"),
             ("TABLE outbox", "INSERT"),
             ("TABLE unshown", "SELECT, INSERT, UPDATE"),
@@ -251,6 +270,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE turns", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE cart_lock_history", "SELECT"),
+            ("TABLE users", "SELECT"),
             ("TABLE command_inbox", "SELECT"),
         ],
     }
@@ -300,6 +320,9 @@ mod tests {
             "$KV.views.*.*.*.payments",
             "$KV.versions.>",
             "$KV.cart_locks.>",
+            "$KV.user_state.*.*.auth",
+            "$KV.user_state.*.*.subscription",
+            "$KV.user_state.*.*.roles",
         ] {
             let writers = WorkerName::ALL
                 .into_iter()

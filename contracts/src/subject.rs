@@ -9,6 +9,8 @@
 //! q.<tenant>.active_orders
 //! q.<tenant>.lock.<owner>
 //! q.<tenant>.lock_history.<owner>
+//! q.<tenant>.user.<id>.validate
+//! q.<tenant>.user.<id>.state
 //! evt.<tenant>.<aggregate>.<id>.<event>     events (stream EVENTS)
 //! live.<bucket>.<key>                       republished KV writes
 //! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
@@ -40,6 +42,10 @@ pub const QUERY_ACTIVE_ORDERS: &str = "q.*.active_orders";
 pub const QUERY_LOCK: &str = "q.*.lock.*";
 /// Queries of the history of locks: `q.<tenant>.lock_history.<owner>`.
 pub const QUERY_LOCK_HISTORY: &str = "q.*.lock_history.*";
+/// Queries whether an access token is a user's: `q.<tenant>.user.<id>.validate`.
+pub const QUERY_USER_VALIDATE: &str = "q.*.user.*.validate";
+/// Queries of what is known of users: `q.<tenant>.user.<id>.state`.
+pub const QUERY_USER_STATE: &str = "q.*.user.*.state";
 /// Deadlines of locks that are to come.
 pub const LOCK_TIMERS: &str = "timer.lock.>";
 /// Deadlines of locks that have passed.
@@ -51,6 +57,9 @@ pub const RECONCILE: &str = "req.*.table.*.reconcile";
 /// The events after which a table may be another than its turn says.
 pub const TABLES_MAY_CHANGE: [&str; 4] =
     ["evt.*.table.*.*", "evt.*.order.*.placed", "evt.*.order.*.paid", "evt.*.order.*.cancelled"];
+
+/// What cache-verifier sends, for every tenant and user.
+pub const REBUILD_USER_CACHE: &str = "req.*.user.*.rebuild_cache";
 
 /// `cmd.…` or `req.…` of a command.
 #[must_use]
@@ -84,6 +93,12 @@ pub fn expire_lock(cart: &Address) -> String {
 #[must_use]
 pub fn reconcile(table: &Address) -> String {
     format!("req.{table}.reconcile")
+}
+
+/// Asks for a user's parts to be shown again.
+#[must_use]
+pub fn rebuild_cache(user: &Address) -> String {
+    format!("req.{user}.rebuild_cache")
 }
 
 /// Splits a command's subject; `None` where the door or the number of tokens is off.
@@ -126,6 +141,16 @@ pub fn query_lock_history(tenant: &Token, owner: &Token) -> String {
     format!("q.{tenant}.lock_history.{owner}")
 }
 
+#[must_use]
+pub fn query_user_validate(user: &Address) -> String {
+    format!("q.{}.user.{}.validate", user.tenant, user.id)
+}
+
+#[must_use]
+pub fn query_user_state(user: &Address) -> String {
+    format!("q.{}.user.{}.state", user.tenant, user.id)
+}
+
 /// The address that a `q.<tenant>.view.<aggregate>.<id>` asks for.
 #[must_use]
 pub fn parse_query_view(subject: &str) -> Option<Address> {
@@ -166,6 +191,26 @@ pub fn parse_query_lock(subject: &str) -> Option<Address> {
 #[must_use]
 pub fn parse_query_lock_history(subject: &str) -> Option<Address> {
     lock_of_owner(subject, "lock_history")
+}
+
+/// The user that a `q.<tenant>.user.<id>.validate` asks about.
+#[must_use]
+pub fn parse_query_user_validate(subject: &str) -> Option<Address> {
+    user_of_query(subject, "validate")
+}
+
+/// The user that a `q.<tenant>.user.<id>.state` asks for.
+#[must_use]
+pub fn parse_query_user_state(subject: &str) -> Option<Address> {
+    user_of_query(subject, "state")
+}
+
+fn user_of_query(subject: &str, query: &str) -> Option<Address> {
+    let [q, tenant, user, id, word] = split(subject)?;
+    if (q, user, word) != ("q", "user", query) {
+        return None;
+    }
+    Address::new(tenant, Aggregate::User, id).ok()
 }
 
 fn lock_of_owner(subject: &str, query: &str) -> Option<Address> {
@@ -275,6 +320,12 @@ mod tests {
                 parse_query_lock_history(&query_lock_history(&lock.tenant, &lock.id)),
                 Some(lock)
             );
+            let user = Address { aggregate: Aggregate::User, ..address.clone() };
+            prop_assert_eq!(
+                parse_query_user_validate(&query_user_validate(&user)),
+                Some(user.clone())
+            );
+            prop_assert_eq!(parse_query_user_state(&query_user_state(&user)), Some(user));
             let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
             prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
             prop_assert_eq!(parse_event(&event(&address, &word)), Some((address, word)));
@@ -292,6 +343,7 @@ mod tests {
             let _ = (parse_query_outcome(&subject), parse_event(&subject));
             let _ = (parse_query_active_orders(&subject), parse_query_lock(&subject));
             let _ = (parse_query_lock_history(&subject), parse_lock_due(&subject));
+            let _ = (parse_query_user_validate(&subject), parse_query_user_state(&subject));
         }
     }
 
@@ -310,5 +362,7 @@ mod tests {
             assert_eq!(parse_lock_due(bad), None, "{bad}");
         }
         assert_eq!(parse_query_view("q.t.view.lock.ada"), None);
+        assert_eq!(parse_query_user_validate("q.t.user.ada.state"), None);
+        assert_eq!(parse_query_user_state("q.t.user.ada"), None);
     }
 }

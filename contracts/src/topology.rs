@@ -62,6 +62,8 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::{Part, event, key::Bucket};
 
@@ -97,15 +99,29 @@ mod tests {
         }
     }
 
+    fn filters_of(durable: &str) -> Vec<String> {
+        let consumer = Topology::compiled_in().consumer("EVENTS", durable).unwrap();
+        let filters = consumer["filter_subjects"].as_array().unwrap().clone();
+        filters.iter().map(|filter| filter.as_str().unwrap().to_owned()).collect()
+    }
+
     #[test]
-    fn the_payment_projector_hears_of_every_event_that_touches_its_part() {
-        let consumer = Topology::compiled_in().consumer("EVENTS", "payment-projector").unwrap();
-        let declared: Vec<_> = consumer["filter_subjects"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|f| f.as_str().unwrap().to_owned())
-            .collect();
-        assert_eq!(declared, event::filters_carrying(Part::Payments).collect::<Vec<_>>());
+    fn projectors_hear_of_every_event_that_carries_their_parts() {
+        let payments: Vec<_> = event::filters_carrying(Part::Payments).collect();
+        assert_eq!(filters_of("payment-projector"), payments);
+        let of_users =
+            [Part::Subscription, Part::Roles].into_iter().flat_map(event::filters_carrying);
+        let of_users: BTreeSet<_> = of_users.collect();
+        assert_eq!(
+            filters_of("user-state-projector").into_iter().collect::<BTreeSet<_>>(),
+            of_users
+        );
+    }
+
+    #[test]
+    fn the_verifier_hears_of_every_event_that_touches_a_session() {
+        let touching = event::ALL.iter().filter(|kind| kind.touches.contains(&Part::Auth));
+        let touching: Vec<_> = touching.map(|kind| format!("evt.*.user.*.{}", kind.name)).collect();
+        assert_eq!(filters_of("cache-verifier"), touching);
     }
 }

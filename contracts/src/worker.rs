@@ -7,6 +7,7 @@ pub enum WorkerName {
     CommandHandler,
     OutboxRelay,
     PaymentProjector,
+    UserStateProjector,
     CartLockExpiry,
     TableStatusReconciler,
     CacheVerifier,
@@ -14,10 +15,11 @@ pub enum WorkerName {
 }
 
 impl WorkerName {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::CommandHandler,
         Self::OutboxRelay,
         Self::PaymentProjector,
+        Self::UserStateProjector,
         Self::CartLockExpiry,
         Self::TableStatusReconciler,
         Self::CacheVerifier,
@@ -30,6 +32,7 @@ impl WorkerName {
             Self::CommandHandler => "command-handler",
             Self::OutboxRelay => "outbox-relay",
             Self::PaymentProjector => "payment-projector",
+            Self::UserStateProjector => "user-state-projector",
             Self::CartLockExpiry => "cart-lock-expiry",
             Self::TableStatusReconciler => "table-status-reconciler",
             Self::CacheVerifier => "cache-verifier",

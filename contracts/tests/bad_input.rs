@@ -1,6 +1,6 @@
 //! Payloads that are refused, each with its status and code.
 
-use brigade_contracts::{Aggregate, Body, Command, Door};
+use brigade_contracts::{Aggregate, Body, Command, Door, user::Validate};
 
 fn refused(verb: &str, payload: &str) -> (u16, String) {
     let refusal = Body::decode(Aggregate::Cart, verb, payload.as_bytes()).unwrap_err();
@@ -136,8 +136,8 @@ fn a_payload_of_a_payment_or_a_lock_is_refused_by_kind() {
         (Aggregate::Cart, "expire_lock", "{\"token\":1.5}".into(), 400, "malformed"),
         (Aggregate::Cart, "extend", "{\"token\":7,\"seconds\":0}".into(), 400, "malformed"),
         (Aggregate::Cart, "extend", "{\"token\":7,\"seconds\":-1}".into(), 400, "malformed"),
-        (Aggregate::Cart, "rebuild_cache", "{\"part\":\"auth\"}".into(), 400, "malformed"),
-        (Aggregate::User, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
+        (Aggregate::Cart, "rebuild_cache", "{\"part\":\"crust\"}".into(), 400, "malformed"),
+        (Aggregate::Table, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
         (Aggregate::Lock, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
     ];
     for (aggregate, verb, payload, status, code) in cases {
@@ -189,6 +189,77 @@ fn a_payload_of_a_table_is_refused_by_kind() {
     for (verb, payload, status, code) in cases {
         let refusal = Body::decode(Aggregate::Table, verb, payload.as_bytes()).unwrap_err();
         assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
+    }
+}
+
+#[test]
+fn a_payload_of_a_user_is_refused_by_kind_and_never_quoted() {
+    const WORD: &str = "hunter2";
+    let token = |user: &str| format!("{{\"refresh_token\":\"{user}.{}\"}}", "A".repeat(43));
+    let long = format!("{{\"email\":\"a@b\",\"password\":\"{}\"}}", "x".repeat(1025));
+    let cases: Vec<(&str, String, u16, &str)> = vec![
+        ("register", "{\"email\":\"a@b\",\"profile_id\":\"p\"}".into(), 400, "missing_field"),
+        ("login", "{\"email\":\"a@b\"}".into(), 400, "missing_field"),
+        ("login", "{\"email\":\"a@b\",\"password\":31337}".into(), 400, "malformed"),
+        ("login", format!("{{\"email\":\"a@b\",\"password\":[\"{WORD}\"]}}"), 400, "malformed"),
+        ("login", format!("{{\"{WORD}\":1}}"), 400, "unknown_field"),
+        (
+            "login",
+            format!("{{\"password\":\"{WORD}\",\"password\":\"{WORD}\"}}"),
+            400,
+            "duplicate_key",
+        ),
+        ("login", format!("{{\"email\":\"{WORD}\",\"password\":\"p\"}}"), 422, "bad_email"),
+        ("login", "{\"email\":\"a@b\",\"password\":\"\"}".into(), 422, "bad_secret"),
+        ("login", long, 422, "bad_secret"),
+        ("login", WORD.into(), 400, "malformed"),
+        ("refresh", token("u1").replace("refresh", WORD), 400, "unknown_field"),
+        ("refresh", "{\"refresh_token\":null}".into(), 400, "malformed"),
+        ("logout", "{\"user\":\"u1\"}".into(), 400, "unknown_field"),
+        ("update_profile", "{\"email\":\"nobody\"}".into(), 422, "bad_email"),
+        ("change_roles", "{\"roles\":[\"a b\"]}".into(), 400, "bad_token"),
+        ("change_roles", "{}".into(), 400, "missing_field"),
+        ("register_subscription", "{\"plan\":\"gold\"}".into(), 400, "missing_field"),
+        ("cancel_subscription", "{\"subscription_id\":\"\"}".into(), 400, "bad_token"),
+        ("rebuild_cache", "{\"part\":\"password\"}".into(), 400, "malformed"),
+        ("promote", "{}".into(), 404, "unknown_verb"),
+    ];
+    for (verb, payload, status, code) in cases {
+        let refusal = Body::decode(Aggregate::User, verb, payload.as_bytes()).unwrap_err();
+        assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
+        assert!(!refusal.message.contains(WORD) && !refusal.message.contains("31337"), "{payload}");
+    }
+    for (payload, status) in [("", 400), ("[]", 400), ("{}", 400), ("{\"access_token\":7}", 400)] {
+        assert_eq!(Validate::decode(payload.as_bytes()).unwrap_err().status, status, "{payload}");
+    }
+    let empty = Validate::decode(b"{\"access_token\":\"\"}").unwrap_err();
+    assert_eq!((empty.status, &*empty.code), (401, "invalid_token"));
+}
+
+#[test]
+fn a_verb_with_a_secret_comes_through_the_request_door_only_and_leaves_no_trace() {
+    const WORD: &str = "correct horse";
+    let token = format!("u1.{}", "A".repeat(43));
+    for (verb, payload, secret) in [
+        (
+            "register",
+            format!("{{\"email\":\"a@b\",\"profile_id\":\"p\",\"password\":\"{WORD}\"}}"),
+            WORD,
+        ),
+        ("login", format!("{{\"email\":\"a@b\",\"password\":\"{WORD}\"}}"), WORD),
+        ("refresh", format!("{{\"refresh_token\":\"{token}\"}}"), &token),
+    ] {
+        let decode = |door: &str| {
+            let subject = format!("{door}.t1.user.u1.{verb}");
+            Command::decode(&subject, [("Command-Id", "k1")].into_iter(), payload.as_bytes())
+        };
+        let command = decode("req").unwrap();
+        assert_eq!(command.payload_hash, [0; 32], "{verb}");
+        assert!(!format!("{command:?}").contains(secret), "{command:?}");
+        let sent = command.request.unwrap().body.encode().1;
+        assert!(String::from_utf8(sent).unwrap().contains(secret), "{verb}");
+        let refused = decode("cmd").unwrap().request.unwrap_err();
+        assert_eq!((refused.status, &*refused.code), (400, "secret_on_durable_door"), "{verb}");
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use brigade_contracts::{
-    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, query, table,
+    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, query, table, user,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -52,6 +52,15 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["kv", "active_orders", "payment"] => again::<order::ActivePayment>(text),
         ["part", "payment", "core"] => again::<payment::Core>(text),
         ["part", "table", "core"] => again::<table::Core>(text),
+        ["kv", "user_state", "auth"] => again::<user::Auth>(text),
+        ["kv", "user_state", "subscription"] => again::<user::SubscriptionPart>(text),
+        ["kv", "user_state", "roles"] => again::<user::Roles>(text),
+        ["query", "user_state"] => again::<user::State>(text),
+        ["query", "user_valid"] => again::<user::Valid>(text),
+        ["query", "user_validate"] => {
+            let validate = user::Validate::decode(text.as_bytes()).unwrap();
+            String::from_utf8(validate.encode()).unwrap()
+        }
         ["kv", "cart_locks", _] => again::<lock::Value>(text),
         ["query", "lock"] => again::<lock::Live>(text),
         ["query", "lock_history"] => again::<lock::History>(text),
@@ -79,6 +88,8 @@ fn every_verb_and_every_event_has_a_golden_message() {
         ("order", order::Verb::NAMES),
         ("table", table::Verb::NAMES),
         ("table", &["rebuild_cache"]),
+        ("user", user::Verb::NAMES),
+        ("user", &["rebuild_cache"]),
     ] {
         for verb in verbs {
             assert!(names.contains(&format!("command.{aggregate}.{verb}")), "{aggregate} {verb}");
@@ -98,6 +109,10 @@ fn an_event_carries_the_parts_that_it_touches_and_a_projector_writes() {
         let payload: event::Payload = serde_json::from_str(&text).unwrap();
         assert_eq!(payload.after.payments.is_some(), kind.carries(Part::Payments), "{}", kind.name);
         assert_eq!(payload.after.core.is_some(), kind.carries(Part::Core), "{}", kind.name);
+        let subscription = payload.after.subscription.is_some();
+        assert_eq!(subscription, kind.carries(Part::Subscription), "{}", kind.name);
+        assert_eq!(payload.after.roles.is_some(), kind.carries(Part::Roles), "{}", kind.name);
+        assert!(!kind.carries(Part::Auth), "{}", kind.name);
         assert_eq!(payload.after.ended, kind.ends, "{}", kind.name);
     }
 }

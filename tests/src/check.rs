@@ -36,6 +36,7 @@ pub async fn invariants(town: &Town) {
     kv_equals_sql_of_payments(town).await;
     money::invariants(town).await;
     tables_are_as_their_turns_say(town).await;
+    kv_equals_sql_of_users(town).await;
     nothing_is_dead(town).await;
 }
 
@@ -50,7 +51,8 @@ async fn versions_have_no_gap(town: &Town) {
          from (select tenant, 'cart' as kind, id, version from brigade.carts
                union all select tenant, 'order', id, version from brigade.orders
                union all select tenant, 'payment', id, version from brigade.payments
-               union all select tenant, 'table', id, version from brigade.tables) s
+               union all select tenant, 'table', id, version from brigade.tables
+               union all select tenant, 'user', id, version from brigade.users) s
          where s.version is distinct from (
              select max(version) from brigade.events e
              where (e.tenant, e.aggregate, e.id) = (s.tenant, s.kind, s.id))",
@@ -250,6 +252,40 @@ async fn tables_are_as_their_turns_say(town: &Town) {
     .await
     .expect("sql");
     assert_eq!(broken, Vec::<String>::new(), "tables and turns");
+}
+
+/// I-4 of users.
+///
+/// # Panics
+/// Where a part in KV is not what SQL says.
+pub async fn kv_equals_sql_of_users(town: &Town) {
+    let rows: Vec<Value> = sqlx::query_scalar(
+        "select to_jsonb(u) || jsonb_build_object('user', id) from brigade.users u",
+    )
+    .fetch_all(&town.sql)
+    .await
+    .expect("sql");
+    let js = jetstream::new(town.connect("operator").await);
+    for row in rows {
+        let (tenant, id) = (row["tenant"].as_str().unwrap(), row["id"].as_str().unwrap());
+        let versions = kv_by(&js, "versions", &format!("{tenant}.user.{id}")).await;
+        let versions = versions.unwrap_or_default();
+        assert_eq!((&versions["version"], &versions["parts"]), (&row["version"], &row["parts"]));
+        for part in ["auth", "subscription", "roles"] {
+            let key = format!("{tenant}.{id}.{part}");
+            let shown = kv_by(&js, "user_state", &key).await.unwrap_or_default();
+            assert_eq!(shown["version"], row["parts"][part], "{key}");
+            for (field, value) in shown.as_object().expect("an object") {
+                let said = if part == "subscription" { &row["subscription"] } else { &row };
+                match field.as_str() {
+                    "version" | "at" => {}
+                    // One instant in two notations.
+                    at if at.ends_with("_at") => assert_eq!(value.is_null(), said[at].is_null()),
+                    field => assert_eq!(*value, said[field], "{key}: {field} in KV and in SQL"),
+                }
+            }
+        }
+    }
 }
 
 /// I-14: nothing was dead-lettered.

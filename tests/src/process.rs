@@ -3,7 +3,10 @@
 //! A test binary starts itself again with a hidden test that is the `brigade` program, so the
 //! process always is the code under test, fail points included.
 
-use std::process::Stdio;
+use std::{
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
 
 use brigade_contracts::WorkerName;
 use sqlx::ConnectOptions;
@@ -54,6 +57,8 @@ pub async fn printed(town: &Town, arguments: &str) -> String {
 /// A `brigade run` of its own; killed when dropped.
 pub struct Process {
     pub child: Child,
+    /// What it has logged.
+    log: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -66,7 +71,7 @@ impl Process {
     pub async fn start(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
         let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
         let mut command = brigade(&format!("run {}", names.join(" ")));
-        command.env("BRIGADE_LOG_FORMAT", "json");
+        command.env("BRIGADE_LOG_FORMAT", "json").env("BRIGADE_LOG", "info,brigade=trace");
         for worker in workers {
             let servers = town.servers(*worker);
             let suffix = worker.env_suffix();
@@ -88,17 +93,31 @@ impl Process {
         }
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        loop {
-            // One that dies before it is ready closes its log: that is for the caller to see.
-            match lines.next_line().await.expect("readable") {
-                Some(line) if line.contains("\"message\":\"ready\"") => break,
-                Some(_) => {}
-                None => break,
+        let log = Arc::new(Mutex::new(String::new()));
+        // One that dies before it is ready closes its log: that is for the caller to see.
+        while let Some(line) = lines.next_line().await.expect("readable") {
+            keep(&log, &line);
+            if line.contains("\"message\":\"ready\"") {
+                break;
             }
         }
-        // The rest is read and thrown away, so that the process never waits for its log.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child }
+        // The rest is read all the time, so that the process never waits for its log.
+        let written = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                keep(&written, &line);
+            }
+        });
+        Self { child, log }
+    }
+
+    /// What it has logged.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("not poisoned").clone()
     }
 
     /// Waits until it has stopped itself.
@@ -139,4 +158,10 @@ impl Process {
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         self.child.wait().await.expect("waited for")
     }
+}
+
+fn keep(log: &Mutex<String>, line: &str) {
+    let mut log = log.lock().expect("not poisoned");
+    log.push_str(line);
+    log.push('\n');
 }

@@ -19,8 +19,8 @@ Environment:
   BRIGADE_NATS_URL                 nats://user:password@host:port, of a cluster several with commas
   BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
                                    (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR,
-                                   CART_LOCK_EXPIRY, TABLE_STATUS_RECONCILER, CACHE_VERIFIER,
-                                   EDGE)
+                                   USER_STATE_PROJECTOR, CART_LOCK_EXPIRY,
+                                   TABLE_STATUS_RECONCILER, CACHE_VERIFIER, EDGE)
   BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
   BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served (default: a free

@@ -6,7 +6,7 @@ use brigade_contracts::WorkerName;
 
 use crate::{
     cache_verifier, cart_lock_expiry, command_handler, edge, outbox_relay, payment_projector,
-    runtime::Context, table_status_reconciler,
+    runtime::Context, table_status_reconciler, user_state_projector,
 };
 
 type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
@@ -27,6 +27,7 @@ pub static WORKERS: &[Entry] = &[
     entry!(CommandHandler, command_handler::run),
     entry!(OutboxRelay, outbox_relay::run),
     entry!(PaymentProjector, payment_projector::run),
+    entry!(UserStateProjector, user_state_projector::run),
     entry!(CartLockExpiry, cart_lock_expiry::run),
     entry!(TableStatusReconciler, table_status_reconciler::run),
     entry!(CacheVerifier, cache_verifier::run),

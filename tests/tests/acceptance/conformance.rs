@@ -35,6 +35,11 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
             "payment-projector.after_show",
             "payment-projector.before_ack",
         ],
+        WorkerName::UserStateProjector => &[
+            "user-state-projector.before_show",
+            "user-state-projector.after_show",
+            "user-state-projector.before_ack",
+        ],
         WorkerName::CartLockExpiry => &[
             "cart-lock-expiry.before_send",
             "cart-lock-expiry.after_send",
@@ -43,7 +48,13 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
         WorkerName::TableStatusReconciler => {
             &["table-status-reconciler.before_send", "table-status-reconciler.after_send"]
         }
-        WorkerName::CacheVerifier => &["cache-verifier.before_heal", "cache-verifier.after_heal"],
+        WorkerName::CacheVerifier => &[
+            "cache-verifier.before_heal",
+            "cache-verifier.after_heal",
+            "cache-verifier.before_verify",
+            "cache-verifier.after_verify",
+            "cache-verifier.before_ack",
+        ],
         WorkerName::Edge => &["edge.after_confirm"],
     }
 }
@@ -53,11 +64,12 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     match worker {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
         WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.poison.opened")),
+        WorkerName::UserStateProjector => {
+            Some(("outbox-relay", "evt.t1.user.poison.roles_changed"))
+        }
         WorkerName::CartLockExpiry => Some(("command-handler", "due.lock.t1.poison.7")),
-        WorkerName::OutboxRelay
-        | WorkerName::TableStatusReconciler
-        | WorkerName::CacheVerifier
-        | WorkerName::Edge => None,
+        WorkerName::CacheVerifier => Some(("outbox-relay", "evt.t1.user.poison.logged_out")),
+        WorkerName::OutboxRelay | WorkerName::TableStatusReconciler | WorkerName::Edge => None,
     }
 }
 

@@ -36,7 +36,9 @@ impl Fault {
             }
             Self::Deleted(stream) => drop(js.delete_stream(stream).await.unwrap()),
             Self::AllDeleted => {
-                for stream in ["EVENTS", "KV_versions", "KV_views", "KV_active_orders"] {
+                for stream in
+                    ["EVENTS", "KV_versions", "KV_views", "KV_active_orders", "KV_user_state"]
+                {
                     js.delete_stream(stream).await.unwrap();
                 }
             }
@@ -84,6 +86,7 @@ async fn under_load(faults: &[Fault]) {
         town.until_idle().await;
         println!("{fault:?}: complete after {:.1} s", struck.elapsed().as_secs_f64());
         check::kv_equals_sql(&town).await;
+        check::kv_equals_sql_of_users(&town).await;
         check::events_are_in_the_stream_at_least_once(&town).await;
         assert_eq!(check::dead_letters(&town).await.len(), 0, "{fault:?}");
     }

@@ -28,6 +28,7 @@ mod reads;
 mod strangers;
 mod tables;
 mod topology;
+mod users;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.
 #[test]

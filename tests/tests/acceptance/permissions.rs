@@ -38,6 +38,16 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
         ("$KV.active_orders.t1.o1.payment", &["payment-projector"]),
         ("$KV.attempts.command-handler.COMMANDS.1", &["command-handler"]),
         ("$KV.cart_locks.t1.ada", &["command-handler"]),
+        ("$KV.user_state.t1.ada.auth", &["command-handler"]),
+        ("$KV.user_state.t1.ada.subscription", &["user-state-projector"]),
+        ("$KV.user_state.t1.ada.roles", &["user-state-projector"]),
+        (
+            "$JS.API.STREAM.MSG.GET.KV_user_state",
+            &["command-handler", "operator", "user-state-projector"],
+        ),
+        ("q.t1.user.ada.validate", &["operator", "t1-producer", "t1-watcher"]),
+        ("req.t1.user.ada.login", &["operator", "t1-producer"]),
+        ("req.t1.user.ada.rebuild_cache", &["operator"]),
         ("timer.lock.t1.c1.7", &["command-handler"]),
         ("due.lock.t1.c1.7", &[]),
         ("req.t1.cart.c1.expire_lock", &["cart-lock-expiry", "operator"]),
@@ -61,11 +71,35 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
     ];
     let mut users: Vec<_> = ["operator", "t1-producer", "t1-watcher", "t2-producer"].to_vec();
     users.extend(["command-handler", "edge", "outbox-relay", "payment-projector"]);
-    users.push("cart-lock-expiry");
+    users.extend(["cart-lock-expiry", "user-state-projector"]);
     for (subject, owners) in owners {
         for user in &users {
             let may = may_publish(&town, user, subject).await;
             assert_eq!(may, owners.contains(user), "{user} on {subject}");
+        }
+    }
+}
+
+/// I-17: of all workers, each part of each bucket is taken from its owner alone.
+#[tokio::test]
+async fn s1_03_each_part_is_written_by_its_owner_and_by_no_other_worker() {
+    let town = Town::empty().await;
+    let (handler, payments, users) =
+        (WorkerName::CommandHandler, WorkerName::PaymentProjector, WorkerName::UserStateProjector);
+    for (key, owner) in [
+        ("versions.t1.user.ada", handler),
+        ("views.t1.cart.c1.core", handler),
+        ("views.t1.cart.c1.payments", payments),
+        ("active_orders.t1.o1.core", handler),
+        ("active_orders.t1.o1.payment", payments),
+        ("cart_locks.t1.ada", handler),
+        ("user_state.t1.ada.auth", handler),
+        ("user_state.t1.ada.subscription", users),
+        ("user_state.t1.ada.roles", users),
+    ] {
+        for worker in WorkerName::ALL {
+            let may = may_publish(&town, worker.as_str(), &format!("$KV.{key}")).await;
+            assert_eq!(may, worker == owner, "{worker} on {key}");
         }
     }
 }
@@ -133,7 +167,16 @@ async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
         }
     }
     // Only one worker changes what the domain says.
-    for table in ["carts", "orders", "cart_locks", "cart_lock_history", "events", "command_inbox"] {
+    for table in [
+        "carts",
+        "orders",
+        "users",
+        "login_failures",
+        "cart_locks",
+        "cart_lock_history",
+        "events",
+        "command_inbox",
+    ] {
         for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler) {
             let grants = brigade_contracts::permissions::grants(worker);
             let of_table = grants.iter().find(|(object, _)| *object == format!("TABLE {table}"));

@@ -54,6 +54,7 @@ pub struct Audit {
     views: Kv,
     active_orders: Kv,
     cart_locks: Kv,
+    user_state: Kv,
     kind: Aggregate,
     after: (String, String),
 }
@@ -100,6 +101,7 @@ impl Audit {
             views: Kv::open(&cx.nats, Bucket::Views).await?,
             active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
             cart_locks: Kv::open(&cx.nats, Bucket::CartLocks).await?,
+            user_state: Kv::open(&cx.nats, Bucket::UserState).await?,
             kind: Aggregate::Cart,
             after: Default::default(),
         })
@@ -120,6 +122,7 @@ impl Audit {
                     Aggregate::Order => Aggregate::Payment,
                     Aggregate::Payment => Aggregate::Table,
                     Aggregate::Table => Aggregate::Lock,
+                    Aggregate::Lock => Aggregate::User,
                     _ => Aggregate::Cart,
                 };
             }
@@ -178,6 +181,7 @@ impl Audit {
             Bucket::Views => &self.views,
             Bucket::ActiveOrders => &self.active_orders,
             Bucket::CartLocks => &self.cart_locks,
+            Bucket::UserState => &self.user_state,
             Bucket::Versions | Bucket::Attempts => &self.versions,
         }
     }
@@ -185,7 +189,7 @@ impl Audit {
 
 /// Reports and heals what was confirmed.
 async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
-    let (mut cores, mut payments) = (BTreeMap::new(), BTreeMap::new());
+    let (mut own, mut projected) = (BTreeMap::new(), BTreeSet::new());
     for ((bucket, key), (address, part, finding)) in findings {
         let (bucket, finding_text) = (*bucket, finding.as_str());
         cx.metrics.audit_findings.with_label_values(&[bucket, finding_text]).inc();
@@ -197,17 +201,18 @@ async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
         }
         tracing::warn!(worker = %cx.worker, bucket, key, finding = finding_text, "healed");
         // A note of version 0 speaks of whatever version SQL has when it is shown.
-        match part {
-            Part::Core => cores.insert(address.clone(), 0),
-            Part::Payments => payments.insert(address.clone(), 0),
-        };
+        if part.is_projected() {
+            projected.insert((address.clone(), *part));
+        } else {
+            own.insert(address.clone(), 0);
+        }
     }
     let heal = Heal { cx, lease: AUDIT_LEASE };
-    if !cores.is_empty() {
-        heal.note(&cores.into_iter().collect::<Vec<_>>()).await?;
+    if !own.is_empty() {
+        heal.note(&own.into_iter().collect::<Vec<_>>()).await?;
     }
-    if !payments.is_empty() {
-        heal.repeat_payments(&payments.into_iter().collect::<Vec<_>>()).await?;
+    if !projected.is_empty() {
+        heal.repeat(&projected.into_iter().collect::<Vec<_>>()).await?;
     }
     Ok(())
 }
@@ -233,6 +238,15 @@ fn expected(state: &State, listed: bool) -> Vec<Expected> {
     let versions = Versions { version: head.version, parts: head.part_versions(), at: head.at };
     let versions = serde_json::to_value(versions).unwrap_or_default();
     let of = |part| head.part(part).0;
+    if let State::User(_) = state {
+        let parts = address.aggregate.parts().iter().map(|&part| {
+            let value = json(state.part(part).get());
+            expected(Bucket::UserState, part, key::user_state(address, part), of(part), value)
+        });
+        let key = key::versions(address);
+        let versions = expected(Bucket::Versions, Part::Auth, key, head.version, versions);
+        return parts.chain([versions]).collect();
+    }
     let mut all = vec![
         expected(Bucket::Versions, Part::Core, key::versions(address), head.version, versions),
         expected(

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::bail;
 use async_nats::jetstream::response::Response;
 use brigade_contracts::{
-    Address, Aggregate,
+    Address, Aggregate, Part,
     key::{Bucket, ENDED_TTL, REMOVED_TTL},
 };
 use serde_json::Value;
@@ -42,13 +42,16 @@ pub enum Which {
     Kept,
     /// The locks whose keys have not expired.
     Locks,
+    /// All users: their keys do not expire.
+    Users,
 }
 
 /// What is done with the aggregates of a heal, one step after the other.
 #[derive(Clone, Copy, PartialEq)]
 enum Step {
     Note,
-    RepeatPayments,
+    /// Of their projected parts, the last events.
+    Repeat,
 }
 
 /// What has to be healed.
@@ -60,8 +63,10 @@ pub struct Plan {
     listed: bool,
     kept: bool,
     locks: bool,
+    users: bool,
     versions: bool,
-    payments: bool,
+    /// Parts of projectors stood in what was lost.
+    projected: bool,
     events: Option<Events>,
 }
 
@@ -81,6 +86,7 @@ impl Plan {
             && !self.listed
             && !self.kept
             && !self.locks
+            && !self.users
             && self.events.is_none()
     }
 
@@ -118,17 +124,21 @@ impl Plan {
             }
             Bucket::ActiveOrders => self.listed = true,
             Bucket::CartLocks => self.locks = true,
-            Bucket::Versions | Bucket::Views => self.kept = true,
+            Bucket::UserState => self.users = true,
+            Bucket::Views => self.kept = true,
+            Bucket::Versions => (self.kept, self.users) = (true, true),
         }
         self.versions |= bucket == Bucket::Versions;
-        self.payments |= matches!(bucket, Bucket::Views | Bucket::ActiveOrders);
+        self.projected |=
+            matches!(bucket, Bucket::Views | Bucket::ActiveOrders | Bucket::UserState);
     }
 
     fn parts(&self) -> impl Iterator<Item = Which> {
         let kept = self.kept.then_some(Which::Kept);
         let listed = (self.listed && !self.kept).then_some(Which::Listed);
         let locks = self.locks.then_some(Which::Locks);
-        [kept, listed, locks, self.since.map(Which::Since)].into_iter().flatten()
+        let users = self.users.then_some(Which::Users);
+        [kept, listed, locks, users, self.since.map(Which::Since)].into_iter().flatten()
     }
 }
 
@@ -165,9 +175,9 @@ impl Heal<'_> {
         if plan.missing.iter().any(|stream| stream == "EVENTS") {
             self.make("EVENTS").await?;
         }
-        if plan.payments {
+        if plan.projected {
             for which in plan.parts() {
-                let repeated = self.each_piece(which, Step::RepeatPayments).await?;
+                let repeated = self.each_piece(which, Step::Repeat).await?;
                 tracing::info!(worker = %self.cx.worker, ?which, repeated, "to be projected again");
             }
         }
@@ -202,8 +212,9 @@ impl Heal<'_> {
             return Ok(count);
         }
         let kinds: &[Aggregate] = match which {
-            Which::Locks if step == Step::RepeatPayments => &[],
+            Which::Locks if step == Step::Repeat => &[],
             Which::Locks => &[Aggregate::Lock],
+            Which::Users => &[Aggregate::User],
             _ => &[Aggregate::Cart, Aggregate::Order, Aggregate::Payment, Aggregate::Table],
         };
         for &kind in kinds {
@@ -227,7 +238,13 @@ impl Heal<'_> {
     async fn act(&self, step: Step, piece: &[Versioned]) -> sqlx::Result<u64> {
         match step {
             Step::Note => self.note(piece).await,
-            Step::RepeatPayments => self.repeat_payments(piece).await,
+            Step::Repeat => {
+                let projected = |(address, _): &Versioned| {
+                    let parts = address.aggregate.parts().iter().filter(|part| part.is_projected());
+                    parts.map(|part| (address.clone(), *part)).collect::<Vec<_>>()
+                };
+                self.repeat(&piece.iter().flat_map(projected).collect::<Vec<_>>()).await
+            }
         }
     }
 
@@ -261,26 +278,25 @@ impl Heal<'_> {
         Ok(noted)
     }
 
-    /// Puts the newest event that carries the part `payments` of each aggregate into the outbox
-    /// again.
+    /// Puts the newest event that carries each of these parts into the outbox again.
     ///
     /// # Errors
     /// Those of Postgres.
-    pub async fn repeat_payments(&self, aggregates: &[Versioned]) -> sqlx::Result<u64> {
-        let text =
-            |f: fn(&Address) -> &str| aggregates.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-        let shards: Vec<i16> = aggregates.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
+    pub async fn repeat(&self, parts: &[(Address, Part)]) -> sqlx::Result<u64> {
+        let text = |f: fn(&Address) -> &str| parts.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+        let shards: Vec<i16> = parts.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
         let repeated = sqlx::query_file!(
-            "src/cache_verifier/repeat_payments.sql",
+            "src/cache_verifier/repeat_parts.sql",
             &text(|a| a.tenant.as_str()) as _,
             &text(|a| a.aggregate.as_str()) as _,
             &text(|a| a.id.as_str()) as _,
             &shards,
+            &parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
         )
         .execute(&self.cx.postgres)
         .await?
         .rows_affected();
-        self.cx.metrics.healed.with_label_values(&["payments"]).inc_by(repeated);
+        self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(repeated);
         Ok(repeated)
     }
 
@@ -537,6 +553,19 @@ pub async fn page(
                 KeyRow,
                 r#"select tenant, id, version, false as "listed!", true as "kept!"
                    from brigade.tables where (tenant, id) > ($1, $2)
+                   order by tenant, id limit $3"#,
+                after.0,
+                after.1,
+                most,
+            )
+            .fetch_all(&cx.postgres)
+            .await?
+        }
+        Aggregate::User => {
+            sqlx::query_as!(
+                KeyRow,
+                r#"select tenant, id, version, true as "kept!", false as "listed!"
+                   from brigade.users where (tenant, id) > ($1, $2)
                    order by tenant, id limit $3"#,
                 after.0,
                 after.1,

@@ -8,7 +8,7 @@
 //!
 //! | lost | is brought back by |
 //! |---|---|
-//! | a bucket | notes in `unshown`, which command-handler shows, and the last event of each part `payments` in the outbox again, from which payment-projector writes it |
+//! | a bucket | notes in `unshown`, which command-handler shows, and the last event of each projected part in the outbox again, from which its projector writes it |
 //! | `KV_cart_locks`, `TIMERS` | notes of locks in `unshown`: command-handler shows a lock and its timer together |
 //! | `EVENTS` | events in the outbox again, which outbox-relay publishes |
 //! | `COMMANDS`, `DLQ` | the stream is made again; what was in it was truth and is gone: an error is logged |
@@ -20,15 +20,18 @@
 //! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
 //! stands in KV, and heals single keys the same way.
 //!
+//! And it **verifies** what is cached of users' sessions, event by event ([`sessions`]).
+//!
 //! Guarantees: at rest, buckets and `EVENTS` are complete again some seconds after any loss. Not
 //! on the path of a right answer: queries are confirmed with SQL, whatever KV says.
 //!
-//! Not responsible for: showing (command-handler, payment-projector), publishing (outbox-relay),
+//! Not responsible for: showing (command-handler, the projectors), publishing (outbox-relay),
 //! consumers (each worker makes its own again), changed settings of streams (`brigade provision`).
 
 mod audit;
 mod heal;
 mod marks;
+mod sessions;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -39,9 +42,10 @@ use self::{
     audit::Audit,
     heal::{Heal, Plan},
     marks::{Found, Loss, Mark},
+    sessions::{AskForState, Sessions},
 };
 use crate::{
-    runtime::Context,
+    runtime::{Context, Source, consume},
     store::{
         Lease,
         lease::RENEW,
@@ -61,7 +65,13 @@ const TIDY: Duration = Duration::from_secs(60);
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let audit = Audit::open(&cx).await?;
     let auditing = AbortOnDropHandle::new(tokio::spawn(keep_auditing(cx.clone(), audit)));
-    keep_marks(&cx).await;
+    let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
+    let watching = consume(&cx, &[Source::Stream("EVENTS")], sessions);
+    let marking = async {
+        keep_marks(&cx).await;
+        anyhow::Ok(())
+    };
+    tokio::try_join!(marking, watching)?;
     auditing.await?;
     // Best effort: a lease that is not given back runs out.
     let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;

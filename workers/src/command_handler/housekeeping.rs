@@ -1,4 +1,5 @@
-//! What is forgotten in time: decided commands in the stream, old outcomes in the inbox.
+//! What is forgotten in time: decided commands in the stream, old outcomes in the inbox, failed
+//! logins that do not count any more.
 //!
 //! One command-handler does it, by a lease. Nothing is lost by doing it late.
 
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
+    domain::user::WINDOW,
     runtime::{Context, Nats},
     store::{Lease, lease, postgres::patient},
 };
@@ -53,6 +55,9 @@ pub async fn keep(cx: Context) {
         }
         if let Err(error) = patient(forget_outcomes(&cx, OUTCOME_DAYS)).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old outcomes");
+        }
+        if let Err(error) = patient(forget_failures(&cx)).await {
+            tracing::warn!(worker = %cx.worker, %error, "cannot delete old failures of logins");
         }
     }
 }
@@ -132,6 +137,18 @@ async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Deletes the failed logins that do not count any more.
+async fn forget_failures(cx: &Context) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from brigade.login_failures
+         where at < clock_timestamp() - make_interval(secs => $1)",
+        WINDOW.as_secs_f64(),
+    )
+    .execute(&cx.postgres)
+    .await?;
+    Ok(())
 }
 
 #[cfg(test)]

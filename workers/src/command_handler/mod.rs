@@ -6,21 +6,28 @@
 //! but perhaps not shown is noted in the same transaction ([`notes`]), so a crash at any point
 //! heals although nobody asks again.
 //!
+//! A command that carries a password is decided beside the batches, by itself, when the password
+//! is hashed ([`passwords`]): nobody else waits for that.
+//!
 //! Guarantees: a command has one effect and one outcome, however often it is sent; an answer is
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,
-//! of `versions` and of the parts `core`.
+//! of `versions` and of the parts `core` and `auth`.
 
 mod carts;
 mod columns;
+mod credentials;
 pub mod housekeeping;
 mod locks;
 mod notes;
 mod orders;
+mod passwords;
 mod payments;
 mod show;
+mod supplies;
 mod tables;
 mod take;
 mod transaction;
+mod users;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -36,12 +43,12 @@ use brigade_contracts::{
 };
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::sleep};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use self::{notes::Notes, show::Show, transaction::Answer};
+use self::{notes::Notes, passwords::Passwords, show::Show, transaction::Answer};
 use crate::{
-    domain::Want,
+    domain::{Want, user::Checked},
     runtime::{
         Context, Delivery, Handler, Refused, Source, Turn, Verdict, consume, delivery::Origin,
     },
@@ -57,10 +64,19 @@ const MOST_ROUNDS: usize = 10;
 /// Tries of a single command whose transaction keeps meeting others.
 const TRIES_ALONE: usize = 5;
 
+/// Most commands with a password in hand. Each takes some 30 ms of a core, so that all of them are
+/// decided in the time of a drain.
+const MAX_PASSWORDS: usize = 128;
+
+#[derive(Clone)]
 struct CommandHandler {
     cx: Context,
     show: Arc<Show>,
     notes: Arc<Notes>,
+    passwords: Passwords,
+    /// Commands with a password, which are decided beside the batches.
+    beside: TaskTracker,
+    places: Arc<Semaphore>,
 }
 
 /// A message, and how its sender gets the outcome.
@@ -134,7 +150,15 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         spawn(notes::keep(cx.clone(), show.clone(), notes.clone())),
         spawn(housekeeping::keep(cx.clone())),
     ];
-    let handler = CommandHandler { cx: cx.clone(), show, notes: notes.clone() };
+    let beside = TaskTracker::new();
+    let handler = CommandHandler {
+        cx: cx.clone(),
+        show,
+        notes: notes.clone(),
+        passwords: spawn_blocking(|| Passwords::new(None)).await??,
+        beside: beside.clone(),
+        places: Arc::new(Semaphore::new(MAX_PASSWORDS)),
+    };
     let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
     let doors = [Source::Requests(REQUESTS), Source::Stream("COMMANDS"), register, login, refresh];
     // A duty ends with the drain; before that it can only have panicked, and the worker with it.
@@ -149,6 +173,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         consumed = consume(&cx, &doors, handler) => consumed?,
         ended = duties => ended?,
     }
+    beside.close();
+    beside.wait().await;
     // Best effort: what stays noted is shown again, and a lease that is not given back runs out.
     let _flushed = notes::flush(&cx.postgres, &notes).await;
     let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;
@@ -186,6 +212,10 @@ impl Handler for CommandHandler {
         let mut verdicts = Vec::with_capacity(batch.len());
         for asked in batch {
             match asked.command {
+                Ok(command) if credentials::needs_password(&command) => {
+                    self.decide_beside(command, asked.reply).await;
+                    verdicts.push(Some(Verdict::Done));
+                }
                 Ok(command) => {
                     commands.push(command);
                     replies.push(asked.reply);
@@ -197,7 +227,8 @@ impl Handler for CommandHandler {
                 }
             }
         }
-        let fates = self.decide(&commands, turn).await;
+        let checked = vec![None; commands.len()];
+        let fates = self.decide(&commands, checked, Some(turn)).await;
         self.cx.fail.point("command-handler.before_answer").await;
         let mut decided = Vec::with_capacity(fates.len());
         for ((command, reply), fate) in commands.iter().zip(&replies).zip(fates) {
@@ -209,10 +240,7 @@ impl Handler for CommandHandler {
 
     async fn refuse(&self, request: &Delivery, why: Refused) {
         let refusal = match why {
-            Refused::Busy => Refusal {
-                retry_after_ms: Some(500),
-                ..Refusal::new(503, "busy", "too many requests are waiting")
-            },
+            Refused::Busy => busy(),
             Refused::Panicked => not_decided(),
         };
         let outcome = match command(request) {
@@ -245,13 +273,41 @@ fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
 }
 
 impl CommandHandler {
-    /// Decides commands and shows what they changed: one fate a command.
+    /// Decides a command of the request door when its password is hashed.
+    async fn decide_beside(&self, command: Command, reply: ReplyTo) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let outcome = Outcome::refused(&command, busy(), None);
+            return self.reply(&reply, Some(&command), &Answer::new(&outcome)).await;
+        };
+        let this = self.clone();
+        self.beside.spawn(async move {
+            let commands = [command];
+            let checked = credentials::check(&this.passwords, &this.cx.postgres, &commands).await;
+            let fates = match checked {
+                Ok(checked) => this.decide(&commands, checked, None).await,
+                Err(error) => vec![Fate::Away(error.to_string())],
+            };
+            this.cx.fail.point("command-handler.before_answer").await;
+            for (command, fate) in commands.iter().zip(fates) {
+                this.tell(command, &reply, fate).await;
+            }
+            drop(place);
+        });
+    }
+
+    /// Decides commands and shows what they changed: one fate a command. `checked` is what their
+    /// passwords came to.
     ///
     /// A batch that fails is tried again, which also asks the inbox whether a commit whose
     /// answer was lost took place. The second time it is split, so that one bad command spoils
     /// only itself. Commands that came to something that was not locked are decided next, before
     /// all later ones.
-    async fn decide(&self, commands: &[Command], turn: Turn) -> Vec<Fate> {
+    async fn decide(
+        &self,
+        commands: &[Command],
+        mut checked: Vec<Option<Checked>>,
+        turn: Option<Turn>,
+    ) -> Vec<Fate> {
         let mut fates: Vec<Fate> = vec![Fate::Away(String::new()); commands.len()];
         // The newest state of each: a batch that was split may have changed one several times.
         let mut changed = HashMap::new();
@@ -263,7 +319,11 @@ impl CommandHandler {
                 continue;
             }
             let shown = self.notes.take();
-            let asked: Vec<&Command> = piece.places.iter().map(|&place| &commands[place]).collect();
+            let asked: Vec<_> = piece
+                .places
+                .iter()
+                .map(|&place| (&commands[place], checked[place].as_ref()))
+                .collect();
             let decided = bounded(&self.cx.postgres, async |postgres| {
                 transaction::decide(&self.cx, postgres, &asked, &piece.wanted, &shown).await
             });
@@ -282,6 +342,9 @@ impl CommandHandler {
                     }
                     show_again.extend(decided.show_again);
                     shards |= decided.shards;
+                    if decided.wanted.iter().any(|want| matches!(want, Want::Password(..))) {
+                        self.check_again(commands, &postponed, &mut checked).await;
+                    }
                     match piece.next(postponed, decided.wanted) {
                         Ok(next) => pieces.push(next),
                         Err(places) => {
@@ -307,7 +370,7 @@ impl CommandHandler {
                     pieces.push(piece.again());
                 }
                 _ if piece.places.len() == 1 && piece.tries >= TRIES_ALONE => {
-                    let target = &asked[0].target;
+                    let target = &asked[0].0.target;
                     tracing::error!(%error, target, "a command cannot be decided");
                     fates[piece.places[0]] = Fate::Failed(error.to_string());
                 }
@@ -332,6 +395,23 @@ impl CommandHandler {
         self.wake_relay(shards).await;
         self.cx.fail.point("command-handler.after_show").await;
         fates
+    }
+
+    /// Finds out anew what the passwords of these come to: against hashes that are others by now.
+    /// Where that cannot be found out, the next decision wants it again.
+    async fn check_again(
+        &self,
+        commands: &[Command],
+        places: &[usize],
+        checked: &mut [Option<Checked>],
+    ) {
+        for &place in places {
+            let command = &commands[place..=place];
+            match credentials::check(&self.passwords, &self.cx.postgres, command).await {
+                Ok(again) => checked[place] = again.into_iter().next().flatten(),
+                Err(error) => tracing::warn!(%error, "a password is not checked yet"),
+            }
+        }
     }
 
     async fn wake_relay(&self, shards: u16) {
@@ -380,12 +460,17 @@ impl CommandHandler {
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::STATUS, status.as_str());
-        let body = Bytes::from(answer.body.clone());
+        let body = Bytes::copy_from_slice(answer.sent().as_bytes());
         let sent = self.cx.nats.client.publish_with_headers(subject, headers, body).await;
         if let Err(error) = sent {
             tracing::warn!(%error, "an answer was not sent; its sender will ask again");
         }
     }
+}
+
+fn busy() -> Refusal {
+    let refusal = Refusal::new(503, "busy", "too many requests are waiting");
+    Refusal { retry_after_ms: Some(500), ..refusal }
 }
 
 fn not_decided() -> Refusal {

@@ -39,6 +39,7 @@ pub struct Show {
     views: Patient,
     active_orders: Patient,
     cart_locks: Patient,
+    user_state: Patient,
     timers: jetstream::Context,
     postgres: PgPool,
     metrics: Arc<Metrics>,
@@ -53,6 +54,7 @@ impl Show {
             views: Patient::open(cx, Bucket::Views).await?,
             active_orders: Patient::open(cx, Bucket::ActiveOrders).await?,
             cart_locks: Patient::open(cx, Bucket::CartLocks).await?,
+            user_state: Patient::open(cx, Bucket::UserState).await?,
             timers: cx.nats.jetstream.clone(),
             postgres: cx.postgres.clone(),
             metrics: cx.metrics.clone(),
@@ -83,7 +85,8 @@ impl Show {
     /// Shows aggregates that were read from SQL just now, of which much may be lost. Trusts nothing
     /// that was written before.
     pub async fn show_again(&self, states: &[State]) -> Vec<(Address, u64)> {
-        for bucket in [&self.versions, &self.views, &self.active_orders, &self.cart_locks] {
+        let Self { versions, views, active_orders, cart_locks, user_state, .. } = self;
+        for bucket in [versions, views, active_orders, cart_locks, user_state] {
             bucket.kv.forget();
         }
         self.write(states, WhenAbsent::Write).await.0
@@ -120,18 +123,22 @@ impl Show {
         let cores = Puts::of(states, core);
         let rows = Puts::of(states, |state| state.order().map(active_row));
         let locks = Puts::of(states, |state| state.lock().map(cart_lock));
-        let (versions, cores, rows, locks, timers) = tokio::join!(
+        let users = Puts::of(states, |state| state.user().map(|_| auth(state)));
+        let (versions, cores, rows, locks, users, timers) = tokio::join!(
             versions.put(&self.versions, absent),
             cores.put(&self.views, absent),
             rows.put(&self.active_orders, absent),
             locks.put(&self.cart_locks, absent),
+            users.put(&self.user_state, absent),
             self.set_timers(states),
         );
-        for (at, _) in cores.iter().filter(|(_, core)| *core == Stored::Shown) {
-            self.metrics.visible(Part::Core, states[*at].head().part(Part::Core).1);
+        for (part, puts) in [(Part::Core, &cores), (Part::Auth, &users)] {
+            for (at, _) in puts.iter().filter(|(_, stored)| *stored == Stored::Shown) {
+                self.metrics.visible(part, states[*at].head().part(part).1);
+            }
         }
         let mut stored = vec![Stored::Shown; states.len()];
-        let all = [versions, cores, rows, locks, timers].into_iter().flatten();
+        let all = [versions, cores, rows, locks, users, timers].into_iter().flatten();
         for (at, other) in all.filter(|(_, other)| *other != Stored::Shown) {
             // What is absent anywhere has to be asked about, whatever else failed.
             if stored[at] != Stored::Absent {
@@ -185,8 +192,9 @@ fn versions(state: &State) -> Option<Put> {
     })
 }
 
+/// Locks and users have none.
 fn core(state: &State) -> Option<Put> {
-    if state.lock().is_some() {
+    if state.lock().is_some() || state.user().is_some() {
         return None;
     }
     let head = state.head();
@@ -196,6 +204,16 @@ fn core(state: &State) -> Option<Put> {
         value: bytes(state.part(Part::Core)),
         ttl: state.has_ended().then_some(ENDED_TTL),
     })
+}
+
+fn auth(user: &State) -> Put {
+    let head = user.head();
+    Put {
+        key: key::user_state(&head.address, Part::Auth),
+        version: head.part(Part::Auth).0,
+        value: bytes(user.part(Part::Auth)),
+        ttl: None,
+    }
 }
 
 fn cart_lock(lock: &Lock) -> Put {

@@ -1,5 +1,6 @@
 //! What a batch begins with: everything that its commands may come to, locked and read in one
-//! round trip by `brigade.take_batch` (`migrations/`), which says how.
+//! round trip by `brigade.take_batch` (`migrations/`), which says how. Users come after
+//! (`supplies`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -240,7 +241,7 @@ impl Named {
                 self.turn(&address.tenant, turn);
                 false
             }
-            Body::Rebuild(..) => false,
+            Body::User(_) | Body::Rebuild(..) => false,
         };
         self.aggregate(address.clone(), pays);
     }
@@ -256,6 +257,8 @@ impl Named {
             }
             Want::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Want::FencingToken => self.fencing_tokens += 1,
+            // Of users: see `supplies`.
+            Want::Email(..) | Want::Password(..) | Want::Random | Want::Failures(_) => {}
         }
     }
 

@@ -4,19 +4,25 @@
 //! each kind of aggregate that changed, and one for all that every batch writes → commit. The number
 //! of statements does not depend on the number of commands.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+};
 
-use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp};
+use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp, user::Tokens};
 use serde::Deserialize;
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
-    carts, locks, orders, payments, tables,
+    carts, locks, orders, payments,
+    supplies::supply,
+    tables,
     take::{OutcomeRow, take},
+    users,
 };
 use crate::{
-    domain::{Event, State, Want, World},
+    domain::{Event, State, Want, World, user::Checked},
     outbox_relay::shard_of,
     runtime::Context,
 };
@@ -34,11 +40,14 @@ pub struct Decided {
     pub shards: u16,
 }
 
-/// An outcome as it is sent.
-#[derive(Clone, Debug)]
+/// An outcome as it is stored and sent.
+#[derive(Clone)]
 pub struct Answer {
     pub status: u16,
+    /// As it is stored: without a secret.
     pub body: String,
+    /// What the sender gets instead: with tokens.
+    told: Option<String>,
     /// It was decided before; this is a repetition.
     pub again: bool,
     /// Its Command-Id belongs to another command; this is no outcome, and is not stored.
@@ -51,7 +60,17 @@ impl Answer {
     #[must_use]
     pub fn new(outcome: &Outcome) -> Self {
         let body = serde_json::to_string(outcome).expect("an outcome serialises");
-        Self { status: outcome.status, body, again: false, reused: false }
+        Self { status: outcome.status, body, told: None, again: false, reused: false }
+    }
+
+    fn with_tokens(outcome: &Outcome, tokens: Option<&Tokens>) -> Self {
+        Self { told: tokens.map(|tokens| tokens.answer(outcome)), ..Self::new(outcome) }
+    }
+
+    /// What the sender gets. It may hold tokens: never to be kept or printed.
+    #[must_use]
+    pub fn sent(&self) -> &str {
+        self.told.as_deref().unwrap_or(&self.body)
     }
 
     /// What the outcome says it is.
@@ -71,6 +90,19 @@ impl Answer {
     }
 }
 
+/// Without what is told to the sender alone.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { status, body, told: _, again, reused } = self;
+        f.debug_struct("Answer")
+            .field("status", status)
+            .field("body", body)
+            .field("again", again)
+            .field("reused", reused)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A stored outcome, and what it was decided for.
 struct Before {
     target: String,
@@ -84,7 +116,7 @@ struct Status {
     status: u16,
 }
 
-/// Decides a batch and commits. `wanted` is what its commands lacked when they were tried before;
+/// Decides a batch and commits. Beside each command stands what its password came to; `wanted` is what its commands lacked when they were tried before;
 /// `shown` are versions known to stand in KV, whose notes go.
 ///
 /// # Errors
@@ -93,28 +125,34 @@ struct Status {
 pub async fn decide(
     cx: &Context,
     postgres: &mut PgConnection,
-    commands: &[&Command],
+    asked: &[(&Command, Option<&Checked>)],
     wanted: &BTreeSet<Want>,
     shown: &[(Address, u64)],
 ) -> sqlx::Result<Decided> {
     let mut tx = postgres.begin().await?;
-    let taken = take(&mut tx, commands, wanted).await?;
+    let commands: Vec<&Command> = asked.iter().map(|(command, _)| *command).collect();
+    let mut taken = take(&mut tx, &commands, wanted).await?;
+    let supplies = supply(&mut tx, &commands, wanted, &mut taken).await?;
     let now = taken.now;
     let mut before: HashMap<_, _> =
         taken.outcomes.into_iter().map(|(key, row)| (key, Before::stored(row))).collect();
     let mut world =
-        World::new(taken.states, taken.reach, cx.lock_policy.clone(), taken.fencing_tokens);
+        World::new(taken.states, taken.reach, cx.lock_policy.clone(), taken.fencing_tokens)
+            .with_users(supplies);
     let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
     let mut fresh: Vec<(&Command, usize)> = Vec::new();
     let mut repeated: BTreeSet<&Address> = BTreeSet::new();
-    for &command in commands {
+    for &(command, checked) in asked {
         let key = (command.tenant.clone(), command.command_id.clone());
-        if let Some(before) = before.get(&key) {
+        let anew = |before: &&Before| command.is_decided_anew() && before.is_of(command);
+        if let Some(before) = before.get(&key).filter(|before| !anew(before)) {
             answers.push(Some(answer_again(command, before)));
             repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
             continue;
         }
-        let answer = world.decide(command, now).map(|outcome| Answer::new(&outcome));
+        let decided = world.decide_checked(command, now, checked);
+        let answer =
+            decided.map(|(outcome, tokens)| Answer::with_tokens(&outcome, tokens.as_ref()));
         if let Some(answer) = answer.as_ref().filter(|answer| answer.is_final()) {
             before.insert(key, Before::new(command, answer.clone()));
             fresh.push((command, answers.len()));
@@ -124,10 +162,11 @@ pub async fn decide(
     cx.fail.point("command-handler.before_write").await;
     let changed: Vec<State> = world.changed().cloned().collect();
     save(&mut tx, &changed, &world).await?;
-    let outcomes: Vec<_> = fresh
+    let outcomes = fresh
         .iter()
-        .filter_map(|(command, at)| Some((*command, answers[*at].as_ref()?.body.as_str())))
-        .collect();
+        .filter_map(|(command, at)| Some((*command, answers[*at].as_ref()?.body.as_str())));
+    let (anew, outcomes): (Vec<_>, Vec<_>) = outcomes.partition(|(c, _)| c.is_decided_anew());
+    record_anew(&mut tx, now, &anew).await?;
     record(&mut tx, now, &outcomes, world.events(), &changed, shown).await?;
     cx.fail.point("command-handler.before_commit").await;
     tx.commit().await?;
@@ -167,6 +206,9 @@ async fn save(
     payments::save(tx, &all).await?;
     let tasks: Vec<_> = world.refund_tasks().collect();
     payments::save_tasks(tx, &tasks).await?;
+    let all: Vec<_> = changed.iter().filter_map(State::user).collect();
+    users::save(tx, &all).await?;
+    users::save_failures(tx, world.throttle()).await?;
     repeat_events(tx, world.repeat_events()).await
 }
 
@@ -181,11 +223,12 @@ async fn repeat_events(
     let text = |f: fn(&Address) -> &str| asked.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
     let shards: Vec<i16> = asked.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
     sqlx::query_file!(
-        "src/cache_verifier/repeat_payments.sql",
+        "src/cache_verifier/repeat_parts.sql",
         &text(|a| a.tenant.as_str()) as _,
         &text(|a| a.aggregate.as_str()) as _,
         &text(|a| a.id.as_str()) as _,
         &shards,
+        &asked.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
     )
     .execute(&mut **tx)
     .await?;
@@ -197,7 +240,7 @@ impl Before {
         Self {
             target: command.target.clone(),
             payload_hash: command.payload_hash.to_vec(),
-            answer: Answer { again: true, ..answer },
+            answer: Answer { again: true, told: None, ..answer },
         }
     }
 
@@ -205,7 +248,8 @@ impl Before {
         // The door does not count: `<door>.<target>`.
         let target = row.subject.split_once('.').map_or("", |(_, target)| target).to_owned();
         let status = serde_json::from_str(&row.outcome).map_or(500, |Status { status }| status);
-        let answer = Answer { status, body: row.outcome, again: true, reused: false };
+        let body = row.outcome;
+        let answer = Answer { status, body, told: None, again: true, reused: false };
         let payload_hash = hex::decode(row.payload_hash).unwrap_or_default();
         Self { target, payload_hash, answer }
     }
@@ -233,6 +277,49 @@ pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bo
     let mut tx = postgres.begin().await?;
     let taken = take(&mut tx, &[command], &BTreeSet::new()).await?;
     Ok(taken.outcomes.into_values().any(|row| Before::stored(row).is_of(command)))
+}
+
+/// Writes the outcomes of commands that are decided anew each time, over earlier ones. Where the id
+/// was given to another command meanwhile, nothing is written, and the next try finds that.
+async fn record_anew(
+    tx: &mut Transaction<'_, Postgres>,
+    now: Timestamp,
+    outcomes: &[(&Command, &str)],
+) -> sqlx::Result<()> {
+    // Sorted like all that takes locks, and of each the last.
+    let outcomes: BTreeMap<_, _> =
+        outcomes.iter().map(|(c, body)| ((&c.tenant, &c.command_id), (*c, *body))).collect();
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    let column = |f: fn(&Command) -> &str| outcomes.values().map(|(c, _)| f(c)).collect::<Vec<_>>();
+    let subjects: Vec<String> =
+        outcomes.values().map(|(c, _)| format!("{}.{}", c.door.prefix(), c.target)).collect();
+    let hashes: Vec<&[u8]> = outcomes.values().map(|(c, _)| &c.payload_hash[..]).collect();
+    let bodies: Vec<&str> = outcomes.values().map(|(_, body)| *body).collect();
+    let written = sqlx::query!(
+        "insert into brigade.command_inbox as inbox
+             (tenant, command_id, subject, payload_hash, outcome, decided_at)
+         select tenant, command_id, subject, payload_hash, outcome::json, $1
+         from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[])
+              as new (tenant, command_id, subject, payload_hash, outcome)
+         on conflict (tenant, command_id)
+         do update set outcome = excluded.outcome, decided_at = excluded.decided_at
+         where inbox.subject = excluded.subject",
+        now.inner(),
+        &column(|c| c.tenant.as_str()) as _,
+        &column(|c| c.command_id.as_str()) as _,
+        &subjects,
+        &hashes as _,
+        &bodies as _,
+    )
+    .execute(&mut **tx)
+    .await?
+    .rows_affected();
+    if written < outcomes.len() as u64 {
+        return Err(sqlx::Error::RowNotFound);
+    }
+    Ok(())
 }
 
 /// Writes outcomes, events with their outbox rows, and the notes of what has to be shown. The

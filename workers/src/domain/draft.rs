@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
     Address, Aggregate, Body, Command, Outcome, Part, Refusal, Timestamp, Token, command::Request,
-    event, payment::RefundTask, rebuild::Rebuild,
+    event, payment::RefundTask, rebuild::Rebuild, user::Tokens,
 };
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    Cart, Event, HistoryRow, LockMetric, Mode, Order, Payment, State, Table, Turn, Want, World,
-    cart, lock, order, payment, raw, table,
+    Cart, Event, HistoryRow, LockMetric, Mode, Order, Payment, State, Table, Turn, User, Want,
+    World, cart, lock, order, payment, raw, table,
+    user::{self, Checked, FailureKey},
 };
 
 /// Why a command is not done.
@@ -71,12 +72,22 @@ pub(super) struct Changes {
     pub repeat_events: Vec<(Address, Part)>,
     /// How many fencing tokens were taken.
     pub tokens: usize,
+    /// How many random numbers were taken.
+    pub randoms: usize,
+    /// Failed logins.
+    pub failures: Vec<FailureKey>,
+    /// Of which earlier failures do not count any more.
+    pub cleared: Vec<FailureKey>,
+    /// What only the sender is told.
+    pub tokens_told: Option<Tokens>,
 }
 
 pub(super) struct Draft<'w> {
     pub world: &'w World,
     pub command: &'w Command,
     pub now: Timestamp,
+    /// What its password came to.
+    pub checked: Option<&'w Checked>,
     pub changes: Changes,
     /// What stays though the command is refused: the expiries that it met, before all else.
     kept: Changes,
@@ -86,7 +97,7 @@ pub(super) struct Draft<'w> {
 impl<'w> Draft<'w> {
     pub fn new(world: &'w World, command: &'w Command, now: Timestamp) -> Self {
         let (changes, kept) = (Changes::default(), Changes::default());
-        Self { world, command, now, changes, kept, seen: BTreeSet::new() }
+        Self { world, command, now, checked: None, changes, kept, seen: BTreeSet::new() }
     }
 
     /// What changed, and what was looked up.
@@ -113,6 +124,7 @@ impl<'w> Draft<'w> {
             Ok(()) | Err(Stop::Refused(_)) => {}
         }
         let present = self.present(&request.address).map(|state| state.head().version);
+        let present = present.filter(|_| !user::is_for_strangers(&request.body));
         let mut outcome = Outcome::refused(self.command, refusal, present);
         if let Some(extra) = extra {
             outcome.data = raw(&Data(vec![extra]));
@@ -122,22 +134,32 @@ impl<'w> Draft<'w> {
 
     fn try_decide(&mut self, request: &Request) -> Result<Done> {
         let address = &request.address;
-        let present = self.state(address)?.map(|state| state.head().version);
+        self.state(address)?;
         if request.deadline.is_some_and(|deadline| deadline < self.now) {
             let message = "the deadline passed before this was decided";
             return Err(Refusal::new(504, "deadline_passed", message).into());
         }
-        if request.expected_version.is_some_and(|expected| expected != present.unwrap_or(0)) {
-            let message = "the version is not the expected one";
-            return Err(Refusal::new(412, "version_mismatch", message).into());
+        if !user::is_for_strangers(&request.body) {
+            self.expect_version(request)?;
         }
         match &request.body {
             Body::Cart(verb) => cart::decide(self, address, verb),
             Body::Payment(verb) => payment::decide(self, address, verb),
             Body::Order(verb) => order::decide(self, address, verb),
             Body::Table(verb) => table::decide(self, address, verb),
+            Body::User(verb) => user::decide(self, request, verb),
             Body::Rebuild(_, rebuild) => self.rebuild(address, rebuild),
         }
+    }
+
+    /// Refuses a command whose sender expects another version.
+    pub fn expect_version(&mut self, request: &Request) -> Result<()> {
+        let present = self.state(&request.address)?.map_or(0, |state| state.head().version);
+        if request.expected_version.is_some_and(|expected| expected != present) {
+            let message = "the version is not the expected one";
+            return Err(Refusal::new(412, "version_mismatch", message).into());
+        }
+        Ok(())
     }
 
     fn done(&self, address: &Address, done: Done) -> Outcome {
@@ -145,7 +167,10 @@ impl<'w> Draft<'w> {
         let version = state.head().version;
         let of_subject = |event: &&Event| event.address == *address;
         let touched = |event: &Event| event.kind.touches.contains(&Part::Payments);
-        let mut data = vec![("core", state.part(Part::Core))];
+        let mut data = match state {
+            State::User(user) => user.shown(),
+            _ => vec![("core", state.part(Part::Core))],
+        };
         if self.changes.events.iter().filter(of_subject).any(touched) {
             data.push(("payments", state.part(Part::Payments)));
         }
@@ -174,13 +199,12 @@ impl<'w> Draft<'w> {
 
     fn rebuild(&mut self, address: &Address, rebuild: &Rebuild) -> Result<Done> {
         self.state(address)?.ok_or_else(super::not_found)?;
-        let own = |part: Part| part == Part::Core;
         let asked = |part: &Part| rebuild.part.is_none_or(|only| only == *part);
         for part in address.aggregate.parts().iter().copied().filter(asked) {
-            if own(part) {
-                self.changes.shown_again.push(address.clone());
-            } else {
+            if part.is_projected() {
                 self.changes.repeat_events.push((address.clone(), part));
+            } else {
+                self.changes.shown_again.push(address.clone());
             }
         }
         Ok(Done::ok())
@@ -230,6 +254,10 @@ impl<'w> Draft<'w> {
         Ok(self.state(address)?.and_then(State::table).cloned())
     }
 
+    pub fn user(&mut self, address: &Address) -> Result<Option<User>> {
+        Ok(self.state(address)?.and_then(State::user).cloned())
+    }
+
     /// A cart as it is now: what was done since it was read may have changed it.
     pub fn again(&self, cart: Cart) -> Cart {
         let changed = self.changes.states.get(&cart.head.address);
@@ -272,6 +300,8 @@ impl<'w> Draft<'w> {
             ended: state.has_ended(),
             core: part(Part::Core),
             payments: part(Part::Payments),
+            subscription: part(Part::Subscription),
+            roles: part(Part::Roles),
         };
         let head = state.head();
         self.changes.events.push(Event {

@@ -16,6 +16,7 @@ mod state;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod user;
 mod world;
 
 use brigade_contracts::Refusal;
@@ -29,6 +30,7 @@ pub use order::Order;
 pub use payment::{Entry, Payment};
 pub use state::State;
 pub use table::{Table, Turn};
+pub use user::User;
 pub use world::{Event, HistoryRow, LockMetric, LockPolicy, Mode, Reach, Want, World};
 
 /// Serialises a shape of ours.

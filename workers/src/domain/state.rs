@@ -1,7 +1,7 @@
 use brigade_contracts::Part;
 use serde_json::value::RawValue;
 
-use super::{Cart, Head, Lock, Order, Payment, Table, raw};
+use super::{Cart, Head, Lock, Order, Payment, Table, User, raw};
 
 /// An aggregate of any kind, or a lock.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,6 +10,7 @@ pub enum State {
     Payment(Payment),
     Order(Order),
     Table(Table),
+    User(User),
     Lock(Lock),
 }
 
@@ -21,6 +22,7 @@ impl State {
             Self::Payment(payment) => &payment.head,
             Self::Order(order) => &order.head,
             Self::Table(table) => &table.head,
+            Self::User(user) => &user.head,
             Self::Lock(lock) => &lock.head,
         }
     }
@@ -31,6 +33,7 @@ impl State {
             Self::Payment(payment) => &mut payment.head,
             Self::Order(order) => &mut order.head,
             Self::Table(table) => &mut table.head,
+            Self::User(user) => &mut user.head,
             Self::Lock(lock) => &mut lock.head,
         }
     }
@@ -43,10 +46,11 @@ impl State {
         match (self, part) {
             (Self::Cart(cart), part) => cart.part(part),
             (Self::Order(order), part) => order.part(part),
+            (Self::User(user), part) => user.part(part),
             (Self::Payment(payment), Part::Core) => payment.core(),
             (Self::Table(table), Part::Core) => table.core(),
             (Self::Lock(lock), Part::Core) => lock.value(),
-            (Self::Payment(_) | Self::Table(_) | Self::Lock(_), Part::Payments) => raw(&()),
+            (Self::Payment(_) | Self::Table(_) | Self::Lock(_), _) => raw(&()),
         }
     }
 
@@ -57,7 +61,7 @@ impl State {
         match self {
             Self::Cart(cart) => cart.due().minor_units(),
             Self::Order(order) => order.due().minor_units(),
-            Self::Payment(_) | Self::Table(_) | Self::Lock(_) => 0,
+            Self::Payment(_) | Self::Table(_) | Self::User(_) | Self::Lock(_) => 0,
         }
     }
 
@@ -69,7 +73,7 @@ impl State {
             Self::Cart(cart) => cart.status != brigade_contracts::cart::Status::Open,
             Self::Payment(payment) => !payment.status.is_open(),
             Self::Order(order) => !order.status.is_active(),
-            Self::Table(_) => false,
+            Self::Table(_) | Self::User(_) => false,
             Self::Lock(lock) => !lock.is_held(),
         }
     }
@@ -92,6 +96,11 @@ impl State {
     #[must_use]
     pub fn table(&self) -> Option<&Table> {
         if let Self::Table(table) = self { Some(table) } else { None }
+    }
+
+    #[must_use]
+    pub fn user(&self) -> Option<&User> {
+        if let Self::User(user) = self { Some(user) } else { None }
     }
 
     #[must_use]
@@ -121,5 +130,11 @@ impl From<Order> for State {
 impl From<Table> for State {
     fn from(table: Table) -> Self {
         Self::Table(table)
+    }
+}
+
+impl From<User> for State {
+    fn from(user: User) -> Self {
+        Self::User(user)
     }
 }

@@ -38,7 +38,7 @@ pub fn reach() -> Reach {
         owners: OWNERS.into_iter().map(owner).collect(),
         sessions: ["s1", "s2"].into_iter().map(session).collect(),
         turns: (1..10).map(|n| ((token("t1"), token(&format!("u{n}"))), None)).collect(),
-        turn_orders: HashMap::new(),
+        ..Reach::default()
     }
 }
 
@@ -99,6 +99,7 @@ impl Stand {
                     json!({ "core": part(Part::Core), "payments": part(Part::Payments) })
                 }
                 State::Payment(_) | State::Table(_) | State::Lock(_) => part(Part::Core),
+                State::User(_) => part(Part::Auth),
             };
             seen.insert(format!("{}.{}", head.aggregate, head.id), shown);
         }

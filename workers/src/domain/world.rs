@@ -8,11 +8,13 @@ use brigade_contracts::{
     Address, Command, Outcome, Part, Refusal, Timestamp, Token, event,
     lock::Action,
     payment::{Method, RefundTask},
+    user::Tokens,
 };
 
 use super::{
     State, Turn,
     draft::{Changes, Draft, Stop},
+    user::{Checked, FailureKey, Supplies, Throttle},
 };
 
 /// A fact that was decided, ready to be stored.
@@ -108,6 +110,8 @@ pub struct Reach {
     /// By tenant and turn: every order of the open or latest turn of each table that is in reach.
     /// The orders are in reach as well.
     pub turn_orders: HashMap<(Token, Token), Vec<Address>>,
+    /// By tenant and folded email: the user that has it. The user need not be in reach.
+    pub emails: HashMap<(Token, String), Option<Address>>,
 }
 
 /// What a postponed command lacked, for the next batch.
@@ -122,6 +126,15 @@ pub enum Want {
     Turn(Token, Token),
     /// One more fencing token.
     FencingToken,
+    /// Tenant and folded email.
+    Email(Token, String),
+    /// Of the command of this tenant and id: what its password comes to, against the hash that
+    /// the user has now.
+    Password(Token, Token),
+    /// One more random number for a token.
+    Random,
+    /// How often a key has failed.
+    Failures(FailureKey),
 }
 
 /// The aggregates that a batch works on, as they are after the commands decided so far.
@@ -132,6 +145,7 @@ pub struct World {
     pub(super) policy: LockPolicy,
     /// Fencing tokens that are left, the next one last.
     pub(super) tokens: Vec<i64>,
+    pub(super) supplies: Supplies,
     /// What commands that were postponed were about: later ones wait behind them.
     pub(super) held_back: HashSet<Address>,
     wanted: BTreeSet<Want>,
@@ -161,6 +175,12 @@ impl World {
         Self { states: states.collect(), reach, policy, tokens, ..Self::default() }
     }
 
+    /// The same with what decisions about users need.
+    #[must_use]
+    pub fn with_users(self, supplies: Supplies) -> Self {
+        Self { supplies, ..self }
+    }
+
     /// Decides one command at the time `now` of the database. An outcome of 503 is not final: it is
     /// not to be stored.
     ///
@@ -168,17 +188,31 @@ impl World {
     /// of reach ([`World::wanted`]) or that a command postponed before it is about. It keeps its
     /// place before all later ones on the same things if it is decided first in the next batch.
     pub fn decide(&mut self, command: &Command, now: Timestamp) -> Option<Outcome> {
+        self.decide_checked(command, now, None).map(|(outcome, _)| outcome)
+    }
+
+    /// The same with what the command's password came to. The outcome may be stored: it holds no
+    /// secret. The tokens, of a `login` or `refresh` that is done, are for the sender alone
+    /// ([`Tokens::answer`]).
+    pub fn decide_checked(
+        &mut self,
+        command: &Command,
+        now: Timestamp,
+        checked: Option<&Checked>,
+    ) -> Option<(Outcome, Option<Tokens>)> {
         let request = match &command.request {
             Ok(request) => request,
-            Err(refusal) => return Some(Outcome::refused(command, refusal.clone(), None)),
+            Err(refusal) => return Some((Outcome::refused(command, refusal.clone(), None), None)),
         };
         let mut draft = Draft::new(self, command, now);
+        draft.checked = checked;
         let decided = draft.decide(request);
-        let (changes, seen) = draft.into_parts();
+        let (mut changes, seen) = draft.into_parts();
         match decided {
             Ok(outcome) => {
-                self.absorb(changes);
-                Some(outcome)
+                let tokens = changes.tokens_told.take();
+                self.absorb(changes, now);
+                Some((outcome, tokens))
             }
             Err(want) => {
                 self.held_back.extend(seen);
@@ -243,9 +277,17 @@ impl World {
         &self.repeat_events
     }
 
-    fn absorb(&mut self, changes: Changes) {
+    /// Failed logins, to be stored or forgotten.
+    #[must_use]
+    pub fn throttle(&self) -> &Throttle {
+        &self.supplies.throttle
+    }
+
+    fn absorb(&mut self, changes: Changes, now: Timestamp) {
         for (address, state) in changes.states {
-            if self.states.insert(address.clone(), state).is_none() {
+            let known = self.states.insert(address.clone(), state);
+            self.move_email(&address, known.as_ref());
+            if known.is_none() {
                 self.list(&address);
             }
             self.changed.insert(address);
@@ -262,6 +304,25 @@ impl World {
         self.shown_again.extend(changes.shown_again);
         self.repeat_events.extend(changes.repeat_events);
         self.tokens.truncate(self.tokens.len() - changes.tokens);
+        let Supplies { randoms, throttle } = &mut self.supplies;
+        randoms.truncate(randoms.len() - changes.randoms);
+        changes.cleared.into_iter().for_each(|key| throttle.clear(key));
+        changes.failures.into_iter().for_each(|key| throttle.fail(key, now));
+    }
+
+    /// Lets later commands see who has an email now.
+    fn move_email(&mut self, address: &Address, before: Option<&State>) {
+        let key = |state: &State| {
+            let user = state.user()?;
+            Some((address.tenant.clone(), user.email.folded()))
+        };
+        let emails = &mut self.reach.emails;
+        if let Some(owner) = before.and_then(key).and_then(|key| emails.get_mut(&key)) {
+            *owner = None;
+        }
+        if let Some(key) = self.states.get(address).and_then(key) {
+            emails.insert(key, Some(address.clone()));
+        }
     }
 
     /// Puts what is new into the list that it belongs to.

@@ -1,13 +1,14 @@
 //! edge: answers queries.
 //!
 //! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
-//! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>` and
-//! `q.<tenant>.lock_history.<owner>` as endpoints of one NATS service, shared by all edges. Each query is a
+//! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
+//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.user.<id>.validate` and
+//! `q.<tenant>.user.<id>.state` as endpoints of one NATS service, shared by all edges. Each query is a
 //! task of its own. A view's version is
 //! confirmed with SQL ([`confirm`], one statement for all who wait: [`together`]); its content
 //! comes from memory or KV where that is exactly the confirmed version, else from SQL
 //! ([`content`]). So it is with the active orders of a tenant ([`list`]). Outcomes are read from
-//! the inbox, and locks from their tables.
+//! the inbox, locks and users from their tables.
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
@@ -29,6 +30,7 @@ mod service;
 mod tests;
 mod together;
 mod told;
+mod users;
 mod view;
 mod wait;
 
@@ -37,7 +39,10 @@ use std::{sync::Arc, time::Duration};
 use async_nats::Subscriber;
 use brigade_contracts::{
     key::Bucket,
-    subject::{QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_VIEW},
+    subject::{
+        QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE,
+        QUERY_USER_VALIDATE, QUERY_VIEW,
+    },
 };
 use futures::{StreamExt, future::join_all};
 use tokio::{sync::Semaphore, task::JoinSet, time::interval};
@@ -52,6 +57,7 @@ use self::{
     reply::Reply,
     service::{Endpoint, Service},
     together::Together,
+    users::Users,
 };
 use crate::{
     runtime::{Context, Delivery, requests::stop_taking},
@@ -63,6 +69,8 @@ const OUTCOME: &str = "outcome";
 const ACTIVE_ORDERS: &str = "active_orders";
 const LOCK: &str = "lock";
 const LOCK_HISTORY: &str = "lock_history";
+const USER_VALIDATE: &str = "user_validate";
+const USER_STATE: &str = "user_state";
 /// Most queries in hand; more are refused as `busy`.
 const MAX_IN_HAND: usize = 10_000;
 /// Most queries that wait for something to happen: the others always have room.
@@ -80,6 +88,7 @@ struct Edge {
     inbox: Together<Inbox>,
     live_locks: Together<LiveLocks>,
     lock_history: Together<LockHistory>,
+    users: Together<Users>,
     content: Content,
     lists: Lists,
     versions: Kv,
@@ -97,8 +106,10 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         (ACTIVE_ORDERS, QUERY_ACTIVE_ORDERS),
         (LOCK, QUERY_LOCK),
         (LOCK_HISTORY, QUERY_LOCK_HISTORY),
+        (USER_VALIDATE, QUERY_USER_VALIDATE),
+        (USER_STATE, QUERY_USER_STATE),
     ];
-    let about = "Views of aggregates, active orders, outcomes and cart locks, confirmed with SQL";
+    let about = "Views of aggregates, active orders, outcomes, locks, users, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     let listening = service.listen(cx.worker.as_str()).await?;
@@ -177,6 +188,7 @@ impl Edge {
             inbox: Together::new(&database, Inbox),
             live_locks: Together::new(&database, LiveLocks),
             lock_history: Together::new(&database, LockHistory),
+            users: Together::new(&database, Users),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx.metrics),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
@@ -192,6 +204,8 @@ impl Edge {
             ACTIVE_ORDERS => self.active_orders(query).await,
             LOCK => self.lock(query).await,
             LOCK_HISTORY => self.lock_history(query).await,
+            USER_VALIDATE => self.user_validate(query).await,
+            USER_STATE => self.user_state(query).await,
             _ => self.outcome(query).await,
         };
         let reply = answered.unwrap_or_else(|error| error);

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{LOCK, LOCK_HISTORY, OUTCOME, VIEW};
+use super::{LOCK, LOCK_HISTORY, OUTCOME, USER_STATE, USER_VALIDATE, VIEW};
 
 /// Of the service as a whole.
 pub(super) fn of_service() -> Value {
@@ -33,6 +33,13 @@ pub(super) fn of_endpoint(name: &str) -> Value {
             "q.<tenant>.lock_history.<owner>; Limit, Before",
             "200 with the entries, newest first, and `before` where there are older ones",
         ),
+        USER_VALIDATE => (
+            "q.<tenant>.user.<id>.validate; {access_token}",
+            "200 with user, profile_id, roles, subscription and expires_at, 401",
+        ),
+        USER_STATE => {
+            ("q.<tenant>.user.<id>.state", "200 with the parts auth, subscription and roles, 404")
+        }
         _ => return json!({}),
     };
     json!({ "ask": ask, "answers": answers })

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub heal_left: IntGauge,
     pub audited: IntCounter,
     pub audit_findings: IntCounterVec,
+    pub session_checks: IntCounterVec,
+    pub rebuilds_asked: IntCounter,
 }
 
 const VERDICTS: [&str; 4] = ["done", "retry", "away", "dead"];
@@ -50,6 +52,8 @@ const QUERIES: &[(&str, &[&str])] = &[
     ("active_orders", &["200", "304", "400", "503"]),
     ("lock", &["200", "400", "404", "503"]),
     ("lock_history", &["200", "400", "503"]),
+    ("user_validate", &["200", "400", "401", "503"]),
+    ("user_state", &["200", "400", "404", "503"]),
 ];
 
 impl Metrics {
@@ -240,6 +244,17 @@ impl Metrics {
                  only), different",
                 &["bucket", "finding"],
             ),
+            session_checks: counters(
+                "brigade_session_checks_total",
+                "What is cached of a user's session, compared with each event of it: ok, missing, \
+                 stale, ahead",
+                &["finding"],
+            ),
+            rebuilds_asked: counter(
+                "brigade_rebuilds_asked_total",
+                "Commands by which cache-verifier had a user's session shown again; stays 0 \
+                 without faults",
+            ),
             registry,
         };
         for worker in WorkerName::ALL {
@@ -263,16 +278,19 @@ impl Metrics {
             metrics.tables_found.with_label_values(&[finding.as_str()]);
             metrics.tables_repaired.with_label_values(&[finding.as_str()]);
         }
-        for what in ["aggregates", "payments", "events"] {
+        for what in ["aggregates", "parts", "events"] {
             metrics.healed.with_label_values(&[what]);
         }
         for outcome in ["decided", "stale", "not_due", "away", "refused"] {
             metrics.lock_expiries.with_label_values(&[outcome]);
         }
-        for bucket in ["versions", "views", "active_orders", "cart_locks"] {
+        for bucket in ["versions", "views", "active_orders", "cart_locks", "user_state"] {
             for finding in ["missing", "stale", "ahead", "different"] {
                 metrics.audit_findings.with_label_values(&[bucket, finding]);
             }
+        }
+        for finding in ["ok", "missing", "stale", "ahead"] {
+            metrics.session_checks.with_label_values(&[finding]);
         }
         for how in ["atomic", "single", "one_by_one"] {
             metrics.relay_batches.with_label_values(&[how]);

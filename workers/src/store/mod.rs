@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod rows;
 pub mod states;
 pub mod tables;
+pub mod users;
 
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;

@@ -3,7 +3,7 @@
 use brigade_contracts::{Address, Aggregate};
 use sqlx::PgConnection;
 
-use super::{carts, locks, orders, payments, tables};
+use super::{carts, locks, orders, payments, tables, users};
 use crate::domain::State;
 
 /// Reads aggregates without a lock; one statement a kind that is asked for.
@@ -35,6 +35,10 @@ pub async fn read(
     if asked(Aggregate::Lock) {
         let locks = locks::read(&mut *connection, addresses.iter()).await?;
         states.extend(locks.into_iter().map(State::Lock));
+    }
+    if asked(Aggregate::User) {
+        let users = users::read(&mut *connection, addresses.iter()).await?;
+        states.extend(users.into_iter().map(State::User));
     }
     Ok(states)
 }

@@ -195,6 +195,7 @@ impl Cart {
                 members: self.members.clone(),
                 payments: payment::shown(&self.payments),
             }),
+            Part::Auth | Part::Subscription | Part::Roles => raw(&()),
         }
     }
 

@@ -249,6 +249,7 @@ impl Order {
                 paid_at: self.paid_at,
                 payments: payment::shown(&self.payments),
             }),
+            Part::Auth | Part::Subscription | Part::Roles => raw(&()),
         }
     }
 

@@ -157,7 +157,7 @@ impl World {
     pub async fn put(&self, id: &str, part: Part, value: impl Into<Bytes>) -> Result<()> {
         let writer = match part {
             Part::Core => "command-handler",
-            Part::Payments => "payment-projector",
+            _ => "payment-projector",
         };
         let jetstream = async_nats::jetstream::new(connect(&self.stack, writer).await?);
         let subject = Bucket::Views.subject(&key::view(&address(id), part));

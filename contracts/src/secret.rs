@@ -1,0 +1,84 @@
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer};
+use sha2::{Digest, Sha256};
+
+use crate::Refusal;
+
+/// A password, a password's hash, or a token of a session.
+///
+/// It can be neither printed nor serialised, and its memory is wiped; who needs the text says
+/// [`Secret::expose`]. Refusals of it never quote it.
+#[derive(Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// Longest secret, in bytes: enough for any passphrase, and a bound on what is hashed.
+    pub const MAX_LEN: usize = 1024;
+
+    /// # Errors
+    /// `422 bad_secret` for anything but 1 to [`Self::MAX_LEN`] bytes.
+    pub fn new(text: String) -> Result<Self, Refusal> {
+        if text.is_empty() || text.len() > Self::MAX_LEN {
+            let message = format!("a password or token has 1 to {} bytes", Self::MAX_LEN);
+            return Err(Refusal::new(422, "bad_secret", message));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text itself, for the one place that has to have it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Lower-case hex SHA-256: what is kept of a token. Tokens hold so much randomness that this
+    /// tells nothing about them; of a password it would.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        hex::encode(Sha256::digest(self.expose()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// By hashes, whose comparison tells nothing about the texts by the time that it takes.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.sha256() == other.sha256()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(d)?).map_err(Refusal::into_serde)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_neither_empty_nor_large_nor_shown() {
+        let secret = |len| Secret::new("x".repeat(len));
+        for bad in [0, 1025] {
+            assert_eq!(secret(bad).unwrap_err().code, "bad_secret");
+        }
+        let secret = secret(1024).unwrap();
+        assert!(!format!("{secret:?}").contains('x'));
+        assert_eq!(secret, secret.clone());
+        assert_ne!(secret, Secret::new("y".to_owned()).unwrap());
+    }
+
+    #[test]
+    fn what_is_kept_of_a_token_is_its_sha256() {
+        let kept = Secret::new("abc".to_owned()).unwrap().sha256();
+        assert_eq!(kept, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+}

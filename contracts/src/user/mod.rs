@@ -1,0 +1,141 @@
+//! Users: what can be asked of them, what is shown of them, and their tokens.
+
+mod shapes;
+mod token;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    Email, MAX_NAME, Refusal, Secret, Text, Timestamp, Token,
+    command::{Encode, encode_payload, verbs},
+    order::Nothing,
+};
+
+pub use shapes::{
+    Auth, ROLE_BY_DEFAULT, Roles, ShownAuth, State, Status, Subscription, SubscriptionPart,
+    SubscriptionStatus, Tokens, Valid,
+};
+pub use token::{Random, next_refresh_token, session_of, token, user_of};
+
+/// Most roles of a user.
+pub const MAX_ROLES: usize = 32;
+
+verbs! {
+    /// What can be asked of a user.
+    pub enum Verb {
+        /// 201. Request door only.
+        "register" => Register(Register),
+        /// Begins a session, and ends the one before it. Request door only.
+        "login" => Login(Login),
+        /// New tokens for the session. Request door only.
+        "refresh" => Refresh(Refresh),
+        /// Ends the session.
+        "logout" => Logout(Nothing),
+        "update_profile" => UpdateProfile(UpdateProfile),
+        /// From now on the user has these roles and no others.
+        "change_roles" => ChangeRoles(ChangeRoles),
+        "register_subscription" => RegisterSubscription(Subscribe),
+        /// Makes a registered subscription active, or renews an active one.
+        "activate_subscription" => ActivateSubscription(Subscribe),
+        "cancel_subscription" => CancelSubscription(Subscribe),
+    }
+}
+
+/// No `Serialize` of what holds a secret: only [`Encode`] writes it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Register {
+    pub email: Email,
+    pub profile_id: Token,
+    pub password: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    pub email: Email,
+    pub password: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refresh {
+    pub refresh_token: Secret,
+}
+
+/// The payload of `q.<tenant>.user.<id>.validate`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Validate {
+    pub access_token: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateProfile {
+    pub profile_id: Option<Token>,
+    pub email: Option<Email>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeRoles {
+    pub roles: Vec<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subscribe {
+    pub subscription_id: Token,
+    pub plan: Option<Text<MAX_NAME>>,
+    pub until: Option<Timestamp>,
+}
+
+impl Encode for Register {
+    fn encode(&self) -> Vec<u8> {
+        let Self { email, profile_id, password } = self;
+        let password = password.expose();
+        encode_payload(&json!({"email": email, "password": password, "profile_id": profile_id}))
+    }
+}
+
+impl Encode for Login {
+    fn encode(&self) -> Vec<u8> {
+        encode_payload(&json!({"email": self.email, "password": self.password.expose()}))
+    }
+}
+
+impl Encode for Refresh {
+    fn encode(&self) -> Vec<u8> {
+        encode_payload(&json!({"refresh_token": self.refresh_token.expose()}))
+    }
+}
+
+impl Validate {
+    /// The payload, for sending.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_payload(&json!({"access_token": self.access_token.expose()}))
+    }
+
+    /// # Errors
+    /// 400 for what is not this JSON, without a quotation of it; `401 invalid_token` for what cannot
+    /// be a token.
+    pub fn decode(payload: &[u8]) -> Result<Self, Refusal> {
+        crate::command::decode_payload(payload).map_err(|refusal| match refusal.status {
+            400 => unquoted(refusal),
+            _ => Refusal::new(401, "invalid_token", "this is not the token of a session"),
+        })
+    }
+}
+
+/// What serde says of a payload may quote it, and refusals are stored: of one that holds a secret
+/// only the code stays.
+pub(crate) fn unquoted(refusal: Refusal) -> Refusal {
+    if refusal.status == 400 {
+        let message = "the payload is not what is asked for; it is not quoted, for it may hold a \
+                       secret";
+        return Refusal { message: message.into(), ..refusal };
+    }
+    refusal
+}

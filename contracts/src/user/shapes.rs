@@ -1,0 +1,196 @@
+//! What is shown of a user: the values of the bucket `user_state`, and the bodies of answers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json, value::to_raw_value};
+
+use crate::{Email, MAX_NAME, Outcome, Secret, Text, Timestamp, Token};
+
+/// What a user may do who was given nothing else.
+pub const ROLE_BY_DEFAULT: &str = "customer";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Active,
+}
+
+impl Status {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionStatus {
+    Registered,
+    Active,
+    Cancelled,
+}
+
+/// A subscription as it is kept, and as `validate` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    pub subscription_id: Token,
+    pub plan: Option<Text<MAX_NAME>>,
+    pub status: SubscriptionStatus,
+    pub until: Option<Timestamp>,
+}
+
+/// The part `auth`: `<tenant>.<user>.auth`. Hashes and times are null without a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Auth {
+    pub version: u64,
+    pub at: Timestamp,
+    pub user: Token,
+    pub profile_id: Token,
+    pub email: Email,
+    pub status: Status,
+    /// Lower-case hex SHA-256 of the token.
+    pub access_hash: Option<String>,
+    pub access_expires_at: Option<Timestamp>,
+    pub refresh_hash: Option<String>,
+    pub refresh_expires_at: Option<Timestamp>,
+    pub last_login_at: Option<Timestamp>,
+}
+
+impl Auth {
+    /// Until when this is the access token of the session; `None`: it is not, or not any more.
+    #[must_use]
+    pub fn valid_until(&self, access_token: &Secret, now: Timestamp) -> Option<Timestamp> {
+        let until = self.access_expires_at.filter(|until| now < *until)?;
+        (self.access_hash.as_ref() == Some(&access_token.sha256())).then_some(until)
+    }
+
+    /// As outcomes and the query `state` tell it.
+    #[must_use]
+    pub fn shown(&self) -> ShownAuth {
+        let Self { version, at, user, profile_id, email, status, .. } = self.clone();
+        ShownAuth {
+            version,
+            at,
+            user,
+            profile_id,
+            email,
+            status,
+            access_expires_at: self.access_expires_at,
+            refresh_expires_at: self.refresh_expires_at,
+            last_login_at: self.last_login_at,
+        }
+    }
+}
+
+/// The part `auth` without its hashes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownAuth {
+    pub version: u64,
+    pub at: Timestamp,
+    pub user: Token,
+    pub profile_id: Token,
+    pub email: Email,
+    pub status: Status,
+    pub access_expires_at: Option<Timestamp>,
+    pub refresh_expires_at: Option<Timestamp>,
+    pub last_login_at: Option<Timestamp>,
+}
+
+/// The part `subscription`: `<tenant>.<user>.subscription`. All null where there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubscriptionPart {
+    pub version: u64,
+    pub at: Timestamp,
+    pub subscription_id: Option<Token>,
+    pub plan: Option<Text<MAX_NAME>>,
+    pub status: Option<SubscriptionStatus>,
+    pub until: Option<Timestamp>,
+}
+
+impl SubscriptionPart {
+    #[must_use]
+    pub fn new(version: u64, at: Timestamp, subscription: Option<&Subscription>) -> Self {
+        Self {
+            version,
+            at,
+            subscription_id: subscription.map(|s| s.subscription_id.clone()),
+            plan: subscription.and_then(|s| s.plan.clone()),
+            status: subscription.map(|s| s.status),
+            until: subscription.and_then(|s| s.until),
+        }
+    }
+
+    /// The subscription itself, if there is one.
+    #[must_use]
+    pub fn subscription(&self) -> Option<Subscription> {
+        Some(Subscription {
+            subscription_id: self.subscription_id.clone()?,
+            plan: self.plan.clone(),
+            status: self.status?,
+            until: self.until,
+        })
+    }
+}
+
+/// The part `roles`: `<tenant>.<user>.roles`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Roles {
+    pub version: u64,
+    pub at: Timestamp,
+    pub roles: Vec<Token>,
+}
+
+/// The answer to `q.<tenant>.user.<id>.state`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub version: u64,
+    pub auth: ShownAuth,
+    pub subscription: SubscriptionPart,
+    pub roles: Roles,
+}
+
+/// The answer to `q.<tenant>.user.<id>.validate` for the token of a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Valid {
+    pub user: Token,
+    pub profile_id: Token,
+    pub roles: Vec<Token>,
+    pub subscription: Option<Subscription>,
+    /// Of the access token.
+    pub expires_at: Timestamp,
+}
+
+/// What `login` and `refresh` give to their sender, and to nobody else.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Tokens {
+    pub access_token: Secret,
+    pub refresh_token: Secret,
+    /// Of the access token.
+    pub expires_at: Timestamp,
+    pub refresh_expires_at: Timestamp,
+}
+
+impl Tokens {
+    /// The answer to the sender: the outcome, which itself holds no token and may be stored, with
+    /// the tokens in its data. It is to be sent, and never to be kept or printed.
+    ///
+    /// # Panics
+    /// Never: an outcome and its data are JSON objects.
+    #[must_use]
+    pub fn answer(&self, outcome: &Outcome) -> String {
+        let data: Map<String, Value> =
+            serde_json::from_str(outcome.data.get()).expect("the data is an object");
+        let told = [
+            ("access_token", json!(self.access_token.expose())),
+            ("refresh_token", json!(self.refresh_token.expose())),
+            ("expires_at", json!(self.expires_at)),
+            ("refresh_expires_at", json!(self.refresh_expires_at)),
+        ];
+        let told = told.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let data: Map<_, _> = data.into_iter().chain(told).collect();
+        let data = to_raw_value(&data).expect("a map serialises");
+        let answer = Outcome { data, ..outcome.clone() };
+        serde_json::to_string(&answer).expect("an outcome serialises")
+    }
+}

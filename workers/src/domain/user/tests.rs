@@ -1,0 +1,4 @@
+mod model;
+mod rules;
+mod throttle;
+mod world;

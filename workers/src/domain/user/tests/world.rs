@@ -1,0 +1,200 @@
+//! A world in which users are decided as messages would ask for it, with passwords that are checked
+//! the way command-handler does it: against what the user had when the command was taken.
+
+use brigade_contracts::{
+    Address, Aggregate, Command, Outcome, Secret, Timestamp, Token, user::Tokens,
+};
+use serde_json::{Value, json};
+
+use super::super::{
+    super::{Event, LockPolicy, Reach, State, User, World},
+    Checked, Count, FailureKey, Supplies, Throttle, Verified, keys_of,
+};
+
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A hash that only tests would use.
+pub fn hash_of(password: &str) -> Secret {
+    Secret::new(format!("$hash${}", Secret::new(password.to_owned()).unwrap().sha256())).unwrap()
+}
+
+pub fn user_address(id: &str) -> Address {
+    Address::new("t1", Aggregate::User, id).unwrap()
+}
+
+pub struct Town {
+    pub now: Timestamp,
+    pub users: Vec<User>,
+    pub failures: Vec<(FailureKey, Timestamp)>,
+    pub events: Vec<Event>,
+    /// Debug and JSON of everything that may be stored or logged.
+    pub said: String,
+    randoms: u64,
+    commands: u64,
+}
+
+/// An answer: the outcome that is stored, and the tokens that only the sender gets.
+pub struct Answer {
+    pub outcome: Outcome,
+    pub tokens: Option<Tokens>,
+}
+
+impl Answer {
+    pub fn told(&self) -> (u16, &str) {
+        (self.outcome.status, &self.outcome.code)
+    }
+
+    pub fn data(&self) -> Value {
+        serde_json::from_str(self.outcome.data.get()).unwrap()
+    }
+}
+
+impl Town {
+    pub fn new() -> Self {
+        Self {
+            now: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
+            users: Vec::new(),
+            failures: Vec::new(),
+            events: Vec::new(),
+            said: String::new(),
+            randoms: 0,
+            commands: 0,
+        }
+    }
+
+    /// A town with the user `ada`.
+    pub fn with_ada() -> Self {
+        let mut town = Self::new();
+        assert_eq!(town.register("ada", "Ada@Example.org").told(), (201, "created"));
+        town
+    }
+
+    pub fn user(&self, id: &str) -> Option<&User> {
+        self.users.iter().find(|user| user.head.address.id.as_str() == id)
+    }
+
+    pub fn register(&mut self, id: &str, email: &str) -> Answer {
+        self.send(
+            id,
+            "register",
+            &json!({"email": email, "profile_id": "p1", "password": PASSWORD}),
+        )
+    }
+
+    pub fn login(&mut self, id: &str, email: &str, password: &str) -> Answer {
+        self.send(id, "login", &json!({"email": email, "password": password}))
+    }
+
+    pub fn log_ada_in(&mut self) -> Tokens {
+        self.login("ada", "ada@example.org", PASSWORD).tokens.unwrap()
+    }
+
+    pub fn refresh(&mut self, command_id: &str, token: &Secret) -> Answer {
+        let payload = json!({"refresh_token": token.expose()});
+        self.decide(&command("ada", "refresh", &payload, &[("Command-Id", command_id)]))
+    }
+
+    pub fn send(&mut self, id: &str, verb: &str, payload: &Value) -> Answer {
+        self.send_with(id, verb, payload, &[])
+    }
+
+    pub fn send_with(
+        &mut self,
+        id: &str,
+        verb: &str,
+        payload: &Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        self.commands += 1;
+        let command_id = format!("k{}", self.commands);
+        let headers: Vec<_> =
+            [("Command-Id", &*command_id)].into_iter().chain(headers.iter().copied()).collect();
+        self.decide(&command(id, verb, payload, &headers))
+    }
+
+    /// One batch of one command, with everything loaded that it may need.
+    pub fn decide(&mut self, command: &Command) -> Answer {
+        let checked = self.check(command);
+        let mut world = self.world(command);
+        let (outcome, tokens) =
+            world.decide_checked(command, self.now, checked.as_ref()).unwrap_or_else(|| {
+                panic!("{command:?} is out of reach: {:?}", world.wanted());
+            });
+        self.said += &format!("{command:?} {checked:?} {world:?} {outcome:?} {tokens:?}\n");
+        self.said += &serde_json::to_string(&outcome).unwrap();
+        self.absorb(&world);
+        Answer { outcome, tokens }
+    }
+
+    /// What command-handler finds out before the batch.
+    pub fn check(&self, command: &Command) -> Option<Checked> {
+        use brigade_contracts::{Body, user::Verb};
+        let request = command.request.as_ref().ok()?;
+        match &request.body {
+            Body::User(Verb::Register(said)) => {
+                Some(Checked::Hashed(hash_of(said.password.expose())))
+            }
+            Body::User(Verb::Login(said)) => {
+                let email_folded = said.email.folded();
+                let user = self.user(request.address.id.as_str());
+                let user = user.filter(|user| user.email.folded() == email_folded);
+                let seen = user.map(|user| user.password_hash.clone());
+                let ok = seen.as_ref() == Some(&hash_of(said.password.expose()));
+                Some(Checked::Verified(Verified { email_folded, password_hash_seen: seen, ok }))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn world(&mut self, command: &Command) -> World {
+        let mut reach = Reach::default();
+        reach.addresses.extend(command.request.as_ref().ok().map(|r| r.address.clone()));
+        for email in ["ada@example.org", "bob@example.org", "eve@example.org"] {
+            let owner = self.users.iter().find(|user| user.email.folded() == email);
+            let owner = owner.map(|user| user.head.address.clone());
+            reach.emails.insert((Token::new("t1").unwrap(), email.to_owned()), owner);
+        }
+        let since = self.now.inner() - super::super::WINDOW;
+        let count = |key: FailureKey| {
+            let times = self.failures.iter().filter(|(k, at)| *k == key && at.inner() > since);
+            let times: Vec<_> = times.map(|(_, at)| *at).collect();
+            let failures = u32::try_from(times.len()).unwrap();
+            (key, Count { failures, oldest: times.into_iter().min() })
+        };
+        let throttle = Throttle::new(keys_of(command).into_iter().map(count));
+        let mut random = || {
+            self.randoms += 1;
+            let mut random = [0; 32];
+            // Different in each of the bytes that name a session, and in the rest.
+            random.chunks_mut(8).for_each(|c| c.copy_from_slice(&self.randoms.to_le_bytes()));
+            random
+        };
+        let supplies = Supplies { randoms: vec![random(), random()], throttle };
+        let users = self.users.iter().cloned().map(State::User);
+        World::new(users, reach, LockPolicy::default(), []).with_users(supplies)
+    }
+
+    pub fn absorb(&mut self, world: &World) {
+        for user in world.changed().filter_map(State::user) {
+            self.users.retain(|known| known.head.address != user.head.address);
+            self.users.push(user.clone());
+        }
+        for event in world.events() {
+            self.said += &serde_json::to_string(&event.payload).unwrap();
+        }
+        self.events.extend(world.events().iter().cloned());
+        let cleared = world.throttle().cleared();
+        self.failures.retain(|(key, _)| !cleared.contains(key));
+        self.failures.extend(world.throttle().added().iter().cloned());
+    }
+
+    /// Whether a token is let in now.
+    pub fn validates(&self, token: &Secret) -> bool {
+        self.user("ada").is_some_and(|user| user.auth().valid_until(token, self.now).is_some())
+    }
+}
+
+pub fn command(id: &str, verb: &str, payload: &Value, headers: &[(&str, &str)]) -> Command {
+    let subject = format!("req.t1.user.{id}.{verb}");
+    Command::decode(&subject, headers.iter().copied(), payload.to_string().as_bytes()).unwrap()
+}
