@@ -4,6 +4,7 @@ mod healing;
 mod orders;
 mod promises;
 mod screen;
+mod sessions;
 mod stale_reads;
 mod telling;
 
@@ -54,6 +55,7 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
     let mut stage = Stage { stack, workers, screen };
     let mut promises = Promises::default();
     stale_reads::play(&mut stage, &mut promises).await?;
+    sessions::play(&mut stage, &mut promises).await?;
     orders::play(&mut stage, &mut promises).await?;
     healing::play(&mut stage, &mut promises).await?;
     let held = promises.tell();
