@@ -374,8 +374,10 @@ fn the_sequences_come_to_every_kind_of_event() {
         );
     }
     let steps = ["preparing", "ready", "served", "completed"];
+    // Users have a model of their own.
     let missing = brigade_contracts::event::ALL
         .iter()
+        .filter(|kind| kind.aggregate != Aggregate::User)
         .map(|kind| format!("{} {}", kind.aggregate, kind.name))
         .filter(|name| !seen.contains(name) && !steps.iter().any(|step| name.contains(step)));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<String>::new());
