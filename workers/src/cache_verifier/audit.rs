@@ -299,11 +299,13 @@ fn judge(expected: &Expected, found: Option<&Entry>) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use brigade_contracts::{Money, Timestamp, Token, lock, payment::Method};
+    use brigade_contracts::{
+        Email, Money, Secret, Timestamp, Token, event, lock, payment::Method, user,
+    };
     use serde_json::json;
 
     use super::*;
-    use crate::domain::{Head, Lock};
+    use crate::domain::{Head, Lock, User};
 
     #[test]
     fn a_lock_has_one_key_and_no_counter() {
@@ -327,6 +329,41 @@ mod tests {
         let [expected] = &all[..] else { panic!("{} keys", all.len()) };
         assert_eq!((expected.bucket, expected.key.as_str()), (Bucket::CartLocks, "t1.ada"));
         assert_eq!((expected.version, &expected.value["token"]), (3, &json!(7)));
+    }
+
+    #[test]
+    fn a_user_has_a_key_for_each_part_which_its_writer_heals() {
+        let at = Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap();
+        let mut head = Head::unborn(Address::new("t1", Aggregate::User, "ada").unwrap(), at);
+        head.touch(&event::USER_REGISTERED, at);
+        head.touch(&event::USER_ROLES_CHANGED, at);
+        let user = User {
+            head,
+            email: Email::new("ada@example.org".to_owned()).unwrap(),
+            profile_id: Token::new("p1").unwrap(),
+            password_hash: Secret::new("$argon2id$of-ada".to_owned()).unwrap(),
+            status: user::Status::Active,
+            roles: vec![Token::new("staff").unwrap()],
+            session: None,
+            last_login_at: None,
+            subscription: None,
+        };
+        let all = expected(&State::User(user), false);
+        let keys: Vec<_> = all
+            .iter()
+            .map(|e| (e.bucket, e.key.as_str(), e.version, e.part.is_projected()))
+            .collect();
+        let state = Bucket::UserState;
+        assert_eq!(
+            keys,
+            [
+                (state, "t1.ada.auth", 1, false),
+                (state, "t1.ada.subscription", 1, true),
+                (state, "t1.ada.roles", 2, true),
+                (Bucket::Versions, "t1.user.ada", 2, false),
+            ]
+        );
+        assert!(all.iter().all(|e| !e.value.to_string().contains("argon2id")));
     }
 
     #[test]

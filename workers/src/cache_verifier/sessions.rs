@@ -243,17 +243,12 @@ fn decode(delivery: &Delivery) -> Result<Event, String> {
         serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
     let header =
         |name: &'static str| delivery.header(name).ok_or_else(|| format!("without {name}"));
-    let text = |error: &dyn ToString| error.to_string();
-    Ok(Event {
-        id: Uuid::parse_str(header(header::CE_ID)?).map_err(|error| text(&error))?,
-        user,
-        version: header(header::AGGREGATE_VERSION)?.parse().map_err(|error| {
-            let error: std::num::ParseIntError = error;
-            error.to_string()
-        })?,
-        name,
-        at: Timestamp::parse(header(header::CE_TIME)?).map_err(|refusal| text(&refusal.code))?,
-    })
+    let id = Uuid::parse_str(header(header::CE_ID)?).map_err(|error| error.to_string())?;
+    let version = header(header::AGGREGATE_VERSION)?.parse();
+    let version = version.map_err(|error: std::num::ParseIntError| error.to_string())?;
+    let at = Timestamp::parse(header(header::CE_TIME)?);
+    let at = at.map_err(|refusal| refusal.message.into_owned())?;
+    Ok(Event { id, user, version, name, at })
 }
 
 /// The versions of the part `auth` in SQL.

@@ -13,6 +13,7 @@
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,
 //! of `versions` and of the parts `core` and `auth`.
 
+mod answer;
 mod carts;
 mod columns;
 mod credentials;
@@ -46,7 +47,7 @@ use futures::future::join_all;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use self::{notes::Notes, passwords::Passwords, show::Show, transaction::Answer};
+use self::{answer::Answer, notes::Notes, passwords::Passwords, show::Show};
 use crate::{
     domain::{Want, user::Checked},
     runtime::{

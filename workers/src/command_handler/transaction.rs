@@ -4,17 +4,14 @@
 //! each kind of aggregate that changed, and one for all that every batch writes → commit. The number
 //! of statements does not depend on the number of commands.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp, user::Tokens};
-use serde::Deserialize;
+use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
+    answer::Answer,
     carts, locks, orders, payments,
     supplies::supply,
     tables,
@@ -40,80 +37,11 @@ pub struct Decided {
     pub shards: u16,
 }
 
-/// An outcome as it is stored and sent.
-#[derive(Clone)]
-pub struct Answer {
-    pub status: u16,
-    /// As it is stored: without a secret.
-    pub body: String,
-    /// What the sender gets instead: with tokens.
-    told: Option<String>,
-    /// It was decided before; this is a repetition.
-    pub again: bool,
-    /// Its Command-Id belongs to another command; this is no outcome, and is not stored.
-    pub reused: bool,
-}
-
-impl Answer {
-    /// # Panics
-    /// Never: an outcome serialises.
-    #[must_use]
-    pub fn new(outcome: &Outcome) -> Self {
-        let body = serde_json::to_string(outcome).expect("an outcome serialises");
-        Self { status: outcome.status, body, told: None, again: false, reused: false }
-    }
-
-    fn with_tokens(outcome: &Outcome, tokens: Option<&Tokens>) -> Self {
-        Self { told: tokens.map(|tokens| tokens.answer(outcome)), ..Self::new(outcome) }
-    }
-
-    /// What the sender gets. It may hold tokens: never to be kept or printed.
-    #[must_use]
-    pub fn sent(&self) -> &str {
-        self.told.as_deref().unwrap_or(&self.body)
-    }
-
-    /// What the outcome says it is.
-    #[must_use]
-    pub fn code(&self) -> String {
-        #[derive(Deserialize)]
-        struct Code {
-            code: String,
-        }
-        serde_json::from_str(&self.body).map_or_else(|_| String::new(), |Code { code }| code)
-    }
-
-    /// Whether it is stored: what is to be tried again is not.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        self.status != 503
-    }
-}
-
-/// Without what is told to the sender alone.
-impl fmt::Debug for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, body, told: _, again, reused } = self;
-        f.debug_struct("Answer")
-            .field("status", status)
-            .field("body", body)
-            .field("again", again)
-            .field("reused", reused)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A stored outcome, and what it was decided for.
 struct Before {
     target: String,
     payload_hash: Vec<u8>,
     answer: Answer,
-}
-
-/// What is read of a stored outcome; the rest is sent as it is.
-#[derive(Deserialize)]
-struct Status {
-    status: u16,
 }
 
 /// Decides a batch and commits. Beside each command stands what its password came to; `wanted` is what its commands lacked when they were tried before;
@@ -240,18 +168,15 @@ impl Before {
         Self {
             target: command.target.clone(),
             payload_hash: command.payload_hash.to_vec(),
-            answer: Answer { again: true, told: None, ..answer },
+            answer: answer.repeated(),
         }
     }
 
     fn stored(row: OutcomeRow) -> Self {
         // The door does not count: `<door>.<target>`.
         let target = row.subject.split_once('.').map_or("", |(_, target)| target).to_owned();
-        let status = serde_json::from_str(&row.outcome).map_or(500, |Status { status }| status);
-        let body = row.outcome;
-        let answer = Answer { status, body, told: None, again: true, reused: false };
         let payload_hash = hex::decode(row.payload_hash).unwrap_or_default();
-        Self { target, payload_hash, answer }
+        Self { target, payload_hash, answer: Answer::stored(row.outcome) }
     }
 
     /// Whether it is the outcome of this very command, whichever door it takes now.
@@ -266,7 +191,9 @@ fn answer_again(command: &Command, before: &Before) -> Answer {
     }
     let message = "this Command-Id was used for another command";
     let refusal = Refusal::new(409, "command_id_reused", message);
-    Answer { reused: true, ..Answer::new(&Outcome::refused(command, refusal, None)) }
+    let mut answer = Answer::new(&Outcome::refused(command, refusal, None));
+    answer.reused = true;
+    answer
 }
 
 /// Whether a command has its outcome, whichever door it took.

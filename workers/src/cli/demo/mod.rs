@@ -5,6 +5,7 @@ mod orders;
 mod paying;
 mod promises;
 mod screen;
+mod sessions;
 mod stale_reads;
 mod tables;
 mod telling;
@@ -56,6 +57,7 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
     let mut stage = Stage { stack, workers, screen };
     let mut promises = Promises::default();
     stale_reads::play(&mut stage, &mut promises).await?;
+    sessions::play(&mut stage, &mut promises).await?;
     paying::play(&stage, &mut promises).await?;
     tables::play(&mut stage, &mut promises).await?;
     orders::play(&mut stage, &mut promises).await?;
