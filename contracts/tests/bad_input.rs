@@ -137,7 +137,6 @@ fn a_payload_of_a_payment_or_a_lock_is_refused_by_kind() {
         (Aggregate::Cart, "extend", "{\"token\":7,\"seconds\":0}".into(), 400, "malformed"),
         (Aggregate::Cart, "extend", "{\"token\":7,\"seconds\":-1}".into(), 400, "malformed"),
         (Aggregate::Cart, "rebuild_cache", "{\"part\":\"crust\"}".into(), 400, "malformed"),
-        (Aggregate::Table, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
         (Aggregate::Lock, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
     ];
     for (aggregate, verb, payload, status, code) in cases {
