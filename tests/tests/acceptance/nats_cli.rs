@@ -190,7 +190,7 @@ async fn an_operator_watches_a_bucket_and_the_service_by_the_cli() {
     watching.kill().await.expect("killed");
 
     let services = cli.told("operator", &["micro", "ls"]).await;
-    contains(cell(&services, "edge", "Description"), &["Views, active orders", "cart locks"]);
+    contains(cell(&services, "edge", "Description"), &["active orders", "locks", "users"]);
     let stats = cli.told("operator", &["micro", "stats", "edge"]).await;
     assert_eq!(cell(&stats, "view", "Requests"), "1");
     assert_eq!(cell(&stats, "view", "Errors"), "0");
