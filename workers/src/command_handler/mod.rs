@@ -65,9 +65,11 @@ const MOST_ROUNDS: usize = 10;
 /// Tries of a single command whose transaction keeps meeting others.
 const TRIES_ALONE: usize = 5;
 
-/// Most commands with a password in hand. Each takes some 30 ms of a core, so that all of them are
-/// decided in the time of a drain.
-const MAX_PASSWORDS: usize = 128;
+/// Most commands with a password that may wait; more are refused as `busy`.
+const MAX_PASSWORDS: usize = 10_000;
+/// Most of them that are begun. Each takes some 30 ms of a core: a drain finishes these, and tells the
+/// others that they are not decided.
+const PASSWORDS_BEGUN: usize = 64;
 
 #[derive(Clone)]
 struct CommandHandler {
@@ -78,6 +80,7 @@ struct CommandHandler {
     /// Commands with a password, which are decided beside the batches.
     beside: TaskTracker,
     places: Arc<Semaphore>,
+    begun: Arc<Semaphore>,
 }
 
 /// A message, and how its sender gets the outcome.
@@ -159,6 +162,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         passwords: spawn_blocking(|| Passwords::new(None)).await??,
         beside: beside.clone(),
         places: Arc::new(Semaphore::new(MAX_PASSWORDS)),
+        begun: Arc::new(Semaphore::new(PASSWORDS_BEGUN)),
     };
     let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
     let doors = [Source::Requests(REQUESTS), Source::Stream("COMMANDS"), register, login, refresh];
@@ -282,6 +286,15 @@ impl CommandHandler {
         };
         let this = self.clone();
         self.beside.spawn(async move {
+            let begun = tokio::select! {
+                biased;
+                () = this.cx.drain.cancelled() => None,
+                begun = this.begun.acquire() => begun.ok(),
+            };
+            if begun.is_none() {
+                let outcome = Outcome::refused(&command, not_decided(), None);
+                return this.reply(&reply, Some(&command), &Answer::new(&outcome)).await;
+            }
             let commands = [command];
             let checked = credentials::check(&this.passwords, &this.cx.postgres, &commands).await;
             let fates = match checked {
