@@ -2,6 +2,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use brigade::{
@@ -23,7 +24,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 
 use crate::{
-    Producer, check,
+    PATIENCE, Producer, check,
     shared::{self, role_password, shared},
     until,
 };
@@ -218,7 +219,7 @@ impl Town {
         let (options, address) = as_user_of(&self.nats_url(user)).expect("a URL");
         let options = options
             .retry_on_initial_connect()
-            .reconnect_delay_callback(|_| std::time::Duration::from_millis(10));
+            .reconnect_delay_callback(|_| Duration::from_millis(10));
         options.connect(address).await.expect("connected")
     }
 
@@ -325,9 +326,15 @@ impl Town {
 }
 
 /// Waits until a worker is ready.
+///
+/// # Panics
+/// When patience is over, with the reason why it is not.
 pub async fn ready(instance: &Instance) {
-    until(&format!("{} to be ready", instance.worker), || async { instance.health.ready().ok() })
-        .await;
+    let start = Instant::now();
+    while let Err(why) = instance.health.ready() {
+        assert!(start.elapsed() < PATIENCE, "{} is not ready: {why}", instance.worker);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A port that is free now.

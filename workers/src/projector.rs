@@ -5,7 +5,10 @@
 //! Guarantees: at quiescence the parts equal SQL; their versions never go down. Not responsible for
 //! the other parts and `versions` (command-handler) nor for lost buckets (cache-verifier).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use brigade_contracts::{
     Address, Part, Timestamp,
@@ -20,7 +23,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    runtime::{Context, Delivery, Handler, Source, Turn, Verdict, consume},
+    runtime::{Context, Delivery, Handler, Source, Turn, Verdict, consume, consume::ALONE_FROM},
     store::{Kv, Put, Stored, WhenAbsent},
 };
 
@@ -50,7 +53,14 @@ pub struct Message {
     shown: Vec<Shown>,
     /// Repair asked for this event again: what is remembered of its keys may be untrue.
     again: bool,
+    /// Since when it is in hand to be handled alone; before that it comes again by itself.
+    alone_since: Option<Instant>,
 }
+
+/// How long an event waits, without using up its tries, for `versions` to be there again. Healing
+/// takes seconds, and a server that dies meanwhile makes it begin anew. It has an end because an event
+/// that nobody committed would wait for ever.
+const HEALING: Duration = Duration::from_secs(30);
 
 struct Projector {
     cx: Context,
@@ -80,7 +90,12 @@ impl Handler for Projector {
         let payload: brigade_contracts::event::Payload =
             serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
         let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);
-        Ok(Message { shown: (self.projection.decode)(&address, payload.after)?, again })
+        let alone_since = (delivery.deliveries() >= ALONE_FROM).then_some(delivery.received);
+        Ok(Message {
+            shown: (self.projection.decode)(&address, payload.after)?,
+            again,
+            alone_since,
+        })
     }
 
     async fn handle(&self, batch: Vec<Message>, _turn: Turn) -> Vec<Verdict> {
@@ -105,10 +120,19 @@ impl Handler for Projector {
         // An older event of the batch is done when the newest of its keys are.
         let verdict_of = |message: &Message| {
             let mut verdicts = message.shown.iter().filter_map(|shown| verdicts.get(&place(shown)));
-            let worst = verdicts.find(|verdict| **verdict != Verdict::Done);
-            worst.cloned().unwrap_or(Verdict::Done)
+            match verdicts.find(|verdict| **verdict != Verdict::Done) {
+                Some(Verdict::Retry(why)) if message.waits() => Verdict::Away(why.clone()),
+                worst => worst.cloned().unwrap_or(Verdict::Done),
+            }
         };
         batch.iter().map(verdict_of).collect()
+    }
+}
+
+impl Message {
+    /// Whether what is lost may be on its way back: a dependency is away, the event has not failed.
+    fn waits(&self) -> bool {
+        self.alone_since.is_some_and(|since| since.elapsed() < HEALING)
     }
 }
 

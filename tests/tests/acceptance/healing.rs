@@ -8,7 +8,7 @@ use std::{
 use async_nats::jetstream;
 use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
-    Town, check,
+    Producer, Town, check,
     locks::Lock,
     producer::{item, placed},
     until,
@@ -135,6 +135,34 @@ async fn a_consumer_goes_on_when_its_stream_was_made_again() {
     println!("consumers went on after {:.1} s", deleted.elapsed().as_secs_f64());
     until_healed(&town).await;
     producer.publish("k1", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
+    town.finish().await;
+}
+
+/// More than all the tries that a message has: they were over in six seconds, and healing may take as
+/// long where a server dies again and again.
+#[tokio::test]
+async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
+    let town = Town::start_without(WorkerName::CacheVerifier).await;
+    let producer = town.producer().await;
+    producer.team_cart("c1", "ada", &["bob"]).await;
+    town.until_idle().await;
+    let js = jetstream::new(town.connect("operator").await);
+    for bucket in ["KV_versions", "KV_views"] {
+        js.get_stream(bucket).await.unwrap().purge().await.unwrap();
+    }
+    // As repair sends an event again.
+    let events = check::raw_events(&town).await;
+    let joined = events.iter().find(|event| event.subject.ends_with(".member_joined")).unwrap();
+    let mut headers = joined.headers.clone().unwrap();
+    headers.insert("Nats-Msg-Id", "again.1");
+    let relay = jetstream::new(town.connect("outbox-relay").await);
+    let sent = relay.publish_with_headers(joined.subject.clone(), headers, joined.payload.clone());
+    sent.await.unwrap().await.unwrap();
+    let waited = town.metrics.verdicts.with_label_values(&["payment-projector", "away"]);
+    until("the event to have waited", || async { (waited.get() >= 40).then_some(()) }).await;
+    let operator = Producer::new(town.connect("operator").await, "t1");
+    assert_eq!(operator.send("cart.c1.rebuild_cache", json!({})).await.status, 200);
+    // Nothing is dead, and KV is what SQL says.
     town.finish().await;
 }
 

@@ -30,6 +30,8 @@ use self::{
 };
 use super::{Context, Delivery, Verdict, delivery::Origin};
 
+pub use self::queues::ALONE_FROM;
+
 /// A worker that consumes.
 pub trait Handler: Send + Sync + 'static {
     /// Batches that may be at work at once, of which one has the turn.

@@ -8,7 +8,7 @@ use crate::runtime::{Delivery, delivery::Origin};
 
 /// From this delivery on a message is handled alone: those before it may have failed because of
 /// it, or it because of them.
-const ALONE_FROM: i64 = 3;
+pub const ALONE_FROM: i64 = 3;
 /// Pause after a dependency was found away.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
 
