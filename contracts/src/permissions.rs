@@ -54,6 +54,16 @@ impl NatsUser {
         self.publish(buckets.iter().map(|b| format!("$JS.API.STREAM.MSG.GET.{}", b.stream())))
     }
 
+    /// Follows the changes of a bucket by consumers without a name, which are gone with it.
+    fn watches(self, bucket: Bucket) -> Self {
+        let stream = bucket.stream();
+        self.publish([
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}"),
+            format!("$JS.FC.{stream}.>"),
+        ])
+    }
+
     /// Uses its own durable consumer of a stream, and can make it again.
     fn consumes(self, stream: &str) -> Self {
         let durable = self.name.clone();
@@ -141,7 +151,8 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_USER_VALIDATE, QUERY_USER_STATE])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
-            .reads(&[Bucket::Versions, Bucket::Views]),
+            .reads(&[Bucket::Versions, Bucket::Views])
+            .watches(Bucket::ActiveOrders),
     }
 }
 

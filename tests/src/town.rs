@@ -50,6 +50,8 @@ pub struct Town {
     pub has_ghosts: bool,
     /// Of a table-status-reconciler that is started from now on.
     pub dry_run: bool,
+    /// Of an edge that is started from now on.
+    pub list_cache: bool,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -172,6 +174,7 @@ impl Town {
             lock_policy: LockPolicy::default(),
             has_ghosts: false,
             dry_run: false,
+            list_cache: true,
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -208,6 +211,7 @@ impl Town {
             replicas: self.replicas,
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
+            list_cache: self.list_cache,
         }
     }
 

@@ -29,6 +29,7 @@ Environment:
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler
   BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
+  BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
   BRIGADE_LOG_FORMAT               text (default) or json
 Servers of a local stack (up, demo):
@@ -51,13 +52,15 @@ pub struct RunConfig {
     pub lock_policy: LockPolicy,
     /// `BRIGADE_RECONCILER_DRY_RUN=1`.
     pub dry_run: bool,
+    /// `BRIGADE_EDGE_LIST_CACHE`, unless it is `off`.
+    pub list_cache: bool,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
 
 impl RunConfig {
     /// # Errors
-    /// A `BRIGADE_HTTP_ADDR` that is no address.
+    /// A variable that cannot be read, such as a `BRIGADE_HTTP_ADDR` that is no address.
     pub fn from_env() -> Result<Self> {
         let own = |what: &str| {
             WorkerName::ALL
@@ -80,6 +83,7 @@ impl RunConfig {
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
             lock_policy: lock_policy()?,
             dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
+            list_cache: list_cache()?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -98,6 +102,7 @@ impl RunConfig {
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
+            list_cache: self.list_cache,
         })
     }
 
@@ -145,6 +150,14 @@ fn lock_policy() -> Result<LockPolicy> {
         cash: seconds("CASH", standard.cash)?,
         ..standard
     })
+}
+
+fn list_cache() -> Result<bool> {
+    match text("BRIGADE_EDGE_LIST_CACHE").as_deref() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => anyhow::bail!("BRIGADE_EDGE_LIST_CACHE: {other:?} is neither on nor off"),
+    }
 }
 
 /// How the log is written.

@@ -21,6 +21,8 @@ pub struct Servers {
     pub lock_policy: LockPolicy,
     /// Of table-status-reconciler.
     pub dry_run: bool,
+    /// Of edge: see [`Context::list_cache`].
+    pub list_cache: bool,
 }
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -112,6 +114,7 @@ async fn run(
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
         lock_policy: servers.lock_policy.clone(),
         dry_run: servers.dry_run,
+        list_cache: servers.list_cache,
     };
     let entry = registry::find(worker);
     health.starting();

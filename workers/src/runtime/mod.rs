@@ -59,4 +59,6 @@ pub struct Context {
     pub lock_policy: LockPolicy,
     /// Of table-status-reconciler: it sends nothing.
     pub dry_run: bool,
+    /// Of edge: rows of lists are kept in memory; else each is read from SQL.
+    pub list_cache: bool,
 }

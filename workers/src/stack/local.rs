@@ -81,6 +81,7 @@ impl LocalStack {
             replicas: 1,
             lock_policy: LockPolicy::default(),
             dry_run: false,
+            list_cache: true,
         }
     }
 
