@@ -14,6 +14,7 @@ pub mod screen;
 pub mod shared;
 pub mod stranger;
 pub mod town;
+pub mod wire;
 pub mod workload;
 
 use std::{

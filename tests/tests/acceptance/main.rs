@@ -12,6 +12,7 @@ mod ghosts;
 mod healing;
 mod invariants;
 mod lists;
+mod lists_in_memory;
 mod lock_deadlines;
 mod lock_expiry;
 mod lock_owners;

@@ -75,7 +75,7 @@ pub struct Lists {
 impl Lists {
     #[must_use]
     pub fn new(database: &Arc<Database>, cx: &Context) -> Self {
-        let rows = Arc::new(Rows::new(database, &cx.metrics, cx.list_cache));
+        let rows = Arc::new(Rows::new(database, cx));
         Self {
             confirmer: Together::new(database, Confirm { metrics: cx.metrics.clone() }),
             ended: Together::new(database, Ended),

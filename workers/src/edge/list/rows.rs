@@ -16,7 +16,7 @@ use crate::{
         database::{Database, Unanswered},
         together::{Question, Together},
     },
-    runtime::Metrics,
+    runtime::Context,
     store::orders,
 };
 
@@ -24,16 +24,16 @@ pub struct Rows {
     /// `None`: switched off.
     memory: Option<Memory>,
     reader: Together<Read>,
-    metrics: Arc<Metrics>,
+    cx: Context,
 }
 
 impl Rows {
     #[must_use]
-    pub fn new(database: &Arc<Database>, metrics: &Arc<Metrics>, in_memory: bool) -> Self {
+    pub fn new(database: &Arc<Database>, cx: &Context) -> Self {
         Self {
-            memory: in_memory.then(Memory::new),
+            memory: cx.list_cache.then(Memory::new),
             reader: Together::new(database, Read),
-            metrics: metrics.clone(),
+            cx: cx.clone(),
         }
     }
 
@@ -61,7 +61,7 @@ impl Rows {
             }
             found.push(row);
         }
-        let from = |from: &str| self.metrics.list_rows.with_label_values(&[from]);
+        let from = |from: &str| self.cx.metrics.list_rows.with_label_values(&[from]);
         from("memory").inc_by((found.len() - missing.len()) as u64);
         from("sql").inc_by(missing.len() as u64);
         let read = missing.into_iter().map(|(at, address)| async move {
@@ -70,6 +70,7 @@ impl Rows {
         });
         for (at, address, known) in try_join_all(read).await? {
             if let Some(known) = known {
+                self.cx.fail.point("edge.before_list_keep").await;
                 self.keep(&address, &known);
                 found[at] = known.row;
             }
