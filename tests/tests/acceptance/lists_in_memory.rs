@@ -67,6 +67,16 @@ async fn end_watches(operator: &Client) -> usize {
     names.len()
 }
 
+/// The list, asked for until somebody answers who can confirm it.
+async fn list(producer: &Producer, headers: &[(&str, &str)]) -> Reply {
+    until("an answer to the query", || async {
+        let one_try = Duration::from_millis(500);
+        let asked = producer.request_within(one_try, "q.t1.active_orders", headers, b"").await?;
+        (asked.status != 503).then_some(asked)
+    })
+    .await
+}
+
 /// The same content under the same ETag.
 fn content(list: &Reply) -> (u16, String, Option<String>) {
     (list.status, without_position(list), list.etag.clone())
@@ -253,18 +263,14 @@ async fn s4_04_the_list_equals_sql_after_10000_random_operations_with_the_watch_
         .await;
         if (2..4).contains(&how) {
             cut_the_watch(&mut town, &operator, how).await;
-            until("a server that answers", || async {
-                let list = producer.request("q.t1.active_orders", &[], b"").await?;
-                (list.status == 200).then_some(())
-            })
-            .await;
             cuts += 1;
         }
         if random.random_bool(0.3) {
-            screen.look(&producer).await;
+            let resume = screen.resume.clone();
+            screen.take(&list(&producer, &[("Resume", &resume)]).await);
             let rows = rows_in_sql(&town).await;
             assert_eq!(json!(screen.rows), rows, "after {round} rounds");
-            assert_eq!(producer.active_orders(&[]).await.body()["rows"], rows);
+            assert_eq!(list(&producer, &[]).await.body()["rows"], rows);
         }
     }
     town.until_idle().await;
@@ -364,12 +370,7 @@ async fn look_after_each_outcome(producer: Producer, stop: Arc<tokio::sync::Noti
             let what = format!("order.{order}.{verb}");
             let outcome = producer.insist(&format!("{order}-{verb}"), &what, payload).await;
             assert!(outcome.status < 300, "{}", outcome.body());
-            let list = until("an answer to the query", || async {
-                let one_try = Duration::from_millis(300);
-                let asked = producer.request_within(one_try, "q.t1.active_orders", &[], b"");
-                asked.await.filter(|list| list.status == 200)
-            })
-            .await;
+            let list = list(&producer, &[]).await;
             looks += 1;
             let body = list.body();
             let rows = body["rows"].as_array().unwrap();
@@ -419,15 +420,10 @@ async fn s4_06_after_a_killed_edge_nats_server_or_cut_connection_the_list_is_rig
                 town.nats.restart().await.unwrap();
             }
             "cut connection" => wire.cut(),
-            _ => assert_eq!(end_watches(&operator).await, 1),
+            // One that its edge has left behind may be among them.
+            _ => assert!(end_watches(&operator).await >= 1),
         }
-        let step = format!("{fault}: an answer");
-        let list = until(&step, || async {
-            let one_try = Duration::from_millis(100);
-            let asked = producer.request_within(one_try, "q.t1.active_orders", &[], b"");
-            asked.await.filter(|list| list.status == 200)
-        })
-        .await;
+        let list = list(&producer, &[]).await;
         let right = struck.elapsed();
         assert!(list.body()["rows"].as_array().unwrap().len() >= 20);
         until_caught_up(&town, before).await;
