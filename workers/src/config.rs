@@ -37,6 +37,8 @@ Servers of a local stack (up, demo):
   BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
   BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)";
 
+const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
+
 /// Where workers connect to, and where the process serves.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
@@ -83,7 +85,7 @@ impl RunConfig {
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
             lock_policy: lock_policy()?,
             dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
-            list_cache: list_cache()?,
+            list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -152,11 +154,12 @@ fn lock_policy() -> Result<LockPolicy> {
     })
 }
 
-fn list_cache() -> Result<bool> {
-    match text("BRIGADE_EDGE_LIST_CACHE").as_deref() {
+/// Of what is on unless somebody says otherwise.
+fn switched_on(text: Option<&str>) -> Result<bool> {
+    match text {
         None | Some("on") => Ok(true),
         Some("off") => Ok(false),
-        Some(other) => anyhow::bail!("BRIGADE_EDGE_LIST_CACHE: {other:?} is neither on nor off"),
+        Some(other) => anyhow::bail!("{other:?} is neither on nor off"),
     }
 }
 
@@ -254,6 +257,13 @@ fn places(home: Option<&Path>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_is_on_or_off_and_nothing_else() {
+        assert!(switched_on(None).unwrap() && switched_on(Some("on")).unwrap());
+        assert!(!switched_on(Some("off")).unwrap());
+        assert!(switched_on(Some("0")).is_err());
+    }
 
     #[test]
     fn the_cache_folder_is_the_first_one_that_is_named() {

@@ -13,6 +13,7 @@ mod healing;
 mod invariants;
 mod lists;
 mod lists_in_memory;
+mod lists_under_faults;
 mod lock_deadlines;
 mod lock_expiry;
 mod lock_owners;

@@ -241,7 +241,7 @@ impl Metrics {
             ),
             list_watch_lag: gauge(
                 "brigade_list_watch_lag",
-                "Revisions of active orders that the watch has still to bring",
+                "Revisions of active orders that the watch has still to bring; -1 while it is lost",
             ),
             list_watch_recovery_seconds: seconds(
                 "brigade_list_watch_recovery_seconds",

@@ -118,8 +118,10 @@ mod tests {
         Push(Part),
     }
 
-    /// Which parts each change touches, and what comes of which state, in any order.
-    fn happenings() -> impl Strategy<Value = (Vec<(bool, bool)>, Vec<(usize, Comes)>)> {
+    /// Which parts (core, payments) each change touches, and what comes of which state.
+    type Happenings = (Vec<(bool, bool)>, Vec<(usize, Comes)>);
+
+    fn happenings() -> impl Strategy<Value = Happenings> {
         let touched = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
         prop::collection::vec(touched, 0..8).prop_flat_map(|changes| {
             let comes = prop_oneof![

@@ -60,6 +60,13 @@ struct Place {
     revision: u64,
 }
 
+impl Place {
+    /// Whether the revisions after it are still those that come after it.
+    fn is_in(&self, created: OffsetDateTime, server_id: &str, one_server: bool) -> bool {
+        self.created == created && (!one_server || self.server_id == server_id)
+    }
+}
+
 /// Why a watch has to be made again.
 struct Lost {
     why: &'static str,
@@ -94,6 +101,7 @@ impl Watch {
             } else {
                 tracing::debug!(why, error, "no watch on active orders yet");
             }
+            self.cx.metrics.list_watch_lag.set(-1);
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -133,10 +141,9 @@ impl Watch {
         let one_server = self.cx.topology.streams[&name].get("num_replicas").is_none_or(|n| n == 1);
         let stream = nats.jetstream.get_stream(&name).await.map_err(Lost::refused)?;
         let created = stream.cached_info().created;
-        let is_same = |place: &&Place| {
-            place.created == created && (!one_server || place.server_id == server_id)
-        };
-        let revision = self.place.as_ref().filter(is_same).map_or(0, |place| place.revision);
+        let place = self.place.take().filter(|p| p.is_in(created, &server_id, one_server));
+        let revision = place.map_or(0, |place| place.revision);
+        self.place = Some(Place { created, server_id, revision });
         let config = push::Config {
             description: Some("edge: keeps the rows of lists warm".to_owned()),
             deliver_subject: nats.client.new_inbox(),
@@ -153,7 +160,6 @@ impl Watch {
         };
         let consumer = stream.create_consumer(config).await.map_err(Lost::refused)?;
         let messages = consumer.messages().await.map_err(Lost::refused)?;
-        self.place = Some(Place { created, server_id, revision });
         Ok((messages.ready_chunks(BATCH), consumer.cached_info().num_pending))
     }
 
@@ -192,6 +198,27 @@ impl Watch {
             let seconds = since.elapsed().as_secs_f64();
             tracing::info!(seconds, "the watch on active orders has brought everything");
             metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]).observe(seconds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_on_in_the_same_stream_of_a_server_that_lost_nothing() {
+        let (first, second) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH + PAUSE);
+        let place = Place { created: first, server_id: "a".to_owned(), revision: 7 };
+        for (created, server_id, one_server, goes_on) in [
+            (first, "a", true, true),
+            (first, "b", true, false),
+            (second, "a", true, false),
+            (first, "b", false, true),
+            (second, "b", false, false),
+        ] {
+            let is_in = place.is_in(created, server_id, one_server);
+            assert_eq!(is_in, goes_on, "{created} {server_id} {one_server}");
         }
     }
 }
