@@ -51,7 +51,7 @@ pub async fn step(producer: &Producer, order: &str, verb: &str) {
 }
 
 /// Somebody purges what is shown of the list.
-pub async fn lose_rows(town: &Town) {
+async fn lose_rows(town: &Town) {
     let operator = town.connect("operator").await;
     let purge = operator.request("$JS.API.STREAM.PURGE.KV_active_orders", "".into());
     purge.await.unwrap();
