@@ -25,6 +25,7 @@ mod http;
 mod list;
 mod locks;
 mod outcome;
+mod owners;
 mod queries;
 mod reply;
 mod service;
@@ -56,6 +57,7 @@ use self::{
     list::Lists,
     locks::{LiveLocks, LockHistory},
     outcome::Inbox,
+    owners::Owners,
     reply::Reply,
     service::{Endpoint, Service},
     together::Together,
@@ -91,6 +93,7 @@ struct Edge {
     live_locks: Together<LiveLocks>,
     lock_history: Together<LockHistory>,
     users: Together<Users>,
+    owners: Together<Owners>,
     content: Content,
     lists: Lists,
     versions: Kv,
@@ -196,6 +199,7 @@ impl Edge {
             live_locks: Together::new(&database, LiveLocks),
             lock_history: Together::new(&database, LockHistory),
             users: Together::new(&database, Users),
+            owners: Together::new(&database, Owners),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx.metrics),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,

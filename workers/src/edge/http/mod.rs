@@ -8,6 +8,7 @@
 mod commands;
 mod head;
 mod reads;
+mod rules;
 mod who;
 
 use std::sync::Arc;
