@@ -16,7 +16,8 @@
 //! every query that the server gave to this edge; those that wait are answered at once with what
 //! is there.
 //!
-//! Writes nothing: commands that come over HTTP are sent on. Repairs nothing that it finds missing in KV: that is cache-verifier's.
+//! Writes nothing: a command that comes over HTTP is sent on. Repairs nothing that it finds missing
+//! in KV: that is cache-verifier's.
 
 mod confirm;
 mod content;
