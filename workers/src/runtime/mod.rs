@@ -59,6 +59,8 @@ pub struct Context {
     pub lock_policy: LockPolicy,
     /// Of table-status-reconciler: it sends nothing.
     pub dry_run: bool,
+    /// Of edge: where and how its API is served.
+    pub http: http::Api,
     /// Of edge: rows of lists are kept in memory; else each is read from SQL.
     pub list_cache: bool,
 }
