@@ -26,6 +26,7 @@ mod locks;
 mod outcome;
 mod reply;
 mod service;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod together;
@@ -56,6 +57,7 @@ use self::{
     outcome::Inbox,
     reply::Reply,
     service::{Endpoint, Service},
+    streams::Streams,
     together::Together,
     users::Users,
 };
@@ -91,6 +93,7 @@ struct Edge {
     users: Together<Users>,
     content: Content,
     lists: Lists,
+    streams: Streams,
     versions: Kv,
     in_hand: Arc<Semaphore>,
     waiting: Semaphore,
@@ -112,6 +115,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let about = "Views of aggregates, active orders, outcomes, locks, users, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
+    // Whichever way this ends, so do they.
+    let _streams = edge.streams.stop().clone().drop_guard();
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
     edge.cx.nats.round_trip().await;
@@ -191,6 +196,7 @@ impl Edge {
             users: Together::new(&database, Users),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx.metrics),
+            streams: Streams::new(&cx.drain),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
             waiting: Semaphore::new(MAX_WAITING),
