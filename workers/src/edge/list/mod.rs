@@ -150,12 +150,7 @@ impl Lists {
     ///
     /// # Errors
     /// `503 unconfirmed` where Postgres does not answer.
-    pub async fn whole(
-        &self,
-        tenant: Token,
-        listed: &Listed,
-        reset: bool,
-    ) -> Result<Whole, Reply> {
+    pub async fn whole(&self, tenant: Token, listed: &Listed, reset: bool) -> Result<Whole, Reply> {
         let rows = self.rows.find(&tenant, listed.shown().iter()).await;
         let mut rows = rows.map_err(|_| Reply::unconfirmed())?;
         rows.retain(|row| row.active);

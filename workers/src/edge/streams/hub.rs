@@ -12,11 +12,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::join_all};
 use tokio::{
-    sync::{
-        broadcast,
-        mpsc::UnboundedReceiver,
-        oneshot,
-    },
+    sync::{broadcast, mpsc::UnboundedReceiver, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -51,10 +47,8 @@ pub trait Topic: Send + Sync + 'static {
     ///
     /// # Errors
     /// Where that is not certain; nothing has happened then.
-    fn advance(
-        &mut self,
-        edge: &Edge,
-    ) -> impl Future<Output = Result<Option<Bytes>, Reply>> + Send;
+    fn advance(&mut self, edge: &Edge)
+    -> impl Future<Output = Result<Option<Bytes>, Reply>> + Send;
 
     /// What brings a reader there that comes with this position, or with none.
     ///

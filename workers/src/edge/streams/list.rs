@@ -57,10 +57,10 @@ impl Told {
 
     /// Whether whoever was told everything has this list.
     fn is_same(&self, listed: &Listed) -> bool {
-        let versions = |listed: &Listed| listed.shown().iter().map(Line::versions);
+        let versions = self.listed.shown().iter().map(Line::versions);
         self.position.moment.start == listed.moment.start
             && self.listed.more() == listed.more()
-            && versions(&self.listed).eq(versions(listed))
+            && versions.eq(listed.shown().iter().map(Line::versions))
     }
 }
 
@@ -89,6 +89,7 @@ impl ActiveOrders {
         let Some(rows) = edge.lists.rows(&self.tenant, &new).await? else { return Ok(None) };
         let to = Position { moment: listed.moment, ..from.clone() };
         let news = (!rows.is_empty()).then(|| changes(&rows, &from.to_string(), &to.to_string()));
+        edge.cx.metrics.stream_changes.inc_by(new.len() as u64);
         edge.cx.metrics.displayed(new.iter().map(|line| line.at));
         let changed = lines.into_iter().map(|line| (line.order.clone(), versions(&line)));
         let told = Told { changed: changed.collect(), ..Told::new(listed.clone(), to) };

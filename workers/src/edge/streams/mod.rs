@@ -32,12 +32,12 @@ use tokio::{
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         oneshot,
     },
-    time::{Interval, interval_at, Instant},
+    time::{Instant, Interval, interval_at},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{list::ActiveOrders, view::View};
 use self::hub::{HEARTBEAT, Join, Joined, Topic};
+pub use self::{list::ActiveOrders, view::View};
 use super::{Edge, reply::Reply, wait::Counted};
 
 /// Most readers of an edge. One takes some 30 KiB, its connection included.
@@ -109,7 +109,6 @@ where
     edge.streams.hand(edge, topic, Join { last, answer });
     // A hub that ended, with edge, or by a panic.
     let Joined { first, rest } = answered.await.map_err(|_| Reply::unconfirmed())??;
-    let retry = frame::retry(rand::random_range(RETRY));
     let reader = Reader {
         first: vec![first, frame::retry(rand::random_range(RETRY))],
         rest,

@@ -71,7 +71,9 @@ impl Topic for View {
         let version = reply.etag.as_deref().and_then(|tag| tag.trim_matches('"').parse().ok());
         let version = version.ok_or_else(Reply::unconfirmed)?;
         let told = self.told.insert(Told { version, body: reply.body });
-        Ok(before.map(|_| told.to(before)))
+        let news = before.map(|_| told.to(before));
+        edge.cx.metrics.stream_changes.inc_by(news.is_some().into());
+        Ok(news)
     }
 
     async fn first(&self, _: &Edge, last: Option<&str>) -> Result<Bytes, Reply> {
