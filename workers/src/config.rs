@@ -11,7 +11,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use brigade_contracts::WorkerName;
 
-use crate::{domain::LockPolicy, runtime::fleet::Servers};
+use crate::{
+    domain::LockPolicy,
+    runtime::{fleet::Servers, http::Api},
+};
 
 /// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
 pub const VARIABLES: &str = "\
@@ -98,6 +101,7 @@ impl RunConfig {
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
+            http: Api::default(),
         })
     }
 

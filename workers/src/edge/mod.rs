@@ -21,9 +21,11 @@
 mod confirm;
 mod content;
 mod database;
+mod http;
 mod list;
 mod locks;
 mod outcome;
+mod queries;
 mod reply;
 mod service;
 mod streams;
@@ -120,11 +122,16 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
     edge.cx.nats.round_trip().await;
+    let served = cx.http.slot.fill(http::router(&edge));
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
         async move { serve(&edge, &endpoint, requests).await }
     });
-    let serving = join_all(serving);
+    let serving = async {
+        join_all(serving).await;
+        drop(served);
+        edge.answered().await;
+    };
     let drained = async {
         cx.drain.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;
@@ -133,8 +140,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     tokio::pin!(serving, drained);
     loop {
         tokio::select! {
-            _ = &mut serving => return Ok(()),
-            () = &mut drained => anyhow::bail!("queries are left after {DRAIN_LIMIT:?}"),
+            () = &mut serving => return Ok(()),
+            () = &mut drained => anyhow::bail!("requests are left after {DRAIN_LIMIT:?}"),
             // Stuck queries fill up all the room, and then edge is not well.
             _ = tick.tick() => if edge.in_hand.available_permits() > 0 {
                 cx.health.moved();
@@ -205,17 +212,14 @@ impl Edge {
     }
 
     async fn answer(&self, endpoint: &Endpoint, query: &Delivery) {
-        let answered = match endpoint.name {
-            VIEW => self.view(query).await,
-            ACTIVE_ORDERS => self.active_orders(query).await,
-            LOCK => self.lock(query).await,
-            LOCK_HISTORY => self.lock_history(query).await,
-            USER_VALIDATE => self.user_validate(query).await,
-            USER_STATE => self.user_state(query).await,
-            _ => self.outcome(query).await,
-        };
-        let reply = answered.unwrap_or_else(|error| error);
+        let reply = self.query(endpoint.name, query).await.unwrap_or_else(|error| error);
         self.send(endpoint, query, reply).await;
+    }
+
+    /// Waits until nothing is in hand.
+    async fn answered(&self) {
+        // Never closed, and never asked for more than there is.
+        let _all = self.in_hand.acquire_many(MAX_IN_HAND as u32).await;
     }
 
     async fn send(&self, endpoint: &Endpoint, query: &Delivery, reply: Reply) {

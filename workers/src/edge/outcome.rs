@@ -1,13 +1,12 @@
-//! `q.<tenant>.outcome.<command_id>`: the stored outcome of a command, byte for byte.
+//! The stored outcome of a command, byte for byte.
 
-use std::{collections::HashMap, ops::ControlFlow};
+use std::{collections::HashMap, ops::ControlFlow, time::Duration};
 
-use brigade_contracts::{Refusal, Token, query, subject};
+use brigade_contracts::{Refusal, Token, subject};
 use bytes::Bytes;
 use sqlx::PgConnection;
 
 use super::{Edge, reply::Reply, together::Question};
-use crate::runtime::Delivery;
 
 /// Asks for stored outcomes, by tenant and Command-Id.
 pub struct Inbox;
@@ -45,10 +44,12 @@ impl Question for Inbox {
 }
 
 impl Edge {
-    pub(super) async fn outcome(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let (tenant, id) = subject::parse_query_outcome(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.outcome.<command_id>"))?;
-        let wait = query::wait(query.headers())?;
+    pub(super) async fn outcome(
+        &self,
+        tenant: Token,
+        id: Token,
+        wait: Duration,
+    ) -> Result<Reply, Reply> {
         let wake_on = subject::outcome(&tenant, &id);
         let ask = async || match self.inbox.get((tenant.clone(), id.clone())).await {
             Ok(Some(outcome)) => ControlFlow::Break(Ok(Reply::ok(outcome))),

@@ -36,8 +36,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::hub::{HEARTBEAT, Join, Joined, Topic};
-pub use self::{list::ActiveOrders, view::View};
+use self::hub::{HEARTBEAT, Join, Joined};
+pub use self::{hub::Topic, list::ActiveOrders, view::View};
 use super::{Edge, reply::Reply, wait::Counted};
 
 /// Most readers of an edge. One takes some 30 KiB, its connection included.
@@ -107,13 +107,14 @@ where
     let place = edge.streams.places.clone().try_acquire_owned().map_err(|_| Reply::busy())?;
     let (answer, answered) = oneshot::channel();
     edge.streams.hand(edge, topic, Join { last, answer });
-    // A hub that ended, with edge, or by a panic.
-    let Joined { first, rest } = answered.await.map_err(|_| Reply::unconfirmed())??;
+    // A hub that ended, with edge, or by a panic: the next one has room.
+    let Joined { first, rest } = answered.await.map_err(|_| Reply::busy())??;
     let reader = Reader {
         first: vec![first, frame::retry(rand::random_range(RETRY))],
         rest,
         may_read,
         check: interval_at(Instant::now() + HEARTBEAT, HEARTBEAT),
+        ended: None,
         _counted: Counted::new(&edge.cx.metrics.stream_readers),
         edge: edge.clone(),
         _place: place,
@@ -130,6 +131,8 @@ struct Reader<M> {
     rest: Receiver<Bytes>,
     may_read: M,
     check: Interval,
+    /// Why edge ended it.
+    ended: Option<&'static str>,
     _counted: Counted,
     edge: Arc<Edge>,
     _place: OwnedSemaphorePermit,
@@ -159,7 +162,17 @@ where
                 },
             }
         };
-        self.edge.cx.metrics.stream_ends.with_label_values(&[why]).inc();
+        self.ended = Some(why);
         None
+    }
+}
+
+impl<M> Drop for Reader<M> {
+    fn drop(&mut self) {
+        // One that left by itself had taken everything.
+        let stalled = (!self.rest.is_empty()).then_some("stalled");
+        if let Some(why) = self.ended.or(stalled) {
+            self.edge.cx.metrics.stream_ends.with_label_values(&[why]).inc();
+        }
     }
 }
