@@ -27,6 +27,7 @@ mod payments;
 mod permissions;
 mod reads;
 mod strangers;
+mod streams;
 mod tables;
 mod topology;
 mod users;
