@@ -25,6 +25,7 @@ mod http;
 mod list;
 mod locks;
 mod outcome;
+mod owners;
 mod queries;
 mod reply;
 mod service;
@@ -57,6 +58,7 @@ use self::{
     list::Lists,
     locks::{LiveLocks, LockHistory},
     outcome::Inbox,
+    owners::Owners,
     reply::Reply,
     service::{Endpoint, Service},
     streams::Streams,
@@ -93,6 +95,7 @@ struct Edge {
     live_locks: Together<LiveLocks>,
     lock_history: Together<LockHistory>,
     users: Together<Users>,
+    owners: Together<Owners>,
     content: Content,
     lists: Lists,
     streams: Streams,
@@ -201,6 +204,7 @@ impl Edge {
             live_locks: Together::new(&database, LiveLocks),
             lock_history: Together::new(&database, LockHistory),
             users: Together::new(&database, Users),
+            owners: Together::new(&database, Owners),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx.metrics),
             streams: Streams::new(&cx.drain),

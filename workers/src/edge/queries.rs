@@ -43,7 +43,7 @@ impl Edge {
     async fn query_outcome(&self, query: &Delivery) -> Result<Reply, Reply> {
         let (tenant, id) = subject::parse_query_outcome(query.subject())
             .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.outcome.<command_id>"))?;
-        self.outcome(tenant, id, query::wait(query.headers())?).await
+        self.outcome(tenant, id, query::wait(query.headers())?, None).await
     }
 
     async fn query_active_orders(&self, query: &Delivery) -> Result<Reply, Reply> {

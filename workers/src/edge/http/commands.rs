@@ -13,10 +13,12 @@ use axum::{
     },
 };
 use brigade_contracts::{
-    MAX_PAYLOAD, Refusal, Token,
+    Address, Aggregate, Door, MAX_PAYLOAD, Refusal, Token,
+    command::unknown_verb,
     header::{
         ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, SOURCE, STATUS, TRACEPARENT, bad, command_id,
     },
+    subject,
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -26,6 +28,7 @@ use super::{
     Shared,
     head::{named, one, token},
     reads::UNKEPT,
+    rules::{Least, of_verb},
     who::Who,
 };
 use crate::{edge::Edge, runtime::http::Problem};
@@ -46,21 +49,24 @@ pub(super) async fn command(
     Path((tenant, aggregate, id, verb)): Path<(String, String, String, String)>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
-    let (tenant, aggregate) = (token(&tenant)?, token(&aggregate)?);
-    let (id, verb) = (token(&id)?, token(&verb)?);
+    let (tenant, id, verb) = (token(&tenant)?, token(&id)?, token(&verb)?);
+    let aggregate = Aggregate::parse(token(&aggregate)?.as_str());
+    let known =
+        aggregate.and_then(|aggregate| Some((aggregate, of_verb(aggregate, verb.as_str())?)));
+    let (aggregate, rule) = known.ok_or_else(unknown_verb)?;
+    let address = Address { tenant: tenant.clone(), aggregate, id };
     let (head, body) = request.into_parts();
     is_json(&head.headers)?;
     let command_id = idempotency_key(&head.headers)?;
-    let asks_for_a_token =
-        aggregate.as_str() == "user" && ["register", "login", "refresh"].contains(&verb.as_str());
-    let who = match asks_for_a_token {
-        true => Who::Nobody,
-        false => edge.who(&tenant, &head.headers).await?,
+    // A token that has expired must not keep anybody from asking for a new one.
+    let who = match rule.least {
+        Least::Anybody => Who::Nobody,
+        _ => edge.who(&tenant, &head.headers).await?,
     };
-    edge.may_send(&who)?;
     let headers = command_headers(&head.headers, &command_id, &who, peer)?;
     let payload = payload(&head.headers, body).await?;
-    let subject = format!("req.{tenant}.{aggregate}.{id}.{verb}");
+    edge.may_send(&who, rule, &address, &verb, &payload).await?;
+    let subject = subject::command(Door::Request, &address, &verb);
     edge.decide(&subject, &headers, payload).await
 }
 

@@ -74,9 +74,9 @@ pub(super) async fn outcome(
 ) -> Result<Response<Body>, Problem> {
     let (tenant, command_id) = (token(&tenant)?, token(&command_id)?);
     let who = edge.who(&tenant, &headers).await?;
-    edge.may_list(&who)?;
     let wait = wait(&headers);
-    let reply = edge.outcome(tenant, command_id, wait.unwrap_or_default()).await?;
+    let of = who.user();
+    let reply = edge.outcome(tenant, command_id, wait.unwrap_or_default(), of).await?;
     Ok(response(reply, wait))
 }
 

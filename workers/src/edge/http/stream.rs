@@ -8,7 +8,7 @@ use axum::{
     extract::{Path, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Response,
-        header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
+        header::CONTENT_TYPE,
     },
 };
 use brigade_contracts::{Address, Aggregate, Token};
@@ -17,7 +17,7 @@ use futures::StreamExt;
 use super::{
     Shared,
     head::token,
-    reads::{UNKEPT, unknown_aggregate},
+    reads::unknown_aggregate,
 };
 use crate::{
     edge::{
@@ -92,8 +92,6 @@ fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, UNKEPT);
-    headers.insert(VARY, HeaderValue::from_static("Authorization"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }

@@ -1,14 +1,19 @@
-//! Who asks, by the access token of a session, which is confirmed with SQL at each request.
+//! Who asks, by the access token of a session, which is confirmed with SQL at each request, and
+//! what they may ([`super::rules`]).
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use brigade_contracts::{
-    Address, Aggregate, Refusal, Secret, Token,
+    Address, Aggregate, Refusal, Secret, Token, payment,
     user::{Valid, Validate, user_of},
 };
+use serde_json::Value;
 
-use super::head::one;
+use super::{
+    head::one,
+    rules::{self, Least, Rule},
+};
 use crate::{
-    edge::{Edge, users::invalid_token},
+    edge::{Edge, reply::Reply, users::invalid_token},
     runtime::http::Problem,
 };
 
@@ -36,15 +41,11 @@ impl Who {
         }
     }
 
-    /// Whether this may do what staff may.
-    #[must_use]
-    pub fn is_staff(&self) -> bool {
+    fn is_staff(&self) -> bool {
         self.has(STAFF) || self.is_manager()
     }
 
-    /// Whether this may do what a manager may.
-    #[must_use]
-    pub fn is_manager(&self) -> bool {
+    fn is_manager(&self) -> bool {
         self.has(MANAGER)
     }
 
@@ -78,33 +79,90 @@ impl Edge {
         Ok(Who::User(self.valid(user, &Validate { access_token }).await?))
     }
 
-    /// Whether an aggregate's view may be read.
+    /// Whether what an aggregate shows may be read, at once and as a stream.
     ///
     /// # Errors
-    /// `403 not_allowed`, of what is not there as well.
+    /// `403 not_allowed`, of what is not there as well; `503 unconfirmed`.
     pub(in crate::edge) async fn may_read(
         &self,
         who: &Who,
-        _address: &Address,
+        address: &Address,
     ) -> Result<(), Problem> {
-        if who.is_staff() { Ok(()) } else { Err(not_allowed()) }
+        // A manager looks after the users.
+        if address.aggregate == Aggregate::User && who.is_manager() {
+            return Ok(());
+        }
+        self.may(who, rules::of_view(address.aggregate), address).await
     }
 
-    /// Whether a command may be sent.
-    ///
-    /// # Errors
-    /// `403 not_allowed`, of what is not there as well.
-    pub(super) fn may_send(&self, who: &Who) -> Result<(), Problem> {
-        if matches!(who, Who::Nobody) || who.is_staff() { Ok(()) } else { Err(not_allowed()) }
-    }
-
-    /// Whether lists may be read.
+    /// Whether lists may be read, at once and as streams.
     ///
     /// # Errors
     /// `403 not_allowed`.
     pub(in crate::edge) fn may_list(&self, who: &Who) -> Result<(), Problem> {
         if who.is_staff() { Ok(()) } else { Err(not_allowed()) }
     }
+
+    /// Whether a command may be sent.
+    ///
+    /// # Errors
+    /// `403 not_allowed`, of what is not there as well; `503 unconfirmed`; 400 and 422 for a
+    /// payload that does not say whom it is about.
+    pub(super) async fn may_send(
+        &self,
+        who: &Who,
+        rule: Rule,
+        address: &Address,
+        verb: &Token,
+        payload: &[u8],
+    ) -> Result<(), Problem> {
+        // What is no JSON names nobody, forces nothing, and is refused where commands are decided.
+        let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
+        let rule = rule.with(&fields);
+        let customer = who.user().filter(|_| !who.is_staff());
+        if customer.is_some_and(|user| !rule.names_only(user.as_str(), &fields)) {
+            return Err(not_allowed());
+        }
+        let paid_for = match customer.and(Some((address.aggregate, verb.as_str()))) {
+            Some((Aggregate::Payment, "initiate")) => target(address, payload)?,
+            _ => None,
+        };
+        self.may(who, rule.least, paid_for.as_ref().unwrap_or(address)).await
+    }
+
+    async fn may(&self, who: &Who, least: Least, thing: &Address) -> Result<(), Problem> {
+        let may = match (least, who.user()) {
+            (Least::Never, _) => false,
+            (Least::Anybody, _) => true,
+            (Least::Customer, user) => user.is_some() || who.is_staff(),
+            (Least::Staff, _) => who.is_staff(),
+            (Least::Manager, _) => who.is_manager(),
+            (Least::Oneself, Some(user)) => *user == thing.id,
+            (Least::Owner | Least::Claimer, Some(user)) if !who.is_staff() => {
+                let owned = self.owners.get(thing.clone()).await;
+                let owned = owned.map_err(|_| Reply::unconfirmed())?.unwrap_or_default();
+                match least {
+                    Least::Claimer => owned.may_be_claimed_by(user),
+                    _ => owned.is_of(user),
+                }
+            }
+            (Least::Oneself | Least::Owner | Least::Claimer, _) => who.is_staff(),
+        };
+        if may { Ok(()) } else { Err(not_allowed()) }
+    }
+}
+
+/// What a payment is for. Read like where commands are decided, so that both mean the same.
+fn target(payment: &Address, payload: &[u8]) -> Result<Option<Address>, Refusal> {
+    let Some(payment::Verb::Initiate(initiate)) = payment::Verb::decode("initiate", payload)?
+    else {
+        return Ok(None);
+    };
+    let (aggregate, id) = match initiate.target {
+        payment::Target::Cart(id) => (Aggregate::Cart, id),
+        payment::Target::Order(id) => (Aggregate::Order, id),
+    };
+    Ok(Some(Address { tenant: payment.tenant.clone(), aggregate, id }))
 }
 
 /// The token of `Bearer <token>`.
@@ -118,7 +176,7 @@ fn missing_token() -> Problem {
     Refusal::new(401, "missing_token", message).into()
 }
 
-pub(super) fn not_allowed() -> Problem {
+fn not_allowed() -> Problem {
     let message = "this is not there, or not for the user of this token";
     Refusal::new(403, "not_allowed", message).into()
 }
