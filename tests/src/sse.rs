@@ -89,18 +89,24 @@ impl Events {
         }
     }
 
-    /// Waits for the next comment, over whatever events.
+    /// The next event, if it has come.
+    pub fn next_if_there(&mut self) -> Option<Event> {
+        self.parse()
+    }
+
+    /// Waits for the next comment.
     ///
     /// # Panics
-    /// Where none comes.
+    /// Where none comes, or an event before it.
     pub async fn heartbeat(&mut self) -> Option<()> {
         let before = self.comments;
-        while self.comments == before {
-            if self.parse().is_none() {
-                self.more().await?;
+        loop {
+            assert_eq!(self.parse(), None);
+            if self.comments > before {
+                return Some(());
             }
+            self.more().await?;
         }
-        Some(())
     }
 
     async fn more(&mut self) -> Option<()> {

@@ -67,6 +67,12 @@ impl Web {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// The same at another address: `http://<address>`.
+    #[must_use]
+    pub fn at(&self, base: String) -> Self {
+        Self { base, ..self.clone() }
+    }
+
     /// The same at another restaurant.
     #[must_use]
     pub fn of(&self, tenant: &str) -> Self {

@@ -100,8 +100,7 @@ async fn s4_02_added_updated_and_removed_are_pushed_with_their_reasons() {
     place(&producer, "o2").await;
     assert_eq!(told("o2").await, (json!("placed"), added));
     step(&producer, "o2", "cancel").await;
-    let removed =
-        |reason: &str| json!({"kind": "removed", "fields": ["status"], "reason": reason});
+    let removed = |reason: &str| json!({"kind": "removed", "fields": ["status"], "reason": reason});
     assert_eq!(told("o2").await, (json!("cancelled"), removed("guest left")));
     for (verb, status) in [("prepare", "preparing"), ("ready", "ready"), ("serve", "served")] {
         step(&producer, "o1", verb).await;

@@ -6,19 +6,12 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{
     body::Body,
     extract::{Path, State},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, Response,
-        header::CONTENT_TYPE,
-    },
+    http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE},
 };
 use brigade_contracts::{Address, Aggregate, Token};
 use futures::StreamExt;
 
-use super::{
-    Shared,
-    head::token,
-    reads::unknown_aggregate,
-};
+use super::{Shared, head::token, reads::unknown_aggregate};
 use crate::{
     edge::{
         Edge,
