@@ -1,7 +1,7 @@
 //! Server-sent events, as a program outside reads them: a parser of the WHATWG standard, and the
 //! kitchen's screen that is kept by what it is told.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, io::BufRead, time::Duration};
 
 use reqwest::{Method, Response};
 use serde_json::Value;
@@ -81,6 +81,15 @@ impl Events {
     /// # Panics
     /// Where nothing comes, or no JSON.
     pub async fn next(&mut self) -> Option<Event> {
+        let (kind, data) = self.next_text().await?;
+        Some(Event { kind, data: serde_json::from_str(&data).expect("JSON") })
+    }
+
+    /// The next event, its kind and its data as they came.
+    ///
+    /// # Panics
+    /// Where nothing comes.
+    pub async fn next_text(&mut self) -> Option<(String, String)> {
         loop {
             if let Some(event) = self.parse() {
                 return Some(event);
@@ -89,9 +98,9 @@ impl Events {
         }
     }
 
-    /// The next event, if it has come.
-    pub fn next_if_there(&mut self) -> Option<Event> {
-        self.parse()
+    /// Whether an event has come that was not taken yet; it is taken.
+    pub fn has_more(&mut self) -> bool {
+        self.parse().is_some()
     }
 
     /// Waits for the next comment.
@@ -117,22 +126,25 @@ impl Events {
     }
 
     /// An event, if a whole one has come.
-    fn parse(&mut self) -> Option<Event> {
-        while let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.text.drain(..=end).collect();
+    fn parse(&mut self) -> Option<(String, String)> {
+        loop {
+            let mut line = Vec::new();
+            let read = (&self.text[..]).read_until(b'\n', &mut line).expect("from memory");
+            if line.pop_if(|last| *last == b'\n').is_none() {
+                return None;
+            }
+            self.text.drain(..read);
             let line = String::from_utf8(line).expect("UTF-8");
-            if let Some(event) = self.line(line.trim_end_matches('\n')) {
+            if let Some(event) = self.line(&line) {
                 return Some(event);
             }
         }
-        None
     }
 
-    fn line(&mut self, line: &str) -> Option<Event> {
+    fn line(&mut self, line: &str) -> Option<(String, String)> {
         if line.is_empty() {
             let (kind, data) = (std::mem::take(&mut self.kind), std::mem::take(&mut self.data));
-            let data = (!data.is_empty()).then(|| serde_json::from_str(&data).expect("JSON"))?;
-            return Some(Event { kind, data });
+            return (!data.is_empty()).then_some((kind, data));
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);

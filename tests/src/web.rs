@@ -100,6 +100,15 @@ impl Web {
         Page { status, headers, bytes: answer.bytes().await.expect("a body") }
     }
 
+    /// What stands at a path beside the API.
+    ///
+    /// # Panics
+    /// Where there is no answer.
+    pub async fn text(&self, path: &str) -> String {
+        let answer = self.client.get(format!("{}{path}", self.base)).send().await;
+        answer.expect("an answer").text().await.expect("text")
+    }
+
     /// A query, with headers as they are given.
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Page {
         let request = self.request(Method::GET, path);

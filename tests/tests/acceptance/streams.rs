@@ -10,6 +10,7 @@ use brigade_tests::{
     Producer, Town, Web,
     producer::placed,
     sse::{Board, Event, Events},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +23,18 @@ async fn town() -> (Town, Producer, Web) {
     town.run_all().await;
     let (producer, web) = (town.producer().await, town.web().await);
     (town, producer, web)
+}
+
+/// Opens a stream as a client does, which comes again when it is told to come later.
+async fn open(web: &Web, last: Option<&str>) -> Events {
+    until("a stream", async || match web.stream(ACTIVE, last).await {
+        Ok(events) => Some(events),
+        Err(page) => {
+            assert_eq!(page.status, 503, "{:?}", page.body());
+            None
+        }
+    })
+    .await
 }
 
 async fn place(producer: &Producer, order: &str) {
@@ -74,9 +87,9 @@ async fn s4_01_a_placed_order_is_pushed_over_http() {
     println!("from the change to its readers: {:.1} ms", displayed.get_sample_sum() * 1e3);
     drop(events);
     let gone = async || (town.metrics.stream_readers.get() == 0).then_some(());
-    brigade_tests::until("the reader to be gone", gone).await;
+    until("the reader to be gone", gone).await;
     let gone = async || (town.metrics.stream_hubs.get() == 0).then_some(());
-    brigade_tests::until("the hub to be gone", gone).await;
+    until("the hub to be gone", gone).await;
     town.finish().await;
 }
 
