@@ -125,14 +125,13 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
     edge.cx.nats.round_trip().await;
-    let served = cx.http.slot.fill(http::router(&edge));
+    let mut served = Some(cx.http.slot.fill(http::router(&edge)));
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
         async move { serve(&edge, &endpoint, requests).await }
     });
     let serving = async {
         join_all(serving).await;
-        drop(served);
         edge.answered().await;
     };
     let drained = async {
@@ -144,6 +143,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut serving => return Ok(()),
+            // Requests over HTTP come to this edge until the drain, and then to another.
+            () = cx.drain.cancelled(), if served.is_some() => served = None,
             () = &mut drained => anyhow::bail!("requests are left after {DRAIN_LIMIT:?}"),
             // Stuck queries fill up all the room, and then edge is not well.
             _ = tick.tick() => if edge.in_hand.available_permits() > 0 {
