@@ -130,9 +130,7 @@ impl Events {
         loop {
             let mut line = Vec::new();
             let read = (&self.text[..]).read_until(b'\n', &mut line).expect("from memory");
-            if line.pop_if(|last| *last == b'\n').is_none() {
-                return None;
-            }
+            line.pop_if(|last| *last == b'\n')?;
             self.text.drain(..read);
             let line = String::from_utf8(line).expect("UTF-8");
             if let Some(event) = self.line(&line) {

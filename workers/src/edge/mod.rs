@@ -10,6 +10,9 @@
 //! ([`content`]). So it is with the active orders of a tenant ([`list`]). Outcomes are read from
 //! the inbox, locks and users from their tables.
 //!
+//! Over HTTP it answers the same queries, sends commands on, and pushes what is new in a list or a
+//! view to whoever follows it ([`streams`]).
+//!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
 //! cannot be reached the answer is `503 unconfirmed` ([`database`]), not a guess. A drain answers

@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use super::{ACTIVE, open, place, sessions::session};
+use super::{ACTIVE, open, place};
 
 const READERS: usize = 500;
 const STALLED: usize = 5;
@@ -67,7 +67,7 @@ async fn five_hundred_readers_of_which_five_stall() {
     town.api.open = true;
     town.run(WorkerName::Edge).await;
     let (producer, trusted) = (town.producer().await, town.web().await);
-    let staff = session(&producer, &trusted, "ada").await;
+    let staff = trusted.newcomer("ada").await;
     producer.done("user.ada.change_roles", json!({"roles": ["staff"]})).await;
     let edge = Process::start(&town, &[WorkerName::Edge], None).await;
     let web = staff.at(edge.http());

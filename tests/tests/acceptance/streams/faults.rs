@@ -3,7 +3,7 @@
 use brigade_contracts::WorkerName;
 use brigade_tests::{Town, process::Process, sse::Board};
 
-use super::{ACTIVE, converge, place, resume::Edge, sessions::session, step, town};
+use super::{ACTIVE, converge, place, resume::Edge, step, town};
 
 #[tokio::test]
 async fn a_stream_outlives_postgres_and_nats() {
@@ -47,7 +47,7 @@ async fn a_stream_outlives_postgres_and_nats() {
 #[tokio::test]
 async fn an_edge_that_drains_or_dies_costs_its_readers_nothing() {
     let (town, producer, trusted) = town().await;
-    let ada = session(&producer, &trusted, "ada").await;
+    let ada = trusted.newcomer("ada").await;
     producer.done("user.ada.change_roles", serde_json::json!({"roles": ["staff"]})).await;
     for (n, signal) in ["TERM", "KILL"].into_iter().enumerate() {
         let mut going = Process::start(&town, &[WorkerName::Edge], None).await;

@@ -1,29 +1,14 @@
 //! Who may read a stream, and for how long.
 
-use brigade_tests::{Producer, Web, until};
+use brigade_tests::until;
 use serde_json::json;
 
 use super::{ACTIVE, place, town};
 
-/// Registers a user, and logs it in.
-pub async fn session(producer: &Producer, web: &Web, user: &str) -> Web {
-    let (email, password) = (format!("{user}@example.org"), "correct-horse-battery-staple");
-    let register = json!({"email": email, "profile_id": "p1", "password": password});
-    producer.done(&format!("user.{user}.register"), register).await;
-    login(producer, web, user).await
-}
-
-async fn login(producer: &Producer, web: &Web, user: &str) -> Web {
-    let (email, password) = (format!("{user}@example.org"), "correct-horse-battery-staple");
-    let login = json!({"email": email, "password": password});
-    let data = producer.done(&format!("user.{user}.login"), login).await;
-    web.with_token(data["access_token"].as_str().expect("a token"))
-}
-
 #[tokio::test]
 async fn a_session_that_ends_ends_its_stream() {
     let (town, producer, web) = town().await;
-    let ada = session(&producer, &web, "ada").await;
+    let ada = web.newcomer("ada").await;
     assert_eq!(ada.stream(ACTIVE, None).await.err().expect("a customer").status, 403);
     let nobody = web.with_token("ada.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
     assert_eq!(nobody.stream(ACTIVE, None).await.err().expect("no session").status, 401);
@@ -36,13 +21,13 @@ async fn a_session_that_ends_ends_its_stream() {
 
     // A role that is taken away, a session that is ended, one that another one took the place of.
     for n in 1..=3 {
-        let ada = login(&producer, &web, "ada").await;
+        let ada = web.logged_in("ada").await;
         let mut events = ada.stream(ACTIVE, None).await.expect("a stream");
         assert_eq!(events.next().await.expect("a snapshot").kind, "snapshot");
         match n {
             1 => role("customer").await,
             2 => drop(producer.done("user.ada.logout", json!({})).await),
-            _ => drop(login(&producer, &web, "ada").await),
+            _ => drop(web.logged_in("ada").await),
         }
         assert_eq!(events.next().await, None, "it ends");
         assert_eq!(ends.get(), n);

@@ -3,7 +3,7 @@
 use brigade_tests::{Web, producer::item, sse::Events};
 use serde_json::{Value, json};
 
-use super::{place, sessions::session, step, town};
+use super::{place, step, town};
 
 const CART: &str = "cart/c1/stream";
 
@@ -16,8 +16,8 @@ async fn open(web: &Web, path: &str, last: Option<&str>) -> (Events, String, Val
 #[tokio::test]
 async fn a_cart_is_followed_by_its_owner() {
     let (town, producer, trusted) = town().await;
-    let ada = session(&producer, &trusted, "ada").await;
-    let eve = session(&producer, &trusted, "eve").await;
+    let ada = trusted.newcomer("ada").await;
+    let eve = trusted.newcomer("eve").await;
     producer.adas_cart().await;
     let (mut events, kind, snapshot) = open(&ada, CART, None).await;
     let query = ada.get("cart/c1", &[]).await;

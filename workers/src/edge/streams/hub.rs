@@ -91,7 +91,7 @@ pub async fn run<T: Topic>(edge: Arc<Edge>, mut topic: T, mut joins: UnboundedRe
             Some(_) = wakes.next(), if !topic.is_heavy() => {}
             _ = again.tick() => {}
             _ = beat.tick() => {
-                topic.position().map(|position| tell(&told, frame::heartbeat(&position)));
+                tell(&told, topic.position().map(|position| frame::heartbeat(&position)));
                 continue;
             }
         }
@@ -99,17 +99,7 @@ pub async fn run<T: Topic>(edge: Arc<Edge>, mut topic: T, mut joins: UnboundedRe
         joins.recv_many(&mut joining, usize::MAX).now_or_never();
         while let Some(Some(_)) = wakes.next().now_or_never() {}
         let began = Instant::now();
-        match topic.advance(&edge).await {
-            Ok(news) => {
-                news.map(|news| tell(&told, news));
-                admit(&edge, &topic, &told, std::mem::take(&mut joining)).await;
-            }
-            Err(reply) => {
-                for join in joining.drain(..) {
-                    let _gone = join.answer.send(Err(reply.clone()));
-                }
-            }
-        }
+        ask(&edge, &mut topic, &told, std::mem::take(&mut joining)).await;
         if told.receiver_count() == 0 && edge.streams.retire(&subject, &joins) {
             return;
         }
@@ -123,14 +113,35 @@ fn every(period: Duration) -> tokio::time::Interval {
     interval
 }
 
-fn tell(told: &broadcast::Sender<Bytes>, mut frames: Bytes) {
+/// Asks once, tells the readers that are there, and then lets those in that come.
+async fn ask<T: Topic>(
+    edge: &Edge,
+    topic: &mut T,
+    told: &broadcast::Sender<Bytes>,
+    joining: Vec<Join>,
+) {
+    match topic.advance(edge).await {
+        Ok(news) => {
+            tell(told, news);
+            admit(edge, topic, told, joining).await;
+        }
+        Err(reply) => {
+            for join in joining {
+                let _gone = join.answer.send(Err(reply.clone()));
+            }
+        }
+    }
+}
+
+fn tell(told: &broadcast::Sender<Bytes>, frames: Option<Bytes>) {
+    let mut frames = frames.unwrap_or_default();
     while !frames.is_empty() {
         // An error says that nobody is there to hear it.
         let _heard = told.send(frames.split_to(frames.len().min(PIECE)));
     }
 }
 
-/// Lets readers in that come: those with the same position are told the same.
+/// Those with the same position are told the same.
 async fn admit<T: Topic>(
     edge: &Edge,
     topic: &T,
@@ -146,5 +157,32 @@ async fn admit<T: Topic>(
     let firsts = join_all(firsts).await.concat();
     for (join, first) in joining.into_iter().zip(firsts) {
         let _gone = join.answer.send(first.map(|first| Joined { first, rest: told.subscribe() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast::error::TryRecvError;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_a_slow_reader_is_bounded_in_bytes() {
+        let (told, mut reader) = broadcast::channel(PIECES);
+        let mut slow = told.subscribe();
+        // As large as the body of a list may be.
+        let reset = Bytes::from(vec![b'x'; 900_000]);
+        let mut sent = 0;
+        while sent < PIECES * PIECE {
+            tell(&told, Some(reset.clone()));
+            let mut heard = 0;
+            while let Ok(piece) = reader.try_recv() {
+                assert!(piece.len() <= PIECE);
+                heard += piece.len();
+            }
+            assert_eq!(heard, reset.len(), "nothing is lost on the way");
+            sent += heard;
+        }
+        assert!(matches!(slow.try_recv(), Err(TryRecvError::Lagged(_))));
     }
 }

@@ -71,6 +71,14 @@ impl Streams {
         &self.stop
     }
 
+    /// A place for one more reader.
+    ///
+    /// # Errors
+    /// `503 busy`.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Reply> {
+        self.places.clone().try_acquire_owned().map_err(|_| Reply::busy())
+    }
+
     /// Hands a reader to the hub of its topic, which is started where there is none.
     fn hand(&self, edge: &Arc<Edge>, topic: impl Topic, join: Join) {
         let mut hubs = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +112,7 @@ pub async fn read<F>(
 where
     F: Future<Output = bool> + Send + 'static,
 {
-    let place = edge.streams.places.clone().try_acquire_owned().map_err(|_| Reply::busy())?;
+    let place = edge.streams.place()?;
     let (answer, answered) = oneshot::channel();
     edge.streams.hand(edge, topic, Join { last, answer });
     // A hub that ended, with edge, or by a panic: the next one has room.
@@ -174,5 +182,20 @@ impl<M> Drop for Reader<M> {
         if let Some(why) = self.ended.or(stalled) {
             self.edge.cx.metrics.stream_ends.with_label_values(&[why]).inc();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_so_many_readers_and_no_more() {
+        let streams = Streams::new(&CancellationToken::new());
+        let places: Result<Vec<_>, _> = (0..MAX_READERS).map(|_| streams.place()).collect();
+        assert!(places.is_ok());
+        assert_eq!(streams.place().expect_err("no room").status, 503);
+        drop(places);
+        assert!(streams.place().is_ok());
     }
 }
