@@ -2,7 +2,7 @@
 
 use brigade_tests::{Page, Town, Web, producer::item};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -100,7 +100,6 @@ async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
         (Method::GET, "lock/ada", &[], "", (404, "not_found")),
         (Method::GET, "cart", &[], "", (404, "not_found")),
         (Method::GET, "cart/c1/join/x", &[], "", (404, "not_found")),
-        (Method::GET, "cart//c1", &[], "", (404, "not_found")),
         (Method::GET, "cart/c9", &[], "", (404, "not_found")),
         (Method::GET, "cart/c1/join", &[], "", (405, "bad_method")),
         (Method::PUT, "cart/c1", &[], "", (405, "bad_method")),
@@ -116,6 +115,7 @@ async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
         (Method::POST, "basket/c1/join", &[key], join, (404, "unknown_verb")),
         (Method::POST, "cart/c1/fly", &[key], join, (404, "unknown_verb")),
         (Method::POST, "cart/a%2Eb/join", &[key], join, (400, "bad_subject")),
+        (Method::POST, "cart//join", &[key], join, (400, "bad_subject")),
         (Method::POST, "cart/%3E/join", &[key], join, (400, "bad_subject")),
         (Method::POST, "cart/c1/%2A", &[key], join, (400, "bad_subject")),
         (Method::POST, "cart/c1/join", &[], join, (400, "missing_command_id")),
@@ -283,6 +283,5 @@ async fn what_is_too_large_or_no_http_is_refused_before_anybody_reads_it() {
     let request = web.request(Method::POST, "cart/c1/join").header("Command-Id", "k1");
     let page = web.send(request.body(largest)).await;
     assert_eq!((page.status, &page.body()["version"]), (200, &json!(3)), "{}", page.body());
-    assert_ne!(page.body(), Value::Null);
     town.finish().await;
 }

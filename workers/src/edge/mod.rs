@@ -1,4 +1,4 @@
-//! edge: answers queries.
+//! edge: answers queries, and is the door for HTTP ([`http`]).
 //!
 //! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
@@ -19,7 +19,8 @@
 //! every query that the server gave to this edge; those that wait are answered at once with what
 //! is there.
 //!
-//! Writes nothing, and repairs nothing that it finds missing in KV: that is cache-verifier's.
+//! Writes nothing: a command that comes over HTTP is sent on. Repairs nothing that it finds missing
+//! in KV: that is cache-verifier's.
 
 mod confirm;
 mod content;
