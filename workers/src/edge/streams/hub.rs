@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::join_all};
 use tokio::{
     sync::{broadcast, mpsc::UnboundedReceiver, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
 };
 
 use super::{Edge, frame};
@@ -107,8 +107,9 @@ pub async fn run<T: Topic>(edge: Arc<Edge>, mut topic: T, mut joins: UnboundedRe
     }
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
-    let mut interval = interval(period);
+/// Ticks after each period, and not at once again for ticks that nobody had the time for.
+pub fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }

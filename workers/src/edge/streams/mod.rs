@@ -32,11 +32,11 @@ use tokio::{
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         oneshot,
     },
-    time::{Instant, Interval, interval_at},
+    time::Interval,
 };
 use tokio_util::sync::CancellationToken;
 
-use self::hub::{HEARTBEAT, Join, Joined};
+use self::hub::{HEARTBEAT, Join, Joined, every};
 pub use self::{hub::Topic, list::ActiveOrders, view::View};
 use super::{Edge, reply::Reply, wait::Counted};
 
@@ -121,7 +121,7 @@ where
         first: vec![first, frame::retry(rand::random_range(RETRY))],
         rest,
         may_read,
-        check: interval_at(Instant::now() + HEARTBEAT, HEARTBEAT),
+        check: every(HEARTBEAT),
         ended: None,
         _counted: Counted::new(&edge.cx.metrics.stream_readers),
         edge: edge.clone(),
