@@ -211,7 +211,7 @@ impl Edge {
             users: Together::new(&database, Users),
             owners: Together::new(&database, Owners),
             content: Content::open(&cx.nats).await?,
-            lists: Lists::new(&database, &cx.metrics),
+            lists: Lists::new(&database, &cx),
             streams: Streams::new(&cx.drain),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),

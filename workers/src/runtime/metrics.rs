@@ -37,6 +37,12 @@ pub struct Metrics {
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
     pub list_rows: IntCounterVec,
+    pub list_watched: IntCounterVec,
+    pub list_watch_lost: IntCounterVec,
+    pub list_watch_revision: IntGauge,
+    pub list_watch_lag: IntGauge,
+    pub list_watch_recovery_seconds: HistogramVec,
+    pub list_display_seconds: HistogramVec,
     pub confirm_statements: IntCounter,
     pub stream_readers: IntGauge,
     pub stream_hubs: IntGauge,
@@ -233,6 +239,39 @@ impl Metrics {
                 "Where the rows of answered lists came from",
                 &["from"],
             ),
+            list_watched: counters(
+                "brigade_list_watched_total",
+                "What the watch on active orders brought: row (memory has it whole and newer), \
+                 half (its other part is to come), known (nothing newer), gone (expired or \
+                 removed), refused (not as this build writes it)",
+                &["what"],
+            ),
+            list_watch_lost: counters(
+                "brigade_list_watch_lost_total",
+                "Times that the watch on active orders was lost and had to be made again, by why: \
+                 connection, silent, gap, ended, refused",
+                &["why"],
+            ),
+            list_watch_revision: gauge(
+                "brigade_list_watch_revision",
+                "The last revision of active orders that the watch brought",
+            ),
+            list_watch_lag: gauge(
+                "brigade_list_watch_lag",
+                "Revisions of active orders that the watch has still to bring; -1 while it is lost",
+            ),
+            list_watch_recovery_seconds: seconds(
+                "brigade_list_watch_recovery_seconds",
+                "Time from the start of edge, or from noticing that the watch on active orders \
+                 was lost, until it had brought everything",
+                &[],
+            ),
+            list_display_seconds: seconds(
+                "brigade_list_display_seconds",
+                "Time from a change of an active order (database clock) to its row standing in \
+                 the memory of edge for its readers",
+                &[],
+            ),
             confirm_statements: counter(
                 "brigade_confirm_statements_total",
                 "Statements that confirmed versions with SQL, each for all queries that waited",
@@ -339,6 +378,15 @@ impl Metrics {
         for from in ["memory", "sql"] {
             metrics.list_rows.with_label_values(&[from]);
         }
+        for what in ["row", "half", "known", "gone", "refused"] {
+            metrics.list_watched.with_label_values(&[what]);
+        }
+        for why in ["connection", "silent", "gap", "ended", "refused"] {
+            metrics.list_watch_lost.with_label_values(&[why]);
+        }
+        metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]);
+        metrics.list_display_seconds.with_label_values::<&str>(&[]);
+        metrics.stream_display_seconds.with_label_values::<&str>(&[]);
         for why in ["slow", "stalled", "refused", "drained"] {
             metrics.stream_ends.with_label_values(&[why]);
         }
@@ -372,6 +420,11 @@ impl Metrics {
         self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds_since(at));
     }
 
+    /// A row that was changed at `at` (database clock) stands in the memory of edge now.
+    pub fn displayed(&self, at: Timestamp) {
+        self.list_display_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
+    }
+
     /// A batch of events, the oldest of them of a change at `at`, stands in JetStream now.
     pub fn relayed(&self, how: &str, events: usize, at: Timestamp) {
         self.relayed.inc_by(events as u64);
@@ -382,7 +435,7 @@ impl Metrics {
     /// Rows that changed at these times (milliseconds of the Unix time, database clock) are handed
     /// to readers now.
     #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
-    pub fn displayed(&self, ats: impl Iterator<Item = i64>) {
+    pub fn pushed(&self, ats: impl Iterator<Item = i64>) {
         let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         for at in ats {
             let seconds = (now - i128::from(at)).max(0) as f64 / 1000.0;

@@ -23,7 +23,7 @@ use crate::edge::{
     list::{
         confirm::{Line, Listed},
         position::Position,
-        rows::Row,
+        row::Row,
     },
     reply::Reply,
 };
@@ -90,7 +90,7 @@ impl ActiveOrders {
         let to = Position { moment: listed.moment, ..from.clone() };
         let news = (!rows.is_empty()).then(|| changes(&rows, &from.to_string(), &to.to_string()));
         edge.cx.metrics.stream_changes.inc_by(new.len() as u64);
-        edge.cx.metrics.displayed(new.iter().map(|line| line.at));
+        edge.cx.metrics.pushed(new.iter().map(|line| line.at));
         let changed = lines.into_iter().map(|line| (line.order.clone(), versions(&line)));
         let told = Told { changed: changed.collect(), ..Told::new(listed.clone(), to) };
         Ok(Some((news, told)))
