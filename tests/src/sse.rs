@@ -98,11 +98,6 @@ impl Events {
         }
     }
 
-    /// Whether an event has come that was not taken yet; it is taken.
-    pub fn has_more(&mut self) -> bool {
-        self.parse().is_some()
-    }
-
     /// Waits for the next comment.
     ///
     /// # Panics

@@ -47,7 +47,9 @@ struct Told {
 
 impl Told {
     fn new(listed: Arc<Listed>, position: Position) -> Self {
-        Self { listed, position, changed: HashMap::new(), cut: AtomicBool::new(false) }
+        let changed = listed.shown().iter().filter(|line| position.precedes(line));
+        let changed = changed.map(|line| (line.order.clone(), versions(line))).collect();
+        Self { listed, position, changed, cut: AtomicBool::new(false) }
     }
 
     fn position(&self) -> Position {
