@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Aggregate, Part, PartVersions, Timestamp, WorkerName};
+use crate::{Address, Aggregate, Part, PartVersions, Timestamp, Token, WorkerName};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -81,6 +81,12 @@ impl Bucket {
 #[must_use]
 pub fn versions(address: &Address) -> String {
     address.to_string()
+}
+
+/// The keys of [`versions`] of all aggregates of a kind.
+#[must_use]
+pub fn versions_of(tenant: &Token, aggregate: Aggregate) -> String {
+    format!("{tenant}.{}.*", aggregate.as_str())
 }
 
 #[must_use]

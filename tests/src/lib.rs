@@ -12,6 +12,7 @@ pub mod process;
 pub mod producer;
 pub mod screen;
 pub mod shared;
+pub mod sse;
 pub mod stranger;
 pub mod town;
 pub mod web;

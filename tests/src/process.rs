@@ -134,13 +134,46 @@ impl Process {
     }
 
     /// SIGCONT.
+    pub async fn goes_on(&self) {
+        self.signal("CONT").await;
+    }
+
+    /// A signal, such as TERM.
     ///
     /// # Panics
     /// Where it is gone.
-    pub async fn goes_on(&self) {
+    pub async fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args(["-CONT", &id]).status().await;
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await;
         assert!(sent.expect("kill").success());
+    }
+
+    /// Where it serves: `http://<address>`.
+    ///
+    /// # Panics
+    /// Where it did not say so.
+    #[must_use]
+    pub fn http(&self) -> String {
+        let log = self.log();
+        let (_, rest) = log.split_once("\"http\":\"").expect("it says where");
+        let (address, _) = rest.split_once('"').expect("JSON");
+        format!("http://{address}")
+    }
+
+    /// What of its memory is in use, and was at most, in KiB.
+    ///
+    /// # Panics
+    /// Where it is gone, or this is not Linux.
+    #[must_use]
+    pub fn memory(&self) -> (u64, u64) {
+        let status = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = std::fs::read_to_string(status).expect("it runs");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            number.and_then(|number| number.parse().ok()).expect("a number")
+        };
+        (field("VmRSS:"), field("VmHWM:"))
     }
 
     /// kill -9.

@@ -76,6 +76,12 @@ impl Web {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// The same at another address: `http://<address>`.
+    #[must_use]
+    pub fn at(&self, base: String) -> Self {
+        Self { base, ..self.clone() }
+    }
+
     /// The same at another restaurant.
     #[must_use]
     pub fn of(&self, tenant: &str) -> Self {
@@ -100,6 +106,15 @@ impl Web {
         let answer = request.send().await.expect("an answer");
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         Page { status, headers, bytes: answer.bytes().await.expect("a body") }
+    }
+
+    /// What stands at a path beside the API.
+    ///
+    /// # Panics
+    /// Where there is no answer.
+    pub async fn text(&self, path: &str) -> String {
+        let answer = self.client.get(format!("{}{path}", self.base)).send().await;
+        answer.expect("an answer").text().await.expect("text")
     }
 
     /// A query, with headers as they are given.

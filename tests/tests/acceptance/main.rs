@@ -32,6 +32,7 @@ mod payments;
 mod permissions;
 mod reads;
 mod strangers;
+mod streams;
 mod tables;
 mod topology;
 mod users;

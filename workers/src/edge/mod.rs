@@ -10,6 +10,9 @@
 //! ([`content`]). So it is with the active orders of a tenant ([`list`]). Outcomes are read from
 //! the inbox, locks and users from their tables.
 //!
+//! Over HTTP it answers the same queries, sends commands on, and pushes what is new in a list or a
+//! view to whoever follows it ([`streams`]).
+//!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
 //! cannot be reached the answer is `503 unconfirmed` ([`database`]), not a guess. A drain answers
@@ -30,6 +33,7 @@ mod owners;
 mod queries;
 mod reply;
 mod service;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod together;
@@ -61,6 +65,7 @@ use self::{
     owners::Owners,
     reply::Reply,
     service::{Endpoint, Service},
+    streams::Streams,
     together::Together,
     users::Users,
 };
@@ -97,6 +102,7 @@ struct Edge {
     owners: Together<Owners>,
     content: Content,
     lists: Lists,
+    streams: Streams,
     versions: Kv,
     in_hand: Arc<Semaphore>,
     waiting: Semaphore,
@@ -118,6 +124,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let about = "Views of aggregates, active orders, outcomes, locks, users, confirmed with SQL";
     let service = Service::start(&cx.nats, cx.worker.as_str(), about, id, &endpoints).await?;
     let edge = Arc::new(Edge::open(cx.clone()).await?);
+    // Whichever way this ends, so do they.
+    let _streams = edge.streams.stop().clone().drop_guard();
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
     edge.cx.nats.round_trip().await;
@@ -204,6 +212,7 @@ impl Edge {
             owners: Together::new(&database, Owners),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx),
+            streams: Streams::new(&cx.drain),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
             waiting: Semaphore::new(MAX_WAITING),

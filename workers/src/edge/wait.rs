@@ -58,17 +58,18 @@ impl Edge {
     }
 }
 
-/// Counts a query that waits for as long as it is there.
-struct Counted<'a>(&'a IntGauge);
+/// Is counted for as long as it is there.
+pub struct Counted(IntGauge);
 
-impl<'a> Counted<'a> {
-    fn new(gauge: &'a IntGauge) -> Self {
+impl Counted {
+    #[must_use]
+    pub fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
-        Self(gauge)
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -44,6 +44,11 @@ pub struct Metrics {
     pub list_watch_recovery_seconds: HistogramVec,
     pub list_display_seconds: HistogramVec,
     pub confirm_statements: IntCounter,
+    pub stream_readers: IntGauge,
+    pub stream_hubs: IntGauge,
+    pub stream_changes: IntCounter,
+    pub stream_ends: IntCounterVec,
+    pub stream_display_seconds: HistogramVec,
     pub heals: IntCounterVec,
     pub healed: IntCounterVec,
     pub heal_left: IntGauge,
@@ -271,6 +276,27 @@ impl Metrics {
                 "brigade_confirm_statements_total",
                 "Statements that confirmed versions with SQL, each for all queries that waited",
             ),
+            stream_readers: gauge("brigade_stream_readers", "Readers of streams"),
+            stream_hubs: gauge(
+                "brigade_stream_hubs",
+                "Lists and views that are asked about for the readers of their streams",
+            ),
+            stream_changes: counter(
+                "brigade_stream_changes_total",
+                "Changes told to the readers of streams, each once however many they are",
+            ),
+            stream_ends: counters(
+                "brigade_stream_ends_total",
+                "Streams that edge ended, by why: slow or stalled (the reader was cut off), \
+                 refused (it may not read any more), drained",
+                &["why"],
+            ),
+            stream_display_seconds: seconds(
+                "brigade_stream_display_seconds",
+                "Time from the change of an order (database clock) to its row being handed to the \
+                 readers of the list",
+                &[],
+            ),
             heals: counters(
                 "brigade_heals_total",
                 "Losses of JetStream that were healed, by stream and kind of loss",
@@ -360,6 +386,10 @@ impl Metrics {
         }
         metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]);
         metrics.list_display_seconds.with_label_values::<&str>(&[]);
+        metrics.stream_display_seconds.with_label_values::<&str>(&[]);
+        for why in ["slow", "stalled", "refused", "drained"] {
+            metrics.stream_ends.with_label_values(&[why]);
+        }
         for (query, statuses) in QUERIES {
             for status in *statuses {
                 metrics.queries.with_label_values(&[query, status]);
@@ -400,6 +430,17 @@ impl Metrics {
         self.relayed.inc_by(events as u64);
         self.relay_batches.with_label_values(&[how]).inc();
         self.relay_lag_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
+    }
+
+    /// Rows that changed at these times (milliseconds of the Unix time, database clock) are handed
+    /// to readers now.
+    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
+    pub fn pushed(&self, ats: impl Iterator<Item = i64>) {
+        let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+        for at in ats {
+            let seconds = (now - i128::from(at)).max(0) as f64 / 1000.0;
+            self.stream_display_seconds.with_label_values::<&str>(&[]).observe(seconds);
+        }
     }
 
     /// The Prometheus text format.

@@ -12,6 +12,7 @@ mod frame;
 mod head;
 mod reads;
 mod rules;
+mod stream;
 mod who;
 
 use std::{any::Any, sync::Arc};
@@ -34,11 +35,13 @@ use crate::runtime::http::Problem;
 type Shared = axum::extract::State<Arc<Edge>>;
 
 /// Every path that is served, and by what.
-fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 4] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 6] {
     [
         ("/v1/{tenant}/active-orders", get(reads::active_orders)),
+        ("/v1/{tenant}/active-orders/stream", get(stream::active_orders)),
         ("/v1/{tenant}/outcomes/{command_id}", get(reads::outcome)),
         ("/v1/{tenant}/{aggregate}/{id}", get(reads::aggregate)),
+        ("/v1/{tenant}/{aggregate}/{id}/stream", get(stream::aggregate)),
         ("/v1/{tenant}/{aggregate}/{id}/{verb}", post(commands::command)),
     ]
 }

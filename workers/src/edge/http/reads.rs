@@ -80,7 +80,7 @@ pub(super) async fn outcome(
     Ok(response(reply, wait))
 }
 
-fn unknown_aggregate() -> Refusal {
+pub(super) fn unknown_aggregate() -> Refusal {
     Refusal::new(404, "not_found", "there is no such aggregate")
 }
 

@@ -44,6 +44,7 @@ use brigade_contracts::{
     Token,
     list::{Changes, List, ListHeaders, MAX_BYTES, MAX_ROWS},
 };
+use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_util::task::AbortOnDropHandle;
@@ -90,8 +91,7 @@ impl Edge {
         tenant: Token,
         asked: &ListHeaders,
     ) -> Result<Reply, Reply> {
-        let listed = self.lists.confirmer.get(tenant.clone()).await.ok().flatten();
-        let listed = listed.ok_or_else(Reply::unconfirmed)?;
+        let listed = self.lists.confirm(&tenant).await?;
         self.cx.fail.point("edge.after_list_confirm").await;
         let tag = tag_of(listed.shown().iter().map(Line::versions), listed.more());
         if asked.has(&tag) {
@@ -100,54 +100,30 @@ impl Edge {
         let reset = match &asked.resume {
             None => false,
             Some(resume) => match Position::parse(resume) {
-                Some(from) if !listed.more() && from.is_of_use(&tenant, &listed.moment) => {
-                    match self.changes(&tenant, &listed, from).await? {
-                        Some(reply) => return Ok(reply),
-                        None => true,
-                    }
-                }
-                _ => true,
+                Some(from) => match self.changes(&tenant, &listed, from).await? {
+                    Some(reply) => return Ok(reply),
+                    None => true,
+                },
+                None => true,
             },
         };
         self.list(tenant, &listed, reset).await
     }
 
     async fn list(&self, tenant: Token, listed: &Listed, reset: bool) -> Result<Reply, Reply> {
-        let rows = self.lists.rows.find(&tenant, listed.shown().iter()).await;
-        let mut rows = rows.map_err(|_| Reply::unconfirmed())?;
-        rows.retain(|row| row.active);
-        let tag = tag_of(rows.iter().map(|row| row.versions()), listed.more());
-        let fitting = fitting(&rows);
-        let more = listed.more() || fitting < rows.len();
-        let resume = Position { tenant, moment: listed.moment, whole: !more }.to_string();
-        let rows = rows[..fitting].iter().map(|row| &*row.text).collect();
-        Ok(answer(&tag, &List { reset, rows, more, resume: &resume }))
+        let Whole { tag, body, .. } = self.lists.whole(tenant, listed, reset).await?;
+        Ok(Reply { etag: Some(quoted(&tag)), ..Reply::ok(body) })
     }
 
-    /// What has changed since a position that is of use; `None`: more than fits.
+    /// What has changed since a position; `None`: that cannot be told, or has no room.
     async fn changes(
         &self,
         tenant: &Token,
         listed: &Listed,
         from: Position,
     ) -> Result<Option<Reply>, Reply> {
-        let ended = self.lists.ended.get(from.clone()).await.map_err(|_| Reply::unconfirmed())?;
-        let ended = ended.unwrap_or_default();
-        // One that has ended meanwhile stands in both.
-        let gone: HashSet<&Token> = ended.iter().map(|line| &line.order).collect();
-        let still = listed.shown().iter().filter(|line| !gone.contains(&line.order));
-        let mut changed: Vec<&Line> =
-            ended.iter().chain(still.filter(|line| from.precedes(line))).collect();
-        if changed.len() > MAX_ROWS {
-            return Ok(None);
-        }
-        // In the order in which it happened.
-        changed.sort_by_key(|line| (line.at, &line.order));
-        let rows = self.lists.rows.find(tenant, changed.into_iter()).await;
-        let rows = rows.map_err(|_| Reply::unconfirmed())?;
-        if fitting(&rows) < rows.len() {
-            return Ok(None);
-        }
+        let Some(lines) = self.lists.changed(tenant, listed, &from).await? else { return Ok(None) };
+        let Some(rows) = self.lists.rows(tenant, &lines).await? else { return Ok(None) };
         let found: HashMap<&Token, &Row> = rows.iter().map(|row| (&row.order, &**row)).collect();
         // The list that comes of it.
         let now = listed.shown().iter().filter_map(|line| match found.get(&line.order) {
@@ -161,10 +137,88 @@ impl Edge {
     }
 }
 
+/// A list as it is answered.
+pub struct Whole {
+    tag: String,
+    pub position: Position,
+    pub body: Bytes,
+}
+
+impl Lists {
+    /// The active orders of a tenant, by a statement that starts after they were asked for.
+    ///
+    /// # Errors
+    /// `503 unconfirmed` where Postgres does not answer.
+    pub async fn confirm(&self, tenant: &Token) -> Result<Arc<Listed>, Reply> {
+        let listed = self.confirmer.get(tenant.clone()).await.ok().flatten();
+        listed.ok_or_else(Reply::unconfirmed)
+    }
+
+    /// All rows.
+    ///
+    /// # Errors
+    /// `503 unconfirmed` where Postgres does not answer.
+    pub async fn whole(&self, tenant: Token, listed: &Listed, reset: bool) -> Result<Whole, Reply> {
+        let rows = self.rows.find(&tenant, listed.shown().iter()).await;
+        let mut rows = rows.map_err(|_| Reply::unconfirmed())?;
+        rows.retain(|row| row.active);
+        let tag = tag_of(rows.iter().map(|row| row.versions()), listed.more());
+        let fitting = fitting(&rows);
+        let more = listed.more() || fitting < rows.len();
+        let position = Position { tenant, moment: listed.moment, whole: !more };
+        let resume = position.to_string();
+        let rows = rows[..fitting].iter().map(|row| &*row.text).collect();
+        let body = written(&List { reset, rows, more, resume: &resume });
+        Ok(Whole { tag, position, body })
+    }
+
+    /// The orders that have changed since a position, in the order in which it happened; `None`:
+    /// that cannot be told, or they are too many.
+    ///
+    /// # Errors
+    /// `503 unconfirmed` where Postgres does not answer.
+    pub async fn changed(
+        &self,
+        tenant: &Token,
+        listed: &Listed,
+        from: &Position,
+    ) -> Result<Option<Vec<Line>>, Reply> {
+        if listed.more() || !from.is_of_use(tenant, &listed.moment) {
+            return Ok(None);
+        }
+        let ended = self.ended.get(from.clone()).await.map_err(|_| Reply::unconfirmed())?;
+        let ended = ended.unwrap_or_default();
+        // One that has ended meanwhile stands in both.
+        let gone: HashSet<&Token> = ended.iter().map(|line| &line.order).collect();
+        let still = listed.shown().iter().filter(|line| !gone.contains(&line.order));
+        let mut changed: Vec<Line> =
+            ended.iter().chain(still.filter(|line| from.precedes(line))).cloned().collect();
+        changed.sort_by(|a, b| (a.at, &a.order).cmp(&(b.at, &b.order)));
+        Ok((changed.len() <= MAX_ROWS).then_some(changed))
+    }
+
+    /// The rows of changed orders; `None`: an answer has no room for them.
+    ///
+    /// # Errors
+    /// `503 unconfirmed` where Postgres does not answer.
+    pub async fn rows(
+        &self,
+        tenant: &Token,
+        lines: &[Line],
+    ) -> Result<Option<Vec<Arc<Row>>>, Reply> {
+        let rows = self.rows.find(tenant, lines.iter()).await;
+        let rows = rows.map_err(|_| Reply::unconfirmed())?;
+        Ok((fitting(&rows) == rows.len()).then_some(rows))
+    }
+}
+
 fn answer(tag: &str, body: &impl Serialize) -> Reply {
-    // Rows that are JSON, flags and a word: serde_json has no error for them.
-    let body = serde_json::to_vec(body).unwrap_or_default();
-    Reply { etag: Some(quoted(tag)), ..Reply::ok(body.into()) }
+    Reply { etag: Some(quoted(tag)), ..Reply::ok(written(body)) }
+}
+
+/// Rows that are JSON, flags and a word: serde_json has no error for them.
+fn written(body: &impl Serialize) -> Bytes {
+    serde_json::to_vec(body).unwrap_or_default().into()
 }
 
 fn quoted(tag: &str) -> String {

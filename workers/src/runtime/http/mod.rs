@@ -16,7 +16,6 @@ use axum::{
     routing::get,
 };
 use brigade_contracts::Refusal;
-use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 pub use self::{
@@ -49,8 +48,7 @@ pub struct Api {
 /// # Errors
 /// Where the address is taken.
 pub async fn serve(address: SocketAddr, told: Told, slot: Slot) -> anyhow::Result<Serving> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = serve::listen(address).with_context(|| format!("cannot listen on {address}"))?;
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))

@@ -1,7 +1,7 @@
 //! Serves a router over HTTP/1.1, with bounds on everything that a stranger may send before a
 //! handler sees it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -14,7 +14,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -23,11 +23,21 @@ use tower::ServiceExt;
 
 /// Connections at a time; more wait until one ends. About 10 KiB each.
 const MAX_CONNECTIONS: usize = 8192;
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
 /// A request's first line and headers; more is `431`. Four times what a command's headers take.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 100;
 /// A connection whose next request does not come whole within this is closed.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// A connection whose other end takes nothing for so many milliseconds, though there is something
+/// for it, is closed: one that is gone without a word, or that reads no more. Elsewhere than on
+/// Linux the system decides when.
+#[cfg(target_os = "linux")]
+const STALLED_AFTER: u32 = 10_000;
+/// What the system keeps for the other end of a connection, at most, in bytes; Linux doubles it.
+/// The default grows to 4 MiB.
+const SEND_BUFFER: u32 = 128 * 1024;
 /// How long a connection may take to end once nobody answers any more.
 const END_WITHIN: Duration = Duration::from_millis(500);
 /// Pause after a connection could not be taken, for want of file descriptors.
@@ -54,6 +64,18 @@ impl Serving {
         self.drain.cancel();
         let _late = timeout(END_WITHIN, self.task).await;
     }
+}
+
+/// # Errors
+/// Where the address is taken.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A process that is started again finds its address, though old connections linger on it.
+    socket.set_reuseaddr(true)?;
+    // Connections have it from here.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(listener: TcpListener, router: Router, drain: CancellationToken) {
@@ -100,6 +122,8 @@ fn connection(
     router: &Router,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     let _slower_at_worst = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _later_at_worst = rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED_AFTER);
     let router = router.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);

@@ -1,0 +1,137 @@
+//! Many readers, some of which do not read.
+
+use brigade_contracts::WorkerName;
+use brigade_tests::{Producer, Town, Web, process::Process, sse::Board, until};
+use futures::future::{join_all, try_join_all};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
+
+use super::{ACTIVE, open, place};
+
+const READERS: usize = 500;
+const STALLED: usize = 5;
+const ORDERS: usize = 8;
+
+/// An order whose row takes some 58 kB.
+async fn place_large(producer: &Producer, order: &str) {
+    let note = "x".repeat(500);
+    let item = json!({"sku": "s", "name": "n", "unit_price": 1, "quantity": 1, "note": note});
+    let large = json!({"currency": "EUR", "items": vec![item; 100]});
+    producer.done(&format!("order.{order}.place"), large).await;
+}
+
+/// A reader that has read its snapshot, and reads no more.
+struct Stalled {
+    socket: TcpStream,
+    /// Of the snapshot.
+    id: String,
+}
+
+impl Stalled {
+    async fn start(web: &Web) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let host = web.base.strip_prefix("http://").expect("http");
+        let mut socket = socket.connect(host.parse().unwrap()).await.expect("connected");
+        let token = web.token.as_ref().expect("a token");
+        let request = format!(
+            "GET /v1/t1/{ACTIVE} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.expect("sent");
+        let mut text = Vec::new();
+        loop {
+            assert_ne!(socket.read_buf(&mut text).await.expect("read"), 0, "it goes on");
+            let text = String::from_utf8_lossy(&text);
+            let snapshot = text.split_once("event: snapshot\nid: ").map(|(_, rest)| rest);
+            if let Some((id, _)) = snapshot.and_then(|rest| rest.split_once("\ndata: ")) {
+                let id = id.to_owned();
+                return Self { socket, id };
+            }
+        }
+    }
+}
+
+/// A number of the metrics of an edge.
+async fn metric(web: &Web, line: &str) -> u64 {
+    let metrics = web.text("/metrics").await;
+    let value = metrics.lines().find_map(|found| found.strip_prefix(line));
+    value.expect("a metric").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_readers_of_which_five_stall() {
+    let mut town = Town::start_without(WorkerName::Edge).await;
+    town.api.open = true;
+    town.run(WorkerName::Edge).await;
+    let (producer, trusted) = (town.producer().await, town.web().await);
+    let staff = trusted.newcomer("ada").await;
+    producer.done("user.ada.change_roles", json!({"roles": ["staff"]})).await;
+    let edge = Process::start(&town, &[WorkerName::Edge], None).await;
+    let web = staff.at(edge.http());
+    place(&producer, "o").await;
+    let (alone, _) = edge.memory();
+
+    let opened = (0..READERS - STALLED).map(async |_| {
+        let mut events = open(&web, None).await;
+        events.next().await.expect("a snapshot");
+        events
+    });
+    let opened = join_all(opened).await;
+    let stalled = join_all((0..STALLED).map(|_| Stalled::start(&web))).await;
+    assert_eq!(metric(&web, "brigade_stream_readers").await, READERS as u64);
+    assert_eq!(metric(&web, "brigade_stream_hubs").await, 1, "one for all");
+    let (together, _) = edge.memory();
+
+    let order = |n: usize| format!("large{n}");
+    let placing = async {
+        for n in 0..ORDERS {
+            place_large(&producer, &order(n)).await;
+        }
+    };
+    let reading = opened.into_iter().map(|mut events| {
+        tokio::spawn(async move {
+            for n in 0..ORDERS {
+                let (kind, data) = events.next_text().await.expect("it goes on");
+                assert_eq!(kind, "change");
+                let named = format!("\"order\":\"{}\"", order(n));
+                assert!(data.contains(&named), "nobody misses anything");
+            }
+            events
+        })
+    });
+    let (read, ()) = tokio::join!(try_join_all(reading), placing);
+    let read = read.expect("all of them");
+    until("the stalled ones to be cut off", async || {
+        let cut = metric(&web, "brigade_stream_ends_total{why=\"stalled\"}").await;
+        (cut == STALLED as u64).then_some(())
+    })
+    .await;
+    assert_eq!(metric(&web, "brigade_stream_readers").await, (READERS - STALLED) as u64);
+    let (after, most) = edge.memory();
+    println!(
+        "memory of an edge: {alone} KiB, with {READERS} readers {together} KiB, after {ORDERS} \
+         changes of 58 kB each {after} KiB, at most {most} KiB"
+    );
+    // Each reader has a connection and a place, and shares what it is told with all others.
+    assert!(most - alone < 100 * READERS as u64, "bounded by the number of readers");
+
+    for Stalled { mut socket, id } in stalled {
+        // What the system had already taken for it, and then no more.
+        let mut rest = Vec::new();
+        let broken = socket.read_to_end(&mut rest).await;
+        assert!(broken.is_err(), "it was cut off");
+        let mut events = web.stream(ACTIVE, Some(&id)).await.expect("a stream");
+        let mut board = Board::default();
+        while board.changes < ORDERS {
+            let event = events.next().await.expect("it goes on");
+            board.take(&event, &events.id);
+        }
+        assert_eq!((board.rows().len(), board.resets, board.snapshots), (ORDERS, 0, 0));
+    }
+    drop(read);
+    edge.kill().await;
+    town.finish().await;
+}

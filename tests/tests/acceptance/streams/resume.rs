@@ -1,0 +1,255 @@
+//! Readers that come again, and positions that lead nowhere.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use brigade::runtime::{
+    fleet::Instance,
+    http::{Serving, Slot, Told, serve},
+};
+use brigade_contracts::WorkerName;
+use brigade_tests::{
+    Producer, Town, Web,
+    sse::{Board, Events},
+    town::ready,
+    until,
+};
+use futures::future::join_all;
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{ACTIVE, change, converge, fresh, open, place, step, town};
+
+/// An edge with an address of its own.
+pub struct Edge {
+    pub instance: Instance,
+    pub web: Web,
+    _serving: Serving,
+}
+
+impl Edge {
+    pub async fn start(town: &Town) -> Self {
+        let mut servers = town.servers(WorkerName::Edge);
+        let slot = Slot::default();
+        servers.http.slot = slot.clone();
+        let (metrics, fail) = (town.metrics.clone(), town.fail.clone());
+        let instance = Instance::start(WorkerName::Edge, servers, metrics.clone(), fail);
+        ready(&instance).await;
+        let told = Told { metrics, workers: vec![instance.health.clone()] };
+        let serving = serve(([127, 0, 0, 1], 0).into(), told, slot).await.expect("a port");
+        let web = Web::new(format!("http://{}", serving.address), "t1");
+        Self { instance, web, _serving: serving }
+    }
+}
+
+/// A connection to one of two edges, cut after so many events; then so many operations happen.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    edge: usize,
+    events: usize,
+    offline: usize,
+}
+
+fn cut() -> impl Strategy<Value = Cut> {
+    (0..2_usize, 0..6_usize, 0..12_usize).prop_map(|(edge, events, offline)| Cut {
+        edge,
+        events,
+        offline,
+    })
+}
+
+/// Orders of one of those who operate, and what they do with them: none is placed twice.
+async fn operate(producer: &Producer, who: usize, choices: &[(usize, bool)], done: &AtomicUsize) {
+    const VERBS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
+    let mut steps: Vec<usize> = Vec::new();
+    for (choice, cancels) in choices {
+        let order = |at: usize| format!("o{who}-{at}");
+        match steps.get_mut(*choice) {
+            None => {
+                place(producer, &order(steps.len())).await;
+                steps.push(0);
+            }
+            Some(ended) if *ended == VERBS.len() => {}
+            Some(at) if *cancels && *at < 4 => {
+                step(producer, &order(*choice), "cancel").await;
+                *at = VERBS.len();
+            }
+            Some(at) => {
+                step(producer, &order(*choice), VERBS[*at]).await;
+                *at += 1;
+            }
+        }
+        done.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Follows the list over connections that are cut, until the operations are over.
+async fn follow(
+    webs: &[Web],
+    cuts: &[Cut],
+    operations: &AtomicUsize,
+    mut over: watch::Receiver<bool>,
+    producer: &Producer,
+) -> (Board, usize) {
+    let mut board = Board::default();
+    let mut connections = 0;
+    for cut in cuts.iter().cycle() {
+        let is_over = *over.borrow();
+        let mut events = open(&webs[cut.edge], board.id.as_deref()).await;
+        connections += 1;
+        if is_over {
+            converge(&mut events, &mut board, producer).await;
+            return (board, connections);
+        }
+        for _ in 0..cut.events {
+            tokio::select! {
+                event = events.next() => board.take(&event.expect("it goes on"), &events.id),
+                _ = over.wait_for(|over| *over) => break,
+            }
+        }
+        drop(events);
+        let back = operations.load(Ordering::SeqCst) + cut.offline;
+        until("some operations", async || {
+            (operations.load(Ordering::SeqCst) >= back || *over.borrow()).then_some(())
+        })
+        .await;
+    }
+    unreachable!("a cycle has no end")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s4_08_a_reader_that_was_offline_resumes_and_misses_nothing() {
+    let (town, producer, web) = town().await;
+    let other = Edge::start(&town).await;
+    let webs = [web, other.web.clone()];
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let choices = prop::collection::vec((0..30_usize, prop::bool::weighted(0.2)), 120);
+    let choices: Vec<_> =
+        (0..4).map(|_| choices.new_tree(&mut runner).unwrap().current()).collect();
+    let cuts = prop::collection::vec(cut(), 100);
+    let cuts: Vec<_> = (0..4).map(|_| cuts.new_tree(&mut runner).unwrap().current()).collect();
+    let operations = Arc::new(AtomicUsize::new(0));
+    let (end, over) = watch::channel(false);
+    let operating = async {
+        let each = choices.iter().enumerate();
+        join_all(each.map(|(who, choices)| operate(&producer, who, choices, &operations))).await;
+        end.send(true).expect("somebody follows");
+    };
+    let following = cuts.iter().map(|cuts| {
+        let over = over.clone();
+        follow(&webs, cuts, &operations, over, &producer)
+    });
+    let (boards, ()) = tokio::join!(join_all(following), operating);
+    let expected = fresh(&producer).await;
+    for (board, connections) in boards {
+        println!("{connections} connections, {} changes, {} rows", board.changes, expected.len());
+        assert_eq!(board.rows(), expected);
+        assert_eq!((board.snapshots, board.resets), (1, 0), "it was told everything once");
+        assert!(connections > 10, "{connections}");
+    }
+    other.instance.stop().await;
+    town.finish().await;
+}
+
+/// Follows changes, and nothing but changes, to that of an order. Some that were told before may
+/// be told again while transactions of others are open.
+async fn until_told(events: &mut Events, order: &str) {
+    while change(events).await["order"] != order {}
+}
+
+#[tokio::test]
+async fn a_position_that_leads_nowhere_is_reset() {
+    let (town, producer, web) = town().await;
+    place(&producer, "o1").await;
+    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    events.next().await.expect("a snapshot");
+    let good = events.id.clone();
+    place(&producer, "o2").await;
+    let mut theirs = web.of("t2").stream(ACTIVE, None).await.expect("a stream");
+    theirs.next().await.expect("a snapshot");
+    // The clock of a position is its fifth word, when its Postgres was started the third one.
+    let other = |word: usize, by: i64| {
+        let mut words: Vec<String> = good.split('.').map(str::to_owned).collect();
+        let number = i64::from_str_radix(&words[word], 16).expect("a number");
+        words[word] = format!("{:x}", number + by);
+        words.join(".")
+    };
+    let eleven_minutes_ago = other(4, -11 * 60 * 1000);
+    let nine_minutes_ago = other(4, -9 * 60 * 1000);
+    let another_start = other(2, 1);
+    let mut placed = 0;
+    for odd in ["", "?", "42", "ä", &theirs.id, &eleven_minutes_ago, &another_start] {
+        let mut events = web.stream(ACTIVE, Some(odd)).await.expect("a stream");
+        let mut board = Board::default();
+        let event = events.next().await.expect("a reset");
+        assert_eq!(event.kind, "reset", "{odd}");
+        board.take(&event, &events.id);
+        assert_eq!(board.rows(), fresh(&producer).await, "{odd}");
+        // From there on it goes on as any other.
+        let mut events = web.stream(ACTIVE, board.id.as_deref()).await.expect("a stream");
+        placed += 1;
+        place(&producer, &format!("new{placed}")).await;
+        until_told(&mut events, &format!("new{placed}")).await;
+    }
+    // What is of an earlier moment leads on as well, by more changes.
+    for known in [&good, &nine_minutes_ago] {
+        let mut events = web.stream(ACTIVE, Some(known)).await.expect("a stream");
+        until_told(&mut events, "o2").await;
+    }
+    town.finish().await;
+}
+
+/// While a transaction is open, all that was committed after it began may have changed since any
+/// later moment, as far as positions tell: readers are told once.
+#[tokio::test]
+async fn a_change_is_told_once_however_long_a_transaction_is_open() {
+    let (town, producer, web) = town().await;
+    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    events.next().await.expect("a snapshot");
+    let mut open = town.sql.begin().await.unwrap();
+    sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.unwrap();
+    for order in ["o1", "o2", "o3"] {
+        place(&producer, order).await;
+        assert_eq!(change(&mut events).await["order"], order);
+    }
+    // What was asked again meanwhile has brought nothing.
+    events.heartbeat().await.expect("it goes on");
+    step(&producer, "o2", "accept").await;
+    let told = change(&mut events).await;
+    assert_eq!((&told["order"], &told["status"]), (&json!("o2"), &json!("accepted")));
+    assert_eq!(town.metrics.stream_changes.get(), 4);
+    open.commit().await.unwrap();
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_cut_is_told_anew() {
+    let (town, producer, web) = town().await;
+    for hundred in 0..10 {
+        let names: Vec<_> = (0..100).map(|n| format!("o{:04}", hundred * 100 + n)).collect();
+        join_all(names.iter().map(|name| place(&producer, name))).await;
+    }
+    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    let mut board = Board::default();
+    converge(&mut events, &mut board, &producer).await;
+    assert_eq!((board.rows().len(), board.snapshots), (1000, 1));
+    // One more than an answer shows: the oldest one goes out of view, and comes back.
+    place(&producer, "p1").await;
+    converge(&mut events, &mut board, &producer).await;
+    assert_eq!((board.rows().len(), board.resets), (1000, 1));
+    assert_eq!(board.rows()[0]["order"], "p1");
+    step(&producer, "p1", "cancel").await;
+    converge(&mut events, &mut board, &producer).await;
+    assert_eq!((board.rows().len(), board.resets), (1000, 2));
+    step(&producer, "o0500", "cancel").await;
+    assert_eq!(change(&mut events).await["order"], "o0500");
+    town.finish().await;
+}
