@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Part, PartVersions, Timestamp, WorkerName};
+use crate::{Address, Part, PartVersions, Timestamp, Token, WorkerName};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -76,6 +76,12 @@ impl Bucket {
     pub fn live(self, key: &str) -> String {
         format!("live.{}.{key}", self.as_str())
     }
+}
+
+/// All keys of a tenant.
+#[must_use]
+pub fn all_of(tenant: &Token) -> String {
+    format!("{tenant}.>")
 }
 
 #[must_use]
