@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bad_payments;
+mod client_queue;
+mod client_watch;
 mod cluster;
 mod commands;
 mod conformance;
