@@ -10,6 +10,8 @@ use brigade_tests::{Town, producer::item};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::healing::until_healed;
+
 /// Ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -107,6 +109,7 @@ async fn s4_10_commands_queued_while_offline_are_sent_in_order_on_return() {
     // It goes on with what comes, connected.
     queue.add(command("c1", 7, "remove_item", &json!({"item_id": "i5"}))).unwrap();
     assert_eq!(standings(&all_decided(&queue).await)["c1-7"], "done 200");
+    until_healed(&town).await;
     town.finish().await;
 }
 

@@ -16,6 +16,8 @@ use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::healing::until_healed;
+
 const OFTEN: Duration = Duration::from_millis(20);
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -185,6 +187,7 @@ async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
         ("o6", json!("added")),
     ];
     assert_eq!(news, told(&expected));
+    until_healed(&town).await;
     town.finish().await;
 }
 
