@@ -211,7 +211,9 @@ fn bad_subject() -> Refusal {
     Refusal::new(400, "bad_subject", message)
 }
 
-fn unknown_verb() -> Refusal {
+/// `404 unknown_verb`.
+#[must_use]
+pub fn unknown_verb() -> Refusal {
     Refusal::new(404, "unknown_verb", "there is no such aggregate or verb")
 }
 

@@ -137,7 +137,8 @@ pub fn bad(name: &str) -> Refusal {
 }
 
 /// The form of W3C Trace Context: version, trace id, parent id and flags in lower-case hex.
-fn is_traceparent(value: &str) -> bool {
+#[must_use]
+pub fn is_traceparent(value: &str) -> bool {
     let mut fields = value.splitn(5, '-');
     let mut hex = |len| {
         fields.next().is_some_and(|field| {

@@ -49,6 +49,11 @@ impl NatsUser {
         self
     }
 
+    fn denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+        self.publish_deny.extend(subjects);
+        self
+    }
+
     /// Reads whole buckets, from the leader.
     fn reads(self, buckets: &[Bucket]) -> Self {
         self.publish(buckets.iter().map(|b| format!("$JS.API.STREAM.MSG.GET.{}", b.stream())))
@@ -141,7 +146,10 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_USER_VALIDATE, QUERY_USER_STATE])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
-            .reads(&[Bucket::Versions, Bucket::Views]),
+            .reads(&[Bucket::Versions, Bucket::Views])
+            // The commands that come over HTTP, for customers and staff: no system verb.
+            .publish(["req.*.*.*.*"])
+            .denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}"))),
     }
 }
 
@@ -156,13 +164,13 @@ fn user_state_of(part: Part) -> String {
 /// The backend of a restaurant: sends commands, asks and watches, of its tenant only.
 #[must_use]
 pub fn producer(tenant: &Token) -> NatsUser {
-    let mut user = watcher(tenant).publish([format!("cmd.{tenant}.>"), format!("req.{tenant}.>")]);
-    user.name = format!("{tenant}-producer");
-    user.publish_deny = SYSTEM_VERBS
-        .iter()
-        .flat_map(|verb| ["cmd", "req"].map(|door| format!("{door}.{tenant}.*.*.{verb}")))
-        .collect();
-    user
+    let user =
+        watcher(tenant).publish([format!("cmd.{tenant}.>"), format!("req.{tenant}.>")]).denied(
+            SYSTEM_VERBS
+                .iter()
+                .flat_map(|verb| ["cmd", "req"].map(|door| format!("{door}.{tenant}.*.*.{verb}"))),
+        );
+    NatsUser { name: format!("{tenant}-producer"), ..user }
 }
 
 /// Asks and watches, of its tenant only.

@@ -15,6 +15,7 @@ pub mod screen;
 pub mod shared;
 pub mod stranger;
 pub mod town;
+pub mod web;
 pub mod workload;
 
 use std::{
@@ -24,6 +25,7 @@ use std::{
 
 pub use producer::{Producer, Reply};
 pub use town::Town;
+pub use web::{Page, Web};
 
 /// Longest wait for anything. No test asserts a time: this only ends a test that hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

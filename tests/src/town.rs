@@ -12,6 +12,7 @@ use brigade::{
         FailPoints, Metrics,
         connect::as_user_of,
         fleet::{Instance, Servers},
+        http::{Api, Serving, Told, serve},
     },
     stack::{NatsServer, Postgres},
 };
@@ -22,9 +23,10 @@ use brigade_contracts::{
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use crate::{
-    PATIENCE, Producer, check,
+    PATIENCE, Producer, Web, check,
     gate::Gate,
     shared::{self, role_password, shared},
     until,
@@ -51,6 +53,9 @@ pub struct Town {
     pub has_ghosts: bool,
     /// Of a table-status-reconciler that is started from now on.
     pub dry_run: bool,
+    /// Of an edge that is started from now on.
+    pub api: Api,
+    serving: OnceCell<Serving>,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -180,6 +185,8 @@ impl Town {
             lock_policy: LockPolicy::default(),
             has_ghosts: false,
             dry_run: false,
+            api: Api::default(),
+            serving: OnceCell::new(),
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -216,7 +223,27 @@ impl Town {
             replicas: self.replicas,
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
+            http: self.api.clone(),
         }
+    }
+
+    /// What the town serves over HTTP: `http://<address>`.
+    ///
+    /// # Panics
+    /// Where there is no free port.
+    pub async fn http(&self) -> String {
+        let serve = async || {
+            let workers = self.workers().iter().map(|worker| worker.health.clone()).collect();
+            let told = Told { metrics: self.metrics.clone(), workers };
+            serve(([127, 0, 0, 1], 0).into(), told, self.api.slot.clone()).await
+        };
+        let serving = self.serving.get_or_try_init(serve).await.expect("a port");
+        format!("http://{}", serving.address)
+    }
+
+    /// A program on HTTP for the restaurant `t1`.
+    pub async fn web(&self) -> Web {
+        Web::new(self.http().await, "t1")
     }
 
     /// A connection as a user.

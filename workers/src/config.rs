@@ -9,9 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::http::HeaderValue;
 use brigade_contracts::WorkerName;
 
-use crate::{domain::LockPolicy, runtime::fleet::Servers};
+use crate::{
+    domain::LockPolicy,
+    runtime::{fleet::Servers, http::Api},
+};
 
 /// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
 pub const VARIABLES: &str = "\
@@ -23,8 +27,12 @@ Environment:
                                    TABLE_STATUS_RECONCILER, CACHE_VERIFIER, EDGE)
   BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
   BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
-  BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served (default: a free
-                                   port of 127.0.0.1, which is logged)
+  BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
+                                   API (default: a free port of 127.0.0.1, which is logged)
+  BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
+                                   where BRIGADE_HTTP_ADDR is an address of loopback
+  BRIGADE_HTTP_CORS_ORIGINS        origins whose pages may use the API, separated by commas, such
+                                   as https://shop.example (default: none)
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler
@@ -45,6 +53,8 @@ pub struct RunConfig {
     own_database_urls: HashMap<WorkerName, String>,
     /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
     pub http: SocketAddr,
+    /// `BRIGADE_HTTP_OPEN=1` and `BRIGADE_HTTP_CORS_ORIGINS`.
+    pub api: Api,
     /// `BRIGADE_REPLICAS` of each stream, else 1.
     pub replicas: u8,
     /// `BRIGADE_LOCK_SECONDS_<METHOD>`, each 10 minutes by default.
@@ -57,7 +67,7 @@ pub struct RunConfig {
 
 impl RunConfig {
     /// # Errors
-    /// A `BRIGADE_HTTP_ADDR` that is no address.
+    /// A variable that cannot be read, and an API that is open beyond loopback.
     pub fn from_env() -> Result<Self> {
         let own = |what: &str| {
             WorkerName::ALL
@@ -69,12 +79,20 @@ impl RunConfig {
         };
         let replicas = text("BRIGADE_REPLICAS").unwrap_or_else(|| "1".to_owned());
         let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let http: SocketAddr =
+            http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?;
+        let open = text("BRIGADE_HTTP_OPEN").as_deref() == Some("1");
+        anyhow::ensure!(
+            !open || http.ip().is_loopback(),
+            "BRIGADE_HTTP_OPEN: {http} is no address of loopback, and everybody would be trusted"
+        );
         Ok(Self {
             nats_url: text("BRIGADE_NATS_URL"),
             database_url: text("BRIGADE_DATABASE_URL"),
             own_nats_urls: own("BRIGADE_NATS_URL"),
             own_database_urls: own("BRIGADE_DATABASE_URL"),
-            http: http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?,
+            http,
+            api: Api { open, origins: cors_origins()?, ..Api::default() },
             replicas: replicas
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
@@ -98,6 +116,7 @@ impl RunConfig {
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
+            http: self.api.clone(),
         })
     }
 
@@ -125,6 +144,25 @@ impl RunConfig {
         let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
         percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
     }
+}
+
+/// `BRIGADE_HTTP_CORS_ORIGINS`.
+///
+/// # Errors
+/// What is no origin: `http://` or `https://`, a host and perhaps a port.
+pub fn cors_origins() -> Result<Vec<HeaderValue>> {
+    origins(&text("BRIGADE_HTTP_CORS_ORIGINS").unwrap_or_default())
+}
+
+fn origins(list: &str) -> Result<Vec<HeaderValue>> {
+    let origin = |origin: &str| {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let fits = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        let ok = host.is_some_and(|host| !host.is_empty() && host.chars().all(fits));
+        anyhow::ensure!(ok, "BRIGADE_HTTP_CORS_ORIGINS: {origin:?} is no origin");
+        Ok(origin.to_ascii_lowercase().try_into()?)
+    };
+    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(origin).collect()
 }
 
 /// How long the lock of a cart lives that is paid by each method, within the cap.
@@ -241,6 +279,16 @@ fn places(home: Option<&Path>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        let all = origins("https://shop.example, http://localhost:5173,,").unwrap();
+        assert_eq!(all, ["https://shop.example", "http://localhost:5173"]);
+        assert!(origins("").unwrap().is_empty());
+        for bad in ["*", "shop.example", "https://", "https://a/b", "https://a b", "null"] {
+            assert!(origins(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn the_cache_folder_is_the_first_one_that_is_named() {

@@ -9,7 +9,7 @@ use async_nats::{
     HeaderMap,
     jetstream::{self, stream::LastRawMessageErrorKind},
 };
-use brigade_contracts::{Command, Outcome, Refusal, Timestamp, subject};
+use brigade_contracts::{Command, Outcome, Refusal, Timestamp, Token, subject};
 use bytes::Bytes;
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
@@ -152,14 +152,15 @@ impl DeadLetters {
             let outcome = Outcome::refused(&command, refusal, None);
             sqlx::query!(
                 "insert into brigade.command_inbox
-                     (tenant, command_id, subject, payload_hash, outcome, decided_at)
-                 values ($1, $2, $3, $4, $5::text::json, clock_timestamp())
+                     (tenant, command_id, subject, payload_hash, outcome, actor, decided_at)
+                 values ($1, $2, $3, $4, $5::text::json, $6, clock_timestamp())
                  on conflict (tenant, command_id) do nothing",
                 command.tenant.as_str(),
                 command.command_id.as_str(),
                 letter.subject,
                 &command.payload_hash[..],
                 serde_json::to_string(&outcome)?,
+                command.actor.as_ref().map(Token::as_str),
             )
             .execute(&mut *tx)
             .await?;

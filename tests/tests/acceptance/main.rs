@@ -12,6 +12,7 @@ mod dead_letters;
 mod freeing_tables;
 mod ghosts;
 mod healing;
+mod http;
 mod invariants;
 mod lists;
 mod lock_deadlines;

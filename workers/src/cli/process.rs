@@ -13,7 +13,7 @@ use tokio::{
 use crate::runtime::{
     FailPoints, Metrics,
     fleet::{Instance, Servers},
-    http::{Told, serve},
+    http::{Serving, Slot, Told, serve},
 };
 
 /// A drain that takes longer is cut off: the process has promised to be gone within 10 s.
@@ -21,6 +21,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(9500);
 
 pub struct Process {
     pub http: SocketAddr,
+    serving: Serving,
     instances: Vec<Instance>,
     terminate: Signal,
     interrupt: Signal,
@@ -42,15 +43,17 @@ impl Process {
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let metrics = Arc::new(Metrics::new());
         let fail = fail_points(fail_point);
+        let slot = Slot::default();
         let instances: Vec<_> = workers
             .into_iter()
-            .map(|(worker, servers)| {
+            .map(|(worker, mut servers)| {
+                servers.http.slot = slot.clone();
                 Instance::start(worker, servers, metrics.clone(), fail.clone())
             })
             .collect();
         let workers = instances.iter().map(|instance| instance.health.clone()).collect();
-        let (http, _serving) = serve(http, Told { metrics, workers }).await?;
-        Ok(Self { http, instances, terminate, interrupt })
+        let serving = serve(http, Told { metrics, workers }, slot).await?;
+        Ok(Self { http: serving.address, serving, instances, terminate, interrupt })
     }
 
     /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the process at once. Calls
@@ -80,10 +83,12 @@ impl Process {
         };
         let instances = std::mem::take(&mut self.instances);
         tracing::info!("draining");
+        let drain = async {
+            join_all(instances.into_iter().map(Instance::stop)).await;
+            self.serving.stop().await;
+        };
         let drained = tokio::select! {
-            drained = timeout(DRAIN_LIMIT, join_all(instances.into_iter().map(Instance::stop))) => {
-                drained.is_ok()
-            }
+            drained = timeout(DRAIN_LIMIT, drain) => drained.is_ok(),
             _ = self.terminate.recv() => false,
             _ = self.interrupt.recv() => false,
         };

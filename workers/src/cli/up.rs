@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{process::Process, run};
 use crate::{
-    config::StackConfig,
+    config::{StackConfig, cors_origins},
+    runtime::{fleet::Servers, http::Api},
     stack::{Binaries, LocalStack, Ports},
 };
 
@@ -24,12 +25,15 @@ pub struct Args {
     /// Port of nats-server; 0: any free one
     #[arg(long, default_value_t = 0)]
     nats_port: u16,
-    /// Port of /livez, /readyz and /metrics; 0: any free one
+    /// Port of /livez, /readyz, /metrics and the API; 0: any free one
     #[arg(long, default_value_t = 0)]
     http_port: u16,
     /// Port of Postgres; 0: any free one
     #[arg(long, default_value_t = 0)]
     postgres_port: u16,
+    /// Trust whoever uses the API from this machine without a token
+    #[arg(long)]
+    open: bool,
 }
 
 pub async fn run(args: Args) -> Result<ExitCode> {
@@ -42,7 +46,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
     let mut stack = LocalStack::start(&binaries, &dir, tenants, ports).await?;
-    let servers = workers.iter().map(|worker| (*worker, stack.servers(*worker))).collect();
+    let api = Api { open: args.open, origins: cors_origins()?, ..Api::default() };
+    let servers = |worker| Servers { http: api.clone(), ..stack.servers(worker) };
+    let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
     let http = ([127, 0, 0, 1], args.http_port).into();
     let process = Process::start(servers, http, None).await?;
     let ready_line = ready_line(&stack, &process);

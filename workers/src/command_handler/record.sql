@@ -2,10 +2,10 @@
 with decided as (
     -- Sorted: two handlers that get the same commands wait for each other instead of deadlocking.
     insert into brigade.command_inbox
-        (tenant, command_id, subject, payload_hash, outcome, decided_at)
-    select tenant, command_id, subject, payload_hash, outcome::json, $1
-    from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[])
-         as new (tenant, command_id, subject, payload_hash, outcome)
+        (tenant, command_id, subject, payload_hash, outcome, actor, decided_at)
+    select tenant, command_id, subject, payload_hash, outcome::json, actor, $1
+    from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $25::text[])
+         as new (tenant, command_id, subject, payload_hash, outcome, actor)
     order by tenant, command_id
 ), stored as (
     -- The default of seq is drawn in the order of the rows.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp};
+use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp, Token};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -224,12 +224,14 @@ async fn record_anew(
         outcomes.values().map(|(c, _)| format!("{}.{}", c.door.prefix(), c.target)).collect();
     let hashes: Vec<&[u8]> = outcomes.values().map(|(c, _)| &c.payload_hash[..]).collect();
     let bodies: Vec<&str> = outcomes.values().map(|(_, body)| *body).collect();
+    let actors: Vec<_> =
+        outcomes.values().map(|(c, _)| c.actor.as_ref().map(Token::as_str)).collect();
     let written = sqlx::query!(
         "insert into brigade.command_inbox as inbox
-             (tenant, command_id, subject, payload_hash, outcome, decided_at)
-         select tenant, command_id, subject, payload_hash, outcome::json, $1
-         from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[])
-              as new (tenant, command_id, subject, payload_hash, outcome)
+             (tenant, command_id, subject, payload_hash, outcome, actor, decided_at)
+         select tenant, command_id, subject, payload_hash, outcome::json, actor, $1
+         from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[])
+              as new (tenant, command_id, subject, payload_hash, outcome, actor)
          on conflict (tenant, command_id)
          do update set outcome = excluded.outcome, decided_at = excluded.decided_at
          where inbox.subject = excluded.subject",
@@ -239,6 +241,7 @@ async fn record_anew(
         &subjects,
         &hashes as _,
         &bodies as _,
+        &actors as _,
     )
     .execute(&mut **tx)
     .await?
@@ -265,6 +268,8 @@ async fn record(
         outcomes.iter().map(|(c, _)| format!("{}.{}", c.door.prefix(), c.target)).collect();
     let hashes: Vec<&[u8]> = outcomes.iter().map(|(c, _)| &c.payload_hash[..]).collect();
     let bodies: Vec<&str> = outcomes.iter().map(|(_, body)| *body).collect();
+    let actors: Vec<_> =
+        outcomes.iter().map(|(c, _)| c.actor.as_ref().map(Token::as_str)).collect();
     let event = |f: fn(&Event) -> &str| events.iter().map(f).collect::<Vec<_>>();
     let event_ids: Vec<Uuid> = events.iter().map(|_| Uuid::now_v7()).collect();
     let event_versions: Vec<i64> = events.iter().map(|e| e.version.cast_signed()).collect();
@@ -305,6 +310,7 @@ async fn record(
         &shown(|a| a.aggregate.as_str()) as _,
         &shown(|a| a.id.as_str()) as _,
         &shown_versions,
+        &actors as _,
     )
     .execute(&mut **tx)
     .await?;

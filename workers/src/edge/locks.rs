@@ -1,5 +1,5 @@
-//! `q.<tenant>.lock.<owner>` and `q.<tenant>.lock_history.<owner>`: the lock over an owner's carts,
-//! and what was done with its locks. Both are read from SQL: the bucket `cart_locks` only shows.
+//! The lock over an owner's carts, and what was done with its locks. Both are read from SQL: the
+//! bucket `cart_locks` only shows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,14 +8,13 @@ use brigade_contracts::{
     list::MAX_BYTES,
     lock::{Entry, History, Live},
     query::HistoryHeaders,
-    subject,
 };
 use bytes::Bytes;
 use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::{Edge, reply::Reply, together::Question};
-use crate::{runtime::Delivery, store::rows::parse};
+use crate::store::rows::parse;
 
 /// Asks for the locks that owners hold now.
 pub struct LiveLocks;
@@ -115,9 +114,7 @@ fn encode(body: &impl Serialize) -> sqlx::Result<Bytes> {
 }
 
 impl Edge {
-    pub(super) async fn lock(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let lock = subject::parse_query_lock(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.lock.<owner>"))?;
+    pub(super) async fn lock(&self, lock: Address) -> Result<Reply, Reply> {
         match self.live_locks.get(lock).await {
             Ok(Some(live)) => Ok(Reply::ok(live)),
             Ok(None) => Err(not_locked()),
@@ -125,10 +122,11 @@ impl Edge {
         }
     }
 
-    pub(super) async fn lock_history(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let lock = subject::parse_query_lock_history(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.lock_history.<owner>"))?;
-        let asked = HistoryHeaders::parse(query.headers())?;
+    pub(super) async fn lock_history(
+        &self,
+        lock: Address,
+        asked: HistoryHeaders,
+    ) -> Result<Reply, Reply> {
         match self.lock_history.get((lock, asked)).await {
             Ok(Some(history)) => Ok(Reply::ok(history)),
             Ok(None) => Ok(Reply::ok(Bytes::from_static(br#"{"entries":[],"before":null}"#))),

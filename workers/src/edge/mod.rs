@@ -21,9 +21,12 @@
 mod confirm;
 mod content;
 mod database;
+mod http;
 mod list;
 mod locks;
 mod outcome;
+mod owners;
+mod queries;
 mod reply;
 mod service;
 #[cfg(test)]
@@ -54,6 +57,7 @@ use self::{
     list::Lists,
     locks::{LiveLocks, LockHistory},
     outcome::Inbox,
+    owners::Owners,
     reply::Reply,
     service::{Endpoint, Service},
     together::Together,
@@ -89,6 +93,7 @@ struct Edge {
     live_locks: Together<LiveLocks>,
     lock_history: Together<LockHistory>,
     users: Together<Users>,
+    owners: Together<Owners>,
     content: Content,
     lists: Lists,
     versions: Kv,
@@ -115,11 +120,16 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
     edge.cx.nats.round_trip().await;
+    let served = cx.http.slot.fill(http::router(&edge));
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
         async move { serve(&edge, &endpoint, requests).await }
     });
-    let serving = join_all(serving);
+    let serving = async {
+        join_all(serving).await;
+        drop(served);
+        edge.answered().await;
+    };
     let drained = async {
         cx.drain.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;
@@ -128,8 +138,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     tokio::pin!(serving, drained);
     loop {
         tokio::select! {
-            _ = &mut serving => return Ok(()),
-            () = &mut drained => anyhow::bail!("queries are left after {DRAIN_LIMIT:?}"),
+            () = &mut serving => return Ok(()),
+            () = &mut drained => anyhow::bail!("requests are left after {DRAIN_LIMIT:?}"),
             // Stuck queries fill up all the room, and then edge is not well.
             _ = tick.tick() => if edge.in_hand.available_permits() > 0 {
                 cx.health.moved();
@@ -189,6 +199,7 @@ impl Edge {
             live_locks: Together::new(&database, LiveLocks),
             lock_history: Together::new(&database, LockHistory),
             users: Together::new(&database, Users),
+            owners: Together::new(&database, Owners),
             content: Content::open(&cx.nats).await?,
             lists: Lists::new(&database, &cx.metrics),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
@@ -199,17 +210,14 @@ impl Edge {
     }
 
     async fn answer(&self, endpoint: &Endpoint, query: &Delivery) {
-        let answered = match endpoint.name {
-            VIEW => self.view(query).await,
-            ACTIVE_ORDERS => self.active_orders(query).await,
-            LOCK => self.lock(query).await,
-            LOCK_HISTORY => self.lock_history(query).await,
-            USER_VALIDATE => self.user_validate(query).await,
-            USER_STATE => self.user_state(query).await,
-            _ => self.outcome(query).await,
-        };
-        let reply = answered.unwrap_or_else(|error| error);
+        let reply = self.query(endpoint.name, query).await.unwrap_or_else(|error| error);
         self.send(endpoint, query, reply).await;
+    }
+
+    /// Waits until nothing is in hand.
+    async fn answered(&self) {
+        // Never closed, and never asked for more than there is.
+        let _all = self.in_hand.acquire_many(MAX_IN_HAND as u32).await;
     }
 
     async fn send(&self, endpoint: &Endpoint, query: &Delivery, reply: Reply) {

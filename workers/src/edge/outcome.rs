@@ -1,31 +1,37 @@
-//! `q.<tenant>.outcome.<command_id>`: the stored outcome of a command, byte for byte.
+//! The stored outcome of a command, byte for byte.
 
-use std::{collections::HashMap, ops::ControlFlow};
+use std::{collections::HashMap, ops::ControlFlow, time::Duration};
 
-use brigade_contracts::{Refusal, Token, query, subject};
+use brigade_contracts::{Refusal, Token, subject};
 use bytes::Bytes;
 use sqlx::PgConnection;
 
 use super::{Edge, reply::Reply, together::Question};
-use crate::runtime::Delivery;
+
+/// An outcome, and who sent its command, if that was told.
+#[derive(Clone)]
+pub struct Stored {
+    outcome: Bytes,
+    actor: Option<String>,
+}
 
 /// Asks for stored outcomes, by tenant and Command-Id.
 pub struct Inbox;
 
 impl Question for Inbox {
     type Key = (Token, Token);
-    type Row = Bytes;
+    type Row = Stored;
     const AT_ONCE: usize = 1;
 
     async fn ask(
         &self,
         connection: &mut PgConnection,
         keys: &[(Token, Token)],
-    ) -> sqlx::Result<HashMap<(Token, Token), Bytes>> {
+    ) -> sqlx::Result<HashMap<(Token, Token), Stored>> {
         let (tenants, ids): (Vec<_>, Vec<_>) =
             keys.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
         let rows = sqlx::query!(
-            r#"select tenant, command_id, inbox.outcome::text as "outcome!"
+            r#"select tenant, command_id, inbox.outcome::text as "outcome!", inbox.actor
                from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
                join brigade.command_inbox inbox using (tenant, command_id)"#,
             &tenants as _,
@@ -38,24 +44,38 @@ impl Question for Inbox {
             .map(|row| {
                 let tenant = Token::new(row.tenant.as_deref().unwrap_or_default());
                 let id = Token::new(row.command_id.as_deref().unwrap_or_default());
-                Ok(((tenant.map_err(decode)?, id.map_err(decode)?), row.outcome.into()))
+                let stored = Stored { outcome: row.outcome.into(), actor: row.actor };
+                Ok(((tenant.map_err(decode)?, id.map_err(decode)?), stored))
             })
             .collect()
     }
 }
 
 impl Edge {
-    pub(super) async fn outcome(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let (tenant, id) = subject::parse_query_outcome(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.outcome.<command_id>"))?;
-        let wait = query::wait(query.headers())?;
+    /// The outcome of a command; with `of` only of one that this user sent: any other is not
+    /// decided as far as he can tell.
+    pub(super) async fn outcome(
+        &self,
+        tenant: Token,
+        id: Token,
+        wait: Duration,
+        of: Option<&Token>,
+    ) -> Result<Reply, Reply> {
         let wake_on = subject::outcome(&tenant, &id);
         let ask = async || match self.inbox.get((tenant.clone(), id.clone())).await {
-            Ok(Some(outcome)) => ControlFlow::Break(Ok(Reply::ok(outcome))),
-            Ok(None) => ControlFlow::Continue(Err(not_decided())),
+            Ok(Some(stored)) if stored.is_of(of) => {
+                ControlFlow::Break(Ok(Reply::ok(stored.outcome)))
+            }
+            Ok(_) => ControlFlow::Continue(Err(not_decided())),
             Err(_) => ControlFlow::Break(Err(Reply::unconfirmed())),
         };
         self.ask_until(wait, wake_on, ask).await?
+    }
+}
+
+impl Stored {
+    fn is_of(&self, user: Option<&Token>) -> bool {
+        user.is_none_or(|user| self.actor.as_deref() == Some(user.as_str()))
     }
 }
 

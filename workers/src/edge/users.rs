@@ -1,5 +1,4 @@
-//! `q.<tenant>.user.<id>.validate` and `q.<tenant>.user.<id>.state`: whether a token is that of a
-//! user's session, and what is known of a user.
+//! Whether a token is that of a user's session, and what is known of a user.
 //!
 //! Both are read from SQL, in one statement for all who wait, so that a token that was just issued
 //! is good and one that was just replaced is not. A look at the version first, and at KV then, would
@@ -9,7 +8,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{
-    Address, Part, Refusal, Timestamp, subject,
+    Address, Part, Refusal, Timestamp,
     user::{Roles, State, SubscriptionPart, Valid, Validate},
 };
 use serde::Serialize;
@@ -18,7 +17,6 @@ use sqlx::PgConnection;
 use super::{Edge, reply::Reply, together::Question};
 use crate::{
     domain::User,
-    runtime::Delivery,
     store::{rows::keys, users::from_row},
 };
 
@@ -87,20 +85,21 @@ impl Known {
 }
 
 impl Edge {
-    pub(super) async fn user_validate(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let user = subject::parse_query_user_validate(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.user.<id>.validate"))?;
-        let asked = Validate::decode(query.payload())?;
-        let known = self.users.get(user).await.map_err(|_| Reply::unconfirmed())?;
-        match known.and_then(|known| known.valid(&asked)) {
-            Some(valid) => Ok(ok(&valid)),
-            None => Err(invalid_token()),
-        }
+    pub(super) async fn user_validate(
+        &self,
+        user: Address,
+        asked: &Validate,
+    ) -> Result<Reply, Reply> {
+        self.valid(user, asked).await.map(|valid| ok(&valid))
     }
 
-    pub(super) async fn user_state(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let user = subject::parse_query_user_state(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.user.<id>.state"))?;
+    /// Whose session a token is.
+    pub(super) async fn valid(&self, user: Address, asked: &Validate) -> Result<Valid, Reply> {
+        let known = self.users.get(user).await.map_err(|_| Reply::unconfirmed())?;
+        known.and_then(|known| known.valid(asked)).ok_or_else(|| invalid_token().into())
+    }
+
+    pub(super) async fn user_state(&self, user: Address) -> Result<Reply, Reply> {
         match self.users.get(user).await {
             Ok(Some(known)) => Ok(ok(&known.state())),
             Ok(None) => Err(Refusal::new(404, "not_found", "there is no such user").into()),
@@ -110,8 +109,8 @@ impl Edge {
 }
 
 /// Of a user that is not there as well: who asks learns nothing about who is.
-fn invalid_token() -> Reply {
-    Refusal::new(401, "invalid_token", "this is not the token of a session").into()
+pub(super) fn invalid_token() -> Refusal {
+    Refusal::new(401, "invalid_token", "this is not the token of a session")
 }
 
 /// Shapes of ours: serde_json has no error for them.

@@ -1,12 +1,11 @@
-//! `q.<tenant>.view.<aggregate>.<id>`: what an aggregate shows.
+//! What an aggregate shows.
 
 use std::{ops::ControlFlow, sync::Arc};
 
 use brigade_contracts::{
-    Address, Aggregate, Outcome, Refusal,
+    Address, Outcome, Refusal,
     key::{self, Bucket},
     query::ViewHeaders,
-    subject,
 };
 
 use super::{
@@ -15,8 +14,6 @@ use super::{
     content::{Body, Found},
     reply::Reply,
 };
-use crate::runtime::Delivery;
-
 /// How often a version is confirmed again because its content is already a later one.
 const CONFIRM_AGAIN: usize = 2;
 
@@ -28,36 +25,32 @@ struct Confirmed {
 }
 
 impl Edge {
-    pub(super) async fn view(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let address = subject::parse_query_view(query.subject())
-            .filter(|address| address.aggregate != Aggregate::User)
-            .ok_or_else(|| {
-                let expected = "expected q.<tenant>.view.<aggregate>.<id>, of a cart, payment, \
-                                order or table";
-                Reply::bad_subject(expected)
-            })?;
-        let asked = ViewHeaders::parse(query.headers())?;
+    pub(super) async fn view(
+        &self,
+        address: &Address,
+        asked: &ViewHeaders,
+    ) -> Result<Reply, Reply> {
         // Read before the version is confirmed: what is seen meanwhile may well be later.
-        let seen = self.content.seen(&address);
-        let mut confirmed = self.confirm_reached(&address, &asked).await?;
+        let seen = self.content.seen(address);
+        let mut confirmed = self.confirm_reached(address, asked).await?;
         for _ in 0..=CONFIRM_AGAIN {
             self.cx.fail.point("edge.after_confirm").await;
             let Confirmed { versions, by_kv } = &confirmed;
             if versions.version < seen {
-                return self.behind(&address, &asked, &confirmed, seen).await;
+                return self.behind(address, asked, &confirmed, seen).await;
             }
             if asked.has(versions.version) {
                 return Ok(Reply { by_kv: *by_kv, ..not_modified(versions.version) });
             }
-            match self.content.find(&address, versions).await {
+            match self.content.find(address, versions).await {
                 Found::Exactly(body, from) => {
                     return Ok(Reply { by_kv: *by_kv, ..self.show(&body, from) });
                 }
-                Found::Later => confirmed = self.confirm(&address, asked.confirm_by_kv).await?,
+                Found::Later => confirmed = self.confirm(address, asked.confirm_by_kv).await?,
                 Found::Nothing => break,
             }
         }
-        let body = self.read(&address).await?;
+        let body = self.read(address).await?;
         match body.versions.version {
             version if !asked.reached(version) => Err(Reply::not_reached(version)),
             version if asked.has(version) => Ok(not_modified(version)),

@@ -7,7 +7,7 @@ use brigade_contracts::{WorkerName, topology::Topology};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use super::{Context, FailPoints, Health, Metrics, Nats, connect};
+use super::{Context, FailPoints, Health, Metrics, Nats, connect, http::Api};
 use crate::{domain::LockPolicy, registry};
 
 /// Where a worker connects to, URLs with the worker's own user, and the few settings that workers
@@ -21,6 +21,8 @@ pub struct Servers {
     pub lock_policy: LockPolicy,
     /// Of table-status-reconciler.
     pub dry_run: bool,
+    /// Of edge.
+    pub http: Api,
 }
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -112,6 +114,7 @@ async fn run(
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
         lock_policy: servers.lock_policy.clone(),
         dry_run: servers.dry_run,
+        http: servers.http.clone(),
     };
     let entry = registry::find(worker);
     health.starting();

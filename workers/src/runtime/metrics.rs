@@ -31,6 +31,8 @@ pub struct Metrics {
     pub tables_found: IntCounterVec,
     pub tables_repaired: IntCounterVec,
     pub queries: IntCounterVec,
+    pub http_requests: IntCounterVec,
+    pub http_seconds: HistogramVec,
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
@@ -197,6 +199,16 @@ impl Metrics {
                 "brigade_queries_total",
                 "Queries by kind and status",
                 &["query", "status"],
+            ),
+            http_requests: counters(
+                "brigade_http_requests_total",
+                "Requests over HTTP by route and status; `none` for paths that there are not",
+                &["route", "status"],
+            ),
+            http_seconds: seconds(
+                "brigade_http_request_seconds",
+                "Time from a request's head to the head of its answer",
+                &["route"],
             ),
             queries_waiting: gauge(
                 "brigade_queries_waiting",

@@ -59,4 +59,6 @@ pub struct Context {
     pub lock_policy: LockPolicy,
     /// Of table-status-reconciler: it sends nothing.
     pub dry_run: bool,
+    /// Of edge: where and how its API is served.
+    pub http: http::Api,
 }

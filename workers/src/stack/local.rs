@@ -6,7 +6,11 @@ use anyhow::{Context, Result};
 use brigade_contracts::{Token, WorkerName, permissions};
 
 use super::{Binaries, NatsServer, Postgres, credentials::Credentials};
-use crate::{domain::LockPolicy, migrate, provision, runtime::fleet::Servers};
+use crate::{
+    domain::LockPolicy,
+    migrate, provision,
+    runtime::{fleet::Servers, http::Api},
+};
 
 /// The database of a stack.
 pub const DATABASE: &str = "brigade";
@@ -81,6 +85,7 @@ impl LocalStack {
             replicas: 1,
             lock_policy: LockPolicy::default(),
             dry_run: false,
+            http: Api::default(),
         }
     }
 

@@ -56,6 +56,7 @@ impl WorkerProcess {
         let http = free_port()?;
         let mut environment = vec![
             ("BRIGADE_HTTP_ADDR".to_owned(), format!("127.0.0.1:{http}")),
+            ("BRIGADE_HTTP_OPEN".to_owned(), "1".to_owned()),
             ("BRIGADE_LOG".to_owned(), String::new()),
         ];
         for (worker, servers) in workers {

@@ -1,4 +1,4 @@
-//! `q.<tenant>.active_orders`: the orders that are neither completed nor cancelled.
+//! The active orders of a tenant: those that are neither completed nor cancelled.
 //!
 //! One statement says which orders there are, of which versions, once for all who wait
 //! ([`confirm`]). From that alone comes the ETag, a hash over (order, core version, payment
@@ -40,7 +40,6 @@ use std::{
 use brigade_contracts::{
     Token,
     list::{Changes, List, ListHeaders, MAX_BYTES, MAX_ROWS},
-    subject,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -51,7 +50,7 @@ use self::{
     rows::{Row, Rows},
 };
 use super::{Edge, database::Database, reply::Reply, together::Together};
-use crate::runtime::{Delivery, Metrics};
+use crate::runtime::Metrics;
 
 /// An order and the versions of its parts.
 pub type Versions<'a> = (&'a Token, u64, u64);
@@ -78,10 +77,11 @@ impl Lists {
 }
 
 impl Edge {
-    pub(super) async fn active_orders(&self, query: &Delivery) -> Result<Reply, Reply> {
-        let tenant = subject::parse_query_active_orders(query.subject())
-            .ok_or_else(|| Reply::bad_subject("expected q.<tenant>.active_orders"))?;
-        let asked = ListHeaders::parse(query.headers())?;
+    pub(super) async fn active_orders(
+        &self,
+        tenant: Token,
+        asked: &ListHeaders,
+    ) -> Result<Reply, Reply> {
         let listed = self.lists.confirmer.get(tenant.clone()).await.ok().flatten();
         let listed = listed.ok_or_else(Reply::unconfirmed)?;
         self.cx.fail.point("edge.after_list_confirm").await;

@@ -87,6 +87,7 @@ impl Stand {
             replicas: 1,
             lock_policy: LockPolicy::default(),
             dry_run: false,
+            http: Default::default(),
         }
     }
 
@@ -111,6 +112,7 @@ impl Stand {
             topology: Arc::new(brigade_contracts::topology::Topology::compiled_in()),
             lock_policy: LockPolicy::default(),
             dry_run: false,
+            http: Default::default(),
         })
     }
 

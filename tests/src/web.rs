@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
+use serde_json::Value;
+
+/// A program outside that speaks HTTP to one restaurant: knows paths and JSON, and none of
+/// brigade's types.
+#[derive(Clone)]
+pub struct Web {
+    client: Client,
+    /// `http://<address>`.
+    pub base: String,
+    pub tenant: String,
+    /// The access token that it shows.
+    pub token: Option<String>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub bytes: Bytes,
+}
+
+impl Page {
+    /// The body; null where it is no JSON.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+
+    /// The `code` of a problem or an outcome.
+    #[must_use]
+    pub fn code(&self) -> String {
+        self.body()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The first value of a header, empty where there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn etag(&self) -> &str {
+        self.header("etag")
+    }
+}
+
+impl Web {
+    /// Shows no token yet.
+    ///
+    /// # Panics
+    /// Where there is no client to be had.
+    #[must_use]
+    pub fn new(base: String, tenant: &str) -> Self {
+        // None of the environment's proxies: the town is on this machine.
+        let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build();
+        Self { client: client.expect("a client"), base, tenant: tenant.to_owned(), token: None }
+    }
+
+    /// The same with another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The same at another restaurant.
+    #[must_use]
+    pub fn of(&self, tenant: &str) -> Self {
+        Self { tenant: tenant.to_owned(), ..self.clone() }
+    }
+
+    /// A request under `/v1/<tenant>/`, with the token, and nothing else yet.
+    #[must_use]
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/v1/{}/{path}", self.base, self.tenant);
+        let request = self.client.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Sends it.
+    ///
+    /// # Panics
+    /// Where there is no answer.
+    pub async fn send(&self, request: RequestBuilder) -> Page {
+        let answer = request.send().await.expect("an answer");
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Page { status, headers, bytes: answer.bytes().await.expect("a body") }
+    }
+
+    /// A query, with headers as they are given.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Page {
+        let request = self.request(Method::GET, path);
+        let with =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        self.send(with).await
+    }
+
+    /// A command, under a new Command-Id: `cart/c1/open`.
+    pub async fn post(&self, path: &str, payload: &Value) -> Page {
+        self.post_as(&uuid::Uuid::now_v7().to_string(), path, payload).await
+    }
+
+    /// A command under this Command-Id.
+    pub async fn post_as(&self, command_id: &str, path: &str, payload: &Value) -> Page {
+        let request = self.request(Method::POST, path).header("Idempotency-Key", command_id);
+        self.send(request.json(payload)).await
+    }
+}

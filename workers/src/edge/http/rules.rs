@@ -1,0 +1,209 @@
+//! Who may do what over HTTP, in one table.
+//!
+//! A **customer** may do everything with what is his own, and nothing else. **Staff** may do
+//! everything with every cart, order, table and payment of the restaurant; a **manager** besides
+//! what gives money away, overrules the books or changes what others may. Whoever may do more may
+//! do the less.
+//!
+//! - No customer says that something is paid: `record_result` is the gateway's, whose word comes
+//!   through a backend or a terminal, and `confirm_cash` is that of whoever has the till; both need
+//!   staff. `activate_subscription` says the same of a subscription, and needs a manager.
+//! - A customer speaks for himself: a payload names him or nobody ([`Rule::names`]).
+//! - `join` and `leave` are for every cart, as one that is not a member yet joins, and one that has
+//!   left may repeat that: the id of a team cart is its invitation. `claim` is for a cart that is
+//!   still its session's, on the same ground.
+//! - Verbs of the system are nobody's, and a verb that is not in the table is none.
+//! - Else what is not there looks like what is another's, so that nobody finds out ids. Only ids
+//!   that a sender may create (`open`, `check_out`, `initiate`) show that they are taken.
+
+use brigade_contracts::Aggregate::{self, Cart, Order, Payment, Table, User};
+use serde_json::Value;
+
+/// Who may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Least {
+    /// Whoever has no token yet.
+    Anybody,
+    Customer,
+    /// A customer whose the thing is; staff.
+    Owner,
+    /// A customer whose the thing is, or who may claim it; staff.
+    Claimer,
+    /// The user itself.
+    Oneself,
+    Staff,
+    Manager,
+    Never,
+}
+use Least::{Anybody, Claimer, Customer, Manager, Never, Oneself, Owner, Staff};
+
+/// What a verb asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub least: Least,
+    /// Fields of the payload that name a user: a customer names himself or leaves them out.
+    pub names: &'static [&'static str],
+}
+
+/// Verb, who may, what names a user.
+type Row = (Aggregate, &'static str, Least, &'static [&'static str]);
+
+const TABLE: &[Row] = &[
+    (Cart, "open", Customer, &["owner"]),
+    (Cart, "join", Customer, &["user"]),
+    (Cart, "leave", Customer, &["user"]),
+    (Cart, "add_item", Owner, &["user"]),
+    (Cart, "set_item", Owner, &[]),
+    (Cart, "remove_item", Owner, &[]),
+    (Cart, "commit_cod", Owner, &["user"]),
+    (Cart, "claim", Claimer, &["user"]),
+    (Cart, "lock", Owner, &[]),
+    (Cart, "bind_transaction", Owner, &[]),
+    (Cart, "extend", Owner, &[]),
+    (Cart, "unlock", Owner, &[]),
+    (Cart, "expire_lock", Never, &[]),
+    (Cart, "check_out", Owner, &[]),
+    (Cart, "abandon", Owner, &[]),
+    // Of its target: the payment itself is not there yet.
+    (Payment, "initiate", Owner, &["user"]),
+    (Payment, "bind_transaction", Owner, &[]),
+    (Payment, "record_result", Staff, &[]),
+    (Payment, "confirm_cash", Staff, &[]),
+    (Payment, "cancel", Owner, &[]),
+    (Payment, "refund", Manager, &[]),
+    (Order, "place", Staff, &[]),
+    (Order, "accept", Staff, &[]),
+    (Order, "prepare", Staff, &[]),
+    (Order, "ready", Staff, &[]),
+    (Order, "serve", Staff, &[]),
+    (Order, "complete", Staff, &[]),
+    (Order, "cancel", Owner, &[]),
+    (Table, "register", Staff, &[]),
+    (Table, "open_turn", Staff, &[]),
+    (Table, "close_turn", Staff, &[]),
+    (Table, "set_status", Staff, &[]),
+    (Table, "reconcile", Never, &[]),
+    (User, "register", Anybody, &[]),
+    (User, "login", Anybody, &[]),
+    (User, "refresh", Anybody, &[]),
+    (User, "logout", Oneself, &[]),
+    (User, "update_profile", Oneself, &[]),
+    (User, "change_roles", Manager, &[]),
+    (User, "register_subscription", Oneself, &[]),
+    (User, "activate_subscription", Manager, &[]),
+    (User, "cancel_subscription", Oneself, &[]),
+];
+
+/// The rule of a verb; `None`: there is no such verb.
+#[must_use]
+pub(super) fn of_verb(aggregate: Aggregate, verb: &str) -> Option<Rule> {
+    if verb == "rebuild_cache" {
+        return Some(Rule { least: Never, names: &[] });
+    }
+    let row = TABLE.iter().find(|row| (row.0, row.1) == (aggregate, verb))?;
+    Some(Rule { least: row.2, names: row.3 })
+}
+
+/// Who may read what an aggregate shows.
+#[must_use]
+pub(super) fn of_view(aggregate: Aggregate) -> Least {
+    match aggregate {
+        Cart | Order | Payment => Owner,
+        User => Oneself,
+        Table | Aggregate::Lock => Staff,
+    }
+}
+
+impl Rule {
+    /// The rule for this payload: to overrule the books needs a manager.
+    #[must_use]
+    pub fn with(self, payload: &Value) -> Self {
+        match payload.get("force") {
+            None | Some(Value::Bool(false) | Value::Null) => self,
+            Some(_) if self.least == Staff => Self { least: Manager, ..self },
+            Some(_) => self,
+        }
+    }
+
+    /// Whether a payload names nobody but this user.
+    #[must_use]
+    pub fn names_only(&self, user: &str, payload: &Value) -> bool {
+        self.names.iter().all(|name| match payload.get(*name) {
+            None | Some(Value::Null) => true,
+            Some(named) => named == user,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use brigade_contracts::{cart, order, payment, permissions::SYSTEM_VERBS, table, user};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_verb_stands_in_the_table_once() {
+        let all = [
+            (Cart, cart::Verb::NAMES),
+            (Payment, payment::Verb::NAMES),
+            (Order, order::Verb::NAMES),
+            (Table, table::Verb::NAMES),
+            (User, user::Verb::NAMES),
+        ];
+        let verbs: BTreeSet<_> =
+            all.iter().flat_map(|(of, verbs)| verbs.iter().map(|verb| (*of, *verb))).collect();
+        let rows: Vec<_> = TABLE.iter().map(|row| (row.0, row.1)).collect();
+        assert_eq!(rows.len(), verbs.len());
+        assert_eq!(rows.into_iter().collect::<BTreeSet<_>>(), verbs);
+        assert_eq!(of_verb(Cart, "place"), None);
+    }
+
+    #[test]
+    fn verbs_of_the_system_are_nobodys() {
+        for aggregate in Aggregate::ALL {
+            for verb in SYSTEM_VERBS {
+                let least = of_verb(aggregate, verb).map(|rule| rule.least);
+                assert!(matches!(least, None | Some(Never)), "{aggregate} {verb}");
+            }
+        }
+        assert_eq!(of_verb(Cart, "expire_lock").map(|rule| rule.least), Some(Never));
+        assert_eq!(of_verb(User, "rebuild_cache").map(|rule| rule.least), Some(Never));
+    }
+
+    #[test]
+    fn no_customer_says_that_something_is_paid() {
+        for verb in ["record_result", "confirm_cash", "refund"] {
+            let least = of_verb(Payment, verb).map(|rule| rule.least);
+            assert!(matches!(least, Some(Staff | Manager)), "{verb}");
+        }
+    }
+
+    #[test]
+    fn force_needs_a_manager() {
+        let rule = of_verb(Table, "set_status").expect("a verb");
+        let least = |payload: Value| rule.with(&payload).least;
+        assert_eq!(least(json!({"status": "available"})), Staff);
+        assert_eq!(least(json!({"force": false})), Staff);
+        assert_eq!(least(json!({"force": null})), Staff);
+        assert_eq!(least(json!({"force": true})), Manager);
+        assert_eq!(least(json!({"force": "yes"})), Manager);
+    }
+
+    #[test]
+    fn a_customer_names_himself_or_nobody() {
+        let rule = of_verb(Cart, "add_item").expect("a verb");
+        for (payload, expected) in [
+            (json!({"user": "ada"}), true),
+            (json!({}), true),
+            (json!({"user": null}), true),
+            (json!({"user": "bob"}), false),
+            (json!({"user": ["ada"]}), false),
+            (json!("no object"), true),
+        ] {
+            assert_eq!(rule.names_only("ada", &payload), expected, "{payload}");
+        }
+    }
+}

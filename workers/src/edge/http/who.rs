@@ -1,0 +1,182 @@
+//! Who asks, by the access token of a session, which is confirmed with SQL at each request, and
+//! what they may ([`super::rules`]).
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use brigade_contracts::{
+    Address, Aggregate, Refusal, Secret, Token, payment,
+    user::{Valid, Validate, user_of},
+};
+use serde_json::Value;
+
+use super::{
+    head::one,
+    rules::{self, Least, Rule},
+};
+use crate::{
+    edge::{Edge, reply::Reply, users::invalid_token},
+    runtime::http::Problem,
+};
+
+const STAFF: &str = "staff";
+const MANAGER: &str = "manager";
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(in crate::edge) enum Who {
+    /// Somebody who has no token yet, and asks for nothing but one.
+    Nobody,
+    /// Anybody, where HTTP is open: trusted like a producer.
+    Trusted,
+    /// The user of a session.
+    User(Valid),
+}
+
+impl Who {
+    /// The user, where it is one.
+    #[must_use]
+    pub fn user(&self) -> Option<&Token> {
+        match self {
+            Self::Nobody | Self::Trusted => None,
+            Self::User(valid) => Some(&valid.user),
+        }
+    }
+
+    fn is_staff(&self) -> bool {
+        self.has(STAFF) || self.is_manager()
+    }
+
+    fn is_manager(&self) -> bool {
+        self.has(MANAGER)
+    }
+
+    fn has(&self, role: &str) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Trusted => true,
+            Self::User(valid) => valid.roles.iter().any(|has| has.as_str() == role),
+        }
+    }
+}
+
+impl Edge {
+    /// Who sent a request to this tenant.
+    ///
+    /// # Errors
+    /// 401 without the token of a session; `503 unconfirmed` while nobody can tell.
+    pub(in crate::edge) async fn who(
+        &self,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Who, Problem> {
+        let Some(credentials) = one(headers, AUTHORIZATION.as_str())? else {
+            return if self.cx.http.open { Ok(Who::Trusted) } else { Err(missing_token()) };
+        };
+        let token = bearer(credentials).ok_or_else(missing_token)?;
+        let invalid = || Problem::from(invalid_token());
+        let access_token = Secret::new(token.to_owned()).map_err(|_| invalid())?;
+        let id = user_of(&access_token).ok_or_else(invalid)?;
+        let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
+        Ok(Who::User(self.valid(user, &Validate { access_token }).await?))
+    }
+
+    /// Whether what an aggregate shows may be read, at once and as a stream.
+    ///
+    /// # Errors
+    /// `403 not_allowed`, of what is not there as well; `503 unconfirmed`.
+    pub(in crate::edge) async fn may_read(
+        &self,
+        who: &Who,
+        address: &Address,
+    ) -> Result<(), Problem> {
+        // A manager looks after the users.
+        if address.aggregate == Aggregate::User && who.is_manager() {
+            return Ok(());
+        }
+        self.may(who, rules::of_view(address.aggregate), address).await
+    }
+
+    /// Whether lists may be read, at once and as streams.
+    ///
+    /// # Errors
+    /// `403 not_allowed`.
+    pub(in crate::edge) fn may_list(&self, who: &Who) -> Result<(), Problem> {
+        if who.is_staff() { Ok(()) } else { Err(not_allowed()) }
+    }
+
+    /// Whether a command may be sent.
+    ///
+    /// # Errors
+    /// `403 not_allowed`, of what is not there as well; `503 unconfirmed`; 400 and 422 for a
+    /// payload that does not say whom it is about.
+    pub(super) async fn may_send(
+        &self,
+        who: &Who,
+        rule: Rule,
+        address: &Address,
+        verb: &Token,
+        payload: &[u8],
+    ) -> Result<(), Problem> {
+        // What is no JSON names nobody, forces nothing, and is refused where commands are decided.
+        let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
+        let rule = rule.with(&fields);
+        let customer = who.user().filter(|_| !who.is_staff());
+        if customer.is_some_and(|user| !rule.names_only(user.as_str(), &fields)) {
+            return Err(not_allowed());
+        }
+        let paid_for = match customer.and(Some((address.aggregate, verb.as_str()))) {
+            Some((Aggregate::Payment, "initiate")) => target(address, payload)?,
+            _ => None,
+        };
+        self.may(who, rule.least, paid_for.as_ref().unwrap_or(address)).await
+    }
+
+    async fn may(&self, who: &Who, least: Least, thing: &Address) -> Result<(), Problem> {
+        let may = match (least, who.user()) {
+            (Least::Never, _) => false,
+            (Least::Anybody, _) => true,
+            (Least::Customer, user) => user.is_some() || who.is_staff(),
+            (Least::Staff, _) => who.is_staff(),
+            (Least::Manager, _) => who.is_manager(),
+            (Least::Oneself, Some(user)) => *user == thing.id,
+            (Least::Owner | Least::Claimer, Some(user)) if !who.is_staff() => {
+                let owned = self.owners.get(thing.clone()).await;
+                let owned = owned.map_err(|_| Reply::unconfirmed())?.unwrap_or_default();
+                match least {
+                    Least::Claimer => owned.may_be_claimed_by(user),
+                    _ => owned.is_of(user),
+                }
+            }
+            (Least::Oneself | Least::Owner | Least::Claimer, _) => who.is_staff(),
+        };
+        if may { Ok(()) } else { Err(not_allowed()) }
+    }
+}
+
+/// What a payment is for. Read like where commands are decided, so that both mean the same.
+fn target(payment: &Address, payload: &[u8]) -> Result<Option<Address>, Refusal> {
+    let Some(payment::Verb::Initiate(initiate)) = payment::Verb::decode("initiate", payload)?
+    else {
+        return Ok(None);
+    };
+    let (aggregate, id) = match initiate.target {
+        payment::Target::Cart(id) => (Aggregate::Cart, id),
+        payment::Target::Order(id) => (Aggregate::Order, id),
+    };
+    Ok(Some(Address { tenant: payment.tenant.clone(), aggregate, id }))
+}
+
+/// The token of `Bearer <token>`.
+fn bearer(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_matches(' '))
+}
+
+fn missing_token() -> Problem {
+    let message = "this needs the header Authorization: Bearer <access token>";
+    Refusal::new(401, "missing_token", message).into()
+}
+
+fn not_allowed() -> Problem {
+    let message = "this is not there, or not for the user of this token";
+    Refusal::new(403, "not_allowed", message).into()
+}

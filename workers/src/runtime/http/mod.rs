@@ -1,0 +1,91 @@
+//! What a process serves over HTTP: `/livez`, `/readyz` and `/metrics`, and whatever one of its
+//! workers puts into the [`Slot`].
+
+mod problem;
+mod serve;
+mod slot;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::Response,
+    routing::get,
+};
+use brigade_contracts::Refusal;
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+
+pub use self::{
+    problem::Problem,
+    serve::Serving,
+    slot::{Filled, Slot},
+};
+use super::{Health, Metrics};
+
+/// What the endpoints tell of.
+#[derive(Clone)]
+pub struct Told {
+    pub metrics: Arc<Metrics>,
+    pub workers: Vec<Health>,
+}
+
+/// How a process serves the API of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct Api {
+    /// Where the worker puts its routes while it is ready.
+    pub slot: Slot,
+    /// Whoever shows no token is trusted like a producer; for a process on loopback only.
+    pub open: bool,
+    /// Origins whose pages may read the answers.
+    pub origins: Vec<axum::http::HeaderValue>,
+}
+
+/// Listens on `address` (port 0: any free one) and serves until what is returned is dropped.
+///
+/// # Errors
+/// Where the address is taken.
+pub async fn serve(address: SocketAddr, told: Told, slot: Slot) -> anyhow::Result<Serving> {
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(|State(told): State<Told>| async move { told.metrics.render() }))
+        .with_state(told)
+        .fallback(move |request| serve_slot(slot.clone(), request));
+    Serving::start(listener, router)
+}
+
+async fn serve_slot(slot: Slot, request: Request) -> Result<Response, Problem> {
+    match slot.router() {
+        // A router has no error of its own.
+        Some(router) => router.oneshot(request).await.map_err(|never| match never {}),
+        None if request.uri().path().starts_with("/v1/") => {
+            let message = "this process does not serve the API at the moment";
+            let refusal = Refusal::new(503, "not_ready", message);
+            Err(Refusal { retry_after_ms: Some(1000), ..refusal }.into())
+        }
+        None => Err(Refusal::new(404, "not_found", "there is no such path").into()),
+    }
+}
+
+/// One line a worker; 503 where one of them is not ready.
+async fn readyz(State(told): State<Told>) -> (StatusCode, String) {
+    let mut status = StatusCode::OK;
+    let lines = told.workers.iter().map(|health| {
+        let line = match health.ready() {
+            Ok(()) => "ready".to_owned(),
+            Err(why) => {
+                status = StatusCode::SERVICE_UNAVAILABLE;
+                why
+            }
+        };
+        format!("{}: {line}\n", health.worker)
+    });
+    let body = lines.collect();
+    (status, body)
+}

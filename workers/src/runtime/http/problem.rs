@@ -1,0 +1,104 @@
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use brigade_contracts::{Refusal, query::QueryError};
+use serde_json::{Map, Value};
+
+/// The media type of RFC 9457.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// An error as RFC 9457 writes it: `type`, `title`, `status`, `detail` and `instance`, and all that
+/// stands in the outcome or the answer it is made of: `code`, `message`, `retry_after_ms` and what
+/// else there is.
+///
+/// A response that is made of one carries it among its extensions, so that whoever knows the
+/// number of the request can name it there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    status: StatusCode,
+    members: Map<String, Value>,
+    /// Which occurrence of the problem this is.
+    pub instance: Option<String>,
+}
+
+impl Problem {
+    /// Of an outcome or an error answer, which holds `status`, `code` and `message`. `None` for
+    /// what is neither.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Option<Self> {
+        let members: Map<String, Value> = serde_json::from_slice(body).ok()?;
+        let status = members.get("status")?.as_u64().and_then(|status| status.try_into().ok())?;
+        let is_text = |name: &str| members.get(name).is_some_and(Value::is_string);
+        let status = StatusCode::from_u16(status).ok()?;
+        (is_text("code") && is_text("message")).then_some(Self { status, members, instance: None })
+    }
+
+    /// The stable word that says what is wrong.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.members["code"].as_str().unwrap_or_default()
+    }
+
+    /// In whole seconds, rounded up.
+    fn retry_after(&self) -> Option<u64> {
+        let told = self.members.get("retry_after_ms").and_then(Value::as_u64);
+        match self.status.as_u16() {
+            423 | 429 => told,
+            503 => told.or(Some(1000)),
+            _ => None,
+        }
+        .map(|millis| millis.div_ceil(1000).max(1))
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let mut members = self.members.clone();
+        let code = self.code().to_owned();
+        let told = [
+            ("type", Some(format!("urn:brigade:problem:{code}"))),
+            ("title", Some(code.replace('_', " "))),
+            ("detail", members["message"].as_str().map(ToOwned::to_owned)),
+            ("instance", self.instance.clone()),
+        ];
+        for (name, text) in told {
+            if let Some(text) = text {
+                members.insert(name.to_owned(), text.into());
+            }
+        }
+        // Text and values that were JSON before: serde_json has no error for them.
+        serde_json::to_vec(&members).unwrap_or_default()
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let members = match serde_json::to_value(QueryError::from(refusal)) {
+            Ok(Value::Object(members)) => members,
+            // A struct with text and numbers: serde_json has no error for it.
+            _ => Map::new(),
+        };
+        Self { status, members, instance: None }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.body()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let invalid = self.code() == "invalid_token";
+            let challenge = if invalid { r#"Bearer error="invalid_token""# } else { "Bearer" };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
