@@ -247,16 +247,28 @@ impl<T: Serialize> Encode for T {
 /// its encoder. The payload types refuse unknown fields and hold only valid values.
 macro_rules! verbs {
     ($(#[$doc:meta])* $vis:vis enum $name:ident {
-        $($(#[$verb_doc:meta])* $verb:literal => $variant:ident($payload:ty),)*
+        $($(#[doc = $verb_doc:literal])* $verb:literal => $variant:ident($payload:ty),)*
     }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
         $vis enum $name {
-            $($(#[$verb_doc])* $variant($payload),)*
+            $($(#[doc = $verb_doc])* $variant($payload),)*
         }
 
         impl $name {
             pub const NAMES: &[&str] = &[$($verb),*];
+
+            /// Each verb: its name, what is said of it here, and the schema of its payload.
+            #[must_use]
+            pub fn schemas(
+                generator: &mut schemars::SchemaGenerator,
+            ) -> Vec<(&'static str, &'static str, schemars::Schema)> {
+                vec![$((
+                    $verb,
+                    concat!($($verb_doc),*),
+                    <$payload as schemars::JsonSchema>::json_schema(generator),
+                )),*]
+            }
 
             /// `None` for an unknown verb.
             ///
