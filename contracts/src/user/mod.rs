@@ -25,7 +25,7 @@ pub const MAX_ROLES: usize = 32;
 verbs! {
     /// What can be asked of a user.
     pub enum Verb {
-        /// 201. Request door only.
+        /// 201. Creates the user. Request door only.
         "register" => Register(Register),
         /// Begins a session, and ends the one before it. Request door only.
         "login" => Login(Login),

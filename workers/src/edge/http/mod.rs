@@ -10,6 +10,7 @@ mod commands;
 mod cors;
 mod frame;
 mod head;
+mod openapi;
 mod reads;
 mod rules;
 mod who;
@@ -34,8 +35,9 @@ use crate::runtime::http::Problem;
 type Shared = axum::extract::State<Arc<Edge>>;
 
 /// Every path that is served, and by what.
-fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 4] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 5] {
     [
+        ("/v1/openapi.json", get(openapi::openapi)),
         ("/v1/{tenant}/active-orders", get(reads::active_orders)),
         ("/v1/{tenant}/outcomes/{command_id}", get(reads::outcome)),
         ("/v1/{tenant}/{aggregate}/{id}", get(reads::aggregate)),

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 pub use self::{
-    problem::Problem,
+    problem::{PROBLEM_JSON, Problem},
     serve::Serving,
     slot::{Filled, Slot},
 };
