@@ -243,6 +243,15 @@ impl<T: Serialize> Encode for T {
     }
 }
 
+/// A verb as it is declared.
+pub struct Declared {
+    pub name: &'static str,
+    /// What is said of it.
+    pub about: &'static str,
+    /// The schema of its payload.
+    pub payload: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
 /// Declares the verbs of an aggregate: an enum with one variant a verb, its decoder and
 /// its encoder. The payload types refuse unknown fields and hold only valid values.
 macro_rules! verbs {
@@ -258,17 +267,11 @@ macro_rules! verbs {
         impl $name {
             pub const NAMES: &[&str] = &[$($verb),*];
 
-            /// Each verb: its name, what is said of it here, and the schema of its payload.
-            #[must_use]
-            pub fn schemas(
-                generator: &mut schemars::SchemaGenerator,
-            ) -> Vec<(&'static str, &'static str, schemars::Schema)> {
-                vec![$((
-                    $verb,
-                    concat!($($verb_doc),*),
-                    <$payload as schemars::JsonSchema>::json_schema(generator),
-                )),*]
-            }
+            pub const DECLARED: &[$crate::command::Declared] = &[$($crate::command::Declared {
+                name: $verb,
+                about: concat!($($verb_doc),*),
+                payload: <$payload as schemars::JsonSchema>::json_schema,
+            }),*];
 
             /// `None` for an unknown verb.
             ///

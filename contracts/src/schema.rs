@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Aggregate, Currency, Email, Money, Outcome, Quantity, Secret, Text, Timestamp, Token, cart,
+    command::Declared,
     list::{ActiveRow, MAX_ROWS},
     lock, order, payment,
     permissions::SYSTEM_VERBS,
@@ -31,12 +32,26 @@ pub struct Verb {
     pub about: &'static str,
     /// Of its payload, among [`components`].
     pub component: String,
+    payload: fn(&mut SchemaGenerator) -> Schema,
 }
 
 /// All verbs but those of the system, by aggregate.
 #[must_use]
 pub fn verbs() -> Vec<Verb> {
-    payloads(&mut generator(true)).into_iter().map(|(verb, _)| verb).collect()
+    let all = [
+        (Aggregate::Cart, cart::Verb::DECLARED),
+        (Aggregate::Payment, payment::Verb::DECLARED),
+        (Aggregate::Order, order::Verb::DECLARED),
+        (Aggregate::Table, table::Verb::DECLARED),
+        (Aggregate::User, user::Verb::DECLARED),
+    ];
+    let each = all.into_iter().flat_map(|(aggregate, verbs)| {
+        verbs.iter().map(move |Declared { name, about, payload }| {
+            let component = format!("{}{}", pascal_case(aggregate.as_str()), pascal_case(name));
+            Verb { aggregate, name, about: about.trim(), component, payload: *payload }
+        })
+    });
+    each.filter(|verb| !SYSTEM_VERBS.contains(&verb.name)).collect()
 }
 
 /// All schemas by name.
@@ -44,8 +59,8 @@ pub fn verbs() -> Vec<Verb> {
 pub fn components() -> Map<String, Value> {
     let (mut sent, mut answered) = (generator(true), generator(false));
     let mut all = Map::new();
-    for (verb, schema) in payloads(&mut sent) {
-        all.insert(verb.component, schema.to_value());
+    for verb in verbs() {
+        all.insert(verb.component, (verb.payload)(&mut sent).to_value());
     }
     for (name, schema) in answers(&mut answered) {
         all.insert(name.to_owned(), schema.to_value());
@@ -68,23 +83,6 @@ fn generator(is_sent: bool) -> SchemaGenerator {
         settings.meta_schema = None;
     });
     if is_sent { settings.for_deserialize() } else { settings.for_serialize() }.into_generator()
-}
-
-fn payloads(generator: &mut SchemaGenerator) -> Vec<(Verb, Schema)> {
-    let all = [
-        (Aggregate::Cart, cart::Verb::schemas(generator)),
-        (Aggregate::Payment, payment::Verb::schemas(generator)),
-        (Aggregate::Order, order::Verb::schemas(generator)),
-        (Aggregate::Table, table::Verb::schemas(generator)),
-        (Aggregate::User, user::Verb::schemas(generator)),
-    ];
-    let each = all.into_iter().flat_map(|(aggregate, verbs)| {
-        verbs.into_iter().map(move |(name, about, schema)| {
-            let component = format!("{}{}", pascal_case(aggregate.as_str()), pascal_case(name));
-            (Verb { aggregate, name, about: about.trim(), component }, schema)
-        })
-    });
-    each.filter(|(verb, _)| !SYSTEM_VERBS.contains(&verb.name)).collect()
 }
 
 fn answers(generator: &mut SchemaGenerator) -> Vec<(&'static str, Schema)> {
@@ -229,15 +227,18 @@ mod tests {
     #[test]
     fn what_is_sent_and_answered_by_the_same_name_is_the_same() {
         let (mut sent, mut answered) = (generator(true), generator(false));
-        let payloads = payloads(&mut sent);
+        let verbs = verbs();
+        for verb in &verbs {
+            (verb.payload)(&mut sent);
+        }
         let named: Vec<_> = answers(&mut answered).into_iter().map(|(name, _)| name).collect();
-        assert!(payloads.iter().all(|(verb, _)| !named.contains(&&*verb.component)));
+        assert!(verbs.iter().all(|verb| !named.contains(&&*verb.component)));
         let (sent, answered) = (sent.take_definitions(true), answered.take_definitions(true));
         assert!(sent.iter().any(|(name, _)| answered.contains_key(name)));
         for (name, schema) in &sent {
             assert_eq!(answered.get(name).unwrap_or(schema), schema, "{name}");
             assert!(!named.contains(&&**name), "{name}");
-            assert!(payloads.iter().all(|(verb, _)| verb.component != *name), "{name}");
+            assert!(verbs.iter().all(|verb| verb.component != *name), "{name}");
         }
     }
 }

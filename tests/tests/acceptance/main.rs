@@ -22,6 +22,7 @@ mod lock_trail;
 mod locks;
 mod money;
 mod nats_cli;
+mod openapi;
 mod orders;
 mod paying_under_faults;
 mod payment_results;

@@ -34,7 +34,7 @@ pub(super) fn paths() -> Map<String, Value> {
 }
 
 fn command(verb: &Verb) -> Value {
-    let Verb { aggregate, name, about, component } = verb;
+    let Verb { aggregate, name, about, component, .. } = verb;
     let (status, about) = match about.strip_prefix("201. ") {
         Some(about) => (201, about),
         None => (200, *about),
