@@ -91,6 +91,7 @@ fn schemas() -> Map<String, Value> {
             "required": ["type", "title", "detail"],
         }],
     });
+    all["Outcome"]["examples"] = json!([responses::outcome()]);
     all.insert("SessionOutcome".to_owned(), session);
     all.insert("Problem".to_owned(), problem);
     all
