@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A program outside that speaks HTTP to one restaurant: knows paths and JSON, and none of
 /// brigade's types.
@@ -49,6 +49,15 @@ impl Page {
     }
 }
 
+/// The password of every user.
+pub const PASSWORD: &str = "correct-horse-battery-staple";
+
+/// What a user logs in with.
+#[must_use]
+pub fn credentials(user: &str) -> Value {
+    json!({"email": format!("{user}@example.org"), "password": PASSWORD})
+}
+
 impl Web {
     /// Shows no token yet.
     ///
@@ -74,7 +83,6 @@ impl Web {
     }
 
     /// A request under `/v1/<tenant>/`, with the token, and nothing else yet.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/v1/{}/{path}", self.base, self.tenant);
         let request = self.client.request(method, url);
@@ -100,6 +108,28 @@ impl Web {
         let with =
             headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         self.send(with).await
+    }
+
+    /// The same with the token of a new session of this user, who is registered.
+    ///
+    /// # Panics
+    /// Where there is none to be had.
+    pub async fn logged_in(&self, user: &str) -> Self {
+        let session = self.post(&format!("user/{user}/login"), &credentials(user)).await;
+        assert_eq!(session.status, 200, "{:?}", session.body());
+        self.with_token(session.body()["data"]["access_token"].as_str().expect("a token"))
+    }
+
+    /// Registers a user and logs in.
+    ///
+    /// # Panics
+    /// Where that is refused.
+    pub async fn newcomer(&self, user: &str) -> Self {
+        let mut who = credentials(user);
+        who["profile_id"] = "p1".into();
+        let registered = self.post(&format!("user/{user}/register"), &who).await;
+        assert_eq!(registered.status, 201, "{:?}", registered.body());
+        self.logged_in(user).await
     }
 
     /// A command, under a new Command-Id: `cart/c1/open`.

@@ -81,11 +81,7 @@ impl RunConfig {
         let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
         let http: SocketAddr =
             http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?;
-        let open = text("BRIGADE_HTTP_OPEN").as_deref() == Some("1");
-        anyhow::ensure!(
-            !open || http.ip().is_loopback(),
-            "BRIGADE_HTTP_OPEN: {http} is no address of loopback, and everybody would be trusted"
-        );
+        let open = open(http, text("BRIGADE_HTTP_OPEN").as_deref())?;
         Ok(Self {
             nats_url: text("BRIGADE_NATS_URL"),
             database_url: text("BRIGADE_DATABASE_URL"),
@@ -144,6 +140,16 @@ impl RunConfig {
         let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
         percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
     }
+}
+
+/// `BRIGADE_HTTP_OPEN`, for this machine alone.
+fn open(http: SocketAddr, setting: Option<&str>) -> Result<bool> {
+    let open = setting == Some("1");
+    anyhow::ensure!(
+        !open || http.ip().is_loopback(),
+        "BRIGADE_HTTP_OPEN: {http} is no address of loopback, and everybody would be trusted"
+    );
+    Ok(open)
 }
 
 /// `BRIGADE_HTTP_CORS_ORIGINS`.
@@ -279,6 +285,16 @@ fn places(home: Option<&Path>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_is_open_on_loopback_alone() {
+        let open = |address: &str, setting| open(address.parse().unwrap(), setting);
+        assert!(open("127.0.0.1:80", Some("1")).unwrap() && open("[::1]:80", Some("1")).unwrap());
+        for address in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80"] {
+            assert!(open(address, Some("1")).is_err(), "{address}");
+            assert!(!open(address, None).unwrap() && !open(address, Some("0")).unwrap());
+        }
+    }
 
     #[test]
     fn an_origin_is_a_scheme_and_a_host() {

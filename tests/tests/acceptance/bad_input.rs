@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 /// What is sent, and how it must be answered.
 pub struct Bad {
-    name: String,
+    pub name: String,
     /// Behind `<door>.<tenant>.`.
-    what: String,
-    headers: Vec<(&'static str, String)>,
-    payload: Vec<u8>,
-    status: u16,
-    code: &'static str,
+    pub what: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub payload: Vec<u8>,
+    pub status: u16,
+    pub code: &'static str,
 }
 
 pub fn bad(
@@ -54,7 +54,7 @@ fn add(field: &str, value: &str) -> Vec<u8> {
     format!("{{{}}}", text.join(",")).into_bytes()
 }
 
-fn cases() -> Vec<Bad> {
+pub fn cases() -> Vec<Bad> {
     let long = "x".repeat(65);
     let text_201 = format!("\"{}\"", "x".repeat(201));
     let deep = format!("{{\"user\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));

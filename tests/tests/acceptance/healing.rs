@@ -336,10 +336,14 @@ async fn postgres_and_one_and_then_all_instances_of_each_worker_may_die_under_lo
             for _ in 0..instances {
                 town.take(worker).kill().await;
             }
+            let killed = Instant::now();
             for _ in 0..instances {
                 town.run(worker).await;
             }
+            let ready = killed.elapsed().as_secs_f64();
             load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
+            let done = killed.elapsed().as_secs_f64();
+            println!("{instances} {worker}: ready after {ready:.1} s, 4 parties after {done:.1} s");
         }
     }
     load.stop().await;

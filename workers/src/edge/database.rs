@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, Error, PgPool};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::together::Question;
 use crate::{
     runtime::{Health, supervise::supervise},
-    store::postgres::{Failure, failure},
+    store::postgres::{Failure, connection, failure},
 };
 
 /// How long a question may take, its repetitions included.
@@ -75,8 +75,8 @@ impl Database {
         let until = Instant::now() + PATIENCE;
         let mut why = "no answer".to_owned();
         for _ in 0..TRIES {
-            let Ok(done) = timeout_at(until, self.known.pool.acquire()).await else { break };
-            let done = match done {
+            let done = match connection(&self.known.pool, until).await {
+                Err(Error::PoolTimedOut) => break,
                 Err(error) => Ok(Err(error)),
                 Ok(mut connection) => {
                     let done = timeout_at(until, question.ask(&mut connection, keys)).await;
@@ -127,7 +127,7 @@ async fn probe(known: Arc<Known>) {
 
 async fn answers(pool: &PgPool) -> bool {
     let until = Instant::now() + PATIENCE;
-    let Ok(Ok(mut connection)) = timeout_at(until, pool.acquire()).await else { return false };
+    let Ok(mut connection) = connection(pool, until).await else { return false };
     let answers = matches!(timeout_at(until, connection.ping()).await, Ok(Ok(())));
     if !answers {
         connection.close_on_drop();

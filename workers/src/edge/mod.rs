@@ -1,4 +1,4 @@
-//! edge: answers queries.
+//! edge: answers queries, and is the door for HTTP ([`http`]).
 //!
 //! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
@@ -16,7 +16,8 @@
 //! every query that the server gave to this edge; those that wait are answered at once with what
 //! is there.
 //!
-//! Writes nothing, and repairs nothing that it finds missing in KV: that is cache-verifier's.
+//! Writes nothing: a command that comes over HTTP is sent on. Repairs nothing that it finds missing
+//! in KV: that is cache-verifier's.
 
 mod confirm;
 mod content;
@@ -120,14 +121,13 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
     edge.cx.nats.round_trip().await;
-    let served = cx.http.slot.fill(http::router(&edge));
+    let mut served = Some(cx.http.slot.fill(http::router(&edge)));
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
         async move { serve(&edge, &endpoint, requests).await }
     });
     let serving = async {
         join_all(serving).await;
-        drop(served);
         edge.answered().await;
     };
     let drained = async {
@@ -139,6 +139,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = &mut serving => return Ok(()),
+            // Requests over HTTP come to this edge until the drain, and then to another.
+            () = cx.drain.cancelled(), if served.is_some() => served = None,
             () = &mut drained => anyhow::bail!("requests are left after {DRAIN_LIMIT:?}"),
             // Stuck queries fill up all the room, and then edge is not well.
             _ = tick.tick() => if edge.in_hand.available_permits() > 0 {

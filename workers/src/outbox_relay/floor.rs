@@ -30,7 +30,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use sqlx::{
@@ -40,6 +39,7 @@ use sqlx::{
 };
 
 use super::SHARDS;
+use crate::runtime::connect::CONNECT_LIMIT;
 
 /// Sessions: two batches, and the statements beside them.
 const SESSIONS: u32 = 4;
@@ -96,7 +96,7 @@ impl Sessions {
         let count = epoch.clone();
         let pool = PgPoolOptions::new()
             .max_connections(SESSIONS)
-            .acquire_timeout(Duration::from_secs(1))
+            .acquire_timeout(CONNECT_LIMIT)
             .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)

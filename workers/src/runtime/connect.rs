@@ -128,8 +128,12 @@ pub fn as_user_of(url: &str) -> anyhow::Result<(ConnectOptions, Vec<ServerAddr>)
     Ok((options, servers))
 }
 
+/// How long a connection to Postgres may take. Some milliseconds are usual; on a machine that is
+/// far too busy it is seconds, and a limit below that would keep it from ever being connected.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
 /// A pool for one worker, which connects on first use. The time-outs bound how long a stopped
-/// process can hold anything up; an acquire that takes 1 s means Postgres is away.
+/// process can hold anything up.
 ///
 /// # Errors
 /// A URL that cannot be read.
@@ -152,7 +156,7 @@ pub fn postgres(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgP
         ]);
     Ok(PgPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(1))
+        .acquire_timeout(CONNECT_LIMIT)
         .test_before_acquire(false)
         .connect_lazy_with(options))
 }

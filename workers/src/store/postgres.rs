@@ -1,11 +1,30 @@
 use std::{future::Future, time::Duration};
 
 use sqlx::{Error, PgPool, pool::PoolConnection, postgres::Postgres};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Longest wait for anything of Postgres, above the longest statement that it allows itself (5 s).
 /// The server's own time-outs say nothing to a client whose server is frozen or cut off.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// Longest wait for a connection; after it Postgres is away for those who asked.
+const CONNECTED: Duration = Duration::from_secs(1);
+
+/// A connection of the pool. One that takes longer is made all the same, for whoever asks next: if
+/// it were given up each time, a machine too busy to connect that fast would never be connected.
+///
+/// # Errors
+/// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
+pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<PoolConnection<Postgres>> {
+    if let Some(idle) = pool.try_acquire() {
+        return Ok(idle);
+    }
+    let pool = pool.clone();
+    let acquired = tokio::spawn(async move { pool.acquire().await });
+    match timeout_at(until, acquired).await {
+        Ok(Ok(acquired)) => acquired,
+        Ok(Err(_)) | Err(_) => Err(Error::PoolTimedOut),
+    }
+}
 
 /// Does something on a connection of the pool, and gives up on both when it takes too long: that
 /// is an error like a server that cannot be reached.
@@ -16,7 +35,7 @@ pub async fn bounded<T>(
     pool: &PgPool,
     work: impl AsyncFnOnce(&mut PoolConnection<Postgres>) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
-    let mut connection = pool.acquire().await?;
+    let mut connection = connection(pool, Instant::now() + CONNECTED).await?;
     let done = timeout(PATIENCE, work(&mut connection)).await;
     if done.is_err() {
         connection.close_on_drop();
@@ -72,5 +91,44 @@ pub fn failure(error: &Error) -> Failure {
         // Unique violation, serialization, deadlock, lock time-out, statement time-out.
         "23505" | "40001" | "40P01" | "55P03" | "57014" => Failure::Conflict,
         _ => Failure::Fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sqlx::postgres::PgPoolOptions;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{
+        config::StackConfig,
+        stack::{self, Binaries},
+    };
+
+    #[tokio::test]
+    async fn a_connection_that_comes_late_serves_the_next() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
+        let slow = Arc::new(Semaphore::new(0));
+        let waits = slow.clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .after_connect(move |_, _| {
+                let waits = waits.clone();
+                Box::pin(async move {
+                    waits.acquire().await.expect("open").forget();
+                    Ok(())
+                })
+            })
+            .connect_lazy(&server.superuser_url("postgres"))?;
+        let late = connection(&pool, Instant::now()).await;
+        assert!(matches!(late, Err(Error::PoolTimedOut)), "{late:?}");
+        slow.add_permits(1);
+        // There is no permit for another connection: this can only be the first one.
+        connection(&pool, Instant::now() + PATIENCE).await?;
+        Ok(())
     }
 }

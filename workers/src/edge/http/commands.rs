@@ -65,6 +65,7 @@ pub(super) async fn command(
     };
     let headers = command_headers(&head.headers, &command_id, &who, peer)?;
     let payload = payload(&head.headers, body).await?;
+    edge.cx.fail.message(&payload);
     edge.may_send(&who, rule, &address, &verb, &payload).await?;
     let subject = subject::command(Door::Request, &address, &verb);
     edge.decide(&subject, &headers, payload).await
