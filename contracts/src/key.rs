@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Part, PartVersions, Timestamp, Token, WorkerName};
+use crate::{Address, Aggregate, Part, PartVersions, Timestamp, Token, WorkerName};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -104,6 +104,20 @@ pub fn active_order(order: &Address, part: Part) -> String {
     format!("{}.{}.{row}", order.tenant, order.id)
 }
 
+/// The order and the part that a subject of the bucket `active_orders` shows.
+#[must_use]
+pub fn parse_active_order(subject: &str) -> Option<(Address, Part)> {
+    let key = subject.strip_prefix("$KV.active_orders.")?;
+    let mut tokens = key.split('.');
+    let (tenant, id) = (tokens.next()?, tokens.next()?);
+    let part = match (tokens.next()?, tokens.next()) {
+        ("core", None) => Part::Core,
+        ("payment", None) => Part::Payments,
+        _ => return None,
+    };
+    Some((Address::new(tenant, Aggregate::Order, id).ok()?, part))
+}
+
 /// The lock of an owner, by its address.
 #[must_use]
 pub fn cart_lock(lock: &Address) -> String {
@@ -120,4 +134,22 @@ pub fn user_state(user: &Address, part: Part) -> String {
 #[must_use]
 pub fn attempts(worker: WorkerName, stream: &str, sequence: u64) -> String {
     format!("{worker}.{stream}.{sequence}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_known_by_its_subject() {
+        let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
+        for part in [Part::Core, Part::Payments] {
+            let subject = Bucket::ActiveOrders.subject(&active_order(&order, part));
+            assert_eq!(parse_active_order(&subject), Some((order.clone(), part)));
+        }
+        for odd in ["t1.o1", "t1.o1.core.x", "t1.o1.payments", "t1..core", "t1.ä.core", ""] {
+            assert_eq!(parse_active_order(&Bucket::ActiveOrders.subject(odd)), None, "{odd}");
+        }
+        assert_eq!(parse_active_order("$KV.views.t1.o1.core"), None);
+    }
 }

@@ -59,6 +59,16 @@ impl NatsUser {
         self.publish(buckets.iter().map(|b| format!("$JS.API.STREAM.MSG.GET.{}", b.stream())))
     }
 
+    /// Follows the changes of a bucket by consumers without a name, which are gone with it.
+    fn watches(self, bucket: Bucket) -> Self {
+        let stream = bucket.stream();
+        self.publish([
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}"),
+            format!("$JS.FC.{stream}.>"),
+        ])
+    }
+
     /// Uses its own durable consumer of a stream, and can make it again.
     fn consumes(self, stream: &str) -> Self {
         let durable = self.name.clone();
@@ -149,7 +159,8 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views])
             // The commands that come over HTTP, for customers and staff: no system verb.
             .publish(["req.*.*.*.*"])
-            .denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}"))),
+            .denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}")))
+            .watches(Bucket::ActiveOrders),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod shared;
 pub mod stranger;
 pub mod town;
 pub mod web;
+pub mod wire;
 pub mod workload;
 
 use std::{

@@ -56,6 +56,8 @@ pub struct Town {
     /// Of an edge that is started from now on.
     pub api: Api,
     serving: OnceCell<Serving>,
+    /// The same: whether it keeps rows of lists in memory.
+    pub list_cache: bool,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -187,6 +189,7 @@ impl Town {
             dry_run: false,
             api: Api::default(),
             serving: OnceCell::new(),
+            list_cache: true,
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -224,6 +227,7 @@ impl Town {
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
             http: self.api.clone(),
+            list_cache: self.list_cache,
         }
     }
 

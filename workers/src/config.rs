@@ -37,12 +37,15 @@ Environment:
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler
   BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
+  BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
   BRIGADE_LOG_FORMAT               text (default) or json
 Servers of a local stack (up, demo):
   BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
   BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
   BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)";
+
+const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
 
 /// Where workers connect to, and where the process serves.
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub struct RunConfig {
     pub lock_policy: LockPolicy,
     /// `BRIGADE_RECONCILER_DRY_RUN=1`.
     pub dry_run: bool,
+    /// `BRIGADE_EDGE_LIST_CACHE`, unless it is `off`.
+    pub list_cache: bool,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -94,6 +99,7 @@ impl RunConfig {
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
             lock_policy: lock_policy()?,
             dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
+            list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -113,6 +119,7 @@ impl RunConfig {
             lock_policy: self.lock_policy.clone(),
             dry_run: self.dry_run,
             http: self.api.clone(),
+            list_cache: self.list_cache,
         })
     }
 
@@ -189,6 +196,15 @@ fn lock_policy() -> Result<LockPolicy> {
         cash: seconds("CASH", standard.cash)?,
         ..standard
     })
+}
+
+/// Of what is on unless somebody says otherwise.
+fn switched_on(text: Option<&str>) -> Result<bool> {
+    match text {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => anyhow::bail!("{other:?} is neither on nor off"),
+    }
 }
 
 /// How the log is written.
@@ -304,6 +320,13 @@ mod tests {
         for bad in ["*", "shop.example", "https://", "https://a/b", "https://a b", "null"] {
             assert!(origins(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off_and_nothing_else() {
+        assert!(switched_on(None).unwrap() && switched_on(Some("on")).unwrap());
+        assert!(!switched_on(Some("off")).unwrap());
+        assert!(switched_on(Some("0")).is_err());
     }
 
     #[test]

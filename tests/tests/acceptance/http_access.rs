@@ -290,6 +290,25 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
 }
 
 #[tokio::test]
+async fn failed_logins_are_counted_by_the_address_that_they_come_from() {
+    let (town, web) = town().await;
+    web.newcomer("ada").await;
+    // Each names another user, another email and another source; only the connection is the same.
+    for n in 0..10 {
+        let request = web.request(Method::POST, &format!("user/u{n}/login"));
+        let request = request.header("Command-Id", format!("k{n}"));
+        let request = request.header("Source", format!("192.0.2.{n}"));
+        let page = web.send(request.json(&credentials(&format!("u{n}")))).await;
+        assert_eq!(page.status, 401, "{}", page.body());
+    }
+    let refused = web.post("user/ada/login", &credentials("ada")).await;
+    assert_eq!(refused.status, 429, "{}", refused.body());
+    let millis = refused.body()["retry_after_ms"].as_u64().expect("a time");
+    assert_eq!(refused.header("retry-after"), millis.div_ceil(1000).to_string());
+    town.finish().await;
+}
+
+#[tokio::test]
 async fn a_cart_of_a_session_comes_to_http_by_a_claim() {
     let (town, web) = town().await;
     let [ada, eve] = [web.newcomer("ada").await, web.newcomer("eve").await];

@@ -18,6 +18,8 @@ mod http_bad_input;
 mod http_faults;
 mod invariants;
 mod lists;
+mod lists_in_memory;
+mod lists_under_faults;
 mod lock_deadlines;
 mod lock_expiry;
 mod lock_owners;

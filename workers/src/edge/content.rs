@@ -170,10 +170,16 @@ fn read<P>(value: &[u8], of: impl Fn(&P) -> (u64, Money)) -> Option<Genuine>
 where
     P: Serialize + DeserializeOwned,
 {
+    let (part, raw) = as_written(value)?;
+    let (version, amount) = of(&part);
+    Some(Genuine { version, amount, raw })
+}
+
+/// What stands in KV, read, and its bytes; `None` unless they are what this build writes.
+pub fn as_written<P: Serialize + DeserializeOwned>(value: &[u8]) -> Option<(P, Box<RawValue>)> {
     let part: P = serde_json::from_slice(value).ok()?;
     let written = serde_json::to_string(&part).ok().filter(|text| text.as_bytes() == value)?;
-    let (version, amount) = of(&part);
-    Some(Genuine { version, amount, raw: RawValue::from_string(written).ok()? })
+    Some((part, RawValue::from_string(written).ok()?))
 }
 
 impl Body {

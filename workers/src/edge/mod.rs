@@ -203,7 +203,7 @@ impl Edge {
             users: Together::new(&database, Users),
             owners: Together::new(&database, Owners),
             content: Content::open(&cx.nats).await?,
-            lists: Lists::new(&database, &cx.metrics),
+            lists: Lists::new(&database, &cx),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
             waiting: Semaphore::new(MAX_WAITING),

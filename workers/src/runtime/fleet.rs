@@ -23,6 +23,8 @@ pub struct Servers {
     pub dry_run: bool,
     /// Of edge.
     pub http: Api,
+    /// Of edge: see [`Context::list_cache`].
+    pub list_cache: bool,
 }
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -115,6 +117,7 @@ async fn run(
         lock_policy: servers.lock_policy.clone(),
         dry_run: servers.dry_run,
         http: servers.http.clone(),
+        list_cache: servers.list_cache,
     };
     let entry = registry::find(worker);
     health.starting();

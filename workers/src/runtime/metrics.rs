@@ -37,6 +37,12 @@ pub struct Metrics {
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
     pub list_rows: IntCounterVec,
+    pub list_watched: IntCounterVec,
+    pub list_watch_lost: IntCounterVec,
+    pub list_watch_revision: IntGauge,
+    pub list_watch_lag: IntGauge,
+    pub list_watch_recovery_seconds: HistogramVec,
+    pub list_display_seconds: HistogramVec,
     pub confirm_statements: IntCounter,
     pub heals: IntCounterVec,
     pub healed: IntCounterVec,
@@ -228,6 +234,39 @@ impl Metrics {
                 "Where the rows of answered lists came from",
                 &["from"],
             ),
+            list_watched: counters(
+                "brigade_list_watched_total",
+                "What the watch on active orders brought: row (memory has it whole and newer), \
+                 half (its other part is to come), known (nothing newer), gone (expired or \
+                 removed), refused (not as this build writes it)",
+                &["what"],
+            ),
+            list_watch_lost: counters(
+                "brigade_list_watch_lost_total",
+                "Times that the watch on active orders was lost and had to be made again, by why: \
+                 connection, silent, gap, ended, refused",
+                &["why"],
+            ),
+            list_watch_revision: gauge(
+                "brigade_list_watch_revision",
+                "The last revision of active orders that the watch brought",
+            ),
+            list_watch_lag: gauge(
+                "brigade_list_watch_lag",
+                "Revisions of active orders that the watch has still to bring; -1 while it is lost",
+            ),
+            list_watch_recovery_seconds: seconds(
+                "brigade_list_watch_recovery_seconds",
+                "Time from the start of edge, or from noticing that the watch on active orders \
+                 was lost, until it had brought everything",
+                &[],
+            ),
+            list_display_seconds: seconds(
+                "brigade_list_display_seconds",
+                "Time from a change of an active order (database clock) to its row standing in \
+                 the memory of edge for its readers",
+                &[],
+            ),
             confirm_statements: counter(
                 "brigade_confirm_statements_total",
                 "Statements that confirmed versions with SQL, each for all queries that waited",
@@ -313,6 +352,14 @@ impl Metrics {
         for from in ["memory", "sql"] {
             metrics.list_rows.with_label_values(&[from]);
         }
+        for what in ["row", "half", "known", "gone", "refused"] {
+            metrics.list_watched.with_label_values(&[what]);
+        }
+        for why in ["connection", "silent", "gap", "ended", "refused"] {
+            metrics.list_watch_lost.with_label_values(&[why]);
+        }
+        metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]);
+        metrics.list_display_seconds.with_label_values::<&str>(&[]);
         for (query, statuses) in QUERIES {
             for status in *statuses {
                 metrics.queries.with_label_values(&[query, status]);
@@ -341,6 +388,11 @@ impl Metrics {
     /// A part that was changed at `at` (database clock) stands in KV now.
     pub fn visible(&self, part: Part, at: Timestamp) {
         self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds_since(at));
+    }
+
+    /// A row that was changed at `at` (database clock) stands in the memory of edge now.
+    pub fn displayed(&self, at: Timestamp) {
+        self.list_display_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
     }
 
     /// A batch of events, the oldest of them of a change at `at`, stands in JetStream now.

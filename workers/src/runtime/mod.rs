@@ -61,4 +61,6 @@ pub struct Context {
     pub dry_run: bool,
     /// Of edge: where and how its API is served.
     pub http: http::Api,
+    /// Of edge: rows of lists are kept in memory; else each is read from SQL.
+    pub list_cache: bool,
 }

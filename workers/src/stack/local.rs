@@ -86,6 +86,7 @@ impl LocalStack {
             lock_policy: LockPolicy::default(),
             dry_run: false,
             http: Api::default(),
+            list_cache: true,
         }
     }
 

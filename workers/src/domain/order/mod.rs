@@ -22,7 +22,6 @@ use brigade_contracts::{
         self, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PAID, ORDER_PLACED,
         ORDER_PREPARING, ORDER_READY, ORDER_SERVED,
     },
-    list::ActiveRow,
     order::{
         ActiveCore, ActivePayment, Change, ChangeKind, Core, Item, Nothing, Payments, Place,
         Status, Verb,
@@ -260,12 +259,11 @@ impl Order {
         raw(&self.listed())
     }
 
-    /// Its row as queries show it.
+    /// Its payment row in the active list.
     #[must_use]
-    pub fn active_row(&self) -> Box<RawValue> {
+    pub fn active_payment(&self) -> Box<RawValue> {
         let (version, at) = self.head.part(Part::Payments);
-        let payment = ActivePayment { version, at, paid: self.paid, paid_at: self.paid_at };
-        raw(&ActiveRow { core: self.listed(), payment, due: self.due() })
+        raw(&ActivePayment { version, at, paid: self.paid, paid_at: self.paid_at })
     }
 
     fn listed(&self) -> ActiveCore {

@@ -7,9 +7,9 @@
 //! ([`rows`]). Such a row may be a later one by then: the ETag is made of what is answered, so one
 //! ETag still names one list, byte for byte; only the position (`resume`) is no part of it, being
 //! a name for the moment and not for the content. A row is the core row as it stands in KV, with
-//! `version`, `at` and `change`, and `payment` and `due`. KV itself is not read, so nothing that
-//! is late, lost or wrong there can be answered; `Confirm: kv` finds no counter for a list there
-//! and is `503 unconfirmed` as everything else while Postgres is away.
+//! `version`, `at` and `change`, and `payment` and `due`. A watch on KV keeps memory warm
+//! ([`watch`]); what is late or lost there is read from SQL. `Confirm: kv` finds no counter for a
+//! list there and is `503 unconfirmed` as everything else while Postgres is away.
 //!
 //! **Resume.** A [`Position`] is a moment of the statement above: what it saw was committed by
 //! transactions below `xid`, the oldest one that had not ended. Whatever it did not see is of
@@ -29,8 +29,11 @@
 //! to may come into view when another one ends), and where there are more changes than fit.
 
 pub mod confirm;
+mod memory;
 pub mod position;
+pub mod row;
 pub mod rows;
+mod watch;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,14 +46,16 @@ use brigade_contracts::{
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     confirm::{Confirm, Ended, Line, Listed},
     position::Position,
-    rows::{Row, Rows},
+    row::Row,
+    rows::Rows,
 };
 use super::{Edge, database::Database, reply::Reply, together::Together};
-use crate::runtime::Metrics;
+use crate::runtime::Context;
 
 /// An order and the versions of its parts.
 pub type Versions<'a> = (&'a Token, u64, u64);
@@ -62,16 +67,19 @@ const FRAME: usize = 512;
 pub struct Lists {
     confirmer: Together<Confirm>,
     ended: Together<Ended>,
-    rows: Rows,
+    rows: Arc<Rows>,
+    _watch: Option<AbortOnDropHandle<()>>,
 }
 
 impl Lists {
     #[must_use]
-    pub fn new(database: &Arc<Database>, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(database: &Arc<Database>, cx: &Context) -> Self {
+        let rows = Arc::new(Rows::new(database, cx));
         Self {
-            confirmer: Together::new(database, Confirm { metrics: metrics.clone() }),
+            confirmer: Together::new(database, Confirm { metrics: cx.metrics.clone() }),
             ended: Together::new(database, Ended),
-            rows: Rows::new(database, metrics),
+            _watch: cx.list_cache.then(|| watch::start(cx, &rows)),
+            rows,
         }
     }
 }

@@ -88,6 +88,7 @@ impl Stand {
             lock_policy: LockPolicy::default(),
             dry_run: false,
             http: Default::default(),
+            list_cache: true,
         }
     }
 
@@ -113,6 +114,7 @@ impl Stand {
             lock_policy: LockPolicy::default(),
             dry_run: false,
             http: Default::default(),
+            list_cache: true,
         })
     }
 

@@ -1,0 +1,280 @@
+//! S4: rows of lists come from memory, which a watch keeps warm, and are right whatever becomes of
+//! it.
+
+use std::time::Duration;
+
+use async_nats::Client;
+use brigade_contracts::WorkerName;
+use brigade_tests::{
+    Producer, Reply, Town, producer::item, screen::Screen, town::SUPERUSER, until,
+};
+use futures::future::join_all;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+use crate::lists::{place, rows_in_sql, step, without_position};
+
+pub const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
+
+pub fn rows_from(town: &Town, from: &str) -> u64 {
+    town.metrics.list_rows.with_label_values(&[from]).get()
+}
+
+pub fn watched(town: &Town, what: &str) -> u64 {
+    town.metrics.list_watched.with_label_values(&[what]).get()
+}
+
+pub fn lost(town: &Town, why: &str) -> u64 {
+    town.metrics.list_watch_lost.with_label_values(&[why]).get()
+}
+
+pub fn caught_up(town: &Town) -> u64 {
+    town.metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
+}
+
+/// Waits until the watch has brought rows `times` since `before`.
+pub async fn until_brought(town: &Town, before: u64, times: u64) {
+    until("the watch to bring rows", || async {
+        (watched(town, "row") >= before + times).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a watch has brought everything once more than `before`.
+pub async fn until_caught_up(town: &Town, before: u64) {
+    until("the watch to bring everything", || async { (caught_up(town) > before).then_some(()) })
+        .await;
+}
+
+/// The server ends the watches of all edges, and tells nobody.
+pub async fn end_watches(operator: &Client) -> usize {
+    let names = "$JS.API.CONSUMER.NAMES.KV_active_orders";
+    let names = operator.request(names, "".into()).await.unwrap();
+    let names: Value = serde_json::from_slice(&names.payload).unwrap();
+    let names = names["consumers"].as_array().cloned().unwrap_or_default();
+    for name in &names {
+        let name = name.as_str().unwrap();
+        let subject = format!("$JS.API.CONSUMER.DELETE.KV_active_orders.{name}");
+        operator.request(subject, "".into()).await.unwrap();
+    }
+    names.len()
+}
+
+/// The list, asked for until somebody answers who can confirm it.
+pub async fn list(producer: &Producer, headers: &[(&str, &str)]) -> Reply {
+    until("an answer to the query", || async {
+        let one_try = Duration::from_millis(500);
+        let asked = producer.request_within(one_try, "q.t1.active_orders", headers, b"").await?;
+        (asked.status != 503).then_some(asked)
+    })
+    .await
+}
+
+/// The same content under the same ETag.
+pub fn content(list: &Reply) -> (u16, String, Option<String>) {
+    (list.status, without_position(list), list.etag.clone())
+}
+
+/// Stops the town's edge and starts one whose cache is switched on or off.
+pub async fn switch(town: &mut Town, list_cache: bool) {
+    town.take(WorkerName::Edge).stop().await;
+    town.list_cache = list_cache;
+    town.run(WorkerName::Edge).await;
+}
+
+#[tokio::test]
+async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
+    let mut town = Town::start().await;
+    let producer = town.producer().await;
+    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let kitchens = [producer.clone(), other];
+    // 70 % lists, 20 % views of carts, 10 % commands, half of which change orders; as in the bench.
+    let lane = async |lane: usize| {
+        let kitchen = &kitchens[lane % 2];
+        let mut random = StdRng::seed_from_u64(lane as u64);
+        let cart = format!("c{lane}");
+        kitchen.team_cart(&cart, "ada", &[]).await;
+        let mut orders: Vec<(String, usize)> = Vec::new();
+        for n in 0..200_usize {
+            match random.random_range(0..100) {
+                0..70 => assert_eq!(kitchen.active_orders(&[]).await.status, 200),
+                70..90 => {
+                    assert_eq!(kitchen.view(&format!("cart.{cart}"), None).await.status, 200);
+                }
+                90..95 => {
+                    let item = item(&format!("i{n}"), 100, 1);
+                    assert_eq!(
+                        kitchen.send(&format!("cart.{cart}.add_item"), item).await.status,
+                        200
+                    );
+                }
+                _ => match orders.pop() {
+                    Some((order, at)) if random.random_bool(0.8) => {
+                        step(kitchen, &order, STEPS[at]).await;
+                        orders.extend((at + 1 < STEPS.len()).then_some((order, at + 1)));
+                    }
+                    kept => {
+                        orders.extend(kept);
+                        let order = format!("o{lane}-{n}");
+                        place(kitchen, &order).await;
+                        orders.push((order, 0));
+                    }
+                },
+            }
+        }
+    };
+    for n in 0..30 {
+        let order = format!("o{n}");
+        join_all(kitchens.iter().map(|kitchen| place(kitchen, &order))).await;
+    }
+    join_all((0..16).map(lane)).await;
+    let (memory, sql) = (rows_from(&town, "memory"), rows_from(&town, "sql"));
+    let ratio = memory as f64 / (memory + sql) as f64;
+    println!("{:.2} % of {} rows came from memory", ratio * 100.0, memory + sql);
+    assert!(ratio > 0.9, "{memory} of memory, {sql} of SQL");
+
+    town.until_idle().await;
+    let mut screen = Screen::default();
+    screen.take(&producer.active_orders(&[]).await);
+    step(&producer, "o1", "cancel").await;
+    let on = [content(&producer.active_orders(&[]).await)];
+    let changes = screen.look(&producer).await;
+    screen.resume = producer.active_orders(&[]).await.body()["resume"].as_str().unwrap().into();
+    switch(&mut town, false).await;
+    let (memory, sql) = (rows_from(&town, "memory"), rows_from(&town, "sql"));
+    let off = [content(&producer.active_orders(&[]).await)];
+    assert_eq!(on, off);
+    assert_eq!(changes.len(), 1);
+    for _ in 0..3 {
+        assert_eq!(
+            json!(producer.active_orders(&[]).await.body()["rows"]),
+            rows_in_sql(&town).await
+        );
+        let known = [("If-None-Match", off[0].2.as_deref().unwrap())];
+        assert_eq!(producer.active_orders(&known).await.status, 304);
+    }
+    step(&producer, "o2", "accept").await;
+    assert_eq!(screen.look(&producer).await.len(), 1);
+    let rows = rows_in_sql(&town).await;
+    assert_eq!(json!(screen.rows), rows);
+    assert_eq!(rows_from(&town, "memory"), memory, "nothing comes from memory");
+    let read = 4 * rows.as_array().unwrap().len() as u64 + 1;
+    assert_eq!(rows_from(&town, "sql"), sql + read);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s4_05_polling_never_overrides_a_newer_pushed_state() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    let ask = || {
+        let producer = producer.clone();
+        tokio::spawn(async move { producer.active_orders(&[]).await })
+    };
+    let status = |list: &Reply| list.body()["rows"][0]["status"].clone();
+
+    // A poll that has confirmed, and then something newer is pushed: the newer one is shown.
+    place(&producer, "o1").await;
+    until_brought(&town, 0, 1).await;
+    let before = watched(&town, "row");
+    let confirmed = town.fail.arm("edge.after_list_confirm");
+    let poll = ask();
+    confirmed.reached().await;
+    step(&producer, "o1", "accept").await;
+    until_brought(&town, before, 1).await;
+    town.fail.disarm("edge.after_list_confirm");
+    assert_eq!(status(&poll.await.unwrap()), "accepted");
+
+    // A poll that has read its row, and then something newer is pushed: it changes nothing.
+    let pushes = town.fail.arm("edge.before_list_push");
+    step(&producer, "o1", "prepare").await;
+    pushes.reached().await;
+    let kept = town.fail.arm("edge.before_list_keep");
+    let poll = ask();
+    kept.reached().await;
+    step(&producer, "o1", "ready").await;
+    let before = watched(&town, "row");
+    town.fail.disarm("edge.before_list_push");
+    until_brought(&town, before, 2).await;
+    town.fail.disarm("edge.before_list_keep");
+    assert_eq!(status(&poll.await.unwrap()), "preparing", "as it was when it was asked");
+    let sql = rows_from(&town, "sql");
+    assert_eq!(status(&producer.active_orders(&[]).await), "ready");
+    assert_eq!(rows_from(&town, "sql"), sql, "the pushed row is still there");
+
+    // And a push that comes after the poll has read what it brings changes nothing either.
+    let pushes = town.fail.arm("edge.before_list_push");
+    step(&producer, "o1", "serve").await;
+    pushes.reached().await;
+    assert_eq!(status(&producer.active_orders(&[]).await), "served");
+    let known = watched(&town, "known");
+    town.fail.disarm("edge.before_list_push");
+    until("the late push", || async { (watched(&town, "known") > known).then_some(()) }).await;
+    let list = producer.active_orders(&[]).await;
+    assert_eq!(status(&list), "served");
+    assert_eq!(list.body()["rows"], rows_in_sql(&town).await);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s4_09_metrics_of_display_hits_errors_and_recovery() {
+    // Nobody mends what is spoiled here.
+    let town = Town::start_without(WorkerName::CacheVerifier).await;
+    let producer = town.producer().await;
+    let operator = town.connect("operator").await;
+    until_caught_up(&town, 0).await;
+    place(&producer, "o1").await;
+    until_brought(&town, 0, 1).await;
+    step(&producer, "o1", "accept").await;
+    until_brought(&town, 1, 1).await;
+    assert_eq!(producer.active_orders(&[]).await.status, 200);
+    assert_eq!((rows_from(&town, "memory"), rows_from(&town, "sql")), (1, 0));
+    let displayed = town.metrics.list_display_seconds.with_label_values::<&str>(&[]);
+    assert_eq!((displayed.get_sample_count(), watched(&town, "row")), (2, 2));
+    assert!(displayed.get_sample_sum() < 60.0, "seconds");
+    let gauges = (&town.metrics.list_watch_revision, &town.metrics.list_watch_lag);
+    assert_eq!((gauges.0.get(), gauges.1.get()), (3, 0));
+
+    // What is not as this build writes it is counted and left alone, and so is what is removed.
+    let anybody = async_nats::jetstream::new(town.connect(SUPERUSER).await);
+    let mut deletion = async_nats::HeaderMap::new();
+    deletion.insert("KV-Operation", "DEL");
+    for (value, headers, counted) in [
+        ("garbage", async_nats::HeaderMap::new(), (1, 0)),
+        (r#"{"version":9}"#, async_nats::HeaderMap::new(), (2, 0)),
+        ("", deletion, (2, 1)),
+    ] {
+        let subject = "$KV.active_orders.t1.o1.core";
+        let sent = anybody.publish_with_headers(subject, headers, value.into()).await;
+        sent.unwrap().await.unwrap();
+        until("it to be counted", || async {
+            ((watched(&town, "refused"), watched(&town, "gone")) == counted).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(producer.active_orders(&[]).await.body()["rows"], rows_in_sql(&town).await);
+    assert_eq!((rows_from(&town, "memory"), rows_from(&town, "sql")), (2, 0));
+
+    // A lost watch is counted, and goes on where it was: nothing is brought twice.
+    let before = caught_up(&town);
+    assert_eq!(end_watches(&operator).await, 1);
+    until_caught_up(&town, before).await;
+    assert_eq!((lost(&town, "silent"), caught_up(&town)), (1, before + 1));
+    step(&producer, "o1", "prepare").await;
+    until_brought(&town, 2, 1).await;
+    assert_eq!((watched(&town, "known"), gauges.0.get()), (0, 7));
+    let text = town.metrics.render();
+    for line in [
+        "brigade_list_display_seconds_count 3",
+        "brigade_list_rows_total{from=\"memory\"} 2",
+        "brigade_list_rows_total{from=\"sql\"} 0",
+        "brigade_list_watched_total{what=\"refused\"} 2",
+        "brigade_list_watch_lost_total{why=\"silent\"} 1",
+        "brigade_list_watch_revision 7",
+        "brigade_list_watch_lag 0",
+        "brigade_list_watch_recovery_seconds_count 2",
+        "brigade_queries_total{query=\"active_orders\",status=\"503\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+}
