@@ -315,6 +315,55 @@ async fn ten_thousand_aggregates_are_shown_again() {
     assert_eq!(check::dead_letters(&town).await.len(), 0);
 }
 
+/// A bucket that was away is tried by one small write at first: by hundreds of large ones it would
+/// look as if it were away still.
+#[tokio::test]
+async fn much_that_is_large_is_shown_again_by_a_bucket_that_was_away() {
+    const CARTS: u64 = 400;
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("c", "ada", &["bob"]).await;
+    town.until_idle().await;
+    until_healed(&town).await;
+    sqlx::raw_sql(
+        "update brigade.carts set items = (
+             select jsonb_agg(jsonb_build_object('item_id', 'i' || n, 'sku', repeat('s', 64),
+                 'name', repeat('n', 200), 'unit_price', 100, 'quantity', 1, 'user', 'ada') order by n)
+             from generate_series(100, 299) n);
+         insert into brigade.carts select (jsonb_populate_record(c, jsonb_build_object('id', 'c' || n))).*
+         from brigade.carts c, generate_series(1, 400) n;
+         insert into brigade.events (event_id, tenant, aggregate, id, version, type, payload, at, command_id)
+         select gen_random_uuid(), tenant, aggregate, 'c' || n, version, type, payload, at, command_id
+         from brigade.events e, generate_series(1, 400) n order by n, version;
+         analyze;",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    // All that is noted stands in the way of a write that finds the bucket away.
+    sqlx::raw_sql(
+        "insert into brigade.unshown (tenant, aggregate, id, version, at)
+         select tenant, 'cart', id, version, clock_timestamp() + interval '2 s' from brigade.carts
+         on conflict do nothing",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    let js = jetstream::new(town.connect("operator").await);
+    js.delete_stream("KV_views").await.unwrap();
+    assert_eq!(
+        producer.send("cart.c1.set_item", json!({"item_id": "i100", "quantity": 2})).await.status,
+        200
+    );
+    until("all carts to be shown", || async {
+        let shown = js.get_stream("KV_views").await.ok()?.info().await.ok()?.state.messages;
+        (shown > CARTS).then_some(())
+    })
+    .await;
+    town.until_idle().await;
+    assert_eq!(check::dead_letters(&town).await.len(), 0);
+}
+
 #[tokio::test]
 async fn postgres_and_one_and_then_all_instances_of_each_worker_may_die_under_load() {
     let mut town = Town::empty_with_own_postgres().await;

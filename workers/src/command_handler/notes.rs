@@ -102,12 +102,13 @@ pub async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sq
 pub async fn keep(cx: Context, show: Arc<Show>, notes: Arc<Notes>) {
     let mut tick = interval(FLUSH);
     let mut look = interval(lease::RENEW);
+    let mut most = AT_ONCE;
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             _ = tick.tick() => flush(&cx.postgres, &notes).await,
-            _ = look.tick() => show_overdue(&cx, &show, &notes).await,
+            _ = look.tick() => show_overdue(&cx, &show, &notes, &mut most).await,
             () = cx.drain.cancelled() => break,
         };
         if let Err(error) = done {
@@ -132,10 +133,16 @@ pub async fn flush(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
     deleted
 }
 
-/// Shows what is overdue, in pieces, until nothing is left or nothing can be shown.
-async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<()> {
+/// Shows what is overdue, in pieces, until nothing is left or nothing can be shown. Then the next
+/// piece is a smaller one: this one may have taken longer than a bucket is waited for.
+async fn show_overdue(
+    cx: &Context,
+    show: &Show,
+    notes: &Notes,
+    most: &mut i64,
+) -> sqlx::Result<()> {
     while patient(Lease::take(&cx.postgres, LEASE, &cx.instance)).await? {
-        let overdue = patient(overdue(&cx.postgres)).await?;
+        let overdue = patient(overdue(&cx.postgres, *most)).await?;
         if overdue.is_empty() {
             return Ok(());
         }
@@ -146,6 +153,7 @@ async fn show_overdue(cx: &Context, show: &Show, notes: &Notes) -> sqlx::Result<
         cx.metrics.shown_again.inc_by(count as u64);
         notes.add(shown);
         flush(&cx.postgres, notes).await?;
+        *most = if count == 0 { (*most / 8).max(1) } else { (*most * 2).min(AT_ONCE) };
         if count == 0 || cx.drain.is_cancelled() {
             return Ok(());
         }
@@ -172,14 +180,14 @@ async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
     Ok(states)
 }
 
-async fn overdue(postgres: &PgPool) -> sqlx::Result<Vec<Address>> {
+async fn overdue(postgres: &PgPool, most: i64) -> sqlx::Result<Vec<Address>> {
     let rows = sqlx::query_as!(
         Row,
         "select tenant, aggregate, id from brigade.unshown
          where at < clock_timestamp() - make_interval(secs => $1)
          order by at limit $2",
         OVERDUE,
-        AT_ONCE,
+        most,
     )
     .fetch_all(postgres)
     .await?;

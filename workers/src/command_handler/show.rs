@@ -2,6 +2,7 @@
 //! versions, so that a newer show speaks for all older ones.
 
 use std::{
+    slice,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -250,6 +251,10 @@ fn active_row(order: &Order) -> Put {
     }
 }
 
+fn skipped(puts: usize) -> Vec<Stored> {
+    vec![Stored::Failed("skipped".to_owned()); puts]
+}
+
 /// A bucket that answers do not wait for for ever: after [`PATIENCE`] it is skipped, until a write
 /// every [`PROBE`] succeeds.
 struct Patient {
@@ -263,12 +268,29 @@ impl Patient {
     }
 
     async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
-        if puts.is_empty() {
-            return Vec::new();
+        let Some((first, rest)) = puts.split_first() else { return Vec::new() };
+        match self.patience() {
+            None => skipped(puts.len()),
+            Some(PROBE) => {
+                // One write tells whether it takes any. A batch may need longer than a probe is
+                // given, and would never be taken.
+                let mut stored = self.put_within(PROBE, slice::from_ref(first), absent).await;
+                stored.extend(match self.patience() {
+                    Some(PATIENCE) => self.put_within(PATIENCE, rest, absent).await,
+                    _ => skipped(rest.len()),
+                });
+                stored
+            }
+            Some(patience) => self.put_within(patience, puts, absent).await,
         }
-        let Some(patience) = self.patience() else {
-            return vec![Stored::Failed("skipped".to_owned()); puts.len()];
-        };
+    }
+
+    async fn put_within(
+        &self,
+        patience: Duration,
+        puts: &[Put],
+        absent: WhenAbsent,
+    ) -> Vec<Stored> {
         let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
