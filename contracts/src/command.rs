@@ -243,20 +243,35 @@ impl<T: Serialize> Encode for T {
     }
 }
 
+/// A verb as it is declared.
+pub struct Declared {
+    pub name: &'static str,
+    /// What is said of it.
+    pub about: &'static str,
+    /// The schema of its payload.
+    pub payload: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
 /// Declares the verbs of an aggregate: an enum with one variant a verb, its decoder and
 /// its encoder. The payload types refuse unknown fields and hold only valid values.
 macro_rules! verbs {
     ($(#[$doc:meta])* $vis:vis enum $name:ident {
-        $($(#[$verb_doc:meta])* $verb:literal => $variant:ident($payload:ty),)*
+        $($(#[doc = $verb_doc:literal])* $verb:literal => $variant:ident($payload:ty),)*
     }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq)]
         $vis enum $name {
-            $($(#[$verb_doc])* $variant($payload),)*
+            $($(#[doc = $verb_doc])* $variant($payload),)*
         }
 
         impl $name {
             pub const NAMES: &[&str] = &[$($verb),*];
+
+            pub const DECLARED: &[$crate::command::Declared] = &[$($crate::command::Declared {
+                name: $verb,
+                about: concat!($($verb_doc),*),
+                payload: <$payload as schemars::JsonSchema>::json_schema,
+            }),*];
 
             /// `None` for an unknown verb.
             ///

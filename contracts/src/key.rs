@@ -78,6 +78,12 @@ impl Bucket {
     }
 }
 
+/// All keys of a tenant.
+#[must_use]
+pub fn all_of(tenant: &Token) -> String {
+    format!("{tenant}.>")
+}
+
 #[must_use]
 pub fn versions(address: &Address) -> String {
     address.to_string()

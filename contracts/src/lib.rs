@@ -26,6 +26,7 @@ pub mod permissions;
 pub mod query;
 pub mod rebuild;
 pub mod refusal;
+pub mod schema;
 pub mod secret;
 pub mod subject;
 pub mod table;

@@ -1,5 +1,6 @@
 //! `q.<tenant>.active_orders`: its headers and the shapes of its answers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -49,7 +50,7 @@ impl ListHeaders {
 
 /// A row of the list, and a change of it: the core row as it stands in KV, with `version`, `at`
 /// and `change`, the payment row, and what is computed where they meet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveRow {
     #[serde(flatten)]
     pub core: ActiveCore,

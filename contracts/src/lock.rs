@@ -1,5 +1,6 @@
 //! The lock of an owner over all its carts: how KV mirrors it and how queries tell of it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Timestamp, Token, payment::Method};
@@ -39,7 +40,7 @@ pub struct Value {
 }
 
 /// The answer to `q.<tenant>.lock.<owner>` while the lock is held.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Live {
     pub cart: Token,
     pub method: Method,
@@ -54,8 +55,11 @@ pub struct Due {
 }
 
 /// What was done with a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "LockAction")]
 pub enum Action {
     Acquired,
     Bound,
@@ -81,7 +85,8 @@ impl Action {
 }
 
 /// An entry of the history of an owner's locks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LockEntry")]
 pub struct Entry {
     pub cart_id: Token,
     /// Of a refusal, that of the lock it met, if there was one.
@@ -94,7 +99,7 @@ pub struct Entry {
 }
 
 /// The answer to `q.<tenant>.lock_history.<owner>`, newest first.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct History {
     pub entries: Vec<Entry>,
     /// Goes into the next query's `Before`; null: there are no older ones.

@@ -91,11 +91,15 @@ impl Currency {
     /// # Errors
     /// `422 unknown_currency` for anything but a current ISO 4217 code in upper case.
     pub fn new(code: &str) -> Result<Self, Refusal> {
-        ISO_4217
-            .split_ascii_whitespace()
+        Self::all()
             .find(|known| *known == code)
             .map(Self)
             .ok_or_else(|| Refusal::new(422, "unknown_currency", "not a currency of ISO 4217"))
+    }
+
+    /// All of them, sorted.
+    pub fn all() -> impl Iterator<Item = &'static str> {
+        ISO_4217.split_ascii_whitespace()
     }
 
     #[must_use]

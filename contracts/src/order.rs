@@ -1,9 +1,10 @@
 //! Orders: what can be asked of them and what is shown of them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Currency, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token,
+    Currency, MAX_ITEMS, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token,
     cart::{Payment, Reason},
     command::verbs,
 };
@@ -13,18 +14,26 @@ verbs! {
     pub enum Verb {
         /// 201. Creates the order.
         "place" => Place(Place),
+        /// The kitchen takes it.
         "accept" => Accept(Nothing),
+        /// The kitchen begins.
         "prepare" => Prepare(Nothing),
+        /// It can be served.
         "ready" => Ready(Nothing),
+        /// It is on the table, or with the guest.
         "serve" => Serve(Nothing),
+        /// Nothing is left to do; it leaves the active list.
         "complete" => Complete(Nothing),
         /// Ends the order before it is served.
         "cancel" => Cancel(Reason),
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "OrderStatus")]
 pub enum Status {
     Placed,
     Accepted,
@@ -69,16 +78,17 @@ impl Status {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     pub table_id: Option<Token>,
     pub turn_id: Option<Token>,
     pub currency: Currency,
+    #[schemars(length(min = 1, max = MAX_ITEMS))]
     pub items: Vec<PlacedItem>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlacedItem {
     pub item_id: Option<Token>,
@@ -90,12 +100,13 @@ pub struct PlacedItem {
 }
 
 /// The payload of a verb that says everything by its name: `{}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
 /// An item as it is kept and shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "OrderItem")]
 pub struct Item {
     pub item_id: Option<Token>,
     pub sku: Text<MAX_NAME>,
@@ -106,7 +117,7 @@ pub struct Item {
 }
 
 /// The part `core` of an order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Core {
     pub version: u64,
     pub at: Timestamp,
@@ -121,7 +132,7 @@ pub struct Core {
 }
 
 /// The part `payments` of an order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Payments {
     pub version: u64,
     pub at: Timestamp,
@@ -133,7 +144,7 @@ pub struct Payments {
 }
 
 /// A row of the bucket `active_orders`: `<tenant>.<order>.core`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ActiveCore {
     pub version: u64,
     pub at: Timestamp,
@@ -149,7 +160,7 @@ pub struct ActiveCore {
 }
 
 /// A row of the bucket `active_orders`: `<tenant>.<order>.payment`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ActivePayment {
     pub version: u64,
     pub at: Timestamp,
@@ -158,7 +169,8 @@ pub struct ActivePayment {
 }
 
 /// What became of an active order with its newest change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "RowChange")]
 pub struct Change {
     pub kind: ChangeKind,
     /// The fields that changed; empty for an added row.
@@ -167,8 +179,9 @@ pub struct Change {
     pub reason: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "RowChangeKind")]
 pub enum ChangeKind {
     Added,
     Updated,

@@ -1,14 +1,15 @@
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 use crate::{Command, Refusal, subject};
 
 /// The one final answer to a command.
 ///
 /// `data` stays as it was written, so that a repeated command gets the same bytes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// Null only where the message had none that could be used.
     pub command_id: Option<String>,
@@ -24,6 +25,7 @@ pub struct Outcome {
     /// Every aggregate that the transaction changed, as `cart.c1@11`.
     pub effects: Vec<String>,
     /// The parts of the subject's aggregate after the change, and what the verb adds.
+    #[schemars(with = "Map<String, Value>")]
     pub data: Box<RawValue>,
     pub retry_after_ms: Option<u64>,
 }

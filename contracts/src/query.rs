@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -114,7 +115,7 @@ pub struct View<'a> {
 }
 
 /// The body of an answer that is an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueryError {
     pub status: u16,
     pub code: Cow<'static, str>,

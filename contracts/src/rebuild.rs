@@ -1,5 +1,6 @@
 //! `rebuild_cache`: what can be asked of an aggregate of any kind.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{MAX_NOTE, Part, Text};
@@ -7,7 +8,7 @@ use crate::{MAX_NOTE, Part, Text};
 pub const VERB: &str = "rebuild_cache";
 
 /// Shows the aggregate's parts again; changes no version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rebuild {
     /// Only this part; without one, all of them.

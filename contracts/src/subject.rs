@@ -20,7 +20,7 @@
 //! outbox.relays                             "shards change hands" (core)
 //! ```
 
-use crate::{Address, Aggregate, Door, Token, WorkerName};
+use crate::{Address, Aggregate, Door, Part, Token, WorkerName, key::Bucket};
 
 /// All requests of all tenants.
 pub const REQUESTS: &str = "req.>";
@@ -80,7 +80,13 @@ pub struct RawCommandSubject<'a> {
 /// Whether the payload holds a password or a token.
 #[must_use]
 pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
-    raw.aggregate == "user" && ["register", "login", "refresh"].contains(&raw.verb)
+    is_secret(raw.aggregate, raw.verb)
+}
+
+/// Whether the payloads of a verb hold passwords or tokens.
+#[must_use]
+pub fn is_secret(aggregate: &str, verb: &str) -> bool {
+    aggregate == "user" && ["register", "login", "refresh"].contains(&verb)
 }
 
 /// Asks for the decision that a cart's lock has expired.
@@ -191,6 +197,22 @@ pub fn parse_query_lock(subject: &str) -> Option<Address> {
 #[must_use]
 pub fn parse_query_lock_history(subject: &str) -> Option<Address> {
     lock_of_owner(subject, "lock_history")
+}
+
+/// The order and the part of a row that a `live.active_orders.<tenant>.<order>.<core|payment>`
+/// shows.
+#[must_use]
+pub fn parse_live_active_order(subject: &str) -> Option<(Token, Part)> {
+    let [live, bucket, tenant, order, row] = split(subject)?;
+    if (live, bucket) != ("live", Bucket::ActiveOrders.as_str()) || Token::new(tenant).is_err() {
+        return None;
+    }
+    let part = match row {
+        "core" => Part::Core,
+        "payment" => Part::Payments,
+        _ => return None,
+    };
+    Some((Token::new(order).ok()?, part))
 }
 
 /// The user that a `q.<tenant>.user.<id>.validate` asks about.
@@ -328,7 +350,11 @@ mod tests {
             prop_assert_eq!(parse_query_user_state(&query_user_state(&user)), Some(user));
             let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
             prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
-            prop_assert_eq!(parse_event(&event(&address, &word)), Some((address, word)));
+            prop_assert_eq!(parse_event(&event(&address, &word)), Some((address.clone(), word)));
+            for part in [Part::Core, Part::Payments] {
+                let live = Bucket::ActiveOrders.live(&crate::key::active_order(&address, part));
+                prop_assert_eq!(parse_live_active_order(&live), Some((address.id.clone(), part)));
+            }
         }
 
         #[test]
@@ -364,5 +390,9 @@ mod tests {
         assert_eq!(parse_query_view("q.t.view.lock.ada"), None);
         assert_eq!(parse_query_user_validate("q.t.user.ada.state"), None);
         assert_eq!(parse_query_user_state("q.t.user.ada"), None);
+        for bad in ["live.views.t.o.core", "live.active_orders.t.o.items", "live.active_orders.t.o"]
+        {
+            assert_eq!(parse_live_active_order(bad), None, "{bad}");
+        }
     }
 }

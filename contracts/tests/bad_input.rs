@@ -1,10 +1,20 @@
 //! Payloads that are refused, each with its status and code.
 
-use brigade_contracts::{Aggregate, Body, Command, Door, user::Validate};
+mod schemas;
 
-fn refused(verb: &str, payload: &str) -> (u16, String) {
-    let refusal = Body::decode(Aggregate::Cart, verb, payload.as_bytes()).unwrap_err();
-    (refusal.status, refusal.code.into_owned())
+use brigade_contracts::{Aggregate, Body, Command, Door, Refusal, schema, user::Validate};
+
+/// What a payload is refused with; by its schema too, which knows all but whether a key is repeated.
+fn refused(aggregate: Aggregate, verb: &str, payload: &str) -> Refusal {
+    let refusal = Body::decode(aggregate, verb, payload.as_bytes()).unwrap_err();
+    let verbs = schema::verbs();
+    let known = verbs.iter().find(|v| (v.aggregate, v.name) == (aggregate, verb));
+    if let (Some(verb), Ok(value)) = (known, serde_json::from_str(payload))
+        && refusal.code != "duplicate_key"
+    {
+        assert_eq!(schemas::permits(&verb.component, &value), Some(false), "{verb:?} {payload}");
+    }
+    refusal
 }
 
 #[test]
@@ -68,7 +78,8 @@ fn a_payload_that_is_malformed_or_impossible_is_refused_by_kind() {
     ];
     for (verb, payload, status, code) in cases {
         let shown: String = payload.chars().take(60).collect();
-        assert_eq!(refused(verb, &payload), (status, code.to_owned()), "{verb} {shown}");
+        let refusal = refused(Aggregate::Cart, verb, &payload);
+        assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {shown}");
     }
 }
 
@@ -140,7 +151,7 @@ fn a_payload_of_a_payment_or_a_lock_is_refused_by_kind() {
         (Aggregate::Lock, "rebuild_cache", "{}".into(), 404, "unknown_verb"),
     ];
     for (aggregate, verb, payload, status, code) in cases {
-        let refusal = Body::decode(aggregate, verb, payload.as_bytes()).unwrap_err();
+        let refusal = refused(aggregate, verb, &payload);
         assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
     }
 }
@@ -186,7 +197,7 @@ fn a_payload_of_a_table_is_refused_by_kind() {
         ("clean", "{}".into(), 404, "unknown_verb"),
     ];
     for (verb, payload, status, code) in cases {
-        let refusal = Body::decode(Aggregate::Table, verb, payload.as_bytes()).unwrap_err();
+        let refusal = refused(Aggregate::Table, verb, &payload);
         assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
     }
 }
@@ -224,7 +235,7 @@ fn a_payload_of_a_user_is_refused_by_kind_and_never_quoted() {
         ("promote", "{}".into(), 404, "unknown_verb"),
     ];
     for (verb, payload, status, code) in cases {
-        let refusal = Body::decode(Aggregate::User, verb, payload.as_bytes()).unwrap_err();
+        let refusal = refused(Aggregate::User, verb, &payload);
         assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
         assert!(!refusal.message.contains(WORD) && !refusal.message.contains("31337"), "{payload}");
     }

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod deadlines;
+pub mod gate;
 pub mod locks;
 pub mod money;
 pub mod paying;

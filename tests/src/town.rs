@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     PATIENCE, Producer, Web, check,
+    gate::Gate,
     shared::{self, role_password, shared},
     until,
 };
@@ -67,6 +68,9 @@ pub struct Town {
 
 /// The NATS user that may do anything, for tampering.
 pub const SUPERUSER: &str = "superuser";
+
+/// The NATS user that may ask as `t1-watcher` does, and is pushed nothing.
+pub const DEAF: &str = "t1-deaf";
 
 /// The restaurants of every town.
 pub const TENANTS: [&str; 2] = ["t1", "t2"];
@@ -156,6 +160,10 @@ impl Town {
             publish_deny: Vec::new(),
             subscribe: vec![">".to_owned()],
         });
+        let mut deaf = permissions::watcher(&tenants[0]);
+        deaf.name = DEAF.to_owned();
+        deaf.subscribe.retain(|subject| !subject.starts_with("live."));
+        users.push(deaf);
         let passwords: BTreeMap<String, String> =
             users.iter().map(|user| (user.name.clone(), format!("{}-secret", user.name))).collect();
         let authorization =
@@ -247,11 +255,15 @@ impl Town {
     /// # Panics
     /// Where the server refuses it.
     pub async fn connect(&self, user: &str) -> async_nats::Client {
-        let (options, address) = as_user_of(&self.nats_url(user)).expect("a URL");
-        let options = options
-            .retry_on_initial_connect()
-            .reconnect_delay_callback(|_| Duration::from_millis(10));
-        options.connect(address).await.expect("connected")
+        connect(&self.nats_url(user)).await
+    }
+
+    /// A connection as a user, by a way that can be cut.
+    ///
+    /// # Panics
+    /// Where the server refuses it.
+    pub async fn connect_through(&self, gate: &Gate, user: &str) -> async_nats::Client {
+        connect(&format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], gate.port())).await
     }
 
     /// The backend of the restaurant `t1`.
@@ -366,6 +378,13 @@ pub async fn ready(instance: &Instance) {
         assert!(start.elapsed() < PATIENCE, "{} is not ready: {why}", instance.worker);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn connect(url: &str) -> async_nats::Client {
+    let (options, address) = as_user_of(url).expect("a URL");
+    let options =
+        options.retry_on_initial_connect().reconnect_delay_callback(|_| Duration::from_millis(10));
+    options.connect(address).await.expect("connected")
 }
 
 /// A port that is free now.

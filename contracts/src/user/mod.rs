@@ -3,6 +3,7 @@
 mod shapes;
 mod token;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -24,7 +25,7 @@ pub const MAX_ROLES: usize = 32;
 verbs! {
     /// What can be asked of a user.
     pub enum Verb {
-        /// 201. Request door only.
+        /// 201. Creates the user. Request door only.
         "register" => Register(Register),
         /// Begins a session, and ends the one before it. Request door only.
         "login" => Login(Login),
@@ -32,18 +33,21 @@ verbs! {
         "refresh" => Refresh(Refresh),
         /// Ends the session.
         "logout" => Logout(Nothing),
+        /// Changes what is given, and leaves the rest.
         "update_profile" => UpdateProfile(UpdateProfile),
         /// From now on the user has these roles and no others.
         "change_roles" => ChangeRoles(ChangeRoles),
+        /// Notes a subscription, which is not active yet.
         "register_subscription" => RegisterSubscription(Subscribe),
         /// Makes a registered subscription active, or renews an active one.
         "activate_subscription" => ActivateSubscription(Subscribe),
+        /// Ends the subscription.
         "cancel_subscription" => CancelSubscription(Subscribe),
     }
 }
 
 /// No `Serialize` of what holds a secret: only [`Encode`] writes it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Register {
     pub email: Email,
@@ -51,14 +55,14 @@ pub struct Register {
     pub password: Secret,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Login {
     pub email: Email,
     pub password: Secret,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Refresh {
     pub refresh_token: Secret,
@@ -70,20 +74,21 @@ pub struct Validate {
     pub access_token: Secret,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateProfile {
     pub profile_id: Option<Token>,
     pub email: Option<Email>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeRoles {
+    #[schemars(length(max = MAX_ROLES))]
     pub roles: Vec<Token>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Subscribe {
     pub subscription_id: Token,

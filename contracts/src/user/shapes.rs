@@ -1,5 +1,6 @@
 //! What is shown of a user: the values of the bucket `user_state`, and the bodies of answers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::to_raw_value};
 
@@ -8,8 +9,9 @@ use crate::{Email, MAX_NAME, Outcome, Secret, Text, Timestamp, Token};
 /// What a user may do who was given nothing else.
 pub const ROLE_BY_DEFAULT: &str = "customer";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "UserStatus")]
 pub enum Status {
     Active,
 }
@@ -23,7 +25,7 @@ impl Status {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscriptionStatus {
     Registered,
@@ -32,7 +34,7 @@ pub enum SubscriptionStatus {
 }
 
 /// A subscription as it is kept, and as `validate` tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Subscription {
     pub subscription_id: Token,
     pub plan: Option<Text<MAX_NAME>>,
@@ -84,7 +86,8 @@ impl Auth {
 }
 
 /// The part `auth` without its hashes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "UserAuth")]
 pub struct ShownAuth {
     pub version: u64,
     pub at: Timestamp,
@@ -98,7 +101,8 @@ pub struct ShownAuth {
 }
 
 /// The part `subscription`: `<tenant>.<user>.subscription`. All null where there is none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "UserSubscription")]
 pub struct SubscriptionPart {
     pub version: u64,
     pub at: Timestamp,
@@ -134,7 +138,8 @@ impl SubscriptionPart {
 }
 
 /// The part `roles`: `<tenant>.<user>.roles`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "UserRoles")]
 pub struct Roles {
     pub version: u64,
     pub at: Timestamp,
@@ -142,7 +147,7 @@ pub struct Roles {
 }
 
 /// The answer to `q.<tenant>.user.<id>.state`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct State {
     pub version: u64,
     pub auth: ShownAuth,

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bad_payments;
+mod client_queue;
+mod client_watch;
 mod cluster;
 mod commands;
 mod conformance;
@@ -25,6 +27,7 @@ mod lock_trail;
 mod locks;
 mod money;
 mod nats_cli;
+mod openapi;
 mod orders;
 mod paying_under_faults;
 mod payment_results;

@@ -10,6 +10,7 @@ mod commands;
 mod cors;
 mod frame;
 mod head;
+mod openapi;
 mod reads;
 mod rules;
 mod stream;
@@ -35,8 +36,9 @@ use crate::runtime::http::Problem;
 type Shared = axum::extract::State<Arc<Edge>>;
 
 /// Every path that is served, and by what.
-fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 6] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 7] {
     [
+        ("/v1/openapi.json", get(openapi::openapi)),
         ("/v1/{tenant}/active-orders", get(reads::active_orders)),
         ("/v1/{tenant}/active-orders/stream", get(stream::active_orders)),
         ("/v1/{tenant}/outcomes/{command_id}", get(reads::outcome)),

@@ -19,7 +19,7 @@ use brigade_contracts::Refusal;
 use tower::ServiceExt;
 
 pub use self::{
-    problem::Problem,
+    problem::{PROBLEM_JSON, Problem},
     serve::Serving,
     slot::{Filled, Slot},
 };

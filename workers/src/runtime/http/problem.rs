@@ -52,7 +52,9 @@ impl Problem {
         .map(|millis| millis.div_ceil(1000).max(1))
     }
 
-    fn body(&self) -> Vec<u8> {
+    /// As it is sent.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
         let mut members = self.members.clone();
         let code = self.code().to_owned();
         let told = [

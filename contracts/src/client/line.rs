@@ -1,0 +1,217 @@
+//! The line of commands that wait to be sent, and what became of them. No I/O.
+//!
+//! On one aggregate they are sent in the order in which they were added, each after the outcome of
+//! the one before. Aggregates do not wait for each other. A refusal does not stop the later ones,
+//! as if somebody had sent them by hand, unless one was added as [`Line::add_if_done`]: it is
+//! skipped, never sent, when the one before it on its aggregate was refused or skipped.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Send;
+use crate::{Address, Aggregate, Body, Outcome, Refusal, Timestamp, Token, subject};
+
+/// Why a command is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueError {
+    /// As many as fit are undecided.
+    #[error("the line is full")]
+    Full,
+    /// What waits may be kept on a disk, where no password or token belongs.
+    #[error("a verb that carries a secret does not wait")]
+    Secret,
+    /// One of this Command-Id is in the line.
+    #[error("this Command-Id is in the line")]
+    Repeated,
+}
+
+/// How a command stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Not decided as far as is known, sent or not.
+    Pending,
+    Done(Outcome),
+    Refused(Outcome),
+    /// Never sent: the one before it on its aggregate was not done.
+    Skipped,
+}
+
+/// A command in the line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Saved", into = "Saved")]
+pub struct Entry {
+    pub send: Send,
+    /// Only to be sent if the one before it on its aggregate is done.
+    pub if_done: bool,
+    pub standing: Standing,
+}
+
+impl Entry {
+    fn is_pending(&self) -> bool {
+        matches!(self.standing, Standing::Pending)
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self.standing, Standing::Refused(_) | Standing::Skipped)
+    }
+}
+
+/// At most `capacity` commands, oldest first. What is decided stays to be looked at until its place
+/// is needed. It can be kept and read again: a program that restarts goes on under the same
+/// Command-Ids.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    capacity: usize,
+    entries: VecDeque<Entry>,
+}
+
+impl Line {
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, entries: VecDeque::new() }
+    }
+
+    #[must_use]
+    pub fn entries(&self) -> &VecDeque<Entry> {
+        &self.entries
+    }
+
+    /// The entry of a Command-Id.
+    #[must_use]
+    pub fn get(&self, command_id: &Token) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.send.command_id == *command_id)
+    }
+
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.is_pending()).count()
+    }
+
+    /// Takes a command, to be sent whatever becomes of those before it.
+    ///
+    /// # Errors
+    /// Where it is not taken.
+    pub fn add(&mut self, send: Send) -> Result<(), QueueError> {
+        self.take(send, false)
+    }
+
+    /// Takes a command, to be sent only if the one before it on its aggregate is done, as far as
+    /// that one is still in the line.
+    ///
+    /// # Errors
+    /// Where it is not taken.
+    pub fn add_if_done(&mut self, send: Send) -> Result<(), QueueError> {
+        self.take(send, true)
+    }
+
+    fn take(&mut self, send: Send, if_done: bool) -> Result<(), QueueError> {
+        let (verb, _) = send.body.encode();
+        if subject::is_secret(send.body.aggregate().as_str(), verb) {
+            return Err(QueueError::Secret);
+        }
+        if self.get(&send.command_id).is_some() {
+            return Err(QueueError::Repeated);
+        }
+        if self.entries.len() >= self.capacity {
+            let decided = self.entries.iter().position(|entry| !entry.is_pending());
+            self.entries.remove(decided.ok_or(QueueError::Full)?);
+        }
+        self.entries.push_back(Entry { send, if_done, standing: Standing::Pending });
+        self.skip();
+        Ok(())
+    }
+
+    /// What may be sent now, at most so many: of each aggregate that is not busy the first one.
+    #[must_use]
+    pub fn ready(&self, busy: &HashSet<Address>, at_most: usize) -> Vec<Send> {
+        let mut met = busy.clone();
+        let pending = self.entries.iter().filter(|entry| entry.is_pending());
+        let first = pending.filter(|entry| met.insert(entry.send.address.clone()));
+        first.take(at_most).map(|entry| entry.send.clone()).collect()
+    }
+
+    /// Notes the final outcome of a command.
+    pub fn decide(&mut self, command_id: &Token, outcome: Outcome) {
+        let entry = self.entries.iter_mut().find(|entry| entry.send.command_id == *command_id);
+        if let Some(entry) = entry.filter(|entry| entry.is_pending()) {
+            let done = (200..300).contains(&outcome.status);
+            entry.standing =
+                if done { Standing::Done(outcome) } else { Standing::Refused(outcome) };
+        }
+        self.skip();
+    }
+
+    fn skip(&mut self) {
+        let mut lost: HashMap<Address, bool> = HashMap::new();
+        for entry in &mut self.entries {
+            let lost = lost.entry(entry.send.address.clone()).or_default();
+            if *lost && entry.if_done && entry.is_pending() {
+                entry.standing = Standing::Skipped;
+            }
+            *lost = entry.is_lost();
+        }
+    }
+}
+
+/// An entry as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    /// With the door, as it is sent.
+    subject: String,
+    payload: Value,
+    command_id: Token,
+    deadline: Option<Timestamp>,
+    expected_version: Option<u64>,
+    actor: Option<Token>,
+    traceparent: Option<String>,
+    if_done: bool,
+    standing: Standing,
+}
+
+impl From<Entry> for Saved {
+    fn from(Entry { send, if_done, standing }: Entry) -> Self {
+        let (verb, payload) = send.body.encode();
+        Self {
+            subject: format!("{}.{}.{verb}", send.door.prefix(), send.address),
+            payload: serde_json::from_slice(&payload).unwrap_or_default(),
+            command_id: send.command_id,
+            deadline: send.deadline,
+            expected_version: send.expected_version,
+            actor: send.actor,
+            traceparent: send.traceparent,
+            if_done,
+            standing,
+        }
+    }
+}
+
+impl TryFrom<Saved> for Entry {
+    type Error = Refusal;
+
+    fn try_from(saved: Saved) -> Result<Self, Refusal> {
+        let refused = || Refusal::new(400, "bad_subject", "not a command that may wait");
+        let raw = subject::parse_command(&saved.subject).ok_or_else(refused)?;
+        if subject::carries_secret(&raw) {
+            return Err(refused());
+        }
+        let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(refused)?;
+        let payload = serde_json::to_vec(&saved.payload).map_err(|_| refused())?;
+        let send = Send {
+            address: Address::new(raw.tenant, aggregate, raw.id)?,
+            body: Body::decode(aggregate, raw.verb, &payload)?,
+            command_id: saved.command_id,
+            door: raw.door,
+            deadline: saved.deadline,
+            expected_version: saved.expected_version,
+            actor: saved.actor,
+            traceparent: saved.traceparent,
+        };
+        Ok(Self { send, if_done: saved.if_done, standing: saved.standing })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! Views that are never older than what the client knows.
+
+use std::sync::PoisonError;
+
+use async_nats::HeaderMap;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Client, ClientError, PAUSE, body};
+use crate::{
+    Address, Outcome,
+    header::{ETAG, IF_NONE_MATCH, MIN_VERSION, WAIT_MS},
+    subject,
+};
+
+/// Aggregates that are remembered; what is forgotten is only read in full again.
+const MAX_KNOWN: usize = 10_000;
+
+/// A view, as it was answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    pub version: u64,
+    pub body: Value,
+}
+
+/// What this client knows of an aggregate.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    /// The highest version that anybody told it: outcomes and views.
+    version: u64,
+    /// The newest view it has, perhaps of an earlier version.
+    view: Option<View>,
+}
+
+impl Client {
+    /// The view of an aggregate, never older than any outcome or view that this client was given.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 where there is none; [`ClientError::TimedOut`].
+    pub async fn view(&self, address: &Address) -> Result<View, ClientError> {
+        let until = Instant::now() + self.patience;
+        loop {
+            let known = self.known(address);
+            let mut headers = HeaderMap::new();
+            // An ETag below what is known would only ask for what is known to be old.
+            let cached = known.view.filter(|view| view.version >= known.version);
+            if let Some(view) = &cached {
+                headers.insert(IF_NONE_MATCH, Outcome::etag_of(view.version));
+            }
+            if known.version > 0 {
+                headers.insert(MIN_VERSION, known.version.to_string());
+                headers.insert(WAIT_MS, "1000");
+            }
+            let reply = self.ask(subject::query_view(address), headers, Vec::new()).await;
+            match reply {
+                Ok((200, reply)) => {
+                    let view = read_view(&reply)?;
+                    self.learn(address, view.version, Some(view.clone()));
+                    return Ok(view);
+                }
+                // Not changed, as far as this client knows: another call may have learned more
+                // while this one was under way.
+                Ok((304, _)) => match cached {
+                    Some(view) if view.version >= self.known(address).version => return Ok(view),
+                    _ => {}
+                },
+                Ok((503 | 504, _)) | Err(_) => sleep(PAUSE).await,
+                Ok((status, reply)) => {
+                    return Err(ClientError::Refused(status, body(&reply)));
+                }
+            }
+            if Instant::now() > until {
+                return Err(ClientError::TimedOut(format!("the view of {address}")));
+            }
+        }
+    }
+
+    /// Notes a version that this client heard of elsewhere, such as by a push on `live.>`: no view
+    /// older than that is returned any more.
+    pub fn heard(&self, address: &Address, version: u64) {
+        self.learn(address, version, None);
+    }
+
+    fn known(&self, address: &Address) -> Known {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(address).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn learn(&self, address: &Address, version: u64, view: Option<View>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN && !known.contains_key(address) {
+            // Whole views are only kept to save work, and versions of what was touched long ago say
+            // nothing that the servers do not: they confirm every read.
+            known.clear();
+        }
+        let known = known.entry(address.clone()).or_default();
+        known.version = known.version.max(version);
+        let newer = |view: &View| known.view.as_ref().is_none_or(|old| old.version < view.version);
+        if let Some(view) = view.filter(newer) {
+            known.view = Some(view);
+        }
+    }
+}
+
+fn read_view(reply: &async_nats::Message) -> Result<View, ClientError> {
+    let unreadable = |what: &str| ClientError::Unreadable(format!("a view without {what}"));
+    let body = body(reply);
+    let version = body["version"].as_u64().ok_or_else(|| unreadable("version"))?;
+    let etag = reply.headers.as_ref().and_then(|headers| headers.get(ETAG));
+    etag.ok_or_else(|| unreadable("ETag"))?;
+    Ok(View { version, body })
+}

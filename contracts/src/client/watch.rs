@@ -1,0 +1,204 @@
+//! Watches: what is pushed, and what polls find that no push told.
+
+use std::{collections::VecDeque, time::Duration};
+
+use async_nats::{HeaderMap, Message};
+use serde::Deserialize;
+
+use super::{
+    Client, ClientError, View,
+    orders::{ActiveOrders, Answer, At, News, Row},
+    source::{Source, Wake},
+};
+use crate::{
+    Address, Part, Token,
+    header::{ETAG, IF_NONE_MATCH, RESUME},
+    key::{self, Bucket, Versions},
+    list::ActiveRow,
+    subject,
+};
+
+/// How often a watch polls, besides what is pushed.
+const EVERY: Duration = Duration::from_secs(5);
+
+impl Client {
+    /// Keeps the list of a tenant's active orders, from a `list` that was kept earlier or an empty
+    /// one. It goes on while somebody waits for [`OrdersWatch::next`].
+    ///
+    /// # Errors
+    /// [`ClientError::TimedOut`]: the connection was closed for good.
+    pub async fn watch_active_orders(
+        &self,
+        tenant: &Token,
+        list: ActiveOrders,
+    ) -> Result<OrdersWatch, ClientError> {
+        let pushes = Bucket::ActiveOrders.live(&key::all_of(tenant));
+        let source = Source::new(self, pushes, EVERY).await?;
+        Ok(OrdersWatch { source, tenant: tenant.clone(), list, news: VecDeque::new() })
+    }
+
+    /// Keeps up with the view of an aggregate that has one, which may not be there yet. It goes on
+    /// while somebody waits for [`ViewWatch::next`].
+    ///
+    /// # Errors
+    /// [`ClientError::TimedOut`]: the connection was closed for good.
+    pub async fn watch_view(&self, address: &Address) -> Result<ViewWatch, ClientError> {
+        let pushes = Bucket::Versions.live(&key::versions(address));
+        let source = Source::new(self, pushes, EVERY).await?;
+        Ok(ViewWatch { source, address: address.clone(), version: 0 })
+    }
+
+    /// Asks for the list, or for what changed in it.
+    async fn active_orders(self, tenant: Token, at: Option<At>) -> Result<Answer, ClientError> {
+        let mut headers = HeaderMap::new();
+        if let Some(At { resume, etag }) = at {
+            headers.insert(RESUME, resume);
+            if let Some(etag) = etag {
+                headers.insert(IF_NONE_MATCH, etag);
+            }
+        }
+        let subject = subject::query_active_orders(&tenant);
+        match self.ask(subject, headers, Vec::new()).await? {
+            (200, reply) => read_answer(&reply),
+            (304, _) => Ok(Answer::Same),
+            (status, reply) => Err(ClientError::Refused(status, super::body(&reply))),
+        }
+    }
+}
+
+/// A list of active orders that keeps up with what happens.
+///
+/// What is pushed is shown at once. Besides it polls, and asks what has changed as soon as a lost
+/// connection is back, since nobody tells what was pushed meanwhile.
+pub struct OrdersWatch {
+    source: Source<(u64, Result<Answer, ClientError>)>,
+    tenant: Token,
+    list: ActiveOrders,
+    /// What the list shows already, and nobody has taken yet.
+    news: VecDeque<News>,
+}
+
+impl OrdersWatch {
+    /// The same with another interval of polls.
+    #[must_use]
+    pub fn polling_every(mut self, every: Duration) -> Self {
+        self.source.set_every(every);
+        self
+    }
+
+    /// The rows, newest first.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        self.list.rows()
+    }
+
+    /// The list with its position, to be kept for a later watch.
+    #[must_use]
+    pub fn list(&self) -> &ActiveOrders {
+        &self.list
+    }
+
+    /// Waits for the next change. Dropped while it waits, it loses nothing.
+    pub async fn next(&mut self) -> News {
+        loop {
+            if let Some(news) = self.news.pop_front() {
+                return news;
+            }
+            match self.source.next().await {
+                Wake::Push(message) => {
+                    let news = self.pushed(&message);
+                    self.news.extend(news);
+                }
+                Wake::Due => {
+                    let asked = self.list.ask();
+                    let (client, at) = (self.source.client.clone(), self.list.at().cloned());
+                    let answer = client.active_orders(self.tenant.clone(), at);
+                    self.source.query(async move { (asked, answer.await) });
+                }
+                Wake::Answer((asked, Ok(answer))) => {
+                    self.news.extend(self.list.answer(asked, answer));
+                }
+                Wake::Answer((_, Err(_))) => self.source.retry(),
+            }
+        }
+    }
+
+    /// Whatever is no row is left to the next poll, such as the marker of a key that expired.
+    fn pushed(&mut self, message: &Message) -> Option<News> {
+        let (order, part) = subject::parse_live_active_order(&message.subject)?;
+        match part {
+            Part::Payments => {
+                let payment = serde_json::from_slice(&message.payload).ok()?;
+                self.list.push_payment(&order, payment)
+            }
+            _ => self.list.push_core(serde_json::from_slice(&message.payload).ok()?),
+        }
+    }
+}
+
+/// A view that keeps up with what happens.
+pub struct ViewWatch {
+    source: Source<Result<View, ClientError>>,
+    address: Address,
+    /// What was given last.
+    version: u64,
+}
+
+impl ViewWatch {
+    /// The same with another interval of polls.
+    #[must_use]
+    pub fn polling_every(mut self, every: Duration) -> Self {
+        self.source.set_every(every);
+        self
+    }
+
+    /// Waits for a view of a higher version than the last one; versions between the two may have
+    /// passed. Dropped while it waits, it loses nothing.
+    pub async fn next(&mut self) -> View {
+        loop {
+            match self.source.next().await {
+                Wake::Push(message) => {
+                    let versions = serde_json::from_slice::<Versions>(&message.payload);
+                    if let Some(pushed) = versions.ok().filter(|new| new.version > self.version) {
+                        self.source.client.heard(&self.address, pushed.version);
+                        self.source.hurry();
+                    }
+                }
+                Wake::Due => {
+                    let (client, address) = (self.source.client.clone(), self.address.clone());
+                    self.source.query(async move { client.view(&address).await });
+                }
+                Wake::Answer(Ok(view)) if view.version > self.version => {
+                    self.version = view.version;
+                    return view;
+                }
+                // There is none yet: a push or the next poll tells.
+                Wake::Answer(Ok(_) | Err(ClientError::Refused(..))) => {}
+                Wake::Answer(Err(_)) => self.source.retry(),
+            }
+        }
+    }
+}
+
+/// The body of a list or of changes.
+#[derive(Deserialize)]
+struct Body {
+    rows: Option<Vec<ActiveRow>>,
+    changes: Option<Vec<ActiveRow>>,
+    #[serde(default)]
+    more: bool,
+    resume: String,
+}
+
+fn read_answer(reply: &Message) -> Result<Answer, ClientError> {
+    let unreadable = |what: String| ClientError::Unreadable(format!("a list: {what}"));
+    let body: Body =
+        serde_json::from_slice(&reply.payload).map_err(|error| unreadable(error.to_string()))?;
+    let etag = reply.headers.as_ref().and_then(|headers| headers.get(ETAG));
+    let at = At { resume: body.resume, etag: etag.map(|etag| etag.as_str().to_owned()) };
+    match (body.rows, body.changes) {
+        (Some(rows), _) => Ok(Answer::Rows { rows, more: body.more, at }),
+        (None, Some(changes)) => Ok(Answer::Changes { changes, at }),
+        (None, None) => Err(unreadable("neither rows nor changes".to_owned())),
+    }
+}

@@ -1,0 +1,177 @@
+//! `GET /v1/openapi.json`: the HTTP face as an OpenAPI 3.1 document.
+//!
+//! Nothing in it is kept beside what it tells of: the paths of commands come from the table of
+//! verbs, what they ask for and answer from the types of the contract, who may send them from
+//! [`super::rules`], and the examples of errors from what writes errors.
+
+mod operations;
+mod responses;
+
+use std::sync::LazyLock;
+
+use axum::{
+    http::{
+        HeaderValue,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::IntoResponse,
+};
+use brigade_contracts::{Aggregate, Token, schema};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+/// It changes with a release only.
+const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+pub(super) async fn openapi() -> impl IntoResponse {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+    let json = HeaderValue::from_static("application/json");
+    ([(CONTENT_TYPE, json), (CACHE_CONTROL, KEPT)], TEXT.clone())
+}
+
+/// The document.
+#[must_use]
+fn document() -> Value {
+    let tags = Aggregate::ALL.map(Aggregate::as_str);
+    let tags = tags.into_iter().chain(["queries"]).map(|name| json!({ "name": name }));
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "brigade",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Ordering and payment of restaurants. A command is sent under an id \
+                of its sender's choice and may be repeated under it at any time: it is decided once, \
+                and each repetition gets the same outcome. No answer is older than an outcome that \
+                was given before the question.",
+            "license": { "name": "Apache License 2.0", "identifier": "Apache-2.0" },
+        },
+        "servers": [{ "url": "/" }],
+        "security": [{ "bearer": [] }],
+        "tags": tags.collect::<Vec<_>>(),
+        "paths": operations::paths(),
+        "components": {
+            "schemas": schemas(),
+            "parameters": parameters(),
+            "headers": headers(),
+            "responses": responses::components(),
+            "securitySchemes": { "bearer": {
+                "type": "http", "scheme": "bearer",
+                "description": "The access token of a session, which `login` and `refresh` give.",
+            } },
+        },
+    })
+}
+
+fn schemas() -> Map<String, Value> {
+    let mut all = schema::components();
+    // No query over HTTP tells of locks.
+    all.retain(|name, _| !name.starts_with("Lock"));
+    let text = json!({ "type": "string" });
+    let tokens = json!({
+        "type": "object",
+        "properties": {
+            "access_token": text, "refresh_token": text,
+            "expires_at": schema::reference("Timestamp"),
+            "refresh_expires_at": schema::reference("Timestamp"),
+        },
+        "required": ["access_token", "refresh_token", "expires_at", "refresh_expires_at"],
+    });
+    let session = json!({ "allOf": [
+        schema::reference("Outcome"), { "type": "object", "properties": { "data": tokens } },
+    ] });
+    let problem = json!({
+        "description": "RFC 9457, with what else stands in the outcome or the answer.",
+        "allOf": [schema::reference("QueryError"), {
+            "type": "object",
+            "properties": {
+                "type": { "type": "string", "format": "uri" },
+                "title": text, "detail": text,
+                "instance": { "type": "string", "description": "the number of the request" },
+            },
+            "required": ["type", "title", "detail"],
+        }],
+    });
+    all["Outcome"]["examples"] = json!([responses::outcome()]);
+    all.insert("SessionOutcome".to_owned(), session);
+    all.insert("Problem".to_owned(), problem);
+    all
+}
+
+/// What stands in paths and headers of requests, by the name under which it is referred to.
+fn parameters() -> Value {
+    let token = || schema::reference("Token");
+    let number = |description: &str| {
+        let schema = json!({ "type": "integer", "format": "uint64", "minimum": 0 });
+        (schema, description.to_owned())
+    };
+    let text = |pattern: Option<&str>, description: &str| {
+        let mut schema = json!({ "type": "string" });
+        if let Some(pattern) = pattern {
+            schema["pattern"] = json!(pattern);
+        }
+        (schema, description.to_owned())
+    };
+    let key = "The command's id, chosen by its sender, the same for every repetition. One of \
+               Idempotency-Key and Command-Id has to be there.";
+    let headers = [
+        ("Idempotency-Key", (token(), key.to_owned())),
+        ("Command-Id", (token(), key.to_owned())),
+        (
+            "Deadline",
+            (
+                schema::reference("Timestamp"),
+                "Past it nothing is changed: 504 `deadline_passed`.".to_owned(),
+            ),
+        ),
+        ("Expected-Version", number("Of the aggregate; else 412 `version_mismatch`.")),
+        ("traceparent", text(None, "W3C Trace Context, carried into events and logs.")),
+        ("If-None-Match", text(None, "The ETags that are known; 304 if one of them is present.")),
+        ("Min-Version", number("Nothing below it is answered; see `Prefer`.")),
+        ("Prefer", text(Some("wait=[0-9]+"), "`wait=S`: wait for at most so many seconds (30).")),
+        (
+            "Confirm",
+            text(
+                Some("^kv$"),
+                "`kv`: while the database is away, an answer that may be \
+            late will do; it says so.",
+            ),
+        ),
+        ("Resume", text(None, "A position that an earlier answer gave: only what changed since.")),
+        ("Last-Event-ID", text(None, "The last `id` that was received: only what changed since.")),
+    ];
+    let mut all = Map::new();
+    for (name, what) in [
+        ("tenant", "The restaurant."),
+        ("id", "Of the aggregate."),
+        ("command_id", "Of the command."),
+    ] {
+        let path = json!({
+            "name": name, "in": "path", "required": true, "schema": token(), "description": what,
+        });
+        all.insert(name.to_owned(), path);
+    }
+    for (name, (schema, description)) in headers {
+        let header = json!({
+            "name": name, "in": "header", "schema": schema, "description": description,
+        });
+        all.insert(name.to_owned(), header);
+    }
+    Value::Object(all)
+}
+
+fn headers() -> Value {
+    let text = json!({ "type": "string" });
+    json!({
+        "ETag": { "schema": text, "description": "Names this content; for If-None-Match." },
+        "Retry-After": {
+            "schema": { "type": "integer", "minimum": 1 }, "description": "In seconds.",
+        },
+        "X-Request-Id": {
+            "schema": { "type": "string", "maxLength": Token::MAX_LEN.max(36) },
+            "description": "The number of the request: the sender's, or a new one.",
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;
