@@ -233,6 +233,7 @@ pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> R
         .bind(nothing())
         .bind(nothing())
         .bind(Vec::<i64>::new())
+        .bind(nothing())
         .execute(connection)
         .await?;
     Ok(())
