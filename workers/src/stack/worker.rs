@@ -1,6 +1,6 @@
 //! A worker in a process of its own, as in production, which a demo can pause and kill.
 
-use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use brigade_contracts::WorkerName;
@@ -81,6 +81,11 @@ impl WorkerProcess {
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Where it serves HTTP.
+    pub fn http(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.http).into()
     }
 
     /// The text of `/metrics`.

@@ -11,6 +11,7 @@ mod check;
 mod cost;
 mod doors;
 mod flat;
+mod http;
 mod latency;
 mod load;
 mod machine;
@@ -26,6 +27,7 @@ mod scale;
 mod stage;
 mod times;
 mod waiters;
+mod web;
 mod zipf;
 
 use std::{
@@ -41,7 +43,7 @@ use self::report::Report;
 type Measure = for<'a> fn(&'a Plan, &'a mut Report) -> LocalBoxFuture<'a, Result<()>>;
 
 /// What is measured, in this order.
-const PATHS: [(&str, Measure); 6] = [
+const PATHS: [(&str, Measure); 7] = [
     // Outbox to EVENTS, beside the fastest acknowledged publishes.
     ("relay", |plan, report| relay::measure(plan, report).boxed_local()),
     // The standard mix: rates, latencies, CPU and memory.
@@ -50,6 +52,8 @@ const PATHS: [(&str, Measure); 6] = [
     ("queries", |plan, report| queries::measure(plan, report).boxed_local()),
     // The standard read workload: where content comes from.
     ("reads", |plan, report| reads::measure(plan, report).boxed_local()),
+    // The same and commands over HTTP; streams, beside polls and pushes.
+    ("http", |plan, report| http::measure(plan, report).boxed_local()),
     // With history, an idle transaction and waiting events, beside without.
     ("flat", |plan, report| flat::measure(plan, report).boxed_local()),
     // 2 and 4 processes of a worker beside one, far from the servers.
@@ -58,7 +62,7 @@ const PATHS: [(&str, Measure); 6] = [
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the paths whose names begin so: relay, doors, queries, reads, flat, scale
+    /// Only the paths whose names begin so: relay, doors, queries, reads, http, flat, scale
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     only: Vec<String>,
     /// Under 3 minutes: shorter measurements, fewer carts, events and commands of history

@@ -160,8 +160,13 @@ impl Rush {
             }
         };
         let status = outcome.headers.as_ref().and_then(|headers| headers.get(header::STATUS));
-        let expected = status.is_some_and(|status| status.as_str() == command.status);
-        ensure!(expected, "{what}: {}", String::from_utf8_lossy(&outcome.payload));
+        let status = status.map(|status| status.as_str().to_owned()).unwrap_or_default();
+        self.settle(command, &status)
+    }
+
+    /// Takes in a command that was answered.
+    pub fn settle(&self, command: Command, status: &str) -> Result<()> {
+        ensure!(status == command.status, "{}: {status}", command.what);
         self.answered.fetch_add(1, Ordering::Relaxed);
         self.mix.done(command);
         Ok(())
