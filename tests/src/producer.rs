@@ -145,24 +145,32 @@ impl Producer {
         sent.expect("sent").await.expect("a PubAck");
     }
 
-    /// A query of a view, such as `cart.c1`, with `If-None-Match`.
+    /// A query of a view, such as `cart.c1`, with `If-None-Match`; again where it is 503.
     ///
     /// # Panics
     /// Where nobody answers.
     pub async fn view(&self, what: &str, etag: Option<&str>) -> Reply {
         let subject = format!("q.{}.view.{what}", self.tenant);
         let headers: Vec<_> = etag.map(|etag| ("If-None-Match", etag)).into_iter().collect();
-        let reply = self.request(&subject, &headers, b"").await;
-        reply.unwrap_or_else(|| panic!("no answer to the query of {what}"))
+        self.query(&subject, &headers).await
     }
 
-    /// A query of the active orders.
+    /// A query of the active orders; again where it is 503.
     ///
     /// # Panics
     /// Where nobody answers.
     pub async fn active_orders(&self, headers: &[(&str, &str)]) -> Reply {
-        let subject = format!("q.{}.active_orders", self.tenant);
-        self.request(&subject, headers, b"").await.expect("an answer to the query of the list")
+        self.query(&format!("q.{}.active_orders", self.tenant), headers).await
+    }
+
+    /// As a client does: on a machine that is too busy nothing can be confirmed for a moment.
+    async fn query(&self, subject: &str, headers: &[(&str, &str)]) -> Reply {
+        crate::until(&format!("an answer to {subject}"), || async {
+            let reply = self.request(subject, headers, b"").await;
+            let reply = reply.unwrap_or_else(|| panic!("no answer to {subject}"));
+            (reply.status != 503).then_some(reply)
+        })
+        .await
     }
 
     /// Opens a team cart of `owner` with these further members.

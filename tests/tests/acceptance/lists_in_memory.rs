@@ -144,7 +144,9 @@ async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
     let (memory, sql) = (rows_from(&town, "memory"), rows_from(&town, "sql"));
     let off = [content(&producer.active_orders(&[]).await)];
     assert_eq!(on, off);
-    assert_eq!(changes.len(), 1);
+    // A change may be told again while any transaction of the server is older: other tests have some.
+    let told = |changes: &[Value], order: &str| changes.iter().any(|row| row["order"] == order);
+    assert!(told(&changes, "o1"), "{changes:?}");
     for _ in 0..3 {
         assert_eq!(
             json!(producer.active_orders(&[]).await.body()["rows"]),
@@ -154,11 +156,12 @@ async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
         assert_eq!(producer.active_orders(&known).await.status, 304);
     }
     step(&producer, "o2", "accept").await;
-    assert_eq!(screen.look(&producer).await.len(), 1);
+    let changes = screen.look(&producer).await;
+    assert!(told(&changes, "o2"), "{changes:?}");
     let rows = rows_in_sql(&town).await;
     assert_eq!(json!(screen.rows), rows);
     assert_eq!(rows_from(&town, "memory"), memory, "nothing comes from memory");
-    let read = 4 * rows.as_array().unwrap().len() as u64 + 1;
+    let read = (4 * rows.as_array().unwrap().len() + changes.len()) as u64;
     assert_eq!(rows_from(&town, "sql"), sql + read);
     town.finish().await;
 }
