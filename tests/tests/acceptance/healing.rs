@@ -1,5 +1,7 @@
 //! What JetStream loses is made again from SQL, under load, without a hand.
 
+mod notes;
+
 use std::{
     sync::atomic::Ordering,
     time::{Duration, Instant},

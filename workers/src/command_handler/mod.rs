@@ -22,6 +22,7 @@ mod locks;
 mod notes;
 mod orders;
 mod passwords;
+mod patient;
 mod payments;
 mod show;
 mod supplies;
@@ -55,7 +56,7 @@ use crate::{
     },
     store::{
         Lease,
-        postgres::{Failure, bounded, failure, patient},
+        postgres::{Failure, bounded, failure},
     },
 };
 
@@ -258,7 +259,7 @@ impl Handler for CommandHandler {
 
     async fn is_done(&self, delivery: &Delivery) -> anyhow::Result<bool> {
         match command(delivery) {
-            Ok(command) => Ok(patient(transaction::is_decided(&self.cx.postgres, &command)).await?),
+            Ok(command) => Ok(transaction::is_decided(&self.cx.postgres, &command).await?),
             Err(_) => Ok(false),
         }
     }

@@ -13,15 +13,16 @@ use std::{
 
 use brigade_contracts::{Address, Aggregate};
 use sqlx::{PgConnection, PgPool};
-use tokio::time::{MissedTickBehavior, interval};
+use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::show::Show;
+use super::{patient::PATIENCE, show::Show};
 use crate::{
     domain::State,
     runtime::Context,
     store::{
         Lease, lease,
-        postgres::{Failure, bounded, failure, patient},
+        postgres::{Failure, bounded, failure},
         states,
     },
 };
@@ -102,13 +103,13 @@ pub async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sq
 pub async fn keep(cx: Context, show: Arc<Show>, notes: Arc<Notes>) {
     let mut tick = interval(FLUSH);
     let mut look = interval(lease::RENEW);
-    let mut most = AT_ONCE;
+    let mut round = Round::default();
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             _ = tick.tick() => flush(&cx.postgres, &notes).await,
-            _ = look.tick() => show_overdue(&cx, &show, &notes, &mut most).await,
+            _ = look.tick() => show_overdue(&cx, &show, &notes, &mut round).await,
             () = cx.drain.cancelled() => break,
         };
         if let Err(error) = done {
@@ -133,27 +134,94 @@ pub async fn flush(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
     deleted
 }
 
-/// Shows what is overdue, in pieces, until nothing is left or nothing can be shown. Then the next
-/// piece is a smaller one: this one may have taken longer than a bucket is waited for.
+/// A way through all notes that are overdue, the oldest first. What cannot be shown now is passed
+/// by until the next round, so that it keeps nobody else.
+struct Round {
+    /// The last note of the piece before.
+    after: Note,
+    /// Most notes in a piece.
+    most: i64,
+    /// The last one whose address cannot be read, and that was told of.
+    told: Note,
+}
+
+impl Default for Round {
+    fn default() -> Self {
+        Self { after: START, most: AT_ONCE, told: START }
+    }
+}
+
+impl Round {
+    /// Goes past a piece, and returns what its notes are of.
+    fn pass(&mut self, cx: &Context, piece: &[Note]) -> Vec<Address> {
+        let mut addresses = Vec::new();
+        for note in piece {
+            self.after = note.clone();
+            match note.address() {
+                Some(address) => addresses.push(address),
+                None if *note <= self.told => {}
+                None => {
+                    tracing::error!(worker = %cx.worker, ?note, "no address, and is not shown");
+                    self.told = note.clone();
+                }
+            }
+        }
+        addresses
+    }
+}
+
+/// A note, in the order of a round.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Note {
+    at: OffsetDateTime,
+    tenant: String,
+    aggregate: String,
+    id: String,
+}
+
+/// Before all notes.
+const START: Note = Note {
+    at: OffsetDateTime::UNIX_EPOCH,
+    tenant: String::new(),
+    aggregate: String::new(),
+    id: String::new(),
+};
+
+impl Note {
+    fn address(&self) -> Option<Address> {
+        Address::new(&self.tenant, Aggregate::parse_noted(&self.aggregate)?, &self.id).ok()
+    }
+}
+
+/// Shows what is overdue, in pieces, until the round is over or nothing of a piece can be shown:
+/// the round goes on at the next look then, so that servers that are away are not asked without
+/// pause.
 async fn show_overdue(
     cx: &Context,
     show: &Show,
     notes: &Notes,
-    most: &mut i64,
+    round: &mut Round,
 ) -> sqlx::Result<()> {
-    while patient(Lease::take(&cx.postgres, LEASE, &cx.instance)).await? {
-        let overdue = patient(overdue(&cx.postgres, *most)).await?;
+    while Lease::take(&cx.postgres, LEASE, &cx.instance).await? {
+        let overdue = overdue(&cx.postgres, round).await?;
         if overdue.is_empty() {
+            round.after = START;
             return Ok(());
         }
-        let states = read(cx, &overdue).await?;
+        let states = read(cx, &round.pass(cx, &overdue)).await?;
+        let began = Instant::now();
         let shown = show.show_again(&states).await;
         let (overdue, count) = (overdue.len(), shown.len());
-        tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
+        // A piece may be so large that it takes longer than a bucket is waited for.
+        let too_large = count == 0 && began.elapsed() >= PATIENCE;
+        round.most =
+            if too_large { (round.most / 8).max(1) } else { (round.most * 2).min(AT_ONCE) };
+        if count > 0 {
+            tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
+        }
         cx.metrics.shown_again.inc_by(count as u64);
         notes.add(shown);
         flush(&cx.postgres, notes).await?;
-        *most = if count == 0 { (*most / 8).max(1) } else { (*most * 2).min(AT_ONCE) };
         if count == 0 || cx.drain.is_cancelled() {
             return Ok(());
         }
@@ -180,25 +248,24 @@ async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
     Ok(states)
 }
 
-async fn overdue(postgres: &PgPool, most: i64) -> sqlx::Result<Vec<Address>> {
-    let rows = sqlx::query_as!(
-        Row,
-        "select tenant, aggregate, id from brigade.unshown
-         where at < clock_timestamp() - make_interval(secs => $1)
-         order by at limit $2",
-        OVERDUE,
-        most,
-    )
-    .fetch_all(postgres)
-    .await?;
-    let address = |row: &Row| {
-        Address::new(&row.tenant, Aggregate::parse_noted(&row.aggregate)?, &row.id).ok()
-    };
-    Ok(rows.iter().filter_map(address).collect())
-}
-
-struct Row {
-    tenant: String,
-    aggregate: String,
-    id: String,
+async fn overdue(postgres: &PgPool, round: &Round) -> sqlx::Result<Vec<Note>> {
+    let Note { at, tenant, aggregate, id } = &round.after;
+    bounded(postgres, async |connection| {
+        sqlx::query_as!(
+            Note,
+            "select at, tenant, aggregate, id from brigade.unshown
+             where at < clock_timestamp() - make_interval(secs => $1)
+               and (at, tenant, aggregate, id) > ($2, $3, $4, $5)
+             order by at, tenant, aggregate, id limit $6",
+            OVERDUE,
+            at,
+            tenant,
+            aggregate,
+            id,
+            round.most,
+        )
+        .fetch_all(&mut **connection)
+        .await
+    })
+    .await
 }

@@ -1,11 +1,7 @@
 //! Shows aggregates: writes `versions` and the parts that command-handler owns, at their newest
 //! versions, so that a newer show speaks for all older ones.
 
-use std::{
-    slice,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use async_nats::{
     HeaderMap,
@@ -21,18 +17,13 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
-use tokio::time::{sleep, timeout};
 
+use super::patient::Patient;
 use crate::{
     domain::{Lock, Order, State},
     runtime::{Context, Metrics},
-    store::{Kv, Put, Stored, WhenAbsent, states},
+    store::{Put, Stored, WhenAbsent, postgres::bounded, states},
 };
-
-/// Answers do not wait longer for a bucket.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A bucket that did not take a write is tried again this often.
-const PROBE: Duration = Duration::from_millis(200);
 
 /// The buckets that command-handler writes.
 pub struct Show {
@@ -48,14 +39,14 @@ pub struct Show {
 
 impl Show {
     /// # Errors
-    /// Never in practice: see [`Kv::open`].
+    /// Never in practice: see [`Patient::open`].
     pub async fn open(cx: &Context) -> anyhow::Result<Self> {
         Ok(Self {
-            versions: Patient::open(cx, Bucket::Versions).await?,
-            views: Patient::open(cx, Bucket::Views).await?,
-            active_orders: Patient::open(cx, Bucket::ActiveOrders).await?,
-            cart_locks: Patient::open(cx, Bucket::CartLocks).await?,
-            user_state: Patient::open(cx, Bucket::UserState).await?,
+            versions: Patient::open(&cx.nats, Bucket::Versions).await?,
+            views: Patient::open(&cx.nats, Bucket::Views).await?,
+            active_orders: Patient::open(&cx.nats, Bucket::ActiveOrders).await?,
+            cart_locks: Patient::open(&cx.nats, Bucket::CartLocks).await?,
+            user_state: Patient::open(&cx.nats, Bucket::UserState).await?,
             timers: cx.nats.jetstream.clone(),
             postgres: cx.postgres.clone(),
             metrics: cx.metrics.clone(),
@@ -84,17 +75,16 @@ impl Show {
     }
 
     /// Shows aggregates that were read from SQL just now, of which much may be lost. Trusts nothing
-    /// that was written before.
+    /// that was written of them before.
     pub async fn show_again(&self, states: &[State]) -> Vec<(Address, u64)> {
-        let Self { versions, views, active_orders, cart_locks, user_state, .. } = self;
-        for bucket in [versions, views, active_orders, cart_locks, user_state] {
-            bucket.kv.forget();
+        if states.is_empty() {
+            return Vec::new();
         }
         self.write(states, WhenAbsent::Write).await.0
     }
 
     async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
-        states::read(&mut *self.postgres.acquire().await?, addresses).await
+        bounded(&self.postgres, async |connection| states::read(connection, addresses).await).await
     }
 
     /// Sets the timers of the locks that are held.
@@ -173,7 +163,11 @@ impl Puts {
         Self { places, values }
     }
 
+    /// What may be lost is looked at, whatever is remembered of it.
     async fn put(self, bucket: &Patient, absent: WhenAbsent) -> Vec<(usize, Stored)> {
+        if absent == WhenAbsent::Write {
+            bucket.forget(&self.values);
+        }
         self.places.into_iter().zip(bucket.put(&self.values, absent).await).collect()
     }
 }
@@ -248,95 +242,5 @@ fn active_row(order: &Order) -> Put {
         version: order.head.part(Part::Core).0,
         value: bytes(order.active_core()),
         ttl: (!order.status.is_active()).then_some(REMOVED_TTL),
-    }
-}
-
-fn skipped(puts: usize) -> Vec<Stored> {
-    vec![Stored::Failed("skipped".to_owned()); puts]
-}
-
-/// A bucket that answers do not wait for for ever: after [`PATIENCE`] it is skipped, until a write
-/// every [`PROBE`] succeeds.
-struct Patient {
-    kv: Kv,
-    skipped_until: Mutex<Option<Instant>>,
-}
-
-impl Patient {
-    async fn open(cx: &Context, bucket: Bucket) -> anyhow::Result<Self> {
-        Ok(Self { kv: Kv::open(&cx.nats, bucket).await?, skipped_until: Mutex::new(None) })
-    }
-
-    async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
-        let Some((first, rest)) = puts.split_first() else { return Vec::new() };
-        match self.patience() {
-            None => skipped(puts.len()),
-            Some(PROBE) => {
-                // One write tells whether it takes any. A batch may need longer than a probe is
-                // given, and would never be taken.
-                let mut stored = self.put_within(PROBE, slice::from_ref(first), absent).await;
-                stored.extend(match self.patience() {
-                    Some(PATIENCE) => self.put_within(PATIENCE, rest, absent).await,
-                    _ => skipped(rest.len()),
-                });
-                stored
-            }
-            Some(patience) => self.put_within(patience, puts, absent).await,
-        }
-    }
-
-    async fn put_within(
-        &self,
-        patience: Duration,
-        puts: &[Put],
-        absent: WhenAbsent,
-    ) -> Vec<Stored> {
-        let until = Instant::now() + patience;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let stored = timeout(left, self.kv.put(puts, absent)).await;
-            let failed = match &stored {
-                Ok(stored) => stored.iter().find_map(|stored| match stored {
-                    Stored::Failed(why) => Some(why.as_str()),
-                    Stored::Shown | Stored::Absent => None,
-                }),
-                Err(_) => Some("no acknowledgement"),
-            };
-            match failed {
-                None => self.set_skipped(None, ""),
-                Some(why) if Instant::now() >= until => {
-                    self.set_skipped(Some(Instant::now() + PROBE), why);
-                }
-                Some(_) => {
-                    sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            }
-            return stored.unwrap_or_else(|_| vec![Stored::Failed("late".to_owned()); puts.len()]);
-        }
-    }
-
-    /// How long this write may take; `None`: it is skipped.
-    fn patience(&self) -> Option<Duration> {
-        let mut skipped = self.skipped_until.lock().unwrap_or_else(PoisonError::into_inner);
-        match *skipped {
-            None => Some(PATIENCE),
-            Some(until) if until > Instant::now() => None,
-            Some(_) => {
-                *skipped = Some(Instant::now() + PROBE);
-                Some(PROBE)
-            }
-        }
-    }
-
-    fn set_skipped(&self, until: Option<Instant>, why: &str) {
-        let mut skipped = self.skipped_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = self.kv.bucket().as_str();
-        match (skipped.is_some(), until.is_some()) {
-            (false, true) => tracing::warn!(bucket, why, "takes no writes; answers go on"),
-            (true, false) => tracing::info!(bucket, "takes writes again"),
-            _ => {}
-        }
-        *skipped = until;
     }
 }

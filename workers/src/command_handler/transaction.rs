@@ -22,6 +22,7 @@ use crate::{
     domain::{Event, State, Want, World, user::Checked},
     outbox_relay::shard_of,
     runtime::Context,
+    store::postgres::bounded,
 };
 
 /// What a batch came to.
@@ -201,8 +202,11 @@ fn answer_again(command: &Command, before: &Before) -> Answer {
 /// # Errors
 /// Those of Postgres.
 pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bool> {
-    let mut tx = postgres.begin().await?;
-    let taken = take(&mut tx, &[command], &BTreeSet::new()).await?;
+    let taken = bounded(postgres, async |connection| {
+        let mut tx = connection.begin().await?;
+        take(&mut tx, &[command], &BTreeSet::new()).await
+    });
+    let taken = taken.await?;
     Ok(taken.outcomes.into_values().any(|row| Before::stored(row).is_of(command)))
 }
 

@@ -43,6 +43,7 @@ pub struct Kv {
     connection: AtomicU64,
     /// The highest revision that a write of this handle was given.
     newest: AtomicU64,
+    acknowledged: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -134,12 +135,20 @@ impl Kv {
             known: Cache::new(REMEMBERED),
             connection: AtomicU64::new(nats.connections()),
             newest: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
         })
     }
 
     #[must_use]
     pub fn bucket(&self) -> Bucket {
         self.bucket
+    }
+
+    /// The number of writes that were acknowledged so far. What is [`Stored::Shown`] may have needed
+    /// none.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
     }
 
     /// Reads a key from the leader, so that a write that was acknowledged is seen.
@@ -231,6 +240,7 @@ impl Kv {
         for (at, written) in join_all(sent).await {
             match written {
                 Written::At(revision) => {
+                    self.acknowledged.fetch_add(1, Ordering::SeqCst);
                     if self.newest.fetch_max(revision, Ordering::SeqCst) > revision + IN_FLIGHT {
                         // The stream was made again and counts from 1: revisions of the old one
                         // may be given out again, to other values.

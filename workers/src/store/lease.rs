@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
+use super::postgres::bounded;
+
 /// What one instance does alone for a while: a duty. It only saves work: whatever is done under
 /// a lease stays right when two hold it for a moment.
 pub struct Lease;
@@ -16,30 +18,35 @@ impl Lease {
     /// Takes or renews a lease. False: another instance holds it.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// Those of Postgres; see [`bounded`].
     pub async fn take(postgres: &PgPool, name: &str, holder: &str) -> sqlx::Result<bool> {
-        let taken = sqlx::query!(
-            "insert into brigade.leases as l (name, holder, until)
-             values ($1, $2, clock_timestamp() + make_interval(secs => $3))
-             on conflict (name) do update set holder = excluded.holder, until = excluded.until
-             where l.holder = excluded.holder or l.until < clock_timestamp()",
-            name,
-            holder,
-            LASTS.as_secs_f64(),
-        )
-        .execute(postgres)
-        .await?;
-        Ok(taken.rows_affected() > 0)
+        let taken = bounded(postgres, async |connection| {
+            sqlx::query!(
+                "insert into brigade.leases as l (name, holder, until)
+                 values ($1, $2, clock_timestamp() + make_interval(secs => $3))
+                 on conflict (name) do update set holder = excluded.holder, until = excluded.until
+                 where l.holder = excluded.holder or l.until < clock_timestamp()",
+                name,
+                holder,
+                LASTS.as_secs_f64(),
+            )
+            .execute(&mut **connection)
+            .await
+        });
+        Ok(taken.await?.rows_affected() > 0)
     }
 
     /// Gives back all leases of an instance, so that others have them at once.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// Those of Postgres; see [`bounded`].
     pub async fn give_back(postgres: &PgPool, holder: &str) -> sqlx::Result<()> {
-        sqlx::query!("delete from brigade.leases where holder = $1", holder)
-            .execute(postgres)
-            .await?;
+        bounded(postgres, async |connection| {
+            sqlx::query!("delete from brigade.leases where holder = $1", holder)
+                .execute(&mut **connection)
+                .await
+        })
+        .await?;
         Ok(())
     }
 }
