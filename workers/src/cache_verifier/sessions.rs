@@ -28,7 +28,7 @@ use brigade_contracts::{
     subject,
 };
 use futures::future::join_all;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -37,7 +37,7 @@ use crate::{
     runtime::{Context, Delivery, Handler, Turn, Verdict},
     store::{
         Kv,
-        postgres::{Failure, failure, patient},
+        postgres::{Failure, bounded, failure},
         rows::keys,
     },
 };
@@ -147,7 +147,7 @@ impl<P: Preload> Sessions<P> {
         });
         let cached = join_all(read).await;
         // After the cache: what is shown was committed before.
-        let sql = patient(versions(&self.cx.postgres, events)).await?;
+        let sql = bounded(&self.cx.postgres, async |c| versions(c, events).await).await?;
         let findings = events.iter().zip(cached).map(|(event, cached)| {
             let sql = sql.get(&event.user).copied().unwrap_or(0);
             Ok(Finding::of(event.version, cached?.map(|entry| entry.version), sql))
@@ -194,7 +194,7 @@ impl<P: Preload> Sessions<P> {
 
     /// The side effects of events that had none yet.
     async fn note(&self, events: &[Event]) -> sqlx::Result<()> {
-        let new = patient(note_activity(&self.cx.postgres, events)).await?;
+        let new = bounded(&self.cx.postgres, async |c| note_activity(c, events).await).await?;
         let logged_in = events
             .iter()
             .filter(|event| new.contains(&event.id) && event.name.as_str() == USER_LOGGED_IN.name);
@@ -252,7 +252,10 @@ fn decode(delivery: &Delivery) -> Result<Event, String> {
 }
 
 /// The versions of the part `auth` in SQL.
-async fn versions(postgres: &PgPool, events: &[Event]) -> sqlx::Result<HashMap<Address, u64>> {
+async fn versions(
+    postgres: &mut PgConnection,
+    events: &[Event],
+) -> sqlx::Result<HashMap<Address, u64>> {
     let (tenants, ids) = keys(Aggregate::User, events.iter().map(|event| &event.user));
     let rows = sqlx::query!(
         r#"select distinct tenant as "tenant!", id as "id!", (parts ->> 'auth')::bigint as "version!"
@@ -271,7 +274,10 @@ async fn versions(postgres: &PgPool, events: &[Event]) -> sqlx::Result<HashMap<A
 }
 
 /// Notes events that are not noted yet, and returns which these were.
-async fn note_activity(postgres: &PgPool, events: &[Event]) -> sqlx::Result<HashSet<Uuid>> {
+async fn note_activity(
+    postgres: &mut PgConnection,
+    events: &[Event],
+) -> sqlx::Result<HashSet<Uuid>> {
     let text = |f: fn(&Event) -> &Token| events.iter().map(|e| f(e).as_str()).collect::<Vec<_>>();
     let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
     let versions: Vec<i64> = events.iter().map(|event| event.version.cast_signed()).collect();

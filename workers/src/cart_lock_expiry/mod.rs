@@ -26,14 +26,14 @@ use std::collections::HashMap;
 
 use brigade_contracts::{Token, lock::Due, subject};
 use futures::future::join_all;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 
 use self::expire::{Asked, Lock, expire};
 use crate::{
     runtime::{Context, Delivery, Handler, Source, Turn, Verdict, consume, supervise::supervise},
     store::{
         Lease,
-        postgres::{Failure, failure, patient},
+        postgres::{Failure, bounded, failure},
     },
 };
 
@@ -55,7 +55,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     consume(&cx, &[Source::Stream("TIMERS")], CartLockExpiry { cx: cx.clone() }).await?;
     sweeping.await?;
     // Best effort: a lease that is not given back runs out.
-    let _given_back = patient(Lease::give_back(&cx.postgres, &cx.instance)).await;
+    let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;
     Ok(())
 }
 
@@ -71,7 +71,8 @@ impl Handler for CartLockExpiry {
     }
 
     async fn handle(&self, batch: Vec<Lock>, _turn: Turn) -> Vec<Verdict> {
-        let held = match patient(held(&self.cx.postgres, &batch)).await {
+        let held = bounded(&self.cx.postgres, async |c| held(c, &batch).await).await;
+        let held = match held {
             Ok(held) => held,
             Err(error) => return vec![unread(&error); batch.len()],
         };
@@ -118,7 +119,7 @@ fn not_due(early: u64) -> Verdict {
 
 /// Those of the locks that are held, by their place, with the milliseconds until their deadline; 0
 /// of one that is due.
-async fn held(postgres: &PgPool, locks: &[Lock]) -> sqlx::Result<HashMap<usize, u64>> {
+async fn held(postgres: &mut PgConnection, locks: &[Lock]) -> sqlx::Result<HashMap<usize, u64>> {
     let text = |f: fn(&Lock) -> &Token| locks.iter().map(|l| f(l).as_str()).collect::<Vec<_>>();
     let tokens: Vec<i64> = locks.iter().map(|lock| lock.token).collect();
     let rows = sqlx::query!(

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use brigade_contracts::{Address, Aggregate, Token};
 use futures::future::join_all;
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::expire::{Asked, Lock, expire};
 use crate::{
     runtime::Context,
-    store::{Lease, lease::RENEW, postgres::patient},
+    store::{Lease, lease::RENEW, postgres::bounded},
 };
 
 const LEASE: &str = "cart-lock-expiry.sweep";
@@ -32,7 +32,7 @@ pub async fn keep(cx: Context) {
             () = cx.drain.cancelled() => return,
         }
         let round: sqlx::Result<()> = async {
-            let mine = patient(Lease::take(&cx.postgres, LEASE, &cx.instance)).await?;
+            let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await?;
             if mine || at_start {
                 at_start = !sweep(&cx).await?;
             }
@@ -49,7 +49,7 @@ pub async fn keep(cx: Context) {
 /// Ends what is overdue, the oldest first. False: nobody decides now.
 async fn sweep(cx: &Context) -> sqlx::Result<bool> {
     loop {
-        let overdue = patient(overdue(&cx.postgres)).await?;
+        let overdue = bounded(&cx.postgres, async |c| overdue(c).await).await?;
         if overdue.is_empty() {
             return Ok(true);
         }
@@ -73,7 +73,7 @@ async fn sweep(cx: &Context) -> sqlx::Result<bool> {
     }
 }
 
-async fn overdue(postgres: &PgPool) -> sqlx::Result<Vec<Lock>> {
+async fn overdue(postgres: &mut PgConnection) -> sqlx::Result<Vec<Lock>> {
     // The time of the statement: that of the clock would keep it from using the index.
     let rows = sqlx::query!(
         "select tenant, owner, cart_id, token from brigade.cart_locks

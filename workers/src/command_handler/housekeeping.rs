@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     domain::user::WINDOW,
     runtime::{Context, Nats},
-    store::{Lease, lease, postgres::patient},
+    store::{Lease, lease, postgres::bounded},
 };
 
 const LEASE: &str = "command-handler.housekeeping";
@@ -42,7 +42,7 @@ pub async fn keep(cx: Context) {
             _ = tick.tick() => {}
             () = cx.drain.cancelled() => return,
         }
-        let mine = patient(Lease::take(&cx.postgres, LEASE, &cx.instance)).await.unwrap_or(false);
+        let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await.unwrap_or(false);
         if !mine || Instant::now() < next {
             continue;
         }
@@ -53,10 +53,10 @@ pub async fn keep(cx: Context) {
         if let Err(error) = purged {
             tracing::warn!(worker = %cx.worker, error = format!("{error:#}"), "cannot purge {STREAM}");
         }
-        if let Err(error) = patient(forget_outcomes(&cx, OUTCOME_DAYS)).await {
+        if let Err(error) = forget_outcomes(&cx, OUTCOME_DAYS).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old outcomes");
         }
-        if let Err(error) = patient(forget_failures(&cx)).await {
+        if let Err(error) = forget_failures(&cx).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old failures of logins");
         }
     }
@@ -119,17 +119,19 @@ async fn ask(nats: &Nats, subject: String, request: Value) -> anyhow::Result<Val
 /// Those of Postgres.
 async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
     loop {
-        let deleted = sqlx::query!(
-            "delete from brigade.command_inbox where ctid = any (array(
-                 select ctid from brigade.command_inbox
-                 where decided_at < clock_timestamp() - make_interval(days => $1)
-                 limit $2))",
-            days,
-            AT_ONCE,
-        )
-        .execute(&cx.postgres)
-        .await?
-        .rows_affected();
+        let deleted = bounded(&cx.postgres, async |connection| {
+            sqlx::query!(
+                "delete from brigade.command_inbox where ctid = any (array(
+                     select ctid from brigade.command_inbox
+                     where decided_at < clock_timestamp() - make_interval(days => $1)
+                     limit $2))",
+                days,
+                AT_ONCE,
+            )
+            .execute(&mut **connection)
+            .await
+        });
+        let deleted = deleted.await?.rows_affected();
         if deleted > 0 {
             tracing::info!(worker = %cx.worker, deleted, "old outcomes deleted");
         }
@@ -141,12 +143,15 @@ async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
 
 /// Deletes the failed logins that do not count any more.
 async fn forget_failures(cx: &Context) -> sqlx::Result<()> {
-    sqlx::query!(
-        "delete from brigade.login_failures
-         where at < clock_timestamp() - make_interval(secs => $1)",
-        WINDOW.as_secs_f64(),
-    )
-    .execute(&cx.postgres)
+    bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            "delete from brigade.login_failures
+             where at < clock_timestamp() - make_interval(secs => $1)",
+            WINDOW.as_secs_f64(),
+        )
+        .execute(&mut **connection)
+        .await
+    })
     .await?;
     Ok(())
 }

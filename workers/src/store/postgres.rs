@@ -1,4 +1,4 @@
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use sqlx::{Error, PgPool, pool::PoolConnection, postgres::Postgres};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -41,14 +41,6 @@ pub async fn bounded<T>(
         connection.close_on_drop();
     }
     done.unwrap_or(Err(Error::PoolTimedOut))
-}
-
-/// The same for what takes its connection itself.
-///
-/// # Errors
-/// Those of `work`; [`Error::PoolTimedOut`] when patience is over.
-pub async fn patient<T>(work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    timeout(PATIENCE, work).await.unwrap_or(Err(Error::PoolTimedOut))
 }
 
 /// What a failed statement means for those who wait for it.

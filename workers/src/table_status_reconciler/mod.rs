@@ -29,13 +29,13 @@ use brigade_contracts::{
     table::{Finding, Reconcile, Verb},
 };
 use futures::{StreamExt, future::join_all, stream::select_all};
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use crate::{
     runtime::Context,
-    store::postgres::{Failure, failure, patient},
+    store::postgres::{Failure, bounded, failure},
 };
 
 /// How often it looks without an event.
@@ -107,7 +107,7 @@ fn tell(cx: &Context, looked: &Looked) {
 
 /// Looks once, and has repaired what is found.
 async fn look(cx: &Context) -> sqlx::Result<Looked> {
-    let found = patient(find(&cx.postgres)).await?;
+    let found = bounded(&cx.postgres, async |c| find(c).await).await?;
     let mut looked = Looked { found: found.len(), ..Looked::default() };
     if found.is_empty() {
         return Ok(looked);
@@ -157,7 +157,7 @@ async fn repair(cx: &Context, found: &Found) -> Result<bool, String> {
     }
 }
 
-async fn find(postgres: &PgPool) -> sqlx::Result<Vec<Found>> {
+async fn find(postgres: &mut PgConnection) -> sqlx::Result<Vec<Found>> {
     let rows = sqlx::query_file!("src/table_status_reconciler/findings.sql", AT_ONCE)
         .fetch_all(postgres)
         .await?;
