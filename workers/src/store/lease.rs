@@ -111,3 +111,39 @@ impl Shares {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, Error, PgConnection, postgres::PgPoolOptions};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        config::StackConfig,
+        migrate,
+        stack::{self, Binaries},
+        store::postgres::connection,
+    };
+
+    #[tokio::test]
+    async fn who_gives_up_on_a_lease_keeps_no_place_in_the_pool() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
+        let url = server.superuser_url("postgres");
+        migrate::run(&url, |_| None).await?;
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy(&url)?;
+        assert!(Lease::take(&pool, "duty", "me").await?);
+
+        let mut other = PgConnection::connect(&url).await?;
+        let mut frozen = other.begin().await?;
+        sqlx::raw_sql("lock table brigade.leases").execute(&mut *frozen).await?;
+        let given_up = Lease::take(&pool, "duty", "me").await;
+        assert!(matches!(given_up, Err(Error::PoolTimedOut)), "{given_up:?}");
+        // The pool has room for one connection, and the first one still waits.
+        connection(&pool, Instant::now() + Duration::from_secs(10)).await?;
+        frozen.rollback().await?;
+        assert!(Lease::take(&pool, "duty", "me").await?);
+        Ok(())
+    }
+}
