@@ -1,8 +1,11 @@
 //! Readers that come again, and positions that lead nowhere.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use brigade::runtime::{
@@ -228,6 +231,50 @@ async fn a_change_is_told_once_however_long_a_transaction_is_open() {
     assert_eq!(town.metrics.stream_changes.get(), 4);
     open.commit().await.unwrap();
     town.finish().await;
+}
+
+/// While a transaction is open, all that is too much to be told as changes is so with each answer.
+#[tokio::test]
+async fn what_is_told_anew_with_each_answer_is_told_once_a_second() {
+    let (town, producer, web) = town().await;
+    place(&producer, "o").await;
+    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    let mut board = Board::default();
+    converge(&mut events, &mut board, &producer).await;
+    let mut open = town.sql.begin().await.unwrap();
+    sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.unwrap();
+    sqlx::raw_sql(
+        "insert into brigade.orders (tenant, id, version, updated_at, parts, parts_at, status,
+                                     currency, items, total, created_at)
+         select tenant, status.status || n, version, clock_timestamp(), parts, parts_at,
+                status.status, currency, items, total, created_at
+         from brigade.orders, generate_series(1, 600) n,
+              (values ('placed'), ('cancelled')) as status (status)",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    converge(&mut events, &mut board, &producer).await;
+    assert!(board.resets > 0, "they are too many to be told as changes");
+    let (began, before) = (Instant::now(), board.resets);
+    for n in 0..30 {
+        place(&producer, &format!("new{n}")).await;
+    }
+    converge(&mut events, &mut board, &producer).await;
+    let (anew, seconds) = (board.resets - before, began.elapsed().as_secs());
+    println!("told anew {anew} times in {seconds} s");
+    assert!(anew as u64 <= seconds + 2, "{anew} times in {seconds} s");
+    // Its changes can be told again.
+    open.commit().await.unwrap();
+    place(&producer, "last").await;
+    converge(&mut events, &mut board, &producer).await;
+    step(&producer, "last", "cancel").await;
+    loop {
+        let event = events.next().await.expect("it goes on");
+        if event.kind == "change" && event.data["order"] == "last" {
+            break;
+        }
+    }
 }
 
 #[tokio::test]

@@ -53,10 +53,27 @@ impl Listed {
         &self.lines[..self.lines.len().min(MAX_ROWS)]
     }
 
+    /// Those of a list that is not cut, but some.
+    #[must_use]
+    pub fn without(listed: &Arc<Self>, is_left_out: impl Fn(&Line) -> bool) -> Arc<Self> {
+        if !listed.lines.iter().any(&is_left_out) {
+            return listed.clone();
+        }
+        let lines = listed.lines.iter().filter(|line| !is_left_out(line)).cloned().collect();
+        Arc::new(Self { moment: listed.moment, lines })
+    }
+
     /// Whether there are older ones.
     #[must_use]
     pub fn more(&self) -> bool {
         self.lines.len() > MAX_ROWS
+    }
+}
+
+#[cfg(test)]
+impl Listed {
+    pub fn of(moment: Moment, lines: Vec<Line>) -> Self {
+        Self { moment, lines }
     }
 }
 

@@ -43,13 +43,26 @@ struct Told {
     changed: HashMap<Token, (u64, u64)>,
     /// A reader was told that there are older rows: what comes into view is no change.
     cut: AtomicBool,
+    /// What changed before this moment could not be told. While a transaction is open that is so
+    /// with each answer, once there are too many changes.
+    anew: bool,
 }
 
 impl Told {
     fn new(listed: Arc<Listed>, position: Position) -> Self {
         let changed = listed.shown().iter().filter(|line| position.precedes(line));
         let changed = changed.map(|line| (line.order.clone(), versions(line))).collect();
-        Self { listed, position, changed, cut: AtomicBool::new(false) }
+        Self { listed, position, changed, cut: AtomicBool::new(false), anew: false }
+    }
+
+    /// After these changes. One that had ended when they were asked for still stands in the list:
+    /// whoever comes now shall not be told of it, as it is not told a second time that it ended.
+    fn after(listed: &Arc<Listed>, position: Position, lines: Vec<Line>) -> Self {
+        let changed: HashMap<_, _> =
+            lines.into_iter().map(|line| (line.order.clone(), versions(&line))).collect();
+        let is_later = |line: &Line| changed.get(&line.order).is_some_and(|v| *v != versions(line));
+        let listed = Listed::without(listed, is_later);
+        Self { changed, ..Self::new(listed, position) }
     }
 
     fn position(&self) -> Position {
@@ -93,9 +106,7 @@ impl ActiveOrders {
         let news = (!rows.is_empty()).then(|| changes(&rows, &from.to_string(), &to.to_string()));
         edge.cx.metrics.stream_changes.inc_by(new.len() as u64);
         edge.cx.metrics.pushed(new.iter().map(|line| line.at));
-        let changed = lines.into_iter().map(|line| (line.order.clone(), versions(&line)));
-        let told = Told { changed: changed.collect(), ..Told::new(listed.clone(), to) };
-        Ok(Some((news, told)))
+        Ok(Some((news, Told::after(listed, to, lines))))
     }
 
     async fn anew(&self, edge: &Edge, told: &Told, listed: &Arc<Listed>) -> Result<News, Reply> {
@@ -103,11 +114,11 @@ impl ActiveOrders {
             let from = told.position();
             let whole = from.whole && !listed.more();
             let to = Position { moment: listed.moment, whole, ..from };
-            return Ok((None, Told::new(listed.clone(), to)));
+            return Ok((None, Told { anew: true, ..Told::new(listed.clone(), to) }));
         }
         let whole = edge.lists.whole(self.tenant.clone(), listed, true).await?;
         let news = event(Kind::Reset, &whole.position.to_string(), &whole.body);
-        Ok((Some(news), Told::new(listed.clone(), whole.position)))
+        Ok((Some(news), Told { anew: true, ..Told::new(listed.clone(), whole.position) }))
     }
 }
 
@@ -123,7 +134,7 @@ impl Topic for ActiveOrders {
 
     /// All rows, each time.
     fn is_heavy(&self) -> bool {
-        self.told.as_ref().is_some_and(|told| !told.position().whole)
+        self.told.as_ref().is_some_and(|told| told.anew || !told.position().whole)
     }
 
     async fn advance(&mut self, edge: &Edge) -> Result<Option<Bytes>, Reply> {
@@ -173,4 +184,23 @@ fn changes(rows: &[Arc<Row>], from: &str, to: &str) -> Bytes {
     }
     frames.event(Kind::Change, to, last.text.get());
     frames.bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::list::position::Moment;
+
+    /// It ended after the list was read, and before the changes were.
+    #[test]
+    fn an_order_that_was_told_to_have_ended_is_in_no_snapshot() {
+        let moment = Moment { start: 1, xid: 2, at: 2 };
+        let position = Position { tenant: Token::new("t1").expect("a token"), moment, whole: true };
+        let [ended, changed, other] = ["o1", "o2", "o3"].map(|order| Line::of(order, 1, 1));
+        let listed = Listed::of(moment, vec![ended, changed.clone(), other.clone()]);
+        let lines = vec![Line::of("o1", 2, 1), changed.clone()];
+        let told = Told::after(&Arc::new(listed), position, lines);
+        assert_eq!(told.listed.shown(), [changed, other]);
+        assert_eq!(told.changed[&Token::new("o1").expect("a token")], (2, 1));
+    }
 }
