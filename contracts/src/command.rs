@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -44,7 +45,8 @@ pub struct Command {
     pub command_id: Token,
     /// The subject without the door: `<tenant>.<aggregate>.<id>.<verb>`, as it came.
     pub target: String,
-    /// SHA-256; of a verb that carries a secret all zeros, since hashes are stored.
+    /// SHA-256, of `register` without its password; of other verbs that carry a secret all zeros,
+    /// since hashes are stored.
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
@@ -95,11 +97,7 @@ impl Command {
             door: raw.door,
             command_id,
             target: format!("{tenant}.{}.{}.{}", raw.aggregate, raw.id, raw.verb),
-            payload_hash: if subject::carries_secret(&raw) {
-                [0; 32]
-            } else {
-                Sha256::digest(payload).into()
-            },
+            payload_hash: payload_hash(&raw, payload),
             actor,
             traceparent,
             source,
@@ -126,6 +124,20 @@ impl Command {
     #[must_use]
     pub fn id(&self) -> &str {
         self.target.split('.').nth(2).unwrap_or_default()
+    }
+}
+
+/// A `register` under the Command-Id of another one is told from it by what stands beside the
+/// password, so that nobody is answered what was told to another user.
+fn payload_hash(raw: &subject::RawCommandSubject<'_>, payload: &[u8]) -> [u8; 32] {
+    if !subject::carries_secret(raw) {
+        return Sha256::digest(payload).into();
+    }
+    match user::Verb::decode(raw.verb, payload) {
+        Ok(Some(user::Verb::Register(user::Register { email, profile_id, .. }))) => {
+            Sha256::digest(json!([email, profile_id]).to_string()).into()
+        }
+        _ => [0; 32],
     }
 }
 

@@ -219,7 +219,8 @@ async fn an_outage_of_postgres_makes_no_dead_letters() {
     let refused =
         producer.send("cart.c1.open", json!({"kind": "menu", "owner": "a", "currency": "EUR"}));
     assert_eq!(refused.await.status, 503);
-    assert_eq!(producer.view("cart.c1", None).await.code(), "unconfirmed");
+    let unconfirmed = producer.request("q.t1.view.cart.c1", &[], b"").await.unwrap();
+    assert_eq!(unconfirmed.code(), "unconfirmed");
     town.postgres.as_mut().unwrap().restart().await.unwrap();
     for outcome in waiting {
         assert_eq!(outcome.await.unwrap()["status"], 201);

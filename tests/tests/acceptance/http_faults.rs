@@ -139,7 +139,7 @@ async fn nothing_is_certain_while_postgres_is_away() {
     assert_eq!((by_kv.status, by_kv.header("brigade-confirmed-by")), (200, "kv"));
     assert_eq!(ada.get("cart/c1", &[("Confirm", "kv")]).await.code(), "unconfirmed");
     let undecided = web.post_as("k2", "cart/c1/add_item", &item("i1", 1, 1)).await;
-    assert_eq!((undecided.status, undecided.code().as_str()), (503, "undecided"));
+    assert_eq!((undecided.status, undecided.code().as_str()), (503, "not_decided"));
     town.postgres.as_mut().expect("its own").restart().await.expect("it starts");
     for (web, key, path, payload) in
         [(&web, "k2", "cart/c1/add_item", item("i1", 1, 1)), (&ada, "k1", "cart/c2/open", open)]

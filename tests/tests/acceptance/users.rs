@@ -492,6 +492,26 @@ async fn dump(town: &Town) -> String {
 }
 
 #[tokio::test]
+async fn nobody_is_told_of_a_user_by_registering_it_again() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    let payload = |email: &str, password: &str| json!({"email": email, "profile_id": "p1", "password": password});
+    let register = async |email: &str, password: &str| {
+        producer.send_as("k1", "user.ada.register", payload(email, password)).await
+    };
+    let first = register("ada@example.org", PASSWORD).await;
+    assert_eq!(first.status, 201);
+    assert_eq!(register("ada@example.org", PASSWORD).await.bytes, first.bytes);
+    let other = register("eve@example.org", PASSWORD).await;
+    assert_eq!((other.status, other.code().as_str()), (409, "command_id_reused"));
+    assert!(!other.body().to_string().contains("ada@example.org"));
+    login(&producer, "ada").await;
+    let again = producer.send("user.ada.register", payload("eve@example.org", PASSWORD)).await;
+    assert_eq!((again.status, &again.body()["version"]), (409, &json!(null)));
+    town.finish().await;
+}
+
+#[tokio::test]
 async fn i18_no_secret_is_in_any_file_table_log_or_metric() {
     let mut town = Town::empty().await;
     for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler) {

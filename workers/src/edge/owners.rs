@@ -14,8 +14,9 @@ use crate::store::rows::{parse, refused};
 #[derive(Debug, Default, PartialEq)]
 pub struct Owned {
     users: Vec<String>,
-    /// A cart that is still its session's: whoever knows its id may claim it.
-    of_session: bool,
+    /// A cart that is still its session's: whoever knows its id may claim it. Not a team cart, whose
+    /// id is known to all who were invited: it goes with another one of the session.
+    claimable: bool,
 }
 
 impl Owned {
@@ -26,13 +27,14 @@ impl Owned {
 
     #[must_use]
     pub fn may_be_claimed_by(&self, user: &Token) -> bool {
-        self.of_session || self.is_of(user)
+        self.claimable || self.is_of(user)
     }
 
     fn new(
         payer: Option<String>,
         owner: Option<String>,
         session: Option<String>,
+        is_team: bool,
         members: Vec<Member>,
     ) -> Self {
         let of_session = owner.is_some() && owner == session;
@@ -40,7 +42,7 @@ impl Owned {
         let users = owner.into_iter().chain(members);
         // A session is no user, even where a user has its name.
         let users = users.filter(|user| !of_session || Some(user) != session.as_ref());
-        Self { users: users.chain(payer).collect(), of_session }
+        Self { users: users.chain(payer).collect(), claimable: of_session && !is_team }
     }
 }
 
@@ -76,7 +78,13 @@ impl Question for Owners {
                 let aggregate = Aggregate::parse(&row.aggregate).ok_or(sqlx::Error::RowNotFound)?;
                 let address = Address::new(&row.tenant, aggregate, &row.id).map_err(refused)?;
                 let members = row.members.as_deref().map_or(Ok(Vec::new()), parse)?;
-                let owned = Owned::new(row.payer, row.owner, row.session, members);
+                let owned = Owned::new(
+                    row.payer,
+                    row.owner,
+                    row.session,
+                    row.is_team.unwrap_or_default(),
+                    members,
+                );
                 Ok((address, Arc::new(owned)))
             })
             .collect()
@@ -89,8 +97,9 @@ mod tests {
 
     fn owned(payer: &str, owner: &str, session: &str, members: &[&str]) -> Owned {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let members = members.iter().map(|user| Member { user: (*user).to_owned() }).collect();
-        Owned::new(some(payer), some(owner), some(session), members)
+        let members: Vec<_> =
+            members.iter().map(|user| Member { user: (*user).to_owned() }).collect();
+        Owned::new(some(payer), some(owner), some(session), !members.is_empty(), members)
     }
 
     #[test]
@@ -103,7 +112,8 @@ mod tests {
         }
         let of_session = owned("", "s1", "s1", &["s1", "bob"]);
         assert!(!of_session.is_of(&token("s1")) && of_session.is_of(&token("bob")));
-        assert!(of_session.may_be_claimed_by(&token("eve")));
+        assert!(!of_session.may_be_claimed_by(&token("eve")));
+        assert!(owned("", "s1", "s1", &[]).may_be_claimed_by(&token("eve")));
         assert!(!owned("", "", "", &[]).may_be_claimed_by(&token("eve")));
     }
 }

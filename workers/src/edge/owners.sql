@@ -18,5 +18,6 @@ with asked as (
     from asked join brigade.payments payment using (tenant, id) where aggregate = 'payment'
 )
 select found.tenant as "tenant!", found.aggregate as "aggregate!", found.id as "id!",
-       found.payer, cart.owner as "owner?", cart.session, cart.members::text as members
+       found.payer, cart.owner as "owner?", cart.session, cart.kind = 'team' as is_team,
+       cart.members::text as members
 from found left join brigade.carts cart on (cart.tenant, cart.id) = (found.tenant, found.cart_id)

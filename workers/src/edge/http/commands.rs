@@ -155,6 +155,7 @@ impl Edge {
     ) -> Result<Response<Body>, Problem> {
         let until = Instant::now() + UNDECIDED_AFTER;
         let mut pause = PAUSE;
+        let mut last = None;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let request = NatsRequest::new()
@@ -162,11 +163,13 @@ impl Edge {
                 .payload(payload.clone())
                 .timeout(Some(left.min(ONE_TRY)));
             let answer = self.cx.nats.client.send_request(subject.to_owned(), request).await;
-            if let Some(decided) = answer.ok().and_then(Decided::of) {
-                return decided.response();
+            match answer.ok().and_then(Decided::of) {
+                Some(decided) if decided.is_final() => return decided.response(),
+                // Whatever was said last says more than that nothing is decided.
+                said => last = said.or(last),
             }
             if Instant::now() + pause >= until {
-                return Err(undecided());
+                return last.map_or_else(|| Err(undecided()), Decided::response);
             }
             sleep(pause).await;
             pause *= 2;
@@ -174,17 +177,21 @@ impl Edge {
     }
 }
 
-/// A final outcome.
+/// An outcome.
 struct Decided {
     status: StatusCode,
     body: Bytes,
 }
 
 impl Decided {
-    /// `None` for what is not final.
+    /// `None` for what is none.
     fn of(answer: async_nats::Message) -> Option<Self> {
         let status = answer.headers?.get(STATUS)?.as_str().parse().ok()?;
-        (status != StatusCode::SERVICE_UNAVAILABLE).then_some(Self { status, body: answer.payload })
+        Some(Self { status, body: answer.payload })
+    }
+
+    fn is_final(&self) -> bool {
+        self.status != StatusCode::SERVICE_UNAVAILABLE
     }
 
     fn response(self) -> Result<Response<Body>, Problem> {

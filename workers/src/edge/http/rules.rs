@@ -43,6 +43,8 @@ pub(super) struct Rule {
     pub least: Least,
     /// Fields of the payload that name a user: a customer names himself or leaves them out.
     pub names: &'static [&'static str],
+    /// Fields that a customer leaves out.
+    pub without: &'static [&'static str],
 }
 
 /// Verb, who may, what names a user.
@@ -94,14 +96,20 @@ const TABLE: &[Row] = &[
     (User, "cancel_subscription", Oneself, &[]),
 ];
 
+/// What customers leave out. Carts of sessions are for backends: a session belongs to nobody who could
+/// be asked for a token. What somebody has subscribed to does not change by being cancelled.
+const LEFT_OUT: &[(Aggregate, &str, &[&str])] =
+    &[(Cart, "open", &["session"]), (User, "cancel_subscription", &["plan", "until"])];
+
 /// The rule of a verb; `None`: there is no such verb.
 #[must_use]
 pub(super) fn of_verb(aggregate: Aggregate, verb: &str) -> Option<Rule> {
     if verb == "rebuild_cache" {
-        return Some(Rule { least: Never, names: &[] });
+        return Some(Rule { least: Never, names: &[], without: &[] });
     }
     let row = TABLE.iter().find(|row| (row.0, row.1) == (aggregate, verb))?;
-    Some(Rule { least: row.2, names: row.3 })
+    let left_out = LEFT_OUT.iter().find(|row| (row.0, row.1) == (aggregate, verb));
+    Some(Rule { least: row.2, names: row.3, without: left_out.map_or(&[], |row| row.2) })
 }
 
 /// Who may read what an aggregate shows.
@@ -125,13 +133,12 @@ impl Rule {
         }
     }
 
-    /// Whether a payload names nobody but this user.
+    /// Whether this user, a customer, may send this payload.
     #[must_use]
-    pub fn names_only(&self, user: &str, payload: &Value) -> bool {
-        self.names.iter().all(|name| match payload.get(*name) {
-            None | Some(Value::Null) => true,
-            Some(named) => named == user,
-        })
+    pub fn is_for_customer(&self, user: &str, payload: &Value) -> bool {
+        let given = |name: &&str| payload.get(*name).filter(|value| !value.is_null());
+        self.names.iter().all(|name| given(name).is_none_or(|named| named == user))
+            && self.without.iter().all(|name| given(name).is_none())
     }
 }
 
@@ -203,7 +210,14 @@ mod tests {
             (json!({"user": ["ada"]}), false),
             (json!("no object"), true),
         ] {
-            assert_eq!(rule.names_only("ada", &payload), expected, "{payload}");
+            assert_eq!(rule.is_for_customer("ada", &payload), expected, "{payload}");
+        }
+        let open = of_verb(Cart, "open").expect("a verb");
+        for (payload, expected) in [
+            (json!({"owner": "ada", "session": null}), true),
+            (json!({"owner": "ada", "session": "ada"}), false),
+        ] {
+            assert_eq!(open.is_for_customer("ada", &payload), expected, "{payload}");
         }
     }
 }

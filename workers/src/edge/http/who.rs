@@ -130,7 +130,7 @@ impl Edge {
         let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
         let rule = rule.with(&fields);
         let customer = who.user().filter(|_| !who.is_staff());
-        if customer.is_some_and(|user| !rule.names_only(user.as_str(), &fields)) {
+        if customer.is_some_and(|user| !rule.is_for_customer(user.as_str(), &fields)) {
             return Err(not_allowed());
         }
         let paid_for = match customer.and(Some((address.aggregate, verb.as_str()))) {
@@ -175,9 +175,13 @@ fn target(payment: &Address, payload: &[u8]) -> Result<Option<Address>, Refusal>
     Ok(Some(Address { tenant: payment.tenant.clone(), aggregate, id }))
 }
 
-/// Whether a request names this machine as its host. A page in a browser that has its own name
-/// resolved to this machine does not, and must not be trusted.
+/// Whether a request names this machine as its host, and comes through no proxy. A page in a browser
+/// that has its own name resolved to this machine does not, and must not be trusted; nor whom a
+/// proxy on this machine lets in.
 fn is_for_loopback(headers: &HeaderMap) -> bool {
+    if ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name)) {
+        return false;
+    }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     host.is_some_and(|host| {
         let name = host.host().trim_matches(['[', ']']);
@@ -204,6 +208,8 @@ fn not_allowed() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -219,6 +225,10 @@ mod tests {
             assert!(!of(host), "{host}");
         }
         assert!(!is_for_loopback(&HeaderMap::new()));
+        let mut forwarded = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
+        assert!(is_for_loopback(&forwarded));
+        forwarded.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+        assert!(!is_for_loopback(&forwarded));
     }
 
     #[test]

@@ -131,8 +131,7 @@ fn outcome() -> Value {
         "operationId": "getOutcome",
         "tags": ["queries"],
         "summary": "The outcome of a command.",
-        "description": "404 `not_decided` while there is none. For whoever sent the command, and \
-                        for staff.",
+        "description": "404 `not_decided` while there is none. For whoever sent the command.",
         "parameters": parameters(&["tenant", "command_id"], &["Prefer"]),
         "responses": responses(
             200, &Body::Plain(schema::reference("Outcome")), &[400, 401, 403, 404, 500, 503],

@@ -21,7 +21,12 @@ pub(super) enum Body {
 const ERRORS: [(u16, &str, &str, &str); 15] = [
     (400, "malformed", "missing field `user`", "The request cannot be read."),
     (401, "invalid_token", "this is not the token of a session", "No token, or not a valid one."),
-    (403, "forbidden", "this is not yours to do", "The role is not high enough."),
+    (
+        403,
+        "not_allowed",
+        "this is not there, or not for the user of this token",
+        "The role is not high enough, or it is another's.",
+    ),
     (404, "not_found", "there is no such cart", "There is no such thing, or it is another's."),
     (408, "too_slow", "the body did not come in time", "The body did not come in time."),
     (409, "already_member", "this user is a member already", "It conflicts with the state."),
