@@ -50,6 +50,13 @@ impl Send {
         Self { door, ..self }
     }
 
+    /// Its subject and its payload.
+    pub(super) fn encode(&self) -> (String, Vec<u8>) {
+        let (verb, payload) = self.body.encode();
+        let verb = Token::new(verb).expect("a verb is a Token");
+        (subject::command(self.door, &self.address, &verb), payload)
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(COMMAND_ID, self.command_id.as_str());
@@ -89,8 +96,7 @@ impl Client {
         send: &Send,
         until: Instant,
     ) -> Result<Outcome, ClientError> {
-        let (verb, payload) = send.body.encode();
-        let subject = format!("{}.{}.{verb}", send.door.prefix(), send.address);
+        let (subject, payload) = send.encode();
         loop {
             match self.ask(subject.clone(), send.headers(), payload.clone()).await {
                 Ok((503, _)) | Err(_) if Instant::now() < until => sleep(PAUSE).await,
@@ -103,8 +109,7 @@ impl Client {
     /// Listens first, then publishes until it is stored, then waits; asks for the outcome now and
     /// then, in case it was published while this client was not connected.
     async fn publish_and_wait(&self, send: &Send, until: Instant) -> Result<Outcome, ClientError> {
-        let (verb, payload) = send.body.encode();
-        let subject = format!("{}.{}.{verb}", send.door.prefix(), send.address);
+        let (subject, payload) = send.encode();
         let (tenant, id) = (&send.address.tenant, &send.command_id);
         let timed_out = || ClientError::TimedOut(subject.clone());
         let mut outcomes = self

@@ -125,11 +125,11 @@ impl OrdersWatch {
 
     /// Whatever is no row is left to the next poll, such as the marker of a key that expired.
     fn pushed(&mut self, message: &Message) -> Option<News> {
-        let (order, part) = subject::parse_live_active_order(&message.subject)?;
+        let (order, part) = key::parse_active_order(&message.subject)?;
         match part {
             Part::Payments => {
                 let payment = serde_json::from_slice(&message.payload).ok()?;
-                self.list.push_payment(&order, payment)
+                self.list.push_payment(&order.id, payment)
             }
             _ => self.list.push_core(serde_json::from_slice(&message.payload).ok()?),
         }
