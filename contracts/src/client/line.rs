@@ -115,12 +115,15 @@ impl Line {
         if self.get(&send.command_id).is_some() {
             return Err(QueueError::Repeated);
         }
+        // Before there is room: that may cost the very entry which this one depends on.
+        let same = |entry: &&Entry| entry.send.address == send.address;
+        let lost = if_done && self.entries.iter().rev().find(same).is_some_and(Entry::is_lost);
         if self.entries.len() >= self.capacity {
             let decided = self.entries.iter().position(|entry| !entry.is_pending());
             self.entries.remove(decided.ok_or(QueueError::Full)?);
         }
-        self.entries.push_back(Entry { send, if_done, standing: Standing::Pending });
-        self.skip();
+        let standing = if lost { Standing::Skipped } else { Standing::Pending };
+        self.entries.push_back(Entry { send, if_done, standing });
         Ok(())
     }
 
@@ -173,9 +176,9 @@ struct Saved {
 
 impl From<Entry> for Saved {
     fn from(Entry { send, if_done, standing }: Entry) -> Self {
-        let (verb, payload) = send.body.encode();
+        let (subject, payload) = send.encode();
         Self {
-            subject: format!("{}.{}.{verb}", send.door.prefix(), send.address),
+            subject,
             payload: serde_json::from_slice(&payload).unwrap_or_default(),
             command_id: send.command_id,
             deadline: send.deadline,

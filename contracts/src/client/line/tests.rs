@@ -63,6 +63,17 @@ fn it_is_bounded_and_what_is_decided_makes_room() {
 }
 
 #[test]
+fn what_depends_on_a_refused_one_is_skipped_also_when_that_makes_room() {
+    let mut line = Line::new(2);
+    line.add(command(1, 0)).unwrap();
+    line.add(command(2, 1)).unwrap();
+    line.decide(&id(0), outcome(409));
+    line.add_if_done(command(1, 2)).unwrap();
+    assert!(line.get(&id(0)).is_none());
+    assert_eq!(standings(&line), "ps");
+}
+
+#[test]
 fn no_secret_waits_nor_is_one_read_from_what_was_kept() {
     let secrets = [
         ("register", r#"{"email":"a@b","profile_id":"p","password":"hush"}"#),
