@@ -5,13 +5,16 @@
 //! as if somebody had sent them by hand, unless one was added as [`Line::add_if_done`]: it is
 //! skipped, never sent, when the one before it on its aggregate was refused or skipped.
 
+mod saved;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::saved::{Saved, SavedLine};
 use super::Send;
-use crate::{Address, Aggregate, Body, Outcome, Refusal, Timestamp, Token, subject};
+use crate::{Address, Outcome, Token, subject};
 
 /// Why a command is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,9 @@ pub enum QueueError {
     /// What waits may be kept on a disk, where no password or token belongs.
     #[error("a verb that carries a secret does not wait")]
     Secret,
+    /// Nobody could take what was kept of it for a command.
+    #[error("a verb of another kind of aggregate than the address")]
+    OtherAggregate,
     /// One of this Command-Id is in the line.
     #[error("this Command-Id is in the line")]
     Repeated,
@@ -63,20 +69,28 @@ impl Entry {
 /// is needed. It can be kept and read again: a program that restarts goes on under the same
 /// Command-Ids.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "SavedLine")]
 pub struct Line {
     capacity: usize,
     entries: VecDeque<Entry>,
+    unreadable: Vec<Value>,
 }
 
 impl Line {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, entries: VecDeque::new() }
+        Self { capacity, entries: VecDeque::new(), unreadable: Vec::new() }
     }
 
     #[must_use]
     pub fn entries(&self) -> &VecDeque<Entry> {
         &self.entries
+    }
+
+    /// Hands back what was kept and cannot be read as an entry, such as one of a newer program, as
+    /// it was kept; of one that holds a secret, without its payload. What depends on it is skipped.
+    pub fn take_unreadable(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.unreadable)
     }
 
     /// The entry of a Command-Id.
@@ -111,6 +125,9 @@ impl Line {
         let (verb, _) = send.body.encode();
         if subject::is_secret(send.body.aggregate().as_str(), verb) {
             return Err(QueueError::Secret);
+        }
+        if send.body.aggregate() != send.address.aggregate {
+            return Err(QueueError::OtherAggregate);
         }
         if self.get(&send.command_id).is_some() {
             return Err(QueueError::Repeated);
@@ -156,63 +173,6 @@ impl Line {
             }
             *lost = entry.is_lost();
         }
-    }
-}
-
-/// An entry as it is kept.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    /// With the door, as it is sent.
-    subject: String,
-    payload: Value,
-    command_id: Token,
-    deadline: Option<Timestamp>,
-    expected_version: Option<u64>,
-    actor: Option<Token>,
-    traceparent: Option<String>,
-    if_done: bool,
-    standing: Standing,
-}
-
-impl From<Entry> for Saved {
-    fn from(Entry { send, if_done, standing }: Entry) -> Self {
-        let (subject, payload) = send.encode();
-        Self {
-            subject,
-            payload: serde_json::from_slice(&payload).unwrap_or_default(),
-            command_id: send.command_id,
-            deadline: send.deadline,
-            expected_version: send.expected_version,
-            actor: send.actor,
-            traceparent: send.traceparent,
-            if_done,
-            standing,
-        }
-    }
-}
-
-impl TryFrom<Saved> for Entry {
-    type Error = Refusal;
-
-    fn try_from(saved: Saved) -> Result<Self, Refusal> {
-        let refused = || Refusal::new(400, "bad_subject", "not a command that may wait");
-        let raw = subject::parse_command(&saved.subject).ok_or_else(refused)?;
-        if subject::carries_secret(&raw) {
-            return Err(refused());
-        }
-        let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(refused)?;
-        let payload = serde_json::to_vec(&saved.payload).map_err(|_| refused())?;
-        let send = Send {
-            address: Address::new(raw.tenant, aggregate, raw.id)?,
-            body: Body::decode(aggregate, raw.verb, &payload)?,
-            command_id: saved.command_id,
-            door: raw.door,
-            deadline: saved.deadline,
-            expected_version: saved.expected_version,
-            actor: saved.actor,
-            traceparent: saved.traceparent,
-        };
-        Ok(Self { send, if_done: saved.if_done, standing: saved.standing })
     }
 }
 

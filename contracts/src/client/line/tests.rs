@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{Aggregate, Body, Refusal, Timestamp};
 
 fn command(cart: usize, id: usize) -> Send {
     let address = Address::new("t1", Aggregate::Cart, &format!("c{cart}")).unwrap();
@@ -89,7 +90,10 @@ fn no_secret_waits_nor_is_one_read_from_what_was_kept() {
         let kept = serde_json::to_string(&line).unwrap();
         let kept = kept.replace("req.t1.cart.c1.join", &format!("req.t1.user.ada.{verb}"));
         let kept = kept.replace(r#"{"user":"ada"}"#, payload);
-        assert!(kept.contains(verb) && serde_json::from_str::<Line>(&kept).is_err(), "{kept}");
+        assert!(kept.contains(verb) && kept.contains(payload), "{kept}");
+        let again: Line = serde_json::from_str(&kept).unwrap();
+        assert_eq!((again.entries().len(), again.unreadable.len()), (0, 1));
+        assert!(!serde_json::to_string(&again).unwrap().contains("hush"));
     }
 }
 
@@ -113,6 +117,44 @@ fn a_line_that_is_kept_and_read_again_is_the_same() {
     let again: Line = serde_json::from_str(&serde_json::to_string(&line).unwrap()).unwrap();
     assert_eq!(format!("{again:?}"), format!("{line:?}"));
     assert_eq!(standings(&again), "drs");
+}
+
+#[test]
+fn a_body_of_another_aggregate_than_the_address_is_not_taken() {
+    let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
+    let mut line = Line::new(2);
+    let taken = line.add(Send { address: order, ..command(1, 0) });
+    assert_eq!(taken, Err(QueueError::OtherAggregate));
+}
+
+#[test]
+fn one_entry_that_cannot_be_read_is_handed_back_and_costs_only_what_depends_on_it() {
+    let mut line = Line::new(10);
+    for n in [0, 1, 3] {
+        line.add(command(1, n)).unwrap();
+    }
+    line.add_if_done(command(1, 4)).unwrap();
+    line.add_if_done(command(2, 5)).unwrap();
+    line.add(command(1, 6)).unwrap();
+    line.add_if_done(command(1, 7)).unwrap();
+    line.decide(&id(0), outcome(200));
+    line.decide(&id(1), outcome(200));
+    let mut kept = serde_json::to_value(&line).unwrap();
+    // Of a newer program: one that was done, and one that was not.
+    for at in [1, 2] {
+        kept["entries"][at]["subject"] = "req.t1.cart.c1.gift_wrap".into();
+    }
+    let mut again: Line = serde_json::from_value(kept.clone()).unwrap();
+    assert_eq!(standings(&again), "dsppp");
+    // Until they are taken they are kept on.
+    again = serde_json::from_value(serde_json::to_value(&again).unwrap()).unwrap();
+    let given_back = [kept["entries"][1].clone(), kept["entries"][2].clone()];
+    assert_eq!(again.take_unreadable(), given_back);
+    assert_eq!(again.take_unreadable(), [Value::Null; 0]);
+    // What depends on one that was done is not skipped.
+    kept["entries"].as_array_mut().unwrap().remove(2);
+    let again: Line = serde_json::from_value(kept).unwrap();
+    assert_eq!(standings(&again), "dpppp");
 }
 
 proptest! {
