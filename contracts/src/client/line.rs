@@ -3,7 +3,7 @@
 //! On one aggregate they are sent in the order in which they were added, each after the outcome of
 //! the one before. Aggregates do not wait for each other. A refusal does not stop the later ones,
 //! as if somebody had sent them by hand, unless one was added as [`Line::add_if_done`]: it is
-//! skipped, never sent, when the one before it on its aggregate was refused or skipped.
+//! skipped, never sent, when the one before it on its aggregate was refused, skipped or failed.
 
 mod saved;
 
@@ -11,9 +11,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use self::saved::{Saved, SavedLine};
-use super::Send;
+use super::{Send, pauses::Pauses};
 use crate::{Address, Outcome, Token, subject};
 
 /// Why a command is not taken.
@@ -43,6 +44,8 @@ pub enum Standing {
     Refused(Outcome),
     /// Never sent: the one before it on its aggregate was not done.
     Skipped,
+    /// Not sent any more, and without an outcome of its own: why.
+    Failed(String),
 }
 
 /// A command in the line.
@@ -61,7 +64,7 @@ impl Entry {
     }
 
     fn is_lost(&self) -> bool {
-        matches!(self.standing, Standing::Refused(_) | Standing::Skipped)
+        matches!(self.standing, Standing::Refused(_) | Standing::Skipped | Standing::Failed(_))
     }
 }
 
@@ -144,22 +147,40 @@ impl Line {
         Ok(())
     }
 
-    /// What may be sent now, at most so many: of each aggregate that is not busy the first one.
-    #[must_use]
-    pub fn ready(&self, busy: &HashSet<Address>, at_most: usize) -> Vec<Send> {
+    /// What may be sent now, at most so many: of each aggregate that is neither busy nor rests the
+    /// first one, those that failed behind the others.
+    pub(super) fn ready(
+        &self,
+        busy: &HashSet<Address>,
+        pauses: &Pauses,
+        now: Instant,
+        at_most: usize,
+    ) -> Vec<Send> {
         let mut met = busy.clone();
         let pending = self.entries.iter().filter(|entry| entry.is_pending());
-        let first = pending.filter(|entry| met.insert(entry.send.address.clone()));
-        first.take(at_most).map(|entry| entry.send.clone()).collect()
+        let sends = pending.map(|entry| &entry.send);
+        let first = sends.filter(|send| met.insert(send.address.clone()));
+        let mut first: Vec<_> = first.filter(|send| !pauses.rests(&send.address, now)).collect();
+        first.sort_by_key(|send| pauses.failures(&send.address));
+        first.into_iter().take(at_most).cloned().collect()
     }
 
     /// Notes the final outcome of a command.
     pub fn decide(&mut self, command_id: &Token, outcome: Outcome) {
+        let done = (200..300).contains(&outcome.status);
+        let standing = if done { Standing::Done(outcome) } else { Standing::Refused(outcome) };
+        self.end(command_id, standing);
+    }
+
+    /// Notes that there will be no outcome of a command.
+    pub(super) fn fail(&mut self, command_id: &Token, why: String) {
+        self.end(command_id, Standing::Failed(why));
+    }
+
+    fn end(&mut self, command_id: &Token, standing: Standing) {
         let entry = self.entries.iter_mut().find(|entry| entry.send.command_id == *command_id);
         if let Some(entry) = entry.filter(|entry| entry.is_pending()) {
-            let done = (200..300).contains(&outcome.status);
-            entry.standing =
-                if done { Standing::Done(outcome) } else { Standing::Refused(outcome) };
+            entry.standing = standing;
         }
         self.skip();
     }

@@ -20,6 +20,7 @@ fn standings(line: &Line) -> String {
         Standing::Done(_) => 'd',
         Standing::Refused(_) => 'r',
         Standing::Skipped => 's',
+        Standing::Failed(_) => 'f',
     };
     line.entries().iter().map(letter).collect()
 }
@@ -120,6 +121,55 @@ fn a_line_that_is_kept_and_read_again_is_the_same() {
 }
 
 #[test]
+fn one_that_fails_for_good_ends_and_what_depends_on_it_is_skipped() {
+    let mut line = Line::new(10);
+    line.add(command(1, 0)).unwrap();
+    line.add_if_done(command(1, 1)).unwrap();
+    line.add(command(1, 2)).unwrap();
+    line.fail(&id(0), "too large".to_owned());
+    assert_eq!(standings(&line), "fsp");
+    let again: Line = serde_json::from_str(&serde_json::to_string(&line).unwrap()).unwrap();
+    assert_eq!(format!("{again:?}"), format!("{line:?}"));
+}
+
+#[test]
+fn what_fails_rests_ever_longer_behind_the_others() {
+    let mut line = Line::new(10);
+    for n in 0..5 {
+        line.add(command(n, n)).unwrap();
+    }
+    let (mut pauses, start) = (Pauses::default(), Instant::now());
+    let ready = |pauses: &Pauses, now, at_most| -> Vec<String> {
+        let ready = line.ready(&HashSet::new(), pauses, now, at_most);
+        ready.iter().map(|send| send.address.id.to_string()).collect()
+    };
+    assert_eq!(ready(&pauses, start, 2), ["c0", "c1"]);
+    for n in [0, 1, 0] {
+        pauses.failed(command(n, n).address, start);
+    }
+    assert_eq!(ready(&pauses, start, 2), ["c2", "c3"]);
+    // Of those that failed, the one that failed the least comes first.
+    let later = pauses.next(start).unwrap();
+    assert_eq!(ready(&pauses, later, 10), ["c2", "c3", "c4", "c1"]);
+    let later = pauses.next(later).unwrap();
+    assert_eq!(ready(&pauses, later, 10), ["c2", "c3", "c4", "c1", "c0"]);
+    assert_eq!(pauses.next(later), None);
+
+    let mut now = start;
+    let mut rests = Vec::new();
+    for _ in 0..100 {
+        pauses.failed(command(2, 2).address, now);
+        let over = pauses.next(now).unwrap();
+        rests.push(over - now);
+        now = over;
+    }
+    assert!(rests.is_sorted() && rests[0] * 2 == rests[1], "{rests:?}");
+    assert_eq!(rests[99], std::time::Duration::from_secs(10));
+    pauses.end(&command(2, 2).address);
+    assert_eq!(ready(&pauses, start, 1), ["c2"]);
+}
+
+#[test]
 fn a_body_of_another_aggregate_than_the_address_is_not_taken() {
     let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
     let mut line = Line::new(2);
@@ -190,7 +240,7 @@ proptest! {
             }
             let busy: HashSet<Address> =
                 under_way.iter().map(|send| send.address.clone()).collect();
-            for send in line.ready(&busy, at_once - under_way.len()) {
+            for send in line.ready(&busy, &Pauses::default(), Instant::now(), at_once - under_way.len()) {
                 prop_assert!(!busy.contains(&send.address));
                 sent.entry(send.address.clone()).or_default().push(number(&send));
                 under_way.push(send);
