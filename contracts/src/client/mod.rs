@@ -55,6 +55,9 @@ pub enum ClientError {
     /// The answer is not one of brigade's.
     #[error("an answer that cannot be read: {0}")]
     Unreadable(String),
+    /// The connection was closed for good.
+    #[error("the connection was closed")]
+    Closed,
     /// The query was refused: status and body.
     #[error("refused with {0}: {1}")]
     Refused(u16, Value),

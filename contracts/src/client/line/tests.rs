@@ -155,7 +155,7 @@ fn what_fails_rests_ever_longer_behind_the_others() {
     assert_eq!(ready(&pauses, later, 10), ["c2", "c3", "c4", "c1", "c0"]);
     assert_eq!(pauses.next(later), None);
 
-    let mut now = start;
+    let mut now = later;
     let mut rests = Vec::new();
     for _ in 0..100 {
         pauses.failed(command(2, 2).address, now);
