@@ -241,7 +241,8 @@ async fn a_watch_tells_a_refusal_and_its_end() {
             views.answer(&asked, status, &Value::Null).await;
         }
     };
-    let (told, ()) = tokio::join!(view.next(), answers);
+    let (told, ()) = tokio::join!(timeout(PATIENCE, view.next()), answers);
+    let told = told.expect("a refusal");
     assert!(matches!(told, Err(ClientError::Refused(403, _))), "{told:?}");
     let answers = async {
         for status in ["503", "400"] {
@@ -249,7 +250,8 @@ async fn a_watch_tells_a_refusal_and_its_end() {
             lists.answer(&asked, status, &Value::Null).await;
         }
     };
-    let (told, ()) = tokio::join!(orders.next(), answers);
+    let (told, ()) = tokio::join!(timeout(PATIENCE, orders.next()), answers);
+    let told = told.expect("a refusal");
     assert!(matches!(told, Err(ClientError::Refused(400, _))), "{told:?}");
 
     nats.drain().await.unwrap();
