@@ -110,11 +110,12 @@ pub fn active_order(order: &Address, part: Part) -> String {
     format!("{}.{}.{row}", order.tenant, order.id)
 }
 
-/// The order and the part that a subject of the bucket `active_orders` shows.
+/// The order and the part that a subject shows under which the bucket `active_orders` stores, or
+/// under which it is republished.
 #[must_use]
 pub fn parse_active_order(subject: &str) -> Option<(Address, Part)> {
-    let key = subject.strip_prefix("$KV.active_orders.")?;
-    let mut tokens = key.split('.');
+    let bucket = subject.strip_prefix("$KV.").or_else(|| subject.strip_prefix("live."))?;
+    let mut tokens = bucket.strip_prefix("active_orders.")?.split('.');
     let (tenant, id) = (tokens.next()?, tokens.next()?);
     let part = match (tokens.next()?, tokens.next()) {
         ("core", None) => Part::Core,
@@ -150,12 +151,16 @@ mod tests {
     fn a_row_is_known_by_its_subject() {
         let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
         for part in [Part::Core, Part::Payments] {
-            let subject = Bucket::ActiveOrders.subject(&active_order(&order, part));
-            assert_eq!(parse_active_order(&subject), Some((order.clone(), part)));
+            let key = active_order(&order, part);
+            for subject in [Bucket::ActiveOrders.subject(&key), Bucket::ActiveOrders.live(&key)] {
+                assert_eq!(parse_active_order(&subject), Some((order.clone(), part)));
+            }
         }
         for odd in ["t1.o1", "t1.o1.core.x", "t1.o1.payments", "t1..core", "t1.ä.core", ""] {
             assert_eq!(parse_active_order(&Bucket::ActiveOrders.subject(odd)), None, "{odd}");
         }
-        assert_eq!(parse_active_order("$KV.views.t1.o1.core"), None);
+        for other in ["$KV.views.t1.o1.core", "live.views.t1.o1.core", "active_orders.t1.o1.core"] {
+            assert_eq!(parse_active_order(other), None, "{other}");
+        }
     }
 }

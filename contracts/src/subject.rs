@@ -20,7 +20,7 @@
 //! outbox.relays                             "shards change hands" (core)
 //! ```
 
-use crate::{Address, Aggregate, Door, Part, Token, WorkerName, key::Bucket};
+use crate::{Address, Aggregate, Door, Token, WorkerName};
 
 /// All requests of all tenants.
 pub const REQUESTS: &str = "req.>";
@@ -199,22 +199,6 @@ pub fn parse_query_lock_history(subject: &str) -> Option<Address> {
     lock_of_owner(subject, "lock_history")
 }
 
-/// The order and the part of a row that a `live.active_orders.<tenant>.<order>.<core|payment>`
-/// shows.
-#[must_use]
-pub fn parse_live_active_order(subject: &str) -> Option<(Token, Part)> {
-    let [live, bucket, tenant, order, row] = split(subject)?;
-    if (live, bucket) != ("live", Bucket::ActiveOrders.as_str()) || Token::new(tenant).is_err() {
-        return None;
-    }
-    let part = match row {
-        "core" => Part::Core,
-        "payment" => Part::Payments,
-        _ => return None,
-    };
-    Some((Token::new(order).ok()?, part))
-}
-
 /// The user that a `q.<tenant>.user.<id>.validate` asks about.
 #[must_use]
 pub fn parse_query_user_validate(subject: &str) -> Option<Address> {
@@ -351,10 +335,6 @@ mod tests {
             let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
             prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
             prop_assert_eq!(parse_event(&event(&address, &word)), Some((address.clone(), word)));
-            for part in [Part::Core, Part::Payments] {
-                let live = Bucket::ActiveOrders.live(&crate::key::active_order(&address, part));
-                prop_assert_eq!(parse_live_active_order(&live), Some((address.id.clone(), part)));
-            }
         }
 
         #[test]
@@ -390,9 +370,5 @@ mod tests {
         assert_eq!(parse_query_view("q.t.view.lock.ada"), None);
         assert_eq!(parse_query_user_validate("q.t.user.ada.state"), None);
         assert_eq!(parse_query_user_state("q.t.user.ada"), None);
-        for bad in ["live.views.t.o.core", "live.active_orders.t.o.items", "live.active_orders.t.o"]
-        {
-            assert_eq!(parse_live_active_order(bad), None, "{bad}");
-        }
     }
 }

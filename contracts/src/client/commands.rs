@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Subscriber, jetstream::context::PublishErrorKind};
 use futures::StreamExt;
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-use super::{Client, ClientError, PAUSE};
+use super::{Client, ClientError, PAUSE, body};
 use crate::{
     Address, Body, Door, Outcome, Timestamp, Token,
     header::{ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, TRACEPARENT},
     subject,
 };
+
+/// How often somebody who waits for an outcome asks for it besides.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// A command to be sent.
 #[derive(Clone, Debug)]
@@ -50,6 +54,13 @@ impl Send {
         Self { door, ..self }
     }
 
+    /// Its subject and its payload.
+    pub(super) fn encode(&self) -> (String, Vec<u8>) {
+        let (verb, payload) = self.body.encode();
+        let verb = Token::new(verb).expect("a verb is a Token");
+        (subject::command(self.door, &self.address, &verb), payload)
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(COMMAND_ID, self.command_id.as_str());
@@ -70,16 +81,44 @@ impl Send {
 
 impl Client {
     /// Sends a command and returns its final outcome, a refusal included. Repeats it under its
-    /// Command-Id as long as it is not decided.
+    /// Command-Id as long as it is not decided, on the durable door until it is stored.
     ///
     /// # Errors
-    /// [`ClientError::TimedOut`] when patience is over: whether it was decided is not known.
+    /// [`ClientError::TimedOut`] when patience is over: whether it was decided is not known;
+    /// [`ClientError::Undecided`] where it is known to be stored;
+    /// [`ClientError::CommandIdReused`], [`ClientError::TooLarge`].
     pub async fn send(&self, send: &Send) -> Result<Outcome, ClientError> {
-        let until = Instant::now() + self.patience;
+        self.send_until(send, Instant::now() + self.patience).await
+    }
+
+    /// Waits for the outcome of a command that is stored, without sending it.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn outcome(&self, send: &Send) -> Result<Outcome, ClientError> {
+        self.outcome_until(send, Instant::now() + self.patience).await
+    }
+
+    pub(super) async fn send_until(
+        &self,
+        send: &Send,
+        until: Instant,
+    ) -> Result<Outcome, ClientError> {
         let outcome = match send.door {
             Door::Request => self.request_until_decided(send, until).await,
             Door::Durable => self.publish_and_wait(send, until).await,
         }?;
+        self.learn(&send.address, outcome.version.unwrap_or(0), None);
+        Ok(outcome)
+    }
+
+    pub(super) async fn outcome_until(
+        &self,
+        send: &Send,
+        until: Instant,
+    ) -> Result<Outcome, ClientError> {
+        let outcomes = self.outcomes(send).await.map_err(ClientError::Undecided)?;
+        let outcome = self.wait(send, outcomes, Instant::now(), until).await?;
         self.learn(&send.address, outcome.version.unwrap_or(0), None);
         Ok(outcome)
     }
@@ -89,63 +128,85 @@ impl Client {
         send: &Send,
         until: Instant,
     ) -> Result<Outcome, ClientError> {
-        let (verb, payload) = send.body.encode();
-        let subject = format!("{}.{}.{verb}", send.door.prefix(), send.address);
+        let (subject, payload) = send.encode();
         loop {
-            match self.ask(subject.clone(), send.headers(), payload.clone()).await {
-                Ok((503, _)) | Err(_) if Instant::now() < until => sleep(PAUSE).await,
-                Ok((503, _)) | Err(_) => return Err(ClientError::TimedOut(subject)),
-                Ok((_, reply)) => return read_outcome(&reply.payload),
+            let answer = self.ask(subject.clone(), send.headers(), payload.clone()).await;
+            let told = match answer {
+                Ok((503, reply)) => body(&reply),
+                Ok((_, reply)) => return read_outcome(send, &reply.payload),
+                Err(ClientError::TimedOut(_)) => Value::Null,
+                Err(error) => return Err(error),
+            };
+            let now = Instant::now();
+            if now >= until {
+                return Err(ClientError::TimedOut(subject));
+            }
+            sleep(pause(&told, until - now)).await;
+        }
+    }
+
+    /// Listens first, then publishes until it is stored, then waits.
+    async fn publish_and_wait(&self, send: &Send, until: Instant) -> Result<Outcome, ClientError> {
+        let outcomes = self.outcomes(send).await.map_err(ClientError::TimedOut)?;
+        self.publish(send, until).await?;
+        self.wait(send, outcomes, Instant::now() + ASK_EVERY, until).await
+    }
+
+    async fn outcomes(&self, send: &Send) -> Result<Subscriber, String> {
+        let subject = subject::outcome(&send.address.tenant, &send.command_id);
+        self.nats.subscribe(subject).await.map_err(|error| error.to_string())
+    }
+
+    async fn publish(&self, send: &Send, until: Instant) -> Result<(), ClientError> {
+        let (subject, payload) = send.encode();
+        loop {
+            let stored = async {
+                let (js, payload) = (&self.jetstream, payload.clone().into());
+                js.publish_with_headers(subject.clone(), send.headers(), payload).await?.await
+            };
+            match stored.await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    return Err(ClientError::TooLarge(error.to_string()));
+                }
+                Err(_) if Instant::now() > until => return Err(ClientError::TimedOut(subject)),
+                Err(_) => sleep(PAUSE).await,
             }
         }
     }
 
-    /// Listens first, then publishes until it is stored, then waits; asks for the outcome now and
-    /// then, in case it was published while this client was not connected.
-    async fn publish_and_wait(&self, send: &Send, until: Instant) -> Result<Outcome, ClientError> {
-        let (verb, payload) = send.body.encode();
-        let subject = format!("{}.{}.{verb}", send.door.prefix(), send.address);
-        let (tenant, id) = (&send.address.tenant, &send.command_id);
-        let timed_out = || ClientError::TimedOut(subject.clone());
-        let mut outcomes = self
-            .nats
-            .subscribe(subject::outcome(tenant, id))
-            .await
-            .map_err(|error| ClientError::TimedOut(error.to_string()))?;
+    /// Asks for the outcome now and then, in case it was published while this client was not
+    /// connected. Never publishes the command again: of a dead letter that would only make another.
+    async fn wait(
+        &self,
+        send: &Send,
+        mut outcomes: Subscriber,
+        mut ask_at: Instant,
+        until: Instant,
+    ) -> Result<Outcome, ClientError> {
+        let query = subject::query_outcome(&send.address.tenant, &send.command_id);
         loop {
-            let stored = async {
-                let js = &self.jetstream;
-                let sent = js.publish_with_headers(
-                    subject.clone(),
-                    send.headers(),
-                    payload.clone().into(),
-                );
-                sent.await.ok()?.await.ok()
-            };
-            if stored.await.is_some() {
-                break;
-            }
-            if Instant::now() > until {
-                return Err(timed_out());
-            }
-            sleep(PAUSE).await;
-        }
-        loop {
-            let next = Instant::now() + Duration::from_secs(1);
-            match timeout_at(next.min(until), outcomes.next()).await {
-                Ok(Some(message)) => return read_outcome(&message.payload),
-                Ok(None) => return Err(timed_out()),
+            match timeout_at(ask_at.min(until), outcomes.next()).await {
+                Ok(Some(message)) => return read_outcome(send, &message.payload),
+                Ok(None) => return Err(ClientError::Undecided(query)),
                 Err(_) => {}
             }
-            let asked = self.ask(subject::query_outcome(tenant, id), HeaderMap::new(), Vec::new());
+            let asked = self.ask(query.clone(), HeaderMap::new(), Vec::new());
             if let Ok((200, reply)) = asked.await {
-                return read_outcome(&reply.payload);
+                return read_outcome(send, &reply.payload);
             }
             if Instant::now() > until {
-                return Err(timed_out());
+                return Err(ClientError::Undecided(query));
             }
+            ask_at = Instant::now() + ASK_EVERY;
         }
     }
+}
+
+/// How long to wait after an answer that is not final: what it says, as far as there is time left.
+fn pause(told: &Value, left: Duration) -> Duration {
+    let told = told["retry_after_ms"].as_u64().map(Duration::from_millis);
+    told.unwrap_or(PAUSE).max(PAUSE).min(left)
 }
 
 /// A Command-Id that nobody else has.
@@ -157,6 +218,36 @@ pub fn new_command_id() -> Token {
     Token::new(&Uuid::now_v7().to_string()).expect("a UUID is a Token")
 }
 
-fn read_outcome(payload: &[u8]) -> Result<Outcome, ClientError> {
-    serde_json::from_slice(payload).map_err(|error| ClientError::Unreadable(error.to_string()))
+/// Refuses what is the outcome of another command under the same Command-Id.
+fn read_outcome(send: &Send, payload: &[u8]) -> Result<Outcome, ClientError> {
+    let outcome: Outcome = serde_json::from_slice(payload)
+        .map_err(|error| ClientError::Unreadable(error.to_string()))?;
+    let Address { aggregate, id, .. } = &send.address;
+    if (outcome.aggregate.as_str(), outcome.id.as_str()) != (aggregate.as_str(), id.as_str()) {
+        let other = format!("{}.{}", outcome.aggregate, outcome.id);
+        return Err(ClientError::CommandIdReused(other));
+    }
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_pause_is_what_the_answer_says_and_never_longer_than_patience() {
+        let millis = Duration::from_millis;
+        for (told, left, expected) in [
+            (json!({"retry_after_ms": 500}), 2000, millis(500)),
+            (json!({"retry_after_ms": 500}), 300, millis(300)),
+            (json!({"retry_after_ms": u64::MAX}), 300, millis(300)),
+            (json!({"retry_after_ms": 0}), 2000, PAUSE),
+            (json!({"retry_after_ms": null}), 2000, PAUSE),
+            (Value::Null, 2000, PAUSE),
+        ] {
+            assert_eq!(pause(&told, millis(left)), expected, "{told}");
+        }
+    }
 }

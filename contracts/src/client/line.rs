@@ -3,15 +3,19 @@
 //! On one aggregate they are sent in the order in which they were added, each after the outcome of
 //! the one before. Aggregates do not wait for each other. A refusal does not stop the later ones,
 //! as if somebody had sent them by hand, unless one was added as [`Line::add_if_done`]: it is
-//! skipped, never sent, when the one before it on its aggregate was refused or skipped.
+//! skipped, never sent, when the one before it on its aggregate was refused, skipped or failed.
+
+mod saved;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::Send;
-use crate::{Address, Aggregate, Body, Outcome, Refusal, Timestamp, Token, subject};
+use self::saved::{Saved, SavedLine};
+use super::{Send, pauses::Pauses};
+use crate::{Address, Outcome, Token, subject};
 
 /// Why a command is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +26,9 @@ pub enum QueueError {
     /// What waits may be kept on a disk, where no password or token belongs.
     #[error("a verb that carries a secret does not wait")]
     Secret,
+    /// Nobody could take what was kept of it for a command.
+    #[error("a verb of another kind of aggregate than the address")]
+    OtherAggregate,
     /// One of this Command-Id is in the line.
     #[error("this Command-Id is in the line")]
     Repeated,
@@ -37,6 +44,8 @@ pub enum Standing {
     Refused(Outcome),
     /// Never sent: the one before it on its aggregate was not done.
     Skipped,
+    /// Not sent any more, and without an outcome of its own: why.
+    Failed(String),
 }
 
 /// A command in the line.
@@ -55,7 +64,7 @@ impl Entry {
     }
 
     fn is_lost(&self) -> bool {
-        matches!(self.standing, Standing::Refused(_) | Standing::Skipped)
+        matches!(self.standing, Standing::Refused(_) | Standing::Skipped | Standing::Failed(_))
     }
 }
 
@@ -63,20 +72,28 @@ impl Entry {
 /// is needed. It can be kept and read again: a program that restarts goes on under the same
 /// Command-Ids.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "SavedLine")]
 pub struct Line {
     capacity: usize,
     entries: VecDeque<Entry>,
+    unreadable: Vec<Value>,
 }
 
 impl Line {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, entries: VecDeque::new() }
+        Self { capacity, entries: VecDeque::new(), unreadable: Vec::new() }
     }
 
     #[must_use]
     pub fn entries(&self) -> &VecDeque<Entry> {
         &self.entries
+    }
+
+    /// Hands back what was kept and cannot be read as an entry, such as one of a newer program, as
+    /// it was kept; of one that holds a secret, without its payload. What depends on it is skipped.
+    pub fn take_unreadable(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.unreadable)
     }
 
     /// The entry of a Command-Id.
@@ -112,34 +129,58 @@ impl Line {
         if subject::is_secret(send.body.aggregate().as_str(), verb) {
             return Err(QueueError::Secret);
         }
+        if send.body.aggregate() != send.address.aggregate {
+            return Err(QueueError::OtherAggregate);
+        }
         if self.get(&send.command_id).is_some() {
             return Err(QueueError::Repeated);
         }
+        // Before there is room: that may cost the very entry which this one depends on.
+        let same = |entry: &&Entry| entry.send.address == send.address;
+        let lost = if_done && self.entries.iter().rev().find(same).is_some_and(Entry::is_lost);
         if self.entries.len() >= self.capacity {
             let decided = self.entries.iter().position(|entry| !entry.is_pending());
             self.entries.remove(decided.ok_or(QueueError::Full)?);
         }
-        self.entries.push_back(Entry { send, if_done, standing: Standing::Pending });
-        self.skip();
+        let standing = if lost { Standing::Skipped } else { Standing::Pending };
+        self.entries.push_back(Entry { send, if_done, standing });
         Ok(())
     }
 
-    /// What may be sent now, at most so many: of each aggregate that is not busy the first one.
-    #[must_use]
-    pub fn ready(&self, busy: &HashSet<Address>, at_most: usize) -> Vec<Send> {
+    /// What may be sent now, at most so many: of each aggregate that is neither busy nor rests the
+    /// first one, those that failed behind the others.
+    pub(super) fn ready(
+        &self,
+        busy: &HashSet<Address>,
+        pauses: &Pauses,
+        now: Instant,
+        at_most: usize,
+    ) -> Vec<Send> {
         let mut met = busy.clone();
         let pending = self.entries.iter().filter(|entry| entry.is_pending());
-        let first = pending.filter(|entry| met.insert(entry.send.address.clone()));
-        first.take(at_most).map(|entry| entry.send.clone()).collect()
+        let sends = pending.map(|entry| &entry.send);
+        let first = sends.filter(|send| met.insert(send.address.clone()));
+        let mut first: Vec<_> = first.filter(|send| !pauses.rests(&send.address, now)).collect();
+        first.sort_by_key(|send| pauses.failures(&send.address));
+        first.into_iter().take(at_most).cloned().collect()
     }
 
     /// Notes the final outcome of a command.
     pub fn decide(&mut self, command_id: &Token, outcome: Outcome) {
+        let done = (200..300).contains(&outcome.status);
+        let standing = if done { Standing::Done(outcome) } else { Standing::Refused(outcome) };
+        self.end(command_id, standing);
+    }
+
+    /// Notes that there will be no outcome of a command.
+    pub(super) fn fail(&mut self, command_id: &Token, why: String) {
+        self.end(command_id, Standing::Failed(why));
+    }
+
+    fn end(&mut self, command_id: &Token, standing: Standing) {
         let entry = self.entries.iter_mut().find(|entry| entry.send.command_id == *command_id);
         if let Some(entry) = entry.filter(|entry| entry.is_pending()) {
-            let done = (200..300).contains(&outcome.status);
-            entry.standing =
-                if done { Standing::Done(outcome) } else { Standing::Refused(outcome) };
+            entry.standing = standing;
         }
         self.skip();
     }
@@ -153,63 +194,6 @@ impl Line {
             }
             *lost = entry.is_lost();
         }
-    }
-}
-
-/// An entry as it is kept.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    /// With the door, as it is sent.
-    subject: String,
-    payload: Value,
-    command_id: Token,
-    deadline: Option<Timestamp>,
-    expected_version: Option<u64>,
-    actor: Option<Token>,
-    traceparent: Option<String>,
-    if_done: bool,
-    standing: Standing,
-}
-
-impl From<Entry> for Saved {
-    fn from(Entry { send, if_done, standing }: Entry) -> Self {
-        let (verb, payload) = send.body.encode();
-        Self {
-            subject: format!("{}.{}.{verb}", send.door.prefix(), send.address),
-            payload: serde_json::from_slice(&payload).unwrap_or_default(),
-            command_id: send.command_id,
-            deadline: send.deadline,
-            expected_version: send.expected_version,
-            actor: send.actor,
-            traceparent: send.traceparent,
-            if_done,
-            standing,
-        }
-    }
-}
-
-impl TryFrom<Saved> for Entry {
-    type Error = Refusal;
-
-    fn try_from(saved: Saved) -> Result<Self, Refusal> {
-        let refused = || Refusal::new(400, "bad_subject", "not a command that may wait");
-        let raw = subject::parse_command(&saved.subject).ok_or_else(refused)?;
-        if subject::carries_secret(&raw) {
-            return Err(refused());
-        }
-        let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(refused)?;
-        let payload = serde_json::to_vec(&saved.payload).map_err(|_| refused())?;
-        let send = Send {
-            address: Address::new(raw.tenant, aggregate, raw.id)?,
-            body: Body::decode(aggregate, raw.verb, &payload)?,
-            command_id: saved.command_id,
-            door: raw.door,
-            deadline: saved.deadline,
-            expected_version: saved.expected_version,
-            actor: saved.actor,
-            traceparent: saved.traceparent,
-        };
-        Ok(Self { send, if_done: saved.if_done, standing: saved.standing })
     }
 }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod line;
 mod orders;
+mod pauses;
 mod queue;
 mod source;
 mod views;
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Request, jetstream};
+use async_nats::{HeaderMap, Request, RequestErrorKind, jetstream};
 use serde_json::Value;
 
 use self::views::Known;
@@ -35,16 +36,28 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long one request waits for its answer before it is repeated.
 const ONE_TRY: Duration = Duration::from_secs(3);
 
-/// Why there is no outcome or view. The command may have been decided all the same: repeat it under
-/// the same Command-Id.
+/// Why there is no outcome or view. The command may have been decided all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody gave a final answer in time.
+    /// Nobody gave a final answer in time: repeat it under the same Command-Id.
     #[error("no answer in time: {0}")]
     TimedOut(String),
+    /// The stream has the command, and there is no outcome yet; there is none while it is a dead
+    /// letter. Wait with [`Client::outcome`]: to send it again would only make another message.
+    #[error("stored and not decided in time: {0}")]
+    Undecided(String),
+    /// The Command-Id was used for another aggregate: this command is never decided.
+    #[error("the Command-Id was used for {0}")]
+    CommandIdReused(String),
+    /// The server does not take a message of this size.
+    #[error("too large to be sent: {0}")]
+    TooLarge(String),
     /// The answer is not one of brigade's.
     #[error("an answer that cannot be read: {0}")]
     Unreadable(String),
+    /// The connection was closed for good.
+    #[error("the connection was closed")]
+    Closed,
     /// The query was refused: status and body.
     #[error("refused with {0}: {1}")]
     Refused(u16, Value),
@@ -77,7 +90,10 @@ impl Client {
         let request =
             Request::new().headers(headers).payload(payload.into()).timeout(Some(ONE_TRY));
         let reply = self.nats.send_request(subject.clone(), request).await;
-        let reply = reply.map_err(|error| ClientError::TimedOut(format!("{subject}: {error}")))?;
+        let reply = reply.map_err(|error| match error.kind() {
+            RequestErrorKind::MaxPayloadExceeded => ClientError::TooLarge(error.to_string()),
+            _ => ClientError::TimedOut(format!("{subject}: {error}")),
+        })?;
         let status = reply.headers.as_ref().and_then(|headers| headers.get(STATUS));
         let status = status.and_then(|status| status.as_str().parse().ok());
         let unreadable = || ClientError::Unreadable(format!("{subject}: no {STATUS}"));

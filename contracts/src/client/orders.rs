@@ -9,12 +9,15 @@
 //! has ended if its last push came before that, and no later push of an earlier version brings it
 //! back. Else it stays, and the next answer tells.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Money, Token,
+    Money, Timestamp, Token,
     list::ActiveRow,
     order::{ActiveCore, ActivePayment, ChangeKind},
 };
@@ -89,6 +92,9 @@ pub struct ActiveOrders {
     /// What the last answer listed, and its name.
     listed: BTreeSet<Token>,
     at: Option<At>,
+    /// Of a list that was cut, the place of its last row.
+    #[serde(default)]
+    oldest: Option<(Timestamp, Token)>,
     /// Queries that were begun.
     asked: u64,
 }
@@ -136,6 +142,11 @@ impl Known {
     }
 }
 
+/// Where an order stands in the list, oldest first.
+fn place(core: &ActiveCore) -> (Timestamp, Token) {
+    (core.created_at, core.order.clone())
+}
+
 fn is_active(core: &ActiveCore) -> bool {
     core.change.kind != ChangeKind::Removed && core.status.is_active()
 }
@@ -145,10 +156,7 @@ impl ActiveOrders {
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
         let mut rows: Vec<Row> = self.orders.values().filter_map(Known::row).collect();
-        rows.sort_by(|a, b| {
-            let place = |row: &Row| (row.core.created_at, row.core.order.clone());
-            place(b).cmp(&place(a))
-        });
+        rows.sort_by_key(|row| Reverse(place(&row.core)));
         rows
     }
 
@@ -196,13 +204,12 @@ impl ActiveOrders {
         let shown = |(order, known): (&Token, &Known)| Some((order.clone(), known.row()?));
         let before: BTreeMap<Token, Row> = self.orders.iter().filter_map(shown).collect();
         match answer {
-            Answer::Same => self.drop_unlisted(asked, None),
+            Answer::Same => {}
             Answer::Rows { rows, more, at } => {
-                let oldest = rows.last().filter(|_| more).map(|row| row.core.clone());
+                self.oldest = rows.last().filter(|_| more).map(|row| place(&row.core));
                 self.listed = rows.iter().map(|row| row.core.order.clone()).collect();
                 rows.into_iter().for_each(|row| self.take(row));
                 self.at = Some(at);
-                self.drop_unlisted(asked, oldest.as_ref());
             }
             Answer::Changes { changes, at } => {
                 for row in changes {
@@ -215,9 +222,9 @@ impl ActiveOrders {
                     self.take(row);
                 }
                 self.at = Some(at);
-                self.drop_unlisted(asked, None);
             }
         }
+        self.drop_unlisted(asked);
         let orders: BTreeSet<Token> = self.orders.keys().chain(before.keys()).cloned().collect();
         orders.iter().filter_map(|order| self.tell(order, before.get(order))).collect()
     }
@@ -230,14 +237,14 @@ impl ActiveOrders {
     }
 
     /// What the last answer does not list, and was there when it was asked for, is gone. Of a list
-    /// that was cut at `oldest`, what would stand below that is only out of view.
-    fn drop_unlisted(&mut self, asked: u64, oldest: Option<&ActiveCore>) {
+    /// that was cut, what would stand below that is only out of view.
+    fn drop_unlisted(&mut self, asked: u64) {
         for (order, known) in &mut self.orders {
             if known.pushed >= asked || self.listed.contains(order) {
                 continue;
             }
-            let place = |core: &ActiveCore| (core.created_at, core.order.clone());
-            let below = |core: &ActiveCore| oldest.is_some_and(|last| place(core) < place(last));
+            let below =
+                |core: &ActiveCore| self.oldest.as_ref().is_some_and(|last| place(core) < *last);
             let below = known.core.as_ref().is_none_or(below);
             known.gone = Some(if below { Gone::OutOfView } else { Gone::Ended });
         }

@@ -4,9 +4,14 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_nats::connection::State;
 use futures::{StreamExt, stream::FuturesUnordered};
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
 
-use super::{Client, Line, PAUSE, QueueError, Send};
+use super::{Client, ClientError, Line, ONE_TRY, QueueError, Send, pauses::Pauses};
+use crate::{Address, Outcome, Token};
 
 /// Commands on their way at once.
 const AT_ONCE: usize = 64;
@@ -73,37 +78,79 @@ impl Drop for Queue {
     }
 }
 
+/// What is on its way, and what may not be sent just now.
+#[derive(Default)]
+struct Road {
+    busy: HashSet<Address>,
+    pauses: Pauses,
+    /// Only to be waited for: to send it again would make another message, and perhaps another dead
+    /// letter.
+    stored: HashSet<Token>,
+}
+
+impl Road {
+    /// One try has ended.
+    fn tried(
+        &mut self,
+        Send { address, command_id, .. }: Send,
+        result: Result<Outcome, ClientError>,
+        line: &watch::Sender<Line>,
+    ) {
+        self.busy.remove(&address);
+        match result {
+            Err(ClientError::TimedOut(_)) => return self.pauses.failed(address, Instant::now()),
+            Err(ClientError::Undecided(_)) => {
+                self.stored.insert(command_id);
+                return self.pauses.failed(address, Instant::now());
+            }
+            Ok(outcome) => line.send_modify(|line| line.decide(&command_id, outcome)),
+            Err(error) => line.send_modify(|line| line.fail(&command_id, error.to_string())),
+        }
+        self.pauses.end(&address);
+        self.stored.remove(&command_id);
+    }
+}
+
 /// While there is no connection nothing is begun, so that nothing piles up in the client's buffers.
 async fn drive(client: Client, line: Arc<watch::Sender<Line>>) {
     let mut changed = line.subscribe();
-    let mut busy = HashSet::new();
+    let mut road = Road::default();
     let mut under_way = FuturesUnordered::new();
     loop {
         changed.mark_unchanged();
         let connected = client.nats.connection_state() == State::Connected;
-        let ready = line.borrow().ready(&busy, AT_ONCE - busy.len());
-        for send in ready.into_iter().filter(|_| connected) {
-            busy.insert(send.address.clone());
-            under_way.push(decide(&client, send));
+        if !connected {
+            road.pauses.clear();
         }
+        let now = Instant::now();
+        let free = AT_ONCE - road.busy.len();
+        let ready = line.borrow().ready(&road.busy, &road.pauses, now, free);
+        for send in ready.into_iter().filter(|_| connected) {
+            road.busy.insert(send.address.clone());
+            let is_stored = road.stored.contains(&send.command_id);
+            under_way.push(attempt(&client, send, is_stored));
+        }
+        let rested = road.pauses.next(now);
         tokio::select! {
-            Some((send, outcome)) = under_way.next() => {
-                busy.remove(&send.address);
-                if let Some(outcome) = outcome {
-                    line.send_modify(|line| line.decide(&send.command_id, outcome));
-                }
-            }
+            Some((send, result)) = under_way.next() => road.tried(send, result, &line),
             _ = changed.changed() => {}
             () = sleep(LOOK), if !connected => {}
+            () = sleep_until(rested.unwrap_or(now)), if rested.is_some() => {}
         }
     }
 }
 
-/// `None`: not decided as far as is known, to be sent again under the same Command-Id.
-async fn decide(client: &Client, send: Send) -> (Send, Option<crate::Outcome>) {
-    let outcome = client.send(&send).await.ok();
-    if outcome.is_none() {
-        sleep(PAUSE).await;
-    }
-    (send, outcome)
+/// One try. It is short, since another one follows: what is stuck keeps nobody's place for long.
+async fn attempt(
+    client: &Client,
+    send: Send,
+    is_stored: bool,
+) -> (Send, Result<Outcome, ClientError>) {
+    let until = Instant::now() + client.patience.min(ONE_TRY);
+    let result = if is_stored {
+        client.outcome_until(&send, until).await
+    } else {
+        client.send_until(&send, until).await
+    };
+    (send, result)
 }

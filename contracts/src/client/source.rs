@@ -19,6 +19,8 @@ pub(super) enum Wake<A> {
     /// A query is due; [`Source::query`] begins it.
     Due,
     Answer(A),
+    /// The connection was closed for good: nothing is pushed any more.
+    Closed,
 }
 
 pub(super) struct Source<A> {
@@ -40,7 +42,7 @@ impl<A> Source<A> {
         every: Duration,
     ) -> Result<Self, ClientError> {
         let pushes = client.nats.subscribe(subject).await;
-        let pushes = pushes.map_err(|error| ClientError::TimedOut(error.to_string()))?;
+        let pushes = pushes.map_err(|_| ClientError::Closed)?;
         let (client, due) = (client.clone(), Instant::now());
         Ok(Self { connects: connects(&client), client, pushes, every, due, under_way: None })
     }
@@ -67,7 +69,7 @@ impl<A> Source<A> {
             let look = Instant::now() + LOOK;
             let look = if waits_for_due { look.min(self.due) } else { look };
             tokio::select! {
-                Some(message) = self.pushes.next() => return Wake::Push(message),
+                pushed = self.pushes.next() => return pushed.map_or(Wake::Closed, Wake::Push),
                 Some(answer) = answer => {
                     self.under_way = None;
                     return Wake::Answer(answer);

@@ -32,6 +32,13 @@ pub(super) struct Known {
     view: Option<View>,
 }
 
+impl Known {
+    /// The view, unless it is known to be old.
+    fn newest(self) -> Option<View> {
+        self.view.filter(|view| view.version >= self.version)
+    }
+}
+
 impl Client {
     /// The view of an aggregate, never older than any outcome or view that this client was given.
     ///
@@ -42,32 +49,31 @@ impl Client {
         loop {
             let known = self.known(address);
             let mut headers = HeaderMap::new();
-            // An ETag below what is known would only ask for what is known to be old.
-            let cached = known.view.filter(|view| view.version >= known.version);
-            if let Some(view) = &cached {
-                headers.insert(IF_NONE_MATCH, Outcome::etag_of(view.version));
-            }
             if known.version > 0 {
                 headers.insert(MIN_VERSION, known.version.to_string());
                 headers.insert(WAIT_MS, "1000");
             }
+            // An ETag below what is known would only ask for what is known to be old.
+            if let Some(view) = known.newest() {
+                headers.insert(IF_NONE_MATCH, Outcome::etag_of(view.version));
+            }
             let reply = self.ask(subject::query_view(address), headers, Vec::new()).await;
+            let confirmed = matches!(reply, Ok((200 | 304, _)));
             match reply {
                 Ok((200, reply)) => {
                     let view = read_view(&reply)?;
-                    self.learn(address, view.version, Some(view.clone()));
-                    return Ok(view);
+                    self.learn(address, view.version, Some(view));
                 }
-                // Not changed, as far as this client knows: another call may have learned more
-                // while this one was under way.
-                Ok((304, _)) => match cached {
-                    Some(view) if view.version >= self.known(address).version => return Ok(view),
-                    _ => {}
-                },
-                Ok((503 | 504, _)) | Err(_) => sleep(PAUSE).await,
+                Ok((304, _)) => {}
+                Ok((503 | 504, _)) | Err(ClientError::TimedOut(_)) => sleep(PAUSE).await,
+                Err(error) => return Err(error),
                 Ok((status, reply)) => {
                     return Err(ClientError::Refused(status, body(&reply)));
                 }
+            }
+            // Another call may have learned more while this one was under way.
+            if confirmed && let Some(view) = self.known(address).newest() {
+                return Ok(view);
             }
             if Instant::now() > until {
                 return Err(ClientError::TimedOut(format!("the view of {address}")));

@@ -26,7 +26,7 @@ impl Client {
     /// one. It goes on while somebody waits for [`OrdersWatch::next`].
     ///
     /// # Errors
-    /// [`ClientError::TimedOut`]: the connection was closed for good.
+    /// [`ClientError::Closed`].
     pub async fn watch_active_orders(
         &self,
         tenant: &Token,
@@ -41,7 +41,7 @@ impl Client {
     /// while somebody waits for [`ViewWatch::next`].
     ///
     /// # Errors
-    /// [`ClientError::TimedOut`]: the connection was closed for good.
+    /// [`ClientError::Closed`].
     pub async fn watch_view(&self, address: &Address) -> Result<ViewWatch, ClientError> {
         let pushes = Bucket::Versions.live(&key::versions(address));
         let source = Source::new(self, pushes, EVERY).await?;
@@ -99,10 +99,14 @@ impl OrdersWatch {
     }
 
     /// Waits for the next change. Dropped while it waits, it loses nothing.
-    pub async fn next(&mut self) -> News {
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`], after which nothing comes any more; [`ClientError::Refused`] and
+    /// [`ClientError::Unreadable`] of a poll, after which the next call goes on.
+    pub async fn next(&mut self) -> Result<News, ClientError> {
         loop {
             if let Some(news) = self.news.pop_front() {
-                return news;
+                return Ok(news);
             }
             match self.source.next().await {
                 Wake::Push(message) => {
@@ -118,18 +122,22 @@ impl OrdersWatch {
                 Wake::Answer((asked, Ok(answer))) => {
                     self.news.extend(self.list.answer(asked, answer));
                 }
-                Wake::Answer((_, Err(_))) => self.source.retry(),
+                Wake::Answer((_, Err(ClientError::TimedOut(_) | ClientError::Refused(503, _)))) => {
+                    self.source.retry();
+                }
+                Wake::Answer((_, Err(error))) => return Err(error),
+                Wake::Closed => return Err(ClientError::Closed),
             }
         }
     }
 
     /// Whatever is no row is left to the next poll, such as the marker of a key that expired.
     fn pushed(&mut self, message: &Message) -> Option<News> {
-        let (order, part) = subject::parse_live_active_order(&message.subject)?;
+        let (order, part) = key::parse_active_order(&message.subject)?;
         match part {
             Part::Payments => {
                 let payment = serde_json::from_slice(&message.payload).ok()?;
-                self.list.push_payment(&order, payment)
+                self.list.push_payment(&order.id, payment)
             }
             _ => self.list.push_core(serde_json::from_slice(&message.payload).ok()?),
         }
@@ -154,7 +162,10 @@ impl ViewWatch {
 
     /// Waits for a view of a higher version than the last one; versions between the two may have
     /// passed. Dropped while it waits, it loses nothing.
-    pub async fn next(&mut self) -> View {
+    ///
+    /// # Errors
+    /// As [`OrdersWatch::next`].
+    pub async fn next(&mut self) -> Result<View, ClientError> {
         loop {
             match self.source.next().await {
                 Wake::Push(message) => {
@@ -170,11 +181,13 @@ impl ViewWatch {
                 }
                 Wake::Answer(Ok(view)) if view.version > self.version => {
                     self.version = view.version;
-                    return view;
+                    return Ok(view);
                 }
                 // There is none yet: a push or the next poll tells.
-                Wake::Answer(Ok(_) | Err(ClientError::Refused(..))) => {}
-                Wake::Answer(Err(_)) => self.source.retry(),
+                Wake::Answer(Ok(_) | Err(ClientError::Refused(404, _))) => {}
+                Wake::Answer(Err(ClientError::TimedOut(_))) => self.source.retry(),
+                Wake::Answer(Err(error)) => return Err(error),
+                Wake::Closed => return Err(ClientError::Closed),
             }
         }
     }

@@ -50,6 +50,7 @@ fn standings(line: &Line) -> HashMap<String, String> {
         Standing::Done(outcome) => format!("done {}", outcome.status),
         Standing::Refused(outcome) => format!("refused {}", outcome.status),
         Standing::Skipped => "skipped".to_owned(),
+        Standing::Failed(why) => format!("failed: {why}"),
     };
     let entries = line.entries().iter();
     entries.map(|e| (e.send.command_id.to_string(), standing(&e.standing))).collect()

@@ -65,11 +65,11 @@ async fn until_same(watch: &mut OrdersWatch, producer: &Producer) -> BTreeMap<St
     loop {
         // What the list shows already is told without waiting.
         let news = match watch.next().now_or_never() {
-            Some(news) => news,
+            Some(news) => news.unwrap(),
             None if shown(watch) == fresh => return told,
             None => {
                 let news = timeout(PATIENCE, watch.next()).await;
-                news.unwrap_or_else(|_| panic!("{} is not {fresh}", shown(watch)))
+                news.unwrap_or_else(|_| panic!("{} is not {fresh}", shown(watch))).unwrap()
             }
         };
         let (order, what) = match news {
@@ -229,7 +229,7 @@ async fn s4_08_a_client_that_was_offline_for_longer_than_its_position_lives_is_t
 async fn follow(watch: &mut ViewWatch, to: u64) -> Vec<u64> {
     let mut versions = Vec::new();
     while versions.last() != Some(&to) {
-        let view = timeout(PATIENCE, watch.next()).await.expect("a newer view");
+        let view = timeout(PATIENCE, watch.next()).await.expect("a newer view").unwrap();
         assert_eq!(view.body["version"], view.version);
         versions.push(view.version);
     }

@@ -311,6 +311,18 @@ fn what_was_pushed_after_the_question_stays_and_what_ended_unheard_leaves() {
 }
 
 #[test]
+fn what_is_below_a_cut_list_is_out_of_view_and_not_ended_also_when_nothing_changed() {
+    let mut list = ActiveOrders::default();
+    let Answer::Rows { rows: newest, at, .. } = rows(&[5, 4]) else { unreachable!() };
+    news_of(&mut list, Answer::Rows { rows: newest, more: true, at });
+    let (core, _) = active(1);
+    assert!(matches!(list.push_core(core.clone()), Some(News::Added(_))));
+    assert!(matches!(news_of(&mut list, Answer::Same)[..], [News::Removed { .. }]));
+    let changed = ActiveCore { version: core.version + 1, ..core };
+    assert!(matches!(list.push_core(changed), Some(News::Added(_))), "it is active");
+}
+
+#[test]
 fn only_the_answer_to_the_newest_question_counts() {
     let mut list = ActiveOrders::default();
     let old = list.ask();
