@@ -259,12 +259,18 @@ fn a_verb_with_a_secret_comes_through_the_request_door_only_and_leaves_no_trace(
         ("login", format!("{{\"email\":\"a@b\",\"password\":\"{WORD}\"}}"), WORD),
         ("refresh", format!("{{\"refresh_token\":\"{token}\"}}"), &token),
     ] {
-        let decode = |door: &str| {
+        let decode_payload = |door: &str, payload: &str| {
             let subject = format!("{door}.t1.user.u1.{verb}");
             Command::decode(&subject, [("Command-Id", "k1")].into_iter(), payload.as_bytes())
         };
+        let decode = |door: &str| decode_payload(door, &payload);
         let command = decode("req").unwrap();
-        assert_eq!(command.payload_hash, [0; 32], "{verb}");
+        // Nothing of the secret is in the hash, which is stored.
+        let other = payload.replace(secret, &secret.replace(['o', 'A'], "B"));
+        assert_ne!(payload, other);
+        let other = decode_payload("req", &other).unwrap();
+        assert_eq!(command.payload_hash, other.payload_hash, "{verb}");
+        assert_eq!(command.payload_hash == [0; 32], verb != "register", "{verb}");
         assert!(!format!("{command:?}").contains(secret), "{command:?}");
         let sent = command.request.unwrap().body.encode().1;
         assert!(String::from_utf8(sent).unwrap().contains(secret), "{verb}");
