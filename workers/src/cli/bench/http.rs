@@ -46,9 +46,9 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
         rush.send(Door::Request, rush.mix.placing(0)).await?;
     }
     for lanes in LANES {
-        reads(&stage, &web, lanes, plan.length / 4, report).await?;
+        reads(&stage, &web, lanes, plan.length / 8, report).await?;
     }
-    commands(&rush, &web, plan.length / 2, report).await?;
+    commands(&rush, &web, plan.length / 4, report).await?;
     rush.finish().await?;
     streams(&stage, &rush, &web, plan.length / 2, report).await?;
     check::everything_was_done(&stage, &rush).await?;
