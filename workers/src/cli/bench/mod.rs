@@ -94,7 +94,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         length: Duration::from_secs(seconds),
         carts: if args.short { 2000 } else { mix::CARTS },
         events: if args.short { 40_000 } else { 200_000 },
-        history: args.history.unwrap_or(if args.short { 100_000 } else { 1_000_000 }),
+        history: args.history.unwrap_or(if args.short { 50_000 } else { 1_000_000 }),
     };
     let asked = |name: &str| {
         args.only.is_empty() || args.only.iter().any(|only| name.starts_with(only.as_str()))
