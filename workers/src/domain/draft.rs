@@ -124,11 +124,7 @@ impl<'w> Draft<'w> {
             Ok(()) | Err(Stop::Refused(_)) => {}
         }
         let present = self.present(&request.address).map(|state| state.head().version);
-        let present = present.filter(|_| !user::is_for_strangers(&request.body));
-        // It grows with each login: nobody is told by trying to register the same id.
-        let registers =
-            matches!(request.body, Body::User(brigade_contracts::user::Verb::Register(_)));
-        let present = present.filter(|_| !registers);
+        let present = present.filter(|_| user::tells_version(&request.body));
         let mut outcome = Outcome::refused(self.command, refusal, present);
         if let Some(extra) = extra {
             outcome.data = raw(&Data(vec![extra]));

@@ -59,6 +59,12 @@ pub(super) fn is_for_strangers(body: &Body) -> bool {
     matches!(body, Body::User(Verb::Login(_) | Verb::Refresh(_)))
 }
 
+/// Whether who sends a verb is told the user's version where it is refused. It grows with each login,
+/// so a stranger who tries to register the same id does not learn it either.
+pub(super) fn tells_version(body: &Body) -> bool {
+    !is_for_strangers(body) && !matches!(body, Body::User(Verb::Register(_)))
+}
+
 pub(super) fn decide(draft: &mut Draft<'_>, request: &Request, verb: &Verb) -> Result<Done> {
     match verb {
         Verb::Register(said) => return register(draft, request, said),
