@@ -33,7 +33,7 @@ use super::{
 use crate::{
     domain::{State, order::active_payment},
     runtime::Context,
-    store::{Entry, Kv, states},
+    store::{Entry, Kv, postgres::acquire, states},
 };
 
 /// Aggregates of a page, up to five keys each.
@@ -160,7 +160,7 @@ impl Audit {
         addresses: &[Address],
         listed: &BTreeSet<&Address>,
     ) -> anyhow::Result<Findings> {
-        let states = states::read(&mut *cx.postgres.acquire().await?, addresses).await?;
+        let states = states::read(&mut *acquire(&cx.postgres).await?, addresses).await?;
         let expected = states.iter().flat_map(|s| expected(s, listed.contains(&s.head().address)));
         let mut findings = Findings::new();
         for some in expected.collect::<Vec<_>>().chunks(READS) {

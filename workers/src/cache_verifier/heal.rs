@@ -18,7 +18,11 @@ use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use super::marks::{Found, Loss, Mark};
-use crate::{outbox_relay::shard_of, runtime::Context, store::Lease};
+use crate::{
+    outbox_relay::shard_of,
+    runtime::Context,
+    store::{Lease, postgres::acquire},
+};
 
 /// Rows of a piece: some 50 ms.
 const PIECE: i64 = 2000;
@@ -271,7 +275,7 @@ impl Heal<'_> {
             &text(|a| a.id.as_str()) as _,
             &versions,
         )
-        .execute(&self.cx.postgres)
+        .execute(&mut *acquire(&self.cx.postgres).await?)
         .await?
         .rows_affected();
         self.cx.metrics.healed.with_label_values(&["aggregates"]).inc_by(noted);
@@ -293,7 +297,7 @@ impl Heal<'_> {
             &shards,
             &parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
         )
-        .execute(&self.cx.postgres)
+        .execute(&mut *acquire(&self.cx.postgres).await?)
         .await?
         .rows_affected();
         self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(repeated);
@@ -321,7 +325,7 @@ impl Heal<'_> {
                 &shards,
                 events.as_repetition,
             )
-            .execute(&self.cx.postgres)
+            .execute(&mut *acquire(&self.cx.postgres).await?)
             .await?;
             count += inserted.rows_affected();
             self.cx.metrics.healed.with_label_values(&["events"]).inc_by(inserted.rows_affected());
@@ -368,7 +372,7 @@ impl Heal<'_> {
                 &text(|a| a.tenant.as_str()) as _,
                 &text(|a| a.id.as_str()) as _,
             )
-            .fetch_all(&self.cx.postgres)
+            .fetch_all(&mut *acquire(&self.cx.postgres).await?)
             .await?;
             locks.extend(rows.into_iter().filter_map(|row| {
                 Some((Address::new(&row.tenant, Aggregate::Lock, &row.owner).ok()?, row.version))
@@ -385,7 +389,7 @@ impl Heal<'_> {
                from (select seq from brigade.events where at >= $1 offset 0) recent"#,
             since,
         )
-        .fetch_one(&self.cx.postgres)
+        .fetch_one(&mut *acquire(&self.cx.postgres).await?)
         .await?;
         Ok((span.after, span.until))
     }
@@ -399,7 +403,7 @@ impl Heal<'_> {
             until,
             PIECE,
         )
-        .fetch_all(&self.cx.postgres)
+        .fetch_all(&mut *acquire(&self.cx.postgres).await?)
         .await
     }
 
@@ -413,7 +417,7 @@ impl Heal<'_> {
                 r#"select count(*) as "left!" from brigade.unshown
                    where at < clock_timestamp() - interval '2 seconds'"#
             )
-            .fetch_one(&self.cx.postgres)
+            .fetch_one(&mut *acquire(&self.cx.postgres).await?)
             .await?;
             self.cx.metrics.heal_left.set(left);
             if left < least {
@@ -513,7 +517,7 @@ pub async fn page(
                 most,
                 ended,
             )
-            .fetch_all(&cx.postgres)
+            .fetch_all(&mut *acquire(&cx.postgres).await?)
             .await?
         }
         Aggregate::Lock => {
@@ -529,7 +533,7 @@ pub async fn page(
                 most,
                 removed,
             )
-            .fetch_all(&cx.postgres)
+            .fetch_all(&mut *acquire(&cx.postgres).await?)
             .await?
         }
         Aggregate::Payment => {
@@ -545,7 +549,7 @@ pub async fn page(
                 most,
                 ended,
             )
-            .fetch_all(&cx.postgres)
+            .fetch_all(&mut *acquire(&cx.postgres).await?)
             .await?
         }
         Aggregate::Table => {
@@ -558,7 +562,7 @@ pub async fn page(
                 after.1,
                 most,
             )
-            .fetch_all(&cx.postgres)
+            .fetch_all(&mut *acquire(&cx.postgres).await?)
             .await?
         }
         Aggregate::User => {
@@ -571,7 +575,7 @@ pub async fn page(
                 after.1,
                 most,
             )
-            .fetch_all(&cx.postgres)
+            .fetch_all(&mut *acquire(&cx.postgres).await?)
             .await?
         }
         _ => {
@@ -590,7 +594,7 @@ pub async fn page(
                 ended,
                 removed,
             )
-            .fetch_all(&cx.postgres)
+            .fetch_all(&mut *acquire(&cx.postgres).await?)
             .await?
         }
     };
@@ -615,7 +619,7 @@ pub async fn noted(cx: &Context, addresses: &[Address]) -> sqlx::Result<BTreeSet
         &text(|a| a.aggregate.as_str()) as _,
         &text(|a| a.id.as_str()) as _,
     )
-    .fetch_all(&cx.postgres)
+    .fetch_all(&mut *acquire(&cx.postgres).await?)
     .await?;
     Ok(rows.iter().map(|row| format!("{}.{}.{}", row.tenant, row.aggregate, row.id)).collect())
 }

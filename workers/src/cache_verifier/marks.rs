@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::runtime::Context;
+use crate::{runtime::Context, store::postgres::acquire};
 
 /// `JSStreamNotFoundErr` of nats-server.
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -167,7 +167,7 @@ pub async fn read(
            ) m on true"#,
         streams,
     )
-    .fetch_all(postgres)
+    .fetch_all(&mut *acquire(postgres).await?)
     .await?;
     let now = rows.first().map(|row| row.now).ok_or(sqlx::Error::RowNotFound)?;
     let marks = rows.into_iter().filter_map(|row| {
@@ -217,7 +217,7 @@ pub async fn note(
         &first_at,
         now,
     )
-    .execute(postgres)
+    .execute(&mut *acquire(postgres).await?)
     .await?;
     Ok(())
 }
@@ -237,7 +237,7 @@ pub async fn tidy(postgres: &PgPool, streams: &[String]) -> sqlx::Result<()> {
         streams,
         KEPT,
     )
-    .execute(postgres)
+    .execute(&mut *acquire(postgres).await?)
     .await?;
     Ok(())
 }

@@ -39,7 +39,7 @@ use sqlx::{
 };
 
 use super::SHARDS;
-use crate::runtime::connect::CONNECT_LIMIT;
+use crate::{runtime::connect::CONNECT_LIMIT, store::postgres::acquire};
 
 /// Sessions: two batches, and the statements beside them.
 const SESSIONS: u32 = 4;
@@ -111,7 +111,7 @@ impl Sessions {
     /// A session, and the epoch of what is read in it. The order matters: after a crash the
     /// statement either fails, or its session is a new one and has been counted.
     pub async fn session(&self) -> sqlx::Result<(PoolConnection<Postgres>, u64)> {
-        let session = self.pool.acquire().await?;
+        let session = acquire(&self.pool).await?;
         Ok((session, self.epoch.load(Ordering::SeqCst)))
     }
 }

@@ -1,7 +1,11 @@
 use std::time::Duration;
 
 use sqlx::{Error, PgPool, pool::PoolConnection, postgres::Postgres};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    runtime::Handle,
+    task::spawn_blocking,
+    time::{Instant, timeout, timeout_at},
+};
 
 /// Longest wait for anything of Postgres, above the longest statement that it allows itself (5 s).
 /// The server's own time-outs say nothing to a client whose server is frozen or cut off.
@@ -9,21 +13,35 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// Longest wait for a connection; after it Postgres is away for those who asked.
 const CONNECTED: Duration = Duration::from_secs(1);
 
+/// A connection of the pool, within the pool's own limit.
+///
+/// A new one is made on a thread of its own. Its login takes 4,096 rounds of hashing, after each
+/// five of which `sqlx` lets everything else that is ready go first: among many busy tasks that is
+/// 820 turns of all of them, and takes longer than any limit. On a thread nobody is let go first.
+///
+/// # Errors
+/// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
+pub async fn acquire(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+    if let Some(idle) = pool.try_acquire() {
+        return Ok(idle);
+    }
+    if pool.size() == pool.options().get_max_connections() {
+        // One that is in use becomes free.
+        return pool.acquire().await;
+    }
+    let (pool, runtime) = (pool.clone(), Handle::current());
+    let acquired = spawn_blocking(move || runtime.block_on(pool.acquire()));
+    acquired.await.unwrap_or(Err(Error::PoolTimedOut))
+}
+
 /// A connection of the pool. One that takes longer is made all the same, for whoever asks next: if
 /// it were given up each time, a machine too busy to connect that fast would never be connected.
 ///
 /// # Errors
 /// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
 pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<PoolConnection<Postgres>> {
-    if let Some(idle) = pool.try_acquire() {
-        return Ok(idle);
-    }
-    let pool = pool.clone();
-    let acquired = tokio::spawn(async move { pool.acquire().await });
-    match timeout_at(until, acquired).await {
-        Ok(Ok(acquired)) => acquired,
-        Ok(Err(_)) | Err(_) => Err(Error::PoolTimedOut),
-    }
+    // A thread that connects is not stopped by whoever does not wait for it any more.
+    timeout_at(until, acquire(pool)).await.unwrap_or(Err(Error::PoolTimedOut))
 }
 
 /// Does something on a connection of the pool, and gives up on both when it takes too long: that
@@ -88,22 +106,47 @@ pub fn failure(error: &Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{path::Path, sync::Arc};
 
     use sqlx::postgres::PgPoolOptions;
     use tokio::sync::Semaphore;
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
     use crate::{
         config::StackConfig,
+        runtime::connect::postgres,
         stack::{self, Binaries},
     };
+
+    async fn server(dir: &Path) -> anyhow::Result<stack::Postgres> {
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        stack::Postgres::start(&binaries.postgres_bin, dir, 0).await
+    }
+
+    /// On one thread that always has something else to do: with 5 ms a turn, a login that lets
+    /// the others go first 820 times takes longer than the limit.
+    #[tokio::test]
+    async fn a_busy_process_is_connected_all_the_same() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let server = server(dir.path()).await?;
+        let pool = postgres(&server.superuser_url("postgres"), "test", 1)?;
+        let busy = AbortOnDropHandle::new(tokio::spawn(async {
+            loop {
+                let turn = Instant::now();
+                while turn.elapsed() < Duration::from_millis(5) {}
+                tokio::task::yield_now().await;
+            }
+        }));
+        acquire(&pool).await?;
+        drop(busy);
+        Ok(())
+    }
 
     #[tokio::test]
     async fn a_connection_that_comes_late_serves_the_next() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
+        let server = server(dir.path()).await?;
         let slow = Arc::new(Semaphore::new(0));
         let waits = slow.clone();
         let pool = PgPoolOptions::new()
