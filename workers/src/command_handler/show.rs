@@ -18,7 +18,7 @@ use futures::future::join_all;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 
-use super::patient::Patient;
+use super::patient::{PATIENCE, Patient};
 use crate::{
     domain::{Lock, Order, State},
     runtime::{Context, Metrics},
@@ -47,7 +47,12 @@ impl Show {
             active_orders: Patient::open(&cx.nats, Bucket::ActiveOrders).await?,
             cart_locks: Patient::open(&cx.nats, Bucket::CartLocks).await?,
             user_state: Patient::open(&cx.nats, Bucket::UserState).await?,
-            timers: cx.nats.jetstream.clone(),
+            // As long as for the buckets: a busy server may need it to store many of them, each with
+            // a flush of its own, and those that it has stored by then are set.
+            timers: jetstream::ContextBuilder::new()
+                .timeout(PATIENCE)
+                .ack_timeout(PATIENCE)
+                .build(cx.nats.client.clone()),
             postgres: cx.postgres.clone(),
             metrics: cx.metrics.clone(),
         })
