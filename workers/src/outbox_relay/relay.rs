@@ -19,8 +19,13 @@ use crate::{
     store::lease::{self, Held},
 };
 
-/// Batches at once: while one is published another is read.
+/// Large batches at once: while one is published another is read.
 const BATCHES: u32 = 2;
+/// Fewer events are a small batch: most of what it costs both servers it costs for being one.
+const SMALL: usize = 100;
+/// After a small batch the next one gathers what comes in this time. An event that comes after
+/// a pause does not wait.
+const GATHER: Duration = Duration::from_millis(10);
 /// The relay looks again so soon after it had work, and after twice the time after each look in
 /// vain. A wake usually comes first.
 const LOOK_SOON: Duration = Duration::from_millis(50);
@@ -50,6 +55,8 @@ pub struct Relay {
     /// Shards of which a batch is under way.
     at_work: Mask,
     batches: u32,
+    /// The last batch was small: the next one is of all shards, and alone.
+    small: bool,
     floors: Floors,
     look_after: Duration,
     /// When each is due again; `None` while it is under way.
@@ -71,6 +78,7 @@ impl Relay {
             due: 0,
             at_work: 0,
             batches: 0,
+            small: true,
             floors: Floors::default(),
             look_after: LOOK_SOON,
             next_round: Some(now),
@@ -98,7 +106,7 @@ impl Relay {
 
     /// When something is due that no task and no message announces.
     pub fn next_by_time(&self) -> Instant {
-        let batch = (self.ready() != 0 && self.batches < BATCHES).then_some(self.next_batch);
+        let batch = (self.ready() != 0 && self.batches < self.at_once()).then_some(self.next_batch);
         let step = self.next_step.filter(|_| self.floors.want_to_settle());
         let times = [self.next_round, self.next_look, step, batch];
         let far = || Instant::now() + LOOK_LATE;
@@ -119,7 +127,7 @@ impl Relay {
             self.next_step = None;
             self.start_step();
         }
-        while self.batches < BATCHES && self.ready() != 0 && self.next_batch <= now {
+        while self.batches < self.at_once() && self.ready() != 0 && self.next_batch <= now {
             self.start_batch();
         }
     }
@@ -210,8 +218,8 @@ impl Relay {
     }
 
     fn start_batch(&mut self) {
-        // Half of the shards, so that the other half can be the next batch.
-        let most = self.held().count_ones().div_ceil(BATCHES) as usize;
+        // Of two, each has half of the shards.
+        let most = self.held().count_ones().div_ceil(self.at_once()) as usize;
         let shards = shards_in(self.ready()).take(most).fold(0, |mask, shard| mask | 1 << shard);
         let due = self.dues(shards);
         self.due &= !shards;
@@ -234,6 +242,10 @@ impl Relay {
         }
         let health = &self.cx.health;
         if outcome.relayed > 0 {
+            self.small = outcome.relayed < SMALL;
+            if self.small {
+                self.next_batch = now + GATHER;
+            }
             self.floors.deleted();
             self.look_after = LOOK_SOON;
             self.next_look = self.next_look.map(|at| at.min(now + LOOK_SOON));
@@ -254,6 +266,11 @@ impl Relay {
             health.back("postgres");
             health.moved();
         }
+    }
+
+    /// Batches that may be under way.
+    fn at_once(&self) -> u32 {
+        if self.small { 1 } else { BATCHES }
     }
 
     fn held(&self) -> Mask {
