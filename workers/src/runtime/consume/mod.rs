@@ -1,7 +1,8 @@
 //! The one loop that takes messages, hands them to a worker and settles them.
 //!
 //! A batch is what is there, never waited for: while others are at work, the next one fills up, which
-//! makes batches large under load and small without. While messages are in hand, the server is told
+//! makes batches large under load and small without. Beside a small one no other is begun: that
+//! would make them smaller still, and dearer for the servers. While messages are in hand, the server is told
 //! so. When a batch panics, each of its messages gets a try of its own.
 
 mod attempts;
@@ -34,7 +35,7 @@ pub use self::queues::ALONE_FROM;
 
 /// A worker that consumes.
 pub trait Handler: Send + Sync + 'static {
-    /// Batches that may be at work at once, of which one has the turn.
+    /// Batches that may be at work at once, of which one has the turn; beside a small one none.
     const AT_ONCE: usize = 1;
 
     /// What a message says. Decoded anew for every try.
@@ -44,7 +45,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Why the message can never be understood; it becomes a dead letter.
     fn decode(&self, delivery: &Delivery) -> Result<Self::Message, String>;
 
-    /// Handles a batch: one verdict a message, in the same order. The next batch is taken when
+    /// Handles a batch: one verdict a message, in the same order. The next batch may be taken when
     /// `turn` is dropped, at the end at the latest.
     fn handle(
         &self,
@@ -93,6 +94,8 @@ pub enum Source {
 
 /// Most messages in one batch.
 pub const MAX_BATCH: usize = 256;
+/// A batch of fewer is small: most of what it costs it costs for being a batch.
+const SMALL: usize = 32;
 /// Most messages of a stream in hand: two batches at work and one waiting.
 const MAX_IN_HAND: usize = 3 * MAX_BATCH;
 /// Most requests that may wait; more are refused as `busy`.
@@ -146,7 +149,9 @@ pub async fn consume<H: Handler>(
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        if at_work.len() < H::AT_ONCE
+        let small = at_work.iter().any(|work| work.deliveries.len() < SMALL);
+        let at_once = if small { 1 } else { H::AT_ONCE };
+        if at_work.len() < at_once
             && turn.is_some()
             && let Some(batch) = queues.next()
             && let Some(turn) = turn.take()
