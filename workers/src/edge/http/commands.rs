@@ -41,7 +41,7 @@ const ONE_TRY: Duration = Duration::from_millis(2500);
 /// Pause before a repetition, doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a body may take to come.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn command(
     State(edge): Shared,
@@ -123,7 +123,7 @@ fn command_headers(
 /// # Errors
 /// `413 payload_too_large`; `408 too_slow` for a body that does not come; `400 malformed` for one
 /// that breaks off.
-async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+pub(super) async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
     let too_large = || {
         let message = format!("the payload has more than {MAX_PAYLOAD} bytes");
         Refusal::new(413, "payload_too_large", message)
