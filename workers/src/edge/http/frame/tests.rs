@@ -16,7 +16,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    edge::http::commands::{BODY_WITHIN, payload},
+    edge::http::commands::{BODY_WITHIN, BODY_WITHIN_DRAIN, payload},
     runtime::http::{Filled, Serving, Slot, Told, serve},
 };
 
@@ -33,6 +33,7 @@ struct Framed {
     coming: UnboundedReceiver<()>,
     /// Lets `/v1/held` be answered.
     release: CancellationToken,
+    drain: CancellationToken,
     _filled: Filled,
 }
 
@@ -43,18 +44,19 @@ impl Framed {
         let metrics = Arc::new(Metrics::new());
         let in_hand = Arc::new(Semaphore::new(places));
         let drain = CancellationToken::new();
-        let frame = Frame { in_hand: in_hand.clone(), drain, metrics: metrics.clone() };
+        let frame =
+            Frame { in_hand: in_hand.clone(), drain: drain.clone(), metrics: metrics.clone() };
         let router = Router::new()
             .route("/v1/held", get(held))
             .route("/v1/body", post(body))
             .layer(from_fn_with_state(frame, super::frame))
-            .with_state(Reached { came, release: release.clone() });
+            .with_state(Reached { came, release: release.clone(), drain: drain.clone() });
         let slot = Slot::default();
         let filled = slot.fill(router);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let told = Told { metrics, workers: Vec::new() };
         let serving = serve(any, told, slot).await.expect("a free port");
-        Self { serving, in_hand, coming, release, _filled: filled }
+        Self { serving, in_hand, coming, release, drain, _filled: filled }
     }
 
     /// Sends a request and waits until a route has it.
@@ -76,6 +78,7 @@ impl Framed {
 struct Reached {
     came: UnboundedSender<()>,
     release: CancellationToken,
+    drain: CancellationToken,
 }
 
 async fn held(State(reached): State<Reached>) -> &'static str {
@@ -87,7 +90,7 @@ async fn held(State(reached): State<Reached>) -> &'static str {
 async fn body(State(reached): State<Reached>, request: Request) -> Result<Bytes, Problem> {
     reached.came.send(()).expect("the test waits");
     let (head, body) = request.into_parts();
-    Ok(payload(&head.headers, body).await?)
+    Ok(payload(&head.headers, body, &reached.drain).await?)
 }
 
 /// The head of an answer, in lower case, and its body, once the connection has ended.
@@ -120,6 +123,20 @@ async fn a_body_that_does_not_come_in_time_is_answered_and_ends_the_connection()
     assert!(took < BODY_WITHIN + Duration::from_secs(1), "{took:?}");
     assert!(took > BODY_WITHIN / 2, "{took:?}");
     framed.free(1).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_does_not_hold_up_a_drain() {
+    let mut framed = Framed::start(1).await;
+    let peer = framed.sent(HALF_A_BODY).await;
+    pause();
+    let started = Instant::now();
+    framed.drain.cancel();
+    framed.free(1).await;
+    let took = started.elapsed();
+    assert!(took < BODY_WITHIN_DRAIN * 2, "{took:?}");
+    assert!(took > BODY_WITHIN_DRAIN / 2, "{took:?}");
+    is_a_problem(&answer(peer).await, 408, "too_slow");
 }
 
 #[tokio::test]
