@@ -204,7 +204,7 @@ impl Client {
 }
 
 /// How long to wait after an answer that is not final: what it says, as far as there is time left.
-fn pause(told: &Value, left: Duration) -> Duration {
+pub(super) fn pause(told: &Value, left: Duration) -> Duration {
     let told = told["retry_after_ms"].as_u64().map(Duration::from_millis);
     told.unwrap_or(PAUSE).max(PAUSE).min(left)
 }

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{Client, ClientError, PAUSE, body};
+use super::{Client, ClientError, body, commands::pause};
 use crate::{
     Address, Outcome,
     header::{ETAG, IF_NONE_MATCH, MIN_VERSION, WAIT_MS},
@@ -58,25 +58,32 @@ impl Client {
                 headers.insert(IF_NONE_MATCH, Outcome::etag_of(view.version));
             }
             let reply = self.ask(subject::query_view(address), headers, Vec::new()).await;
-            let confirmed = matches!(reply, Ok((200 | 304, _)));
-            match reply {
+            let unconfirmed = match reply {
                 Ok((200, reply)) => {
                     let view = read_view(&reply)?;
                     self.learn(address, view.version, Some(view));
+                    None
                 }
-                Ok((304, _)) => {}
-                Ok((503 | 504, _)) | Err(ClientError::TimedOut(_)) => sleep(PAUSE).await,
+                Ok((304, _)) => None,
+                Ok((503 | 504, reply)) => Some(body(&reply)),
+                Err(ClientError::TimedOut(_)) => Some(Value::Null),
                 Err(error) => return Err(error),
                 Ok((status, reply)) => {
                     return Err(ClientError::Refused(status, body(&reply)));
                 }
-            }
+            };
             // Another call may have learned more while this one was under way.
-            if confirmed && let Some(view) = self.known(address).newest() {
+            if unconfirmed.is_none()
+                && let Some(view) = self.known(address).newest()
+            {
                 return Ok(view);
             }
-            if Instant::now() > until {
+            let now = Instant::now();
+            if now >= until {
                 return Err(ClientError::TimedOut(format!("the view of {address}")));
+            }
+            if let Some(told) = unconfirmed {
+                sleep(pause(&told, until - now)).await;
             }
         }
     }

@@ -105,6 +105,37 @@ async fn no_other_commands_outcome_is_taken_for_its_own_and_a_pause_is_as_long_a
         fleet.answer(&again, "200", &outcome(3, 200, None)).await;
     });
     assert_eq!(sent.unwrap().status, 200);
+
+    let address = cart(4);
+    let (view, ()) = tokio::join!(client.view(&address), async {
+        let first = views.next().await;
+        let at = Instant::now();
+        views.answer(&first, "503", &json!({"retry_after_ms": 400})).await;
+        let again = views.next().await;
+        assert!(at.elapsed() >= Duration::from_millis(400));
+        views.answer(&again, "200", &json!({"version": 1})).await;
+    });
+    assert_eq!(view.unwrap().version, 1);
+}
+
+#[tokio::test]
+async fn a_view_that_is_never_confirmed_is_given_up_when_patience_is_over() {
+    let town = Town::empty().await;
+    let client = client(&town, Duration::from_millis(300)).await;
+    let mut views = Answerer::of(&town, "q.t1.view.>").await;
+    let address = cart(1);
+    let answers = async {
+        loop {
+            let asked = views.next().await;
+            views.answer(&asked, "503", &json!({"retry_after_ms": u64::MAX})).await;
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        view = client.view(&address) => {
+            assert!(matches!(view, Err(ClientError::TimedOut(_))), "{view:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use brigade_contracts::{
 use bytes::Bytes;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
@@ -41,7 +42,9 @@ const ONE_TRY: Duration = Duration::from_millis(2500);
 /// Pause before a repetition, doubled each time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a body may take to come.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may still take once edge drains, which nobody should hold up.
+pub(super) const BODY_WITHIN_DRAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn command(
     State(edge): Shared,
@@ -64,7 +67,7 @@ pub(super) async fn command(
         _ => edge.who(&tenant, &head.headers).await?,
     };
     let headers = command_headers(&head.headers, &command_id, &who, peer)?;
-    let payload = payload(&head.headers, body).await?;
+    let payload = payload(&head.headers, body, &edge.cx.drain).await?;
     edge.cx.fail.message(&payload);
     edge.may_send(&who, rule, &address, &verb, &payload).await?;
     let subject = subject::command(Door::Request, &address, &verb);
@@ -123,7 +126,11 @@ fn command_headers(
 /// # Errors
 /// `413 payload_too_large`; `408 too_slow` for a body that does not come; `400 malformed` for one
 /// that breaks off.
-async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+pub(super) async fn payload(
+    headers: &HeaderMap,
+    body: Body,
+    drain: &CancellationToken,
+) -> Result<Bytes, Refusal> {
     let too_large = || {
         let message = format!("the payload has more than {MAX_PAYLOAD} bytes");
         Refusal::new(413, "payload_too_large", message)
@@ -132,11 +139,19 @@ async fn payload(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
     if told.is_some_and(|length: usize| length > MAX_PAYLOAD) {
         return Err(too_large());
     }
-    match timeout(BODY_WITHIN, to_bytes(body, MAX_PAYLOAD)).await {
-        Ok(Ok(payload)) => Ok(payload),
-        Ok(Err(error)) if is_limit(&error) => Err(too_large()),
-        Ok(Err(_)) => Err(Refusal::new(400, "malformed", "the body breaks off")),
-        Err(_) => Err(Refusal::new(408, "too_slow", "the body did not come in time")),
+    let drained = async {
+        drain.cancelled().await;
+        sleep(BODY_WITHIN_DRAIN).await;
+    };
+    let payload = tokio::select! {
+        payload = timeout(BODY_WITHIN, to_bytes(body, MAX_PAYLOAD)) => payload.ok(),
+        () = drained => None,
+    };
+    match payload {
+        Some(Ok(payload)) => Ok(payload),
+        Some(Err(error)) if is_limit(&error) => Err(too_large()),
+        Some(Err(_)) => Err(Refusal::new(400, "malformed", "the body breaks off")),
+        None => Err(Refusal::new(408, "too_slow", "the body did not come in time")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What all requests have in common: a number and a trace, a place among those in hand, a limit of
 //! time, counts, the headers that every answer has, and one shape for every error.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -20,14 +20,17 @@ use brigade_contracts::{
     Refusal, Token,
     header::{TRACEPARENT, is_traceparent},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::Shared;
 use crate::{
     edge::{Edge, reply::Reply},
-    runtime::http::Problem,
+    runtime::{Context, Metrics, http::Problem},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,7 +45,27 @@ const ON_EVERY_ANSWER: [(HeaderName, &str); 3] = [
     (REFERRER_POLICY, "no-referrer"),
 ];
 
-pub(super) async fn frame(State(edge): Shared, mut request: Request, next: Next) -> Response<Body> {
+/// What it needs of edge.
+#[derive(Clone)]
+pub(super) struct Frame {
+    /// Places of requests in hand.
+    in_hand: Arc<Semaphore>,
+    drain: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+impl Frame {
+    pub fn of(edge: &Edge) -> Self {
+        let Context { drain, metrics, .. } = edge.cx.clone();
+        Self { in_hand: edge.in_hand.clone(), drain, metrics }
+    }
+}
+
+pub(super) async fn frame(
+    State(frame): State<Frame>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
     let started = Instant::now();
     let id = request_id(request.headers());
     let trace = traceparent(request.headers());
@@ -52,17 +75,17 @@ pub(super) async fn frame(State(edge): Shared, mut request: Request, next: Next)
     if let Ok(trace) = trace.try_into() {
         request.headers_mut().insert(TRACEPARENT, trace);
     }
-    let mut response = answer(&edge, request, next).instrument(span.clone()).await;
+    let mut response = answer(&frame.in_hand, request, next).instrument(span.clone()).await;
     if response.status().is_client_error() || response.status().is_server_error() {
         response = told(response, &id);
     }
-    finish(response.headers_mut(), &id, edge.cx.drain.is_cancelled());
-    count(&edge, &span, &route, response.status().as_u16(), started.elapsed());
+    finish(response.headers_mut(), &id, frame.drain.is_cancelled());
+    count(&frame.metrics, &span, &route, response.status().as_u16(), started.elapsed());
     response
 }
 
-async fn answer(edge: &Edge, request: Request, next: Next) -> Response<Body> {
-    let Ok(_place) = edge.in_hand.clone().try_acquire_owned() else {
+async fn answer(in_hand: &Arc<Semaphore>, request: Request, next: Next) -> Response<Body> {
+    let Ok(_place) = in_hand.clone().try_acquire_owned() else {
         return Problem::from(Reply::busy()).into_response();
     };
     match timeout(ANSWERED_WITHIN, next.run(request)).await {
@@ -130,8 +153,7 @@ fn finish(headers: &mut HeaderMap, id: &str, draining: bool) {
     }
 }
 
-fn count(edge: &Edge, span: &tracing::Span, route: &str, status: u16, took: Duration) {
-    let metrics = &edge.cx.metrics;
+fn count(metrics: &Metrics, span: &tracing::Span, route: &str, status: u16, took: Duration) {
     metrics.http_requests.with_label_values(&[route, &status.to_string()]).inc();
     metrics.http_seconds.with_label_values(&[route]).observe(took.as_secs_f64());
     if status >= 500 {
@@ -142,34 +164,4 @@ fn count(edge: &Edge, span: &tracing::Span, route: &str, status: u16, took: Dura
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &str)| {
-            (HeaderName::from_static(name), value.parse().expect("a value"))
-        };
-        pairs.iter().map(pair).collect()
-    }
-
-    #[test]
-    fn a_number_is_taken_over_if_it_is_one() {
-        assert_eq!(request_id(&headers(&[("x-request-id", "r-1")])), "r-1");
-        assert_eq!(request_id(&headers(&[("request-id", "r-2")])), "r-2");
-        for bad in ["", "a b", "<script>", &"r".repeat(65)] {
-            assert!(Uuid::parse_str(&request_id(&headers(&[("x-request-id", bad)]))).is_ok());
-        }
-    }
-
-    #[test]
-    fn a_trace_goes_on_or_begins() {
-        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(traceparent(&headers(&[("traceparent", trace)])), trace);
-        let made = [None, Some("00-x")].map(|bad| {
-            let told: Vec<_> = bad.into_iter().map(|bad| ("traceparent", bad)).collect();
-            traceparent(&headers(&told))
-        });
-        assert!(made.iter().all(|made| is_traceparent(made)));
-        assert_ne!(made[0], made[1]);
-    }
-}
+mod tests;

@@ -29,6 +29,7 @@ use axum::{
 use brigade_contracts::Refusal;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use self::frame::Frame;
 use super::Edge;
 use crate::runtime::http::Problem;
 
@@ -57,7 +58,7 @@ pub(super) fn router(edge: &Arc<Edge>) -> Router {
     }
     let router = router
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(edge.clone(), frame::frame))
+        .layer(from_fn_with_state(Frame::of(edge), frame::frame))
         .with_state(edge.clone());
     match cors::layer(&edge.cx.http.origins) {
         Some(cors) => router.layer(cors),

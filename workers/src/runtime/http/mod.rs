@@ -18,6 +18,7 @@ use axum::{
 use brigade_contracts::Refusal;
 use tower::ServiceExt;
 
+use self::serve::Limits;
 pub use self::{
     problem::{PROBLEM_JSON, Problem},
     serve::Serving,
@@ -48,14 +49,14 @@ pub struct Api {
 /// # Errors
 /// Where the address is taken.
 pub async fn serve(address: SocketAddr, told: Told, slot: Slot) -> anyhow::Result<Serving> {
-    let listener = serve::listen(address).with_context(|| format!("cannot listen on {address}"))?;
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(|State(told): State<Told>| async move { told.metrics.render() }))
         .with_state(told)
         .fallback(move |request| serve_slot(slot.clone(), request));
-    Serving::start(listener, router)
+    Serving::start(address, Limits::default(), router)
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 async fn serve_slot(slot: Slot, request: Request) -> Result<Response, Problem> {

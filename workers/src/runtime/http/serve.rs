@@ -21,27 +21,48 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::ServiceExt;
 
-/// Connections at a time; more wait until one ends. About 10 KiB each.
-const MAX_CONNECTIONS: usize = 8192;
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 1024;
-/// A request's first line and headers; more is `431`. Four times what a command's headers take.
-const MAX_HEAD: usize = 16 * 1024;
-const MAX_HEADERS: usize = 100;
-/// A connection whose next request does not come whole within this is closed.
-const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// A connection whose other end takes nothing for so many milliseconds, though there is something
-/// for it, is closed: one that is gone without a word, or that reads no more. Elsewhere than on
-/// Linux the system decides when.
-#[cfg(target_os = "linux")]
-const STALLED_AFTER: u32 = 10_000;
-/// What the system keeps for the other end of a connection, at most, in bytes; Linux doubles it.
-/// The default grows to 4 MiB.
-const SEND_BUFFER: u32 = 128 * 1024;
 /// How long a connection may take to end once nobody answers any more.
 const END_WITHIN: Duration = Duration::from_millis(500);
 /// Pause after a connection could not be taken, for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What strangers may take up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Connections at a time; more wait until one ends. About 10 KiB each.
+    connections: usize,
+    /// Bytes of a request's first line and headers; more is `431`.
+    head: usize,
+    /// Headers of a request; more is `431`.
+    headers: usize,
+    /// A connection whose next request does not come whole within this is closed.
+    head_within: Duration,
+    /// A connection whose other end takes nothing for so many milliseconds, though there is
+    /// something for it, is closed: one that is gone without a word, or that reads no more.
+    /// Elsewhere than on Linux the system decides when.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    stalled_after: u32,
+    /// What the system keeps for the other end of a connection, at most, in bytes; Linux doubles
+    /// it.
+    send_buffer: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 8192,
+            // Four times what a command's headers take.
+            head: 16 * 1024,
+            headers: 100,
+            head_within: Duration::from_secs(30),
+            stalled_after: 10_000,
+            // The system's own grows to 4 MiB.
+            send_buffer: 128 * 1024,
+        }
+    }
+}
 
 /// A server that runs until it is stopped or dropped.
 pub struct Serving {
@@ -51,41 +72,50 @@ pub struct Serving {
 }
 
 impl Serving {
-    pub(super) fn start(listener: TcpListener, router: Router) -> anyhow::Result<Self> {
+    /// Listens on `address` (port 0: any free one) and serves.
+    ///
+    /// # Errors
+    /// Where the address is taken.
+    pub(super) fn start(address: SocketAddr, limits: Limits, router: Router) -> io::Result<Self> {
+        let listener = listen(address, limits)?;
         let address = listener.local_addr()?;
         let drain = CancellationToken::new();
-        let task = tokio::spawn(accept(listener, router, drain.clone()));
+        let task = tokio::spawn(accept(listener, limits, router, drain.clone()));
         Ok(Self { address, drain, task: AbortOnDropHandle::new(task) })
     }
 
     /// Takes no more connections, and waits until those that are there have ended: idle ones at
-    /// once, the others after the answer that they wait for.
+    /// once, the others after the answer that they wait for. What has not ended after 500 ms is
+    /// cut off.
     pub async fn stop(self) {
         self.drain.cancel();
         let _late = timeout(END_WITHIN, self.task).await;
     }
 }
 
-/// # Errors
-/// Where the address is taken.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, limits: Limits) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A process that is started again finds its address, though old connections linger on it.
     socket.set_reuseaddr(true)?;
-    // Connections have it from here.
-    socket.set_send_buffer_size(SEND_BUFFER)?;
+    // Connections have these from here.
+    socket.set_send_buffer_size(limits.send_buffer)?;
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(&socket, limits.stalled_after)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-async fn accept(listener: TcpListener, router: Router, drain: CancellationToken) {
+async fn accept(listener: TcpListener, limits: Limits, router: Router, drain: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD);
+        .header_read_timeout(limits.head_within)
+        .max_headers(limits.headers)
+        .max_buf_size(limits.head);
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Nothing that is served outlives this, however it ends.
+    let end = CancellationToken::new();
+    let _with_this = end.clone().drop_guard();
+    let places = Arc::new(Semaphore::new(limits.connections));
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await;
@@ -98,8 +128,9 @@ async fn accept(listener: TcpListener, router: Router, drain: CancellationToken)
         match accepted {
             Ok((stream, peer)) => {
                 let connection = graceful.watch(connection(&http, stream, peer, &router));
+                let end = end.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = connection.await {
+                    if let Some(Err(error)) = end.run_until_cancelled(connection).await {
                         tracing::debug!(%error, "a connection broke");
                     }
                     drop(place);
@@ -122,8 +153,6 @@ fn connection(
     router: &Router,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     let _slower_at_worst = stream.set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let _later_at_worst = rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED_AFTER);
     let router = router.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -132,3 +161,6 @@ fn connection(
     });
     http.serve_connection(TokioIo::new(stream), service)
 }
+
+#[cfg(test)]
+mod tests;
