@@ -24,7 +24,7 @@ const LIMITS: Limits = Limits {
 };
 const REQUEST: &str = "GET /quick HTTP/1.1\r\nHost: x\r\n\r\n";
 /// What the server sends of `/large`: far more than fits between two sockets.
-const LARGE: usize = 128 * 1024;
+const LARGE: usize = 256 * 1024;
 
 /// A server, what tells that `/held` was asked for, and what lets that be answered.
 fn start(limits: Limits) -> (Serving, UnboundedReceiver<()>, CancellationToken) {
@@ -200,7 +200,7 @@ async fn whoever_reads_nothing_is_cut_off_and_gives_its_place_back() {
 /// Reads for several times as long as somebody may take who reads nothing.
 #[tokio::test]
 async fn whoever_reads_slowly_is_not_cut_off() {
-    let stalled_after = 1000;
+    let stalled_after = 2000;
     let (server, ..) = start(Limits { stalled_after, ..LIMITS });
     let mut slow = Peer::connect(&server).await;
     slow.send("GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
