@@ -7,8 +7,10 @@
 //!
 //! It is woken by a ping of command-handler after each commit, and looks by itself as well: often
 //! while there is work, rarely otherwise, with one statement for all its shards. What is due at
-//! one moment, of up to half of the shards, is read, published and deleted together: the work is per
-//! batch, not per event or shard. A shard is in one batch at a time.
+//! one moment is read, published and deleted together: the work is per batch, not per event or
+//! shard. Much is relayed in two batches that take turns, each of half of the shards; little in one
+//! of all shards, and after it the next one gathers for 10 ms what comes: what a batch costs both
+//! servers it costs mostly for being one. A shard is in one batch at a time.
 //!
 //! Guarantees: every committed event comes into `EVENTS` at least once; of each aggregate the
 //! first occurrences are in the order of versions. Why, whatever dies and whoever else relays:
