@@ -1,6 +1,6 @@
 //! Commands through the request door.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use brigade::{
     command_handler::housekeeping,
@@ -9,6 +9,7 @@ use brigade::{
 use brigade_contracts::WorkerName;
 use brigade_tests::{Town, check, producer::item, until};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn s0_01_state_event_and_outcome_commit_together_before_the_answer() {
@@ -279,5 +280,26 @@ async fn what_is_decided_leaves_the_stream_and_what_is_not_stays() {
     town.run_all().await;
     let outcome = producer.request("q.t1.outcome.k5", &[("Wait-Ms", "20000")], b"").await;
     assert_eq!(outcome.unwrap().body()["status"], 201);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_held_up_holds_up_no_other() {
+    let town = Town::start().await;
+    let armed = town.fail.arm("command-handler.after_commit");
+    let mut asking = Vec::new();
+    for cart in ["c1", "c2"] {
+        let producer = town.producer().await;
+        let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
+        asking.push(tokio::spawn(async move {
+            producer.insist(&format!("k-{cart}"), &format!("cart.{cart}.open"), open).await
+        }));
+        // The first one is still there when the second one comes.
+        timeout(Duration::from_secs(30), armed.reached()).await.expect("it is decided");
+    }
+    town.fail.disarm("command-handler.after_commit");
+    for answer in asking {
+        assert_eq!(answer.await.unwrap().status, 201);
+    }
     town.finish().await;
 }

@@ -192,7 +192,7 @@ fn spawn(duty: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<(
 }
 
 impl Handler for CommandHandler {
-    /// One in its transaction, one being shown and answered.
+    /// Of large ones one in its transaction, one being shown and answered.
     const AT_ONCE: usize = 2;
     type Message = Asked;
 

@@ -1,12 +1,9 @@
 //! Shows aggregates: writes `versions` and the parts that command-handler owns, at their newest
 //! versions, so that a newer show speaks for all older ones.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use async_nats::{
-    HeaderMap,
-    jetstream::{self, context::PublishError},
-};
+use async_nats::{HeaderMap, jetstream};
 use brigade_contracts::{
     Address, Part, header,
     key::{self, Bucket, ENDED_TTL, REMOVED_TTL, Versions},
@@ -17,6 +14,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
+use tokio::time::timeout;
 
 use super::patient::{PATIENCE, Patient};
 use crate::{
@@ -24,6 +22,9 @@ use crate::{
     runtime::{Context, Metrics},
     store::{Put, Stored, WhenAbsent, postgres::bounded, states},
 };
+
+/// How long somebody who waits for an answer waits for a timer.
+const TIMERS_WITHIN: Duration = Duration::from_millis(250);
 
 /// The buckets that command-handler writes.
 pub struct Show {
@@ -47,8 +48,6 @@ impl Show {
             active_orders: Patient::open(&cx.nats, Bucket::ActiveOrders).await?,
             cart_locks: Patient::open(&cx.nats, Bucket::CartLocks).await?,
             user_state: Patient::open(&cx.nats, Bucket::UserState).await?,
-            // As long as for the buckets: a busy server may need it to store many of them, each with
-            // a flush of its own, and those that it has stored by then are set.
             timers: jetstream::ContextBuilder::new()
                 .timeout(PATIENCE)
                 .ack_timeout(PATIENCE)
@@ -93,18 +92,23 @@ impl Show {
     }
 
     /// Sets the timers of the locks that are held.
-    async fn set_timers(&self, states: &[State]) -> Vec<(usize, Stored)> {
+    async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, Stored)> {
+        // What is shown again may be much, each with a flush of its own, and those that are stored
+        // by then are set. Else somebody waits, and is not kept by a timer.
+        let within = if absent == WhenAbsent::Write { PATIENCE } else { TIMERS_WITHIN };
         let held = states.iter().enumerate().filter_map(|(at, state)| {
             state.lock().filter(|lock| lock.is_held()).map(|lock| (at, timer(lock)))
         });
         let set = held.map(|(at, (subject, headers, payload))| async move {
-            let sent = self.timers.publish_with_headers(subject, headers, payload).await;
-            let set = match sent {
-                Ok(acknowledged) => acknowledged.await.map(|_| ()),
-                Err(error) => Err(error),
+            let set =
+                async { self.timers.publish_with_headers(subject, headers, payload).await?.await };
+            let failed = |why: String| Stored::Failed(format!("a timer: {why}"));
+            let set = match timeout(within, set).await {
+                Ok(Ok(_)) => Stored::Shown,
+                Ok(Err(error)) => failed(error.to_string()),
+                Err(late) => failed(late.to_string()),
             };
-            let failed = |error: PublishError| Stored::Failed(format!("a timer: {error}"));
-            (at, set.map_or_else(failed, |()| Stored::Shown))
+            (at, set)
         });
         join_all(set).await
     }
@@ -126,7 +130,7 @@ impl Show {
             rows.put(&self.active_orders, absent),
             locks.put(&self.cart_locks, absent),
             users.put(&self.user_state, absent),
-            self.set_timers(states),
+            self.set_timers(states, absent),
         );
         for (part, puts) in [(Part::Core, &cores), (Part::Auth, &users)] {
             for (at, _) in puts.iter().filter(|(_, stored)| *stored == Stored::Shown) {

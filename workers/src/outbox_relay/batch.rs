@@ -197,7 +197,7 @@ async fn delete(sessions: &Sessions, events: &[&Event]) -> sqlx::Result<()> {
         &shards,
         &seqs,
     )
-    .execute(&sessions.pool)
+    .execute(&mut *sessions.session().await?.0)
     .await?;
     Ok(())
 }

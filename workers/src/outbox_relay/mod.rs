@@ -3,7 +3,8 @@
 //! command-handler commits an event together with a row in the **outbox**. A relay reads the rows,
 //! publishes their events, and deletes the rows that JetStream has acknowledged ([`batch`]). The
 //! outbox is cut into 16 **shards** by aggregate, so that relays share the work and the events of
-//! one aggregate stay in order. A relay **holds** the shards of its fair part ([`store::lease`](crate::store::lease)).
+//! one aggregate stay in order. A relay **holds** the shards of its fair part
+//! ([`store::lease`](crate::store::lease)).
 //!
 //! It is woken by a ping of command-handler after each commit, and looks by itself as well: often
 //! while there is work, rarely otherwise, with one statement for all its shards. What is due at

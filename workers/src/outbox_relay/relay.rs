@@ -235,6 +235,7 @@ impl Relay {
         let now = Instant::now();
         self.batches -= 1;
         self.at_work &= !shards;
+        let more = outcome.shards.iter().any(|left| left.more);
         for left in outcome.shards {
             let shard = left.shard.unsigned_abs();
             self.floors.of[usize::from(shard)].raise(left.floor);
@@ -242,9 +243,9 @@ impl Relay {
         }
         let health = &self.cx.health;
         if outcome.relayed > 0 {
-            self.small = outcome.relayed < SMALL;
+            self.small = outcome.relayed < SMALL && !more;
             if self.small {
-                self.next_batch = now + GATHER;
+                self.next_batch = self.next_batch.max(now + GATHER);
             }
             self.floors.deleted();
             self.look_after = LOOK_SOON;

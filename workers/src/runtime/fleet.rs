@@ -132,6 +132,8 @@ async fn run(
         result = task => result.context("the worker panicked")?,
         () = given_up => {
             tracing::warn!(%worker, "drained as far as possible; a server does not answer");
+            // Nobody waits for a connection any more.
+            drop(cx.postgres.close());
             return Ok(());
         }
     };

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
-use super::postgres::bounded;
+use super::postgres::{acquire, bounded};
 
 /// What one instance does alone for a while: a duty. It only saves work: whatever is done under
 /// a lease stays right when two hold it for a moment.
@@ -83,7 +83,7 @@ impl Shares {
                 LASTS.as_secs_f64(),
                 i64::from(self.count),
             )
-            .fetch_one(postgres)
+            .fetch_one(&mut *acquire(postgres).await?)
             .await?;
             // The first round ever only makes the rows; a statement does not see its own.
             if round.made == 0 {
@@ -106,7 +106,7 @@ impl Shares {
             self.group,
             member,
         )
-        .execute(postgres)
+        .execute(&mut *acquire(postgres).await?)
         .await?;
         Ok(())
     }

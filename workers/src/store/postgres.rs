@@ -15,7 +15,7 @@ const CONNECTED: Duration = Duration::from_secs(1);
 
 /// A connection of the pool, within the pool's own limit.
 ///
-/// A new one is made on a thread of its own. Its login takes 4,096 rounds of hashing, after each
+/// Unless one is idle it is awaited on a thread of its own, where a new one may be made. Its login takes 4,096 rounds of hashing, after each
 /// five of which `sqlx` lets everything else that is ready go first: among many busy tasks that is
 /// 820 turns of all of them, and takes longer than any limit. On a thread nobody is let go first.
 ///
@@ -25,12 +25,11 @@ pub async fn acquire(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
     if let Some(idle) = pool.try_acquire() {
         return Ok(idle);
     }
-    if pool.size() == pool.options().get_max_connections() {
-        // One that is in use becomes free.
-        return pool.acquire().await;
-    }
     let (pool, runtime) = (pool.clone(), Handle::current());
-    let acquired = spawn_blocking(move || runtime.block_on(pool.acquire()));
+    let acquired = spawn_blocking(move || {
+        // A pool that is closed ends it, or the thread might outlive its runtime.
+        runtime.block_on(pool.close_event().do_until(pool.acquire())).flatten()
+    });
     acquired.await.unwrap_or(Err(Error::PoolTimedOut))
 }
 
@@ -138,7 +137,15 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }));
-        acquire(&pool).await?;
+        let mut in_use = acquire(&pool).await?;
+        // Whoever waits for one that is in use may have to make another one in its place.
+        let waits = acquire(&pool);
+        let ends = async {
+            in_use.close_on_drop();
+            drop(in_use);
+        };
+        let (waited, ()) = tokio::join!(waits, ends);
+        waited?;
         drop(busy);
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! The one loop that takes messages, hands them to a worker and settles them.
 //!
-//! A batch is what is there, never waited for: while others are at work, the next one fills up, which
-//! makes batches large under load and small without. Beside a small one no other is begun: that
-//! would make them smaller still, and dearer for the servers. While messages are in hand, the server is told
-//! so. When a batch panics, each of its messages gets a try of its own.
+//! A batch is what is there, never waited for: while others are at work, the next one fills up,
+//! which makes batches large under load and small without. Beside a small one no other is begun:
+//! that would make them smaller still, and dearer for the servers. While messages are in hand, the
+//! server is told so. When a batch panics, each of its messages gets a try of its own.
 
 mod attempts;
 mod queues;
@@ -115,6 +115,13 @@ struct AtWork {
     since: Instant,
 }
 
+impl AtWork {
+    /// Whether no other is begun beside it. One that takes long is held up, and holds up nobody.
+    fn is_small(&self) -> bool {
+        self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
+    }
+}
+
 /// Consumes until the worker has drained.
 ///
 /// # Errors
@@ -149,9 +156,8 @@ pub async fn consume<H: Handler>(
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        let small = at_work.iter().any(|work| work.deliveries.len() < SMALL);
-        let at_once = if small { 1 } else { H::AT_ONCE };
-        if at_work.len() < at_once
+        if at_work.len() < H::AT_ONCE
+            && !at_work.iter().any(AtWork::is_small)
             && turn.is_some()
             && let Some(batch) = queues.next()
             && let Some(turn) = turn.take()
