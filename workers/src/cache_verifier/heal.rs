@@ -415,7 +415,7 @@ impl Heal<'_> {
             self.still_mine().await?;
             let left = sqlx::query_scalar!(
                 r#"select count(*) as "left!" from brigade.unshown
-                   where at < clock_timestamp() - interval '2 seconds'"#
+                   where at < statement_timestamp() - interval '2 seconds'"#
             )
             .fetch_one(&mut *acquire(&self.cx.postgres).await?)
             .await?;

@@ -120,16 +120,9 @@ async fn ask(nats: &Nats, subject: String, request: Value) -> anyhow::Result<Val
 async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
     loop {
         let deleted = bounded(&cx.postgres, async |connection| {
-            sqlx::query!(
-                "delete from brigade.command_inbox where ctid = any (array(
-                     select ctid from brigade.command_inbox
-                     where decided_at < clock_timestamp() - make_interval(days => $1)
-                     limit $2))",
-                days,
-                AT_ONCE,
-            )
-            .execute(&mut **connection)
-            .await
+            sqlx::query_file!("src/command_handler/forget_outcomes.sql", days, AT_ONCE)
+                .execute(&mut **connection)
+                .await
         });
         let deleted = deleted.await?.rows_affected();
         if deleted > 0 {
@@ -146,7 +139,7 @@ async fn forget_failures(cx: &Context) -> sqlx::Result<()> {
     bounded(&cx.postgres, async |connection| {
         sqlx::query!(
             "delete from brigade.login_failures
-             where at < clock_timestamp() - make_interval(secs => $1)",
+             where at < statement_timestamp() - make_interval(secs => $1)",
             WINDOW.as_secs_f64(),
         )
         .execute(&mut **connection)
@@ -159,6 +152,30 @@ async fn forget_failures(cx: &Context) -> sqlx::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::StackConfig,
+        migrate,
+        runtime::connect::postgres,
+        stack::{self, Binaries},
+    };
+
+    #[tokio::test]
+    async fn old_outcomes_are_found_without_reading_the_young_ones() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
+        let url = server.superuser_url("postgres");
+        migrate::run(&url, |_| None).await?;
+        let explain = concat!("explain ", include_str!("forget_outcomes.sql"));
+        let plan: Vec<String> = sqlx::query_scalar(explain)
+            .bind(OUTCOME_DAYS)
+            .bind(AT_ONCE)
+            .fetch_all(&postgres(&url, "test", 1)?)
+            .await?;
+        let plan = plan.join("\n");
+        assert!(plan.contains("command_inbox_decided_at_idx"), "{plan}");
+        Ok(())
+    }
 
     #[test]
     fn what_was_decided_an_hour_ago_goes() {

@@ -254,7 +254,7 @@ async fn overdue(postgres: &PgPool, round: &Round) -> sqlx::Result<Vec<Note>> {
         sqlx::query_as!(
             Note,
             "select at, tenant, aggregate, id from brigade.unshown
-             where at < clock_timestamp() - make_interval(secs => $1)
+             where at < statement_timestamp() - make_interval(secs => $1)
                and (at, tenant, aggregate, id) > ($2, $3, $4, $5)
              order by at, tenant, aggregate, id limit $6",
             OVERDUE,
