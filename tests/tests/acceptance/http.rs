@@ -182,7 +182,9 @@ async fn lists_are_revalidated_and_resumed_over_http() {
     let position = first.body()["resume"].as_str().expect("a position").to_owned();
     let since = web.get("active-orders", &[("Resume", &position)]).await;
     let changed: Vec<_> = since.body()["changes"].as_array().expect("changes").clone();
-    assert_eq!(changed.iter().map(|row| &row["order"]).collect::<Vec<_>>(), ["o2"]);
+    let changed: Vec<_> = changed.iter().map(|row| row["order"].as_str().unwrap()).collect();
+    // The first one is told again where a transaction of another database is as old as it.
+    assert!(changed == ["o2"] || changed == ["o2", "o1"] || changed == ["o1", "o2"], "{changed:?}");
     let reset = web.get("active-orders", &[("Resume", "of nobody")]).await.body();
     assert_eq!((&reset["reset"], reset["rows"].as_array().map(Vec::len)), (&json!(true), Some(2)));
     town.finish().await;

@@ -39,7 +39,7 @@ use crate::{
 /// Aggregates of a page, up to five keys each.
 const PAGE: i64 = 200;
 /// Reads under way at once: the audit leaves the server to others.
-const READS: usize = 16;
+const READS: usize = 4;
 /// Between the looks at a suspect; longer than a commit takes to be shown and projected.
 const PAUSE: Duration = Duration::from_millis(1500);
 /// Looks after the first one.
