@@ -94,7 +94,7 @@ impl Show {
     /// Sets the timers of the locks that are held.
     async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, Stored)> {
         // What is shown again may be much, each with a flush of its own, and those that are stored
-        // by then are set. Else somebody waits, and is not kept by a timer.
+        // by then are set. Else somebody waits for an answer.
         let within = if absent == WhenAbsent::Write { PATIENCE } else { TIMERS_WITHIN };
         let held = states.iter().enumerate().filter_map(|(at, state)| {
             state.lock().filter(|lock| lock.is_held()).map(|lock| (at, timer(lock)))
