@@ -344,6 +344,16 @@ impl Town {
         .await;
     }
 
+    /// Waits until a transaction waits for a row that another one holds.
+    pub async fn until_a_row_is_waited_for(&self) {
+        until("a transaction that waits for a row", || async {
+            let waiting = "select exists (select from pg_stat_activity
+                           where datname = current_database() and wait_event_type = 'Lock')";
+            sqlx::query_scalar::<_, bool>(waiting).fetch_one(&self.sql).await.ok()?.then_some(())
+        })
+        .await;
+    }
+
     /// Ends a test: the fleet comes to rest, and what must hold after every run holds.
     pub async fn finish(self) {
         self.until_idle().await;

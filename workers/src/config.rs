@@ -43,7 +43,8 @@ Environment:
 Servers of a local stack (up, demo):
   BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
   BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
-  BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)";
+  BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)
+  GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
 
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
 
@@ -265,7 +266,7 @@ impl StackConfig {
 
 /// An empty variable counts as absent: that is how a shell unsets one for a single command.
 #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
-fn set(name: &str) -> Option<OsString> {
+pub fn set(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 

@@ -7,7 +7,11 @@ use brigade::{
     runtime::{Health, Nats},
 };
 use brigade_contracts::WorkerName;
-use brigade_tests::{Town, check, producer::item, until};
+use brigade_tests::{
+    Town, check,
+    producer::{item, placed},
+    until,
+};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -300,6 +304,39 @@ async fn a_batch_that_is_held_up_holds_up_no_other() {
     town.fail.disarm("command-handler.after_commit");
     for answer in asking {
         assert_eq!(answer.await.unwrap().status, 201);
+    }
+    town.finish().await;
+}
+
+/// Two handlers meet at a row: the second one decides on what the first one committed.
+#[tokio::test]
+async fn a_command_that_waited_for_a_row_is_decided_on_what_was_committed() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.team_cart("x", "ada", &[]).await;
+    producer.done("order.x.place", placed(&[("soup", 500, 1)])).await;
+    let cases = [
+        (
+            "update brigade.carts set status = $1",
+            ["abandoned", "open"],
+            ("cart.x.add_item", item("i1", 100, 1), "cart_closed"),
+        ),
+        (
+            "update brigade.orders set status = $1",
+            ["cancelled", "placed"],
+            ("order.x.accept", json!({}), "illegal_step"),
+        ),
+    ];
+    for (change, [ended, before], (target, payload, code)) in cases {
+        let mut first = town.sql.begin().await.unwrap();
+        sqlx::query(change).bind(ended).execute(&mut *first).await.unwrap();
+        let second = producer.clone();
+        let asked = tokio::spawn(async move { second.send_as(code, target, payload).await });
+        town.until_a_row_is_waited_for().await;
+        first.commit().await.unwrap();
+        let answer = asked.await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (409, code));
+        sqlx::query(change).bind(before).execute(&town.sql).await.unwrap();
     }
     town.finish().await;
 }

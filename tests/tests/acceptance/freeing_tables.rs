@@ -60,16 +60,6 @@ async fn held(town: &Town) -> Transaction<'static, Postgres> {
     held
 }
 
-/// Waits until a command waits for the row of its table.
-async fn waits(town: &Town) {
-    until("a transaction that waits for the table", || async {
-        let waiting = "select exists (select from pg_stat_activity
-                       where datname = current_database() and wait_event_type = 'Lock')";
-        sqlx::query_scalar::<_, bool>(waiting).fetch_one(&town.sql).await.ok()?.then_some(())
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn s3_02_success_is_answered_only_after_every_effect_is_committed() {
     let town = Town::start().await;
@@ -83,7 +73,7 @@ async fn s3_02_success_is_answered_only_after_every_effect_is_committed() {
             async move { producer.insist("k", "payment.t1.record_result", captured).await },
         )
     };
-    waits(&town).await;
+    town.until_a_row_is_waited_for().await;
     assert_eq!(stands(&town, "t1").await, nothing());
     assert!(!asked.is_finished(), "nobody is told a success that is not there");
     holds.rollback().await.unwrap();

@@ -14,6 +14,7 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, VARIABLES};
@@ -62,7 +63,11 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
         }
     };
     start_log(&cli.command);
-    let runtime = match tokio::runtime::Runtime::new() {
+    let mut threads = match &cli.command {
+        Command::Run(args) if args.is_one_loop() => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = match threads.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("brigade: cannot start: {error}");

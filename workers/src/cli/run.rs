@@ -14,6 +14,14 @@ pub struct Args {
     workers: Vec<String>,
 }
 
+impl Args {
+    /// Whether one thread is best: a worker by itself is one loop, and more threads only hand its
+    /// batches to each other. More is done by more processes. edge answers many at once.
+    pub fn is_one_loop(&self) -> bool {
+        parse(&self.workers).is_ok_and(|all| all.len() == 1 && all[0] != WorkerName::Edge)
+    }
+}
+
 pub async fn run(args: Args) -> Result<ExitCode> {
     let workers = parse(&args.workers)?;
     let config = RunConfig::from_env()?;

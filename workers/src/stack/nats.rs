@@ -1,7 +1,6 @@
 //! One nats-server with JetStream, in a folder of its own: `nats-server.conf`, `nats-server.log`,
 //! `nats-server.pid` and the `jetstream` store.
 
-use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -19,6 +18,7 @@ use tokio::time::timeout;
 use super::log::Log;
 use super::port::{PortTaken, STARTS, free_port};
 use super::process::{Process, Program};
+use crate::config::set;
 
 const CONFIGURATION: &str = "nats-server.conf";
 const LOG: &str = "nats-server.log";
@@ -133,7 +133,7 @@ async fn launch(binary: &Path, dir: &Path, port: u16, name: &str) -> Result<Proc
 /// garbage: half a core for half a second with 2 million. By default that is each time the memory
 /// doubled, every 5 s under load; at five times as much it is every 25 s. Whoever set it, means it.
 fn garbage_collection() -> Vec<(String, String)> {
-    let unset = ["GOGC", "GOMEMLIMIT"].iter().all(|name| env::var_os(name).is_none());
+    let unset = ["GOGC", "GOMEMLIMIT"].iter().all(|name| set(name).is_none());
     unset.then(|| ("GOGC".to_owned(), "400".to_owned())).into_iter().collect()
 }
 

@@ -1,0 +1,250 @@
+-- The same as before, in fewer and smaller statements: what is begun for a statement costs more than
+-- its rows do. A command for a cart takes Postgres 0.12 ms instead of 0.18, for an order 0.08
+-- instead of 0.11, with all in memory.
+--
+-- What command-handler does at the start of a batch, in one round trip: locks all that its commands
+-- may come to, in the order in which everybody locks (owners, tables, carts, orders, payments; each
+-- sorted), so that nobody waits in a circle, and reads it. READ COMMITTED shows a row that was waited
+-- for as it stands after the other handler's commit; what is read besides is read in statements that
+-- begin when the locks are held. What a command comes to besides, it finds in the next batch, which
+-- names it.
+--
+-- Asked for are: the ids of the commands; aggregates, of which some (`exclusive`) need what they may
+-- change besides, which is the lock of a cart's owner and the table of an order; owners; sessions
+-- whose carts are wanted; fencing tokens; turns. A table comes with its open or latest turn and all
+-- orders of that, which are locked too: nobody places, pays or cancels one without the table's lock.
+-- Rows of any kind go out as JSON:
+--
+--   clock    the database's time
+--   outcome  a command that was decided before, and what it was decided for
+--   unshown  the aggregate of such a command, where KV may not show it yet
+--   reach    an aggregate that was locked without being asked for
+--   owner    an owner that was locked: how, and its row of cart_locks
+--   session  a session, and its open carts
+--   token    a fencing token, drawn while the owners are locked
+--   turn     a turn that was asked for, and the table that it is or was at
+--   cart, order, payment, table
+create or replace function brigade.take_batch(
+    command_tenants text[], command_ids text[],
+    tenants text[], aggregates text[], ids text[], exclusive boolean[],
+    owner_tenants text[], owners text[], owner_exclusive boolean[],
+    session_tenants text[], sessions text[],
+    fencing_tokens integer,
+    turn_tenants text[], turns text[])
+returns table (kind text, body text)
+language plpgsql as $$
+declare
+    asked integer := cardinality(ids);
+begin
+    -- By relation, as it stands now: it is looked at again when it is locked.
+    if 'payment' = any (aggregates) then
+        select tenants || coalesce(array_agg(p.tenant), '{}'),
+               aggregates || coalesce(array_agg(p.target_kind), '{}'),
+               ids || coalesce(array_agg(p.target_id), '{}'),
+               exclusive || coalesce(array_agg(true), '{}')
+        into tenants, aggregates, ids, exclusive
+        from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+        join brigade.payments p on (p.tenant, p.id) = (a.tenant, a.id)
+        where a.aggregate = 'payment';
+    end if;
+    -- The orders that carts become, or have become, by those who pay.
+    if true = any (exclusive) then
+        select tenants || coalesce(array_agg(o.tenant), '{}'),
+               aggregates || coalesce(array_agg('order'::text), '{}'),
+               ids || coalesce(array_agg(o.order_id), '{}'),
+               exclusive || coalesce(array_agg(true), '{}')
+        into tenants, aggregates, ids, exclusive
+        from (select c.tenant, c.order_id
+              from unnest(tenants, aggregates, ids, exclusive) as a (tenant, aggregate, id, pays)
+              join brigade.carts c on (c.tenant, c.id) = (a.tenant, a.id)
+              where a.aggregate = 'cart' and a.pays and c.order_id is not null
+              union
+              select p.tenant, p.order_id
+              from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+              join brigade.payments p on (p.tenant, p.id) = (a.tenant, a.id)
+              where a.aggregate = 'payment' and p.order_id is not null) o;
+    end if;
+    -- The tables of those orders, of what carts become, and of turns. Where an order or a turn is
+    -- never changes.
+    if cardinality(turns) > 0 or true = any (exclusive) then
+        select tenants || coalesce(array_agg(t.tenant), '{}'),
+               aggregates || coalesce(array_agg('table'::text), '{}'),
+               ids || coalesce(array_agg(t.table_id), '{}'),
+               exclusive || coalesce(array_agg(false), '{}')
+        into tenants, aggregates, ids, exclusive
+        from (select o.tenant, o.table_id
+              from unnest(tenants, aggregates, ids, exclusive) as a (tenant, aggregate, id, firm)
+              join brigade.orders o on (o.tenant, o.id) = (a.tenant, a.id)
+              where a.aggregate = 'order' and a.firm and o.table_id is not null
+              union
+              select p.tenant, p.table_id
+              from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+              join brigade.payments p on (p.tenant, p.id) = (a.tenant, a.id)
+              where a.aggregate = 'payment' and p.table_id is not null
+              union
+              select u.tenant, u.table_id
+              from unnest(turn_tenants, turns) as a (tenant, id)
+              join brigade.turns u on (u.tenant, u.id) = (a.tenant, a.id)) t;
+    end if;
+
+    if cardinality(owners) > 0 or 'cart' = any (aggregates) then
+        -- In the order of their numbers, of equal ones the exclusive lock first.
+        select coalesce(array_agg(o.tenant), '{}'), coalesce(array_agg(o.owner), '{}'),
+               coalesce(array_agg(o.firm), '{}')
+        into owner_tenants, owners, owner_exclusive
+        from (select s.*, case when s.firm then pg_advisory_xact_lock(s.number)
+                               else pg_advisory_xact_lock_shared(s.number) end
+              from (select u.tenant, u.owner, bool_or(u.firm) as firm,
+                           hashtextextended(u.tenant || '.' || u.owner, 0) as number
+                    from (select * from unnest(owner_tenants, owners, owner_exclusive)
+                          union all
+                          select c.tenant, c.owner, a.firm
+                          from unnest(tenants, aggregates, ids, exclusive)
+                               as a (tenant, aggregate, id, firm)
+                          join brigade.carts c on (c.tenant, c.id) = (a.tenant, a.id)
+                          where a.aggregate = 'cart') as u (tenant, owner, firm)
+                    group by u.tenant, u.owner
+                    order by number, firm desc
+                    offset 0) s
+              offset 0) o;
+    end if;
+    if cardinality(sessions) > 0 then
+        select tenants || coalesce(array_agg(c.tenant), '{}'),
+               aggregates || coalesce(array_agg('cart'::text), '{}'),
+               ids || coalesce(array_agg(c.id), '{}')
+        into tenants, aggregates, ids
+        from unnest(session_tenants, sessions) as s (tenant, session)
+        join brigade.carts c on (c.tenant, c.session) = (s.tenant, s.session)
+        where c.status = 'open';
+    end if;
+    -- The carts that are paid: the expiry of a lock is a change of its cart.
+    if cardinality(owners) > 0 then
+        select tenants || coalesce(array_agg(l.tenant), '{}'),
+               aggregates || coalesce(array_agg('cart'::text), '{}'),
+               ids || coalesce(array_agg(l.cart_id), '{}')
+        into tenants, aggregates, ids
+        from unnest(owner_tenants, owners) as o (tenant, owner)
+        join brigade.cart_locks l on (l.tenant, l.owner) = (o.tenant, o.owner)
+        where l.state = 'held';
+    end if;
+
+    if 'table' = any (aggregates) then
+        perform from (select distinct a.tenant, a.id
+                      from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+                      where a.aggregate = 'table') a
+                join brigade.tables t on (t.tenant, t.id) = (a.tenant, a.id)
+                order by t.tenant, t.id for update of t;
+        select tenants || coalesce(array_agg(o.tenant), '{}'),
+               aggregates || coalesce(array_agg('order'::text), '{}'),
+               ids || coalesce(array_agg(o.id), '{}')
+        into tenants, aggregates, ids
+        from (select distinct a.tenant, a.id
+              from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+              where a.aggregate = 'table') a
+        cross join lateral brigade.turn_at(a.tenant, a.id) u
+        join brigade.orders o on (o.tenant, o.turn_id) = (u.tenant, u.id);
+    end if;
+    if cardinality(ids) > asked then
+        return query
+            select 'reach', json_build_object(
+                'tenant', a.tenant, 'aggregate', a.aggregate, 'id', a.id)::text
+            from unnest(tenants[asked + 1:], aggregates[asked + 1:], ids[asked + 1:])
+                 as a (tenant, aggregate, id);
+        select array_agg(a.tenant), array_agg(a.aggregate), array_agg(a.id)
+        into tenants, aggregates, ids
+        from (select distinct * from unnest(tenants, aggregates, ids)) as a (tenant, aggregate, id);
+    end if;
+    -- Whoever waits for a row here gets it as it stands after the other one's commit.
+    if 'cart' = any (aggregates) then
+        return query
+            select 'cart', row_to_json(c)::text
+            from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+            join brigade.carts c on (c.tenant, c.id) = (a.tenant, a.id)
+            where a.aggregate = 'cart'
+            order by c.tenant, c.id for update of c;
+    end if;
+    if 'order' = any (aggregates) then
+        return query
+            select 'order', row_to_json(o)::text
+            from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+            join brigade.orders o on (o.tenant, o.id) = (a.tenant, a.id)
+            where a.aggregate = 'order'
+            order by o.tenant, o.id for update of o;
+    end if;
+    if 'payment' = any (aggregates) then
+        perform from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+                join brigade.payments p on (p.tenant, p.id) = (a.tenant, a.id)
+                where a.aggregate = 'payment'
+                order by p.tenant, p.id for update of p;
+    end if;
+
+    kind := 'clock';
+    body := to_json(clock_timestamp())::text;
+    return next;
+    return query
+        select 'outcome', json_build_object(
+            'tenant', i.tenant, 'command_id', i.command_id, 'subject', i.subject,
+            'payload_hash', encode(i.payload_hash, 'hex'), 'outcome', i.outcome::text)::text
+        from unnest(command_tenants, command_ids) as a (tenant, command_id)
+        join brigade.command_inbox i on (i.tenant, i.command_id) = (a.tenant, a.command_id);
+    if found then
+        return query
+            select 'unshown', json_build_object(
+                'tenant', n.tenant, 'aggregate', n.aggregate, 'id', n.id)::text
+            from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+            join brigade.unshown n
+                 on (n.tenant, n.aggregate, n.id) = (a.tenant, a.aggregate, a.id);
+    end if;
+    if cardinality(owners) > 0 then
+        return query
+            select 'owner', json_build_object(
+                'tenant', o.tenant, 'owner', o.owner, 'exclusive', o.firm,
+                'lock', case when l.tenant is not null then row_to_json(l) end)::text
+            from unnest(owner_tenants, owners, owner_exclusive) as o (tenant, owner, firm)
+            left join brigade.cart_locks l on (l.tenant, l.owner) = (o.tenant, o.owner);
+    end if;
+    if cardinality(sessions) > 0 then
+        return query
+            select 'session', json_build_object(
+                'tenant', s.tenant, 'session', s.session,
+                'carts', coalesce(json_agg(c.id) filter (where c.id is not null), '[]'))::text
+            from unnest(session_tenants, sessions) as s (tenant, session)
+            left join brigade.carts c
+                 on (c.tenant, c.session) = (s.tenant, s.session) and c.status = 'open'
+            group by s.tenant, s.session;
+    end if;
+    if fencing_tokens > 0 then
+        return query
+            select 'token', nextval('brigade.lock_token')::text
+            from generate_series(1, fencing_tokens);
+    end if;
+    if cardinality(turns) > 0 then
+        return query
+            select 'turn', json_build_object(
+                'tenant', a.tenant, 'id', a.id, 'table_id', u.table_id)::text
+            from unnest(turn_tenants, turns) as a (tenant, id)
+            left join brigade.turns u on (u.tenant, u.id) = (a.tenant, a.id);
+    end if;
+    if 'table' = any (aggregates) then
+        return query
+            select 'table', json_build_object(
+                'table', row_to_json(t), 'turn', case when u.id is not null then row_to_json(u) end,
+                'orders', (
+                    select coalesce(json_agg(o.id), '[]') from brigade.orders o
+                    where (o.tenant, o.turn_id) = (u.tenant, u.id)))::text
+            from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+            join brigade.tables t on (t.tenant, t.id) = (a.tenant, a.id)
+            left join lateral brigade.turn_at(t.tenant, t.id) u on true
+            where a.aggregate = 'table';
+    end if;
+    if 'payment' = any (aggregates) then
+        return query
+            select 'payment', json_build_object('payment', row_to_json(p), 'tasks', (
+                select coalesce(json_agg(row_to_json(t) order by length(t.id), t.id), '[]')
+                from brigade.refund_tasks t
+                where (t.tenant, t.payment_id) = (p.tenant, p.id)))::text
+            from unnest(tenants, aggregates, ids) as a (tenant, aggregate, id)
+            join brigade.payments p on (p.tenant, p.id) = (a.tenant, a.id)
+            where a.aggregate = 'payment';
+    end if;
+end $$;
