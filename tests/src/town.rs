@@ -344,11 +344,12 @@ impl Town {
         .await;
     }
 
-    /// Waits until a transaction waits for a row that another one holds.
+    /// Waits until a batch waits for a row that another transaction holds.
     pub async fn until_a_row_is_waited_for(&self) {
-        until("a transaction that waits for a row", || async {
+        until("a batch that waits for a row", || async {
             let waiting = "select exists (select from pg_stat_activity
-                           where datname = current_database() and wait_event_type = 'Lock')";
+                           where datname = current_database() and query like '%take_batch%'
+                           and wait_event in ('transactionid', 'tuple'))";
             sqlx::query_scalar::<_, bool>(waiting).fetch_one(&self.sql).await.ok()?.then_some(())
         })
         .await;

@@ -340,3 +340,49 @@ async fn a_command_that_waited_for_a_row_is_decided_on_what_was_committed() {
     }
     town.finish().await;
 }
+
+/// The one that is met there may have made others besides: an outcome is never found without them.
+#[tokio::test]
+async fn a_batch_that_waited_for_a_row_finds_what_was_made_meanwhile() {
+    let town = Town::start().await;
+    town.producer().await.team_cart("x", "ada", &[]).await;
+    let mut first = town.sql.begin().await.unwrap();
+    sqlx::raw_sql(
+        "update brigade.carts set status = status where id = 'x';
+         insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner,
+                                    status, currency, members, items)
+         select tenant, 'y', version, updated_at, parts, parts_at, kind, owner, status, currency,
+                members, items
+         from brigade.carts where id = 'x';
+         insert into brigade.command_inbox
+         select (jsonb_populate_record(i, '{\"command_id\": \"made\"}')).*
+         from brigade.command_inbox i",
+    )
+    .execute(&mut *first)
+    .await
+    .unwrap();
+    let sql = town.sql.clone();
+    let second = tokio::spawn(async move {
+        sqlx::query_scalar::<_, String>(
+            "select kind from brigade.take_batch(
+                 '{t1}', '{made}', '{t1,t1}', '{cart,cart}', '{x,y}', '{f,f}', '{}', '{}', '{}',
+                 '{}', '{}', 0, '{}', '{}')",
+        )
+        .fetch_all(&sql)
+        .await
+        .unwrap()
+    });
+    town.until_a_row_is_waited_for().await;
+    first.commit().await.unwrap();
+    let kinds = second.await.unwrap();
+    let count = |kind: &str| kinds.iter().filter(|found| *found == kind).count();
+    assert_eq!((count("outcome"), count("cart")), (1, 2), "{kinds:?}");
+    sqlx::raw_sql(
+        "delete from brigade.carts where id = 'y';
+         delete from brigade.command_inbox where command_id = 'made'",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    town.finish().await;
+}
