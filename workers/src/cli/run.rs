@@ -47,3 +47,21 @@ pub fn parse(names: &[String]) -> Result<Vec<WorkerName>> {
     }
     Ok(workers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_is_for_one_worker_that_is_not_edge() {
+        let is_one_loop = |names: &[&str]| {
+            Args { workers: names.iter().map(|&name| name.to_owned()).collect() }.is_one_loop()
+        };
+        assert!(is_one_loop(&["command-handler"]));
+        assert!(is_one_loop(&["outbox-relay", "outbox-relay"]));
+        for names in [&["edge"][..], &["all"], &["outbox-relay", "edge"], &["no-such-worker"], &[]]
+        {
+            assert!(!is_one_loop(names), "{names:?}");
+        }
+    }
+}

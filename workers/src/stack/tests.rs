@@ -76,6 +76,19 @@ async fn nats_says_that_a_named_port_is_taken() -> Result<()> {
     Ok(())
 }
 
+/// Linux alone shows another process's environment.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nats_is_told_when_to_collect_garbage() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = nats(dir.path(), 0).await?;
+    let environment = fs::read(format!("/proc/{}/environ", server.pid()))?;
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let set = |name: &str| environment.split('\0').any(|variable| variable.starts_with(name));
+    assert!(set("GOGC=") || set("GOMEMLIMIT="), "{environment}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_wrong_configuration_is_quoted_from_the_log() -> Result<()> {
     let dir = tempfile::tempdir()?;
