@@ -1,4 +1,5 @@
 use brigade_contracts::key::{self, Bucket};
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,7 +15,14 @@ pub(super) const MAX_TRIES: u32 = 5;
 /// such a message did nothing wrong.
 pub(super) struct Attempts {
     kv: Kv,
+    /// Tries that are noted, or perhaps noted, although this process outlived them without a fault of
+    /// the message, by the note's key: a server that dies takes acknowledgements along, and is not
+    /// there to have a try taken back. They are taken off when the next try is noted.
+    outlived: Cache<String, u32>,
 }
+
+/// Most messages whose tries are remembered as outlived.
+const REMEMBERED: u64 = 10_000;
 
 #[derive(Serialize, Deserialize)]
 struct Note {
@@ -27,7 +35,8 @@ struct Note {
 
 impl Attempts {
     pub(super) async fn open(cx: &Context) -> anyhow::Result<Self> {
-        Ok(Self { kv: Kv::open(&cx.nats, Bucket::Attempts).await? })
+        let kv = Kv::open(&cx.nats, Bucket::Attempts).await?;
+        Ok(Self { kv, outlived: Cache::new(REMEMBERED) })
     }
 
     /// Notes that a try begins. Returns its number, from 1; above [`MAX_TRIES`] it may not begin.
@@ -35,13 +44,38 @@ impl Attempts {
     /// # Errors
     /// Where the note cannot be written: then nothing may begin either.
     pub(super) async fn begin(&self, cx: &Context, delivery: &Delivery) -> anyhow::Result<u32> {
-        self.add(cx, delivery, |tries| tries.saturating_add(1)).await
+        let key = Self::key(cx, delivery);
+        let outlived = key.as_ref().and_then(|key| self.outlived.remove(key)).unwrap_or(0);
+        let begun = self.add(cx, delivery, |tries| tries.saturating_sub(outlived) + 1).await;
+        if let (Err(_), Some(key)) = (&begun, key) {
+            // It may be noted all the same.
+            self.outlived.insert(key, outlived + 1);
+        }
+        begun
+    }
+
+    /// Whatever comes of the acknowledgement: the try did not fail.
+    pub(super) fn outlive(&self, cx: &Context, delivery: &Delivery) {
+        if let Some(key) = Self::key(cx, delivery) {
+            let outlived = self.outlived.get(&key).unwrap_or(0);
+            self.outlived.insert(key, outlived + 1);
+        }
     }
 
     /// Takes a try back that ended because a dependency was away.
     pub(super) async fn take_back(&self, cx: &Context, delivery: &Delivery) {
         if let Err(error) = self.add(cx, delivery, |tries| tries.saturating_sub(1)).await {
-            tracing::warn!(worker = %cx.worker, %error, "a try counts that should not");
+            tracing::debug!(worker = %cx.worker, %error, "a try is taken back later");
+            self.outlive(cx, delivery);
+        }
+    }
+
+    fn key(cx: &Context, delivery: &Delivery) -> Option<String> {
+        match &delivery.origin {
+            Origin::Stored { stream, sequence, .. } => {
+                Some(key::attempts(cx.worker, stream, *sequence))
+            }
+            Origin::Request => None,
         }
     }
 
@@ -49,7 +83,7 @@ impl Attempts {
         &self,
         cx: &Context,
         delivery: &Delivery,
-        change: fn(u32) -> u32,
+        change: impl Fn(u32) -> u32,
     ) -> anyhow::Result<u32> {
         let Origin::Stored { stream, sequence, stored_at, .. } = &delivery.origin else {
             return Ok(1);

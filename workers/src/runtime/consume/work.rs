@@ -87,6 +87,10 @@ async fn work_counted<H: Handler>(
             attempts.take_back(cx, delivery).await;
             Verdict::Away(why)
         }
+        Verdict::Done => {
+            attempts.outlive(cx, delivery);
+            Verdict::Done
+        }
         Verdict::Retry(why) if number >= MAX_TRIES => {
             // One that panics here was certainly not done.
             match AssertUnwindSafe(handler.is_done(delivery)).catch_unwind().await {
