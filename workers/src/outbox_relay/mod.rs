@@ -31,7 +31,7 @@ mod publish;
 mod relay;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use brigade_contracts::{Address, subject};
 use futures::StreamExt;

@@ -1,6 +1,6 @@
 //! A relay between real servers.
 
-mod stand;
+pub mod stand;
 
 use std::time::Instant;
 

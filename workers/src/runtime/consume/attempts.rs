@@ -44,19 +44,24 @@ impl Attempts {
     /// # Errors
     /// Where the note cannot be written: then nothing may begin either.
     pub(super) async fn begin(&self, cx: &Context, delivery: &Delivery) -> anyhow::Result<u32> {
-        let key = Self::key(cx, delivery);
-        let outlived = key.as_ref().and_then(|key| self.outlived.remove(key)).unwrap_or(0);
-        let begun = self.add(cx, delivery, |tries| tries.saturating_sub(outlived) + 1).await;
-        if let (Err(_), Some(key)) = (&begun, key) {
-            // It may be noted all the same.
+        let Some(key) = key(cx, delivery) else { return Ok(1) };
+        let note = self.read(&key, delivery).await?;
+        let outlived = self.outlived.remove(&key).unwrap_or(0);
+        let number = note.tries.saturating_sub(outlived) + 1;
+        if number > MAX_TRIES {
+            return Ok(number);
+        }
+        let noted = self.write(&key, Note { tries: number, ..note }).await;
+        if noted.is_err() {
+            // It may stand there all the same.
             self.outlived.insert(key, outlived + 1);
         }
-        begun
+        noted.map(|()| number)
     }
 
     /// Whatever comes of the acknowledgement: the try did not fail.
     pub(super) fn outlive(&self, cx: &Context, delivery: &Delivery) {
-        if let Some(key) = Self::key(cx, delivery) {
+        if let Some(key) = key(cx, delivery) {
             let outlived = self.outlived.get(&key).unwrap_or(0);
             self.outlived.insert(key, outlived + 1);
         }
@@ -64,44 +69,105 @@ impl Attempts {
 
     /// Takes a try back that ended because a dependency was away.
     pub(super) async fn take_back(&self, cx: &Context, delivery: &Delivery) {
-        if let Err(error) = self.add(cx, delivery, |tries| tries.saturating_sub(1)).await {
+        let Some(key) = key(cx, delivery) else { return };
+        let taken_back = async {
+            let note = self.read(&key, delivery).await?;
+            self.write(&key, Note { tries: note.tries.saturating_sub(1), ..note }).await
+        };
+        if let Err(error) = taken_back.await {
             tracing::debug!(worker = %cx.worker, %error, "a try is taken back later");
             self.outlive(cx, delivery);
         }
     }
 
-    fn key(cx: &Context, delivery: &Delivery) -> Option<String> {
-        match &delivery.origin {
-            Origin::Stored { stream, sequence, .. } => {
-                Some(key::attempts(cx.worker, stream, *sequence))
-            }
-            Origin::Request => None,
-        }
-    }
-
-    async fn add(
-        &self,
-        cx: &Context,
-        delivery: &Delivery,
-        change: impl Fn(u32) -> u32,
-    ) -> anyhow::Result<u32> {
-        let Origin::Stored { stream, sequence, stored_at, .. } = &delivery.origin else {
-            return Ok(1);
+    async fn read(&self, key: &str, delivery: &Delivery) -> anyhow::Result<Note> {
+        let stored_at = match &delivery.origin {
+            Origin::Stored { stored_at, .. } => *stored_at,
+            Origin::Request => 0,
         };
-        let key = key::attempts(cx.worker, stream, *sequence);
-        let found = self.kv.get(&key).await?;
+        let found = self.kv.get(key).await?;
         let note = found.and_then(|entry| serde_json::from_slice::<Note>(&entry.value).ok());
         let version = note.as_ref().map_or(0, |note| note.version);
-        let tries = note.filter(|note| note.stored_at == *stored_at).map_or(0, |note| note.tries);
-        let note = Note { version: version + 1, tries: change(tries), stored_at: *stored_at };
-        if note.tries > MAX_TRIES {
-            return Ok(note.tries);
-        }
+        let tries = note.filter(|note| note.stored_at == stored_at).map_or(0, |note| note.tries);
+        Ok(Note { version, tries, stored_at })
+    }
+
+    async fn write(&self, key: &str, note: Note) -> anyhow::Result<()> {
+        let note = Note { version: note.version + 1, ..note };
         let value = serde_json::to_vec(&note)?.into();
-        let put = Put { key, version: note.version, value, ttl: None };
+        let put = Put { key: key.to_owned(), version: note.version, value, ttl: None };
         match self.kv.put(&[put], WhenAbsent::Write).await.pop() {
-            Some(Stored::Shown) => Ok(note.tries),
+            Some(Stored::Shown) => Ok(()),
             other => anyhow::bail!("attempts: {other:?}"),
         }
+    }
+}
+
+/// Requests have none.
+fn key(cx: &Context, delivery: &Delivery) -> Option<String> {
+    match &delivery.origin {
+        Origin::Stored { stream, sequence, .. } => {
+            Some(key::attempts(cx.worker, stream, *sequence))
+        }
+        Origin::Request => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use anyhow::Result;
+
+    use super::*;
+    use crate::{
+        outbox_relay::tests::stand::{Stand, eventually},
+        runtime::Nats,
+    };
+
+    fn delivery() -> Delivery {
+        let message = async_nats::Message {
+            subject: "s".into(),
+            reply: None,
+            payload: bytes::Bytes::new(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        };
+        let origin =
+            Origin::Stored { stream: "S".into(), sequence: 1, deliveries: 3, stored_at: 7 };
+        Delivery { origin, ..Delivery::request(message, 0) }
+    }
+
+    #[tokio::test]
+    async fn only_a_try_that_failed_counts_though_nats_ends_in_each() -> Result<()> {
+        let mut stand = Stand::start().await?;
+        let mut cx = stand.context().await?;
+        let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
+        cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;
+        let (attempts, delivery) = (Attempts::open(&cx).await?, delivery());
+        let begun = async || {
+            let number = Cell::new(0);
+            eventually("a noted try", async || {
+                number.set(attempts.begin(&cx, &delivery).await?);
+                Ok(true)
+            })
+            .await?;
+            anyhow::Ok(number.get())
+        };
+        for _ in 0..=MAX_TRIES {
+            assert_eq!(begun().await?, 1);
+            stand.nats.stop().await;
+            attempts.take_back(&cx, &delivery).await;
+            stand.nats.restart().await?;
+            assert_eq!(begun().await?, 1);
+            // It was done; its acknowledgement is lost.
+            attempts.outlive(&cx, &delivery);
+        }
+        for failed in 1..=MAX_TRIES + 1 {
+            assert_eq!(begun().await?, failed);
+        }
+        Ok(())
     }
 }
