@@ -99,6 +99,19 @@ impl Part {
 /// The version of the last change that touched each part.
 pub type PartVersions = BTreeMap<Part, u64>;
 
+/// Events and their way out are cut into this many shards.
+pub const SHARDS: u8 = 16;
+
+/// The shard of an aggregate: FNV-1a over its address, which must never change, since rows of the
+/// outbox and subjects of events carry it.
+#[must_use]
+pub fn shard_of(address: &Address) -> u8 {
+    let hash = address.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash % u64::from(SHARDS)) as u8
+}
+
 /// Which aggregate: its tenant, its kind and its id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {

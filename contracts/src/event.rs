@@ -157,7 +157,7 @@ pub const ALL: &[Kind] = &[
 pub fn filters_carrying(part: Part) -> impl Iterator<Item = String> {
     ALL.iter()
         .filter(move |kind| kind.carries(part))
-        .map(|kind| format!("evt.*.{}.*.{}", kind.aggregate, kind.name))
+        .map(|kind| subject::events(kind.aggregate, kind.name))
 }
 
 /// The payload of an event.
@@ -247,7 +247,7 @@ mod tests {
             command_id: token("k1"),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         };
-        assert_eq!(envelope.subject(), "evt.t1.cart.c1.item_added");
+        assert_eq!(envelope.subject(), "evt.t1.cart.item_added.00");
         let text = |envelope: &Envelope| {
             envelope.headers().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>()
         };

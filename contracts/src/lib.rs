@@ -37,7 +37,7 @@ pub mod topology;
 pub mod user;
 pub mod worker;
 
-pub use aggregate::{Address, Aggregate, Part, PartVersions};
+pub use aggregate::{Address, Aggregate, Part, PartVersions, SHARDS, shard_of};
 pub use command::{Body, Command, Door};
 pub use email::Email;
 pub use etag::IfNoneMatch;

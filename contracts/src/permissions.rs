@@ -121,7 +121,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .serves([REQUESTS])
             .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
             .consumes("COMMANDS")
-            .publish(["$JS.API.STREAM.PURGE.COMMANDS"])
+            .publish(["INFO", "PURGE"].map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")))
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
             .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
@@ -244,6 +244,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE outbox", "INSERT"),
             ("TABLE unshown", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE dead_letter_actions", "SELECT, DELETE"),
+            ("TABLE dead_letters", "INSERT"),
             ("SEQUENCE events_seq_seq", "USAGE"),
             ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
             ("SEQUENCE lock_token", "USAGE"),
@@ -252,16 +254,22 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE events", "SELECT"),
             ("TABLE outbox", "SELECT, DELETE"),
+            ("TABLE dead_letters", "INSERT"),
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
-        WorkerName::PaymentProjector | WorkerName::UserStateProjector => &[],
+        // What the stream of dead letters does not take, whoever consumes puts there.
+        WorkerName::PaymentProjector | WorkerName::UserStateProjector => {
+            &[("TABLE dead_letters", "INSERT")]
+        }
         // It may not write anything: two that find the same do no harm, so it has no lease either.
         WorkerName::TableStatusReconciler => {
             &[("TABLE tables", "SELECT"), ("TABLE turns", "SELECT"), ("TABLE orders", "SELECT")]
         }
-        WorkerName::CartLockExpiry => {
-            &[("TABLE cart_locks", "SELECT"), ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE")]
-        }
+        WorkerName::CartLockExpiry => &[
+            ("TABLE cart_locks", "SELECT"),
+            ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE dead_letters", "INSERT"),
+        ],
         WorkerName::CacheVerifier => &[
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
@@ -278,6 +286,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE unshown", "SELECT, INSERT, UPDATE"),
             ("TABLE stream_marks", "SELECT, INSERT, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE dead_letters", "INSERT"),
             ("SEQUENCE events_seq_seq", "USAGE"),
         ],
         WorkerName::Edge => &[

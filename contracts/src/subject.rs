@@ -11,7 +11,7 @@
 //! q.<tenant>.lock_history.<owner>
 //! q.<tenant>.user.<id>.validate
 //! q.<tenant>.user.<id>.state
-//! evt.<tenant>.<aggregate>.<id>.<event>     events (stream EVENTS)
+//! evt.<tenant>.<aggregate>.<event>.<shard>  events (stream EVENTS)
 //! live.<bucket>.<key>                       republished KV writes
 //! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
 //! due.lock.<tenant>.<cart>.<token>          those that have passed (stream TIMERS)
@@ -19,8 +19,12 @@
 //! outbox.wake                               "there is work in these shards" (core)
 //! outbox.relays                             "shards change hands" (core)
 //! ```
+//!
+//! The id of an event's aggregate stands in its header `ce-subject`, and in its subject only the shard
+//! of the aggregate, `00` to `15`: the server keeps an entry in memory for each distinct subject.
+//! Whoever takes whole shards gets the events of each aggregate in order.
 
-use crate::{Address, Aggregate, Door, Token, WorkerName};
+use crate::{Address, Aggregate, Door, SHARDS, Token, WorkerName, shard_of};
 
 /// All requests of all tenants.
 pub const REQUESTS: &str = "req.>";
@@ -56,7 +60,7 @@ pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
 pub const RECONCILE: &str = "req.*.table.*.reconcile";
 /// The events after which a table may be another than its turn says.
 pub const TABLES_MAY_CHANGE: [&str; 4] =
-    ["evt.*.table.*.*", "evt.*.order.*.placed", "evt.*.order.*.paid", "evt.*.order.*.cancelled"];
+    ["evt.*.table.*.*", "evt.*.order.placed.*", "evt.*.order.paid.*", "evt.*.order.cancelled.*"];
 
 /// What cache-verifier sends, for every tenant and user.
 pub const REBUILD_USER_CACHE: &str = "req.*.user.*.rebuild_cache";
@@ -252,18 +256,33 @@ pub fn parse_lock_due(subject: &str) -> Option<(Address, i64)> {
 
 #[must_use]
 pub fn event(address: &Address, event: &Token) -> String {
-    format!("evt.{address}.{event}")
+    let Address { tenant, aggregate, .. } = address;
+    format!("evt.{tenant}.{aggregate}.{event}.{:02}", shard_of(address))
 }
 
-/// Address and bare name of an `evt.<tenant>.<aggregate>.<id>.<event>`.
+/// All events of a kind: those of all tenants and shards.
 #[must_use]
-pub fn parse_event(subject: &str) -> Option<(Address, Token)> {
-    let [evt, tenant, aggregate, id, event] = split(subject)?;
+pub fn events(aggregate: Aggregate, event: &str) -> String {
+    format!("evt.*.{aggregate}.{event}.*")
+}
+
+/// Address and bare name of an `evt.<tenant>.<aggregate>.<event>.<shard>` with this `ce-subject`.
+///
+/// Also of an `evt.<tenant>.<aggregate>.<id>.<event>`, as subjects were before: such messages may
+/// still stand in the stream or among the dead letters. No event is named like a shard.
+#[must_use]
+pub fn parse_event(subject: &str, ce_subject: Option<&str>) -> Option<(Address, Token)> {
+    let [evt, tenant, aggregate, fourth, last] = split(subject)?;
     if evt != "evt" {
         return None;
     }
+    let (id, event) = if is_shard(last) { (ce_subject?, fourth) } else { (fourth, last) };
     let address = Address::new(tenant, Aggregate::parse(aggregate)?, id).ok()?;
     Some((address, Token::new(event).ok()?))
+}
+
+fn is_shard(token: &str) -> bool {
+    token.len() == 2 && token.parse().is_ok_and(|shard: u8| shard < SHARDS)
 }
 
 /// Where a dead letter goes: the original subject behind `dlq.<worker>.`, or
@@ -334,7 +353,10 @@ mod tests {
             prop_assert_eq!(parse_query_user_state(&query_user_state(&user)), Some(user));
             let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
             prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
-            prop_assert_eq!(parse_event(&event(&address, &word)), Some((address.clone(), word)));
+            let published = event(&address, &word);
+            let id = address.id.as_str();
+            prop_assert_eq!(parse_event(&published, None), None);
+            prop_assert_eq!(parse_event(&published, Some(id)), Some((address.clone(), word)));
         }
 
         #[test]
@@ -346,10 +368,23 @@ mod tests {
         #[test]
         fn parsers_bear_anything(subject in "\\PC{0,80}") {
             let _ = (parse_command(&subject), parse_query_view(&subject));
-            let _ = (parse_query_outcome(&subject), parse_event(&subject));
+            let _ = (parse_query_outcome(&subject), parse_event(&subject, Some(&subject)));
             let _ = (parse_query_active_orders(&subject), parse_query_lock(&subject));
             let _ = (parse_query_lock_history(&subject), parse_lock_due(&subject));
             let _ = (parse_query_user_validate(&subject), parse_query_user_state(&subject));
+        }
+    }
+
+    #[test]
+    fn an_event_of_the_former_shape_is_still_read() {
+        let read = |subject| parse_event(subject, Some("07"));
+        let cart = |id| Address::new("t", Aggregate::Cart, id).unwrap();
+        let opened = Token::new("opened").unwrap();
+        assert_eq!(read("evt.t.cart.07.opened"), Some((cart("07"), opened.clone())));
+        assert_eq!(read("evt.t.cart.opened.opened"), Some((cart("opened"), opened.clone())));
+        assert_eq!(read("evt.t.cart.opened.07"), Some((cart("07"), opened)));
+        for kind in crate::event::ALL {
+            assert!(!is_shard(kind.name));
         }
     }
 
@@ -358,7 +393,8 @@ mod tests {
         for bad in ["", "req", "req.t.cart.c1", "req.t.cart.c1.open.x", "evt.t.cart.c1.open"] {
             assert_eq!(parse_command(bad), None, "{bad}");
         }
-        assert_eq!(parse_event("evt.t.basket.c1.opened"), None);
+        assert_eq!(parse_event("evt.t.basket.opened.07", Some("c1")), None);
+        assert_eq!(parse_event("evt.t.cart.opened.07", Some("c.1")), None);
         assert_eq!(parse_query_view("q.t.view.cart.c1.x"), None);
         assert_eq!(parse_query_active_orders("q.t.active_orders.x"), None);
         assert_eq!(parse_query_lock("q.t.lock.ada.x"), None);

@@ -65,7 +65,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::{Part, event, key::Bucket};
+    use crate::{Part, event, key::Bucket, subject};
 
     #[test]
     fn every_bucket_is_declared_with_leader_reads() {
@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn the_verifier_hears_of_every_event_that_touches_a_session() {
         let touching = event::ALL.iter().filter(|kind| kind.touches.contains(&Part::Auth));
-        let touching: Vec<_> = touching.map(|kind| format!("evt.*.user.*.{}", kind.name)).collect();
+        let touching: Vec<_> =
+            touching.map(|kind| subject::events(kind.aggregate, kind.name)).collect();
         assert_eq!(filters_of("cache-verifier"), touching);
     }
 }

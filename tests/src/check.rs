@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use async_nats::jetstream;
-use brigade_contracts::topology::Topology;
+use brigade_contracts::{Address, Token, subject, topology::Topology};
 use futures::StreamExt;
 use serde_json::Value;
 use sqlx::Row;
@@ -67,10 +67,9 @@ async fn versions_have_no_gap(town: &Town) {
 pub async fn events_are_in_the_stream_in_order(town: &Town) {
     let mut last: HashMap<String, u64> = HashMap::new();
     let mut seen = 0;
-    for (subject, version) in events_in_stream(town).await {
-        let aggregate = subject.rsplit_once('.').expect("tokens").0.to_owned();
-        let last = last.entry(aggregate).or_default();
-        assert!(version <= *last + 1, "{subject} came at {version} after {last}");
+    for (address, name, version) in events_in_stream(town).await {
+        let last = last.entry(address.to_string()).or_default();
+        assert!(version <= *last + 1, "{address}.{name} came at {version} after {last}");
         if version == *last + 1 {
             *last = version;
             seen += 1;
@@ -89,7 +88,7 @@ pub async fn events_are_in_the_stream_in_order(town: &Town) {
 /// Where one is not.
 pub async fn events_are_in_the_stream_at_least_once(town: &Town) {
     let stored: Vec<String> = sqlx::query_scalar(
-        "select format('evt.%s.%s.%s.%s@%s', tenant, aggregate, id, type, version)
+        "select format('%s.%s.%s.%s@%s', tenant, aggregate, id, type, version)
          from brigade.events",
     )
     .fetch_all(&town.sql)
@@ -98,20 +97,26 @@ pub async fn events_are_in_the_stream_at_least_once(town: &Town) {
     let found: HashSet<String> = events_in_stream(town)
         .await
         .into_iter()
-        .map(|(subject, version)| format!("{subject}@{version}"))
+        .map(|(address, name, version)| format!("{address}.{name}@{version}"))
         .collect();
     let lost: Vec<_> = stored.iter().filter(|event| !found.contains(*event)).collect();
     assert!(lost.is_empty(), "{} of {} events are lost: {lost:?}", lost.len(), stored.len());
 }
 
-/// Subject and version of everything in `EVENTS`, in order.
-pub async fn events_in_stream(town: &Town) -> Vec<(String, u64)> {
-    let subject_and_version = |message: async_nats::Message| {
-        let version = message.headers.as_ref().and_then(|h| h.get("Aggregate-Version"));
-        let version = version.expect("Aggregate-Version").as_str().parse().expect("a number");
-        (message.subject.to_string(), version)
+/// Address, name and version of everything in `EVENTS`, in order.
+///
+/// # Panics
+/// Where something is no event.
+pub async fn events_in_stream(town: &Town) -> Vec<(Address, Token, u64)> {
+    let read = |message: async_nats::Message| {
+        let headers = message.headers.as_ref().expect("headers");
+        let header = |name: &str| headers.get(name).map(|value| value.as_str());
+        let version = header("Aggregate-Version").expect("a version").parse().expect("a number");
+        let (address, name) =
+            subject::parse_event(&message.subject, header("ce-subject")).expect("an event");
+        (address, name, version)
     };
-    raw_events(town).await.into_iter().map(subject_and_version).collect()
+    raw_events(town).await.into_iter().map(read).collect()
 }
 
 /// Everything in `EVENTS`, in order.

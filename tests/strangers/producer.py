@@ -261,7 +261,7 @@ async def permissions(shop, watcher):
     await shop.refused("a query of another tenant", ask(shop, f"q.{OTHER}.view.cart.{CART}"))
     for api in ("STREAM.NAMES", "STREAM.MSG.GET.KV_views", "STREAM.PURGE.COMMANDS"):
         await shop.refused(f"$JS.API.{api}", ask(shop, f"$JS.API.{api}"))
-    for subject in (f"$KV.views.{TENANT}.cart.{CART}.core", f"evt.{TENANT}.cart.{CART}.opened"):
+    for subject in (f"$KV.views.{TENANT}.cart.{CART}.core", f"evt.{TENANT}.cart.opened.00"):
         await shop.refused(f"a write to {subject.split('.')[0]}", ask(shop, subject))
     for subject in (f"live.*.{OTHER}.>", f"outcome.{OTHER}.>", "_INBOX.>", f"cmd.{TENANT}.>"):
         listening = await shop.nc.subscribe(subject)

@@ -86,7 +86,8 @@ impl Handler for Projector {
 
     fn decode(&self, delivery: &Delivery) -> Result<Message, String> {
         let (address, _) =
-            subject::parse_event(delivery.subject()).ok_or("not an event's subject")?;
+            subject::parse_event(delivery.subject(), delivery.header(header::CE_SUBJECT))
+                .ok_or("not an event's subject and ce-subject")?;
         let payload: brigade_contracts::event::Payload =
             serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
         let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);

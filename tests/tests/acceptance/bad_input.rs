@@ -473,7 +473,10 @@ async fn events_that_nobody_committed_and_later_schemas_harm_nothing() {
         json!({"data": {}}),
         json!([]),
     ] {
-        let sent = relay.publish("evt.t1.cart.c1.opened", payload.to_string().into()).await;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("ce-subject", "c1");
+        let payload = payload.to_string().into();
+        let sent = relay.publish_with_headers("evt.t1.cart.opened.00", headers, payload).await;
         sent.unwrap().await.unwrap();
     }
     until("the dead letters", || async {
@@ -503,7 +506,7 @@ async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
         "$JS.API.STREAM.PURGE.KV_views",
         "$KV.versions.t1.cart.c1",
         "$KV.views.t1.cart.c1.core",
-        "evt.t1.cart.c1.opened",
+        "evt.t1.cart.opened.00",
         "outcome.t1.k",
         "req.t1.cart.c1.abandon",
     ] {

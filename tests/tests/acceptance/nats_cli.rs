@@ -92,7 +92,7 @@ async fn a_producer_sends_and_asks_by_the_cli() {
         ("t1-producer", "cmd.t1.cart.c1.rebuild_cache"),
         ("t1-watcher", "cmd.t1.cart.c1.abandon"),
         ("operator", "$KV.views.t1.cart.c1.core"),
-        ("operator", "evt.t1.cart.c1.abandoned"),
+        ("operator", "evt.t1.cart.abandoned.00"),
     ] {
         let told = cli.refused(user, &["pub", subject, "{}", "-H", "Command-Id:k3"]).await;
         contains(&told, &["Permissions Violation for Publish", subject]);

@@ -12,6 +12,8 @@ use crate::{runtime::Context, store::postgres::acquire};
 
 /// `JSStreamNotFoundErr` of nats-server.
 const STREAM_NOT_FOUND: u64 = 10059;
+/// Of a stream's bytes, in percent.
+const HALF: i64 = 50;
 /// Marks are kept this long, in seconds.
 const KEPT: f64 = 24.0 * 60.0 * 60.0;
 
@@ -67,9 +69,14 @@ impl Loss {
 
     /// Whether it is one to a stream of this name. From `TIMERS` the server itself takes what has
     /// fired, which looks like a purge, and it is synced to disk; a lock whose timer is gone all the
-    /// same is found by cart-lock-expiry.
+    /// same is found by cart-lock-expiry. From `COMMANDS` goes what is decided, from `DLQ` what is
+    /// settled, often all of it at once.
     pub fn counts_for(self, stream: &str) -> bool {
-        stream != "TIMERS" || !matches!(self, Self::Purged | Self::ServerStarted)
+        match stream {
+            "TIMERS" => !matches!(self, Self::Purged | Self::ServerStarted),
+            "COMMANDS" | "DLQ" => self != Self::Purged,
+            _ => true,
+        }
     }
 
     /// Whether nothing that stood there can be relied on; else only the newest may be gone.
@@ -128,6 +135,9 @@ pub async fn look(cx: &Context, name: &str) -> anyhow::Result<Found> {
     }
     let (state, config) = (&info["state"], &info["config"]);
     let number = |field: &str| state[field].as_u64().unwrap_or(0);
+    if let Some(most) = config["max_bytes"].as_i64().filter(|most| *most > 0) {
+        tell_how_full(cx, name, number("bytes").cast_signed().saturating_mul(100) / most);
+    }
     let first_at = state["first_ts"].as_str().unwrap_or_default();
     // Commands are purged when they are decided, and keys overwritten: only EVENTS forgets by age
     // alone.
@@ -146,6 +156,16 @@ pub async fn look(cx: &Context, name: &str) -> anyhow::Result<Found> {
             .unwrap_or(OffsetDateTime::UNIX_EPOCH),
         max_age: max_age.map(time::Duration::nanoseconds),
     }))
+}
+
+/// Tells how much of a stream's bytes are taken, and warns once when it comes to be half of them:
+/// what is done leaves by itself before.
+fn tell_how_full(cx: &Context, stream: &str, percent: i64) {
+    let gauge = cx.metrics.stream_filled.with_label_values(&[stream]);
+    if gauge.get() < HALF && percent >= HALF {
+        tracing::error!(worker = %cx.worker, stream, percent, "the stream fills");
+    }
+    gauge.set(percent);
 }
 
 /// The database's clock, and the last mark of each stream.
@@ -283,10 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn timers_that_have_fired_are_no_loss() {
+    fn what_is_done_and_gone_is_no_loss() {
         for loss in [Loss::Missing, Loss::MadeAgain, Loss::Behind] {
             assert!(loss.counts_for("TIMERS") && loss.counts_for("EVENTS"));
+            assert!(loss.counts_for("COMMANDS") && loss.counts_for("DLQ"));
         }
+        assert!(!Loss::Purged.counts_for("COMMANDS") && !Loss::Purged.counts_for("DLQ"));
+        assert!(Loss::ServerStarted.counts_for("COMMANDS"));
         for loss in [Loss::Purged, Loss::ServerStarted] {
             assert!(!loss.counts_for("TIMERS") && loss.counts_for("EVENTS"));
         }

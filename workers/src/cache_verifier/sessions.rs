@@ -238,7 +238,9 @@ fn verdict(answer: &[u8]) -> Verdict {
 }
 
 fn decode(delivery: &Delivery) -> Result<Event, String> {
-    let (user, name) = subject::parse_event(delivery.subject()).ok_or("not an event's subject")?;
+    let (user, name) =
+        subject::parse_event(delivery.subject(), delivery.header(header::CE_SUBJECT))
+            .ok_or("not an event's subject and ce-subject")?;
     let _whole: Payload =
         serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
     let header =

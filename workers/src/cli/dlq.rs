@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use sqlx::PgPool;
 
+use super::printable::printable;
 use crate::{
     config::{self, RunConfig},
-    dead_letters::{DeadLetters, Filter, Letter},
+    dead_letters::{DeadLetters, Filter, Letter, Number},
     runtime::{connect::as_user_of, delivery::pairs},
 };
 
@@ -22,14 +23,21 @@ enum Action {
     Ls {
         #[command(flatten)]
         filter: FilterArgs,
-        /// Also those that were replayed or dropped
+        /// Also those of the archive: replayed or dropped in the last 30 days
         #[arg(long)]
         all: bool,
     },
-    /// Show one whole: headers and payload
-    Show { number: u64 },
+    /// Show one whole, also of the archive: headers and payload
+    Show { number: Number },
     /// Send commands again, put events back into the outbox; each once
-    Replay(Chosen),
+    Replay {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Also commands that have an outcome by now, or may have had one that is forgotten after 30
+        /// days; why, kept for the audit
+        #[arg(long, value_name = "WHY")]
+        force: Option<String>,
+    },
     /// Give letters up; a command without an outcome gets `500 dropped`
     Drop {
         #[command(flatten)]
@@ -56,7 +64,7 @@ struct FilterArgs {
 #[derive(clap::Args)]
 struct Chosen {
     /// By number, as `ls` shows them
-    numbers: Vec<u64>,
+    numbers: Vec<Number>,
     #[command(flatten)]
     filter: FilterArgs,
     /// All that the filter names, instead of numbers
@@ -85,16 +93,25 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     match args.action {
         Action::Ls { filter, all } => list(&letters.list(&filter.filter(all)).await?),
-        Action::Show { number } => show(&letters.get(number).await?),
-        Action::Replay(chosen) => {
+        Action::Show { number } => {
+            show(&letters.get(number).await?, &letters.payload(number).await?);
+        }
+        Action::Replay { chosen, force } => {
             let (by, dry_run) = (by(&chosen), chosen.dry_run);
             for letter in choose(&letters, chosen).await? {
-                if !dry_run && let Err(error) = letters.replay(&letter, &by).await {
-                    eprintln!("not replayed {} {}: {error:#}", letter.sequence, letter.subject);
+                let replayed = match &force {
+                    _ if dry_run => Ok(()),
+                    Some(why) => letters.force(&letter, why, &by).await,
+                    None => letters.replay(&letter, &by).await,
+                };
+                let (number, subject) = (letter.number, printable(&letter.subject));
+                if let Err(error) = replayed {
+                    let error = printable(&format!("{error:#}"));
+                    eprintln!("not replayed {number} {subject}: {error}");
                     code = ExitCode::FAILURE;
                     continue;
                 }
-                println!("{} {} {}", done(dry_run, "replayed"), letter.sequence, letter.subject);
+                println!("{} {number} {subject}", done(dry_run, "replayed"));
             }
         }
         Action::Drop { chosen, because } => {
@@ -103,7 +120,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                 if !dry_run {
                     letters.drop(&letter, &because, &by).await?;
                 }
-                println!("{} {} {}", done(dry_run, "dropped"), letter.sequence, letter.subject);
+                let (number, subject) = (letter.number, printable(&letter.subject));
+                println!("{} {number} {subject}", done(dry_run, "dropped"));
             }
         }
     }
@@ -136,16 +154,30 @@ async fn choose(letters: &DeadLetters, chosen: Chosen) -> Result<Vec<Letter>> {
 fn list(letters: &[Letter]) {
     println!("{:>8}  {:<24}  {:<22}  {:<40}  reason", "number", "at", "worker", "subject");
     for letter in letters {
-        let Letter { sequence, at, worker, subject, reason, action, .. } = letter;
-        let action = action.as_ref().map(|action| format!(" [{action}]")).unwrap_or_default();
-        println!("{sequence:>8}  {at:<24}  {worker:<22}  {subject:<40}  {reason}{action}");
+        let number = letter.number;
+        let [at, worker, subject, reason] =
+            [&letter.at, &letter.worker, &letter.subject, &letter.reason].map(|t| printable(t));
+        let notes = notes(letter);
+        println!("{number:>8}  {at:<24}  {worker:<22}  {subject:<40}  {reason}{notes}");
     }
 }
 
-fn show(letter: &Letter) {
-    println!("{} (dead letter {} of {})", letter.subject, letter.sequence, letter.worker);
+/// What became of it.
+fn notes(letter: &Letter) -> String {
+    let action = letter.action.as_ref().map(|action| format!(" [{action}]"));
+    let outcome = letter.outcome.map(|status| format!(" [has the outcome {status}]"));
+    action.unwrap_or_default() + &outcome.unwrap_or_default()
+}
+
+fn show(letter: &Letter, payload: &[u8]) {
+    let Letter { number, worker, subject, .. } = letter;
+    let (worker, subject) = (printable(worker), printable(subject));
+    println!("{subject} (dead letter {number} of {worker}){}", notes(letter));
     for (name, value) in pairs(Some(&letter.headers)) {
-        println!("{name}: {value}");
+        println!("{}: {}", printable(name), printable(value));
     }
-    println!("\n{}", String::from_utf8_lossy(&letter.payload));
+    println!();
+    for line in String::from_utf8_lossy(payload).lines() {
+        println!("{}", printable(line));
+    }
 }

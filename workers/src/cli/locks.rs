@@ -4,6 +4,7 @@ use anyhow::Result;
 use brigade_contracts::Timestamp;
 use sqlx::PgPool;
 
+use super::printable::printable;
 use crate::config::RunConfig;
 
 /// Reads SQL by BRIGADE_DATABASE_URL.
@@ -95,7 +96,7 @@ async fn history(postgres: &PgPool, tenant: &str, owner: &str, limit: u32) -> Re
             or_dash(entry.token.map(|token| token.to_string())),
             or_dash(entry.method),
             or_dash(entry.actor),
-            or_dash(entry.reason),
+            printable(&or_dash(entry.reason)),
         );
     }
     Ok(())

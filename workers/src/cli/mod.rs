@@ -5,6 +5,7 @@ mod demo;
 mod dlq;
 mod locks;
 mod migrate;
+mod printable;
 mod process;
 mod provision;
 mod run;

@@ -33,26 +33,17 @@ mod tasks;
 #[cfg(test)]
 pub mod tests;
 
-use brigade_contracts::{Address, subject};
+use brigade_contracts::subject;
 use futures::StreamExt;
 use tokio::{select, time::sleep_until};
 
 use self::relay::Relay;
 use crate::{runtime::Context, store::lease::Shares};
 
-/// The outbox is cut into this many shards, each relayed in order by one relay at a time.
-pub const SHARDS: u8 = 16;
-const SHARES: Shares = Shares { group: "outbox-relay", count: SHARDS };
+/// Each shard is relayed in order by one relay at a time.
+pub use brigade_contracts::{SHARDS, shard_of};
 
-/// The shard of an aggregate: FNV-1a over its address, which must never change, since rows of
-/// the outbox carry it.
-#[must_use]
-pub fn shard_of(address: &Address) -> u8 {
-    let hash = address.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    (hash % u64::from(SHARDS)) as u8
-}
+const SHARES: Shares = Shares { group: "outbox-relay", count: SHARDS };
 
 /// # Errors
 /// Where NATS cannot be used at all.

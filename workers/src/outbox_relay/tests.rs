@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
-use brigade_contracts::{Timestamp, Token, event::Envelope, header};
+use brigade_contracts::{
+    Address, Aggregate, Timestamp, Token, event::Envelope, header, subject,
+};
 use futures::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -86,7 +88,8 @@ async fn a_batch_that_was_sent_in_part_leaves_nothing() -> Result<()> {
         headers.insert(header::MSG_ID, event_id.to_string());
         headers.insert(header::BATCH_ID, "killed");
         headers.insert(header::BATCH_SEQUENCE, (place + 1).to_string());
-        let subject = format!("evt.t1.cart.{cart}.item_added");
+        let cart = Address::new("t1", Aggregate::Cart, cart)?;
+        let subject = subject::event(&cart, &Token::new("item_added")?);
         stand.client.publish_with_headers(subject, headers, "{}".into()).await?;
     }
     stand.client.flush().await?;

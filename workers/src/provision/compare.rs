@@ -79,10 +79,20 @@ fn holds(found: &Value, declared: &Value) -> bool {
 
 /// Whether only subjects are added, by which nothing is lost.
 fn adds(found: &Value, declared: &Value) -> bool {
-    match (found.as_array(), declared.as_array()) {
-        (Some(found), Some(declared)) => found.iter().all(|subject| declared.contains(subject)),
-        _ => false,
-    }
+    let (Some(found), Some(declared)) = (found.as_array(), declared.as_array()) else {
+        return false;
+    };
+    found.iter().all(|subject| declared.iter().any(|declared| covers(declared, subject)))
+}
+
+/// Whether a subject is the same, or a token of it is where `*` is allowed.
+fn covers(declared: &Value, subject: &Value) -> bool {
+    let (Some(declared), Some(subject)) = (declared.as_str(), subject.as_str()) else {
+        return false;
+    };
+    let same = |(declared, token): (&str, &str)| declared == token || declared == "*" && token != ">";
+    declared.split('.').count() == subject.split('.').count()
+        && declared.split('.').zip(subject.split('.')).all(same)
 }
 
 /// The declared metadata, and what the server tells of itself.
@@ -177,6 +187,9 @@ mod tests {
             assert_eq!(comparison.mended, Some(json!({setting: ["a", "b"]})));
             assert_eq!(differing(json!({setting: ["a", "b"]}), json!({setting: ["a"]})), [setting]);
         }
+        assert!(adds(&json!(["a.b.07"]), &json!(["a.b.*"])));
+        assert!(!adds(&json!(["a.*.b"]), &json!(["a.b.*"])));
+        assert!(!adds(&json!(["a.>"]), &json!(["a.*"])) && !adds(&json!(["a"]), &json!(["a.*"])));
         // Another list of strings is not one of subjects.
         assert_eq!(differing(json!({"x": ["a"]}), json!({"x": ["a", "b"]})), ["x"]);
     }

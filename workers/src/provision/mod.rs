@@ -5,6 +5,7 @@
 
 mod compare;
 mod drift;
+mod former;
 
 use std::time::Duration;
 
@@ -54,10 +55,10 @@ pub async fn run(url: &str, replicas: u8) -> Result<Report> {
 async fn apply(
     js: &jetstream::Context,
     item: Item,
-    declared: Value,
+    mut declared: Value,
     report: &mut Report,
 ) -> Result<()> {
-    let info = match ask(js, item.subject("INFO"), &json!({})).await? {
+    let mut info = match ask(js, item.subject("INFO"), &json!({})).await? {
         Ok(info) => info,
         Err(error) if item.is_absent(error.error_code().0) => {
             let created = ask(js, item.subject("CREATE"), &item.create(declared)).await?;
@@ -67,6 +68,7 @@ async fn apply(
         }
         Err(error) => bail!("{item}: {error}"),
     };
+    former::adapt(js, &item, &mut info["config"], &mut declared).await?;
     let Comparison { mended, differences } = compare::compare(&info["config"], &declared);
     report.drift.extend(differences.into_iter().map(|d| Drift::of(&item, d)));
     if let Some(config) = mended {

@@ -20,6 +20,8 @@ pub struct Metrics {
     pub lock_held_seconds: HistogramVec,
     pub violations: IntCounterVec,
     pub dead_letters: IntCounterVec,
+    pub dead_letters_in_sql: IntCounterVec,
+    pub stream_filled: IntGaugeVec,
     pub visible_seconds: HistogramVec,
     pub shown_again: IntCounter,
     pub relayed: IntCounter,
@@ -154,6 +156,17 @@ impl Metrics {
                 "brigade_dead_letters_total",
                 "Messages copied to the dead letters",
                 &["worker"],
+            ),
+            dead_letters_in_sql: counters(
+                "brigade_dead_letters_in_sql_total",
+                "Those of them that the stream DLQ did not take, as it is full or they are too large",
+                &["worker"],
+            ),
+            stream_filled: gauges(
+                "brigade_stream_filled_percent",
+                "How much of its max_bytes a stream holds; from 50 on somebody has to look: dead \
+                 letters nobody settles, commands nobody decides",
+                &["stream"],
             ),
             visible_seconds: seconds(
                 "brigade_commit_to_visible_seconds",
@@ -342,6 +355,7 @@ impl Metrics {
             metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
+            metrics.dead_letters_in_sql.with_label_values(&[worker.as_str()]);
         }
         for method in Method::ALL {
             for result in ["acquired", "cart_locked", "cart_changed", "cart_empty"] {

@@ -63,7 +63,8 @@ pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
         && state["roles"]["roles"] == json!(["customer"]);
     promises.test(KEPT, kept);
 
-    let refreshed = format!("evt.{ada}.refreshed");
+    // She is the only user.
+    let refreshed = subject::events(Aggregate::User, "refreshed");
     let mut events = consumer.subscribe(refreshed).await?;
     consumer.flush().await?;
     let (mut too_late, mut right) = (0, 0);

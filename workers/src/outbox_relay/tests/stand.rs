@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, consumer};
 use brigade_contracts::{
-    Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, permissions, subject,
+    Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, header, permissions, subject,
 };
 use futures::StreamExt;
 use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
@@ -160,8 +160,9 @@ impl Stand {
         let mut stored = Vec::new();
         while let Some(message) = messages.next().await {
             let message = message.map_err(|error| anyhow::anyhow!(error))?.message.clone();
-            let (address, _) = subject::parse_event(&message.subject).context("an event")?;
             let headers = message.headers.as_ref().context("headers")?;
+            let id = headers.get(header::CE_SUBJECT).map(|id| id.as_str());
+            let (address, _) = subject::parse_event(&message.subject, id).context("an event")?;
             let version = headers.get("Aggregate-Version").context("a version")?;
             let version = version.as_str().parse()?;
             stored.push(Stored { cart: address.id.to_string(), version, message });
