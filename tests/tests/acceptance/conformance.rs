@@ -64,9 +64,7 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     match worker {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
         WorkerName::PaymentProjector => Some(("outbox-relay", "evt.t1.cart.opened.00")),
-        WorkerName::UserStateProjector => {
-            Some(("outbox-relay", "evt.t1.user.roles_changed.00"))
-        }
+        WorkerName::UserStateProjector => Some(("outbox-relay", "evt.t1.user.roles_changed.00")),
         WorkerName::CartLockExpiry => Some(("command-handler", "due.lock.t1.poison.7")),
         WorkerName::CacheVerifier => Some(("outbox-relay", "evt.t1.user.logged_out.00")),
         WorkerName::OutboxRelay | WorkerName::TableStatusReconciler | WorkerName::Edge => None,

@@ -1,12 +1,38 @@
 //! Dead letters in an operator's hands.
 
-use brigade::dead_letters::{DeadLetters, Filter, Letter};
+use std::collections::HashSet;
+
+use async_nats::jetstream;
+use brigade::dead_letters::{DeadLetters, Filter, Letter, Number};
 use brigade_contracts::WorkerName;
-use brigade_tests::{Town, check, producer::placed, until};
-use serde_json::json;
+use brigade_tests::{Producer, Town, check, producer::placed, until};
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+/// How many messages and bytes a stream holds.
+async fn held(town: &Town, stream: &str) -> (u64, u64) {
+    let js = jetstream::new(town.connect("operator").await);
+    let state = js.get_stream(stream).await.unwrap().cached_info().state.clone();
+    (state.messages, state.bytes)
+}
+
+/// Makes a stream smaller, as it would be with fewer bytes in the topology.
+async fn shrink(town: &Town, stream: &str, max_bytes: i64) {
+    let js = jetstream::new(town.connect("operator").await);
+    let found: Value = js.request(format!("STREAM.INFO.{stream}"), &json!({})).await.unwrap();
+    let mut config = found["config"].clone();
+    config["max_bytes"] = json!(max_bytes);
+    let answer: Value = js.request(format!("STREAM.UPDATE.{stream}"), &config).await.unwrap();
+    assert!(answer["error"].is_null(), "{answer}");
+}
+
+async fn in_sql(town: &Town) -> i64 {
+    let count = "select count(*) from brigade.dead_letters";
+    sqlx::query_scalar(count).fetch_one(&town.sql).await.unwrap()
+}
 
 async fn desk(town: &Town) -> DeadLetters {
-    let js = async_nats::jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(town.connect("operator").await);
     DeadLetters::open(js, town.sql.clone()).await.unwrap()
 }
 
@@ -21,14 +47,19 @@ async fn letters(town: &Town, count: usize) -> Vec<Letter> {
 /// A town in which `order.o1.place` died of a fault in SQL that has been mended since.
 async fn town_with_a_dead_command() -> (Town, Letter) {
     let town = Town::start().await;
+    let letter = kill_a_command(&town).await;
+    (town, letter)
+}
+
+async fn kill_a_command(town: &Town) -> Letter {
     let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
     sqlx::raw_sql(fault).execute(&town.sql).await.unwrap();
     let payload = placed(&[("Soup", 500, 1)]).to_string();
     town.producer().await.store("k1", "order.o1.place", &payload).await;
-    let letter = letters(&town, 1).await.remove(0);
+    let letter = letters(town, 1).await.remove(0);
     let mended = "alter table brigade.orders drop constraint fault";
     sqlx::raw_sql(mended).execute(&town.sql).await.unwrap();
-    (town, letter)
+    letter
 }
 
 #[tokio::test]
@@ -50,7 +81,14 @@ async fn a_dead_command_is_replayed_once_and_audited() {
     assert!(desk.drop(&letter, "why not", "op2").await.is_err());
     assert_eq!(desk.list(&Filter::default()).await.unwrap().len(), 0);
     let all = desk.list(&Filter { all: true, ..Filter::default() }).await.unwrap();
-    assert_eq!(all[0].action.as_deref(), Some("replay"));
+    assert_eq!((all.len(), all[0].action.as_deref()), (1, Some("replay")));
+    // It is whole, and in the archive alone.
+    assert_eq!(held(&town, "DLQ").await.0, 0);
+    let archived = desk.get(letter.number).await.unwrap();
+    assert_eq!((&archived.headers, &archived.worker), (&letter.headers, &letter.worker));
+    assert_eq!((&archived.reason, &archived.at), (&letter.reason, &letter.at));
+    let payload = desk.payload(letter.number).await.unwrap();
+    assert_eq!(payload, placed(&[("Soup", 500, 1)]).to_string());
     town.until_idle().await;
     check::kv_equals_sql(&town).await;
 }
@@ -63,7 +101,7 @@ async fn a_replay_that_was_interrupted_is_finished_by_asking_again() {
         "insert into brigade.dead_letter_actions (dlq_created, dlq_seq, action, subject, actor)
          select created, $1, 'replay', $2, 'op1' from (select $3::timestamptz as created) x",
     )
-    .bind(letter.sequence.cast_signed())
+    .bind(sequence(&letter))
     .bind(&letter.subject)
     .bind(desk(&town).await.created())
     .execute(&town.sql)
@@ -73,6 +111,214 @@ async fn a_replay_that_was_interrupted_is_finished_by_asking_again() {
     let producer = town.producer().await;
     let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
     assert_eq!(outcome.body()["status"], 201);
+}
+
+/// The number of a letter of the stream.
+fn sequence(letter: &Letter) -> i64 {
+    match letter.number {
+        Number::Stream(number) => number.cast_signed(),
+        Number::Table(number) => panic!("sql-{number} stands in SQL"),
+    }
+}
+
+#[tokio::test]
+async fn a_letter_that_was_done_with_is_taken_away_by_whoever_comes_next() {
+    let (town, letter) = town_with_a_dead_command().await;
+    let desk = desk(&town).await;
+    let done = "insert into brigade.dead_letter_actions
+                    (dlq_created, dlq_seq, action, subject, actor, done_at)
+                values ($3, $1, 'replay', $2, 'op1', now())";
+    let left = "select left_at is not null from brigade.dead_letter_actions";
+    let left = || sqlx::query_scalar::<_, bool>(left).fetch_one(&town.sql);
+    // As before letters left, or after a crash: it is done, and still in the stream.
+    let done = sqlx::query(done).bind(sequence(&letter)).bind(&letter.subject).bind(desk.created());
+    done.execute(&town.sql).await.unwrap();
+    assert!(desk.list(&Filter::default()).await.unwrap().is_empty());
+    let refused = desk.drop(&letter, "why not", "op2").await.unwrap_err().to_string();
+    assert!(refused.contains("replay by op1"), "{refused}");
+    assert_eq!((held(&town, "DLQ").await.0, left().await.unwrap()), (0, true));
+    assert_eq!(desk.get(letter.number).await.unwrap().headers, letter.headers);
+    let payload = desk.payload(letter.number).await.unwrap();
+    assert_eq!(payload, placed(&[("Soup", 500, 1)]).to_string());
+    // A crash after the letter was deleted, and before that was noted.
+    let forgotten = "update brigade.dead_letter_actions set left_at = null";
+    sqlx::query(forgotten).execute(&town.sql).await.unwrap();
+    desk.take_away().await.unwrap();
+    desk.take_away().await.unwrap();
+    assert!(left().await.unwrap());
+    // Another stream of this name has its own first letter.
+    sqlx::query(forgotten).execute(&town.sql).await.unwrap();
+    jetstream::new(town.connect("operator").await).delete_stream("DLQ").await.unwrap();
+    until("a new stream", || async {
+        let js = jetstream::new(town.connect("operator").await);
+        js.get_stream("DLQ").await.ok().map(drop)
+    })
+    .await;
+    let fresh = self::desk(&town).await;
+    fresh.take_away().await.unwrap();
+    assert!(left().await.unwrap() && fresh.get(letter.number).await.is_err());
+}
+
+#[tokio::test]
+async fn a_command_that_was_decided_since_is_replayed_by_force_alone() {
+    let (town, letter) = town_with_a_dead_command().await;
+    let desk = desk(&town).await;
+    let producer = town.producer().await;
+    let decided = producer.send_as("k1", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
+    assert_eq!(decided.status, 201);
+    assert_eq!(desk.list(&Filter::default()).await.unwrap()[0].outcome, Some(201));
+    let refused = desk.replay(&letter, "op1").await.unwrap_err().to_string();
+    assert!(refused.contains("has the outcome 201"), "{refused}");
+    desk.force(&letter, "to see", "op1").await.unwrap();
+    town.until_idle().await;
+    let why = "select reason from brigade.dead_letter_actions where action = 'replay'";
+    let why: String = sqlx::query_scalar(why).fetch_one(&town.sql).await.unwrap();
+    assert_eq!((why.as_str(), held(&town, "DLQ").await.0), ("to see", 0));
+
+    // An outcome is known for 30 days: of what died before that nobody knows.
+    let old = "insert into brigade.dead_letters (message, subject, headers, payload, stored_at)
+               values ('m', 'dlq.command-handler.cmd.t1.order.o2.place', $1::json, $2,
+                       now() - make_interval(days => $3))";
+    let headers = r#"[["Command-Id","k2"],["Origin-Subject","cmd.t1.order.o2.place"]]"#;
+    let payload = placed(&[("Soup", 500, 1)]).to_string().into_bytes();
+    let old = sqlx::query(old).bind(headers).bind(payload).bind(31);
+    old.execute(&town.sql).await.unwrap();
+    let old = desk.list(&Filter::default()).await.unwrap().remove(0);
+    assert_eq!(old.number.to_string(), "sql-1");
+    let refused = desk.replay(&old, "op1").await.unwrap_err().to_string();
+    assert!(refused.contains("older than 30 days"), "{refused}");
+    desk.force(&old, "nobody else sent it", "op1").await.unwrap();
+    let outcome = producer.request("q.t1.outcome.k2", &[("Wait-Ms", "20000")], b"").await.unwrap();
+    assert_eq!((&outcome.body()["status"], in_sql(&town).await), (&json!(201), 0));
+    town.finish().await;
+}
+
+/// A producer floods the durable door with what nobody can read, more than the dead letters hold.
+#[tokio::test]
+async fn s5_07_letters_beyond_their_stream_stand_in_sql_and_nobody_waits() {
+    let town = Town::start().await;
+    shrink(&town, "DLQ", 64 * 1024).await;
+    let js = jetstream::new(town.connect("t1-producer").await);
+    // Without a Command-Id there is nobody to be told: 60 letters of 4 KiB.
+    let flood = async {
+        for n in 0..60 {
+            let payload = format!("{n:04096}");
+            js.publish(format!("cmd.t1.cart.c{n}.open"), payload.into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+        }
+    };
+    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let decided = async {
+        for n in 0..10 {
+            let open = json!({"kind": "menu", "owner": "a", "currency": "EUR"});
+            let outcome = other.publish(&format!("k{n}"), &format!("cart.c{n}.open"), open).await;
+            assert_eq!(outcome["status"], 201);
+        }
+    };
+    tokio::join!(flood, decided);
+    let desk = desk(&town).await;
+    let all = letters(&town, 60).await;
+    // Nothing is kept to be tried again.
+    town.until_idle().await;
+    let sent = |letter: &Letter| letter.headers.get("Origin-Seq").unwrap().as_str().to_owned();
+    assert_eq!(all.iter().map(sent).collect::<HashSet<_>>().len(), 60);
+    let (stored, beyond): (Vec<_>, Vec<_>) =
+        all.iter().partition(|letter| matches!(letter.number, Number::Stream(_)));
+    assert!(!stored.is_empty() && beyond.len() > 30, "{} and {}", stored.len(), beyond.len());
+    let counter = town.metrics.dead_letters_in_sql.with_label_values(&["command-handler"]);
+    assert_eq!(usize::try_from(counter.get()).unwrap(), beyond.len());
+    let filled = town.metrics.stream_filled.with_label_values(&["DLQ"]);
+    until("the alarm", || async { (filled.get() >= 50).then_some(()) }).await;
+    for letter in [stored[0], beyond[0]] {
+        let shown = desk.get(letter.number).await.unwrap();
+        assert_eq!((&shown.worker, &shown.headers), (&letter.worker, &letter.headers));
+        assert_eq!(shown.worker, "command-handler");
+        assert_eq!(desk.payload(letter.number).await.unwrap().len(), 4096);
+    }
+    for letter in &all {
+        desk.drop(letter, "a flood", "op1").await.unwrap();
+    }
+    assert_eq!((held(&town, "DLQ").await.0, in_sql(&town).await), (0, 0));
+    assert!(desk.list(&Filter::default()).await.unwrap().is_empty());
+    let archive = Filter { all: true, worker: Some("command-handler".into()), ..Filter::default() };
+    assert_eq!(desk.list(&archive).await.unwrap().len(), 60);
+    assert_eq!(desk.payload(beyond[0].number).await.unwrap().len(), 4096);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s5_07_a_letter_in_sql_is_replayed_once() {
+    let town = Town::start().await;
+    // No letter is that small.
+    shrink(&town, "DLQ", 64).await;
+    let letter = kill_a_command(&town).await;
+    assert_eq!(letter.number.to_string(), "sql-1");
+    let desk = desk(&town).await;
+    desk.replay(&letter, "op1").await.unwrap();
+    let producer = town.producer().await;
+    let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
+    assert_eq!((&outcome.body()["status"], in_sql(&town).await), (&json!(201), 0));
+    let again = desk.replay(&letter, "op2").await.unwrap_err().to_string();
+    assert!(again.contains("replay by op1"), "{again}");
+    assert_eq!(desk.get(letter.number).await.unwrap().action.as_deref(), Some("replay"));
+    town.finish().await;
+}
+
+/// More commands are decided than their stream holds, and it takes each of them.
+#[tokio::test]
+async fn s5_07_decided_commands_leave_a_stream_that_fills() {
+    const MOST: u64 = 256 * 1024;
+    let town = Town::start().await;
+    shrink(&town, "COMMANDS", MOST.cast_signed()).await;
+    let producer = town.producer().await;
+    let name = "Soup of the day ".repeat(12);
+    let items: Vec<_> = (0..16).map(|_| (name.as_str(), 500, 1)).collect();
+    let place = placed(&items);
+    let size = u64::try_from(place.to_string().len()).unwrap();
+    let (windows, window) = (30, 12);
+    assert!(size * windows * window > 4 * MOST && size * window < MOST / 4);
+    for first in 0..windows {
+        let sent = (0..window).map(|n| {
+            let (id, what) = (format!("k{first}-{n}"), format!("order.o{first}-{n}.place"));
+            let (producer, place) = (producer.clone(), place.clone());
+            async move { producer.publish(&id, &what, place).await }
+        });
+        for outcome in join_all(sent).await {
+            assert_eq!(outcome["status"], 201);
+        }
+        until("room", || async { (held(&town, "COMMANDS").await.1 < MOST / 2).then_some(()) })
+            .await;
+    }
+    let lost = town.metrics.heals.with_label_values(&["COMMANDS", "purged"]);
+    assert_eq!(lost.get(), 0, "what is decided and gone is no loss");
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn settled_letters_are_kept_for_30_days_and_others_for_ever() {
+    let town = Town::empty().await;
+    let settled = "insert into brigade.dead_letter_actions
+                       (dlq_created, dlq_seq, action, subject, actor, done_at, left_at)
+                   select 'epoch', n, 'drop', 's', 'op1', now() - make_interval(days => 60),
+                          now() - make_interval(days => case when n % 2 = 0 then 31 else 29 end)
+                   from generate_series(1, 2500) n
+                   union all
+                   select 'epoch', 2501, 'drop', 's', 'op1', now() - make_interval(days => 60), null";
+    sqlx::query(settled).execute(&town.sql).await.unwrap();
+    let handler = town.instance(WorkerName::CommandHandler);
+    until("old letters to go", || async {
+        let left: i64 = sqlx::query_scalar("select count(*) from brigade.dead_letter_actions")
+            .fetch_one(&town.sql)
+            .await
+            .unwrap();
+        assert!(left >= 1251);
+        (left == 1251).then_some(())
+    })
+    .await;
+    handler.stop().await;
 }
 
 #[tokio::test]
@@ -99,7 +345,7 @@ async fn a_dead_event_goes_back_to_the_outbox() {
     let mut headers = event.headers.clone().unwrap();
     headers.insert("Origin-Subject", event.subject.as_str());
     headers.insert("Nats-Msg-Id", "payment-projector.EVENTS.1");
-    let js = async_nats::jetstream::new(town.connect("payment-projector").await);
+    let js = jetstream::new(town.connect("payment-projector").await);
     let subject = format!("dlq.payment-projector.{}", event.subject);
     js.publish_with_headers(subject, headers, event.payload).await.unwrap().await.unwrap();
     let letter = letters(&town, 1).await.remove(0);

@@ -1,9 +1,17 @@
 //! The topology on a real server: what `brigade provision` does a second time, and after a hand
 //! was in it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use brigade::provision::{self, Report};
-use brigade_tests::Town;
+use brigade_contracts::{
+    Address, Aggregate, Timestamp, Token, WorkerName, event::Envelope, shard_of, subject,
+    topology::Topology,
+};
+use brigade_tests::{Town, check};
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
+use sqlx::Row;
 
 async fn provision(town: &Town) -> Report {
     provision::run(&town.nats_url("operator"), 1).await.expect("provisioned")
@@ -103,4 +111,200 @@ async fn what_is_safe_is_mended_and_what_is_missing_is_made() {
     assert_eq!(said(&report.drift), Vec::<String>::new());
     let again = provision(&town).await;
     assert!(again.created.is_empty() && again.updated.is_empty(), "{again:?}");
+}
+
+const OF_EVENTS: [WorkerName; 3] =
+    [WorkerName::PaymentProjector, WorkerName::UserStateProjector, WorkerName::CacheVerifier];
+
+/// The filters that a consumer of `EVENTS` is declared to have.
+fn declared(worker: WorkerName) -> Vec<String> {
+    let consumer = Topology::compiled_in().consumer("EVENTS", worker.as_str()).unwrap();
+    serde_json::from_value(consumer["filter_subjects"].clone()).unwrap()
+}
+
+async fn consumer(town: &Town, worker: WorkerName) -> Value {
+    let js = async_nats::jetstream::new(town.connect("operator").await);
+    js.request(format!("CONSUMER.INFO.EVENTS.{worker}"), &json!({})).await.unwrap()
+}
+
+/// How many events of the stream each consumer has to take.
+async fn matching(town: &Town) -> Vec<usize> {
+    let events = check::events_in_stream(town).await;
+    let matching = |worker: &WorkerName| {
+        let filters = declared(*worker);
+        let kinds = events.iter().map(|(a, name, _)| subject::events(a.aggregate, name.as_str()));
+        kinds.filter(|kind| filters.contains(kind)).count()
+    };
+    OF_EVENTS.iter().map(matching).collect()
+}
+
+/// The consumers get the filters that they had when ids stood in the subjects of events.
+async fn back_to_the_former_filters(town: &Town) {
+    for worker in OF_EVENTS {
+        let filters = declared(worker);
+        let former = filters.iter().map(|filter| {
+            let [aggregate, event] = [2, 3].map(|at| filter.split('.').nth(at).unwrap());
+            format!("evt.*.{aggregate}.*.{event}")
+        });
+        let former: Vec<_> = former.collect();
+        let info = format!("CONSUMER.INFO.EVENTS.{worker}");
+        let update = format!("CONSUMER.CREATE.EVENTS.{worker}");
+        edit(town, &info, &update, |config| config["filter_subjects"] = json!(former)).await;
+    }
+}
+
+/// Does what a relay of that time did with everything in the outbox.
+async fn relay_with_former_subjects(town: &Town) {
+    let rows = "select e.event_id::text as event_id, e.tenant, e.aggregate, e.id, e.type as name,
+                       e.version, e.payload::text as payload, e.at, e.command_id
+                from brigade.outbox o join brigade.events e on e.seq = o.event_seq order by o.seq";
+    let js = async_nats::jetstream::new(town.connect("outbox-relay").await);
+    for row in sqlx::query(rows).fetch_all(&town.sql).await.unwrap() {
+        let text = |name: &str| row.get::<String, _>(name);
+        let aggregate = Aggregate::parse(&text("aggregate")).unwrap();
+        let envelope = Envelope {
+            event_id: text("event_id"),
+            again: 0,
+            address: Address::new(&text("tenant"), aggregate, &text("id")).unwrap(),
+            name: Token::new(&text("name")).unwrap(),
+            version: row.get::<i64, _>("version").cast_unsigned(),
+            at: Timestamp::from(row.get::<time::OffsetDateTime, _>("at")),
+            command_id: Token::new(&text("command_id")).unwrap(),
+            traceparent: None,
+        };
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, value) in envelope.headers() {
+            headers.insert(name, value);
+        }
+        let subject = format!("evt.{}.{}", envelope.address, envelope.name);
+        let sent = js.publish_with_headers(subject, headers, text("payload").into());
+        sent.await.unwrap().await.unwrap();
+    }
+    sqlx::query("delete from brigade.outbox").execute(&town.sql).await.unwrap();
+}
+
+/// A stack of the time when ids stood in the subjects of events, with events that nobody has taken
+/// yet, is brought up to date while it is used: each consumer gets each event once.
+#[tokio::test]
+async fn s5_07_consumers_of_former_subjects_pass_over_nothing_and_get_nothing_twice() {
+    let mut town = Town::empty().await;
+    town.run(WorkerName::CommandHandler).await;
+    town.run(WorkerName::Edge).await;
+    back_to_the_former_filters(&town).await;
+    let producer = town.producer().await;
+    let register = async |user: &str| {
+        let said = json!({"email": format!("{user}@example.org"), "profile_id": "p1",
+                          "password": "correct-horse-battery-staple"});
+        assert_eq!(producer.send(&format!("user.{user}.register"), said).await.status, 201);
+    };
+    // Taken, not yet taken, and published anew. Ids that are called like events and shards, too.
+    producer.team_cart("opened", "ada", &["bob"]).await;
+    producer.team_cart("07", "ada", &["bob"]).await;
+    register("eve").await;
+    relay_with_former_subjects(&town).await;
+    for worker in OF_EVENTS {
+        town.run(worker).await;
+    }
+    town.until_idle().await;
+    for worker in OF_EVENTS {
+        town.take(worker).stop().await;
+    }
+    let taken = matching(&town).await;
+    producer.done("cart.opened.join", json!({"user": "cleo"})).await;
+    producer.team_cart("member_joined", "ada", &["bob"]).await;
+    register("mia").await;
+    relay_with_former_subjects(&town).await;
+    let report = provision(&town).await;
+    let updated = OF_EVENTS.map(|worker| format!("consumer {worker} of EVENTS"));
+    assert_eq!(said(&report.updated).into_iter().collect::<BTreeSet<_>>(), updated.into());
+    assert_eq!(said(&report.drift), Vec::<String>::new());
+    town.run(WorkerName::OutboxRelay).await;
+    producer.done("cart.opened.join", json!({"user": "dan"})).await;
+    producer.done("cart.07.join", json!({"user": "dan"})).await;
+    producer.team_cart("registered", "ada", &["bob"]).await;
+    register("zoe").await;
+    town.until_relayed().await;
+    let report = provision(&town).await;
+    assert!(report.updated.is_empty() && report.drift.is_empty(), "{report:?}");
+    for (worker, (taken, all)) in
+        OF_EVENTS.into_iter().zip(taken.into_iter().zip(matching(&town).await))
+    {
+        let info = consumer(&town, worker).await;
+        assert!(taken > 0 && all > taken, "{worker}");
+        assert_eq!(info["num_pending"], json!(all - taken), "{worker}");
+        assert_eq!(info["num_ack_pending"], 0, "{worker}");
+    }
+    for worker in OF_EVENTS {
+        town.run(worker).await;
+    }
+    town.until_idle().await;
+    let users: i64 = sqlx::query_scalar("select count(*) from brigade.user_activity")
+        .fetch_one(&town.sql)
+        .await
+        .unwrap();
+    assert_eq!(users, 3);
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s5_07_former_filters_go_when_the_stream_holds_no_former_subject() {
+    let town = Town::empty().await;
+    back_to_the_former_filters(&town).await;
+    assert_eq!(provision(&town).await.updated.len(), 3);
+    let js = async_nats::jetstream::new(town.connect("outbox-relay").await);
+    for subject in ["evt.t1.cart.opened.03", "evt.t1.cart.c1.opened", "evt.t1.cart.item_added.03"] {
+        js.publish(subject, "{}".into()).await.unwrap().await.unwrap();
+    }
+    let report = provision(&town).await;
+    // Others have none of theirs there.
+    assert_eq!(report.updated.len(), 2, "{report:?}");
+    let events = async_nats::jetstream::new(town.connect("operator").await);
+    let events = events.get_stream("EVENTS").await.unwrap();
+    events.purge().filter("evt.t1.cart.c1.opened").await.unwrap();
+    let report = provision(&town).await;
+    assert_eq!(said(&report.updated), ["consumer payment-projector of EVENTS"]);
+    assert_eq!(said(&report.drift), Vec::<String>::new());
+    let projector = consumer(&town, WorkerName::PaymentProjector).await;
+    assert_eq!(
+        projector["config"]["filter_subjects"],
+        json!(declared(WorkerName::PaymentProjector))
+    );
+    assert_eq!(projector["num_pending"], 1);
+    let report = provision(&town).await;
+    assert!(report.updated.is_empty() && report.drift.is_empty(), "{report:?}");
+}
+
+/// nats-server keeps an entry in memory for each distinct subject.
+#[tokio::test]
+async fn s5_07_subjects_of_events_do_not_grow_with_the_aggregates() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    let subjects = async || {
+        town.until_relayed().await;
+        let js = async_nats::jetstream::new(town.connect("operator").await);
+        let events = js.get_stream("EVENTS").await.unwrap();
+        events.cached_info().state.subjects_count
+    };
+    let open = |n: usize| {
+        let producer = &producer;
+        async move { producer.team_cart(&format!("c{n}"), &format!("ada{n}"), &["bob"]).await }
+    };
+    stream::iter(0..200).map(open).buffer_unordered(32).collect::<()>().await;
+    // Two events in all shards.
+    assert_eq!(subjects().await, 32);
+    stream::iter(200..1200).map(open).buffer_unordered(32).collect::<()>().await;
+    assert_eq!(subjects().await, 32);
+    // Who takes a whole shard gets all of an aggregate.
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for event in check::raw_events(&town).await {
+        let id = event.headers.as_ref().unwrap().get("ce-subject").unwrap().to_string();
+        let shard = event.subject.rsplit('.').next().unwrap().to_owned();
+        shards.entry(id).or_default().insert(shard);
+    }
+    assert_eq!(shards.len(), 1200);
+    for (id, shards) in shards {
+        let cart = Address::new("t1", Aggregate::Cart, &id).unwrap();
+        assert_eq!(shards, BTreeSet::from([format!("{:02}", shard_of(&cart))]));
+    }
+    town.finish().await;
 }

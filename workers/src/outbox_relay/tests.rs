@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
-use brigade_contracts::{
-    Address, Aggregate, Timestamp, Token, event::Envelope, header, subject,
-};
+use brigade_contracts::{Address, Aggregate, Timestamp, Token, event::Envelope, header, subject};
 use futures::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;

@@ -90,7 +90,8 @@ fn covers(declared: &Value, subject: &Value) -> bool {
     let (Some(declared), Some(subject)) = (declared.as_str(), subject.as_str()) else {
         return false;
     };
-    let same = |(declared, token): (&str, &str)| declared == token || declared == "*" && token != ">";
+    let same =
+        |(declared, token): (&str, &str)| declared == token || declared == "*" && token != ">";
     declared.split('.').count() == subject.split('.').count()
         && declared.split('.').zip(subject.split('.')).all(same)
 }

@@ -86,7 +86,10 @@ mod tests {
     fn filters_of_both_shapes_do_not_overlap() {
         let both = both("evt.*.cart.opened.*");
         assert_eq!((both.len(), both[0].as_str()), (17, "evt.*.cart.opened.00"));
-        assert_eq!((both[15].as_str(), both[16].as_str()), ("evt.*.cart.opened.15", "evt.*.cart.*.opened"));
+        assert_eq!(
+            (both[15].as_str(), both[16].as_str()),
+            ("evt.*.cart.opened.15", "evt.*.cart.*.opened")
+        );
         assert_eq!(super::both("cmd.>"), ["cmd.>"]);
         assert_eq!(former("evt.*.table.*.*"), None);
     }
