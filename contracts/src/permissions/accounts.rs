@@ -18,14 +18,14 @@ const FLEET: &str = "BRIGADE";
 /// fleet's or of one of the server's own, whatever the tenant is called.
 const TENANT_PREFIX: &str = "T-";
 
-/// Most connections of all programs of one tenant: some hundred screens and tills, and those that
-/// come back before the server has noticed that they were gone.
-const MAX_CONNECTIONS: u32 = 1_024;
-/// Most subscriptions of one connection, for which the server counts them; a program needs a
-/// handful.
-const MAX_SUBSCRIPTIONS: u32 = 256;
-/// Largest message in bytes, headers and payload: what is a little too large for a command gets
-/// its answer, and what waits in a worker stays small.
+/// Most connections of all programs of one tenant: its screens and tills, and those that come back
+/// before the server has noticed that they were gone.
+const MAX_CONNECTIONS: u32 = 512;
+/// Most subscriptions of one connection, for which the server counts them: a program has one for
+/// each outcome that it waits for.
+const MAX_SUBSCRIPTIONS: u32 = 2_048;
+/// Largest message in bytes, headers and payload. Four times what a command may have, so that one
+/// that is too large is answered; from here on the server ends the connection.
 const MAX_MESSAGE: u32 = 256 * 1024;
 
 /// Where a user's subjects mean something.
