@@ -77,11 +77,12 @@ impl Delivery {
         self.message.reply.as_ref().filter(|_| self.origin != Origin::Request)
     }
 
-    /// Where the answer to a request goes: an inbox, and nothing else that its sender may have
-    /// named, such as a key or the server's own interface.
+    /// Where the answer to a request goes: an inbox, or what the server puts in its place for a
+    /// request of another account, and nothing else that its sender may have named, such as a key
+    /// or the server's own interface.
     #[must_use]
     pub fn reply(&self) -> Option<&Subject> {
-        let inbox = |reply: &&Subject| reply.starts_with("_INBOX.");
+        let inbox = |reply: &&Subject| reply.starts_with("_INBOX.") || reply.starts_with("_R_.");
         self.message.reply.as_ref().filter(inbox).filter(|_| self.origin == Origin::Request)
     }
 
