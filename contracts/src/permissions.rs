@@ -118,11 +118,18 @@ pub fn inbox_prefix(user: &str) -> String {
     format!("_INBOX.{user}")
 }
 
+/// Where an instance of a worker sends messages to itself, to see that its connection carries any.
+#[must_use]
+pub fn alive(user: &str, instance: &str) -> String {
+    format!("{}.alive.{instance}", inbox_prefix(user))
+}
+
 /// The NATS user of a worker.
 #[must_use]
 pub fn worker(name: WorkerName) -> NatsUser {
     let user = NatsUser::new(Account::Fleet, name.as_str())
         .publish([format!("dlq.{name}.>"), Bucket::Attempts.subject(&format!("{name}.>"))])
+        .publish([alive(name.as_str(), "*")])
         .reads(&[Bucket::Attempts]);
     match name {
         WorkerName::CommandHandler => user

@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 
@@ -11,6 +11,7 @@ use tokio::{
 pub struct Wire {
     pub port: u16,
     cut: Arc<Notify>,
+    silent: watch::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -22,13 +23,20 @@ impl Wire {
         let own = listener.local_addr().expect("bound").port();
         let cut = Arc::new(Notify::new());
         let far = SocketAddr::from(([127, 0, 0, 1], port));
-        let task = tokio::spawn(listen(listener, far, cut.clone()));
-        Self { port: own, cut, task }
+        let silent = watch::Sender::new(());
+        let task = tokio::spawn(listen(listener, far, cut.clone(), silent.clone()));
+        Self { port: own, cut, silent, task }
     }
 
     /// Ends every connection; who connects again gets through.
     pub fn cut(&self) {
         self.cut.notify_waiters();
+    }
+
+    /// Nothing comes through any connection that there is, and nobody is told: what is sent is taken
+    /// and goes nowhere. Who connects again gets through.
+    pub fn silence(&self) {
+        self.silent.send_replace(());
     }
 }
 
@@ -38,14 +46,21 @@ impl Drop for Wire {
     }
 }
 
-async fn listen(listener: TcpListener, far: SocketAddr, cut: Arc<Notify>) {
+async fn listen(
+    listener: TcpListener,
+    far: SocketAddr,
+    cut: Arc<Notify>,
+    silent: watch::Sender<()>,
+) {
     while let Ok((mut near, _)) = listener.accept().await {
         let Ok(mut far) = TcpStream::connect(far).await else { continue };
-        let cut = cut.clone();
+        let (cut, mut silent) = (cut.clone(), silent.subscribe());
         tokio::spawn(async move {
             tokio::select! {
                 _ = copy_bidirectional(&mut near, &mut far) => {}
                 () = cut.notified() => {}
+                // Both ends stay open.
+                _ = silent.changed() => std::future::pending().await,
             }
         });
     }

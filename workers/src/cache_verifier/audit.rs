@@ -32,8 +32,12 @@ use super::{
 };
 use crate::{
     domain::{State, order::active_payment},
-    runtime::Context,
-    store::{Entry, Kv, postgres::acquire, states},
+    runtime::{Context, health::Duty},
+    store::{
+        Entry, Kv,
+        postgres::{Failure, bounded, failure},
+        states,
+    },
 };
 
 /// Aggregates of a page, up to five keys each.
@@ -111,8 +115,9 @@ impl Audit {
     ///
     /// # Errors
     /// Those of either server; the page comes again on the next way round.
-    pub async fn next_page(&mut self, cx: &Context) -> anyhow::Result<()> {
+    pub async fn next_page(&mut self, cx: &Context, duty: &Duty) -> anyhow::Result<()> {
         let page = page(cx, self.kind, &self.after, PAGE, MARGIN).await?;
+        duty.went_round();
         match page.last {
             Some(last) => self.after = last,
             None => {
@@ -123,7 +128,10 @@ impl Audit {
                     Aggregate::Payment => Aggregate::Table,
                     Aggregate::Table => Aggregate::Lock,
                     Aggregate::Lock => Aggregate::User,
-                    _ => Aggregate::Cart,
+                    _ => {
+                        cx.metrics.audit_went_round();
+                        Aggregate::Cart
+                    }
                 };
             }
         }
@@ -144,6 +152,7 @@ impl Audit {
             let suspects: BTreeSet<Address> =
                 findings.values().map(|(address, ..)| address.clone()).collect();
             let suspects: Vec<Address> = suspects.into_iter().collect();
+            duty.went_round();
             let again = self.compare(cx, &suspects, &listed).await?;
             let in_flight = noted(cx, &suspects).await?;
             findings.retain(|key, (address, _, finding)| {
@@ -151,7 +160,7 @@ impl Audit {
                     && !in_flight.contains(&address.to_string())
             });
         }
-        act(cx, &findings).await
+        act(cx, duty, &findings).await
     }
 
     async fn compare(
@@ -160,7 +169,7 @@ impl Audit {
         addresses: &[Address],
         listed: &BTreeSet<&Address>,
     ) -> anyhow::Result<Findings> {
-        let states = states::read(&mut *acquire(&cx.postgres).await?, addresses).await?;
+        let states = read(cx, addresses).await?;
         let expected = states.iter().flat_map(|s| expected(s, listed.contains(&s.head().address)));
         let mut findings = Findings::new();
         for some in expected.collect::<Vec<_>>().chunks(READS) {
@@ -187,8 +196,31 @@ impl Audit {
     }
 }
 
+/// Reads aggregates; one that cannot be read is told of, and hides no other one of its page.
+async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+    let read = async |some: &[Address]| {
+        bounded(&cx.postgres, async |connection| states::read(connection, some).await).await
+    };
+    match read(addresses).await {
+        Err(error) if failure(&error) == Failure::Fault => {}
+        done => return done,
+    }
+    let mut states = Vec::new();
+    for address in addresses {
+        match read(std::slice::from_ref(address)).await {
+            Ok(one) => states.extend(one),
+            Err(error) if failure(&error) == Failure::Fault => {
+                cx.metrics.audit_unreadable.inc();
+                tracing::error!(worker = %cx.worker, %error, %address, "cannot be read or audited");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(states)
+}
+
 /// Reports and heals what was confirmed.
-async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
+async fn act(cx: &Context, duty: &Duty, findings: &Findings) -> anyhow::Result<()> {
     let (mut own, mut projected) = (BTreeMap::new(), BTreeSet::new());
     for ((bucket, key), (address, part, finding)) in findings {
         let (bucket, finding_text) = (*bucket, finding.as_str());
@@ -207,7 +239,7 @@ async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
             own.insert(address.clone(), 0);
         }
     }
-    let heal = Heal { cx, lease: AUDIT_LEASE };
+    let heal = Heal { cx, lease: AUDIT_LEASE, duty };
     if !own.is_empty() {
         heal.note(&own.into_iter().collect::<Vec<_>>()).await?;
     }

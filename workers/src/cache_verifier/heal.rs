@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::marks::{Found, Loss, Mark};
 use crate::{
     outbox_relay::shard_of,
-    runtime::Context,
-    store::{Lease, postgres::acquire},
+    runtime::{Context, health::Duty},
+    store::{Lease, lease::Fitness, postgres::bounded},
 };
 
 /// Rows of a piece: some 50 ms.
@@ -150,6 +150,8 @@ impl Plan {
 pub struct Heal<'a> {
     pub cx: &'a Context,
     pub lease: &'static str,
+    /// That heals.
+    pub duty: &'a Duty,
 }
 
 /// An aggregate, and its version in SQL.
@@ -262,20 +264,23 @@ impl Heal<'_> {
         sorted.sort();
         let text = |f: fn(&Address) -> &str| sorted.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
         let versions: Vec<i64> = sorted.iter().map(|(_, version)| *version).collect();
-        let noted = sqlx::query!(
-            "insert into brigade.unshown as note (tenant, aggregate, id, version, at)
+        let noted = bounded(&self.cx.postgres, async |connection| {
+            sqlx::query!(
+                "insert into brigade.unshown as note (tenant, aggregate, id, version, at)
              select tenant, aggregate, id, version, clock_timestamp() - interval '2 seconds'
              from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
                   as lost (tenant, aggregate, id, version)
              on conflict (tenant, aggregate, id)
              do update set version = greatest(note.version, excluded.version),
                            at = least(note.at, excluded.at)",
-            &text(|a| a.tenant.as_str()) as _,
-            &text(|a| a.aggregate.as_str()) as _,
-            &text(|a| a.id.as_str()) as _,
-            &versions,
-        )
-        .execute(&mut *acquire(&self.cx.postgres).await?)
+                &text(|a| a.tenant.as_str()) as _,
+                &text(|a| a.aggregate.as_str()) as _,
+                &text(|a| a.id.as_str()) as _,
+                &versions,
+            )
+            .execute(&mut **connection)
+            .await
+        })
         .await?
         .rows_affected();
         self.cx.metrics.healed.with_label_values(&["aggregates"]).inc_by(noted);
@@ -289,15 +294,18 @@ impl Heal<'_> {
     pub async fn repeat(&self, parts: &[(Address, Part)]) -> sqlx::Result<u64> {
         let text = |f: fn(&Address) -> &str| parts.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
         let shards: Vec<i16> = parts.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
-        let repeated = sqlx::query_file!(
-            "src/cache_verifier/repeat_parts.sql",
-            &text(|a| a.tenant.as_str()) as _,
-            &text(|a| a.aggregate.as_str()) as _,
-            &text(|a| a.id.as_str()) as _,
-            &shards,
-            &parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
-        )
-        .execute(&mut *acquire(&self.cx.postgres).await?)
+        let repeated = bounded(&self.cx.postgres, async |connection| {
+            sqlx::query_file!(
+                "src/cache_verifier/repeat_parts.sql",
+                &text(|a| a.tenant.as_str()) as _,
+                &text(|a| a.aggregate.as_str()) as _,
+                &text(|a| a.id.as_str()) as _,
+                &shards,
+                &parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
+            )
+            .execute(&mut **connection)
+            .await
+        })
         .await?
         .rows_affected();
         self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(repeated);
@@ -318,14 +326,17 @@ impl Heal<'_> {
                 .iter()
                 .map(|event| event.address().map_or(0, |address| i16::from(shard_of(&address))))
                 .collect();
-            let inserted = sqlx::query_file!(
-                "src/cache_verifier/publish_again.sql",
-                &seqs,
-                &ids,
-                &shards,
-                events.as_repetition,
-            )
-            .execute(&mut *acquire(&self.cx.postgres).await?)
+            let inserted = bounded(&self.cx.postgres, async |connection| {
+                sqlx::query_file!(
+                    "src/cache_verifier/publish_again.sql",
+                    &seqs,
+                    &ids,
+                    &shards,
+                    events.as_repetition,
+                )
+                .execute(&mut **connection)
+                .await
+            })
             .await?;
             count += inserted.rows_affected();
             self.cx.metrics.healed.with_label_values(&["events"]).inc_by(inserted.rows_affected());
@@ -340,6 +351,7 @@ impl Heal<'_> {
         let (mut after, until) = self.span(since).await?;
         loop {
             let piece = self.events(after, until).await?;
+            self.duty.moved();
             let Some(last) = piece.last() else { return Ok(changed) };
             after = last.seq;
             for event in &piece {
@@ -362,17 +374,20 @@ impl Heal<'_> {
             .collect();
         for piece in carts.chunks(PIECE as usize) {
             let text = |f: fn(&Address) -> &str| piece.iter().map(|a| f(a)).collect::<Vec<_>>();
-            let rows = sqlx::query!(
-                r#"select distinct lock.tenant, lock.owner, lock.version
+            let rows = bounded(&self.cx.postgres, async |connection| {
+                sqlx::query!(
+                    r#"select distinct lock.tenant, lock.owner, lock.version
                    from unnest($1::text[], $2::text[]) as asked (tenant, id)
                    join brigade.carts cart using (tenant, id)
                    cross join lateral (values (cart.owner), (cart.session)) as whose (owner)
                    join brigade.cart_locks lock
                         on (lock.tenant, lock.owner) = (cart.tenant, whose.owner)"#,
-                &text(|a| a.tenant.as_str()) as _,
-                &text(|a| a.id.as_str()) as _,
-            )
-            .fetch_all(&mut *acquire(&self.cx.postgres).await?)
+                    &text(|a| a.tenant.as_str()) as _,
+                    &text(|a| a.id.as_str()) as _,
+                )
+                .fetch_all(&mut **connection)
+                .await
+            })
             .await?;
             locks.extend(rows.into_iter().filter_map(|row| {
                 Some((Address::new(&row.tenant, Aggregate::Lock, &row.owner).ok()?, row.version))
@@ -384,26 +399,32 @@ impl Heal<'_> {
     /// The numbers of the events since: above the first, up to the second.
     async fn span(&self, since: OffsetDateTime) -> sqlx::Result<(i64, i64)> {
         // The inner query is kept apart, else the planner walks from the first event on.
-        let span = sqlx::query!(
-            r#"select coalesce(min(seq), 1) - 1 as "after!", coalesce(max(seq), 0) as "until!"
+        let span = bounded(&self.cx.postgres, async |connection| {
+            sqlx::query!(
+                r#"select coalesce(min(seq), 1) - 1 as "after!", coalesce(max(seq), 0) as "until!"
                from (select seq from brigade.events where at >= $1 offset 0) recent"#,
-            since,
-        )
-        .fetch_one(&mut *acquire(&self.cx.postgres).await?)
+                since,
+            )
+            .fetch_one(&mut **connection)
+            .await
+        })
         .await?;
         Ok((span.after, span.until))
     }
 
     async fn events(&self, after: i64, until: i64) -> sqlx::Result<Vec<EventRow>> {
-        sqlx::query_as!(
-            EventRow,
-            "select seq, event_id, tenant, aggregate, id, version from brigade.events
+        bounded(&self.cx.postgres, async |connection| {
+            sqlx::query_as!(
+                EventRow,
+                "select seq, event_id, tenant, aggregate, id, version from brigade.events
              where seq > $1 and seq <= $2 order by seq limit $3",
-            after,
-            until,
-            PIECE,
-        )
-        .fetch_all(&mut *acquire(&self.cx.postgres).await?)
+                after,
+                until,
+                PIECE,
+            )
+            .fetch_all(&mut **connection)
+            .await
+        })
         .await
     }
 
@@ -413,11 +434,14 @@ impl Heal<'_> {
         let mut since = Instant::now();
         loop {
             self.still_mine().await?;
-            let left = sqlx::query_scalar!(
-                r#"select count(*) as "left!" from brigade.unshown
+            let left = bounded(&self.cx.postgres, async |connection| {
+                sqlx::query_scalar!(
+                    r#"select count(*) as "left!" from brigade.unshown
                    where at < statement_timestamp() - interval '2 seconds'"#
-            )
-            .fetch_one(&mut *acquire(&self.cx.postgres).await?)
+                )
+                .fetch_one(&mut **connection)
+                .await
+            })
             .await?;
             self.cx.metrics.heal_left.set(left);
             if left < least {
@@ -438,10 +462,10 @@ impl Heal<'_> {
         if self.cx.drain.is_cancelled() {
             bail!("draining: the next holder heals");
         }
-        if !Lease::take(&self.cx.postgres, self.lease, &self.cx.instance).await? {
+        if !Lease::hold(self.cx, self.lease, &Fitness::default()).await? {
             bail!("another instance heals");
         }
-        self.cx.health.moved();
+        self.duty.moved();
         Ok(())
     }
 }
@@ -503,7 +527,7 @@ pub async fn page(
 ) -> sqlx::Result<Page> {
     let ended = (ENDED_TTL - margin.ended).as_secs_f64();
     let removed = (REMOVED_TTL - margin.removed).as_secs_f64();
-    let rows = match kind {
+    let rows = bounded(&cx.postgres, async |connection| match kind {
         Aggregate::Cart => {
             sqlx::query_as!(
                 KeyRow,
@@ -517,8 +541,8 @@ pub async fn page(
                 most,
                 ended,
             )
-            .fetch_all(&mut *acquire(&cx.postgres).await?)
-            .await?
+            .fetch_all(&mut **connection)
+            .await
         }
         Aggregate::Lock => {
             sqlx::query_as!(
@@ -533,8 +557,8 @@ pub async fn page(
                 most,
                 removed,
             )
-            .fetch_all(&mut *acquire(&cx.postgres).await?)
-            .await?
+            .fetch_all(&mut **connection)
+            .await
         }
         Aggregate::Payment => {
             sqlx::query_as!(
@@ -549,8 +573,8 @@ pub async fn page(
                 most,
                 ended,
             )
-            .fetch_all(&mut *acquire(&cx.postgres).await?)
-            .await?
+            .fetch_all(&mut **connection)
+            .await
         }
         Aggregate::Table => {
             sqlx::query_as!(
@@ -562,8 +586,8 @@ pub async fn page(
                 after.1,
                 most,
             )
-            .fetch_all(&mut *acquire(&cx.postgres).await?)
-            .await?
+            .fetch_all(&mut **connection)
+            .await
         }
         Aggregate::User => {
             sqlx::query_as!(
@@ -575,8 +599,8 @@ pub async fn page(
                 after.1,
                 most,
             )
-            .fetch_all(&mut *acquire(&cx.postgres).await?)
-            .await?
+            .fetch_all(&mut **connection)
+            .await
         }
         _ => {
             sqlx::query_as!(
@@ -594,10 +618,11 @@ pub async fn page(
                 ended,
                 removed,
             )
-            .fetch_all(&mut *acquire(&cx.postgres).await?)
-            .await?
+            .fetch_all(&mut **connection)
+            .await
         }
-    };
+    });
+    let rows = rows.await?;
     let full = rows.len() as i64 >= most;
     let last = rows.last().filter(|_| full).map(|row| (row.tenant.clone(), row.id.clone()));
     let known = |row: KeyRow| {
@@ -611,15 +636,18 @@ pub async fn page(
 /// The aggregates of which a note says that they are not shown yet.
 pub async fn noted(cx: &Context, addresses: &[Address]) -> sqlx::Result<BTreeSet<String>> {
     let text = |f: fn(&Address) -> &str| addresses.iter().map(f).collect::<Vec<_>>();
-    let rows = sqlx::query!(
-        "select tenant, aggregate, id from brigade.unshown
+    let rows = bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            "select tenant, aggregate, id from brigade.unshown
          join unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, aggregate, id)
               using (tenant, aggregate, id)",
-        &text(|a| a.tenant.as_str()) as _,
-        &text(|a| a.aggregate.as_str()) as _,
-        &text(|a| a.id.as_str()) as _,
-    )
-    .fetch_all(&mut *acquire(&cx.postgres).await?)
+            &text(|a| a.tenant.as_str()) as _,
+            &text(|a| a.aggregate.as_str()) as _,
+            &text(|a| a.id.as_str()) as _,
+        )
+        .fetch_all(&mut **connection)
+        .await
+    })
     .await?;
     Ok(rows.iter().map(|row| format!("{}.{}.{}", row.tenant, row.aggregate, row.id)).collect())
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{runtime::Context, store::postgres::acquire};
+use crate::{runtime::Context, store::postgres::bounded};
 
 /// `JSStreamNotFoundErr` of nats-server.
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -176,7 +176,8 @@ pub async fn read(
     postgres: &PgPool,
     streams: &[String],
 ) -> sqlx::Result<(OffsetDateTime, HashMap<String, Mark>)> {
-    let rows = sqlx::query!(
+    let rows = bounded(postgres, async |connection| {
+        sqlx::query!(
         r#"select clock_timestamp() as "now!", asked.stream as "stream!", m.noted_at as "noted_at?",
                   m.created as "created?", m.server_id as "server_id?", m.first_seq as "first_seq?",
                   m.last_seq as "last_seq?", m.messages as "messages?", m.first_at as "first_at?"
@@ -187,7 +188,9 @@ pub async fn read(
            ) m on true"#,
         streams,
     )
-    .fetch_all(&mut *acquire(postgres).await?)
+    .fetch_all(&mut **connection)
+.await
+    })
     .await?;
     let now = rows.first().map(|row| row.now).ok_or(sqlx::Error::RowNotFound)?;
     let marks = rows.into_iter().filter_map(|row| {
@@ -220,24 +223,27 @@ pub async fn note(
         |f: fn(&Mark) -> u64| marks.iter().map(|(_, m)| f(m).cast_signed()).collect::<Vec<_>>();
     let streams: Vec<&str> = marks.iter().map(|(name, _)| *name).collect();
     let first_at: Vec<OffsetDateTime> = marks.iter().map(|(_, mark)| mark.first_at).collect();
-    sqlx::query!(
-        "insert into brigade.stream_marks
+    bounded(postgres, async |connection| {
+        sqlx::query!(
+            "insert into brigade.stream_marks
              (stream, noted_at, created, server_id, first_seq, last_seq, messages, first_at)
          select stream, $8, created, server_id, first_seq, last_seq, messages, first_at
          from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
                      $7::timestamptz[])
               as seen (stream, created, server_id, first_seq, last_seq, messages, first_at)
          on conflict (stream, noted_at) do nothing",
-        &streams as _,
-        &text(|m| &m.created) as _,
-        &text(|m| &m.server_id) as _,
-        &number(|m| m.first_seq),
-        &number(|m| m.last_seq),
-        &number(|m| m.messages),
-        &first_at,
-        now,
-    )
-    .execute(&mut *acquire(postgres).await?)
+            &streams as _,
+            &text(|m| &m.created) as _,
+            &text(|m| &m.server_id) as _,
+            &number(|m| m.first_seq),
+            &number(|m| m.last_seq),
+            &number(|m| m.messages),
+            &first_at,
+            now,
+        )
+        .execute(&mut **connection)
+        .await
+    })
     .await?;
     Ok(())
 }
@@ -247,17 +253,20 @@ pub async fn note(
 /// # Errors
 /// Those of Postgres.
 pub async fn tidy(postgres: &PgPool, streams: &[String]) -> sqlx::Result<()> {
-    sqlx::query!(
-        "delete from brigade.stream_marks mark
+    bounded(postgres, async |connection| {
+        sqlx::query!(
+            "delete from brigade.stream_marks mark
          using unnest($1::text[]) as kept (stream)
          where mark.stream = kept.stream
            and mark.noted_at < clock_timestamp() - make_interval(secs => $2)
            and mark.noted_at < (select max(noted_at) from brigade.stream_marks last
                                 where last.stream = kept.stream)",
-        streams,
-        KEPT,
-    )
-    .execute(&mut *acquire(postgres).await?)
+            streams,
+            KEPT,
+        )
+        .execute(&mut **connection)
+        .await
+    })
     .await?;
     Ok(())
 }

@@ -33,10 +33,12 @@ mod heal;
 mod marks;
 mod sessions;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use self::{
     audit::Audit,
@@ -45,10 +47,10 @@ use self::{
     sessions::{AskForState, Sessions},
 };
 use crate::{
-    runtime::{Context, Source, consume},
+    runtime::{Context, Source, consume, health::Duty, supervise::supervise},
     store::{
         Lease,
-        lease::RENEW,
+        lease::{Fitness, RENEW},
         postgres::{Failure, failure},
     },
 };
@@ -63,8 +65,11 @@ const TIDY: Duration = Duration::from_secs(60);
 /// # Errors
 /// Where NATS cannot be used at all.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
-    let audit = Audit::open(&cx).await?;
-    let auditing = AbortOnDropHandle::new(tokio::spawn(keep_auditing(cx.clone(), audit)));
+    let auditing = {
+        let (cx, duty) = (cx.clone(), Arc::new(cx.health.duty("audit")));
+        let audit = Arc::new(Mutex::new(Audit::open(&cx).await?));
+        supervise("the audit", move || keep_auditing(cx.clone(), audit.clone(), duty.clone()))
+    };
     let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
     let watching = consume(&cx, &[Source::Stream("EVENTS")], sessions);
     let marking = async {
@@ -81,6 +86,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
 /// Compares the streams with their marks, under the lease, until the drain. Errors pause it: the
 /// next round begins with the same marks.
 async fn keep_marks(cx: &Context) {
+    let duty = cx.health.duty("marks");
+    let mut fitness = Fitness::default();
     let mut tick = interval(RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut next, mut tidy) = (Instant::now(), Instant::now());
@@ -90,10 +97,11 @@ async fn keep_marks(cx: &Context) {
             () = cx.drain.cancelled() => return,
         }
         let round = async {
-            let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await?;
+            let mine = Lease::hold(cx, LEASE, &fitness).await?;
             if mine && Instant::now() >= next {
                 next = Instant::now() + EVERY;
-                compare(cx).await?;
+                compare(cx, &duty).await?;
+                fitness.works();
                 if Instant::now() >= tidy {
                     tidy = Instant::now() + TIDY;
                     marks::tidy(&cx.postgres, &names(cx)).await?;
@@ -105,9 +113,15 @@ async fn keep_marks(cx: &Context) {
             Ok(()) => {
                 cx.health.back("postgres");
                 cx.health.back("streams");
-                cx.health.moved();
+                duty.moved();
             }
-            Err(error) => cx.health.away(dependency(&error), &format!("{error:#}")),
+            Err(error) => {
+                if dependency(&error) == "streams" {
+                    fitness.fails();
+                }
+                duty.went_round();
+                cx.health.away(dependency(&error), &format!("{error:#}"));
+            }
         }
     }
 }
@@ -125,7 +139,7 @@ fn names(cx: &Context) -> Vec<String> {
 }
 
 /// One round: what was lost since the last marks is healed, then new marks are noted.
-async fn compare(cx: &Context) -> anyhow::Result<()> {
+async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
     let names = names(cx);
     // Before the streams are looked at: what is written meanwhile counts as later than the mark.
     let (now, before) = marks::read(&cx.postgres, &names).await?;
@@ -134,6 +148,7 @@ async fn compare(cx: &Context) -> anyhow::Result<()> {
     for name in &names {
         let mark = before.get(name);
         let stream = marks::look(cx, name).await?;
+        duty.went_round();
         let one_server = cx.topology.streams[name].get("num_replicas").is_none_or(|n| n == 1);
         let loss = marks::loss(mark, &stream, one_server);
         if let Some(loss) = loss.filter(|loss| loss.counts_for(name)) {
@@ -145,7 +160,7 @@ async fn compare(cx: &Context) -> anyhow::Result<()> {
     if !plan.is_empty() {
         let started = Instant::now();
         cx.fail.point("cache-verifier.before_heal").await;
-        let heal = Heal { cx, lease: LEASE };
+        let heal = Heal { cx, lease: LEASE, duty };
         heal.run(&plan).await?;
         cx.fail.point("cache-verifier.after_heal").await;
         let seconds = started.elapsed().as_secs_f64();
@@ -180,27 +195,41 @@ fn report(cx: &Context, stream: &str, loss: Loss, mark: Option<&Mark>) {
 }
 
 /// Audits a page a second, under the lease, until the drain.
-async fn keep_auditing(cx: Context, mut audit: Audit) {
+async fn keep_auditing(cx: Context, audit: Arc<Mutex<Audit>>, duty: Arc<Duty>) {
+    // Held by one that panicked until its task is gone.
+    let mut audit = audit.lock().await;
+    let mut fitness = Fitness::default();
     let mut tick = interval(RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next = Instant::now();
+    let mut pauses = false;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = cx.drain.cancelled() => return,
         }
         let round = async {
-            let mine = Lease::take(&cx.postgres, AUDIT_LEASE, &cx.instance).await?;
+            let mine = Lease::hold(&cx, AUDIT_LEASE, &fitness).await?;
             if mine && Instant::now() >= next {
                 next = Instant::now() + EVERY;
-                audit.next_page(&cx).await?;
+                audit.next_page(&cx, &duty).await?;
+                fitness.works();
             }
             anyhow::Ok(())
         };
         if let Err(error) = round.await {
-            // The other duty tells of servers that are away.
+            if dependency(&error) == "streams" {
+                fitness.fails();
+            }
+            duty.went_round();
             let error = format!("{error:#}");
-            tracing::debug!(worker = %cx.worker, error, "the audit pauses");
+            // Said once in an outage: the other duty tells of servers that are away.
+            if !std::mem::replace(&mut pauses, true) {
+                tracing::warn!(worker = %cx.worker, error, "the audit pauses");
+            }
+        } else {
+            pauses = false;
+            duty.moved();
         }
     }
 }

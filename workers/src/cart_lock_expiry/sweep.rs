@@ -9,8 +9,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::expire::{Asked, Lock, expire};
 use crate::{
-    runtime::Context,
-    store::{Lease, lease::RENEW, postgres::bounded},
+    runtime::{Context, health::Duty},
+    store::{
+        Lease,
+        lease::{Fitness, RENEW},
+        postgres::bounded,
+    },
 };
 
 const LEASE: &str = "cart-lock-expiry.sweep";
@@ -22,6 +26,8 @@ const AT_ONCE: i64 = 256;
 
 /// Looks for overdue locks, under the lease, until the drain.
 pub async fn keep(cx: Context) {
+    let duty = cx.health.duty("sweep");
+    let mut fitness = Fitness::default();
     let mut tick = interval(RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Where everything was killed, the lease is still a dead one's, and locks have waited long.
@@ -32,23 +38,32 @@ pub async fn keep(cx: Context) {
             () = cx.drain.cancelled() => return,
         }
         let round: sqlx::Result<()> = async {
-            let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await?;
+            let mine = Lease::hold(&cx, LEASE, &fitness).await?;
             if mine || at_start {
-                at_start = !sweep(&cx).await?;
+                let answered = sweep(&cx, &duty).await?;
+                at_start = !answered;
+                if answered { fitness.works() } else { fitness.fails() }
             }
             Ok(())
         }
         .await;
         match round {
-            Ok(()) => cx.health.back("postgres"),
-            Err(error) => cx.health.away("postgres", &error.to_string()),
+            Ok(()) => {
+                cx.health.back("postgres");
+                duty.moved();
+            }
+            Err(error) => {
+                cx.health.away("postgres", &error.to_string());
+                duty.went_round();
+            }
         }
     }
 }
 
 /// Ends what is overdue, the oldest first. False: nobody decides now.
-async fn sweep(cx: &Context) -> sqlx::Result<bool> {
+async fn sweep(cx: &Context, duty: &Duty) -> sqlx::Result<bool> {
     loop {
+        duty.went_round();
         let overdue = bounded(&cx.postgres, async |c| overdue(c).await).await?;
         if overdue.is_empty() {
             return Ok(true);

@@ -17,8 +17,12 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     domain::user::WINDOW,
-    runtime::{Context, Nats},
-    store::{Lease, lease, postgres::bounded},
+    runtime::{Context, Nats, health::Duty},
+    store::{
+        Lease,
+        lease::{self, Fitness},
+        postgres::bounded,
+    },
 };
 
 const LEASE: &str = "command-handler.housekeeping";
@@ -40,6 +44,8 @@ const AT_ONCE: i64 = 1000;
 pub async fn keep(cx: Context) {
     let mut tick = interval(lease::RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let duty = cx.health.duty("housekeeping");
+    let mut fitness = Fitness::default();
     let mut decided = Decided::default();
     let (mut look, mut next) = (Instant::now(), Instant::now());
     loop {
@@ -47,19 +53,24 @@ pub async fn keep(cx: Context) {
             _ = tick.tick() => {}
             () = cx.drain.cancelled() => return,
         }
-        let mine = Lease::take(&cx.postgres, LEASE, &cx.instance).await.unwrap_or(false);
+        // Others tell of a Postgres that is away.
+        duty.moved();
+        let mine = Lease::hold(&cx, LEASE, &fitness).await.unwrap_or(false);
         if !mine || Instant::now() < look {
             continue;
         }
         look = Instant::now() + LOOK;
         if let Err(error) = decided.purge(&cx.nats).await {
             tracing::warn!(worker = %cx.worker, error = format!("{error:#}"), "cannot purge {STREAM}");
+            fitness.fails();
+        } else {
+            fitness.works();
         }
         if Instant::now() < next {
             continue;
         }
         next = Instant::now() + EVERY;
-        if let Err(error) = forget_outcomes(&cx, OUTCOME_DAYS).await {
+        if let Err(error) = forget_outcomes(&cx, &duty, OUTCOME_DAYS).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old outcomes");
         }
         if let Err(error) = forget_failures(&cx).await {
@@ -161,7 +172,7 @@ async fn ask(nats: &Nats, subject: String, request: Value) -> anyhow::Result<Val
 ///
 /// # Errors
 /// Those of Postgres.
-async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
+async fn forget_outcomes(cx: &Context, duty: &Duty, days: i32) -> sqlx::Result<()> {
     loop {
         let deleted = bounded(&cx.postgres, async |connection| {
             sqlx::query_file!("src/command_handler/forget_outcomes.sql", days, AT_ONCE)
@@ -169,6 +180,7 @@ async fn forget_outcomes(cx: &Context, days: i32) -> sqlx::Result<()> {
                 .await
         });
         let deleted = deleted.await?.rows_affected();
+        duty.moved();
         if deleted > 0 {
             tracing::info!(worker = %cx.worker, deleted, "old outcomes deleted");
         }

@@ -19,9 +19,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::{patient::PATIENCE, show::Show};
 use crate::{
     domain::State,
-    runtime::Context,
+    runtime::{Context, health::Duty},
     store::{
-        Lease, lease,
+        Lease,
+        lease::{self, Fitness},
         postgres::{Failure, bounded, failure},
         states,
     },
@@ -104,16 +105,21 @@ pub async fn keep(cx: Context, show: Arc<Show>, notes: Arc<Notes>) {
     let mut tick = interval(FLUSH);
     let mut look = interval(lease::RENEW);
     let mut round = Round::default();
+    let duty = cx.health.duty("notes");
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             _ = tick.tick() => flush(&cx.postgres, &notes).await,
-            _ = look.tick() => show_overdue(&cx, &show, &notes, &mut round).await,
+            _ = look.tick() => show_overdue(&cx, &show, &notes, &mut round, &duty).await,
             () = cx.drain.cancelled() => break,
         };
-        if let Err(error) = done {
-            tracing::debug!(worker = %cx.worker, %error, "notes are kept for later");
+        match done {
+            Ok(()) => duty.moved(),
+            Err(error) => {
+                duty.went_round();
+                tracing::debug!(worker = %cx.worker, %error, "notes are kept for later");
+            }
         }
     }
 }
@@ -143,11 +149,13 @@ struct Round {
     most: i64,
     /// The last one whose address cannot be read, and that was told of.
     told: Note,
+    /// Whether anything can be shown.
+    fitness: Fitness,
 }
 
 impl Default for Round {
     fn default() -> Self {
-        Self { after: START, most: AT_ONCE, told: START }
+        Self { after: START, most: AT_ONCE, told: START, fitness: Fitness::default() }
     }
 }
 
@@ -201,8 +209,10 @@ async fn show_overdue(
     show: &Show,
     notes: &Notes,
     round: &mut Round,
+    duty: &Duty,
 ) -> sqlx::Result<()> {
-    while Lease::take(&cx.postgres, LEASE, &cx.instance).await? {
+    while Lease::hold(cx, LEASE, &round.fitness).await? {
+        duty.moved();
         let overdue = overdue(&cx.postgres, round).await?;
         if overdue.is_empty() {
             round.after = START;
@@ -216,6 +226,10 @@ async fn show_overdue(
         let too_large = count == 0 && began.elapsed() >= PATIENCE;
         round.most =
             if too_large { (round.most / 8).max(1) } else { (round.most * 2).min(AT_ONCE) };
+        match count {
+            0 if !states.is_empty() => round.fitness.fails(),
+            _ => round.fitness.works(),
+        }
         if count > 0 {
             tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
         }

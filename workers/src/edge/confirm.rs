@@ -47,6 +47,7 @@ impl Question for Confirm {
             r#"with asked as (
                    select * from unnest($1::text[], $2::text[], $3::text[])
                                  as asked (tenant, aggregate, id)
+                   where (select pg_current_wal_lsn()) is not null
                )
                select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
                       cart.version as "version!", cart.parts as "parts!"

@@ -22,7 +22,7 @@ use super::{confirm::Versions, together::Question};
 use crate::{
     domain::State,
     runtime::Nats,
-    store::{Kv, states},
+    store::{Kv, postgres::refuse_standby, states},
 };
 
 /// Bodies kept in memory, in bytes. A usual body has 1 to 2 KiB.
@@ -212,12 +212,16 @@ impl Question for Read {
     type Row = Arc<Body>;
     /// Rare: memory and KV have nearly everything.
     const AT_ONCE: usize = 1;
+    /// Whole aggregates.
+    const MAX_KEYS: usize = 64;
 
     async fn ask(
         &self,
         connection: &mut PgConnection,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<Body>>> {
+        // It is not certain that this is the session in which the version was confirmed.
+        refuse_standby(connection).await?;
         let states = states::read(connection, addresses).await?;
         let body = |state: &State| (state.head().address.clone(), Arc::new(Body::of(state)));
         Ok(states.iter().map(body).collect())

@@ -3,13 +3,17 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use sqlx::{Connection, Error, PgPool};
+use futures::future::join;
+use sqlx::{
+    Connection, Error, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout_at},
@@ -19,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::together::Question;
 use crate::{
     runtime::{Health, supervise::supervise},
-    store::postgres::{Failure, connection, failure},
+    store::postgres::{Failure, connection, failure, refuse_standby, test_idle},
 };
 
 /// How long a question may take, its repetitions included.
@@ -37,14 +41,19 @@ pub struct Database {
 
 struct Known {
     pool: PgPool,
+    /// One connection for the pings, which must not wait for questions.
+    pings: PgPool,
     health: Health,
     away: AtomicBool,
-    lost: Notify,
+    /// A question was not answered, and why: Postgres is away, or the question was slow.
+    suspected: Notify,
+    why: Mutex<String>,
 }
 
 /// Why a question was not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unanswered {
+    /// Not in time, or by no server that could be believed.
     Away,
     /// The statement or a row is wrong; it was logged.
     Fault,
@@ -53,14 +62,21 @@ pub enum Unanswered {
 impl Database {
     #[must_use]
     pub fn new(pool: PgPool, health: Health) -> Self {
-        let known =
-            Arc::new(Known { pool, health, away: AtomicBool::new(false), lost: Notify::new() });
+        let pings = PgPoolOptions::new()
+            .max_connections(1)
+            .test_before_acquire(false)
+            .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
+            .connect_lazy_with(PgConnectOptions::clone(&pool.connect_options()));
+        let (away, suspected, why) = (AtomicBool::new(false), Notify::new(), Mutex::default());
+        let known = Arc::new(Known { pool, pings, health, away, suspected, why });
         let probed = known.clone();
         let probe = supervise("the look for Postgres", move || probe(probed.clone()));
         Self { known, _probe: probe }
     }
 
-    /// Runs one statement, again where others got in its way.
+    /// Runs one statement, again where others got in its way. One that is too slow has failed by
+    /// itself: it does not make Postgres away for other questions, which only a ping does that is
+    /// not answered either.
     ///
     /// # Errors
     /// At once while Postgres is known to be away, else within [`PATIENCE`].
@@ -82,7 +98,7 @@ impl Database {
                     let done = timeout_at(until, question.ask(&mut connection, keys)).await;
                     if !matches!(done, Ok(Ok(_))) {
                         // Given back, it would hold its place in the pool until it answers.
-                        connection.close_on_drop();
+                        connection.give_up();
                     }
                     done
                 }
@@ -97,40 +113,44 @@ impl Database {
                 Err(_) => break,
             }
         }
-        self.known.lose(&why);
+        *self.known.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        self.known.suspected.notify_one();
         Err(Unanswered::Away)
     }
 }
 
 impl Known {
-    fn lose(&self, why: &str) {
-        self.away.store(true, Ordering::SeqCst);
-        self.health.away("postgres", why);
-        self.lost.notify_one();
+    async fn answers(&self) -> bool {
+        let until = Instant::now() + PATIENCE;
+        let Ok(mut connection) = connection(&self.pings, until).await else { return false };
+        let answers = matches!(timeout_at(until, connection.ping()).await, Ok(Ok(())));
+        if !answers {
+            connection.give_up();
+        }
+        answers
     }
-}
 
-/// Looks for a Postgres that was lost, or that was never there, until it answers.
-async fn probe(known: Arc<Known>) {
-    if !answers(&known.pool).await {
-        known.lose("no answer");
-    }
-    loop {
-        known.lost.notified().await;
-        while !answers(&known.pool).await {
+    /// Until Postgres answers.
+    async fn lose(&self) {
+        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.away.store(true, Ordering::SeqCst);
+        self.health.away("postgres", &why);
+        while !self.answers().await {
             sleep(PROBE).await;
         }
-        known.away.store(false, Ordering::SeqCst);
-        known.health.back("postgres");
+        self.away.store(false, Ordering::SeqCst);
+        self.health.back("postgres");
     }
 }
 
-async fn answers(pool: &PgPool) -> bool {
-    let until = Instant::now() + PATIENCE;
-    let Ok(mut connection) = connection(pool, until).await else { return false };
-    let answers = matches!(timeout_at(until, connection.ping()).await, Ok(Ok(())));
-    if !answers {
-        connection.close_on_drop();
+/// Looks for a Postgres that is suspected to be away, or was never there, until it answers.
+async fn probe(known: Arc<Known>) {
+    loop {
+        // The questions' own connections may be dead although Postgres is there.
+        let (answers, ()) = join(known.answers(), test_idle(&known.pool)).await;
+        if !answers {
+            known.lose().await;
+        }
+        known.suspected.notified().await;
     }
-    answers
 }

@@ -11,4 +11,5 @@ cross join lateral (
     where (entry.tenant, entry.owner) = (asked.tenant, asked.owner) and entry.seq < asked.before
     order by seq desc limit asked.most
 ) found
+where (select pg_current_wal_lsn()) is not null
 order by asked.place, found.seq desc

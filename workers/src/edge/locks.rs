@@ -36,7 +36,8 @@ impl Question for LiveLocks {
                    'acquired_at', acquired_at, 'expires_at', expires_at)::text as "live!"
                from unnest($1::text[], $2::text[]) as asked (tenant, owner)
                join brigade.cart_locks using (tenant, owner)
-               where state = 'held' and expires_at > clock_timestamp()"#,
+               where state = 'held' and expires_at > clock_timestamp()
+                 and (select pg_current_wal_lsn()) is not null"#,
             &text(|lock| lock.tenant.as_str()) as _,
             &text(|lock| lock.id.as_str()) as _,
         )

@@ -30,6 +30,7 @@ mod list;
 mod locks;
 mod outcome;
 mod owners;
+mod places;
 mod queries;
 mod reply;
 mod service;
@@ -53,7 +54,7 @@ use brigade_contracts::{
     },
 };
 use futures::{StreamExt, future::join_all};
-use tokio::{sync::Semaphore, task::JoinSet, time::interval};
+use tokio::{task::JoinSet, time::interval};
 
 use self::{
     confirm::Confirm,
@@ -63,6 +64,7 @@ use self::{
     locks::{LiveLocks, LockHistory},
     outcome::Inbox,
     owners::Owners,
+    places::Places,
     reply::Reply,
     service::{Endpoint, Service},
     streams::Streams,
@@ -81,9 +83,10 @@ const LOCK: &str = "lock";
 const LOCK_HISTORY: &str = "lock_history";
 const USER_VALIDATE: &str = "user_validate";
 const USER_STATE: &str = "user_state";
-/// Most queries in hand; more are refused as `busy`.
+/// Most queries in hand, a quarter of them of one tenant; more are refused as `busy` or `too_many`.
 const MAX_IN_HAND: usize = 10_000;
-/// Most queries that wait for something to happen: the others always have room.
+/// Most queries that wait for something to happen, a quarter of them of one tenant: the others
+/// always have room.
 const MAX_WAITING: usize = 4_096;
 /// How often edge tells that it is well.
 const TICK: Duration = Duration::from_millis(500);
@@ -104,8 +107,8 @@ struct Edge {
     lists: Lists,
     streams: Streams,
     versions: Kv,
-    in_hand: Arc<Semaphore>,
-    waiting: Semaphore,
+    in_hand: Places,
+    waiting: Places,
 }
 
 /// # Errors
@@ -142,6 +145,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         cx.drain.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;
     };
+    let duty = cx.health.duty("queries");
     let mut tick = interval(TICK);
     tokio::pin!(serving, drained);
     loop {
@@ -151,8 +155,10 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
             () = cx.drain.cancelled(), if served.is_some() => served = None,
             () = &mut drained => anyhow::bail!("requests are left after {DRAIN_LIMIT:?}"),
             // Stuck queries fill up all the room, and then edge is not well.
-            _ = tick.tick() => if edge.in_hand.available_permits() > 0 {
-                cx.health.moved();
+            _ = tick.tick() => if edge.in_hand.has_room() {
+                duty.moved();
+            } else {
+                duty.went_round();
             },
         }
     }
@@ -167,7 +173,7 @@ async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscri
             request = requests.next() => match request {
                 Some(request) => {
                     let query = Delivery::request(request, 0);
-                    match edge.in_hand.clone().try_acquire_owned() {
+                    match edge.in_hand.take(tenant(query.subject())) {
                         Ok(place) => {
                             let (edge, endpoint) = (edge.clone(), endpoint.clone());
                             tasks.spawn(async move {
@@ -175,7 +181,7 @@ async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscri
                                 drop(place);
                             });
                         }
-                        Err(_) => edge.send(endpoint, &query, Reply::busy()).await,
+                        Err(reply) => edge.send(endpoint, &query, reply).await,
                     }
                 }
                 None => break,
@@ -190,6 +196,11 @@ async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscri
     while let Some(done) = tasks.join_next().await {
         told(done);
     }
+}
+
+/// The tenant of a query: the second token of its subject.
+fn tenant(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
 }
 
 /// A query that panicked gets no answer; its sender asks again.
@@ -214,8 +225,8 @@ impl Edge {
             lists: Lists::new(&database, &cx),
             streams: Streams::new(&cx.drain),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
-            in_hand: Arc::new(Semaphore::new(MAX_IN_HAND)),
-            waiting: Semaphore::new(MAX_WAITING),
+            in_hand: Places::new(MAX_IN_HAND),
+            waiting: Places::new(MAX_WAITING),
             cx,
         })
     }
@@ -227,8 +238,7 @@ impl Edge {
 
     /// Waits until nothing is in hand.
     async fn answered(&self) {
-        // Never closed, and never asked for more than there is.
-        let _all = self.in_hand.acquire_many(MAX_IN_HAND as u32).await;
+        self.in_hand.free(MAX_IN_HAND).await;
     }
 
     async fn send(&self, endpoint: &Endpoint, query: &Delivery, reply: Reply) {

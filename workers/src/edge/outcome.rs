@@ -21,7 +21,9 @@ pub struct Inbox;
 impl Question for Inbox {
     type Key = (Token, Token);
     type Row = Stored;
-    const AT_ONCE: usize = 1;
+    const AT_ONCE: usize = 2;
+    /// An outcome may be as large as the aggregate that it shows.
+    const MAX_KEYS: usize = 64;
 
     async fn ask(
         &self,
@@ -33,7 +35,8 @@ impl Question for Inbox {
         let rows = sqlx::query!(
             r#"select tenant, command_id, inbox.outcome::text as "outcome!", inbox.actor
                from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
-               join brigade.command_inbox inbox using (tenant, command_id)"#,
+               join brigade.command_inbox inbox using (tenant, command_id)
+               where (select pg_current_wal_lsn()) is not null"#,
             &tenants as _,
             &ids as _,
         )
@@ -69,7 +72,7 @@ impl Edge {
             Ok(_) => ControlFlow::Continue(Err(not_decided())),
             Err(_) => ControlFlow::Break(Err(Reply::unconfirmed())),
         };
-        self.ask_until(wait, wake_on, ask).await?
+        self.ask_until(&tenant, wait, wake_on, ask).await?
     }
 }
 

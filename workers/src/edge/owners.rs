@@ -58,6 +58,8 @@ impl Question for Owners {
     type Key = Address;
     type Row = Arc<Owned>;
     const AT_ONCE: usize = 3;
+    /// With the members of a cart each.
+    const MAX_KEYS: usize = 256;
 
     async fn ask(
         &self,

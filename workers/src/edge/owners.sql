@@ -2,6 +2,7 @@
 -- cart that it belongs to, if any.
 with asked as (
     select * from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, aggregate, id)
+    where (select pg_current_wal_lsn()) is not null
 ), found as (
     select tenant, aggregate, id, id as cart_id, null as payer
     from asked where aggregate = 'cart'

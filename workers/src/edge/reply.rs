@@ -54,6 +54,14 @@ impl Reply {
         Refusal { retry_after_ms: Some(500), ..refusal }.into()
     }
 
+    /// Of a tenant that has its share of the places.
+    #[must_use]
+    pub fn too_many() -> Self {
+        let message = "too many queries of this tenant are in hand";
+        let refusal = Refusal::new(429, "too_many", message);
+        Refusal { retry_after_ms: Some(500), ..refusal }.into()
+    }
+
     #[must_use]
     pub fn bad_subject(expected: &'static str) -> Self {
         Refusal::new(400, "bad_subject", expected).into()

@@ -4,6 +4,12 @@
 //! it is sent. So what it finds is never older than an outcome that was answered before the
 //! question was put. While the few statements that may run at once are under way, questions
 //! gather for the next one; so the load on Postgres does not grow with the number of queries.
+//!
+//! Each statement says `where (select pg_current_wal_lsn()) is not null`, which fails on a server in
+//! recovery, rows or no rows (it is asked once, before anything is read): a standby may be behind,
+//! and confirms nothing. That the session is one of a primary was seen when it was made
+//! ([`refuse_standby`](crate::store::postgres::refuse_standby)); this holds where a pooler stands
+//! in between as well.
 
 use std::{collections::HashMap, future::Future, hash::Hash, sync::Arc};
 
@@ -20,7 +26,7 @@ pub trait Question: Send + Sync + 'static {
     type Row: Clone + Send + 'static;
     /// Most statements under way.
     const AT_ONCE: usize;
-    /// Most keys in one statement.
+    /// Most keys in one statement: fewer where each brings much, so that none is slow.
     const MAX_KEYS: usize = 1024;
 
     /// What is there for these keys; keys without a row are left out.

@@ -35,6 +35,7 @@ impl Question for Users {
     type Row = Arc<Known>;
     /// With one alone, a query would wait for the end of a statement that came just before it.
     const AT_ONCE: usize = 3;
+    const MAX_KEYS: usize = 256;
 
     async fn ask(
         &self,
@@ -45,7 +46,8 @@ impl Question for Users {
         let rows = sqlx::query!(
             r#"select row_to_json(u)::text as "row!", clock_timestamp() as "now!"
                from unnest($1::text[], $2::text[]) as asked (tenant, id)
-               join brigade.users u using (tenant, id)"#,
+               join brigade.users u using (tenant, id)
+               where (select pg_current_wal_lsn()) is not null"#,
             &tenants as _,
             &ids as _,
         )

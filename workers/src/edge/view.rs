@@ -115,7 +115,7 @@ impl Edge {
                 Err(_) => ControlFlow::Break(confirmed),
             }
         };
-        let confirmed = self.ask_until(asked.wait, wake_on, ask).await??;
+        let confirmed = self.ask_until(&address.tenant, asked.wait, wake_on, ask).await??;
         let version = confirmed.versions.version;
         if asked.reached(version) {
             Ok(confirmed)

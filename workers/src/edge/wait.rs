@@ -2,6 +2,7 @@
 
 use std::{future::Future, ops::ControlFlow, time::Duration};
 
+use brigade_contracts::Token;
 use futures::StreamExt;
 use prometheus::IntGauge;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -17,9 +18,10 @@ impl Edge {
     /// is there before the question that it follows, so nothing is missed in between.
     ///
     /// # Errors
-    /// `503 busy` where too many wait already.
+    /// `503 busy` or `429 too_many` where too many wait already.
     pub async fn ask_until<T, F>(
         &self,
+        tenant: &Token,
         wait: Duration,
         wake_on: String,
         ask: impl Fn() -> F,
@@ -33,7 +35,7 @@ impl Edge {
             ControlFlow::Continue(present) if wait.is_zero() => return Ok(present),
             ControlFlow::Continue(present) => present,
         };
-        let _place = self.waiting.try_acquire().map_err(|_| Reply::busy())?;
+        let _place = self.waiting.take(tenant.as_str())?;
         let mut wakes = self.cx.nats.client.subscribe(wake_on).await.map_err(|error| {
             tracing::warn!(%error, "a query cannot wait");
             Reply::busy()

@@ -10,7 +10,7 @@ use super::{
     floor::{Mark, Sessions},
     publish::{self, Event},
 };
-use crate::runtime::Context;
+use crate::{runtime::Context, store::postgres::bounded};
 
 /// Most events of a batch: as many as the server takes. Half as many cost a tenth of the pace.
 const MOST: usize = 1000;
@@ -108,18 +108,18 @@ struct Read {
 async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
     let most = (MOST / due.len().max(1)).min(MOST_OF_A_SHARD);
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let (mut session, epoch) = sessions.session().await?;
-    let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
-    let rows = sqlx::query_file_as!(
-        Row,
-        "src/outbox_relay/read.sql",
-        &shards,
-        &floors,
-        i64::try_from(most).unwrap_or(i64::MAX),
-    )
-    .fetch_all(&mut *session)
-    .await?;
-    drop(session);
+    let rows = sessions.read(due.iter().map(|due| due.floor), async |session, epoch| {
+        let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
+        let rows = sqlx::query_file_as!(
+            Row,
+            "src/outbox_relay/read.sql",
+            &shards,
+            &floors,
+            i64::try_from(most).unwrap_or(i64::MAX),
+        );
+        Ok((rows.fetch_all(session).await?, epoch))
+    });
+    let (rows, epoch) = rows.await?;
     let read_of = |shard| rows.iter().filter(|row| row.shard == shard).count();
     let more = shards.into_iter().filter(|shard| read_of(*shard) >= most).collect();
     let mut read = Read { events: Vec::new(), epoch, more, failed: BTreeSet::new() };
@@ -184,9 +184,10 @@ impl Row {
 async fn delete(sessions: &Sessions, events: &[&Event]) -> sqlx::Result<()> {
     let shards: Vec<i16> = events.iter().map(|event| event.shard).collect();
     let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
-    sqlx::query!(
-        // Each by its key, for the same reason as in `read.sql`.
-        "delete from brigade.outbox where ctid = any (array (
+    let deleted = bounded(&sessions.pool, async |session| {
+        sqlx::query!(
+            // Each by its key, for the same reason as in `read.sql`.
+            "delete from brigade.outbox where ctid = any (array (
              select o.ctid
              from unnest($1::smallint[], $2::bigint[]) as done (shard, seq)
              cross join lateral (
@@ -194,10 +195,12 @@ async fn delete(sessions: &Sessions, events: &[&Event]) -> sqlx::Result<()> {
                  where queued.shard = done.shard and queued.seq = done.seq limit 1
              ) o
          ))",
-        &shards,
-        &seqs,
-    )
-    .execute(&mut *sessions.session().await?.0)
-    .await?;
+            &shards,
+            &seqs,
+        )
+        .execute(&mut **session)
+        .await
+    });
+    deleted.await?;
     Ok(())
 }

@@ -30,16 +30,20 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use sqlx::{
-    PgPool, Postgres,
-    pool::PoolConnection,
+    Error, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::{Instant, timeout};
 
 use super::SHARDS;
-use crate::{runtime::connect::CONNECT_LIMIT, store::postgres::acquire};
+use crate::{
+    runtime::connect::CONNECT_LIMIT,
+    store::postgres::{PATIENCE, connection, finish, refuse_standby},
+};
 
 /// Sessions: two batches, and the statements beside them.
 const SESSIONS: u32 = 4;
@@ -58,6 +62,9 @@ const SETTINGS: [(&str, &str); 6] = [
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
 ];
+
+/// How long a read without a floor is waited for, above its own limit.
+const WALK: Duration = Duration::from_secs(31);
 
 /// A sequence number, as long as its epoch lasts. The default is of no epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,19 +107,35 @@ impl Sessions {
             .test_before_acquire(false)
             .idle_timeout(None)
             .max_lifetime(None)
-            .after_connect(move |_, _| {
+            .after_connect(move |connection, _| {
                 count.fetch_add(1, Ordering::SeqCst);
-                Box::pin(std::future::ready(Ok(())))
+                Box::pin(refuse_standby(connection))
             })
             .connect_lazy_with(options);
         Self { pool, epoch }
     }
 
-    /// A session, and the epoch of what is read in it. The order matters: after a crash the
-    /// statement either fails, or its session is a new one and has been counted.
-    pub async fn session(&self) -> sqlx::Result<(PoolConnection<Postgres>, u64)> {
-        let session = acquire(&self.pool).await?;
-        Ok((session, self.epoch.load(Ordering::SeqCst)))
+    /// Reads above floors, in a session, given the epoch of what is read in it. The order matters:
+    /// after a crash the statement either fails, or its session is a new one and has been counted.
+    ///
+    /// A read without a floor has the time to walk over everything that was ever deleted; any
+    /// other is quick, or its session is dead. Its next read then is one of a new session, and so
+    /// without a floor.
+    pub async fn read<T>(
+        &self,
+        floors: impl Iterator<Item = Mark>,
+        read: impl AsyncFnOnce(&mut PgConnection, u64) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        let mut session = connection(&self.pool, Instant::now() + CONNECT_LIMIT).await?;
+        let epoch = self.epoch();
+        let walks = floors.map(|floor| floor.in_epoch(epoch)).min() == Some(0);
+        let done = timeout(if walks { WALK } else { PATIENCE }, read(&mut session, epoch)).await;
+        finish(&self.pool, session, done.unwrap_or(Err(Error::PoolTimedOut))).await
+    }
+
+    /// The present epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
     }
 }
 
@@ -129,7 +152,12 @@ pub enum Settling {
 impl Settling {
     /// Goes one step further.
     pub async fn step(self, sessions: &Sessions) -> sqlx::Result<Self> {
-        let (mut session, epoch) = sessions.session().await?;
+        sessions
+            .read(std::iter::empty(), async |session, epoch| self.go(session, epoch).await)
+            .await
+    }
+
+    async fn go(self, session: &mut PgConnection, epoch: u64) -> sqlx::Result<Self> {
         let (mark, earlier) = match self {
             Self::Awaiting(mark, writers) if mark.epoch == epoch => (mark, Some(writers)),
             _ => {
@@ -173,6 +201,11 @@ impl Floors {
     /// Rows were deleted, above which floors should rise.
     pub fn deleted(&mut self) {
         self.deleted = true;
+    }
+
+    /// The sessions are of this epoch: what was settled in another one says nothing.
+    pub fn begin_epoch(&mut self, epoch: u64) {
+        self.deleted |= self.settled.epoch != epoch;
     }
 
     /// Whether there is a step to be taken.

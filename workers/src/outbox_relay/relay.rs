@@ -15,8 +15,8 @@ use super::{
     tasks::{self, Done, Looked},
 };
 use crate::{
-    runtime::Context,
-    store::lease::{self, Held},
+    runtime::{Context, health::Duty},
+    store::lease::{self, Fitness, Held},
 };
 
 /// Large batches at once: while one is published another is read.
@@ -41,6 +41,10 @@ const FINISH: Duration = Duration::from_secs(4);
 /// For giving back, and for leaving Postgres. A whole process has 10 s to drain.
 const LEAVE: Duration = Duration::from_secs(1);
 
+/// The longest step of a batch: a read that has to walk, an acknowledgement, and as many single
+/// ones where the stream refuses the batch.
+const BATCH_HANGS: Duration = Duration::from_secs(120);
+
 /// A set of shards, as in the payload of a wake.
 pub type Mask = u16;
 
@@ -48,6 +52,11 @@ pub struct Relay {
     cx: Context,
     sessions: Sessions,
     tasks: JoinSet<Done>,
+    rounds: Duty,
+    looks: Duty,
+    publishing: Duty,
+    /// Whether what it publishes is stored.
+    fitness: Fitness,
     /// `None` before the first round.
     held: Option<Mask>,
     /// Shards that may have something to relay.
@@ -72,6 +81,10 @@ impl Relay {
         let now = Instant::now();
         Self {
             sessions: Sessions::new(&cx.postgres),
+            rounds: cx.health.duty("rounds"),
+            looks: cx.health.duty_within("looks", BATCH_HANGS),
+            publishing: cx.health.duty_within("publishing", BATCH_HANGS),
+            fitness: Fitness::default(),
             cx,
             tasks: JoinSet::new(),
             held: None,
@@ -115,6 +128,10 @@ impl Relay {
 
     pub fn start_what_is_due(&mut self) {
         let now = Instant::now();
+        self.floors.begin_epoch(self.sessions.epoch());
+        if self.batches == 0 {
+            self.publishing.moved();
+        }
         if self.next_round.is_some_and(|at| at <= now) {
             self.next_round = None;
             self.start_round();
@@ -164,18 +181,24 @@ impl Relay {
 
     fn start_round(&mut self) {
         let (cx, sessions, first) = (self.cx.clone(), self.sessions.clone(), self.held.is_none());
-        self.tasks.spawn(async move { Done::Round(tasks::round(&cx, &sessions, first).await) });
+        let fit = self.fitness.is_fit() && !cx.nats.is_away();
+        let round = async move { Done::Round(tasks::round(&cx, &sessions, first, fit).await) };
+        self.tasks.spawn(round);
     }
 
     fn finish_round(&mut self, held: sqlx::Result<Held>) {
         let again = if self.postgres_is_back(&held) { lease::RENEW } else { PAUSE };
         self.next_round = Some(Instant::now() + again);
+        self.rounds.went_round();
         if let Ok(held) = held {
             let held = held.shares.iter().fold(0, |mask, shard| mask | 1 << shard);
-            self.due |= held & !self.held();
+            if held == 0 && self.held() != 0 {
+                tracing::warn!(worker = %self.cx.worker, "shards are left to other relays");
+            }
+            self.due = self.due & held | held & !self.held();
             self.held = Some(held);
             self.shards_gauge(held.count_ones());
-            self.cx.health.moved();
+            self.rounds.moved();
         }
     }
 
@@ -194,13 +217,14 @@ impl Relay {
             self.look_after = PAUSE;
         }
         self.next_look = Some(Instant::now() + self.look_after);
+        self.looks.went_round();
         let Ok(Looked { at, found, floor }) = looked else { return };
         // Shards at work now are read by their batch.
         self.due |= found & !self.at_work;
         for shard in shards_in(at & !found) {
             self.floors.of[shard].raise(floor);
         }
-        self.cx.health.moved();
+        self.looks.moved();
         if self.due | self.at_work == 0 {
             // Another relay may have done what this one could not.
             self.cx.health.back("stream");
@@ -233,6 +257,7 @@ impl Relay {
 
     fn finish_batch(&mut self, shards: Mask, outcome: Outcome) {
         let now = Instant::now();
+        self.publishing.went_round();
         self.batches -= 1;
         self.at_work &= !shards;
         let more = outcome.shards.iter().any(|left| left.more);
@@ -250,12 +275,18 @@ impl Relay {
             self.floors.deleted();
             self.look_after = LOOK_SOON;
             self.next_look = self.next_look.map(|at| at.min(now + LOOK_SOON));
+            self.fitness.works();
             health.back("stream");
         }
         if let Some(trouble) = outcome.trouble {
             match trouble {
                 Trouble::Postgres(why) => health.away("postgres", &why),
-                Trouble::Stream(why) => health.away("stream", &why),
+                Trouble::Stream(why) => {
+                    health.away("stream", &why);
+                    if outcome.relayed == 0 {
+                        self.fitness.fails();
+                    }
+                }
             }
             // The look finds again what was not relayed.
             self.next_look = self.next_look.map(|at| at.min(now + PAUSE));
@@ -265,7 +296,7 @@ impl Relay {
             }
         } else {
             health.back("postgres");
-            health.moved();
+            self.publishing.moved();
         }
     }
 

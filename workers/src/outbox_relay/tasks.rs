@@ -28,8 +28,18 @@ pub struct Looked {
     pub floor: Mark,
 }
 
-/// A round of the shares. The other relays hear of it if it gives them something to do.
-pub async fn round(cx: &Context, sessions: &Sessions, first: bool) -> sqlx::Result<Held> {
+/// A round of the shares. The other relays hear of it if it gives them something to do. One that
+/// is not `fit` to publish gives all of them back.
+pub async fn round(
+    cx: &Context,
+    sessions: &Sessions,
+    first: bool,
+    fit: bool,
+) -> sqlx::Result<Held> {
+    if !fit {
+        SHARES.give_back(&sessions.pool, &cx.instance).await?;
+        return Ok(Held::default());
+    }
     let held = SHARES.take(&sessions.pool, &cx.instance).await?;
     if held.released || first {
         announce(cx).await;
@@ -44,21 +54,22 @@ pub async fn look(
     due: &[Due],
     settled: Mark,
 ) -> sqlx::Result<Looked> {
-    let (mut session, epoch) = sessions.session().await?;
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
-    let found = sqlx::query_scalar!(
-        r#"select due.shard as "shard!"
+    let found = sessions.read(due.iter().map(|due| due.floor), async |session, epoch| {
+        let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
+        let found = sqlx::query_scalar!(
+            r#"select due.shard as "shard!"
            from unnest($1::smallint[], $2::bigint[]) as due (shard, floor)
            cross join lateral (
                select from brigade.outbox o
                where o.shard = due.shard and o.seq > due.floor limit 1
            ) as found"#,
-        &shards,
-        &floors,
-    )
-    .fetch_all(&mut *session)
-    .await?;
+            &shards,
+            &floors,
+        );
+        Ok((found.fetch_all(session).await?, epoch))
+    });
+    let (found, epoch) = found.await?;
     let found = found.iter().fold(0, |mask, shard| mask | 1 << shard);
     Ok(Looked { at, found, floor: Mark { seq: settled.in_epoch(epoch), epoch } })
 }

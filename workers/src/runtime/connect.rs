@@ -3,23 +3,45 @@
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::{ConnectOptions, Event, ServerAddr, ServerError, jetstream};
-use brigade_contracts::{key::Bucket, permissions::inbox_prefix};
+use async_nats::{
+    Client, ConnectOptions, Event, ServerAddr, ServerError, connection::State, jetstream,
+};
+use brigade_contracts::{
+    key::Bucket,
+    permissions::{alive, inbox_prefix},
+};
+use bytes::Bytes;
+use futures::StreamExt;
 use percent_encoding::percent_decode_str;
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::{Health, Metrics};
+use crate::store::postgres::refuse_standby;
 
 /// How long an acknowledgement of JetStream is awaited. A publish in flight when the server
 /// dies waits for all of it, while the server is back within some 20 ms; publishes repeat.
 const ACK_TIMEOUT: Duration = Duration::from_millis(250);
 /// A constant delay: the client's own grows, and comes 1 s late after an outage of 3 s.
 const RECONNECT_DELAY: Duration = Duration::from_millis(10);
+/// After so long without a word of the server the client pings it, and again after each such time.
+/// At the third ping without an answer the connection is dead: 4.5 s after the last word, below the
+/// 5 s that a silent connection may cost.
+const PING: Duration = Duration::from_millis(1500);
+/// How often a worker sends a message to itself, which tells that its connection carries messages.
+const ECHO: Duration = Duration::from_millis(500);
+/// After so long without an echo NATS is away for whoever has a duty: it is left to others. That
+/// is less than [`PING`] needs, since a duty given up for nothing costs little.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// A connection to NATS with its JetStream context.
 #[derive(Clone)]
@@ -29,6 +51,9 @@ pub struct Nats {
     /// Grows with each connection; what was learned from an earlier one (revisions) may be
     /// untrue, because a crash takes the newest unsynced writes with it.
     connections: watch::Receiver<u64>,
+    /// When the last echo came.
+    heard: watch::Receiver<Instant>,
+    _echoes: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Nats {
@@ -68,6 +93,7 @@ impl Nats {
             .name(health.worker.as_str())
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT_DELAY)
+            .ping_interval(PING)
             .event_callback(on_event)
             .connect(address)
             .await
@@ -76,7 +102,18 @@ impl Nats {
             .timeout(ACK_TIMEOUT)
             .ack_timeout(ACK_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, jetstream, connections })
+        let (hears, heard) = watch::channel(Instant::now());
+        let subject = alive(health.worker.as_str(), &Uuid::now_v7().simple().to_string());
+        let echoes = tokio::spawn(echo(client.clone(), subject, hears));
+        let _echoes = Arc::new(AbortOnDropHandle::new(echoes));
+        Ok(Self { client, jetstream, connections, heard, _echoes })
+    }
+
+    /// Whether this connection has carried no message for [`SILENCE`], so that a duty which needs
+    /// NATS is better done by another instance.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.heard.borrow().elapsed() > SILENCE
     }
 
     /// The number of connections so far.
@@ -105,6 +142,27 @@ impl Nats {
         if connections.changed().await.is_err() {
             // The client is gone, and so is whoever waits here.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Sends messages to itself and notes when they come, for as long as the connection is not lost for
+/// good. While there is no connection none is sent: they would all be sent with the next one.
+async fn echo(client: Client, subject: String, heard: watch::Sender<Instant>) {
+    let Ok(mut echoes) = client.subscribe(subject.clone()).await else { return };
+    let mut tick = interval(ECHO);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            echo = echoes.next() => match echo {
+                Some(_) => _ = heard.send_replace(Instant::now()),
+                None => return,
+            },
+            _ = tick.tick() => if client.connection_state() == State::Connected
+                && client.publish(subject.clone(), Bytes::new()).await.is_err()
+            {
+                return;
+            },
         }
     }
 }
@@ -151,12 +209,15 @@ pub fn postgres(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgP
             ("jit", "off"),
             ("idle_in_transaction_session_timeout", "1s"),
             ("lock_timeout", "500ms"),
-            ("statement_timeout", "5s"),
+            ("statement_timeout", "3500ms"),
             ("tcp_user_timeout", "2s"),
+            // A statement that nobody waits for any more ends.
+            ("client_connection_check_interval", "1s"),
         ]);
     Ok(PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(CONNECT_LIMIT)
         .test_before_acquire(false)
+        .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
         .connect_lazy_with(options))
 }

@@ -60,7 +60,7 @@ impl Instance {
                 while !drain.is_cancelled() {
                     let run = run(worker, &servers, &health, &metrics, &drain, &fail);
                     let why = match run.await {
-                        Ok(()) if drain.is_cancelled() => return,
+                        Ok(()) if drain.is_cancelled() => return health.stopped(),
                         Ok(()) => "it ended by itself".to_owned(),
                         Err(error) => format!("{error:#}"),
                     };
@@ -130,6 +130,13 @@ async fn run(
     // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
     let result = tokio::select! {
         result = task => result.context("the worker panicked")?,
+        why = health.hangs(), if !drain.is_cancelled() => {
+            metrics.restarts.with_label_values(&[worker.as_str()]).inc();
+            tracing::error!(%worker, why, "hangs, and is started again");
+            // With new connections: these may be what it waits for.
+            drop(cx.postgres.close());
+            anyhow::bail!(why);
+        }
         () = given_up => {
             tracing::warn!(%worker, "drained as far as possible; a server does not answer");
             // Nobody waits for a connection any more.

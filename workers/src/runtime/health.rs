@@ -1,16 +1,29 @@
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use brigade_contracts::WorkerName;
+use tokio::time::{Instant, sleep};
 
-/// A worker that has not moved for this long is not ready. Chosen above the longest thing
-/// that a worker waits for in one step, a statement of 5 s.
+/// A worker one of whose duties has not moved for this long is not ready. Chosen above the longest
+/// thing that most duties wait for in one step, a statement of 4 s.
 const STALLED: Duration = Duration::from_secs(8);
+/// A duty that has not gone round for this long hangs, and its worker is started again. Chosen above
+/// the longest step of those that do not say otherwise: some statements and answers of 4 s each.
+pub const HANGS: Duration = Duration::from_secs(20);
+/// How often it is looked whether a duty hangs.
+const LOOK: Duration = Duration::from_millis(500);
+/// A worker that hangs for this much longer could not be started again: its process should be
+/// killed. A start takes milliseconds, and a drain that does not end is cut off before this.
+const LOST: Duration = Duration::from_secs(20);
 
-/// How a worker is, as `/readyz` tells it.
+/// How a worker is, as `/readyz` and `/livez` tell it.
+///
+/// A worker has **duties**: what it does for as long as it runs, each in a loop of its own. A duty
+/// *goes round* whatever comes of it, and *moves* where that was in good order. So one that hangs is
+/// told from one whose servers are away: only the first one is mended by a new start.
 #[derive(Clone)]
 pub struct Health {
     pub worker: WorkerName,
@@ -18,27 +31,98 @@ pub struct Health {
 }
 
 struct State {
-    moved: Option<Instant>,
+    /// When the worker was started; `None` while it is not meant to run.
+    started: Option<Instant>,
+    duties: Vec<Arc<Progress>>,
     away: BTreeMap<&'static str, String>,
     violations: Vec<String>,
+}
+
+/// How a duty gets on.
+struct Progress {
+    name: &'static str,
+    hangs: Duration,
+    at: Mutex<At>,
+}
+
+#[derive(Clone, Copy)]
+struct At {
+    round: Instant,
+    moved: Option<Instant>,
+}
+
+/// One duty of a worker, until it is dropped.
+pub struct Duty {
+    health: Health,
+    progress: Arc<Progress>,
+}
+
+impl Duty {
+    /// It went round and made progress, or waits for work in good order.
+    pub fn moved(&self) {
+        let now = Instant::now();
+        *self.progress.at() = At { round: now, moved: Some(now) };
+    }
+
+    /// It went round, with whatever result.
+    pub fn went_round(&self) {
+        self.progress.at().round = Instant::now();
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        self.health.state().duties.retain(|duty| !Arc::ptr_eq(duty, &self.progress));
+    }
+}
+
+impl Progress {
+    fn at(&self) -> MutexGuard<'_, At> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Health {
     #[must_use]
     pub fn new(worker: WorkerName) -> Self {
-        let state = State { moved: None, away: BTreeMap::new(), violations: Vec::new() };
+        let state = State {
+            started: None,
+            duties: Vec::new(),
+            away: BTreeMap::new(),
+            violations: Vec::new(),
+        };
         Self { worker, state: Arc::new(Mutex::new(state)) }
     }
 
     /// The worker starts, perhaps again: nothing that it did before counts.
     pub fn starting(&self) {
-        self.state().moved = None;
+        let mut state = self.state();
+        state.started = Some(Instant::now());
+        state.duties.clear();
+        drop(state);
         self.back("worker");
     }
 
-    /// The worker made progress, or waits for work in good order.
-    pub fn moved(&self) {
-        self.state().moved = Some(Instant::now());
+    /// The worker has drained.
+    pub fn stopped(&self) {
+        let mut state = self.state();
+        state.started = None;
+        state.duties.clear();
+    }
+
+    /// Begins a duty, which has to go round at least every [`HANGS`].
+    #[must_use]
+    pub fn duty(&self, name: &'static str) -> Duty {
+        self.duty_within(name, HANGS)
+    }
+
+    /// Begins a duty, one step of which may take so long.
+    #[must_use]
+    pub fn duty_within(&self, name: &'static str, hangs: Duration) -> Duty {
+        let at = Mutex::new(At { round: Instant::now(), moved: None });
+        let progress = Arc::new(Progress { name, hangs, at });
+        self.state().duties.push(progress.clone());
+        Duty { health: self.clone(), progress }
     }
 
     /// A dependency cannot be reached. Logged once per outage.
@@ -81,16 +165,136 @@ impl Health {
         if let Some((dependency, why)) = state.away.first_key_value() {
             return Err(format!("{dependency} is away: {why}"));
         }
-        match state.moved {
-            None => Err("starting".to_owned()),
-            Some(moved) if moved.elapsed() > STALLED => {
-                Err(format!("no progress for {} s", moved.elapsed().as_secs()))
+        if state.duties.is_empty() {
+            return Err("starting".to_owned());
+        }
+        for duty in &state.duties {
+            match duty.at().moved {
+                None => return Err(format!("starting: {}", duty.name)),
+                Some(moved) if moved.elapsed() > STALLED => {
+                    let seconds = moved.elapsed().as_secs();
+                    return Err(format!("no progress of {} for {seconds} s", duty.name));
+                }
+                Some(_) => {}
             }
-            Some(_) => Ok(()),
+        }
+        Ok(())
+    }
+
+    /// Whether the worker runs, or is on its way back. That a server is away does not make it
+    /// otherwise.
+    ///
+    /// # Errors
+    /// What hangs, though the worker should have been started again because of it long since.
+    pub fn alive(&self) -> Result<(), String> {
+        self.hangs_for(LOST).map_or(Ok(()), Err)
+    }
+
+    /// Waits until a duty hangs, and tells which.
+    pub async fn hangs(&self) -> String {
+        loop {
+            if let Some(why) = self.hangs_for(Duration::ZERO) {
+                return why;
+            }
+            sleep(LOOK).await;
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    /// What has hung for this much longer than it may.
+    fn hangs_for(&self, longer: Duration) -> Option<String> {
+        let state = self.state();
+        let started = state.started?;
+        if state.duties.is_empty() && started.elapsed() > HANGS + longer {
+            return Some(format!("does not start for {} s", started.elapsed().as_secs()));
+        }
+        state.duties.iter().find_map(|duty| {
+            let round = duty.at().round.elapsed();
+            let hangs = round > duty.hangs + longer;
+            hangs.then(|| format!("{} hangs for {} s", duty.name, round.as_secs()))
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn started() -> Health {
+        let health = Health::new(WorkerName::CacheVerifier);
+        health.starting();
+        health
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_is_ready_when_all_of_its_duties_move() {
+        let health = started();
+        assert_eq!(health.ready(), Err("starting".to_owned()));
+        let (marks, audit) = (health.duty("marks"), health.duty("audit"));
+        marks.moved();
+        assert_eq!(health.ready(), Err("starting: audit".to_owned()));
+        audit.moved();
+        assert_eq!(health.ready(), Ok(()));
+        // One that moves does not speak for the other.
+        advance(STALLED + Duration::from_secs(1)).await;
+        marks.moved();
+        audit.went_round();
+        assert_eq!(health.ready(), Err("no progress of audit for 9 s".to_owned()));
+        audit.moved();
+        assert_eq!(health.ready(), Ok(()));
+        health.away("postgres", "why");
+        assert_eq!(health.ready(), Err("postgres is away: why".to_owned()));
+        health.back("postgres");
+        // What has ended is missed by nobody.
+        drop(audit);
+        advance(STALLED).await;
+        marks.moved();
+        assert_eq!(health.ready(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_duty_that_hangs_is_told_from_one_whose_servers_are_away() {
+        let health = started();
+        let (marks, slow) = (health.duty("marks"), health.duty_within("batches", HANGS * 10));
+        let until = Instant::now() + HANGS * 5;
+        while Instant::now() < until {
+            // Nothing moves, but it goes round.
+            marks.went_round();
+            advance(LOOK).await;
+            assert_eq!((health.hangs_for(Duration::ZERO), health.alive()), (None, Ok(())));
+        }
+        assert!(health.ready().is_err());
+        let began = Instant::now();
+        let why = health.hangs().await;
+        assert_eq!(why, "marks hangs for 20 s");
+        assert!(began.elapsed() >= HANGS - LOOK && began.elapsed() < HANGS + LOOK * 3);
+        drop(slow);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_cannot_be_started_again_is_not_alive() {
+        let health = started();
+        let marks = health.duty("marks");
+        advance(HANGS + LOST).await;
+        assert_eq!(health.alive(), Ok(()), "it may be starting again");
+        advance(LOOK).await;
+        assert_eq!(health.alive(), Err("marks hangs for 40 s".to_owned()));
+        // A new start counts anew, and what is left of the one before it says nothing.
+        health.starting();
+        assert_eq!(health.alive(), Ok(()));
+        let again = health.duty("marks");
+        drop(marks);
+        again.moved();
+        assert_eq!(health.ready(), Ok(()));
+        drop(again);
+        advance(HANGS + LOST + LOOK).await;
+        assert_eq!(health.alive(), Err("does not start for 40 s".to_owned()));
+        health.stopped();
+        assert_eq!(health.alive(), Ok(()));
     }
 }

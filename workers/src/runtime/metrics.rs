@@ -13,6 +13,7 @@ pub struct Metrics {
     registry: Registry,
     pub verdicts: IntCounterVec,
     pub redelivered: IntCounterVec,
+    pub restarts: IntCounterVec,
     pub waiting: IntGaugeVec,
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
@@ -56,6 +57,8 @@ pub struct Metrics {
     pub heal_left: IntGauge,
     pub audited: IntCounter,
     pub audit_findings: IntCounterVec,
+    pub audit_round: IntGauge,
+    pub audit_unreadable: IntCounter,
     pub session_checks: IntCounterVec,
     pub rebuilds_asked: IntCounter,
 }
@@ -119,6 +122,11 @@ impl Metrics {
             redelivered: counters(
                 "brigade_redelivered_total",
                 "Messages that came again: their worker died, or asked for it",
+                &["worker"],
+            ),
+            restarts: counters(
+                "brigade_worker_restarts_total",
+                "Workers that were started again because one of their duties hung",
                 &["worker"],
             ),
             waiting: gauges(
@@ -334,6 +342,14 @@ impl Metrics {
                  only), different",
                 &["bucket", "finding"],
             ),
+            audit_round: gauge(
+                "brigade_audit_round_time_seconds",
+                "When the audit last went through all aggregates, as Unix time; 0: not yet",
+            ),
+            audit_unreadable: counter(
+                "brigade_audit_unreadable_total",
+                "Aggregates that the audit could not read from SQL, and passed by",
+            ),
             session_checks: counters(
                 "brigade_session_checks_total",
                 "What is cached of a user's session, compared with each event of it: ok, missing, \
@@ -352,6 +368,7 @@ impl Metrics {
                 metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
             }
             metrics.redelivered.with_label_values(&[worker.as_str()]);
+            metrics.restarts.with_label_values(&[worker.as_str()]);
             metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
@@ -455,6 +472,12 @@ impl Metrics {
             let seconds = (now - i128::from(at)).max(0) as f64 / 1000.0;
             self.stream_display_seconds.with_label_values::<&str>(&[]).observe(seconds);
         }
+    }
+
+    /// The audit has gone through all aggregates.
+    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
+    pub fn audit_went_round(&self) {
+        self.audit_round.set(time::OffsetDateTime::now_utc().unix_timestamp());
     }
 
     /// The Prometheus text format.

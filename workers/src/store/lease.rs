@@ -1,8 +1,10 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use tokio::time::Instant;
 
-use super::postgres::{acquire, bounded};
+use super::postgres::bounded;
+use crate::runtime::Context;
 
 /// What one instance does alone for a while: a duty. It only saves work: whatever is done under
 /// a lease stays right when two hold it for a moment.
@@ -14,7 +16,78 @@ pub const LASTS: Duration = Duration::from_millis(1500);
 /// How often a lease is renewed, or asked for.
 pub const RENEW: Duration = Duration::from_millis(500);
 
+/// What an instance has of a duty that it has failed at for so long is given to another one.
+const FAILS: Duration = Duration::from_secs(2);
+/// Who gave a duty up leaves it to the others for this long; twice as long each time that it has
+/// failed again, up to [`LONGEST_PAUSE`]: the others may all be no better.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Whether an instance can do a duty. Postgres alone says who holds it, and whoever reaches
+/// Postgres can hold it for ever, though nothing comes of it where NATS cannot be used.
+#[derive(Debug)]
+pub struct Fitness {
+    /// Since when nothing came of the duty.
+    failing: Option<Instant>,
+    pause: Duration,
+    paused_until: Option<Instant>,
+}
+
+impl Default for Fitness {
+    fn default() -> Self {
+        Self { failing: None, pause: PAUSE, paused_until: None }
+    }
+}
+
+impl Fitness {
+    /// Something came of the duty.
+    pub fn works(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Nothing came of it, for a reason that another instance may not have.
+    pub fn fails(&mut self) {
+        let now = Instant::now();
+        let failing = *self.failing.get_or_insert(now);
+        if now.duration_since(failing) >= FAILS {
+            self.failing = None;
+            self.paused_until = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Whether the instance may hold the duty.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.paused_until.is_none_or(|until| Instant::now() >= until)
+    }
+}
+
 impl Lease {
+    /// Takes or renews the lease of a duty that needs NATS. False: another instance holds it, or
+    /// this one cannot do the duty and has given it back.
+    ///
+    /// # Errors
+    /// Those of Postgres; see [`bounded`].
+    pub async fn hold(cx: &Context, name: &str, fitness: &Fitness) -> sqlx::Result<bool> {
+        if fitness.is_fit() && !cx.nats.is_away() {
+            return Self::take(&cx.postgres, name, &cx.instance).await;
+        }
+        let given_up = bounded(&cx.postgres, async |connection| {
+            sqlx::query!(
+                "delete from brigade.leases where name = $1 and holder = $2",
+                name,
+                &*cx.instance,
+            )
+            .execute(&mut **connection)
+            .await
+        });
+        if given_up.await?.rows_affected() > 0 {
+            tracing::warn!(worker = %cx.worker, name, "NATS is away: the duty is left to others");
+        }
+        Ok(false)
+    }
+
     /// Takes or renews a lease. False: another instance holds it.
     ///
     /// # Errors
@@ -73,18 +146,21 @@ impl Shares {
     /// is above its fair part, takes what is free or was held by the dead.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// Those of Postgres; see [`bounded`].
     pub async fn take(self, postgres: &PgPool, member: &str) -> sqlx::Result<Held> {
         loop {
-            let round = sqlx::query_file!(
-                "src/store/shares.sql",
-                self.group,
-                member,
-                LASTS.as_secs_f64(),
-                i64::from(self.count),
-            )
-            .fetch_one(&mut *acquire(postgres).await?)
-            .await?;
+            let round = bounded(postgres, async |connection| {
+                sqlx::query_file!(
+                    "src/store/shares.sql",
+                    self.group,
+                    member,
+                    LASTS.as_secs_f64(),
+                    i64::from(self.count),
+                )
+                .fetch_one(&mut **connection)
+                .await
+            });
+            let round = round.await?;
             // The first round ever only makes the rows; a statement does not see its own.
             if round.made == 0 {
                 return Ok(Held { shares: round.held, released: round.released > 0 });
@@ -95,18 +171,21 @@ impl Shares {
     /// Gives back all shares of a member that leaves, so that others have them at once.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// Those of Postgres; see [`bounded`].
     pub async fn give_back(self, postgres: &PgPool, member: &str) -> sqlx::Result<()> {
-        sqlx::query!(
-            "with gone as (
-                 delete from brigade.leases where name = $1 || '.member.' || $2
-             )
-             update brigade.leases set holder = ''
-             where holder = $2 and starts_with(name, $1 || '.share.')",
-            self.group,
-            member,
-        )
-        .execute(&mut *acquire(postgres).await?)
+        bounded(postgres, async |connection| {
+            sqlx::query!(
+                "with gone as (
+                     delete from brigade.leases where name = $1 || '.member.' || $2
+                 )
+                 update brigade.leases set holder = ''
+                 where holder = $2 and starts_with(name, $1 || '.share.')",
+                self.group,
+                member,
+            )
+            .execute(&mut **connection)
+            .await
+        })
         .await?;
         Ok(())
     }
@@ -115,7 +194,7 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use sqlx::{Connection, Error, PgConnection, postgres::PgPoolOptions};
-    use tokio::time::Instant;
+    use tokio::time::advance;
 
     use super::*;
     use crate::{
@@ -124,6 +203,35 @@ mod tests {
         stack::{self, Binaries},
         store::postgres::connection,
     };
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fails_for_two_seconds_leaves_the_duty_to_others_and_ever_longer() {
+        let mut fitness = Fitness::default();
+        let fail_for = async |fitness: &mut Fitness, time: Duration| {
+            let until = Instant::now() + time;
+            while Instant::now() < until {
+                fitness.fails();
+                advance(Duration::from_millis(100)).await;
+            }
+        };
+        fail_for(&mut fitness, FAILS).await;
+        assert!(fitness.is_fit(), "not yet");
+        fitness.fails();
+        assert!(!fitness.is_fit());
+        advance(PAUSE).await;
+        assert!(fitness.is_fit());
+        fail_for(&mut fitness, FAILS).await;
+        fitness.fails();
+        advance(PAUSE).await;
+        assert!(!fitness.is_fit(), "twice as long");
+        advance(PAUSE).await;
+        assert!(fitness.is_fit());
+        // What works in between counts anew.
+        fail_for(&mut fitness, FAILS).await;
+        fitness.works();
+        fail_for(&mut fitness, FAILS).await;
+        assert!(fitness.is_fit());
+    }
 
     #[tokio::test]
     async fn who_gives_up_on_a_lease_keeps_no_place_in_the_pool() -> anyhow::Result<()> {

@@ -1,17 +1,61 @@
-use std::time::Duration;
+use std::{
+    iter,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
-use sqlx::{Error, PgPool, pool::PoolConnection, postgres::Postgres};
+use futures::future::join_all;
+use sqlx::{Connection, Error, PgConnection, PgPool, pool::PoolConnection, postgres::Postgres};
 use tokio::{
     runtime::Handle,
     task::spawn_blocking,
     time::{Instant, timeout, timeout_at},
 };
 
-/// Longest wait for anything of Postgres, above the longest statement that it allows itself (5 s).
-/// The server's own time-outs say nothing to a client whose server is frozen or cut off.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// Longest wait for anything of Postgres, above the longest statement that it allows itself
+/// (3.5 s). The server's own time-outs say nothing to a client whose server is frozen or cut off,
+/// and a connection that is dead on the way is not noticed in any other way: nothing is sent that
+/// could fail. Together with [`ANSWERS`] below the 5 s that such a connection may cost.
+pub const PATIENCE: Duration = Duration::from_secs(4);
 /// Longest wait for a connection; after it Postgres is away for those who asked.
 const CONNECTED: Duration = Duration::from_secs(1);
+/// Longest wait for the answer to a ping.
+const ANSWERS: Duration = Duration::from_millis(500);
+
+/// A connection of a pool. It goes back when it is dropped, if it answers: the pool itself would
+/// wait for that answer without limit, and a dead connection would keep its place for ever.
+#[derive(Debug)]
+pub struct Pooled(Option<PoolConnection<Postgres>>);
+
+impl Pooled {
+    /// Closes it without a farewell, which might never be taken. Its place is free at once.
+    pub fn give_up(mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
+}
+
+impl Deref for Pooled {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        if let (Some(mut connection), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            let returned = connection.return_to_pool();
+            runtime.spawn(async move { timeout(PATIENCE, returned).await });
+        }
+    }
+}
 
 /// A connection of the pool, within the pool's own limit.
 ///
@@ -22,14 +66,15 @@ const CONNECTED: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
-pub async fn acquire(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
+async fn acquire(pool: &PgPool) -> sqlx::Result<Pooled> {
     if let Some(idle) = pool.try_acquire() {
-        return Ok(idle);
+        return Ok(Pooled(Some(idle)));
     }
     let (pool, runtime) = (pool.clone(), Handle::current());
     let acquired = spawn_blocking(move || {
         // A pool that is closed ends it, or the thread might outlive its runtime.
-        runtime.block_on(pool.close_event().do_until(pool.acquire())).flatten()
+        let acquired = runtime.block_on(pool.close_event().do_until(pool.acquire())).flatten();
+        acquired.map(|connection| Pooled(Some(connection)))
     });
     acquired.await.unwrap_or(Err(Error::PoolTimedOut))
 }
@@ -39,7 +84,7 @@ pub async fn acquire(pool: &PgPool) -> sqlx::Result<PoolConnection<Postgres>> {
 ///
 /// # Errors
 /// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
-pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<PoolConnection<Postgres>> {
+pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<Pooled> {
     // A thread that connects is not stopped by whoever does not wait for it any more.
     timeout_at(until, acquire(pool)).await.unwrap_or(Err(Error::PoolTimedOut))
 }
@@ -51,14 +96,59 @@ pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<PoolConne
 /// Those of Postgres; [`Error::PoolTimedOut`] when patience is over.
 pub async fn bounded<T>(
     pool: &PgPool,
-    work: impl AsyncFnOnce(&mut PoolConnection<Postgres>) -> sqlx::Result<T>,
+    work: impl AsyncFnOnce(&mut Pooled) -> sqlx::Result<T>,
 ) -> sqlx::Result<T> {
     let mut connection = connection(pool, Instant::now() + CONNECTED).await?;
     let done = timeout(PATIENCE, work(&mut connection)).await;
-    if done.is_err() {
-        connection.close_on_drop();
+    finish(pool, connection, done.unwrap_or(Err(Error::PoolTimedOut))).await
+}
+
+/// Ends the work on a connection. After [`Error::PoolTimedOut`] the connection is closed, and the
+/// idle ones of its pool are tested: they have most likely died with it, and the next ones who
+/// need a connection would each wait for one of them in vain.
+///
+/// # Errors
+/// What was done.
+pub async fn finish<T>(
+    pool: &PgPool,
+    connection: Pooled,
+    done: sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    if matches!(done, Err(Error::PoolTimedOut)) {
+        connection.give_up();
+        test_idle(pool).await;
     }
-    done.unwrap_or(Err(Error::PoolTimedOut))
+    done
+}
+
+/// Pings what is idle in a pool, all at once, and closes what does not answer.
+pub async fn test_idle(pool: &PgPool) {
+    let idle = iter::from_fn(|| pool.try_acquire()).map(|idle| Pooled(Some(idle)));
+    let tested = idle.map(|mut connection| async move {
+        if !answers(&mut connection).await {
+            connection.give_up();
+        }
+    });
+    join_all(tested.collect::<Vec<_>>()).await;
+}
+
+/// Whether the server answers on a connection.
+async fn answers(connection: &mut PgConnection) -> bool {
+    matches!(timeout(ANSWERS, connection.ping()).await, Ok(Ok(())))
+}
+
+/// Refuses a server in recovery: a standby shows what was true a while ago, and takes no writes.
+/// A server does not go back into recovery without ending its sessions, so a session whose server
+/// was once found a primary is one for as long as it lasts. (A pooler in between gives sessions
+/// that are not the server's: what edge confirms says so in its own statement.)
+///
+/// # Errors
+/// Those of Postgres: `55000` in recovery.
+pub async fn refuse_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query_scalar!(r#"select pg_current_wal_lsn() is not null as "primary!""#)
+        .fetch_one(connection)
+        .await
+        .map(|_: bool| ())
 }
 
 /// What a failed statement means for those who wait for it.
@@ -94,6 +184,8 @@ pub fn failure(error: &Error) -> Failure {
             Failure::Away
         }
         "25P03" => Failure::Away,
+        // In recovery: see `refuse_standby`.
+        "55000" => Failure::Away,
         // Read only: a standby, or a disk that is full. Not allowed, not known, not there: the
         // database is not (yet) the one that was set up, which no message is to blame for.
         "25006" | "42501" | "42P01" | "3D000" => Failure::Away,
@@ -138,13 +230,10 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }));
-        let mut in_use = acquire(&pool).await?;
+        let in_use = acquire(&pool).await?;
         // Whoever waits for one that is in use may have to make another one in its place.
         let waits = acquire(&pool);
-        let ends = async {
-            in_use.close_on_drop();
-            drop(in_use);
-        };
+        let ends = async { in_use.give_up() };
         let (waited, ()) = tokio::join!(waits, ends);
         waited?;
         drop(busy);

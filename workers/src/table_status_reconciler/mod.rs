@@ -71,6 +71,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         hints.push(cx.nats.client.subscribe(subject).await?);
     }
     let mut hints = select_all(hints);
+    let duty = cx.health.duty("looks");
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -81,10 +82,11 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         }
         // One look answers all hints that came before it.
         while futures::FutureExt::now_or_never(hints.next()).flatten().is_some() {}
+        duty.went_round();
         match look(&cx).await {
             Ok(looked) => {
                 cx.health.back("postgres");
-                cx.health.moved();
+                duty.moved();
                 tell(&cx, &looked);
             }
             Err(error) if failure(&error) == Failure::Fault => {

@@ -20,16 +20,13 @@ use brigade_contracts::{
     Refusal, Token,
     header::{TRACEPARENT, is_traceparent},
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
-    edge::{Edge, reply::Reply},
+    edge::{Edge, places::Places},
     runtime::{Context, Metrics, http::Problem},
 };
 
@@ -48,8 +45,8 @@ const ON_EVERY_ANSWER: [(HeaderName, &str); 3] = [
 /// What it needs of edge.
 #[derive(Clone)]
 pub(super) struct Frame {
-    /// Places of requests in hand.
-    in_hand: Arc<Semaphore>,
+    /// Of requests in hand.
+    in_hand: Places,
     drain: CancellationToken,
     metrics: Arc<Metrics>,
 }
@@ -84,9 +81,10 @@ pub(super) async fn frame(
     response
 }
 
-async fn answer(in_hand: &Arc<Semaphore>, request: Request, next: Next) -> Response<Body> {
-    let Ok(_place) = in_hand.clone().try_acquire_owned() else {
-        return Problem::from(Reply::busy()).into_response();
+async fn answer(in_hand: &Places, request: Request, next: Next) -> Response<Body> {
+    let _place = match in_hand.take(tenant(request.uri().path())) {
+        Ok(place) => place,
+        Err(reply) => return Problem::from(reply).into_response(),
     };
     match timeout(ANSWERED_WITHIN, next.run(request)).await {
         Ok(response) => response,
@@ -95,6 +93,11 @@ async fn answer(in_hand: &Arc<Semaphore>, request: Request, next: Next) -> Respo
             Problem::from(Refusal::new(504, "too_slow", message)).into_response()
         }
     }
+}
+
+/// The tenant of a path: `/v1/<tenant>/…`.
+fn tenant(path: &str) -> &str {
+    path.split('/').nth(2).unwrap_or_default()
 }
 
 /// The number of a request: its sender's, if it is one, else a new one.

@@ -86,6 +86,8 @@ impl Question for Confirm {
     type Key = Token;
     type Row = Arc<Listed>;
     const AT_ONCE: usize = 2;
+    /// A thousand orders each.
+    const MAX_KEYS: usize = 16;
 
     async fn ask(
         &self,
@@ -115,6 +117,8 @@ impl Question for Ended {
     type Key = Position;
     type Row = Arc<Vec<Line>>;
     const AT_ONCE: usize = 1;
+    /// A thousand orders each.
+    const MAX_KEYS: usize = 16;
 
     async fn ask(
         &self,

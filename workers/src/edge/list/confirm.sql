@@ -30,3 +30,4 @@ cross join lateral (
         ) newest
     ) placed
 ) found
+where (select pg_current_wal_lsn()) is not null

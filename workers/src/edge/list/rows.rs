@@ -17,7 +17,7 @@ use crate::{
         together::{Question, Together},
     },
     runtime::Context,
-    store::orders,
+    store::{orders, postgres::refuse_standby},
 };
 
 pub struct Rows {
@@ -91,13 +91,16 @@ impl Question for Read {
     type Key = Address;
     type Row = Known;
     /// Rare: memory has nearly everything.
-    const AT_ONCE: usize = 1;
+    const AT_ONCE: usize = 2;
+    /// Whole orders.
+    const MAX_KEYS: usize = 128;
 
     async fn ask(
         &self,
         connection: &mut PgConnection,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Known>> {
+        refuse_standby(connection).await?;
         let orders = orders::read(connection, addresses.iter()).await?;
         Ok(orders.iter().map(|o| (o.head.address.clone(), Known::of(o))).collect())
     }

@@ -106,6 +106,8 @@ pub const ACK_WAIT: Duration = Duration::from_millis(1500);
 const HEARTBEAT: Duration = Duration::from_millis(ACK_WAIT.as_millis() as u64 / 3);
 /// A drain gives back what it has not finished by then, below the 10 s that a process has.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
+/// A batch that takes longer hangs: patience with either server is over long before.
+const BATCH_HANGS: Duration = Duration::from_secs(60);
 
 /// A batch at work: its messages stay known to the loop, for the signs of life.
 struct AtWork {
@@ -131,6 +133,7 @@ pub async fn consume<H: Handler>(
     sources: &[Source],
     handler: H,
 ) -> anyhow::Result<()> {
+    let duty = cx.health.duty("messages");
     let (sender, mut received) = mpsc::channel(MAX_BATCH);
     let opened = Arc::new(Semaphore::new(0));
     let mut receivers = Vec::new();
@@ -197,15 +200,17 @@ pub async fn consume<H: Handler>(
             permit = turns.clone().acquire_owned(), if turn.is_none() => turn = Some(Turn(permit?)),
             _ = opened.acquire_many(all), if !ready => {
                 ready = true;
-                cx.health.moved();
+                duty.moved();
             }
             _ = heartbeat.tick() => {
                 // Without a connection nothing is sent, and the loop must not wait for one.
                 let alive = keep_alive(cx, &queues, &at_work);
                 let _late = timeout(HEARTBEAT / 2, alive).await;
-                let moves = at_work.iter().all(|work| work.since.elapsed() < DRAIN_LIMIT);
-                if ready && moves {
-                    cx.health.moved();
+                let take = |limit| at_work.iter().all(|work| work.since.elapsed() < limit);
+                if ready && take(DRAIN_LIMIT) {
+                    duty.moved();
+                } else if take(BATCH_HANGS) {
+                    duty.went_round();
                 }
                 if cx.drain.is_cancelled() {
                     let until = *drain_until.get_or_insert(Instant::now() + DRAIN_LIMIT);

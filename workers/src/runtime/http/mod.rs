@@ -50,7 +50,7 @@ pub struct Api {
 /// Where the address is taken.
 pub async fn serve(address: SocketAddr, told: Told, slot: Slot) -> anyhow::Result<Serving> {
     let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(|State(told): State<Told>| async move { told.metrics.render() }))
         .with_state(told)
@@ -72,12 +72,27 @@ async fn serve_slot(slot: Slot, request: Request) -> Result<Response, Problem> {
     }
 }
 
-/// One line a worker; 503 where one of them is not ready.
+/// 503 where a worker hangs and could not be started again: the process should be killed. Nothing
+/// that is away makes it so: that would kill a whole fleet for an outage of its servers.
+async fn livez(State(told): State<Told>) -> (StatusCode, String) {
+    lines(&told, "alive", Health::alive)
+}
+
+/// 503 where one of the workers is not ready.
 async fn readyz(State(told): State<Told>) -> (StatusCode, String) {
+    lines(&told, "ready", Health::ready)
+}
+
+/// One line a worker; 503 where one of them is not what it should be.
+fn lines(
+    told: &Told,
+    good: &str,
+    is_good: impl Fn(&Health) -> Result<(), String>,
+) -> (StatusCode, String) {
     let mut status = StatusCode::OK;
     let lines = told.workers.iter().map(|health| {
-        let line = match health.ready() {
-            Ok(()) => "ready".to_owned(),
+        let line = match is_good(health) {
+            Ok(()) => good.to_owned(),
             Err(why) => {
                 status = StatusCode::SERVICE_UNAVAILABLE;
                 why

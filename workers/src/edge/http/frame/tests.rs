@@ -28,7 +28,7 @@ const HALF_A_BODY: &str = "POST /v1/body HTTP/1.1\r\nHost: x\r\nContent-Length: 
 /// Two routes with the frame around them, for so many requests at a time.
 struct Framed {
     serving: Serving,
-    in_hand: Arc<Semaphore>,
+    in_hand: Places,
     /// Tells that a route was reached.
     coming: UnboundedReceiver<()>,
     /// Lets `/v1/held` be answered.
@@ -42,7 +42,7 @@ impl Framed {
         let (came, coming) = unbounded_channel();
         let release = CancellationToken::new();
         let metrics = Arc::new(Metrics::new());
-        let in_hand = Arc::new(Semaphore::new(places));
+        let in_hand = Places::new(places);
         let drain = CancellationToken::new();
         let frame =
             Frame { in_hand: in_hand.clone(), drain: drain.clone(), metrics: metrics.clone() };
@@ -68,9 +68,8 @@ impl Framed {
     }
 
     /// Waits until so many places are free.
-    async fn free(&self, places: u32) {
-        let free = timeout(LIMIT, self.in_hand.acquire_many(places)).await;
-        drop(free.expect("in time").expect("never closed"));
+    async fn free(&self, places: usize) {
+        timeout(LIMIT, self.in_hand.free(places)).await.expect("in time");
     }
 }
 
@@ -191,7 +190,7 @@ async fn whoever_goes_away_in_the_middle_gives_its_place_back() {
     let mut framed = Framed::start(1).await;
     for request in [HELD, HALF_A_BODY, HELD] {
         let peer = framed.sent(request).await;
-        assert_eq!(framed.in_hand.available_permits(), 0);
+        assert!(!framed.in_hand.has_room());
         drop(peer);
         let started = Instant::now();
         framed.free(1).await;

@@ -1,0 +1,256 @@
+//! S5-06: connections that are dead and do not say so, and duties of those who cannot do them.
+
+use std::time::{Duration, Instant};
+
+use brigade::{
+    domain::LockPolicy,
+    runtime::fleet::{Instance, Servers},
+};
+use brigade_contracts::WorkerName;
+use brigade_tests::{
+    Producer, Town,
+    deadlines::until_no_lock_is_held,
+    gate::Gate,
+    producer::{item, placed},
+    town::ready,
+    until,
+    wire::Wire,
+};
+use serde_json::json;
+use time::OffsetDateTime;
+
+/// The same servers, by ways of their own.
+fn by(town: &Town, worker: WorkerName, nats: u16, postgres: u16) -> Servers {
+    let servers = town.servers(worker);
+    let url = |url: &str, from: u16, to: u16| url.replace(&format!(":{from}"), &format!(":{to}"));
+    Servers {
+        nats_url: url(&servers.nats_url, town.nats.port(), nats),
+        postgres_url: url(&servers.postgres_url, postgres_port(town), postgres),
+        ..servers
+    }
+}
+
+fn postgres_port(town: &Town) -> u16 {
+    town.sql.connect_options().get_port()
+}
+
+fn start(town: &Town, worker: WorkerName, servers: Servers) -> Instance {
+    Instance::start(worker, servers, town.metrics.clone(), town.fail.clone())
+}
+
+/// A worker and its ways to both servers.
+struct Wired {
+    worker: WorkerName,
+    nats: Wire,
+    postgres: Wire,
+}
+
+/// A fleet each of whose workers has wires of its own.
+async fn wired() -> (Town, Vec<Wired>) {
+    let mut town = Town::empty().await;
+    town.has_ghosts = true;
+    let soon = Duration::from_secs(1);
+    town.lock_policy =
+        LockPolicy { card: soon, wallet: soon, qr: soon, cash: soon, ..LockPolicy::default() };
+    let mut wires = Vec::new();
+    for worker in WorkerName::ALL {
+        let (nats, postgres) =
+            (Wire::to(town.nats.port()).await, Wire::to(postgres_port(&town)).await);
+        let instance = start(&town, worker, by(&town, worker, nats.port, postgres.port));
+        ready(&instance).await;
+        town.adopt(instance);
+        wires.push(Wired { worker, nats, postgres });
+    }
+    (town, wires)
+}
+
+/// Everything that the fleet does, with things of these names, after `since`.
+async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since: OffsetDateTime) {
+    let insist = async |verb: &str, what: String, payload| {
+        let done = producer.insist(&format!("{name}-{verb}"), &what, payload).await;
+        assert!(done.status < 300, "{what}: {}", done.body());
+    };
+    let (cart, table) = (format!("cart.c{name}"), format!("table.t{name}"));
+    let open = json!({"kind": "menu", "owner": format!("u{name}"), "currency": "EUR"});
+    insist("open", format!("{cart}.open"), open).await;
+    insist("add", format!("{cart}.add_item"), item("i1", 100, 1)).await;
+    insist("lock", format!("{cart}.lock"), json!({"method": "card", "transaction_id": name})).await;
+    insist("table", format!("{table}.register"), json!({"label": name, "seats": 4})).await;
+    insist("order", format!("order.o{name}.place"), placed(&[("Soup", 500, 1)])).await;
+    // edge.
+    until("the order to be seen", || async {
+        let view = format!("q.t1.view.order.o{name}");
+        let seen = producer.request_within(Duration::from_secs(1), &view, &[], b"").await?;
+        (seen.status == 200).then_some(())
+    })
+    .await;
+    // cart-lock-expiry.
+    until_no_lock_is_held(town).await;
+    // table-status-reconciler.
+    sqlx::query("update brigade.tables set status = 'occupied' where id = $1")
+        .bind(format!("t{name}"))
+        .execute(&town.sql)
+        .await
+        .expect("sql");
+    until("the ghost to be repaired", || async {
+        let free = "select status = 'available' from brigade.tables where id = $1";
+        let free = sqlx::query_scalar::<_, bool>(free).bind(format!("t{name}"));
+        free.fetch_one(&town.sql).await.ok()?.then_some(())
+    })
+    .await;
+    // cache-verifier: marks, and each duty that is held by a lease.
+    until("a new mark", || async {
+        let noted = "select max(noted_at) > $1 from brigade.stream_marks";
+        let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
+        noted.fetch_one(&town.sql).await.ok()?.then_some(())
+    })
+    .await;
+    until("the duties to be held", || async {
+        // Nobody held them that long before this without renewing them after it.
+        let held = "select count(*) from brigade.leases
+                    where name in ('cart-lock-expiry.sweep', 'command-handler.show',
+                                   'command-handler.housekeeping', 'cache-verifier.marks',
+                                   'cache-verifier.audit')
+                      and until > $1 + interval '2 seconds'";
+        let held = sqlx::query_scalar::<_, i64>(held).bind(since);
+        (held.fetch_one(&town.sql).await.ok()? == 5).then_some(())
+    })
+    .await;
+    // outbox-relay, and both projectors.
+    town.until_idle().await;
+}
+
+async fn now(town: &Town) -> OffsetDateTime {
+    sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.expect("a time")
+}
+
+async fn each_goes_silent(server: &str, wire: fn(&Wired) -> &Wire) {
+    let (town, wires) = wired().await;
+    let producer = town.producer().await;
+    let began = now(&town).await;
+    everything_is_done(&town, &producer, "before", began).await;
+    for wired in &wires {
+        let (since, started) = (now(&town).await, Instant::now());
+        wire(wired).silence();
+        everything_is_done(&town, &producer, &format!("{}", wired.worker), since).await;
+        println!("{} works {:?} after {server} went silent", wired.worker, started.elapsed());
+    }
+    let restarts =
+        |wired: &Wired| town.metrics.restarts.with_label_values(&[wired.worker.as_str()]).get();
+    assert_eq!(wires.iter().map(restarts).sum::<u64>(), 0, "nobody had to be started again");
+    // Nothing was dead-lettered: that is looked at after every test.
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s5_06_a_connection_to_postgres_that_goes_silent_stops_no_worker() {
+    each_goes_silent("Postgres", |wired| &wired.postgres).await;
+}
+
+#[tokio::test]
+async fn s5_06_a_connection_to_nats_that_goes_silent_stops_no_worker() {
+    each_goes_silent("NATS", |wired| &wired.nats).await;
+}
+
+/// Two of a worker, of which one is by a gate to NATS, the other holds nothing yet.
+async fn one_by_a_gate(town: &Town, worker: WorkerName) -> (Gate, Instance) {
+    let gate = Gate::to(town.nats.port()).await;
+    let postgres = postgres_port(town);
+    let instance = start(town, worker, by(town, worker, gate.port(), postgres));
+    ready(&instance).await;
+    (gate, instance)
+}
+
+async fn holders(town: &Town, names: &str) -> Vec<String> {
+    let holders = "select distinct holder from brigade.leases
+                   where name like $1 and holder <> '' and until > now()";
+    sqlx::query_scalar(holders).bind(names).fetch_all(&town.sql).await.expect("sql")
+}
+
+#[tokio::test]
+async fn s5_06_shards_of_a_relay_that_is_cut_off_from_nats_move_to_another() {
+    let mut town = Town::empty().await;
+    town.run(WorkerName::CommandHandler).await;
+    town.run(WorkerName::PaymentProjector).await;
+    town.run(WorkerName::UserStateProjector).await;
+    let (gate, cut_off) = one_by_a_gate(&town, WorkerName::OutboxRelay).await;
+    town.run(WorkerName::OutboxRelay).await;
+    until("both to have shards", || async {
+        (holders(&town, "outbox-relay.share.%").await.len() == 2).then_some(())
+    })
+    .await;
+    let producer = town.producer().await;
+    gate.shut();
+    let started = Instant::now();
+    for n in 0..64 {
+        let place = placed(&[("Soup", 500, 1)]);
+        producer.done(&format!("order.o{n}.place"), place).await;
+    }
+    town.until_relayed().await;
+    println!("relayed {:?} after the cut", started.elapsed());
+    assert_eq!(holders(&town, "outbox-relay.share.%").await.len(), 1);
+    assert!(cut_off.health.ready().is_err());
+    // It is fit again as soon as it is connected.
+    gate.open();
+    until("both to have shards", || async {
+        (holders(&town, "outbox-relay.share.%").await.len() == 2).then_some(())
+    })
+    .await;
+    ready(&cut_off).await;
+    cut_off.stop().await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn s5_06_the_look_for_overdue_locks_moves_from_one_that_is_cut_off_from_nats() {
+    let mut town = Town::empty().await;
+    let (gate, cut_off) = one_by_a_gate(&town, WorkerName::CartLockExpiry).await;
+    let first = until("the first to hold it", || async {
+        holders(&town, "cart-lock-expiry.sweep").await.pop()
+    })
+    .await;
+    town.run(WorkerName::CartLockExpiry).await;
+    assert_eq!(holders(&town, "cart-lock-expiry.sweep").await, [first.clone()]);
+    gate.shut();
+    let started = Instant::now();
+    until("the other to hold it", || async {
+        holders(&town, "cart-lock-expiry.sweep").await.pop().filter(|holder| *holder != first)
+    })
+    .await;
+    println!("moved {:?} after the cut", started.elapsed());
+    gate.open();
+    ready(&cut_off).await;
+    cut_off.stop().await;
+    town.finish().await;
+}
+
+#[tokio::test]
+async fn a_slow_question_fails_by_itself() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    producer.done("order.o1.place", placed(&[("Soup", 500, 1)])).await;
+    let mut operator = town.sql.begin().await.expect("a transaction");
+    let lock = "lock table brigade.command_inbox in access exclusive mode";
+    sqlx::query(lock).execute(&mut *operator).await.expect("locked");
+    let slow: Vec<_> = (0..8)
+        .map(|n| {
+            let producer = producer.clone();
+            tokio::spawn(async move {
+                producer.request(&format!("q.t1.outcome.k{n}"), &[], b"").await.expect("an answer")
+            })
+        })
+        .collect();
+    let mut seen = 0;
+    while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
+        let view = producer.request("q.t1.view.order.o1", &[], b"").await.expect("an answer");
+        assert_eq!(view.status, 200, "{}", view.body());
+        seen += 1;
+    }
+    assert!(seen > 0);
+    for slow in slow {
+        let slow = slow.await.expect("no panic");
+        assert_eq!((slow.status, slow.code().as_str()), (503, "unconfirmed"));
+    }
+    operator.rollback().await.expect("over");
+    town.finish().await;
+}
