@@ -14,7 +14,13 @@ use bytes::Bytes;
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
-use crate::{outbox_relay::shard_of, runtime::delivery::pairs};
+use crate::{
+    outbox_relay::shard_of,
+    runtime::{
+        dead_letter::{RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT},
+        delivery::pairs,
+    },
+};
 
 const STREAM: &str = "DLQ";
 
@@ -118,6 +124,10 @@ impl DeadLetters {
     /// # Errors
     /// Where it was replayed or dropped before, or cannot be sent.
     pub async fn replay(&self, letter: &Letter, actor: &str) -> Result<()> {
+        let raw = [RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT];
+        if let Some(raw) = raw.into_iter().find(|name| letter.headers.get(*name).is_some()) {
+            bail!("its bytes are kept as {raw} and can be sent by no client: drop it");
+        }
         let mut tx = self.postgres.begin().await?;
         self.claim(&mut tx, letter, "replay", None, actor).await?;
         if letter.subject.starts_with("evt.") {

@@ -35,6 +35,7 @@ mod payment_results;
 mod payments;
 mod permissions;
 mod reads;
+mod strange_bytes;
 mod strangers;
 mod streams;
 mod tables;

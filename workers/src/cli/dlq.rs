@@ -1,13 +1,18 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Subcommand;
 use sqlx::PgPool;
 
 use crate::{
     config::{self, RunConfig},
     dead_letters::{DeadLetters, Filter, Letter},
-    runtime::{connect::as_user_of, delivery::pairs},
+    runtime::{
+        connect::as_user_of,
+        dead_letter::{RAW_HEADERS, RAW_SUBJECT},
+        delivery::pairs,
+    },
 };
 
 #[derive(clap::Args)]
@@ -146,6 +151,11 @@ fn show(letter: &Letter) {
     println!("{} (dead letter {} of {})", letter.subject, letter.sequence, letter.worker);
     for (name, value) in pairs(Some(&letter.headers)) {
         println!("{name}: {value}");
+        if [RAW_HEADERS, RAW_SUBJECT].contains(&name)
+            && let Ok(raw) = BASE64_STANDARD.decode(value)
+        {
+            println!("  = {}", raw.escape_ascii());
+        }
     }
     println!("\n{}", String::from_utf8_lossy(&letter.payload));
 }

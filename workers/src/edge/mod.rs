@@ -44,7 +44,6 @@ mod wait;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::Subscriber;
 use brigade_contracts::{
     key::Bucket,
     subject::{
@@ -52,7 +51,7 @@ use brigade_contracts::{
         QUERY_USER_VALIDATE, QUERY_VIEW,
     },
 };
-use futures::{StreamExt, future::join_all};
+use futures::future::join_all;
 use tokio::{sync::Semaphore, task::JoinSet, time::interval};
 
 use self::{
@@ -70,7 +69,10 @@ use self::{
     users::Users,
 };
 use crate::{
-    runtime::{Context, Delivery, requests::stop_taking},
+    runtime::{
+        Context, Delivery,
+        intake::{Message, Subscription},
+    },
     store::Kv,
 };
 
@@ -126,9 +128,11 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     // Whichever way this ends, so do they.
     let _streams = edge.streams.stop().clone().drop_guard();
-    let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
-    edge.cx.nats.round_trip().await;
+    let listening = tokio::select! {
+        listening = service.listen(cx.worker.as_str()) => listening?,
+        () = cx.drain.cancelled() => return Ok(()),
+    };
     let mut served = Some(cx.http.slot.fill(http::router(&edge)));
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
@@ -159,36 +163,46 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
 }
 
 /// Answers the queries of an endpoint until the drain, and then those that are on their way.
-async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscriber) {
+async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscription) {
     let mut tasks = JoinSet::new();
     let mut taking = true;
     loop {
         tokio::select! {
-            request = requests.next() => match request {
-                Some(request) => {
-                    let query = Delivery::request(request, 0);
-                    match edge.in_hand.clone().try_acquire_owned() {
-                        Ok(place) => {
-                            let (edge, endpoint) = (edge.clone(), endpoint.clone());
-                            tasks.spawn(async move {
-                                edge.answer(&endpoint, &query).await;
-                                drop(place);
-                            });
-                        }
-                        Err(_) => edge.send(endpoint, &query, Reply::busy()).await,
-                    }
-                }
+            came = requests.next() => match came {
+                Some(came) => for request in came {
+                    take(edge, endpoint, request, &mut tasks).await;
+                },
                 None => break,
             },
             () = edge.cx.drain.cancelled(), if taking => {
                 taking = false;
-                stop_taking(&mut requests, edge.cx.nats.round_trip()).await;
+                requests.stop();
             }
             Some(done) = tasks.join_next() => told(done),
         }
     }
     while let Some(done) = tasks.join_next().await {
         told(done);
+    }
+}
+
+/// Begins to answer a query, if there is room.
+async fn take(
+    edge: &Arc<Edge>,
+    endpoint: &Arc<Endpoint>,
+    request: Message,
+    tasks: &mut JoinSet<()>,
+) {
+    let query = Delivery::request(request, 0);
+    match edge.in_hand.clone().try_acquire_owned() {
+        Ok(place) => {
+            let (edge, endpoint) = (edge.clone(), endpoint.clone());
+            tasks.spawn(async move {
+                edge.answer(&endpoint, &query).await;
+                drop(place);
+            });
+        }
+        Err(_) => edge.send(endpoint, &query, Reply::busy()).await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! that answers it. HTTP calls the same functions ([`super::http`]).
 
 use brigade_contracts::{
-    Aggregate,
+    Aggregate, Refusal,
     list::ListHeaders,
     query::{self, HistoryHeaders, ViewHeaders},
     subject,
@@ -17,6 +17,7 @@ use crate::runtime::Delivery;
 impl Edge {
     /// Answers a query that came to the endpoint of this name.
     pub(super) async fn query(&self, endpoint: &str, query: &Delivery) -> Result<Reply, Reply> {
+        query.readable().map_err(|why| Refusal::new(400, "bad_header", why))?;
         match endpoint {
             VIEW => self.query_view(query).await,
             ACTIVE_ORDERS => self.query_active_orders(query).await,

@@ -65,6 +65,7 @@ impl Instance {
                         Err(error) => format!("{error:#}"),
                     };
                     health.away("worker", &why);
+                    metrics.restarts.with_label_values(&[worker.as_str()]).inc();
                     tokio::select! {
                         () = tokio::time::sleep(RESTART_PAUSE) => {}
                         () = drain.cancelled() => {}
@@ -130,6 +131,7 @@ async fn run(
     // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
     let result = tokio::select! {
         result = task => result.context("the worker panicked")?,
+        () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
         () = given_up => {
             tracing::warn!(%worker, "drained as far as possible; a server does not answer");
             // Nobody waits for a connection any more.

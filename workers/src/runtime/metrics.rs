@@ -19,6 +19,8 @@ pub struct Metrics {
     pub lock_attempts: IntCounterVec,
     pub lock_held_seconds: HistogramVec,
     pub violations: IntCounterVec,
+    pub replies_refused: IntCounterVec,
+    pub restarts: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub visible_seconds: HistogramVec,
     pub shown_again: IntCounter,
@@ -148,6 +150,16 @@ impl Metrics {
             violations: counters(
                 "brigade_permission_violations_total",
                 "Refusals by the server of what a worker's permissions do not cover; stays 0",
+                &["worker"],
+            ),
+            replies_refused: counters(
+                "brigade_replies_refused_total",
+                "Answers that the server did not let go where their senders wanted them",
+                &["worker"],
+            ),
+            restarts: counters(
+                "brigade_worker_restarts_total",
+                "Workers that ended before they were told to, and were started again",
                 &["worker"],
             ),
             dead_letters: counters(
@@ -341,6 +353,8 @@ impl Metrics {
             metrics.redelivered.with_label_values(&[worker.as_str()]);
             metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
+            metrics.replies_refused.with_label_values(&[worker.as_str()]);
+            metrics.restarts.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
         }
         for method in Method::ALL {
