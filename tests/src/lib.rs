@@ -11,6 +11,7 @@ pub mod money;
 pub mod paying;
 pub mod process;
 pub mod producer;
+pub mod raw;
 pub mod screen;
 pub mod shared;
 pub mod sse;
@@ -26,6 +27,7 @@ use std::{
 };
 
 pub use producer::{Producer, Reply};
+pub use raw::Raw;
 pub use town::Town;
 pub use web::{Page, Web};
 

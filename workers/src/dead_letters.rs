@@ -28,7 +28,10 @@ use uuid::Uuid;
 use crate::{
     command_handler::housekeeping::OUTCOME_DAYS,
     outbox_relay::shard_of,
-    runtime::{dead_letter::headers_as_json, delivery::pairs},
+    runtime::{
+        dead_letter::{RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT, headers_as_json},
+        delivery::pairs,
+    },
 };
 
 const STREAM: &str = "DLQ";
@@ -168,6 +171,10 @@ impl DeadLetters {
     }
 
     async fn do_replay(&self, letter: &Letter, force: Option<&str>, actor: &str) -> Result<()> {
+        let raw = [RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT];
+        if let Some(raw) = raw.into_iter().find(|name| letter.headers.get(*name).is_some()) {
+            bail!("its bytes are kept as {raw} and can be sent by no client: drop it");
+        }
         let payload = self.payload(letter.number).await?;
         let mut tx = self.postgres.begin().await?;
         let claimed = self.claim(&mut tx, letter, &payload, ("replay", force), actor).await?;

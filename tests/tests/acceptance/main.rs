@@ -37,6 +37,7 @@ mod payments;
 mod permissions;
 mod reads;
 mod standby;
+mod strange_bytes;
 mod strangers;
 mod streams;
 mod tables;

@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Subcommand;
 use sqlx::PgPool;
 
@@ -8,7 +9,11 @@ use super::printable::printable;
 use crate::{
     config::{self, RunConfig},
     dead_letters::{DeadLetters, Filter, Letter, Number},
-    runtime::{connect::as_user_of, delivery::pairs},
+    runtime::{
+        connect::as_user_of,
+        dead_letter::{RAW_HEADERS, RAW_SUBJECT},
+        delivery::pairs,
+    },
 };
 
 #[derive(clap::Args)]
@@ -175,6 +180,11 @@ fn show(letter: &Letter, payload: &[u8]) {
     println!("{subject} (dead letter {number} of {worker}){}", notes(letter));
     for (name, value) in pairs(Some(&letter.headers)) {
         println!("{}: {}", printable(name), printable(value));
+        if [RAW_HEADERS, RAW_SUBJECT].contains(&name)
+            && let Ok(raw) = BASE64_STANDARD.decode(value)
+        {
+            println!("  = {}", raw.escape_ascii());
+        }
     }
     println!();
     for line in String::from_utf8_lossy(payload).lines() {

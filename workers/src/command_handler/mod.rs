@@ -269,6 +269,7 @@ impl Handler for CommandHandler {
 fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
     let subject = delivery.subject();
     let unaddressed = |refusal| Box::new(Outcome::unaddressed(subject, refusal));
+    delivery.readable().map_err(|why| unaddressed(Refusal::new(400, "bad_header", why)))?;
     if delivery.origin == Origin::Request && subject.starts_with("cmd.") {
         // Only the subjects that the stream does not take reach this worker as requests.
         let message = "a verb that carries a secret goes through the request door (req.…): no \

@@ -45,7 +45,6 @@ mod wait;
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::Subscriber;
 use brigade_contracts::{
     key::Bucket,
     subject::{
@@ -53,7 +52,7 @@ use brigade_contracts::{
         QUERY_USER_VALIDATE, QUERY_VIEW,
     },
 };
-use futures::{StreamExt, future::join_all};
+use futures::future::join_all;
 use tokio::{task::JoinSet, time::interval};
 
 use self::{
@@ -72,7 +71,10 @@ use self::{
     users::Users,
 };
 use crate::{
-    runtime::{Context, Delivery, requests::stop_taking},
+    runtime::{
+        Context, Delivery,
+        intake::{Message, Subscription},
+    },
     store::Kv,
 };
 
@@ -129,9 +131,11 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let edge = Arc::new(Edge::open(cx.clone()).await?);
     // Whichever way this ends, so do they.
     let _streams = edge.streams.stop().clone().drop_guard();
-    let listening = service.listen(cx.worker.as_str()).await?;
     // Ready only when the server knows of it: another edge may be about to leave.
-    edge.cx.nats.round_trip().await;
+    let listening = tokio::select! {
+        listening = service.listen(cx.worker.as_str()) => listening?,
+        () = cx.drain.cancelled() => return Ok(()),
+    };
     let mut served = Some(cx.http.slot.fill(http::router(&edge)));
     let serving = listening.into_iter().map(|(endpoint, requests)| {
         let edge = edge.clone();
@@ -165,30 +169,20 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
 }
 
 /// Answers the queries of an endpoint until the drain, and then those that are on their way.
-async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscriber) {
+async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscription) {
     let mut tasks = JoinSet::new();
     let mut taking = true;
     loop {
         tokio::select! {
-            request = requests.next() => match request {
-                Some(request) => {
-                    let query = Delivery::request(request, 0);
-                    match edge.in_hand.take(tenant(query.subject())) {
-                        Ok(place) => {
-                            let (edge, endpoint) = (edge.clone(), endpoint.clone());
-                            tasks.spawn(async move {
-                                edge.answer(&endpoint, &query).await;
-                                drop(place);
-                            });
-                        }
-                        Err(reply) => edge.send(endpoint, &query, reply).await,
-                    }
-                }
+            came = requests.next() => match came {
+                Some(came) => for request in came {
+                    take(edge, endpoint, request, &mut tasks).await;
+                },
                 None => break,
             },
             () = edge.cx.drain.cancelled(), if taking => {
                 taking = false;
-                stop_taking(&mut requests, edge.cx.nats.round_trip()).await;
+                requests.stop();
             }
             Some(done) = tasks.join_next() => told(done),
         }
@@ -201,6 +195,26 @@ async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscri
 /// The tenant of a query: the second token of its subject.
 fn tenant(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
+}
+
+/// Begins to answer a query, if there is room.
+async fn take(
+    edge: &Arc<Edge>,
+    endpoint: &Arc<Endpoint>,
+    request: Message,
+    tasks: &mut JoinSet<()>,
+) {
+    let query = Delivery::request(request, 0);
+    match edge.in_hand.take(tenant(query.subject())) {
+        Ok(place) => {
+            let (edge, endpoint) = (edge.clone(), endpoint.clone());
+            tasks.spawn(async move {
+                edge.answer(&endpoint, &query).await;
+                drop(place);
+            });
+        }
+        Err(reply) => edge.send(endpoint, &query, reply).await,
+    }
 }
 
 /// A query that panicked gets no answer; its sender asks again.

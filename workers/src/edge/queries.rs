@@ -2,7 +2,7 @@
 //! that answers it. HTTP calls the same functions ([`super::http`]).
 
 use brigade_contracts::{
-    Aggregate,
+    Aggregate, Refusal,
     list::ListHeaders,
     permissions::check_sender,
     query::{self, HistoryHeaders, ViewHeaders},
@@ -18,6 +18,7 @@ use crate::runtime::Delivery;
 impl Edge {
     /// Answers a query that came to the endpoint of this name, from its tenant's account.
     pub(super) async fn query(&self, endpoint: &str, query: &Delivery) -> Result<Reply, Reply> {
+        query.readable().map_err(|why| Refusal::new(400, "bad_header", why))?;
         check_sender(query.subject(), query.headers())?;
         match endpoint {
             VIEW => self.query_view(query).await,

@@ -16,11 +16,11 @@ use time::OffsetDateTime;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{reply::Reply, told};
-use crate::runtime::{Delivery, Nats};
+use crate::runtime::{Delivery, Intake, Nats, intake::Subscription};
 
 /// A service that shows itself until it is dropped.
 pub struct Service {
-    nats: Nats,
+    intake: Intake,
     endpoints: Vec<Arc<Endpoint>>,
     _told: AbortOnDropHandle<()>,
 }
@@ -68,18 +68,18 @@ impl Service {
         let asked = nats.client.subscribe("$SRV.>").await?;
         let told = tell(nats.client.clone(), asked, identity, endpoints.clone());
         let _told = AbortOnDropHandle::new(tokio::spawn(told));
-        Ok(Self { nats: nats.clone(), endpoints, _told })
+        Ok(Self { intake: nats.intake(), endpoints, _told })
     }
 
-    /// Takes requests of each endpoint, shared with all instances of the service.
+    /// Takes requests of each endpoint, shared with all instances of the service. Returns when the
+    /// server knows of it.
     ///
     /// # Errors
     /// Where the connection is closed.
-    pub async fn listen(&self, group: &str) -> anyhow::Result<Vec<(Arc<Endpoint>, Subscriber)>> {
+    pub async fn listen(&self, group: &str) -> anyhow::Result<Vec<(Arc<Endpoint>, Subscription)>> {
         let mut listening = Vec::new();
         for endpoint in &self.endpoints {
-            let group = group.to_owned();
-            let requests = self.nats.client.queue_subscribe(endpoint.subject, group).await?;
+            let requests = self.intake.subscribe(endpoint.subject, Some(group)).await?;
             listening.push((endpoint.clone(), requests));
         }
         Ok(listening)

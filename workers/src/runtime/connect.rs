@@ -25,14 +25,14 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::{Health, Metrics};
+use super::{Health, Intake, Metrics};
 use crate::store::postgres::refuse_standby;
 
 /// How long an acknowledgement of JetStream is awaited. A publish in flight when the server
 /// dies waits for all of it, while the server is back within some 20 ms; publishes repeat.
 const ACK_TIMEOUT: Duration = Duration::from_millis(250);
 /// A constant delay: the client's own grows, and comes 1 s late after an outage of 3 s.
-const RECONNECT_DELAY: Duration = Duration::from_millis(10);
+pub(super) const RECONNECT_DELAY: Duration = Duration::from_millis(10);
 /// After so long without a word of the server the client pings it, and again after each such time.
 /// At the third ping without an answer the connection is dead: 4.5 s after the last word, below the
 /// 5 s that a silent connection may cost.
@@ -54,6 +54,10 @@ pub struct Nats {
     /// When the last echo came.
     heard: watch::Receiver<Instant>,
     _echoes: Arc<AbortOnDropHandle<()>>,
+    /// How the same user connects once more, to read what strangers send.
+    login: Arc<Login>,
+    health: Health,
+    metrics: Arc<Metrics>,
 }
 
 impl Nats {
@@ -67,7 +71,8 @@ impl Nats {
         health: &Health,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let (options, address) = as_user_of(url)?;
+        let login = Login::of(url, health.worker.as_str())?;
+        let (options, address) = login.options();
         let (count, connections) = watch::channel(0);
         let on_event = {
             let (health, metrics) = (health.clone(), metrics.clone());
@@ -78,11 +83,8 @@ impl Nats {
                         health.back("nats");
                     }
                     Event::Disconnected => health.away("nats", "disconnected"),
-                    Event::ServerError(ServerError::Other(text))
-                        if text.to_ascii_lowercase().contains("permissions violation") =>
-                    {
-                        metrics.violations.with_label_values(&[health.worker.as_str()]).inc();
-                        health.violation(&text);
+                    Event::ServerError(ServerError::Other(text)) => {
+                        refused(&health, &metrics, &text);
                     }
                     other => tracing::debug!(worker = %health.worker, event = %other, "nats"),
                 }
@@ -106,7 +108,8 @@ impl Nats {
         let subject = alive(health.worker.as_str(), &Uuid::now_v7().simple().to_string());
         let echoes = tokio::spawn(echo(client.clone(), subject, hears));
         let _echoes = Arc::new(AbortOnDropHandle::new(echoes));
-        Ok(Self { client, jetstream, connections, heard, _echoes })
+        let (login, health, metrics) = (Arc::new(login), health.clone(), metrics.clone());
+        Ok(Self { client, jetstream, connections, heard, _echoes, login, health, metrics })
     }
 
     /// Whether this connection has carried no message for [`SILENCE`], so that a duty which needs
@@ -114,6 +117,19 @@ impl Nats {
     #[must_use]
     pub fn is_away(&self) -> bool {
         self.heard.borrow().elapsed() > SILENCE
+    }
+
+    /// Opens a connection of its own for what strangers send.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        Intake::open(self.login.clone(), self.health.clone(), self.metrics.clone())
+    }
+
+    /// Waits until the client's task has died, which nothing else tells: what is sent or asked
+    /// then is never done, and the state stays "connected".
+    pub async fn died(&self) {
+        let mut connections = self.connections.clone();
+        while connections.changed().await.is_ok() {}
     }
 
     /// The number of connections so far.
@@ -167,23 +183,63 @@ async fn echo(client: Client, subject: String, heard: watch::Sender<Instant>) {
     }
 }
 
-/// Options for the user of a NATS URL, with the only inbox prefix that it may listen to, and the
-/// servers. Of a cluster the URL names several, separated by commas; the first one names the user.
-/// The client itself does not read the user from the URL.
+/// Takes a refusal by the server, of a client's or an intake's connection.
+pub(super) fn refused(health: &Health, metrics: &Metrics, text: &str) {
+    let worker = health.worker.as_str();
+    let lower = text.to_ascii_lowercase();
+    if !lower.contains("permissions violation") {
+        tracing::debug!(worker, text, "refused by nats-server");
+    } else if ["_inbox.", "_r_."].iter().any(|of| lower.contains(&format!("publish to \"{of}"))) {
+        // Where a sender wants its answer is the sender's choice, and so is that it gets none.
+        metrics.replies_refused.with_label_values(&[worker]).inc();
+        tracing::warn!(worker, text, "an answer may not go where its sender wants it");
+    } else {
+        metrics.violations.with_label_values(&[worker]).inc();
+        health.violation(text);
+    }
+}
+
+/// Who connects to NATS, and where.
+pub struct Login {
+    pub servers: Vec<ServerAddr>,
+    pub user: String,
+    pub password: String,
+    /// What the server lists the connection as.
+    pub name: String,
+}
+
+impl Login {
+    /// The user and the servers of a NATS URL. Of a cluster the URL names several, separated by
+    /// commas; the first one names the user. The client itself does not read the user from the URL.
+    ///
+    /// # Errors
+    /// A URL that cannot be read or has no user.
+    pub fn of(url: &str, name: &str) -> anyhow::Result<Self> {
+        let servers = url.split(',').map(|url| ServerAddr::from_str(url.trim()));
+        let servers =
+            servers.collect::<Result<Vec<_>, _>>().context("the NATS URL cannot be read")?;
+        let address = servers.first().context("the NATS URL names no server")?;
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from);
+        let user = decoded(address.username().context("the NATS URL names no user")?)?;
+        let password = decoded(address.password().unwrap_or_default())?;
+        Ok(Self { servers, user, password, name: name.to_owned() })
+    }
+
+    /// Options with the only inbox prefix that the user may listen to, and the servers.
+    fn options(&self) -> (ConnectOptions, Vec<ServerAddr>) {
+        let options = ConnectOptions::new()
+            .custom_inbox_prefix(inbox_prefix(&self.user))
+            .user_and_password(self.user.clone(), self.password.clone());
+        (options, self.servers.clone())
+    }
+}
+
+/// Options for the user of a NATS URL, and the servers: see [`Login::of`].
 ///
 /// # Errors
 /// A URL that cannot be read or has no user.
 pub fn as_user_of(url: &str) -> anyhow::Result<(ConnectOptions, Vec<ServerAddr>)> {
-    let servers = url.split(',').map(|url| ServerAddr::from_str(url.trim()));
-    let servers = servers.collect::<Result<Vec<_>, _>>().context("the NATS URL cannot be read")?;
-    let address = servers.first().context("the NATS URL names no server")?;
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from);
-    let user = decoded(address.username().context("the NATS URL names no user")?)?;
-    let password = decoded(address.password().unwrap_or_default())?;
-    let options = ConnectOptions::new()
-        .custom_inbox_prefix(inbox_prefix(&user))
-        .user_and_password(user, password);
-    Ok((options, servers))
+    Ok(Login::of(url, "")?.options())
 }
 
 /// How long a connection to Postgres may take. Some milliseconds are usual; on a machine that is

@@ -1,14 +1,21 @@
 use std::{sync::Arc, time::Instant};
 
-use async_nats::{HeaderMap, Subject, jetstream};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
+
+use super::intake::Message;
+
+/// Longest reply subject that is answered: those of clients and of imports take less than half.
+const MAX_REPLY: usize = 255;
 
 /// A message in hand, from a stream or from a request.
 #[derive(Clone)]
 pub struct Delivery {
-    pub message: Arc<async_nats::Message>,
+    pub message: Arc<Message>,
     pub origin: Origin,
+    /// Where the answer to a request goes, or the acknowledgement of a stored message.
+    pub(super) reply: Option<Subject>,
     /// Which of the worker's sources it came from.
     pub source: usize,
     pub received: Instant,
@@ -28,8 +35,10 @@ pub enum Origin {
 
 impl Delivery {
     #[must_use]
-    pub fn request(message: async_nats::Message, source: usize) -> Self {
+    pub fn request(message: Message, source: usize) -> Self {
+        let reply = message.reply.as_ref().filter(|reply| is_inbox(reply));
         Self {
+            reply: reply.cloned().and_then(|reply| Subject::from_utf8(reply).ok()),
             message: Arc::new(message),
             origin: Origin::Request,
             source,
@@ -38,32 +47,29 @@ impl Delivery {
         }
     }
 
-    /// # Errors
-    /// Where the reply subject is not one of JetStream's.
+    /// `None` where the reply subject is not one of JetStream's.
+    #[must_use]
     pub fn stored(
-        message: jetstream::Message,
+        message: Message,
         source: usize,
-        permit: OwnedSemaphorePermit,
-    ) -> anyhow::Result<Self> {
-        let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
-        let origin = Origin::Stored {
-            stream: info.stream.to_owned(),
-            sequence: info.stream_sequence,
-            deliveries: info.delivered,
-            stored_at: info.published.unix_timestamp_nanos(),
-        };
-        Ok(Self {
-            message: Arc::new(message.message),
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Option<Self> {
+        let reply = Subject::from_utf8(message.reply.clone()?).ok()?;
+        let origin = Origin::of_stored(&reply)?;
+        Some(Self {
+            reply: Some(reply),
+            message: Arc::new(message),
             origin,
             source,
             received: Instant::now(),
-            permit: Some(Arc::new(permit)),
+            permit: permit.map(Arc::new),
         })
     }
 
+    /// The subject as text, in which what is no visible ASCII is escaped.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.message.subject
+        self.message.subject()
     }
 
     #[must_use]
@@ -74,21 +80,27 @@ impl Delivery {
     /// Where the acknowledgement of a stored message goes.
     #[must_use]
     pub fn ack_to(&self) -> Option<&Subject> {
-        self.message.reply.as_ref().filter(|_| self.origin != Origin::Request)
+        self.reply.as_ref().filter(|_| self.origin != Origin::Request)
     }
 
-    /// Where the answer to a request goes: an inbox, or what the server puts in its place for a
-    /// request of another account, and nothing else that its sender may have named, such as a key
-    /// or the server's own interface.
+    /// Where the answer to a request goes: a well-formed inbox, and nothing else that its sender
+    /// may have named, such as a key or the server's own interface.
     #[must_use]
     pub fn reply(&self) -> Option<&Subject> {
-        let inbox = |reply: &&Subject| reply.starts_with("_INBOX.") || reply.starts_with("_R_.");
-        self.message.reply.as_ref().filter(inbox).filter(|_| self.origin == Origin::Request)
+        self.reply.as_ref().filter(|_| self.origin == Origin::Request)
+    }
+
+    /// Tells whether the headers can be read.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn readable(&self) -> Result<(), &'static str> {
+        self.message.readable()
     }
 
     /// All headers, name and value; a repeated name comes as often as it stands there.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
-        pairs(self.message.headers.as_ref())
+        self.message.headers()
     }
 
     /// The first value of a header.
@@ -107,6 +119,40 @@ impl Delivery {
     }
 }
 
+impl Origin {
+    /// What a reply subject of JetStream says (ADR-15):
+    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`,
+    /// or with domain and account after `$JS.ACK`, and perhaps more at the end.
+    fn of_stored(reply: &str) -> Option<Self> {
+        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let tokens = match tokens.len() {
+            7 => &tokens[..],
+            9.. => &tokens[2..],
+            _ => return None,
+        };
+        Some(Self::Stored {
+            stream: tokens[0].to_owned(),
+            sequence: tokens[3].parse().ok()?,
+            deliveries: tokens[2].parse().ok()?,
+            stored_at: tokens[5].parse().ok()?,
+        })
+    }
+}
+
+/// Whether a reply is an inbox that an answer can go to: `_INBOX.` of a client, or `_R_.` of the
+/// server for one that asks through an import, and tokens of visible ASCII after it. An answer
+/// anywhere else would be refused by the server, or taken by somebody who did not ask.
+fn is_inbox(reply: &[u8]) -> bool {
+    let tokens = reply.strip_prefix(b"_INBOX.").or_else(|| reply.strip_prefix(b"_R_."));
+    let fits = |byte: &u8| byte.is_ascii_graphic() && !b"*>".contains(byte);
+    reply.len() <= MAX_REPLY
+        && tokens.is_some_and(|tokens| {
+            tokens
+                .split(|byte| *byte == b'.')
+                .all(|token| !token.is_empty() && token.iter().all(fits))
+        })
+}
+
 /// The headers as pairs.
 pub fn pairs(headers: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &str)> + Clone {
     headers.into_iter().flat_map(|headers| {
@@ -115,4 +161,56 @@ pub fn pairs(headers: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &str)> 
             values.iter().map(move |value| (name, value.as_str()))
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_inbox_is_answered() {
+        for good in ["_INBOX.a", "_INBOX.t1-producer.9.x", "_R_.gX2.ab", "_INBOX.a\\b"] {
+            assert!(is_inbox(good.as_bytes()), "{good}");
+        }
+        let long = format!("_INBOX.{}", "a".repeat(MAX_REPLY));
+        for bad in [
+            b"".as_slice(),
+            b"_INBOX",
+            b"_INBOX.",
+            b"_R_.",
+            b"_INBOX.a..b",
+            b"_INBOX.a.",
+            b"_INBOX..a",
+            b"_INBOX.*",
+            b"_INBOX.a.>",
+            b"_INBOX.a\xff",
+            b"_INBOX.\xc3\xbc",
+            b"_INBOX.a\x01",
+            b"_inbox.a",
+            b"$KV.views.t2.cart.c1.core",
+            b"evt.t2.order.o1.paid",
+            long.as_bytes(),
+        ] {
+            assert!(!is_inbox(bad), "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_stored_message_is_known_by_where_its_acknowledgement_goes() {
+        let stored = Origin::Stored {
+            stream: "COMMANDS".to_owned(),
+            sequence: 7,
+            deliveries: 3,
+            stored_at: 1_700_000_000_000_000_000,
+        };
+        let tokens = "COMMANDS.command-handler.3.7.9.1700000000000000000.0";
+        for good in ["", "hub.acc."].map(|domain| format!("$JS.ACK.{domain}{tokens}")) {
+            assert_eq!(Origin::of_stored(&good), Some(stored.clone()), "{good}");
+        }
+        assert_eq!(Origin::of_stored(&format!("$JS.ACK.hub.acc.{tokens}.x")), Some(stored));
+        for bad in ["_INBOX.a", "$JS.ACK.COMMANDS", "$JS.ACK.a.b.c.d.e.f.g", "$JS.ACK.a.b.1.2.3.4"]
+        {
+            assert_eq!(Origin::of_stored(bad), None, "{bad}");
+        }
+    }
 }

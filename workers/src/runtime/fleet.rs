@@ -65,6 +65,7 @@ impl Instance {
                         Err(error) => format!("{error:#}"),
                     };
                     health.away("worker", &why);
+                    metrics.restarts.with_label_values(&[worker.as_str()]).inc();
                     tokio::select! {
                         () = tokio::time::sleep(RESTART_PAUSE) => {}
                         () = drain.cancelled() => {}
@@ -131,12 +132,12 @@ async fn run(
     let result = tokio::select! {
         result = task => result.context("the worker panicked")?,
         why = health.hangs(), if !drain.is_cancelled() => {
-            metrics.restarts.with_label_values(&[worker.as_str()]).inc();
             tracing::error!(%worker, why, "hangs, and is started again");
             // With new connections: these may be what it waits for.
             drop(cx.postgres.close());
             anyhow::bail!(why);
         }
+        () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
         () = given_up => {
             tracing::warn!(%worker, "drained as far as possible; a server does not answer");
             // Nobody waits for a connection any more.

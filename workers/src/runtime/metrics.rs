@@ -13,13 +13,14 @@ pub struct Metrics {
     registry: Registry,
     pub verdicts: IntCounterVec,
     pub redelivered: IntCounterVec,
-    pub restarts: IntCounterVec,
     pub waiting: IntGaugeVec,
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
     pub lock_attempts: IntCounterVec,
     pub lock_held_seconds: HistogramVec,
     pub violations: IntCounterVec,
+    pub replies_refused: IntCounterVec,
+    pub restarts: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub dead_letters_in_sql: IntCounterVec,
     pub stream_filled: IntGaugeVec,
@@ -124,11 +125,6 @@ impl Metrics {
                 "Messages that came again: their worker died, or asked for it",
                 &["worker"],
             ),
-            restarts: counters(
-                "brigade_worker_restarts_total",
-                "Workers that were started again because one of their duties hung",
-                &["worker"],
-            ),
             waiting: gauges(
                 "brigade_messages_waiting",
                 "Messages in hand that no batch has taken yet",
@@ -158,6 +154,16 @@ impl Metrics {
             violations: counters(
                 "brigade_permission_violations_total",
                 "Refusals by the server of what a worker's permissions do not cover; stays 0",
+                &["worker"],
+            ),
+            replies_refused: counters(
+                "brigade_replies_refused_total",
+                "Answers that the server did not let go where their senders wanted them",
+                &["worker"],
+            ),
+            restarts: counters(
+                "brigade_worker_restarts_total",
+                "Workers that ended before they were told to, and were started again",
                 &["worker"],
             ),
             dead_letters: counters(
@@ -368,9 +374,10 @@ impl Metrics {
                 metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
             }
             metrics.redelivered.with_label_values(&[worker.as_str()]);
-            metrics.restarts.with_label_values(&[worker.as_str()]);
             metrics.waiting.with_label_values(&[worker.as_str()]);
             metrics.violations.with_label_values(&[worker.as_str()]);
+            metrics.replies_refused.with_label_values(&[worker.as_str()]);
+            metrics.restarts.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
             metrics.dead_letters_in_sql.with_label_values(&[worker.as_str()]);
         }

@@ -18,8 +18,8 @@ pub mod fail;
 pub mod fleet;
 pub mod health;
 pub mod http;
+pub mod intake;
 pub mod metrics;
-pub mod requests;
 pub mod supervise;
 pub mod verdict;
 
@@ -36,6 +36,7 @@ pub use consume::{Handler, Refused, Source, Turn, consume};
 pub use delivery::Delivery;
 pub use fail::FailPoints;
 pub use health::Health;
+pub use intake::Intake;
 pub use metrics::Metrics;
 pub use verdict::Verdict;
 

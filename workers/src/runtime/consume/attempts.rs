@@ -122,19 +122,11 @@ mod tests {
     use super::*;
     use crate::{
         outbox_relay::tests::stand::{Stand, eventually},
-        runtime::Nats,
+        runtime::{Nats, intake::Message},
     };
 
     fn delivery() -> Delivery {
-        let message = async_nats::Message {
-            subject: "s".into(),
-            reply: None,
-            payload: bytes::Bytes::new(),
-            headers: None,
-            status: None,
-            description: None,
-            length: 0,
-        };
+        let message = Message::new("s".into(), None, None, bytes::Bytes::new());
         let origin =
             Origin::Stored { stream: "S".into(), sequence: 1, deliveries: 3, stored_at: 7 };
         Delivery { origin, ..Delivery::request(message, 0) }

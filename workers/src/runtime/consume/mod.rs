@@ -94,6 +94,8 @@ pub enum Source {
 
 /// Most messages in one batch.
 pub const MAX_BATCH: usize = 256;
+/// Most handfuls of messages on their way to the loop, each of what came together.
+const HANDFULS: usize = 16;
 /// A batch of fewer is small: most of what it costs it costs for being a batch.
 const SMALL: usize = 32;
 /// Most messages of a stream in hand: two batches at work and one waiting.
@@ -134,15 +136,17 @@ pub async fn consume<H: Handler>(
     handler: H,
 ) -> anyhow::Result<()> {
     let duty = cx.health.duty("messages");
-    let (sender, mut received) = mpsc::channel(MAX_BATCH);
+    let (sender, mut received) = mpsc::channel(HANDFULS);
+    let intake = cx.nats.intake();
     let opened = Arc::new(Semaphore::new(0));
     let mut receivers = Vec::new();
     for (number, source) in sources.iter().copied().enumerate() {
-        let receive = receive::receive(cx.clone(), source, number, sender.clone(), opened.clone());
-        let task = tokio::spawn(receive);
+        let (intake, sender, opened) = (intake.clone(), sender.clone(), opened.clone());
+        let task =
+            tokio::spawn(receive::receive(cx.clone(), intake, source, number, sender, opened));
         receivers.push(AbortOnDropHandle::new(task));
     }
-    drop(sender);
+    drop((sender, intake));
     let attempts = Arc::new(Attempts::open(cx).await?);
     let handler = Arc::new(handler);
     let mut queues = Queues::new(sources.len());
@@ -176,15 +180,15 @@ pub async fn consume<H: Handler>(
             return Ok(());
         }
         tokio::select! {
-            delivery = received.recv(), if open => match delivery {
-                Some(delivery) => {
+            deliveries = received.recv(), if open => match deliveries {
+                Some(deliveries) => for delivery in deliveries {
                     if delivery.deliveries() > 1 {
                         redelivered.inc();
                     }
                     if let Err(delivery) = queues.push(delivery) {
                         refuse(&*handler, &delivery, Refused::Busy).await;
                     }
-                }
+                },
                 None => open = false,
             },
             Some(done) = tasks.join_next_with_id() => {

@@ -134,17 +134,10 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::intake::Message;
 
     fn delivery(source: usize, deliveries: i64) -> Delivery {
-        let message = async_nats::Message {
-            subject: "s".into(),
-            reply: None,
-            payload: bytes::Bytes::new(),
-            headers: None,
-            status: None,
-            description: None,
-            length: 0,
-        };
+        let message = Message::new("s".into(), None, None, bytes::Bytes::new());
         let stored = Origin::Stored { stream: "S".into(), sequence: 1, deliveries, stored_at: 0 };
         let origin = if deliveries == 0 { Origin::Request } else { stored };
         Delivery { origin, ..Delivery::request(message, source) }

@@ -2,153 +2,272 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::{
-    consumer::{PullConsumer, pull},
-    response::Response,
-};
-use futures::StreamExt;
+use async_nats::jetstream::{consumer::pull, response::Response};
+use serde_json::json;
 use tokio::{
-    sync::{Semaphore, mpsc},
-    time::sleep,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{MAX_BATCH, MAX_IN_HAND, Source};
-use crate::runtime::{Context, Delivery, requests::stop_taking};
+use crate::runtime::{
+    Context, Delivery, Intake,
+    intake::{Message, Subscription},
+};
 
 /// How long one pull stays open. A drain waits for it, so that nothing that the server has
 /// already sent is lost and delivered again.
 const PULL_EXPIRES: Duration = Duration::from_secs(1);
+/// A consumer that has nothing to send says so this often.
+const PULL_HEARTBEAT: Duration = Duration::from_millis(300);
+/// A consumer that is silent for this long has lost the pull, such as one whose leader has died
+/// while the connection has not.
+const PULL_SILENT: Duration = Duration::from_millis(700);
+/// Pulls in a row that nothing came of, not even a sign of life, until the consumer is looked for.
+const MAX_SILENT: u32 = 2;
 
-type Sender = mpsc::Sender<Delivery>;
+type Sender = mpsc::Sender<Vec<Delivery>>;
 
 /// Receives until the drain; the messages carry the number of their source.
 /// A permit of `opened` says that the source is open.
 pub(super) async fn receive(
     cx: Context,
+    intake: Intake,
     source: Source,
     number: usize,
     sender: Sender,
     opened: Arc<Semaphore>,
 ) {
-    match source {
-        Source::Stream(stream) => pull_from(&cx, stream, number, &sender, &opened).await,
-        Source::Requests(subject) => listen_to(&cx, subject, number, &sender, &opened).await,
+    let received = match source {
+        Source::Stream(stream) => pull_from(&cx, &intake, stream, number, &sender, &opened).await,
+        Source::Requests(subject) => {
+            listen_to(&cx, &intake, subject, number, &sender, &opened).await
+        }
+    };
+    if let Err(error) = received {
+        // Without its sources the worker ends, and is started again.
+        cx.health.away("intake", &format!("{error:#}"));
     }
+}
+
+/// The worker's durable consumer, and how its messages come.
+struct Pulls {
+    intake: Intake,
+    messages: Subscription,
+    /// Whom to ask for messages.
+    next: String,
+    /// Pulls so far; each is answered under its own number.
+    pulls: u64,
+    source: usize,
+}
+
+/// How a pull ended.
+enum Pulled {
+    /// As it should.
+    Done,
+    /// The consumer is silent.
+    Silent,
+    /// The consumer cannot be used, or not now.
+    Refused(String),
 }
 
 /// Pulls from the worker's durable consumer until the drain.
 async fn pull_from(
     cx: &Context,
+    intake: &Intake,
     stream: &'static str,
-    number: usize,
+    source: usize,
     sender: &Sender,
     opened: &Semaphore,
-) {
+) -> anyhow::Result<()> {
+    let inbox = format!("{}.{stream}.*", intake.inbox());
+    let Some(messages) = subscribe(cx, intake, &inbox, None).await? else { return Ok(()) };
+    let mut pulls = Pulls {
+        messages,
+        next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", cx.worker),
+        intake: intake.clone(),
+        pulls: 0,
+        source,
+    };
     let permits = Arc::new(Semaphore::new(MAX_IN_HAND));
-    let mut consumer = None;
-    let mut told = false;
+    let (mut there, mut told, mut silent) = (false, false, 0);
     while !cx.drain.is_cancelled() {
-        let pulled = async {
-            let consumer = match &mut consumer {
-                Some(consumer) => consumer,
-                None => consumer.insert(durable(cx, stream).await?),
-            };
-            if !told {
-                told = true;
-                opened.add_permits(1);
-            }
-            pull_once(cx, number, sender, &permits, consumer).await
-        };
-        if let Err(error) = pulled.await {
-            // The stream or the consumer may be gone, or the server: look again from the start.
+        if !there && let Err(error) = ensure_durable(cx, stream).await {
+            // The stream may be gone, or the server.
             cx.health.away("stream", &format!("{stream}: {error:#}"));
-            consumer = None;
             sleep(Duration::from_millis(100)).await;
-        } else {
-            cx.health.back("stream");
+            continue;
+        }
+        there = true;
+        if !told {
+            told = true;
+            opened.add_permits(1);
+        }
+        let refused = match pulls.once(cx, stream, sender, &permits).await? {
+            Pulled::Done => {
+                silent = 0;
+                cx.health.back("stream");
+                continue;
+            }
+            Pulled::Silent => {
+                silent += 1;
+                if silent < MAX_SILENT {
+                    continue;
+                }
+                "no sign of life".to_owned()
+            }
+            Pulled::Refused(why) => why,
+        };
+        cx.health.away("stream", &format!("{stream}: {refused}"));
+        there = false;
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+impl Pulls {
+    /// # Errors
+    /// Where nothing can be received any more.
+    async fn once(
+        &mut self,
+        cx: &Context,
+        stream: &str,
+        sender: &Sender,
+        permits: &Arc<Semaphore>,
+    ) -> anyhow::Result<Pulled> {
+        // Waits for room first: what is pulled without room would use up its time.
+        let first = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit?,
+            () = cx.drain.cancelled() => return Ok(Pulled::Done),
+        };
+        let more = permits.available_permits().min(MAX_BATCH - 1);
+        let mut room = vec![first];
+        room.extend((0..more).map_while(|_| permits.clone().try_acquire_owned().ok()));
+        self.pulls += 1;
+        let reply = format!("{}.{stream}.{}", self.intake.inbox(), self.pulls);
+        let asked = json!({
+            "batch": room.len(),
+            "expires": PULL_EXPIRES.as_nanos(),
+            "idle_heartbeat": PULL_HEARTBEAT.as_nanos(),
+        });
+        let mut connections = self.intake.connections();
+        connections.mark_unchanged();
+        self.intake.request(&self.next, &reply, &asked.to_string());
+        loop {
+            let came = tokio::select! {
+                came = timeout_at(Instant::now() + PULL_SILENT, self.messages.next()) => came,
+                // What was asked on the connection before is not answered any more.
+                Ok(()) = connections.changed() => return Ok(Pulled::Done),
+            };
+            let Ok(came) = came else { return Ok(Pulled::Silent) };
+            let came = came.ok_or_else(|| anyhow::anyhow!("the connection has died"))?;
+            let (deliveries, ended) = self.sort(came, &reply, &mut room);
+            if !deliveries.is_empty() {
+                sender.send(deliveries).await?;
+            }
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
+            if room.is_empty() {
+                return Ok(Pulled::Done);
+            }
         }
     }
-}
 
-async fn pull_once(
-    cx: &Context,
-    number: usize,
-    sender: &Sender,
-    permits: &Arc<Semaphore>,
-    consumer: &PullConsumer,
-) -> anyhow::Result<()> {
-    // Waits for room first: what is pulled without room would use up its time.
-    let first = tokio::select! {
-        permit = permits.clone().acquire_owned() => permit?,
-        () = cx.drain.cancelled() => return Ok(()),
-    };
-    let more = permits.available_permits().min(MAX_BATCH - 1);
-    let mut room = vec![first];
-    room.extend((0..more).map_while(|_| permits.clone().try_acquire_owned().ok()));
-    let mut messages =
-        consumer.batch().max_messages(room.len()).expires(PULL_EXPIRES).messages().await?;
-    loop {
-        let message = tokio::select! {
-            message = messages.next() => message,
-            () = cx.nats.reconnected() => None,
-        };
-        let Some(message) = message else { return Ok(()) };
-        let message = message.map_err(|error| anyhow::anyhow!(error))?;
-        let Some(permit) = room.pop() else { return Ok(()) };
-        sender.send(Delivery::stored(message, number, permit)?).await?;
+    /// Tells messages of the stream from what the server says of this pull.
+    fn sort(
+        &self,
+        came: Vec<Message>,
+        reply: &str,
+        room: &mut Vec<OwnedSemaphorePermit>,
+    ) -> (Vec<Delivery>, Option<Pulled>) {
+        let mut deliveries = Vec::with_capacity(came.len());
+        let mut ended = None;
+        for message in came {
+            // Of what the server says nothing may be acknowledged, and a stranger's status is none.
+            let status = message.reply.is_none().then(|| message.status()).flatten();
+            let of_this = message.subject == reply.as_bytes();
+            match status {
+                None => {
+                    // Of a pull that was given up there may come more than there is room for.
+                    let room = room.pop();
+                    match Delivery::stored(message, self.source, room) {
+                        Some(delivery) => deliveries.push(delivery),
+                        None => tracing::warn!(next = self.next, "neither a message nor a status"),
+                    }
+                }
+                // Of one that has ended.
+                Some(_) if !of_this => {}
+                // A sign of life.
+                Some(100) => {}
+                // Nothing came for as long as the pull was open.
+                Some(404 | 408) => ended = Some(Pulled::Done),
+                Some(status) => {
+                    ended = Some(Pulled::Refused(format!("the pull ended with status {status}")));
+                }
+            }
+        }
+        (deliveries, ended)
     }
 }
 
-/// The worker's durable consumer, made from the topology if it is not there (any more). One that
+/// Makes the worker's durable consumer from the topology if it is not there (any more). One that
 /// is there stays as it is: changing it is for `provision`.
-async fn durable(cx: &Context, stream: &str) -> anyhow::Result<PullConsumer> {
+async fn ensure_durable(cx: &Context, stream: &str) -> anyhow::Result<()> {
     let (js, durable) = (&cx.nats.jetstream, cx.worker.as_str());
     let handle = js.get_stream_no_info(stream).await?;
-    if let Ok(consumer) = handle.get_consumer::<pull::Config>(durable).await {
-        return Ok(consumer);
+    if handle.get_consumer::<pull::Config>(durable).await.is_ok() {
+        return Ok(());
     }
     let config = cx.topology.consumer(stream, durable);
-    let request = serde_json::json!({ "stream_name": stream, "config": config });
+    let request = json!({ "stream_name": stream, "config": config });
     let created: Response<serde_json::Value> =
         js.request(format!("CONSUMER.CREATE.{stream}.{durable}"), &request).await?;
     if let Response::Err { error } = created {
         anyhow::bail!("cannot make the consumer {durable}: {error}");
     }
-    handle.get_consumer::<pull::Config>(durable).await.map_err(|error| anyhow::anyhow!(error))
+    Ok(())
+}
+
+/// Subscribes; `None` where the drain comes first.
+async fn subscribe(
+    cx: &Context,
+    intake: &Intake,
+    subject: &str,
+    group: Option<&str>,
+) -> anyhow::Result<Option<Subscription>> {
+    tokio::select! {
+        subscribed = intake.subscribe(subject, group) => subscribed.map(Some),
+        () = cx.drain.cancelled() => Ok(None),
+    }
 }
 
 /// Listens to requests until the drain, then takes those that were already on their way.
 async fn listen_to(
     cx: &Context,
+    intake: &Intake,
     subject: &'static str,
-    number: usize,
+    source: usize,
     sender: &Sender,
     opened: &Semaphore,
-) {
-    let group = cx.worker.to_string();
-    let mut requests = match cx.nats.client.queue_subscribe(subject, group).await {
-        Ok(requests) => requests,
-        // The worker ends, and is started again.
-        Err(error) => return cx.health.away("requests", &error.to_string()),
-    };
-    cx.health.back("requests");
-    // Ready only when the server knows of it: another instance may be about to leave.
-    cx.nats.round_trip().await;
+) -> anyhow::Result<()> {
+    let group = Some(cx.worker.as_str());
+    let Some(mut requests) = subscribe(cx, intake, subject, group).await? else { return Ok(()) };
     opened.add_permits(1);
     let mut taking = true;
     loop {
         tokio::select! {
-            request = requests.next() => match request {
-                Some(request) => {
-                    if sender.send(Delivery::request(request, number)).await.is_err() {
-                        return;
-                    }
+            came = requests.next() => match came {
+                Some(came) => {
+                    let came = came.into_iter().map(|request| Delivery::request(request, source));
+                    sender.send(came.collect()).await?;
                 }
-                None => return,
+                None if taking => anyhow::bail!("the connection has died"),
+                None => return Ok(()),
             },
             () = cx.drain.cancelled(), if taking => {
                 taking = false;
-                stop_taking(&mut requests, cx.nats.round_trip()).await;
+                requests.stop();
             }
         }
     }

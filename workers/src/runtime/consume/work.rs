@@ -115,7 +115,10 @@ async fn judge<H: Handler>(
     let mut messages = Vec::with_capacity(batch.len());
     for delivery in batch {
         cx.fail.message(delivery.payload());
-        match handler.decode(delivery) {
+        // Of a request its handler tells the sender.
+        let readable = if is_stored(delivery) { delivery.readable() } else { Ok(()) };
+        let readable = readable.map_err(|why| format!("bad_header: {why}"));
+        match readable.and_then(|()| handler.decode(delivery)) {
             Ok(message) => {
                 messages.push(message);
                 dead.push(None);

@@ -1,0 +1,342 @@
+//! Bytes that no client library sends: each message gets its answer or its dead letter, and nobody
+//! else loses a connection, a turn or a try.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use brigade::dead_letters::{DeadLetters, Filter, Letter};
+use brigade_contracts::WorkerName;
+use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, until};
+use serde_json::{Value, json};
+
+/// Longest that a good command may take while others send what they like. It takes milliseconds;
+/// the limit tells a fleet that goes on from one that stands.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Header blocks that cannot be read.
+fn blocks() -> Vec<(&'static str, Vec<u8>)> {
+    let block = |lines: &[u8]| [b"NATS/1.0\r\n", lines, b"\r\n\r\n"].concat();
+    let long = [b"Command-Id: k\r\nX".as_slice(), &vec![b'x'; 60_000]].concat();
+    vec![
+        ("a lone CR in a value", block(b"Command-Id: a\rb")),
+        ("a lone LF in a value", block(b"Command-Id: a\nb")),
+        ("a lone CR in a name", block(b"Command\r-Id: a")),
+        ("no colon", block(b"Command-Id: k\r\nnonsense")),
+        ("a value beyond UTF-8", block(b"Command-Id: \xff")),
+        ("a name beyond UTF-8", block(b"Command-Id: k\r\n\xff\xfe: a")),
+        ("a name beyond ASCII", block("Command-Id: k\r\nGr\u{fc}n: a".as_bytes())),
+        ("a name with a space", block(b"Command-Id : k")),
+        ("a name with a NUL", block(b"Command-Id: k\r\nA\0: b")),
+        ("an empty name", block(b"Command-Id: k\r\n: a")),
+        ("a folded value", block(b"Command-Id: k\r\nX: a\r\n b")),
+        ("an empty line in between", block(b"Command-Id: k\r\n\r\nX: a")),
+        ("a status", b"NATS/1.0 503\r\nCommand-Id: k\r\n\r\n".to_vec()),
+        ("a status of a pull", b"NATS/1.0 408 Request Timeout\r\n\r\n".to_vec()),
+        ("a status that is none", b"NATS/1.0 xyz\r\nCommand-Id: k\r\n\r\n".to_vec()),
+        ("another version", b"NATS/9.9\r\nCommand-Id: k\r\n\r\n".to_vec()),
+        ("no version", b"Command-Id: k\r\n\r\n".to_vec()),
+        ("no end", b"NATS/1.0\r\nCommand-Id: k".to_vec()),
+        ("half an end", b"NATS/1.0\r\nCommand-Id: k\r\n".to_vec()),
+        ("one byte", b"\0".to_vec()),
+        ("random bytes", (0..=255).collect()),
+        ("60 KB", block(&long)),
+    ]
+}
+
+/// Tokens of a subject that are none.
+fn ids() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("\\xff", b"\xff".to_vec()),
+        ("half a character", b"a\xc3".to_vec()),
+        ("a NUL", b"a\0b".to_vec()),
+        ("an escape", b"\x1b[2J".to_vec()),
+        ("a vertical tab", b"a\x0bb".to_vec()),
+        ("a space beyond ASCII", "a\u{a0}b\u{2003}c".as_bytes().to_vec()),
+        ("letters beyond ASCII", "\u{fc}".as_bytes().to_vec()),
+        ("a backslash", b"\\xff".to_vec()),
+        ("quotes", b"'\"--".to_vec()),
+        ("a long one", vec![b'x'; 1000]),
+    ]
+}
+
+/// Payloads that are no command, with the answer.
+fn payloads() -> Vec<(&'static str, Vec<u8>, (&'static str, &'static str))> {
+    let deep = [vec![b'['; 20_000], vec![b']'; 20_000]].concat();
+    vec![
+        ("nothing", Vec::new(), ("400", "malformed")),
+        ("random bytes", (0..=255).collect(), ("400", "malformed")),
+        ("line ends", b"\r\n\r\nPING\r\n".to_vec(), ("400", "malformed")),
+        ("depth", deep, ("400", "malformed")),
+        ("70 KB", vec![b' '; 70_000], ("413", "payload_too_large")),
+    ]
+}
+
+/// Replies that are no inbox.
+fn replies() -> Vec<&'static [u8]> {
+    vec![
+        b"_INBOX.",
+        b"_INBOX",
+        b"_INBOX.a..b",
+        b"_INBOX.a.",
+        b"_INBOX.\xff",
+        b"_INBOX.a\0",
+        b"_INBOX.\xc2\xa0",
+        b"_R_.",
+        b"\xff",
+        b"$KV.views.t2.cart.c9.core",
+        b"$JS.API.STREAM.PURGE.EVENTS",
+        b"evt.t2.order.o1.paid",
+        b"outcome.t2.k1",
+        b"outbox.wake",
+    ]
+}
+
+/// A header block with a Command-Id.
+fn named(id: &str) -> Vec<u8> {
+    format!("NATS/1.0\r\nCommand-Id: {id}\r\n\r\n").into_bytes()
+}
+
+fn subject(parts: [&[u8]; 3]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[track_caller]
+fn refused(answer: &RawMessage, (status, code): (&str, &str), what: &str) {
+    assert_eq!(
+        (answer.header("Brigade-Status").as_str(), &*answer.code()),
+        (status, code),
+        "{what}"
+    );
+}
+
+/// The PubAck's number in the stream.
+async fn store(raw: &mut Raw, subject: &[u8], headers: &[u8], payload: &[u8]) -> u64 {
+    let answer = raw.ask(subject, headers, payload).await;
+    let ack: Value = serde_json::from_slice(&answer.payload).expect("a PubAck");
+    ack["seq"].as_u64().unwrap_or_else(|| panic!("{}: {ack}", subject.escape_ascii()))
+}
+
+async fn desk(town: &Town) -> DeadLetters {
+    let js = jetstream::new(town.connect("operator").await);
+    DeadLetters::open(js, town.sql.clone()).await.unwrap()
+}
+
+/// The dead letter of a message of `COMMANDS`.
+async fn letter(town: &Town, sequence: u64) -> Letter {
+    until("a dead letter", || async {
+        let letters = desk(town).await.list(&Filter::default()).await.unwrap();
+        let of_this =
+            |letter: &Letter| letter.headers.get("Origin-Seq").map(|v| v.as_str().parse());
+        letters.into_iter().find(|letter| of_this(letter) == Some(Ok(sequence)))
+    })
+    .await
+}
+
+/// The stored outcome of a command of `t1`.
+async fn outcome(producer: &mut Raw, id: &str) -> (String, String) {
+    let asked = format!("q.t1.outcome.{id}");
+    let answer = producer.ask(asked.as_bytes(), b"NATS/1.0\r\nWait-Ms: 20000\r\n\r\n", b"").await;
+    let outcome: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+    (outcome["status"].to_string(), outcome["code"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Every worker is ready, and none was started again.
+async fn all_well(town: &Town) {
+    let ready = until("all workers to be ready", || async {
+        let page = reqwest::get(format!("{}/readyz", town.http().await)).await.ok()?;
+        let text = page.error_for_status().ok()?.text().await.ok()?;
+        Some(text)
+    });
+    ready.await;
+    for worker in WorkerName::ALL {
+        let restarts = town.metrics.restarts.with_label_values(&[worker.as_str()]).get();
+        assert_eq!(restarts, 0, "{worker} was started again");
+    }
+}
+
+#[tokio::test]
+async fn s5_01_any_bytes_are_answered_or_buried() {
+    let town = Town::start().await;
+    let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
+    let mut watcher = Raw::connect(&town.nats_url("t1-watcher")).await;
+    let open = br#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
+    let bad_header = ("400", "bad_header");
+    for (name, block) in blocks() {
+        for door in ["req.t1.cart.c1.open", "q.t1.view.cart.c1", "cmd.t1.user.u1.login"] {
+            let answer = producer.ask(door.as_bytes(), &block, open).await;
+            refused(&answer, bad_header, &format!("{name} on {door}"));
+        }
+        let answer = watcher.ask(b"q.t1.active_orders", &block, b"").await;
+        refused(&answer, bad_header, name);
+
+        let stored = store(&mut producer, b"cmd.t1.cart.c1.open", &block, open).await;
+        let letter = letter(&town, stored).await;
+        assert!(letter.reason.starts_with("bad_header"), "{name}: {}", letter.reason);
+        assert_eq!(letter.subject, "cmd.t1.cart.c1.open");
+        let header = |name: &str| letter.headers.get(name).map(|value| value.as_str().to_owned());
+        if let Some(length) = header("Dead-Raw-Headers-In-Payload") {
+            assert_eq!(length.parse(), Ok(block.len()), "{name}");
+            assert_eq!(letter.payload, [block.as_slice(), open].concat(), "{name}");
+        } else {
+            let kept = header("Dead-Raw-Headers").expect(name);
+            assert_eq!(base64(&block), kept, "{name}");
+            assert_eq!(&letter.payload[..], open, "{name}");
+        }
+        let replayed = desk(&town).await.replay(&letter, "op").await.unwrap_err();
+        assert!(replayed.to_string().contains("Dead-Raw-Headers"), "{name}: {replayed}");
+    }
+    let bad_subject = ("400", "bad_subject");
+    for (at, (name, id)) in ids().into_iter().enumerate() {
+        let on_request = subject([b"req.t1.cart.", &id, b".open"]);
+        let answer = producer.ask(&on_request, &named(&format!("r{at}")), open).await;
+        refused(&answer, bad_subject, name);
+        let login = subject([b"cmd.t1.user.", &id, b".login"]);
+        let answer = producer.ask(&login, &named("k"), open).await;
+        refused(&answer, ("400", "secret_on_durable_door"), name);
+        let view = subject([b"q.t1.view.cart.", &id, b""]);
+        for raw in [&mut producer, &mut watcher] {
+            refused(&raw.ask(&view, b"", b"").await, bad_subject, name);
+        }
+
+        let stored = subject([b"cmd.t1.cart.", &id, b".open"]);
+        let command = format!("d{at}");
+        store(&mut producer, &stored, &named(&command), open).await;
+        let decided = outcome(&mut producer, &command).await;
+        assert_eq!((&*decided.0, &*decided.1), bad_subject, "{name}");
+        // Nobody can be told: it has no Command-Id.
+        let stored = store(&mut producer, &stored, b"", open).await;
+        let letter = letter(&town, stored).await;
+        let kept = letter.headers.get("Dead-Raw-Subject").map(|value| value.as_str().to_owned());
+        let on_stream = subject([b"cmd.t1.cart.", &id, b".open"]);
+        let is_text = id.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
+        assert_eq!(kept, (!is_text).then(|| base64(&on_stream)), "{name}");
+    }
+    for (at, (name, payload, expected)) in payloads().into_iter().enumerate() {
+        let (on_request, stored) = (format!("pr{at}"), format!("pd{at}"));
+        let answer = producer.ask(b"req.t1.cart.c1.open", &named(&on_request), &payload).await;
+        refused(&answer, expected, name);
+        store(&mut producer, b"cmd.t1.cart.c1.open", &named(&stored), &payload).await;
+        let decided = outcome(&mut producer, &stored).await;
+        assert_eq!((&*decided.0, &*decided.1), expected, "{name}");
+        let answer = producer.ask(b"cmd.t1.user.u1.login", &named("k"), &payload).await;
+        refused(&answer, ("400", "secret_on_durable_door"), name);
+        let answer = watcher.ask(b"q.t1.view.cart.c1", b"", &payload).await;
+        assert_eq!(answer.header("Brigade-Status"), "404", "{name}");
+    }
+    all_well(&town).await;
+    town.until_idle().await;
+    check::kv_equals_sql(&town).await;
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(bytes)
+}
+
+/// Sends everything that is strange, again and again, twenty a second and more, and waits for
+/// nothing.
+async fn repeat_all(producer: String, watcher: String) {
+    let (mut producer, mut watcher) = (Raw::connect(&producer).await, Raw::connect(&watcher).await);
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        for (_, block) in blocks() {
+            pace.tick().await;
+            for door in ["req.t1.cart.c1.open", "cmd.t1.cart.c1.open", "cmd.t1.user.u1.login"] {
+                producer.publish(door.as_bytes(), b"_INBOX.nobody", &block, b"{}").await;
+            }
+            watcher.publish(b"q.t1.view.cart.c1", b"_INBOX.nobody", &block, b"").await;
+        }
+        for (_, id) in ids() {
+            pace.tick().await;
+            for (door, end) in [("req.t1.cart.", ".open"), ("cmd.t1.cart.", ".open")] {
+                let subject = subject([door.as_bytes(), &id, end.as_bytes()]);
+                producer.publish(&subject, b"_INBOX.nobody", b"", b"{}").await;
+            }
+            let view = subject([b"q.t1.view.cart.", &id, b""]);
+            watcher.publish(&view, b"_INBOX.nobody", b"", b"").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn s5_01_good_commands_are_decided_while_strange_ones_are_repeated() {
+    let town = Town::start().await;
+    let strange =
+        tokio::spawn(repeat_all(town.nats_url("t1-producer"), town.nats_url("t1-watcher")));
+    let good = Producer::new(town.connect("t2-producer").await, "t2");
+    let mut longest = Duration::ZERO;
+    for at in 0..100 {
+        let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
+        let asked = Instant::now();
+        let what = format!("cart.r{at}.open");
+        assert_eq!(good.send(&what, open.clone()).await.status, 201);
+        longest = longest.max(asked.elapsed());
+        let asked = Instant::now();
+        let outcome = good.publish(&format!("d{at}"), &format!("cart.d{at}.open"), open).await;
+        assert_eq!(outcome["status"], 201);
+        longest = longest.max(asked.elapsed());
+        assert_eq!(good.view(&format!("cart.d{at}"), None).await.status, 200);
+    }
+    eprintln!("the longest of 200 good commands took {longest:?}");
+    assert!(longest < SOON, "{longest:?}");
+    assert!(!strange.is_finished(), "the strange ones were sent all the time");
+    strange.abort();
+    all_well(&town).await;
+    town.until_idle().await;
+    check::kv_equals_sql(&town).await;
+}
+
+#[tokio::test]
+async fn s5_02_only_a_well_formed_inbox_is_answered() {
+    let town = Town::start().await;
+    let mut all = Raw::connect(&town.nats_url(brigade_tests::town::SUPERUSER)).await;
+    let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
+    let doors = ["req.t1.cart.c1.join", "cmd.t1.user.u1.login", "q.t1.view.cart.c1"];
+    let handled = town.metrics.verdicts.with_label_values(&["command-handler", "done"]);
+    let answered = town.metrics.queries.with_label_values(&["view", "404"]);
+    let (handled_before, answered_before) = (handled.get(), answered.get());
+    for reply in replies() {
+        all.subscribe(reply).await;
+    }
+    all.flush().await;
+    for reply in replies() {
+        for door in doors {
+            producer.publish(door.as_bytes(), reply, &named("k"), b"{\"user\":\"eve\"}").await;
+        }
+    }
+    let sent = replies().len() as u64;
+    until("all of them to be dealt with", || async {
+        let all =
+            handled.get() - handled_before == 2 * sent && answered.get() - answered_before == sent;
+        all.then_some(())
+    })
+    .await;
+    // What was published to one of them came before this.
+    producer.ask(b"q.t1.view.cart.c1", b"", b"").await;
+    town.until_idle().await;
+    assert!(all.flush().await.is_empty(), "an answer went where it must not");
+    all_well(&town).await;
+    town.finish().await;
+}
+
+/// The client library still reads what workers are answered. Should it die of that, its worker
+/// notices and begins anew.
+#[tokio::test]
+async fn s5_01_a_client_whose_task_dies_is_replaced() {
+    let town = Town::start().await;
+    let mut all = Raw::connect(&town.nats_url(brigade_tests::town::SUPERUSER)).await;
+    let restarts = town.metrics.restarts.with_label_values(&["command-handler"]);
+    // Where command-handler is told that a key is stored.
+    all.subscribe(b"$KV.versions.>").await;
+    all.flush().await;
+    let good = town.producer().await;
+    let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
+    assert_eq!(good.send("cart.c1.open", open.clone()).await.status, 201);
+    let reply = all.next().await.reply;
+    assert!(reply.starts_with(b"_INBOX.command-handler."), "{}", reply.escape_ascii());
+    all.publish(&reply, b"", b"NATS/1.0\r\nX: a\rb\r\n\r\n", b"").await;
+    until("command-handler to begin anew", || async { (restarts.get() == 1).then_some(()) }).await;
+    let decided = good.insist("k2", "cart.c2.open", open).await;
+    assert_eq!(decided.status, 201);
+    town.finish().await;
+}
