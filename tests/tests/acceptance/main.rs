@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod conformance;
 mod crashes;
+mod database_faults;
 mod dead_letters;
 mod freeing_tables;
 mod ghosts;

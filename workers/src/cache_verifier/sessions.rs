@@ -231,7 +231,9 @@ fn unread(error: &anyhow::Error) -> Verdict {
 fn verdict(answer: &[u8]) -> Verdict {
     match serde_json::from_slice::<Outcome>(answer) {
         Ok(Outcome { status: 200, .. }) => Verdict::Done,
-        Ok(Outcome { status: 503, code, .. }) => Verdict::Away(format!("command-handler: {code}")),
+        Ok(Outcome { status: 429 | 503, code, .. }) => {
+            Verdict::Away(format!("command-handler: {code}"))
+        }
         Ok(Outcome { status, code, .. }) => Verdict::Retry(format!("{status} {code}")),
         Err(_) => Verdict::Retry("an answer that is no outcome".to_owned()),
     }
@@ -328,6 +330,7 @@ mod tests {
         };
         assert_eq!(answered(200, "ok"), Verdict::Done);
         assert!(matches!(answered(503, "busy"), Verdict::Away(_)));
+        assert!(matches!(answered(429, "too_many"), Verdict::Away(_)));
         assert!(matches!(answered(404, "not_found"), Verdict::Retry(_)));
         assert!(matches!(verdict(b"not JSON"), Verdict::Retry(_)));
     }

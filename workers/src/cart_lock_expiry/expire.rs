@@ -78,7 +78,7 @@ fn read(answer: &[u8]) -> Asked {
         (200, _) => Asked::Decided,
         (404, "not_found") | (409, "stale_token") => Asked::Stale,
         (409, "not_due") => Asked::NotDue(retry_after_ms.unwrap_or(0)),
-        (503, _) => Asked::Away(format!("command-handler: {code}")),
+        (429 | 503, _) => Asked::Away(format!("command-handler: {code}")),
         _ => Asked::Refused(format!("{status} {code}")),
     }
 }
@@ -105,6 +105,7 @@ mod tests {
         assert_eq!(answered(404, "not_found", None), Asked::Stale);
         assert_eq!(answered(409, "not_due", Some(70)), Asked::NotDue(70));
         assert!(matches!(answered(503, "busy", Some(500)), Asked::Away(_)));
+        assert!(matches!(answered(429, "too_many", Some(500)), Asked::Away(_)));
         // Of an older command-handler, which does not end locks: no reason to forget this one.
         assert_eq!(answered(404, "unknown_verb", None), Asked::Refused("404 unknown_verb".into()));
         assert!(matches!(answered(409, "command_id_reused", None), Asked::Refused(_)));

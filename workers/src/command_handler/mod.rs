@@ -17,6 +17,7 @@ mod answer;
 mod carts;
 mod columns;
 mod credentials;
+mod held_up;
 pub mod housekeeping;
 mod locks;
 mod notes;
@@ -34,13 +35,13 @@ mod users;
 use std::{
     collections::{BTreeSet, HashMap},
     future::Future,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_nats::{HeaderMap, Subject};
 use brigade_contracts::{
-    Command, Outcome, Refusal, header,
+    Address, Command, Outcome, Refusal, header,
     subject::{self, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
 };
 use bytes::Bytes;
@@ -48,15 +49,24 @@ use futures::future::join_all;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use self::{answer::Answer, notes::Notes, passwords::Passwords, show::Show};
+use self::{
+    answer::Answer,
+    held_up::{By, HeldUp},
+    notes::Notes,
+    passwords::Passwords,
+    show::Show,
+    transaction::{HURRIED, PATIENT},
+};
 use crate::{
     domain::{Want, user::Checked},
     runtime::{
-        Context, Delivery, Handler, Refused, Source, Turn, Verdict, consume, delivery::Origin,
+        Context, Delivery, Handler, Refused, Source, Turn, Verdict,
+        consume::{OfTenant, REQUEST_WAITS, Shares, consume},
+        delivery::Origin,
     },
     store::{
         Lease,
-        postgres::{Failure, bounded, failure},
+        postgres::{Failure, bounded, failure, is_held_up, is_mismatch, is_too_slow},
     },
 };
 
@@ -65,9 +75,21 @@ use crate::{
 const MOST_ROUNDS: usize = 10;
 /// Tries of a single command whose transaction keeps meeting others.
 const TRIES_ALONE: usize = 5;
+/// How long a batch that cannot be decided as a whole is tried in pieces, before the rest of it is
+/// put aside.
+const SORTING: Duration = Duration::from_secs(1);
+/// Pieces that fail one after the other before the database is said to be at fault, and not some of
+/// the commands.
+const MOST_FAILED: usize = 16;
+/// How long a command with a password is decided again and again while its user is locked.
+const LOCKED_USER: Duration = Duration::from_secs(3);
+/// Pause before that.
+const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Most commands with a password that may wait; more are refused as `busy`.
 const MAX_PASSWORDS: usize = 10_000;
+/// Most of them of one tenant; more are refused as `too_many`.
+const MAX_PASSWORDS_OF_TENANT: usize = MAX_PASSWORDS / 4;
 /// Most of them that are begun. Each takes some 30 ms of a core: a drain finishes these, and tells the
 /// others that they are not decided.
 const PASSWORDS_BEGUN: usize = 64;
@@ -78,9 +100,10 @@ struct CommandHandler {
     show: Arc<Show>,
     notes: Arc<Notes>,
     passwords: Passwords,
+    held_up: Arc<HeldUp>,
     /// Commands with a password, which are decided beside the batches.
     beside: TaskTracker,
-    places: Arc<Semaphore>,
+    with_password: Arc<Mutex<Shares<WithPassword>>>,
     begun: Arc<Semaphore>,
 }
 
@@ -88,9 +111,22 @@ struct CommandHandler {
 struct Asked {
     command: Result<Command, Box<Outcome>>,
     reply: ReplyTo,
+    received: Instant,
+}
+
+struct WithPassword {
+    command: Command,
+    reply: ReplyTo,
+}
+
+impl OfTenant for WithPassword {
+    fn tenant(&self) -> &str {
+        self.command.tenant.as_str()
+    }
 }
 
 /// Who waits for an outcome, and where.
+#[derive(Clone)]
 enum ReplyTo {
     /// The request door: the reply is the outcome.
     Reply(Option<Subject>),
@@ -106,11 +142,13 @@ struct Piece {
     /// What they lacked when they were decided before, and how often that was.
     wanted: BTreeSet<Want>,
     rounds: usize,
+    /// Something may hold it up.
+    is_suspect: bool,
 }
 
 impl Piece {
     fn new(places: Vec<usize>) -> Self {
-        Self { places, tries: 0, wanted: BTreeSet::new(), rounds: 0 }
+        Self { places, tries: 0, wanted: BTreeSet::new(), rounds: 0, is_suspect: false }
     }
 
     fn again(self) -> Self {
@@ -132,7 +170,40 @@ impl Piece {
             return Err(places);
         }
         let wanted = self.wanted.into_iter().chain(wanted).collect();
-        Ok(Self { places, tries: 0, wanted, rounds: self.rounds + 1 })
+        let (rounds, is_suspect) = (self.rounds + 1, self.is_suspect);
+        Ok(Self { places, tries: 0, wanted, rounds, is_suspect })
+    }
+}
+
+/// How far a batch that cannot be decided as a whole is sorted out.
+#[derive(Default)]
+struct Sorting {
+    /// What is not sorted out by then is not tried in smaller pieces.
+    until: Option<Instant>,
+    /// Since something was decided.
+    failed: usize,
+    has_decided: bool,
+    /// What does not fit the database, and why.
+    mismatch: Option<String>,
+    mismatched: Vec<usize>,
+}
+
+impl Sorting {
+    /// A piece could not be decided; one that was too slow is not tried in pieces that may be too.
+    fn failed(&mut self, too_slow: bool) {
+        let time = if too_slow { Duration::ZERO } else { SORTING };
+        let until = Instant::now() + time;
+        self.until = Some(self.until.map_or(until, |before| before.min(until)));
+        self.failed += 1;
+    }
+
+    fn decided(&mut self) {
+        self.has_decided = true;
+        self.failed = 0;
+    }
+
+    fn is_over(&self) -> bool {
+        self.failed >= MOST_FAILED || self.until.is_some_and(|until| Instant::now() >= until)
     }
 }
 
@@ -142,6 +213,8 @@ enum Fate {
     Decided(Answer),
     /// Postgres is away.
     Away(String),
+    /// Somebody else has locked what it needs, which is named.
+    Held(String),
     /// It could not be decided, although it was tried alone.
     Failed(String),
 }
@@ -151,7 +224,9 @@ enum Fate {
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let show = Arc::new(Show::open(&cx).await?);
     let notes = Arc::new(Notes::default());
+    let held_up = Arc::new(HeldUp::default());
     let duties = [
+        spawn(held_up::keep(cx.clone(), held_up.clone())),
         spawn(notes::keep(cx.clone(), show.clone(), notes.clone())),
         spawn(housekeeping::keep(cx.clone())),
     ];
@@ -161,8 +236,9 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         show,
         notes: notes.clone(),
         passwords: spawn_blocking(|| Passwords::new(None)).await??,
+        held_up,
         beside: beside.clone(),
-        places: Arc::new(Semaphore::new(MAX_PASSWORDS)),
+        with_password: Arc::default(),
         begun: Arc::new(Semaphore::new(PASSWORDS_BEGUN)),
     };
     let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
@@ -197,13 +273,14 @@ impl Handler for CommandHandler {
     type Message = Asked;
 
     fn decode(&self, delivery: &Delivery) -> Result<Asked, String> {
-        let command = command(delivery);
+        let (command, received) = (command(delivery), delivery.received);
         match (&delivery.origin, command) {
             (Origin::Request, command) => {
-                Ok(Asked { command, reply: ReplyTo::Reply(delivery.reply().cloned()) })
+                let reply = ReplyTo::Reply(delivery.reply().cloned());
+                Ok(Asked { command, reply, received })
             }
             (Origin::Stored { .. }, Ok(command)) => {
-                Ok(Asked { command: Ok(command), reply: ReplyTo::Outcome })
+                Ok(Asked { command: Ok(command), reply: ReplyTo::Outcome, received })
             }
             // Nobody could be told an outcome.
             (Origin::Stored { .. }, Err(outcome)) => {
@@ -224,7 +301,7 @@ impl Handler for CommandHandler {
                 }
                 Ok(command) => {
                     commands.push(command);
-                    replies.push(asked.reply);
+                    replies.push((asked.reply, asked.received));
                     verdicts.push(None);
                 }
                 Err(outcome) => {
@@ -237,17 +314,27 @@ impl Handler for CommandHandler {
         let fates = self.decide(&commands, checked, Some(turn)).await;
         self.cx.fail.point("command-handler.before_answer").await;
         let mut decided = Vec::with_capacity(fates.len());
-        for ((command, reply), fate) in commands.iter().zip(&replies).zip(fates) {
-            decided.push(self.tell(command, reply, fate).await);
+        for ((command, (reply, received)), fate) in commands.iter().zip(&replies).zip(fates) {
+            decided.push(match (reply, fate) {
+                (ReplyTo::Reply(_), Fate::Held(key)) if received.elapsed() < REQUEST_WAITS => {
+                    Verdict::Held(key)
+                }
+                (_, fate) => self.tell(command, reply, fate).await,
+            });
         }
         let mut decided = decided.into_iter();
         verdicts.into_iter().filter_map(|done| done.or_else(|| decided.next())).collect()
     }
 
+    fn is_locked(&self, key: &str) -> bool {
+        self.held_up.is_locked(key)
+    }
+
     async fn refuse(&self, request: &Delivery, why: Refused) {
         let refusal = match why {
             Refused::Busy => busy(),
-            Refused::Panicked => not_decided(),
+            Refused::TooMany => too_many(),
+            Refused::Panicked | Refused::Drained => not_decided(),
         };
         let outcome = match command(request) {
             Ok(command) => Outcome::refused(&command, refusal, None),
@@ -280,12 +367,23 @@ fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
 }
 
 impl CommandHandler {
-    /// Decides a command of the request door when its password is hashed.
+    /// Decides a command of the request door when its password is hashed; tenants take turns.
     async fn decide_beside(&self, command: Command, reply: ReplyTo) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let outcome = Outcome::refused(&command, busy(), None);
-            return self.reply(&reply, Some(&command), &Answer::new(&outcome)).await;
+        let refusal = {
+            let mut waiting = self.waiting_with_password();
+            if waiting.len() >= MAX_PASSWORDS {
+                Some(busy())
+            } else if waiting.waiting_of(command.tenant.as_str()) >= MAX_PASSWORDS_OF_TENANT {
+                Some(too_many())
+            } else {
+                waiting.push_back(WithPassword { command: command.clone(), reply: reply.clone() });
+                None
+            }
         };
+        if let Some(refusal) = refusal {
+            let outcome = Outcome::refused(&command, refusal, None);
+            return self.reply(&reply, Some(&command), &Answer::new(&outcome)).await;
+        }
         let this = self.clone();
         self.beside.spawn(async move {
             let begun = tokio::select! {
@@ -293,22 +391,39 @@ impl CommandHandler {
                 () = this.cx.drain.cancelled() => None,
                 begun = this.begun.acquire() => begun.ok(),
             };
+            // Not the one that it was begun for, but the one whose turn it is.
+            let next = this.waiting_with_password().pop();
+            let Some(WithPassword { command, reply }) = next else { return };
             if begun.is_none() {
                 let outcome = Outcome::refused(&command, not_decided(), None);
                 return this.reply(&reply, Some(&command), &Answer::new(&outcome)).await;
             }
-            let commands = [command];
-            let checked = credentials::check(&this.passwords, &this.cx.postgres, &commands).await;
-            let fates = match checked {
-                Ok(checked) => this.decide(&commands, checked, None).await,
-                Err(error) => vec![Fate::Away(error.to_string())],
-            };
+            let fate = this.decide_with_password(&command).await;
             this.cx.fail.point("command-handler.before_answer").await;
-            for (command, fate) in commands.iter().zip(fates) {
-                this.tell(command, &reply, fate).await;
-            }
-            drop(place);
+            this.tell(&command, &reply, fate).await;
         });
+    }
+
+    fn waiting_with_password(&self) -> MutexGuard<'_, Shares<WithPassword>> {
+        self.with_password.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn decide_with_password(&self, command: &Command) -> Fate {
+        let commands = std::slice::from_ref(command);
+        let checked = credentials::check(&self.passwords, &self.cx.postgres, commands).await;
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Fate::Away(error.to_string()),
+        };
+        let began = Instant::now();
+        loop {
+            let fate = self.decide(commands, checked.clone(), None).await.pop();
+            match fate {
+                // Nobody but its sender waits for it here.
+                Some(Fate::Held(_)) if began.elapsed() < LOCKED_USER => sleep(LOCKED_PAUSE).await,
+                fate => return fate.unwrap_or_else(|| Fate::Failed("no fate".to_owned())),
+            }
+        }
     }
 
     /// Decides commands and shows what they changed: one fate a command. `checked` is what their
@@ -317,7 +432,7 @@ impl CommandHandler {
     /// A batch that fails is tried again, which also asks the inbox whether a commit whose
     /// answer was lost took place. The second time it is split, so that one bad command spoils
     /// only itself. Commands that came to something that was not locked are decided next, before
-    /// all later ones.
+    /// all later ones. What somebody else has locked is put aside ([`held_up`]).
     async fn decide(
         &self,
         commands: &[Command],
@@ -329,9 +444,15 @@ impl CommandHandler {
         let mut changed = HashMap::new();
         let mut show_again = Vec::new();
         let mut shards = 0;
-        let mut pieces = vec![Piece::new((0..commands.len()).collect())];
+        let beside = turn.as_ref().is_none_or(Turn::is_beside);
+        let mut pieces = self.pieces(commands, beside, &mut fates);
+        let mut sorting = Sorting::default();
         while let Some(piece) = pieces.pop() {
             if piece.places.is_empty() {
+                continue;
+            }
+            if piece.is_suspect && sorting.is_over() {
+                self.suspect(commands, &piece.places, "not tried yet", &mut fates);
                 continue;
             }
             let shown = self.notes.take();
@@ -340,18 +461,24 @@ impl CommandHandler {
                 .iter()
                 .map(|&place| (&commands[place], checked[place].as_ref()))
                 .collect();
+            let is_hurried = sorting.until.is_some() || !self.held_up.is_empty();
+            let begin = if is_hurried { HURRIED } else { PATIENT };
             let decided = bounded(&self.cx.postgres, async |postgres| {
-                transaction::decide(&self.cx, postgres, &asked, &piece.wanted, &shown).await
+                transaction::decide(&self.cx, postgres, &asked, &piece.wanted, &shown, begin).await
             });
             let error = match decided.await {
                 Ok(decided) => {
                     self.cx.health.back("postgres");
+                    sorting.decided();
                     let mut postponed = Vec::new();
                     for (&place, answer) in piece.places.iter().zip(decided.answers) {
                         match answer {
                             Some(answer) => fates[place] = Fate::Decided(answer),
                             None => postponed.push(place),
                         }
+                    }
+                    if is_hurried {
+                        self.held_up.decided(piece.places.iter().map(|&at| &commands[at]));
                     }
                     for state in decided.to_show {
                         changed.insert(state.head().address.clone(), state);
@@ -374,12 +501,15 @@ impl CommandHandler {
                 Err(error) => error,
             };
             self.notes.put_back(shown);
+            if is_held_up(&error) || is_mismatch(&error) {
+                tracing::debug!(%error, commands = asked.len(), "sorting out what is held up");
+                let sorted = self.sort_out(commands, piece, &error, &mut sorting, &mut fates);
+                pieces.extend(sorted.await);
+                continue;
+            }
             match failure(&error) {
                 Failure::Away if piece.tries > 0 => {
-                    self.cx.health.away("postgres", &error.to_string());
-                    for &place in &piece.places {
-                        fates[place] = Fate::Away(error.to_string());
-                    }
+                    self.away(&piece.places, &error, &mut fates);
                 }
                 Failure::Away => {
                     sleep(Duration::from_millis(50)).await;
@@ -400,6 +530,10 @@ impl CommandHandler {
                 }
             }
         }
+        // Others were decided, so the database is not at fault for all.
+        if let Some(why) = sorting.mismatch.filter(|_| sorting.has_decided || beside) {
+            self.suspect(commands, &sorting.mismatched, &why, &mut fates);
+        }
         drop(turn);
         self.cx.fail.point("command-handler.after_commit").await;
         let changed: Vec<_> = changed.into_values().collect();
@@ -411,6 +545,106 @@ impl CommandHandler {
         self.wake_relay(shards).await;
         self.cx.fail.point("command-handler.after_show").await;
         fates
+    }
+
+    /// The pieces that a batch begins with, the last one first: all that nothing is known to hold up,
+    /// and, where nobody waits for this batch, each suspect by itself.
+    fn pieces(&self, commands: &[Command], beside: bool, fates: &mut [Fate]) -> Vec<Piece> {
+        let mut together = Vec::with_capacity(commands.len());
+        let mut pieces = Vec::new();
+        for (place, command) in commands.iter().enumerate() {
+            match self.held_up.by(command) {
+                None => together.push(place),
+                Some(By::Suspect(_)) if beside => {
+                    pieces.push(Piece { is_suspect: true, ..Piece::new(vec![place]) });
+                }
+                Some(By::Suspect(name) | By::Locked(name)) => fates[place] = Fate::Held(name),
+            }
+        }
+        pieces.reverse();
+        pieces.push(Piece::new(together));
+        pieces
+    }
+
+    /// Finds out which commands of a piece are held up. Returns the pieces that are decided next.
+    async fn sort_out(
+        &self,
+        commands: &[Command],
+        piece: Piece,
+        error: &sqlx::Error,
+        sorting: &mut Sorting,
+        fates: &mut [Fate],
+    ) -> Vec<Piece> {
+        sorting.failed(is_too_slow(error));
+        let mut rest = piece.places.clone();
+        if is_held_up(error) {
+            match self.locked(commands, &piece).await {
+                Ok(locked) => {
+                    rest.retain(|place| !locked.contains_key(place));
+                    for (place, address) in locked {
+                        fates[place] = Fate::Held(address.to_string());
+                    }
+                }
+                // Whole tables are, or Postgres is away.
+                Err(error) => {
+                    self.away(&piece.places, &error, fates);
+                    return Vec::new();
+                }
+            }
+        }
+        if rest.len() < piece.places.len() {
+            return vec![Piece { places: rest, ..piece }];
+        }
+        if rest.len() > 1 && !sorting.is_over() {
+            let (first, second) = piece.split();
+            // What one of them wanted may be what is locked.
+            let alone = |piece| Piece { wanted: BTreeSet::new(), ..piece };
+            return vec![alone(second), alone(first)];
+        }
+        if is_held_up(error) {
+            self.suspect(commands, &rest, &error.to_string(), fates);
+        } else {
+            self.away(&rest, error, fates);
+            sorting.mismatch = Some(error.to_string());
+            sorting.mismatched.extend(rest);
+        }
+        Vec::new()
+    }
+
+    /// The commands of a piece that need what somebody else has locked, and which aggregate that is.
+    async fn locked(
+        &self,
+        commands: &[Command],
+        piece: &Piece,
+    ) -> sqlx::Result<HashMap<usize, Address>> {
+        let needs = |&place: &usize| {
+            let mut needed = take::named(&commands[place]);
+            if piece.places.len() == 1 {
+                needed.extend(take::wanted(&piece.wanted));
+            }
+            (place, needed)
+        };
+        let needed: Vec<_> = piece.places.iter().map(needs).collect();
+        let asked = needed.iter().flat_map(|(_, needed)| needed).cloned().collect();
+        let locked = held_up::locked(&self.cx.postgres, &asked).await?;
+        self.held_up.add(&locked);
+        let of = |(place, needed): (usize, BTreeSet<Address>)| {
+            Some((place, needed.intersection(&locked).next()?.clone()))
+        };
+        Ok(needed.into_iter().filter_map(of).collect())
+    }
+
+    fn suspect(&self, commands: &[Command], places: &[usize], why: &str, fates: &mut [Fate]) {
+        for &place in places {
+            fates[place] = Fate::Held(self.held_up.suspect(&commands[place], why));
+        }
+    }
+
+    fn away(&self, places: &[usize], error: &sqlx::Error, fates: &mut [Fate]) {
+        self.cx.health.away("postgres", &error.to_string());
+        for &place in places {
+            fates[place] = Fate::Away(error.to_string());
+        }
     }
 
     /// Finds out anew what the passwords of these come to: against hashes that are others by now.
@@ -453,12 +687,13 @@ impl CommandHandler {
                 self.reply(reply, Some(command), &answer).await;
                 Verdict::Done
             }
-            (ReplyTo::Reply(_), Fate::Away(_) | Fate::Failed(_)) => {
+            (ReplyTo::Reply(_), Fate::Away(_) | Fate::Held(_) | Fate::Failed(_)) => {
                 let outcome = Outcome::refused(command, not_decided(), None);
                 self.reply(reply, Some(command), &Answer::new(&outcome)).await;
                 Verdict::Done
             }
             (ReplyTo::Outcome, Fate::Away(why)) => Verdict::Away(why),
+            (ReplyTo::Outcome, Fate::Held(key)) => Verdict::Held(key),
             (ReplyTo::Outcome, Fate::Failed(why)) => Verdict::Retry(why),
         }
     }
@@ -486,6 +721,11 @@ impl CommandHandler {
 
 fn busy() -> Refusal {
     let refusal = Refusal::new(503, "busy", "too many requests are waiting");
+    Refusal { retry_after_ms: Some(500), ..refusal }
+}
+
+fn too_many() -> Refusal {
+    let refusal = Refusal::new(429, "too_many", "too many requests of this tenant are waiting");
     Refusal { retry_after_ms: Some(500), ..refusal }
 }
 

@@ -75,6 +75,24 @@ struct TurnRow {
     table_id: Option<Token>,
 }
 
+/// Returns the aggregates that a command names, and the owners as their locks.
+pub fn named(command: &Command) -> BTreeSet<Address> {
+    let mut named = Named::default();
+    if let Ok(request) = &command.request {
+        named.add(request);
+    }
+    named.addresses()
+}
+
+/// Returns the aggregates that are wanted by name, and the owners as their locks.
+pub fn wanted(wanted: &BTreeSet<Want>) -> BTreeSet<Address> {
+    let mut named = Named::default();
+    for want in wanted {
+        named.want(want);
+    }
+    named.addresses()
+}
+
 /// What is asked for by name.
 #[derive(Default)]
 struct Named {
@@ -244,6 +262,10 @@ impl Named {
             Body::User(_) | Body::Rebuild(..) => false,
         };
         self.aggregate(address.clone(), pays);
+    }
+
+    fn addresses(self) -> BTreeSet<Address> {
+        self.aggregates.into_keys().chain(self.owners.into_keys()).collect()
     }
 
     fn want(&mut self, want: &Want) {

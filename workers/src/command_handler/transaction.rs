@@ -45,6 +45,12 @@ struct Before {
     answer: Answer,
 }
 
+/// Begins a transaction that waits for a lock as long as the session does.
+pub const PATIENT: &str = "begin";
+/// Begins one that hardly waits for a lock, since something is known to be locked: a lock of
+/// another handler is gone within some milliseconds, and any other may stay.
+pub const HURRIED: &str = "begin; set local lock_timeout = '50ms'";
+
 /// Decides a batch and commits. Beside each command stands what its password came to; `wanted` is what its commands lacked when they were tried before;
 /// `shown` are versions known to stand in KV, whose notes go.
 ///
@@ -57,8 +63,9 @@ pub async fn decide(
     asked: &[(&Command, Option<&Checked>)],
     wanted: &BTreeSet<Want>,
     shown: &[(Address, u64)],
+    begin: &'static str,
 ) -> sqlx::Result<Decided> {
-    let mut tx = postgres.begin().await?;
+    let mut tx = postgres.begin_with(begin).await?;
     let commands: Vec<&Command> = asked.iter().map(|(command, _)| *command).collect();
     let mut taken = take(&mut tx, &commands, wanted).await?;
     let supplies = supply(&mut tx, &commands, wanted, &mut taken).await?;
@@ -174,16 +181,24 @@ impl Before {
     }
 
     fn stored(row: OutcomeRow) -> Self {
-        // The door does not count: `<door>.<target>`.
-        let target = row.subject.split_once('.').map_or("", |(_, target)| target).to_owned();
         let payload_hash = hex::decode(row.payload_hash).unwrap_or_default();
+        let target = target(&row.subject).to_owned();
         Self { target, payload_hash, answer: Answer::stored(row.outcome) }
     }
 
     /// Whether it is the outcome of this very command, whichever door it takes now.
     fn is_of(&self, command: &Command) -> bool {
-        self.target == command.target && self.payload_hash == command.payload_hash
+        is_of(command, &self.target, &self.payload_hash)
     }
+}
+
+/// What a stored command was sent to. The door does not count: `<door>.<target>`.
+fn target(subject: &str) -> &str {
+    subject.split_once('.').map_or("", |(_, target)| target)
+}
+
+fn is_of(command: &Command, target: &str, payload_hash: &[u8]) -> bool {
+    command.target == target && command.payload_hash == payload_hash
 }
 
 fn answer_again(command: &Command, before: &Before) -> Answer {
@@ -197,17 +212,24 @@ fn answer_again(command: &Command, before: &Before) -> Answer {
     answer
 }
 
-/// Whether a command has its outcome, whichever door it took.
+/// Whether a command has its outcome, whichever door it took. Takes no locks: this is asked when
+/// something is wrong, and must not wait for the same.
 ///
 /// # Errors
 /// Those of Postgres.
 pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bool> {
-    let taken = bounded(postgres, async |connection| {
-        let mut tx = connection.begin().await?;
-        take(&mut tx, &[command], &BTreeSet::new()).await
+    let found = bounded(postgres, async |connection| {
+        sqlx::query!(
+            "select subject, payload_hash from brigade.command_inbox
+             where (tenant, command_id) = ($1, $2)",
+            command.tenant.as_str(),
+            command.command_id.as_str(),
+        )
+        .fetch_optional(&mut **connection)
+        .await
     });
-    let taken = taken.await?;
-    Ok(taken.outcomes.into_values().any(|row| Before::stored(row).is_of(command)))
+    let found = found.await?;
+    Ok(found.is_some_and(|row| is_of(command, target(&row.subject), &row.payload_hash)))
 }
 
 /// Writes the outcomes of commands that are decided anew each time, over earlier ones. Where the id

@@ -16,6 +16,7 @@ pub struct Metrics {
     pub waiting: IntGaugeVec,
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
+    pub held_up: IntGauge,
     pub lock_attempts: IntCounterVec,
     pub lock_held_seconds: HistogramVec,
     pub violations: IntCounterVec,
@@ -64,7 +65,7 @@ pub struct Metrics {
     pub rebuilds_asked: IntCounter,
 }
 
-const VERDICTS: [&str; 4] = ["done", "retry", "away", "dead"];
+const VERDICTS: [&str; 5] = ["done", "retry", "away", "held", "dead"];
 const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "503", "504"]),
     ("outcome", &["200", "400", "404", "503"]),
@@ -139,6 +140,11 @@ impl Metrics {
                 "brigade_commands_total",
                 "Outcomes given, by status; repetitions answered from the inbox are `again`",
                 &["status"],
+            ),
+            held_up: gauge(
+                "brigade_aggregates_held_up",
+                "Aggregates that somebody else has locked for longer than a batch waits; their \
+                 commands wait aside: look for transactions that stay open",
             ),
             lock_attempts: counters(
                 "brigade_lock_attempts_total",

@@ -6,7 +6,8 @@
 //!    [`consume`] acknowledges, delays, dead-letters and keeps messages alive.
 //! 3. Every step may be repeated. A message is acknowledged after everything that it causes is
 //!    durable, so a crash at any point means a repetition, never a loss.
-//! 4. A dependency that is away is no failure of a message: [`Verdict::Away`] keeps it in hand.
+//! 4. A dependency that is away is no failure of a message: [`Verdict::Away`] keeps it in hand. Nor
+//!    is a lock that somebody else holds: [`Verdict::Held`] puts it aside, where it waits alone.
 //! 5. Drain ([`Context::drain`]): stop taking, finish what is in hand, acknowledge, return.
 //! 6. [`Health`] tells progress: a worker that hangs is not ready, whatever its process does.
 

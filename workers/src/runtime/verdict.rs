@@ -10,6 +10,9 @@ pub enum Verdict {
     Retry(String),
     /// A dependency is away: the message stays in hand, and the try does not count.
     Away(String),
+    /// Somebody else has locked what it needs, which is named: the message waits aside, where
+    /// nobody waits for it, and the try does not count.
+    Held(String),
     /// It can never succeed.
     Dead(String),
 }
@@ -25,6 +28,8 @@ pub enum Settlement {
     Bury(String),
     /// Nothing yet: it is tried again from hand.
     Keep,
+    /// Nothing yet: it is tried again when what is named here is free.
+    Aside(String),
 }
 
 /// Verdict and number of deliveries (1 for the first) → settlement. Deliveries only set the delay:
@@ -34,6 +39,7 @@ pub fn settlement(verdict: Verdict, deliveries: i64) -> Settlement {
     match verdict {
         Verdict::Done => Settlement::Ack,
         Verdict::Away(_) => Settlement::Keep,
+        Verdict::Held(key) => Settlement::Aside(key),
         Verdict::Dead(reason) => Settlement::Bury(reason),
         Verdict::Retry(_) => Settlement::Nak(backoff(deliveries)),
     }
@@ -58,6 +64,8 @@ mod tests {
             (Verdict::Done, 99, Settlement::Ack),
             (Verdict::Away(why()), 1, Settlement::Keep),
             (Verdict::Away(why()), 99, Settlement::Keep),
+            (Verdict::Held(why()), 1, Settlement::Aside(why())),
+            (Verdict::Held(why()), 99, Settlement::Aside(why())),
             (Verdict::Dead(why()), 1, Settlement::Bury(why())),
             (Verdict::Retry(why()), 1, nak(100)),
             (Verdict::Retry(why()), 2, nak(200)),

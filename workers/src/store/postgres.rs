@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     iter,
     ops::{Deref, DerefMut},
     time::Duration,
@@ -117,6 +118,8 @@ pub async fn finish<T>(
     if matches!(done, Err(Error::PoolTimedOut)) {
         connection.give_up();
         test_idle(pool).await;
+    } else if matches!(&done, Err(error) if is_stale(error)) {
+        connection.give_up();
     }
     done
 }
@@ -154,45 +157,89 @@ pub async fn refuse_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
 /// What a failed statement means for those who wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Postgres cannot be reached, or does not take work now. Whether a commit that was under
+    /// Postgres cannot be reached, does not take work now, or is not the database that this program
+    /// was made for: nothing that a message could be blamed for. Whether a commit that was under
     /// way took place is not known.
     Away,
-    /// Others got in the way: a conflict, a deadlock, a time-out. Trying again may help.
+    /// Others got in the way: a conflict, a deadlock. Trying again may help.
     Conflict,
-    /// The statement or the data is wrong; trying again does not help.
+    /// The data is wrong; trying again does not help.
     Fault,
 }
+
+/// Returns whether a statement waited too long: for a lock that somebody else has, or at all.
+#[must_use]
+pub fn is_held_up(error: &Error) -> bool {
+    matches!(code(error).as_deref(), Some(LOCK_TIMEOUT | STATEMENT_TIMEOUT))
+}
+
+/// Returns whether a statement took longer than any may.
+#[must_use]
+pub fn is_too_slow(error: &Error) -> bool {
+    code(error).as_deref() == Some(STATEMENT_TIMEOUT)
+}
+
+/// Returns whether a statement speaks of what this database does not have, or not so: another
+/// version of the schema, a right that is missing, a row that this program did not write.
+#[must_use]
+pub fn is_mismatch(error: &Error) -> bool {
+    matches!(error, Error::Decode(_) | Error::ColumnDecode { .. } | Error::ColumnNotFound(_))
+        || code(error).is_some_and(|code| MISMATCH.contains(&code.get(..2).unwrap_or_default()))
+}
+
+/// Returns whether a connection remembers a statement that cannot be used any more.
+fn is_stale(error: &Error) -> bool {
+    code(error).is_some_and(|code| ["0A", "26"].contains(&code.get(..2).unwrap_or_default()))
+}
+
+fn code(error: &Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
+}
+
+/// Not supported (a plan of before the schema changed), no such prepared statement, no such schema,
+/// no such table, column or function, or not allowed to use it.
+const MISMATCH: [&str; 4] = ["0A", "26", "3F", "42"];
+const LOCK_TIMEOUT: &str = "55P03";
+const STATEMENT_TIMEOUT: &str = "57014";
 
 /// SQLSTATE classes and codes: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 #[must_use]
 pub fn failure(error: &Error) -> Failure {
-    let Error::Database(error) = error else {
-        return match error {
-            Error::Io(_)
-            | Error::Tls(_)
-            | Error::Protocol(_)
-            | Error::PoolTimedOut
-            | Error::PoolClosed
-            | Error::WorkerCrashed => Failure::Away,
-            _ => Failure::Fault,
-        };
-    };
-    match error.code().as_deref().unwrap_or_default() {
-        // Connection exceptions; out of connections or memory; shutting down or starting;
-        // idle in a transaction for too long (this process was stopped in the middle).
-        code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
-            Failure::Away
-        }
-        "25P03" => Failure::Away,
-        // In recovery: see `refuse_standby`.
-        "55000" => Failure::Away,
-        // Read only: a standby, or a disk that is full. Not allowed, not known, not there: the
-        // database is not (yet) the one that was set up, which no message is to blame for.
-        "25006" | "42501" | "42P01" | "3D000" => Failure::Away,
-        code if code.starts_with("58") || code.starts_with("28") => Failure::Away,
-        // Unique violation, serialization, deadlock, lock time-out, statement time-out.
-        "23505" | "40001" | "40P01" | "55P03" | "57014" => Failure::Conflict,
+    match error {
+        Error::Database(error) => failure_of(error.code().as_deref().unwrap_or_default()),
+        Error::Io(_)
+        | Error::Tls(_)
+        | Error::Protocol(_)
+        | Error::Configuration(_)
+        | Error::BeginFailed
+        | Error::ColumnNotFound(_)
+        | Error::PoolTimedOut
+        | Error::PoolClosed
+        | Error::WorkerCrashed => Failure::Away,
         _ => Failure::Fault,
+    }
+}
+
+/// By class where the whole class says the same. The statements are constant, so a message can only
+/// cause what depends on its data: classes 22 (data), 23 (constraints) and 54 (limits).
+fn failure_of(code: &str) -> Failure {
+    match code {
+        // Unique violation, snapshot too old.
+        "23505" | "72000" => Failure::Conflict,
+        _ => match code.get(..2).unwrap_or_default() {
+            // Serialization, deadlock, another end of the transaction that trying again mends.
+            "40" => Failure::Conflict,
+            // Connection exceptions; a plan that does not fit the schema any more; read only (a
+            // standby, a disk that is full) or idle in a transaction for too long; a statement that
+            // a pooler has forgotten; no right to log in; no such database or schema.
+            "08" | "0A" | "25" | "26" | "28" | "3D" | "3F"
+            // No such table, column or function, or not allowed to use it.
+            | "42"
+            // Out of memory, disk or connections; not ready for it, locked; cancelled, timed out,
+            // shutting down or starting; errors of the system, of the configuration, of itself.
+            | "53" | "55" | "57" | "58" | "F0" | "XX" => Failure::Away,
+            _ => Failure::Fault,
+        },
     }
 }
 
@@ -210,6 +257,47 @@ mod tests {
         runtime::connect::postgres,
         stack::{self, Binaries},
     };
+
+    #[test]
+    fn what_is_the_databases_fault_is_no_failure_of_a_message() {
+        use Failure::{Away, Conflict, Fault};
+        for (code, what, expected) in [
+            ("08006", "connection failure", Away),
+            ("0A000", "cached plan must not change result type", Away),
+            ("25006", "read-only transaction", Away),
+            ("25P03", "idle in transaction for too long", Away),
+            ("26000", "no such prepared statement", Away),
+            ("28P01", "wrong password", Away),
+            ("3D000", "no such database", Away),
+            ("3F000", "no such schema", Away),
+            ("42501", "not allowed", Away),
+            ("42703", "no such column", Away),
+            ("42883", "no such function", Away),
+            ("42P01", "no such table", Away),
+            ("53100", "disk full", Away),
+            ("53300", "too many connections", Away),
+            ("55000", "not in a state for it", Away),
+            ("55P03", "lock time-out", Away),
+            ("57014", "statement time-out", Away),
+            ("57P01", "shut down by an operator", Away),
+            ("57P03", "cannot connect now", Away),
+            ("58030", "input or output error", Away),
+            ("F0001", "lock file exists", Away),
+            ("XX002", "index corrupted", Away),
+            ("40001", "serialization failure", Conflict),
+            ("40P01", "deadlock", Conflict),
+            ("23505", "unique violation", Conflict),
+            ("22P02", "not a number", Fault),
+            ("22021", "not UTF-8", Fault),
+            ("23514", "check violation", Fault),
+            ("54000", "index row too large", Fault),
+            ("", "no code", Fault),
+        ] {
+            assert_eq!(failure_of(code), expected, "{code} {what}");
+        }
+        assert_eq!(failure(&Error::PoolTimedOut), Away);
+        assert_eq!(failure(&Error::RowNotFound), Fault);
+    }
 
     async fn server(dir: &Path) -> anyhow::Result<stack::Postgres> {
         let binaries = Binaries::find(&StackConfig::from_env()).await?;

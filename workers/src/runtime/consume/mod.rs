@@ -4,11 +4,16 @@
 //! which makes batches large under load and small without. Beside a small one no other is begun:
 //! that would make them smaller still, and dearer for the servers. While messages are in hand, the
 //! server is told so. When a batch panics, each of its messages gets a try of its own.
+//!
+//! Within a source tenants are served in turn, and each has a most of requests that may wait. What
+//! is handled alone and what waits for somebody else's lock have room of their own.
 
+mod aside;
 mod attempts;
 mod queues;
 mod receive;
 mod settle;
+mod shares;
 mod work;
 
 use std::{
@@ -25,13 +30,18 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    aside::Aside,
     attempts::Attempts,
-    queues::Queues,
+    queues::{Batch, Full, Queues},
     work::{Left, refuse, work},
 };
 use super::{Context, Delivery, Verdict, delivery::Origin};
 
-pub use self::queues::ALONE_FROM;
+pub use self::{
+    aside::REQUEST_WAITS,
+    queues::ALONE_FROM,
+    shares::{OfTenant, Shares},
+};
 
 /// A worker that consumes.
 pub trait Handler: Send + Sync + 'static {
@@ -53,6 +63,11 @@ pub trait Handler: Send + Sync + 'static {
         turn: Turn,
     ) -> impl Future<Output = Vec<Verdict>> + Send;
 
+    /// Whether somebody else still has locked what a [`Verdict::Held`] named. Asked often.
+    fn is_locked(&self, _key: &str) -> bool {
+        false
+    }
+
     /// A request that will not be handled, so that its sender need not wait in vain.
     fn refuse(&self, _request: &Delivery, _why: Refused) -> impl Future<Output = ()> + Send {
         std::future::ready(())
@@ -68,19 +83,29 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// The right to be the batch that others wait for.
+/// The right to be the batch that others wait for; what was put aside is handled without it.
 #[derive(Debug)]
-pub struct Turn(
-    #[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit,
-);
+pub struct Turn(Option<OwnedSemaphorePermit>);
+
+impl Turn {
+    /// Whether nobody waits for this batch.
+    #[must_use]
+    pub fn is_beside(&self) -> bool {
+        self.0.is_none()
+    }
+}
 
 /// Why a request is not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Too many wait already.
     Busy,
+    /// Too many of its tenant wait already.
+    TooMany,
     /// The worker panicked over it.
     Panicked,
+    /// The worker ends while somebody else has locked what it needs.
+    Drained,
 }
 
 /// What a worker consumes.
@@ -102,6 +127,10 @@ const SMALL: usize = 32;
 const MAX_IN_HAND: usize = 3 * MAX_BATCH;
 /// Most requests that may wait; more are refused as `busy`.
 const MAX_WAITING: usize = 10_000;
+/// Most of them of one tenant; more are refused as `too_many`.
+const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 4;
+/// After this time the server delivers again what is given back because there is no room for it.
+const GIVEN_BACK: Duration = Duration::from_secs(30);
 /// The shortest `ack_wait` in the topology, which a test of the conformance suite holds.
 pub const ACK_WAIT: Duration = Duration::from_millis(1500);
 /// Three signs of life fit into the time after which the server gives a message away.
@@ -115,6 +144,7 @@ const BATCH_HANGS: Duration = Duration::from_secs(60);
 struct AtWork {
     task: task::Id,
     alone: bool,
+    beside: bool,
     deliveries: Arc<Vec<Delivery>>,
     since: Instant,
 }
@@ -122,7 +152,40 @@ struct AtWork {
 impl AtWork {
     /// Whether no other is begun beside it. One that takes long is held up, and holds up nobody.
     fn is_small(&self) -> bool {
-        self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
+        !self.beside && self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
+    }
+}
+
+/// What is in hand: what waits, what is put aside and what is at work.
+struct InHand {
+    queues: Queues,
+    aside: Aside,
+    at_work: Vec<AtWork>,
+}
+
+impl InHand {
+    fn is_empty(&self) -> bool {
+        self.waiting() == 0 && self.at_work.is_empty()
+    }
+
+    /// How many no batch has taken.
+    fn waiting(&self) -> usize {
+        self.queues.len() + self.aside.len()
+    }
+
+    fn iter_waiting(&self) -> impl Iterator<Item = &Delivery> {
+        self.queues.iter().chain(self.aside.iter())
+    }
+
+    /// Whether another batch may begin.
+    fn has_room(&self, at_once: usize) -> bool {
+        self.at_work.iter().filter(|work| !work.beside).count() < at_once
+            && !self.at_work.iter().any(AtWork::is_small)
+    }
+
+    /// Whether what was put aside is being tried.
+    fn is_beside(&self) -> bool {
+        self.at_work.iter().any(|work| work.beside)
     }
 }
 
@@ -149,8 +212,11 @@ pub async fn consume<H: Handler>(
     drop((sender, intake));
     let attempts = Arc::new(Attempts::open(cx).await?);
     let handler = Arc::new(handler);
-    let mut queues = Queues::new(sources.len());
-    let mut at_work: Vec<AtWork> = Vec::with_capacity(H::AT_ONCE);
+    let mut hand = InHand {
+        queues: Queues::new(sources.len()),
+        aside: Aside::default(),
+        at_work: Vec::with_capacity(H::AT_ONCE + 1),
+    };
     let turns = Arc::new(Semaphore::new(1));
     let mut turn = None;
     let mut tasks = JoinSet::new();
@@ -162,21 +228,18 @@ pub async fn consume<H: Handler>(
     let gauge = cx.metrics.waiting.with_label_values(&[cx.worker.as_str()]);
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut look_aside = interval(aside::PAUSE);
+    look_aside.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        if at_work.len() < H::AT_ONCE
-            && !at_work.iter().any(AtWork::is_small)
-            && turn.is_some()
-            && let Some(batch) = queues.next()
+        if turn.is_some()
+            && hand.has_room(H::AT_ONCE)
+            && let Some(batch) = hand.queues.next()
             && let Some(turn) = turn.take()
         {
-            let (alone, deliveries) = (batch.alone, Arc::new(batch.deliveries));
-            let attempts = alone.then(|| attempts.clone());
-            let work = work(cx.clone(), handler.clone(), deliveries.clone(), attempts, turn);
-            let task = tasks.spawn(work).id();
-            at_work.push(AtWork { task, alone, deliveries, since: Instant::now() });
+            hand.at_work.push(begin(cx, &handler, &attempts, &mut tasks, batch, turn));
         }
-        gauge.set(i64::try_from(queues.len()).unwrap_or(i64::MAX));
-        if !open && at_work.is_empty() && queues.is_empty() {
+        gauge.set(i64::try_from(hand.waiting()).unwrap_or(i64::MAX));
+        if !open && hand.is_empty() {
             return Ok(());
         }
         tokio::select! {
@@ -185,41 +248,55 @@ pub async fn consume<H: Handler>(
                     if delivery.deliveries() > 1 {
                         redelivered.inc();
                     }
-                    if let Err(delivery) = queues.push(delivery) {
-                        refuse(&*handler, &delivery, Refused::Busy).await;
+                    if let Err((full, delivery)) = hand.queues.push(delivery) {
+                        turn_away(cx, &*handler, &delivery, full).await;
                     }
                 },
                 None => open = false,
             },
             Some(done) = tasks.join_next_with_id() => {
                 let (task, left) = done?;
-                let at = at_work.iter().position(|work| work.task == task);
-                let alone = at.is_some_and(|at| at_work.swap_remove(at).alone);
-                match left {
-                    Left::Nothing => {}
-                    Left::Away(deliveries) => queues.keep(deliveries, alone),
-                    Left::Panicked(deliveries) => queues.separate(deliveries),
+                let at = hand.at_work.iter().position(|work| work.task == task);
+                let alone = at.is_some_and(|at| hand.at_work.swap_remove(at).alone);
+                hand.queues.keep(left.away, alone);
+                hand.queues.separate(left.panicked);
+                for (delivery, key) in left.aside {
+                    if let Err(delivery) = hand.aside.push(delivery, key) {
+                        turn_away(cx, &*handler, &delivery, Full::Source).await;
+                    }
                 }
             }
-            permit = turns.clone().acquire_owned(), if turn.is_none() => turn = Some(Turn(permit?)),
+            permit = turns.clone().acquire_owned(), if turn.is_none() => {
+                turn = Some(Turn(Some(permit?)));
+            }
             _ = opened.acquire_many(all), if !ready => {
                 ready = true;
                 duty.moved();
             }
+            _ = look_aside.tick(), if hand.aside.len() > 0 && !hand.is_beside() => {
+                if let Some(batch) = hand.aside.next(|key| handler.is_locked(key)) {
+                    let beside = Turn(None);
+                    hand.at_work.push(begin(cx, &handler, &attempts, &mut tasks, batch, beside));
+                }
+            }
             _ = heartbeat.tick() => {
                 // Without a connection nothing is sent, and the loop must not wait for one.
-                let alive = keep_alive(cx, &queues, &at_work);
+                let alive = keep_alive(cx, &hand);
                 let _late = timeout(HEARTBEAT / 2, alive).await;
-                let take = |limit| at_work.iter().all(|work| work.since.elapsed() < limit);
+                let take = |limit| hand.at_work.iter().all(|work| work.since.elapsed() < limit);
                 if ready && take(DRAIN_LIMIT) {
                     duty.moved();
                 } else if take(BATCH_HANGS) {
                     duty.went_round();
                 }
                 if cx.drain.is_cancelled() {
+                    // Whoever has it locked may have it for long.
+                    for delivery in hand.aside.take() {
+                        turn_away(cx, &*handler, &delivery, Full::Drained).await;
+                    }
                     let until = *drain_until.get_or_insert(Instant::now() + DRAIN_LIMIT);
                     if Instant::now() > until {
-                        let _late = timeout(HEARTBEAT, give_back(cx, &queues)).await;
+                        let _late = timeout(HEARTBEAT, give_back(cx, &hand, &attempts)).await;
                         return Ok(());
                     }
                 }
@@ -228,21 +305,57 @@ pub async fn consume<H: Handler>(
     }
 }
 
+/// Sets a batch to work.
+fn begin<H: Handler>(
+    cx: &Context,
+    handler: &Arc<H>,
+    attempts: &Arc<Attempts>,
+    tasks: &mut JoinSet<Left>,
+    batch: Batch,
+    turn: Turn,
+) -> AtWork {
+    let (alone, beside) = (batch.alone, turn.is_beside());
+    let deliveries = Arc::new(batch.deliveries);
+    let attempts = alone.then(|| attempts.clone());
+    let work = work(cx.clone(), handler.clone(), deliveries.clone(), attempts, turn);
+    let task = tasks.spawn(work).id();
+    AtWork { task, alone, beside, deliveries, since: Instant::now() }
+}
+
+/// Does not take a message: a request is refused, a stored message is given back.
+async fn turn_away<H: Handler>(cx: &Context, handler: &H, delivery: &Delivery, full: Full) {
+    let (why, delay) = match full {
+        Full::Source | Full::Alone => (Refused::Busy, GIVEN_BACK),
+        Full::Tenant => (Refused::TooMany, GIVEN_BACK),
+        Full::Drained => (Refused::Drained, Duration::ZERO),
+    };
+    if is_stored(delivery) {
+        settle::nak(cx, delivery, delay).await;
+    } else {
+        refuse(handler, delivery, why).await;
+    }
+}
+
 /// Tells the server that messages are still in hand, before their `ack_wait` is over.
-async fn keep_alive(cx: &Context, queues: &Queues, at_work: &[AtWork]) {
-    let at_work = at_work.iter().flat_map(|work| work.deliveries.iter());
-    let mut in_hand: Vec<_> = queues.iter().chain(at_work).cloned().collect();
+async fn keep_alive(cx: &Context, hand: &InHand) {
+    let at_work = hand.at_work.iter().flat_map(|work| work.deliveries.iter());
+    let mut in_hand: Vec<_> = hand.iter_waiting().chain(at_work).cloned().collect();
     in_hand.retain(|delivery| delivery.received.elapsed() >= HEARTBEAT / 2);
     for delivery in &in_hand {
         settle::send(cx, delivery, "+WPI").await;
     }
 }
 
-/// Gives back what could not be finished, so that others have it at once.
-async fn give_back(cx: &Context, queues: &Queues) {
-    let waiting: Vec<_> = queues.iter().cloned().collect();
+/// Gives back what could not be finished, so that others have it at once. A try that is broken off
+/// did not fail.
+async fn give_back(cx: &Context, hand: &InHand, attempts: &Attempts) {
+    let waiting: Vec<_> = hand.iter_waiting().cloned().collect();
     for delivery in &waiting {
         settle::send(cx, delivery, "-NAK").await;
+    }
+    let alone = hand.at_work.iter().filter(|work| work.alone);
+    for delivery in alone.flat_map(|work| work.deliveries.iter()) {
+        attempts.take_back(cx, delivery).await;
     }
     let _flushed = cx.nats.client.flush().await;
 }

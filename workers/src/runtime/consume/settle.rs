@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::Subject;
-use futures::future::join_all;
+use futures::future::{FutureExt, join_all};
 use tokio::time::timeout;
 
 use super::work::Left;
@@ -23,6 +23,7 @@ pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdi
     cx.fail.point(&format!("{}.before_ack", cx.worker)).await;
     let mut done: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
     let mut others = Vec::new();
+    let mut left = Left::default();
     for (delivery, verdict) in batch.iter().zip(verdicts) {
         match note(cx, delivery, verdict) {
             Settlement::Ack => {
@@ -32,13 +33,17 @@ pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdi
                     done.entry(stream).or_default().push(to);
                 }
             }
-            other => others.push(settle_one(cx, delivery, other)),
+            Settlement::Keep => left.away.push(delivery.clone()),
+            Settlement::Aside(key) => left.aside.push((delivery.clone(), key)),
+            Settlement::Nak(delay) => others.push(nak(cx, delivery, delay).left_future()),
+            Settlement::Bury(reason) => {
+                others.push(bury_and_end(cx, delivery, reason).right_future());
+            }
         }
     }
     let done = join_all(done.values().map(|batch| acknowledge(cx, batch, "+ACK")));
-    let (kept, _) = tokio::join!(join_all(others), done);
-    let kept: Vec<_> = kept.into_iter().flatten().collect();
-    if kept.is_empty() { Left::Nothing } else { Left::Away(kept) }
+    tokio::join!(join_all(others), done);
+    left
 }
 
 /// Counts a verdict, and says what follows from it.
@@ -50,31 +55,26 @@ fn note(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Settlement {
             "retry"
         }
         Verdict::Away(_) => "away",
+        Verdict::Held(_) => "held",
         Verdict::Dead(_) => "dead",
     };
     cx.metrics.verdicts.with_label_values(&[cx.worker.as_str(), label]).inc();
     settlement(verdict, delivery.deliveries())
 }
 
-/// Returns the message if it stays in hand.
-async fn settle_one(cx: &Context, delivery: &Delivery, settlement: Settlement) -> Option<Delivery> {
-    match settlement {
-        Settlement::Keep => return Some(delivery.clone()),
-        Settlement::Ack => {}
-        Settlement::Nak(delay) => nak(cx, delivery, delay).await,
-        Settlement::Bury(reason) => match bury(cx, delivery, &reason).await {
-            Ok(()) => {
-                if let (Origin::Stored { .. }, Some(to)) = (&delivery.origin, delivery.ack_to()) {
-                    acknowledge(cx, &[to], "+TERM dead-lettered").await;
-                }
+/// Copies a message to the dead letters and ends it; it stays a message where that fails.
+async fn bury_and_end(cx: &Context, delivery: &Delivery, reason: String) {
+    match bury(cx, delivery, &reason).await {
+        Ok(()) => {
+            if let (Origin::Stored { .. }, Some(to)) = (&delivery.origin, delivery.ack_to()) {
+                acknowledge(cx, &[to], "+TERM dead-lettered").await;
             }
-            Err(error) => {
-                tracing::error!(worker = %cx.worker, %error, "cannot write a dead letter");
-                nak(cx, delivery, Duration::from_secs(1)).await;
-            }
-        },
+        }
+        Err(error) => {
+            tracing::error!(worker = %cx.worker, %error, "cannot write a dead letter");
+            nak(cx, delivery, Duration::from_secs(1)).await;
+        }
     }
-    None
 }
 
 /// Acknowledges messages of one consumer and waits for the server's confirmation of the last: it
@@ -101,7 +101,8 @@ async fn acknowledge(cx: &Context, batch: &[&Subject], kind: &'static str) {
     tracing::warn!(worker = %cx.worker, messages = batch.len(), "not acknowledged");
 }
 
-async fn nak(cx: &Context, delivery: &Delivery, delay: Duration) {
+/// Gives a stored message back to the server, which delivers it again after the delay.
+pub(super) async fn nak(cx: &Context, delivery: &Delivery, delay: Duration) {
     let body = format!("-NAK {{\"delay\": {}}}", delay.as_nanos());
     send(cx, delivery, body).await;
 }

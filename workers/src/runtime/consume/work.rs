@@ -11,12 +11,14 @@ use super::{
 use crate::runtime::{Context, Delivery, Verdict};
 
 /// What remains in hand after a batch.
-pub(super) enum Left {
-    Nothing,
+#[derive(Default)]
+pub(super) struct Left {
     /// A dependency was away.
-    Away(Vec<Delivery>),
+    pub(super) away: Vec<Delivery>,
+    /// Somebody else has locked what they need, which is named.
+    pub(super) aside: Vec<(Delivery, String)>,
     /// The batch panicked.
-    Panicked(Vec<Delivery>),
+    pub(super) panicked: Vec<Delivery>,
 }
 
 /// Handles and settles a batch; with `attempts` it is one message alone, whose tries count.
@@ -32,7 +34,7 @@ pub(super) async fn work<H: Handler>(
         Some((attempts, delivery)) => work_counted(&cx, &*handler, delivery, &attempts, turn).await,
         None => match AssertUnwindSafe(judge(&cx, &*handler, &batch, turn)).catch_unwind().await {
             Ok(verdicts) => settle(&cx, &batch, verdicts).await,
-            Err(_) if batch.len() > 1 => Left::Panicked(batch.to_vec()),
+            Err(_) if batch.len() > 1 => Left { panicked: batch.to_vec(), ..Left::default() },
             Err(_) => refuse_or_separate(&*handler, &batch).await,
         },
     };
@@ -46,8 +48,8 @@ async fn refuse_or_separate<H: Handler>(handler: &H, batch: &[Delivery]) -> Left
     for delivery in batch.iter().filter(|delivery| !is_stored(delivery)) {
         refuse(handler, delivery, Refused::Panicked).await;
     }
-    let stored: Vec<_> = batch.iter().filter(|delivery| is_stored(delivery)).cloned().collect();
-    if stored.is_empty() { Left::Nothing } else { Left::Panicked(stored) }
+    let stored = batch.iter().filter(|delivery| is_stored(delivery));
+    Left { panicked: stored.cloned().collect(), ..Left::default() }
 }
 
 /// Refuses a request; what panicked once may panic here again, and must not take the loop along.
@@ -64,12 +66,11 @@ async fn work_counted<H: Handler>(
     attempts: &Attempts,
     turn: Turn,
 ) -> Left {
-    let kept = || Left::Away(vec![delivery.clone()]);
     let number = match attempts.begin(cx, delivery).await {
         Ok(number) => number,
         Err(error) => {
             cx.health.away("attempts", &format!("{error:#}"));
-            return kept();
+            return Left { away: vec![delivery.clone()], ..Left::default() };
         }
     };
     cx.health.back("attempts");
@@ -83,9 +84,9 @@ async fn work_counted<H: Handler>(
         }
     };
     let verdict = match verdict {
-        Verdict::Away(why) => {
+        verdict @ (Verdict::Away(_) | Verdict::Held(_)) => {
             attempts.take_back(cx, delivery).await;
-            Verdict::Away(why)
+            verdict
         }
         Verdict::Done => {
             attempts.outlive(cx, delivery);
@@ -96,7 +97,12 @@ async fn work_counted<H: Handler>(
             match AssertUnwindSafe(handler.is_done(delivery)).catch_unwind().await {
                 Ok(Ok(true)) => Verdict::Done,
                 Ok(Ok(false)) | Err(_) => Verdict::Dead(why),
-                Ok(Err(error)) => Verdict::Away(format!("{error:#}")),
+                // Whoever cannot tell that could not have decided it either: the next try begins
+                // as this one did.
+                Ok(Err(error)) => {
+                    attempts.take_back(cx, delivery).await;
+                    Verdict::Away(format!("{error:#}"))
+                }
             }
         }
         other => other,
@@ -131,4 +137,67 @@ async fn judge<H: Handler>(
     let mut handled = handled.into_iter();
     let missing = || Verdict::Retry("the worker gave no verdict".to_owned());
     dead.into_iter().map(|dead| dead.or_else(|| handled.next()).unwrap_or_else(missing)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+    use super::*;
+    use crate::{
+        outbox_relay::tests::stand::Stand,
+        runtime::{Nats, consume::queues::tests::delivery},
+    };
+
+    /// Fails as long as the database is at fault, of which nothing can be told meanwhile.
+    #[derive(Default)]
+    struct Faulty {
+        is_mended: AtomicBool,
+        tries: AtomicU32,
+    }
+
+    impl Handler for Faulty {
+        type Message = ();
+
+        fn decode(&self, _delivery: &Delivery) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn handle(&self, _batch: Vec<()>, _turn: Turn) -> Vec<Verdict> {
+            self.tries.fetch_add(1, SeqCst);
+            let is_mended = self.is_mended.load(SeqCst);
+            vec![if is_mended { Verdict::Done } else { Verdict::Retry("a fault".to_owned()) }]
+        }
+
+        async fn is_done(&self, _delivery: &Delivery) -> anyhow::Result<bool> {
+            anyhow::ensure!(self.is_mended.load(SeqCst), "cannot be told");
+            Ok(false)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_whose_tries_were_used_up_while_nothing_could_be_told_is_tried_again()
+    -> anyhow::Result<()> {
+        let stand = Stand::start().await?;
+        let mut cx = stand.context().await?;
+        let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
+        cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;
+        let attempts = Arc::new(Attempts::open(&cx).await?);
+        let handler = Arc::new(Faulty::default());
+        let batch = Arc::new(vec![delivery(0, 3)]);
+        let work = async || {
+            let (cx, handler, attempts) = (cx.clone(), handler.clone(), attempts.clone());
+            work(cx, handler, batch.clone(), Some(attempts), Turn(None)).await
+        };
+        for number in 1..=MAX_TRIES + 3 {
+            let left = work().await;
+            assert_eq!(left.away.len(), usize::from(number >= MAX_TRIES), "{number}");
+        }
+        handler.is_mended.store(true, SeqCst);
+        assert_eq!(work().await.away.len(), 0);
+        assert_eq!(handler.tries.load(SeqCst), MAX_TRIES + 4);
+        let dead = cx.metrics.verdicts.with_label_values(&[cx.worker.as_str(), "dead"]);
+        assert_eq!(dead.get(), 0);
+        Ok(())
+    }
 }

@@ -42,11 +42,9 @@ fn command(verb: &Verb) -> Value {
     let about = about.trim_end_matches("Request door only.").trim_end();
     let gives_tokens = *aggregate == Aggregate::User && ["login", "refresh"].contains(name);
     let outcome = if gives_tokens { "SessionOutcome" } else { "Outcome" };
-    let mut errors = vec![400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 500, 503, 504];
-    match aggregate {
-        Aggregate::Cart | Aggregate::Payment => errors.push(423),
-        Aggregate::User => errors.push(429),
-        _ => {}
+    let mut errors = vec![400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 429, 500, 503, 504];
+    if matches!(aggregate, Aggregate::Cart | Aggregate::Payment) {
+        errors.push(423);
     }
     let least = of_verb(*aggregate, name).map_or(Least::Never, |rule| rule.least);
     let headers = ["Idempotency-Key", "Command-Id", "Deadline", "Expected-Version", "traceparent"];

@@ -41,7 +41,12 @@ const ERRORS: [(u16, &str, &str, &str); 15] = [
         ended",
         "The cart is being paid. It says when to try again.",
     ),
-    (429, "too_many_attempts", "too many attempts; wait", "Too many attempts to log in."),
+    (
+        429,
+        "too_many",
+        "too many requests of this tenant are waiting",
+        "Too many requests of the tenant at once (`too_many`), or too many attempts to log in.",
+    ),
     (500, "internal", "this was not foreseen, and is in the log", "It was not foreseen."),
     (
         503,
