@@ -1,6 +1,7 @@
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use brigade_contracts::subject;
+use bytes::Bytes;
 
 use super::{Context, Delivery, delivery::Origin};
 
@@ -9,34 +10,57 @@ use super::{Context, Delivery, delivery::Origin};
 ///
 /// # Errors
 /// Where the copy is not acknowledged.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the time of a dead letter is for people; nothing is decided by it"
-)]
 pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
     let Origin::Stored { stream, sequence, deliveries, .. } = &delivery.origin else {
         return Ok(());
     };
-    let mut headers = HeaderMap::new();
-    for (name, value) in delivery.headers() {
-        // The server would act on its own headers again (ids, expectations, schedules).
-        match name.strip_prefix("Nats-") {
-            Some(rest) => headers.append(format!("Dead-Nats-{rest}"), value),
-            None => headers.append(name, value),
-        }
-    }
-    let at = time::OffsetDateTime::now_utc();
-    headers.insert("Nats-Msg-Id", format!("{}.{stream}.{sequence}", cx.worker));
-    headers.insert("Dead-Reason", one_line(reason));
+    let mut headers = copied(delivery.headers());
     headers.insert("Dead-Deliveries", deliveries.to_string());
-    headers.insert("Dead-At", brigade_contracts::Timestamp::from(at).to_string());
-    headers.insert("Origin-Subject", one_line(delivery.subject()));
     headers.insert("Origin-Stream", stream.as_str());
     headers.insert("Origin-Seq", sequence.to_string());
-    let subject = subject::dead_letter(cx.worker, delivery.subject());
-    tracing::error!(worker = %cx.worker, subject = delivery.subject(), reason, "dead letter");
+    let (id, payload) = (format!("{stream}.{sequence}"), delivery.payload().clone());
+    store(cx, delivery.subject(), &id, reason, headers, payload).await
+}
+
+/// The headers of a message, as its dead letter keeps them.
+pub fn copied<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMap {
+    let mut copied = HeaderMap::new();
+    for (name, value) in headers {
+        // The server would act on its own headers again (ids, expectations, schedules).
+        match name.strip_prefix("Nats-") {
+            Some(rest) => copied.append(format!("Dead-Nats-{rest}"), value),
+            None => copied.append(name, value),
+        }
+    }
+    copied
+}
+
+/// Stores a dead letter: what was sent to `subject`, known by this id to the worker. Returns when it
+/// is stored.
+///
+/// # Errors
+/// Where it is not acknowledged.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of a dead letter is for people; nothing is decided by it"
+)]
+pub async fn store(
+    cx: &Context,
+    subject: &str,
+    id: &str,
+    reason: &str,
+    mut headers: HeaderMap,
+    payload: Bytes,
+) -> anyhow::Result<()> {
+    let at = time::OffsetDateTime::now_utc();
+    headers.insert("Nats-Msg-Id", format!("{}.{id}", cx.worker));
+    headers.insert("Dead-Reason", one_line(reason));
+    headers.insert("Dead-At", brigade_contracts::Timestamp::from(at).to_string());
+    headers.insert("Origin-Subject", one_line(subject));
+    tracing::error!(worker = %cx.worker, subject, reason, "dead letter");
+    let letter = subject::dead_letter(cx.worker, subject);
     let js = &cx.nats.jetstream;
-    js.publish_with_headers(subject, headers, delivery.payload().clone())
+    js.publish_with_headers(letter, headers, payload)
         .await
         .context("not sent")?
         .await
@@ -46,6 +70,6 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
 }
 
 /// A header's value cannot hold line breaks.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }
