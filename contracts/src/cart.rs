@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Currency, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token,
+    Currency, MAX_NAME, MAX_NOTE, MAX_PAYMENTS, Money, Quantity, Text, Timestamp, Token,
     command::verbs,
     payment::{self, Method},
 };
@@ -14,13 +14,14 @@ use crate::{
 verbs! {
     /// What can be asked of a cart.
     pub enum Verb {
-        /// 201. Creates the cart.
+        /// 201. Creates the cart. An owner, and a session, has at most 50 that are open
+        /// (`too_many_carts`).
         "open" => Open(Open),
         /// A user becomes a member of a team cart.
         "join" => Join(User),
         /// A member leaves a team cart and takes its items with it.
         "leave" => Leave(User),
-        /// Puts an item in.
+        /// Puts an item in. A cart has at most 200, and 64 KiB of JSON (`too_large`).
         "add_item" => AddItem(AddItem),
         /// Changes how many of an item are in.
         "set_item" => SetItem(SetItem),
@@ -226,6 +227,7 @@ pub struct Payments {
     pub paid: Money,
     pub refunded: Money,
     pub members: Vec<Standing>,
+    #[schemars(length(max = MAX_PAYMENTS))]
     pub payments: Vec<Payment>,
 }
 

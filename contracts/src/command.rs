@@ -244,7 +244,7 @@ pub(crate) fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, R
 
 pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {
     // Payloads are plain structs with string keys, for which serde_json has no error.
-    serde_json::to_vec(payload).unwrap_or_default()
+    serde_json::to_vec(payload).expect("payloads serialise")
 }
 
 /// How a payload is written for sending. One that holds a secret is not `Serialize`, so that nobody

@@ -168,6 +168,18 @@ pub struct Payload {
     pub after: After,
 }
 
+impl Payload {
+    /// How many bytes it takes as JSON, or a few more.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        /// Of the names, and what is around them.
+        const FRAME: usize = 100;
+        let After { ended: _, core, payments, subscription, roles } = &self.after;
+        let parts = [core, payments, subscription, roles].into_iter().flatten();
+        FRAME + self.data.get().len() + parts.map(|part| part.get().len()).sum::<usize>()
+    }
+}
+
 /// The after-state of the parts that a projector writes from the event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct After {

@@ -60,5 +60,16 @@ pub const MAX_ITEMS: usize = 200;
 pub const MAX_NAME: usize = 200;
 /// Longest note, in characters.
 pub const MAX_NOTE: usize = 500;
+/// Most payments that a cart or an order keeps. Those that ended without money make room for new
+/// ones.
+pub const MAX_PAYMENTS: usize = 50;
+/// Largest part `core` of a cart or an order, in bytes of JSON.
+pub const MAX_CONTENTS: usize = 64 * 1024;
+/// Most orders of a turn.
+pub const MAX_ORDERS_OF_TURN: usize = 200;
+/// Most open carts of an owner, and of a session.
+pub const MAX_OPEN_CARTS: usize = 50;
+/// Largest payload of an event, in bytes: with its headers every event is below 256 KiB.
+pub const MAX_EVENT: usize = 255 * 1024;
 /// Version of the event and part shapes, sent as `Schema-Version`.
 pub const SCHEMA_VERSION: u32 = 1;

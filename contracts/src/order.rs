@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Currency, MAX_ITEMS, MAX_NAME, MAX_NOTE, Money, Quantity, Text, Timestamp, Token,
+    Currency, MAX_ITEMS, MAX_NAME, MAX_NOTE, MAX_PAYMENTS, Money, Quantity, Text, Timestamp, Token,
     cart::{Payment, Reason},
     command::verbs,
 };
@@ -12,7 +12,8 @@ use crate::{
 verbs! {
     /// What can be asked of an order.
     pub enum Verb {
-        /// 201. Creates the order.
+        /// 201. Creates the order, of at most 64 KiB of JSON (`too_large`). A turn has at most 200
+        /// (`too_many_orders`).
         "place" => Place(Place),
         /// The kitchen takes it.
         "accept" => Accept(Nothing),
@@ -140,6 +141,7 @@ pub struct Payments {
     pub paid: Money,
     pub refunded: Money,
     pub paid_at: Option<Timestamp>,
+    #[schemars(length(max = MAX_PAYMENTS))]
     pub payments: Vec<Payment>,
 }
 

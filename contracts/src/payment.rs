@@ -8,7 +8,8 @@ use crate::{Currency, MAX_NOTE, Money, Text, Timestamp, Token, cart::Reason, com
 verbs! {
     /// What can be asked of a payment.
     pub enum Verb {
-        /// 201. Begins to pay a cart, which it locks, or an order.
+        /// 201. Begins to pay a cart, which it locks, or an order. Either keeps at most 50 payments that
+        /// are open or have money in them (`too_many_payments`).
         "initiate" => Initiate(Initiate),
         /// Puts the gateway's real id on the payment and on the lock it is under.
         "bind_transaction" => BindTransaction(BindTransaction),
@@ -157,6 +158,10 @@ pub struct ConfirmCash {
 pub struct Refund {
     /// By default all that was captured and has not gone back.
     pub amount: Option<Money>,
+    /// By default the payment's. What a later transaction captured in another one goes back in
+    /// that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<Currency>,
     pub reason: Text<MAX_NOTE>,
 }
 
@@ -185,7 +190,17 @@ pub struct RefundTask {
     pub amount: Money,
     pub currency: Currency,
     pub reason: RefundReason,
+    /// What of it has gone back.
+    #[serde(default)]
+    pub refunded: Money,
     pub status: TaskStatus,
+}
+
+impl RefundTask {
+    #[must_use]
+    pub fn is_open_in(&self, currency: Currency) -> bool {
+        self.status == TaskStatus::Open && self.currency == currency
+    }
 }
 
 /// Why money is owed back.

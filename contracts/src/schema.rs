@@ -215,8 +215,12 @@ impl<const MAX: usize> JsonSchema for Text<MAX> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // NUL is the one character that no text holds.
-        json_schema!({ "type": "string", "maxLength": MAX, "pattern": r"^[^\u0000]*$" })
+        // Control characters are what no text holds.
+        let pattern = concat!(
+            r"^[^\u0000-\u001f\u007f-\u009f",
+            r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]*$"
+        );
+        json_schema!({ "type": "string", "maxLength": MAX, "pattern": pattern })
     }
 }
 

@@ -40,11 +40,12 @@ async fn party(client: Arc<Client>, name: String) {
     let user = Address::new("t1", Aggregate::User, &format!("user-{name}")).expect("tokens");
     let email = format!("{name}@example.org");
     let register = json!({"email": email, "profile_id": "p1", "password": "correct horse"});
+    let open = json!({"kind": "team", "owner": format!("ada-{name}"), "currency": "EUR"});
     let plan = json!({"subscription_id": "s1", "plan": "gold"});
     let steps: [(&Address, Door, &str, Value); 12] = [
         (&user, Door::Request, "register", register),
         (&user, Door::Request, "login", json!({"email": email, "password": "correct horse"})),
-        (&cart, Door::Request, "open", json!({"kind": "team", "owner": "ada", "currency": "EUR"})),
+        (&cart, Door::Request, "open", open),
         (&cart, Door::Durable, "join", json!({"user": "bob"})),
         (&cart, Door::Request, "add_item", item("i1", 100, 2)),
         (&cart, Door::Durable, "set_item", json!({"item_id": "i1", "quantity": 3})),

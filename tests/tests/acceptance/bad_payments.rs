@@ -62,6 +62,8 @@ impl Type {
             Text(most) => vec![
                 (long(most + 1), 422, "too_large"),
                 (r#""a\u0000""#.to_owned(), 422, "bad_text"),
+                (r#""a\u001b""#.to_owned(), 422, "bad_text"),
+                ("\"\u{202e}\"".to_owned(), 422, "bad_text"),
                 ("1".to_owned(), 400, "malformed"),
             ],
             Word(_) => malformed(&[r#""Card""#, r#""""#, "0"]),
@@ -123,7 +125,7 @@ const VERBS: &[(&str, &[Field], &[Field])] = &[
     ),
     ("payment.p1.confirm_cash", &[("amount", Money), ("currency", Currency)], &[]),
     ("payment.p1.cancel", &[("reason", Text(500))], &[]),
-    ("payment.p1.refund", &[("reason", Text(500))], &[("amount", Money)]),
+    ("payment.p1.refund", &[("reason", Text(500))], &[("amount", Money), ("currency", Currency)]),
 ];
 
 /// The payload of these fields, with one of them replaced, or without it.

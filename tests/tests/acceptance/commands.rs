@@ -156,9 +156,9 @@ async fn a_batch_takes_the_same_number_of_statements_whatever_its_size() {
     for size in [1, 256] {
         // One command holds the handler up, so that the others wait and make one batch.
         let armed = town.fail.arm("command-handler.before_write");
-        let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
         let send = |id: String| {
-            let (producer, open) = (producer.clone(), open.clone());
+            let producer = producer.clone();
+            let open = json!({"kind": "team", "owner": format!("{id}-owner"), "currency": "EUR"});
             tokio::spawn(async move { producer.send(&format!("cart.{id}.open"), open).await })
         };
         let blocker = send(format!("blocker-{size}"));

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_payments;
+mod bounds;
 mod client;
 mod client_queue;
 mod client_watch;

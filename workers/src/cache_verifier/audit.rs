@@ -262,13 +262,13 @@ fn expected(state: &State, listed: bool) -> Vec<Expected> {
         version,
         value,
     };
-    let json = |text: &str| serde_json::from_str(text).unwrap_or_default();
+    let json = |text: &str| serde_json::from_str(text).expect("a part is JSON");
     if let State::Lock(_) = state {
         let key = key::cart_lock(address);
         return vec![expected(Bucket::CartLocks, Part::Core, key, head.version, json(core.get()))];
     }
     let versions = Versions { version: head.version, parts: head.part_versions(), at: head.at };
-    let versions = serde_json::to_value(versions).unwrap_or_default();
+    let versions = serde_json::to_value(versions).expect("versions serialise");
     let of = |part| head.part(part).0;
     if let State::User(_) = state {
         let parts = address.aggregate.parts().iter().map(|&part| {

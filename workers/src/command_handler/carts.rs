@@ -16,6 +16,7 @@ pub async fn save(tx: &mut Transaction<'_, Postgres>, carts: &[&Cart]) -> sqlx::
         return Ok(());
     }
     let c = Columns(carts);
+    let refusals: Vec<i32> = carts.iter().map(|c| c.refusals.cast_signed()).collect();
     let locked: Vec<_> = carts.iter().map(|c| c.locked_until.map(Timestamp::inner)).collect();
     sqlx::query_file!(
         "src/command_handler/save_carts.sql",
@@ -37,6 +38,7 @@ pub async fn save(tx: &mut Transaction<'_, Postgres>, carts: &[&Cart]) -> sqlx::
         &c.document(|c| &c.payments) as _,
         &c.token(|c| c.order_id.as_ref()) as _,
         &locked as _,
+        &refusals,
     )
     .execute(&mut **tx)
     .await?;

@@ -57,12 +57,14 @@ pub async fn save_tasks(
     let text = |f: fn(&RefundTask) -> &str| tasks.iter().map(|(_, t)| f(t)).collect::<Vec<_>>();
     let tenants: Vec<&str> = tasks.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let amounts: Vec<i64> = tasks.iter().map(|(_, task)| task.amount.minor_units()).collect();
+    let refunded: Vec<i64> = tasks.iter().map(|(_, task)| task.refunded.minor_units()).collect();
     sqlx::query!(
         "insert into brigade.refund_tasks as task
-             (tenant, id, payment_id, amount, currency, reason, status)
+             (tenant, id, payment_id, amount, currency, reason, status, refunded)
          select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
-                              $6::text[], $7::text[])
-         on conflict (tenant, id) do update set status = excluded.status",
+                              $6::text[], $7::text[], $8::bigint[])
+         on conflict (tenant, id)
+         do update set status = excluded.status, refunded = excluded.refunded",
         &tenants as _,
         &text(|t| t.id.as_str()) as _,
         &text(|t| t.payment_id.as_str()) as _,
@@ -70,6 +72,7 @@ pub async fn save_tasks(
         &text(|t| t.currency.as_str()) as _,
         &text(|t| t.reason.as_str()) as _,
         &text(|t| t.status.as_str()) as _,
+        &refunded,
     )
     .execute(&mut **tx)
     .await?;

@@ -191,7 +191,7 @@ fn versions(state: &State) -> Option<Put> {
     Some(Put {
         key: key::versions(&head.address),
         version: head.version,
-        value: serde_json::to_vec(&value).unwrap_or_default().into(),
+        value: serde_json::to_vec(&value).expect("versions serialise").into(),
         ttl: state.has_ended().then_some(ENDED_TTL),
     })
 }
@@ -241,7 +241,7 @@ fn timer(lock: &Lock) -> (String, HeaderMap, Bytes) {
     headers.insert(header::SCHEDULE, format!("@at {}", lock.expires_at));
     headers.insert(header::SCHEDULE_TARGET, subject::lock_due(&cart, lock.token));
     let due = Due { owner: lock.head.address.id.clone() };
-    let payload = serde_json::to_vec(&due).unwrap_or_default();
+    let payload = serde_json::to_vec(&due).expect("a Token serialises");
     (subject::lock_timer(&cart, lock.token), headers, payload.into())
 }
 

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Timestamp, Token, cart, command::Request, order, payment,
-    table,
+    Address, Aggregate, Body, Command, MAX_OPEN_CARTS, Timestamp, Token, cart, command::Request,
+    order, payment, table,
 };
 use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
@@ -102,6 +102,8 @@ struct Named {
     /// By the address of the owner's lock.
     owners: BTreeMap<Address, bool>,
     sessions: BTreeSet<(Token, Token)>,
+    /// Whose open carts are to be counted.
+    counted: BTreeSet<(Token, Token)>,
     turns: BTreeSet<(Token, Token)>,
     fencing_tokens: i32,
 }
@@ -160,7 +162,42 @@ pub async fn take(
     for row in &rows {
         taken.add(&row.kind, &row.body)?;
     }
+    if !named.counted.is_empty() {
+        taken.reach.open_carts = open_carts(tx, &named.counted).await?;
+    }
     Ok(taken)
+}
+
+/// Counts the open carts of owners and sessions, in a statement that begins when they are locked,
+/// and not further than a decision looks.
+async fn open_carts(
+    tx: &mut Transaction<'_, Postgres>,
+    counted: &BTreeSet<(Token, Token)>,
+) -> sqlx::Result<HashMap<(Token, Token), usize>> {
+    let (tenants, names) = unzip(counted);
+    let counts = sqlx::query_scalar!(
+        r#"select open.count as "count!"
+           from unnest($1::text[], $2::text[]) with ordinality as asked (tenant, name, place)
+           cross join lateral (
+               select count(*) from (
+                   (select c.id from brigade.carts c
+                    where (c.tenant, c.owner) = (asked.tenant, asked.name) and c.status = 'open'
+                    limit $3)
+                   union
+                   (select c.id from brigade.carts c
+                    where (c.tenant, c.session) = (asked.tenant, asked.name) and c.status = 'open'
+                    limit $3)
+               ) of_either
+           ) open
+           order by asked.place"#,
+        &tenants as _,
+        &names as _,
+        MAX_OPEN_CARTS as i64,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(counted.iter().cloned().zip(counts).collect())
 }
 
 impl Taken {
@@ -222,8 +259,11 @@ impl Named {
         let pays = match body {
             Body::Cart(verb) => {
                 match verb {
-                    cart::Verb::Open(open) => self.owner(&address.tenant, &open.owner, false),
-                    cart::Verb::Claim(claim) => self.owner(&address.tenant, &claim.user, true),
+                    cart::Verb::Open(open) => {
+                        self.counted(&address.tenant, &open.owner);
+                        open.session.iter().for_each(|id| self.counted(&address.tenant, id));
+                    }
+                    cart::Verb::Claim(claim) => self.counted(&address.tenant, &claim.user),
                     cart::Verb::CheckOut(said) => {
                         self.aggregate(other(Aggregate::Order, &said.order_id), false);
                         self.table(&address.tenant, said.table_id.as_ref());
@@ -277,6 +317,7 @@ impl Named {
             Want::Session(tenant, session) => {
                 self.sessions.insert((tenant.clone(), session.clone()));
             }
+            Want::OpenCarts(tenant, name) => self.counted(tenant, name),
             Want::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Want::FencingToken => self.fencing_tokens += 1,
             // Of users: see `supplies`.
@@ -297,6 +338,12 @@ impl Named {
 
     fn turn(&mut self, tenant: &Token, id: Option<&Token>) {
         self.turns.extend(id.map(|id| (tenant.clone(), id.clone())));
+    }
+
+    /// What is counted is locked, so that it stays so.
+    fn counted(&mut self, tenant: &Token, name: &Token) {
+        self.owner(tenant, name, true);
+        self.counted.insert((tenant.clone(), name.clone()));
     }
 
     fn owner(&mut self, tenant: &Token, owner: &Token, exclusive: bool) {

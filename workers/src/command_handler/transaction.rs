@@ -299,8 +299,10 @@ async fn record(
     let event = |f: fn(&Event) -> &str| events.iter().map(f).collect::<Vec<_>>();
     let event_ids: Vec<Uuid> = events.iter().map(|_| Uuid::now_v7()).collect();
     let event_versions: Vec<i64> = events.iter().map(|e| e.version.cast_signed()).collect();
-    let payloads: Vec<String> =
-        events.iter().map(|e| serde_json::to_string(&e.payload).unwrap_or_default()).collect();
+    let payloads: Vec<String> = events
+        .iter()
+        .map(|e| serde_json::to_string(&e.payload).expect("payloads serialise"))
+        .collect();
     let traces: Vec<_> = events.iter().map(|e| e.traceparent.as_deref()).collect();
     let shards: Vec<i16> = events.iter().map(|e| i16::from(shard_of(&e.address))).collect();
     let raised =

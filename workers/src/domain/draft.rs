@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Outcome, Part, Refusal, Timestamp, Token, command::Request,
-    event, payment::RefundTask, rebuild::Rebuild, user::Tokens,
+    Address, Aggregate, Body, Command, MAX_EVENT, Outcome, Part, Refusal, Timestamp, Token,
+    command::Request, event, payment::RefundTask, rebuild::Rebuild, user::Tokens,
 };
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
     Cart, Event, HistoryRow, LockMetric, Mode, Order, Payment, State, Table, Turn, User, Want,
-    World, cart, lock, order, payment, raw, table,
+    World, cart, lock, order, payment, raw, table, too_large,
     user::{self, Checked, FailureKey},
 };
 
@@ -110,6 +110,7 @@ impl<'w> Draft<'w> {
     pub fn decide(&mut self, request: &Request) -> std::result::Result<Outcome, Option<Want>> {
         let decided = self.try_decide(request).and_then(|done| {
             table::settle(self)?;
+            self.require_small_events()?;
             Ok(done)
         });
         let refused = match decided {
@@ -150,6 +151,15 @@ impl<'w> Draft<'w> {
             Body::User(verb) => user::decide(self, request, verb),
             Body::Rebuild(_, rebuild) => self.rebuild(address, rebuild),
         }
+    }
+
+    /// Refuses what no stream would take. The limits of carts, orders and turns are such that it
+    /// never happens; but an event that is committed and cannot be published is worse.
+    fn require_small_events(&self) -> Result<()> {
+        if self.changes.events.iter().all(|event| event.payload.size() <= MAX_EVENT) {
+            return Ok(());
+        }
+        Err(too_large("the event of this command would be too large").into())
     }
 
     /// Refuses a command whose sender expects another version.

@@ -16,18 +16,18 @@ use brigade_contracts::{
     event::{
         CART_LOCK_EXPIRED, CART_LOCK_EXTENDED, CART_LOCKED, CART_TRANSACTION_BOUND, CART_UNLOCKED,
     },
-    lock::{self, Action},
+    lock::{self, Action, Live},
     payment::{self, Method, Target},
 };
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Cart, Head, HistoryRow, LockMetric, Mode, State,
+    Cart, Head, HistoryRow, LockMetric, LockPolicy, Mode, State,
     draft::{Done, Draft, Result, Stop},
     raw,
 };
 
-/// Refusals that one token is written down with in the history.
+/// Refusals that one token, or one cart without a live lock, is written down with in the history.
 const MOST_REFUSALS: u32 = 1000;
 
 /// A row of `cart_locks`. Its address is the owner's.
@@ -78,6 +78,15 @@ impl Lock {
         })
     }
 
+    fn live(&self) -> Live {
+        Live {
+            cart: self.cart_id.clone(),
+            method: self.method,
+            acquired_at: self.acquired_at,
+            expires_at: self.expires_at,
+        }
+    }
+
     /// What the outcome of a command that took it, or pays under it, says besides.
     pub(super) fn tell(&self, done: Done, amount: Money) -> Done {
         done.with("token", &self.token)
@@ -95,6 +104,28 @@ impl Lock {
 
     fn released(self, reason: &str) -> Self {
         Self { state: lock::State::Released, reason: Some(reason.to_owned()), ..self }
+    }
+}
+
+impl LockPolicy {
+    /// Until when a held lock lives that somebody looks at; `None`: it has expired. While a payment
+    /// is open under it, it outlives its deadline, up to the cap.
+    #[must_use]
+    pub fn lives_until(
+        &self,
+        lock: &Live,
+        has_open_payment: bool,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        if now < lock.expires_at {
+            return Some(lock.expires_at);
+        }
+        let timeout = self.timeout(lock.method);
+        let until = lock.expires_at.plus(timeout);
+        // Nobody was there to extend it for longer than one timeout.
+        let until = if until > now { until } else { now.plus(timeout) };
+        let until = until.min(lock.acquired_at.plus(self.cap));
+        (has_open_payment && until > now).then_some(until)
     }
 }
 
@@ -130,19 +161,10 @@ impl Draft<'_> {
     fn settle(&mut self, lock: Lock) -> Result<()> {
         let cart = self.cart(&lock.cart())?;
         let open = cart.as_ref().is_some_and(|cart| cart.has_open_payment(Some(lock.token)));
-        let until = self.extended(&lock);
-        if open && until > self.now {
-            return self.move_deadline(lock, until, "payment_open");
+        match self.world.policy.lives_until(&lock.live(), open, self.now) {
+            Some(until) => self.move_deadline(lock, until, "payment_open"),
+            None => self.end_lock(lock, Action::Expired, "expired"),
         }
-        self.end_lock(lock, Action::Expired, "expired")
-    }
-
-    fn extended(&self, lock: &Lock) -> Timestamp {
-        let timeout = self.world.policy.timeout(lock.method);
-        let until = lock.expires_at.plus(timeout);
-        // Nobody was there to extend it for longer than one timeout.
-        let until = if until > self.now { until } else { self.now.plus(timeout) };
-        until.min(self.cap(lock))
     }
 
     fn cap(&self, lock: &Lock) -> Timestamp {
@@ -266,8 +288,9 @@ impl Draft<'_> {
     }
 }
 
-/// Writes down that a `lock` or an `initiate` was refused. Past [`MOST_REFUSALS`] for one token it
-/// is not written down any more, so that nobody can fill the history.
+/// Writes down that a `lock` or an `initiate` was refused. Past [`MOST_REFUSALS`] for one token, or
+/// for a cart that no live lock holds, it is not written down any more, so that nobody can fill the
+/// history. Counting changes no version.
 pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal) -> Result<()> {
     let (cart, method) = match (body, &draft.command.request) {
         (Body::Cart(cart::Verb::Lock(lock)), Ok(request)) => (request.address.clone(), lock.method),
@@ -281,14 +304,24 @@ pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal
     let lock = draft.live_lock(&cart.owner)?;
     let token = lock.as_ref().map(|lock| lock.token);
     draft.changes.metrics.push(LockMetric::Refused(method, refusal.code.clone()));
-    if let Some(mut lock) = lock {
-        if lock.refusals >= MOST_REFUSALS {
-            return Ok(());
-        }
-        lock.refusals += 1;
-        draft.reach_owner(&lock.head.address, Mode::Exclusive)?;
-        draft.changes.states.insert(lock.head.address.clone(), State::Lock(lock));
+    // Looking at the lock may have ended it, which changes its cart.
+    let mut cart = draft.again(cart);
+    let refusals = lock.as_ref().map_or(cart.refusals, |lock| lock.refusals);
+    if refusals >= MOST_REFUSALS {
+        return Ok(());
     }
+    let counted = match lock {
+        Some(mut lock) => {
+            lock.refusals += 1;
+            draft.reach_owner(&lock.head.address, Mode::Exclusive)?;
+            State::Lock(lock)
+        }
+        None => {
+            cart.refusals += 1;
+            State::Cart(cart.clone())
+        }
+    };
+    draft.changes.states.insert(counted.head().address.clone(), counted);
     draft.changes.history.push(HistoryRow {
         tenant: cart.head.address.tenant,
         owner: cart.owner,

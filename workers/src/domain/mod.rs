@@ -5,6 +5,8 @@
 //! to be written: states, events, the history of locks, refund tasks. A command works on a draft
 //! (`draft`), of which nothing stays if it comes to something that the batch has not locked.
 
+#[cfg(test)]
+mod bounds;
 pub mod cart;
 mod draft;
 mod head;
@@ -19,7 +21,7 @@ mod testing;
 pub mod user;
 mod world;
 
-use brigade_contracts::Refusal;
+use brigade_contracts::{MAX_CONTENTS, Refusal};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -32,6 +34,10 @@ pub use state::State;
 pub use table::{Table, Turn};
 pub use user::User;
 pub use world::{Event, HistoryRow, LockMetric, LockPolicy, Mode, Reach, Want, World};
+
+/// Largest part `core` of a cart or an order into which something is put. It may grow a little
+/// besides: by the deadline of a lock, the id of the order, shares with another digit.
+const MOST_CONTENTS: usize = MAX_CONTENTS - 1024;
 
 /// Serialises a shape of ours.
 ///

@@ -5,7 +5,9 @@ use std::{
 };
 
 use brigade_contracts::{
-    Address, Command, Outcome, Part, Refusal, Timestamp, Token, event,
+    Address, Command, Outcome, Part, Refusal, Timestamp, Token,
+    cart::Status,
+    event,
     lock::Action,
     payment::{Method, RefundTask},
     user::Tokens,
@@ -105,6 +107,8 @@ pub struct Reach {
     pub owners: HashMap<Address, Mode>,
     /// By tenant and session: every cart of that session. The carts are in reach as well.
     pub sessions: HashMap<(Token, Token), Vec<Address>>,
+    /// By tenant and name: how many open carts have it as their owner or their session.
+    pub open_carts: HashMap<(Token, Token), usize>,
     /// By tenant and turn: the table that it is or was at, if there is such a turn.
     pub turns: HashMap<(Token, Token), Option<Token>>,
     /// By tenant and turn: every order of the open or latest turn of each table that is in reach.
@@ -122,6 +126,8 @@ pub enum Want {
     Owner(Address, Mode),
     /// Tenant and session.
     Session(Token, Token),
+    /// Tenant and name: how many open carts have it.
+    OpenCarts(Token, Token),
     /// Tenant and turn.
     Turn(Token, Token),
     /// One more fencing token.
@@ -287,6 +293,7 @@ impl World {
         for (address, state) in changes.states {
             let known = self.states.insert(address.clone(), state);
             self.move_email(&address, known.as_ref());
+            self.count_open(&address, known.as_ref());
             if known.is_none() {
                 self.list(&address);
             }
@@ -322,6 +329,22 @@ impl World {
         }
         if let Some(key) = self.states.get(address).and_then(key) {
             emails.insert(key, Some(address.clone()));
+        }
+    }
+
+    /// Lets later commands see how many open carts there are now.
+    fn count_open(&mut self, address: &Address, before: Option<&State>) {
+        let names = |state: Option<&State>| {
+            let cart = state.and_then(State::cart).filter(|cart| cart.status == Status::Open);
+            let names =
+                cart.into_iter().flat_map(|cart| [Some(&cart.owner), cart.session.as_ref()]);
+            names.flatten().cloned().collect::<BTreeSet<Token>>()
+        };
+        let (before, after) = (names(before), names(self.states.get(address)));
+        for name in before.symmetric_difference(&after) {
+            let key = (address.tenant.clone(), name.clone());
+            let Some(count) = self.reach.open_carts.get_mut(&key) else { continue };
+            *count = if after.contains(name) { *count + 1 } else { count.saturating_sub(1) };
         }
     }
 

@@ -188,8 +188,8 @@ impl Body {
         let version = versions.version;
         let (payments, due) = payments.unzip();
         let view = query::View { version, core, payments, due };
-        // Parts that are JSON and numbers: serde_json has no error for them.
-        Self { versions, bytes: serde_json::to_vec(&view).unwrap_or_default().into() }
+        let bytes = serde_json::to_vec(&view).expect("parts that are JSON and numbers serialise");
+        Self { versions, bytes: bytes.into() }
     }
 
     fn of(state: &State) -> Self {

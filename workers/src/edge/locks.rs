@@ -14,10 +14,12 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::{Edge, reply::Reply, together::Question};
-use crate::store::rows::parse;
+use crate::{domain::LockPolicy, store::rows::parse};
 
 /// Asks for the locks that owners hold now.
-pub struct LiveLocks;
+pub struct LiveLocks {
+    pub policy: LockPolicy,
+}
 
 impl Question for LiveLocks {
     type Key = Address;
@@ -33,23 +35,36 @@ impl Question for LiveLocks {
         let rows = sqlx::query!(
             r#"select tenant as "tenant!", owner as "owner!", json_build_object(
                    'cart', cart_id, 'method', method,
-                   'acquired_at', acquired_at, 'expires_at', expires_at)::text as "live!"
-               from unnest($1::text[], $2::text[]) as asked (tenant, owner)
-               join brigade.cart_locks using (tenant, owner)
-               where state = 'held' and expires_at > clock_timestamp()
-                 and (select pg_current_wal_lsn()) is not null"#,
+                   'acquired_at', acquired_at, 'expires_at', expires_at)::text as "live!",
+                   clock.now as "now!",
+                   expires_at <= clock.now and exists (
+                       select from brigade.carts c
+                       cross join lateral jsonb_array_elements(c.payments) payment
+                       where (c.tenant, c.id) = (l.tenant, l.cart_id)
+                         and payment -> 'token' = to_jsonb(l.token)
+                         and payment ->> 'status' in ('initiated', 'unknown')
+                   ) as "has_open_payment!"
+               from (select clock_timestamp() as now offset 0) clock
+               cross join unnest($1::text[], $2::text[]) as asked (tenant, owner)
+               join brigade.cart_locks l using (tenant, owner)
+               where state = 'held' and (select pg_current_wal_lsn()) is not null"#,
             &text(|lock| lock.tenant.as_str()) as _,
             &text(|lock| lock.id.as_str()) as _,
         )
         .fetch_all(connection)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                let address = Address::new(&row.tenant, Aggregate::Lock, &row.owner);
-                let address = address.map_err(|refusal| sqlx::Error::Decode(refusal.into()))?;
-                Ok((address, encode(&parse::<Live>(&row.live)?)?))
-            })
-            .collect()
+        let mut live = HashMap::new();
+        for row in rows {
+            // As command-handler decides when it meets the lock: a payment that is open under it
+            // extends it, though nobody may have done so yet.
+            let lock = parse::<Live>(&row.live)?;
+            let until = self.policy.lives_until(&lock, row.has_open_payment, row.now.into());
+            let Some(expires_at) = until else { continue };
+            let address = Address::new(&row.tenant, Aggregate::Lock, &row.owner);
+            let address = address.map_err(|refusal| sqlx::Error::Decode(refusal.into()))?;
+            live.insert(address, encode(&Live { expires_at, ..lock })?);
+        }
+        Ok(live)
     }
 }
 

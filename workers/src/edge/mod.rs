@@ -231,7 +231,7 @@ impl Edge {
             confirmer: Together::new(&database, Confirm { metrics: cx.metrics.clone() }),
             reader: Together::new(&database, Read),
             inbox: Together::new(&database, Inbox),
-            live_locks: Together::new(&database, LiveLocks),
+            live_locks: Together::new(&database, LiveLocks { policy: cx.lock_policy.clone() }),
             lock_history: Together::new(&database, LockHistory),
             users: Together::new(&database, Users),
             owners: Together::new(&database, Owners),

@@ -68,7 +68,7 @@ impl Reply {
     }
 
     fn error(error: QueryError) -> Self {
-        let body = serde_json::to_vec(&error).unwrap_or_default();
+        let body = serde_json::to_vec(&error).expect("a status and text serialise");
         Self { status: error.status, error: Some(error.code), ..Self::ok(body.into()) }
     }
 

@@ -3,21 +3,26 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Aggregate, Refusal, Token, event::Envelope};
+use brigade_contracts::{Address, Aggregate, Refusal, Token, event::Envelope, header};
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
     floor::{Mark, Sessions},
+    park::{Unfit, park},
     publish::{self, Event},
 };
-use crate::{runtime::Context, store::postgres::bounded};
+use crate::{
+    runtime::{Context, dead_letter::one_line},
+    store::postgres::bounded,
+};
 
 /// Most events of a batch: as many as the server takes. Half as many cost a tenth of the pace.
 const MOST: usize = 1000;
 /// Most events of one shard in a batch.
 const MOST_OF_A_SHARD: usize = 500;
-/// Most bytes of payload in a batch, unless its first event alone is larger.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of payload after which a batch is full: it has at most these and one event.
+const MOST_BYTES: i64 = 4 * 1024 * 1024;
 
 /// A shard to be read.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +46,7 @@ pub struct Left {
 pub struct Outcome {
     /// Those of the shards that nothing failed in.
     pub shards: Vec<Left>,
+    /// How many events left the outbox.
     pub relayed: usize,
     pub trouble: Option<Trouble>,
 }
@@ -68,22 +74,39 @@ async fn relay_read(
     settled: Mark,
 ) -> sqlx::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let Read { events, epoch, more, mut failed } = read(sessions, due).await?;
+    let Read { events, mut unfit, epoch, more } = read(sessions, due).await?;
+    let mut left: BTreeSet<(i16, i64)> = events.iter().map(|e| (e.shard, e.seq)).collect();
+    left.extend(unfit.iter().map(|unfit| (unfit.shard, unfit.seq)));
+    let mut gone = Vec::with_capacity(left.len());
+    let mut stored = None;
     if !events.is_empty() {
         cx.fail.point("outbox-relay.before_publish").await;
         let published = publish::publish(&cx.nats, &events).await;
         cx.fail.point("outbox-relay.after_publish").await;
-        let (done, undone): (Vec<_>, Vec<_>) =
-            events.iter().zip(&published.done).partition(|(_, done)| **done);
-        failed.extend(undone.iter().map(|(event, _)| event.shard));
-        let done: Vec<&Event> = done.into_iter().map(|(event, _)| event).collect();
-        if let Some(oldest) = done.iter().map(|event| event.envelope.at).min() {
-            delete(sessions, &done).await?;
-            cx.metrics.relayed(published.how, done.len(), oldest);
-        }
-        outcome.relayed = done.len();
+        let done = events.iter().zip(&published.done).filter(|(_, done)| **done);
+        gone.extend(done.clone().map(|(event, _)| (event.shard, event.seq)));
+        let oldest = done.map(|(event, _)| event.envelope.at).min();
+        stored = oldest.map(|oldest| (published.how, gone.len(), oldest));
+        let refused = published.unfit.iter().map(|(at, why)| Unfit::refused(&events[*at], why));
+        unfit.extend(refused);
         outcome.trouble = published.error.map(Trouble::Stream);
     }
+    if outcome.trouble.is_none() {
+        let (parked, error) = park(cx, &unfit).await;
+        gone.extend(unfit[..parked].iter().map(|unfit| (unfit.shard, unfit.seq)));
+        outcome.trouble = error.map(Trouble::Stream);
+    }
+    if !gone.is_empty() {
+        delete(sessions, &gone).await?;
+    }
+    if let Some((how, count, oldest)) = stored {
+        cx.metrics.relayed(how, count, oldest);
+    }
+    outcome.relayed = gone.len();
+    gone.iter().for_each(|row| {
+        left.remove(row);
+    });
+    let failed: BTreeSet<i16> = left.into_iter().map(|(shard, _)| shard).collect();
     let settled = settled.in_epoch(epoch);
     for shard in due.iter().map(|due| due.shard).filter(|shard| !failed.contains(shard)) {
         let more = more.contains(&shard);
@@ -98,11 +121,11 @@ async fn relay_read(
 struct Read {
     /// In the order of the queue.
     events: Vec<Event>,
+    /// Rows that are no event.
+    unfit: Vec<Unfit>,
     epoch: u64,
     /// Shards of which there is more than was taken.
     more: BTreeSet<i16>,
-    /// Shards with a row that is no event. Nothing behind it is taken.
-    failed: BTreeSet<i16>,
 }
 
 async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
@@ -116,31 +139,24 @@ async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
             &shards,
             &floors,
             i64::try_from(most).unwrap_or(i64::MAX),
+            MOST_BYTES,
         );
         Ok((rows.fetch_all(session).await?, epoch))
     });
     let (rows, epoch) = rows.await?;
     let read_of = |shard| rows.iter().filter(|row| row.shard == shard).count();
     let more = shards.into_iter().filter(|shard| read_of(*shard) >= most).collect();
-    let mut read = Read { events: Vec::new(), epoch, more, failed: BTreeSet::new() };
-    let mut bytes = 0;
-    for row in rows {
-        let (shard, seq) = (row.shard, row.seq);
-        bytes += row.payload.len();
-        if bytes > MOST_BYTES && !read.events.is_empty() {
-            // The rows behind it of the same shard are not taken either, since bytes only grow.
-            read.more.insert(shard);
+    let mut read = Read { events: Vec::new(), unfit: Vec::new(), epoch, more };
+    for mut row in rows {
+        // The rows behind it of the same shard have none either, since bytes only grow.
+        let Some(payload) = row.payload.take().map(Bytes::from) else {
+            read.more.insert(row.shard);
             continue;
-        }
-        if read.failed.contains(&shard) {
-            continue;
-        }
-        match row.into_event() {
-            Ok(event) => read.events.push(event),
-            Err(error) => {
-                tracing::error!(shard, seq, %error, "a row of the outbox is no event");
-                read.failed.insert(shard);
-            }
+        };
+        let Row { shard, seq, event_seq, .. } = row;
+        match row.envelope() {
+            Ok(envelope) => read.events.push(Event { shard, seq, event_seq, envelope, payload }),
+            Err(refusal) => read.unfit.push(row.unfit(payload, &refusal)),
         }
     }
     Ok(read)
@@ -150,6 +166,7 @@ async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
 struct Row {
     shard: i16,
     seq: i64,
+    event_seq: i64,
     event_id: Uuid,
     again: i32,
     tenant: String,
@@ -157,17 +174,18 @@ struct Row {
     id: String,
     version: i64,
     name: String,
-    payload: String,
+    /// Of those within the bytes of the batch.
+    payload: Option<String>,
     at: time::OffsetDateTime,
     command_id: String,
     traceparent: Option<String>,
 }
 
 impl Row {
-    fn into_event(self) -> Result<Event, Refusal> {
+    fn envelope(&self) -> Result<Envelope, Refusal> {
         let aggregate = Aggregate::parse(&self.aggregate)
-            .ok_or_else(|| Refusal::new(500, "unknown_aggregate", self.aggregate))?;
-        let envelope = Envelope {
+            .ok_or_else(|| Refusal::new(500, "unknown_aggregate", self.aggregate.clone()))?;
+        Ok(Envelope {
             event_id: self.event_id.to_string(),
             again: self.again.unsigned_abs(),
             address: Address::new(&self.tenant, aggregate, &self.id)?,
@@ -175,15 +193,37 @@ impl Row {
             version: self.version.unsigned_abs(),
             at: self.at.into(),
             command_id: Token::new(&self.command_id)?,
-            traceparent: self.traceparent,
-        };
-        Ok(Event { shard: self.shard, seq: self.seq, envelope, payload: self.payload.into() })
+            traceparent: self.traceparent.clone(),
+        })
+    }
+
+    /// What can be told of a row that is no event.
+    fn unfit(&self, payload: Bytes, refusal: &Refusal) -> Unfit {
+        let Self { tenant, aggregate, id, name, .. } = self;
+        let headers = [
+            (header::CE_TYPE, format!("brigade.{aggregate}.{name}")),
+            (header::CE_SOURCE, format!("/brigade/{tenant}")),
+            (header::CE_SUBJECT, id.clone()),
+            (header::CE_ID, self.event_id.to_string()),
+            (header::MSG_ID, format!("{}.{}", self.event_id, self.again)),
+            (header::AGGREGATE_VERSION, self.version.to_string()),
+            (header::COMMAND_ID, self.command_id.clone()),
+        ];
+        Unfit {
+            shard: self.shard,
+            seq: self.seq,
+            event_seq: self.event_seq,
+            subject: format!("evt.{tenant}.{aggregate}.{id}.{name}"),
+            headers: headers.map(|(name, value)| (name, one_line(&value))).into(),
+            payload,
+            reason: format!("a row of the outbox is no event: {refusal}"),
+        }
     }
 }
 
-async fn delete(sessions: &Sessions, events: &[&Event]) -> sqlx::Result<()> {
-    let shards: Vec<i16> = events.iter().map(|event| event.shard).collect();
-    let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
+/// By shard and seq.
+async fn delete(sessions: &Sessions, rows: &[(i16, i64)]) -> sqlx::Result<()> {
+    let (shards, seqs): (Vec<i16>, Vec<i64>) = rows.iter().copied().unzip();
     let deleted = bounded(&sessions.pool, async |session| {
         sqlx::query!(
             // Each by its key, for the same reason as in `read.sql`.

@@ -1,5 +1,6 @@
 //! A relay between real servers.
 
+mod parking;
 pub mod stand;
 
 use std::time::Instant;
@@ -287,6 +288,7 @@ async fn touched(stand: &Stand, due: &[Due]) -> Result<i64> {
         .bind(due.iter().map(|due| due.shard).collect::<Vec<_>>())
         .bind(due.iter().map(|due| due.floor.seq).collect::<Vec<_>>())
         .bind(31_i64)
+        .bind(i64::MAX)
         .fetch_one(&Sessions::new(&stand.context().await?.postgres).pool)
         .await?;
     let mut nodes = vec![&plan[0]["Plan"]];
@@ -347,6 +349,12 @@ fn by_hand(n: usize) -> Vec<Event> {
         command_id: Token::new("k1").expect("a token"),
         traceparent: None,
     };
-    let event = |i| Event { shard: 0, seq: 0, envelope: envelope(i), payload: PAYLOAD.into() };
+    let event = |i| Event {
+        shard: 0,
+        seq: 0,
+        event_seq: 0,
+        envelope: envelope(i),
+        payload: PAYLOAD.into(),
+    };
     (0..n).map(event).collect()
 }

@@ -26,46 +26,63 @@ const MAX_BLOCK: usize = 44 * 1024;
 ///
 /// # Errors
 /// Where the copy is not acknowledged.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the time of a dead letter is for people; nothing is decided by it"
-)]
 pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Result<()> {
     let Origin::Stored { stream, sequence, deliveries, stored_at } = &delivery.origin else {
         return Ok(());
     };
-    let (mut headers, payload) = copied(delivery);
-    let at = time::OffsetDateTime::now_utc();
-    headers.insert("Nats-Msg-Id", format!("{}.{stream}.{sequence}", cx.worker));
-    headers.insert("Dead-Reason", one_line(reason));
+    let (mut headers, payload) = copy_of(delivery);
     headers.insert("Dead-Deliveries", deliveries.to_string());
-    headers.insert("Dead-At", brigade_contracts::Timestamp::from(at).to_string());
-    headers.insert("Origin-Subject", one_line(delivery.subject()));
     headers.insert("Origin-Stream", stream.as_str());
     headers.insert("Origin-Seq", sequence.to_string());
-    let subject = subject::dead_letter(cx.worker, delivery.subject());
-    tracing::error!(worker = %cx.worker, subject = delivery.subject(), reason, "dead letter");
-    let message = format!("{}.{stream}.{sequence}.{stored_at}", cx.worker);
-    store(cx, &message, subject, headers, payload).await
+    let id = format!("{stream}.{sequence}");
+    let letter = Letter {
+        subject: delivery.subject(),
+        unique: &format!("{id}.{stored_at}"),
+        id: &id,
+        reason,
+        headers,
+        payload,
+    };
+    store(cx, letter).await
+}
+
+/// A dead letter that is to be stored.
+pub struct Letter<'a> {
+    /// Where the message was sent to.
+    pub subject: &'a str,
+    /// What the worker knows the message by, of which the stream's memory of ids is made.
+    pub id: &'a str,
+    /// The same for all time: a stream that is made again counts from 1 again.
+    pub unique: &'a str,
+    pub reason: &'a str,
+    /// Those of the message, and where it comes from.
+    pub headers: HeaderMap,
+    pub payload: Bytes,
 }
 
 /// Stores a dead letter in the stream `DLQ`; where the stream does not take it (it is full, or the
-/// letter is too large), in `brigade.dead_letters`, once for each `message`. An answer that was lost
-/// may leave it in both.
+/// letter is too large), in `brigade.dead_letters`, once. An answer that was lost may leave it in
+/// both.
 ///
 /// # Errors
 /// Where it is stored in neither: a server is away.
-pub async fn store(
-    cx: &Context,
-    message: &str,
-    subject: String,
-    headers: HeaderMap,
-    payload: Bytes,
-) -> anyhow::Result<()> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of a dead letter is for people; nothing is decided by it"
+)]
+pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
+    let Letter { subject, id, unique, reason, mut headers, payload } = letter;
     let worker = cx.worker.as_str();
+    let at = time::OffsetDateTime::now_utc();
+    headers.insert("Nats-Msg-Id", format!("{worker}.{id}"));
+    headers.insert("Dead-Reason", one_line(reason));
+    headers.insert("Dead-At", brigade_contracts::Timestamp::from(at).to_string());
+    headers.insert("Origin-Subject", one_line(subject));
+    tracing::error!(worker, subject, reason, "dead letter");
+    let letter = subject::dead_letter(cx.worker, subject);
     let js = &cx.nats.jetstream;
     let stored = async {
-        js.publish_with_headers(subject.clone(), headers.clone(), payload.clone()).await?.await
+        js.publish_with_headers(letter.clone(), headers.clone(), payload.clone()).await?.await
     };
     if let Err(error) = stored.await {
         use PublishErrorKind::{BrokenPipe, StreamNotFound, TimedOut};
@@ -79,8 +96,8 @@ pub async fn store(
             sqlx::query!(
                 "insert into brigade.dead_letters (message, subject, headers, payload)
                  values ($1, $2, $3::text::json, $4) on conflict do nothing",
-                message,
-                subject,
+                format!("{worker}.{unique}"),
+                letter,
                 headers_as_json(&headers),
                 &payload[..],
             )
@@ -95,6 +112,19 @@ pub async fn store(
     Ok(())
 }
 
+/// The headers of a message, as its dead letter keeps them.
+pub fn copied<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMap {
+    let mut copied = HeaderMap::new();
+    for (name, value) in headers {
+        // The server would act on its own headers again (ids, expectations, schedules).
+        match name.strip_prefix("Nats-") {
+            Some(rest) => copied.append(format!("Dead-Nats-{rest}"), value),
+            None => copied.append(name, value),
+        }
+    }
+    copied
+}
+
 /// `[[name, value], …]`: a name may come more than once.
 pub(crate) fn headers_as_json(headers: &HeaderMap) -> String {
     let pairs: Vec<_> = pairs(Some(headers)).collect();
@@ -102,7 +132,7 @@ pub(crate) fn headers_as_json(headers: &HeaderMap) -> String {
 }
 
 /// Headers and payload as they came. What cannot be written as headers is kept byte for byte.
-fn copied(delivery: &Delivery) -> (HeaderMap, Bytes) {
+fn copy_of(delivery: &Delivery) -> (HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
     let mut payload = delivery.payload().clone();
     let message = &delivery.message;
@@ -113,13 +143,7 @@ fn copied(delivery: &Delivery) -> (HeaderMap, Bytes) {
     } else if delivery.readable().is_err() {
         headers.insert(RAW_HEADERS, BASE64_STANDARD.encode(block));
     } else {
-        for (name, value) in delivery.headers() {
-            // The server would act on its own headers again (ids, expectations, schedules).
-            match name.strip_prefix("Nats-") {
-                Some(rest) => headers.append(format!("Dead-Nats-{rest}"), value),
-                None => headers.append(name, value),
-            }
-        }
+        headers = copied(delivery.headers());
     }
     if !message.has_plain_subject() {
         headers.insert(RAW_SUBJECT, BASE64_STANDARD.encode(&message.subject));
@@ -128,6 +152,6 @@ fn copied(delivery: &Delivery) -> (HeaderMap, Bytes) {
 }
 
 /// A header's value cannot hold line breaks.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }

@@ -28,6 +28,7 @@ pub struct Metrics {
     pub visible_seconds: HistogramVec,
     pub shown_again: IntCounter,
     pub relayed: IntCounter,
+    pub events_parked: IntCounter,
     pub relay_batches: IntCounterVec,
     pub relay_lag_seconds: HistogramVec,
     pub outbox_shards: IntGaugeVec,
@@ -200,6 +201,11 @@ impl Metrics {
             relayed: counter(
                 "brigade_events_relayed_total",
                 "Events acknowledged by JetStream and deleted from the outbox",
+            ),
+            events_parked: counter(
+                "brigade_events_parked_total",
+                "Events that the stream refuses by themselves: dead letters of the relay, which \
+                 somebody has to look at",
             ),
             relay_batches: counters(
                 "brigade_relay_batches_total",

@@ -33,6 +33,7 @@ struct CartRow {
     payments: Vec<Entry>,
     order_id: Option<Token>,
     locked_until: Option<Timestamp>,
+    refusals: u32,
 }
 
 /// Reads carts without a lock.
@@ -77,5 +78,6 @@ pub(crate) fn from_row(row: &str) -> sqlx::Result<Cart> {
         payments: row.payments,
         order_id: row.order_id,
         locked_until: row.locked_until,
+        refusals: row.refusals,
     })
 }

@@ -1,7 +1,7 @@
 //! A session turns out to be a user.
 
 use brigade_contracts::{
-    Aggregate, Money, Refusal, Token,
+    Aggregate, MAX_OPEN_CARTS, Money, Refusal, Token,
     cart::{Standing, Status},
     event::CART_CLAIMED,
 };
@@ -12,7 +12,7 @@ use super::{
         Want,
         draft::{Done, Draft, Result, Stop},
     },
-    Cart,
+    Cart, too_many_carts,
 };
 
 /// All open carts that the cart's session owns, and its lock, become the user's.
@@ -42,10 +42,16 @@ pub(super) fn claim(draft: &mut Draft<'_>, cart: Cart, user: &Token) -> Result<D
         let lock = draft.address(Aggregate::Lock, owner);
         draft.reach_owner(&lock, super::super::Mode::Exclusive)?;
     }
+    let mut open = draft.open_carts(user)?;
     for address in carts {
         let Some(cart) = draft.cart(&address)? else { continue };
         if cart.status == Status::Open && cart.owner == session {
+            open += 1;
+            if open > MAX_OPEN_CARTS {
+                return Err(too_many_carts().into());
+            }
             let cart = cart.claimed(&session, user);
+            cart.require_fitting()?;
             draft.record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn add(draft: &mut Draft<'_>, cart: Cart, add: &AddItem) -> Result<Do
         user: add.user.clone(),
     });
     cart.total()?;
+    cart.require_fitting()?;
     draft.record(cart, CART_ITEM_ADDED, add);
     Ok(Done::ok())
 }
@@ -42,6 +43,7 @@ pub(super) fn set(draft: &mut Draft<'_>, cart: Cart, set: &SetItem) -> Result<Do
     let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
     item.ok_or_else(item_not_found)?.quantity = set.quantity;
     cart.total()?;
+    cart.require_fitting()?;
     draft.record(cart, CART_ITEM_CHANGED, set);
     Ok(Done::ok())
 }

@@ -23,6 +23,7 @@ pub(super) fn join(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Resul
         return Err(too_large("a cart has at most 200 members").into());
     }
     cart.members.push(Standing { user: user.clone(), committed: None, paid: Money::ZERO });
+    cart.require_fitting()?;
     draft.record(cart, CART_MEMBER_JOINED, &json!({ "user": user }));
     Ok(Done::ok())
 }

@@ -18,7 +18,7 @@ mod locking;
 mod members;
 
 use brigade_contracts::{
-    Address, Currency, Money, Part, Refusal, Timestamp, Token,
+    Address, Aggregate, Currency, MAX_OPEN_CARTS, Money, Part, Refusal, Timestamp, Token,
     cart::{Core, Item, Kind, Open, Payments, Share, Standing, Status, Verb},
     event::{CART_ABANDONED, CART_OPENED},
 };
@@ -27,8 +27,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Entry, Head, Mode, already_exists,
-    draft::{Done, Draft, Result},
+    Entry, Head, MOST_CONTENTS, Mode, Want, already_exists,
+    draft::{Done, Draft, Result, Stop},
     not_found, payment, raw, too_large,
 };
 
@@ -53,6 +53,8 @@ pub struct Cart {
     pub order_id: Option<Token>,
     /// The deadline of the lock that this cart holds for its owner.
     pub locked_until: Option<Timestamp>,
+    /// How many refusals it met while no lock was live; counting one changes no version.
+    pub refusals: u32,
 }
 
 pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> Result<Done> {
@@ -112,9 +114,11 @@ fn open_cart(draft: &mut Draft<'_>, address: &Address, open: &Open) -> Result<Do
     if draft.cart(address)?.is_some() {
         return Err(already_exists().into());
     }
-    // A claim of the session's carts, under which this one may be, holds the owner exclusively.
-    let owner = draft.address(brigade_contracts::Aggregate::Lock, &open.owner);
-    draft.reach_owner(&owner, Mode::Shared)?;
+    for name in [Some(&open.owner), open.session.as_ref()].into_iter().flatten() {
+        if draft.open_carts(name)? >= MAX_OPEN_CARTS {
+            return Err(too_many_carts().into());
+        }
+    }
     let member = Standing { user: open.owner.clone(), committed: None, paid: Money::ZERO };
     let cart = Cart {
         head: Head::unborn(address.clone(), draft.now),
@@ -130,12 +134,23 @@ fn open_cart(draft: &mut Draft<'_>, address: &Address, open: &Open) -> Result<Do
         payments: Vec::new(),
         order_id: None,
         locked_until: None,
+        refusals: 0,
     };
     draft.record(cart, CART_OPENED, open);
     Ok(Done::created())
 }
 
 impl Draft<'_> {
+    /// How many open carts are a user's or a session's. Both are locked for it like owners,
+    /// exclusively: nobody opens or claims another one meanwhile.
+    fn open_carts(&mut self, name: &Token) -> Result<usize> {
+        let lock = self.address(Aggregate::Lock, name);
+        self.reach_owner(&lock, Mode::Exclusive)?;
+        let key = (self.command.tenant.clone(), name.clone());
+        let known = self.world.reach.open_carts.get(&key).copied();
+        known.ok_or_else(|| Stop::OutOfReach(Some(Want::OpenCarts(key.0, key.1))))
+    }
+
     /// The cart, unless its owner's lock keeps it as it is.
     fn unlocked(&mut self, cart: Cart) -> Result<Cart> {
         match self.live_lock(&cart.owner)? {
@@ -199,6 +214,14 @@ impl Cart {
         }
     }
 
+    /// Refuses a cart that holds more than it may.
+    fn require_fitting(&self) -> Result<()> {
+        if self.part(Part::Core).get().len() <= MOST_CONTENTS {
+            return Ok(());
+        }
+        Err(too_large("a cart has at most 64 KiB").into())
+    }
+
     /// The sum of all items.
     ///
     /// # Errors
@@ -259,6 +282,11 @@ impl Cart {
         };
         (0..).zip(&self.members).map(share).collect()
     }
+}
+
+fn too_many_carts() -> Refusal {
+    let message = "an owner, and a session, has at most 50 open carts";
+    Refusal::new(409, "too_many_carts", message)
 }
 
 pub(super) fn closed() -> Refusal {

@@ -30,7 +30,7 @@ use brigade_contracts::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Cart, Entry, Head, State, already_exists, cart,
+    Cart, Entry, Head, MOST_CONTENTS, State, already_exists, cart,
     draft::{Done, Draft, Result},
     not_found, payment, raw, table, too_large,
 };
@@ -104,6 +104,9 @@ fn placed(draft: &mut Draft<'_>, address: &Address, place: &Place) -> Result<Don
         });
     }
     let order = Order::new(address.clone(), place.currency, items, total, draft.now).at(seat);
+    if order.part(Part::Core).get().len() > MOST_CONTENTS {
+        return Err(too_large("an order has at most 64 KiB").into());
+    }
     let place =
         Place { table_id: order.table_id.clone(), turn_id: order.turn_id.clone(), ..place.clone() };
     draft.record(order, ORDER_PLACED, &place);

@@ -2,8 +2,8 @@
 
 use brigade_contracts::{
     Currency, Money, Refusal, Token,
-    event::{Kind, PAYMENT_LATE_CAPTURED},
-    payment::{RefundReason, RefundTask, Status},
+    event::{Kind, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
+    payment::{RefundReason, RefundTask, Status, TaskStatus},
 };
 use serde::Serialize;
 
@@ -50,10 +50,8 @@ pub(super) fn capture(
     let first = payment.captures.is_empty();
     payment.captures.push(Capture { transaction_id: transaction_id.clone(), amount, currency });
     if !first {
-        let task = payment.owe(amount, currency, RefundReason::CapturedAgain);
-        let done = Done::ok().with("refund_tasks", &[&task]);
-        draft.request_refund(payment, task);
-        return Ok(done);
+        let task = draft.owe(&mut payment, amount, currency, RefundReason::CapturedAgain);
+        return Ok(Done::ok().with("refund_tasks", &[task]));
     }
 
     let home = Home::of(draft, &payment.target)?;
@@ -74,11 +72,11 @@ pub(super) fn capture(
         payment.transaction_id = transaction_id;
     }
     let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
-    draft.record(payment.clone(), kind, &Said { said, applied });
-    let tasks = owed_back(draft, &payment, same_currency);
-    home.show(draft, &payment, applied)?;
+    draft.record_payment(&mut payment, kind, &Said { said, applied });
+    let task = owed_back(draft, &mut payment, same_currency);
+    home.show(draft, &payment, applied, Money::ZERO)?;
     home.release_if_last(draft, &payment, "captured")?;
-    let done = Done::ok().with("refund_tasks", &tasks);
+    let done = Done::ok().with("refund_tasks", task.as_slice());
     match check_out(draft, &home, &payment)? {
         Some(code) => Ok(done.with("check_out", &code)),
         None => Ok(done),
@@ -86,20 +84,22 @@ pub(super) fn capture(
 }
 
 /// Makes the refund task over what was not applied.
-fn owed_back(draft: &mut Draft<'_>, payment: &Payment, same_currency: bool) -> Vec<RefundTask> {
+fn owed_back(
+    draft: &mut Draft<'_>,
+    payment: &mut Payment,
+    same_currency: bool,
+) -> Option<RefundTask> {
     let surplus = payment.amount.less(payment.applied);
     if surplus == Money::ZERO {
-        return Vec::new();
+        return None;
     }
     let reason = match payment.status {
         _ if !same_currency => RefundReason::OtherCurrency,
         Status::LateCaptured => RefundReason::LateCapture,
         _ => RefundReason::Surplus,
     };
-    let Some(mut payment) = draft.changed_payment(payment) else { return Vec::new() };
-    let task = payment.owe(surplus, payment.currency, reason);
-    draft.request_refund(payment, task.clone());
-    vec![task]
+    let currency = payment.currency;
+    Some(draft.owe(payment, surplus, currency, reason))
 }
 
 /// The capture that pays a cart fully checks it out, if the payment said into what. It is never
@@ -120,31 +120,34 @@ fn check_out(draft: &mut Draft<'_>, home: &Home, payment: &Payment) -> Result<Op
     }
 }
 
-impl Payment {
-    /// One more refund task.
-    fn owe(&mut self, amount: Money, currency: Currency, reason: RefundReason) -> RefundTask {
-        let id = &self.head.address.id;
+impl Draft<'_> {
+    /// Makes one more refund task.
+    fn owe(
+        &mut self,
+        payment: &mut Payment,
+        amount: Money,
+        currency: Currency,
+        reason: RefundReason,
+    ) -> RefundTask {
+        let id = &payment.head.address.id;
         let task = RefundTask {
-            id: format!("{id}.{}", self.tasks.len() + 1),
+            id: format!("{id}.{}", payment.tasks.len() + 1),
             payment_id: id.clone(),
             amount,
             currency,
             reason,
-            status: brigade_contracts::payment::TaskStatus::Open,
+            refunded: Money::ZERO,
+            status: TaskStatus::Open,
         };
-        self.tasks.push(task.clone());
+        payment.tasks.push(task.clone());
+        self.record_payment(payment, PAYMENT_REFUND_REQUESTED, &task);
+        self.note_task(task.clone());
         task
     }
-}
 
-impl Draft<'_> {
-    fn request_refund(&mut self, payment: Payment, task: RefundTask) {
-        self.record(payment, brigade_contracts::event::PAYMENT_REFUND_REQUESTED, &task);
-        self.note_task(task);
-    }
-
-    fn changed_payment(&self, payment: &Payment) -> Option<Payment> {
-        let state = self.changes.states.get(&payment.head.address)?;
-        state.payment().cloned()
+    /// Records a change of a payment that is then changed again.
+    fn record_payment(&mut self, payment: &mut Payment, kind: Kind, data: &impl Serialize) {
+        self.record(payment.clone(), kind, data);
+        payment.head.touch(&kind, self.now);
     }
 }

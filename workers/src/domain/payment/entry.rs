@@ -1,4 +1,4 @@
-use brigade_contracts::{Money, cart};
+use brigade_contracts::{MAX_PAYMENTS, Money, cart, payment::Status};
 use serde::{Deserialize, Serialize};
 
 use super::Payment;
@@ -27,6 +27,35 @@ impl Entry {
             token: payment.token,
             applied: payment.applied,
         }
+    }
+
+    /// It ended, and no money came in.
+    fn is_spent(&self) -> bool {
+        matches!(self.shown.status, Status::Failed | Status::Cancelled)
+    }
+}
+
+/// Whether one more payment can be begun.
+pub(super) fn has_room(entries: &[Entry]) -> bool {
+    entries.len() < MAX_PAYMENTS || entries.iter().any(Entry::is_spent)
+}
+
+/// Puts an entry in its place. Where there are as many as there may be, a new one takes the place
+/// of the oldest that ended without money. Money that comes in for that one all the same is owed
+/// back whole: it comes in again in this way, and where no other can make room it is left to the
+/// payment itself and its refund task, since money is never refused.
+pub(super) fn put(entries: &mut Vec<Entry>, entry: Entry) {
+    if let Some(known) = entries.iter_mut().find(|known| known.shown.id == entry.shown.id) {
+        *known = entry;
+        return;
+    }
+    if entries.len() >= MAX_PAYMENTS
+        && let Some(spent) = entries.iter().position(Entry::is_spent)
+    {
+        entries.remove(spent);
+    }
+    if entries.len() < MAX_PAYMENTS {
+        entries.push(entry);
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
         draft::{Draft, Result},
         not_found,
     },
-    Entry, Payment,
+    Entry, Payment, entry,
 };
 
 /// A cart, or an order; a cart that was checked out is still known by what was in it.
@@ -98,22 +98,31 @@ impl Home {
         Ok(order.due())
     }
 
-    /// Shows a changed payment in its cart or order, of which `applied` was paid with it.
-    pub fn show(&self, draft: &mut Draft<'_>, payment: &Payment, applied: Money) -> Result<()> {
+    /// Shows a changed payment in its cart or order, of which `applied` was paid with it and
+    /// `refunded` went back.
+    pub fn show(
+        &self,
+        draft: &mut Draft<'_>,
+        payment: &Payment,
+        applied: Money,
+        refunded: Money,
+    ) -> Result<()> {
         let data = json!({
             "payment": payment.head.address.id, "status": payment.status, "applied": applied,
         });
         match self {
             Self::Cart(address) => {
                 let mut cart = draft.cart(address)?.ok_or_else(not_found)?;
-                cart.refunded = put(&mut cart.payments, payment, cart.currency)?;
+                let refunded = put(&mut cart.payments, payment, cart.currency, refunded);
+                cart.refunded = cart.refunded.plus(refunded)?;
                 cart.paid = cart.paid.plus(applied)?;
                 credit(&mut cart, payment.user.as_ref(), applied)?;
                 draft.record(cart, CART_PAYMENT_CHANGED, &data);
             }
             Self::Order { order: address, .. } => {
                 let mut order = draft.order(address)?.ok_or_else(not_found)?;
-                order.refunded = put(&mut order.payments, payment, order.currency)?;
+                let refunded = put(&mut order.payments, payment, order.currency, refunded);
+                order.refunded = order.refunded.plus(refunded)?;
                 order.paid = order.paid.plus(applied)?;
                 draft.record(order, ORDER_PAYMENT_CHANGED, &data);
                 if applied > Money::ZERO {
@@ -140,23 +149,18 @@ impl Home {
     }
 }
 
-/// Puts the payment's entry in place, and sums what was refunded. Money of another currency than
-/// the target's is shown as it was asked for, and never summed.
-fn put(entries: &mut Vec<Entry>, payment: &Payment, currency: Currency) -> Result<Money> {
+/// Puts the payment's entry in place, and returns what of the refunded money counts. Money of
+/// another currency than the target's is shown as it was asked for, and never summed.
+fn put(entries: &mut Vec<Entry>, payment: &Payment, currency: Currency, refunded: Money) -> Money {
     let mut entry = Entry::of(payment);
-    let known = entries.iter_mut().find(|known| known.shown.id == entry.shown.id);
-    if payment.currency != currency {
+    let is_other = payment.currency != currency;
+    if is_other {
+        let known = entries.iter().find(|known| known.shown.id == entry.shown.id);
+        entry.shown.amount = known.map_or(Money::ZERO, |known| known.shown.amount);
         entry.shown.refunded_amount = Money::ZERO;
-        if let Some(known) = &known {
-            entry.shown.amount = known.shown.amount;
-        }
     }
-    match known {
-        Some(known) => *known = entry,
-        None => entries.push(entry),
-    }
-    let sum = entries.iter().try_fold(Money::ZERO, |sum, e| sum.plus(e.shown.refunded_amount))?;
-    Ok(sum)
+    entry::put(entries, entry);
+    if is_other { Money::ZERO } else { refunded }
 }
 
 /// A member has paid; one who paid as the session is its owner by now.

@@ -8,12 +8,13 @@ use brigade_contracts::{
 
 use super::{
     super::{
-        Cart, Head, Lock,
+        Cart, Entry, Head, Lock,
         cart::{cart_empty, closed, not_a_member},
         draft::{Done, Draft, Result},
         lock::stale_token,
     },
     Payment,
+    entry::has_room,
     home::Home,
     open,
 };
@@ -41,6 +42,7 @@ fn of_order(
     if order.status == order::Status::Cancelled {
         return Err(Refusal::new(409, "order_cancelled", "the order is cancelled").into());
     }
+    require_room(&order.payments)?;
     let open = sum(open(&order.payments).map(|entry| entry.shown.amount))?;
     let amount = amount(said, order.due().less(open))?;
     let payment = Payment::new(draft, address, said, amount, order.currency);
@@ -66,6 +68,7 @@ fn of_cart(
     if cart.items.is_empty() {
         return Err(cart_empty().into());
     }
+    require_room(&cart.payments)?;
     let under = |lock: &Lock| {
         let entries = open(&cart.payments).filter(|entry| entry.token == Some(lock.token));
         sum(entries.map(|entry| entry.shown.amount))
@@ -105,7 +108,15 @@ fn joined(draft: &mut Draft<'_>, cart: &Cart, said: &Initiate) -> Result<Option<
 fn begin(draft: &mut Draft<'_>, payment: Payment, said: &Initiate) -> Result<()> {
     let home = Home::of(draft, &payment.target)?;
     draft.record(payment.clone(), PAYMENT_INITIATED, said);
-    home.show(draft, &payment, Money::ZERO)
+    home.show(draft, &payment, Money::ZERO, Money::ZERO)
+}
+
+fn require_room(entries: &[Entry]) -> Result<()> {
+    if has_room(entries) {
+        return Ok(());
+    }
+    let message = "there are 50 payments that are open or have money in them";
+    Err(Refusal::new(422, "too_many_payments", message).into())
 }
 
 /// By default, and at most, what is left to pay.

@@ -142,7 +142,7 @@ fn record_result(draft: &mut Draft<'_>, mut payment: Payment, said: &RecordResul
             let home = Home::of(draft, &payment.target)?;
             home.settle(draft)?;
             draft.record(payment.clone(), PAYMENT_UNKNOWN, said);
-            home.show(draft, &payment, Money::ZERO)?;
+            home.show(draft, &payment, Money::ZERO, Money::ZERO)?;
             Ok(Done::ok())
         }
         (GatewayResult::Failed | GatewayResult::Unknown, _) => Ok(Done::code("ignored")),
@@ -186,7 +186,7 @@ fn ended_without_money(
     let home = Home::of(draft, &payment.target)?;
     home.settle(draft)?;
     draft.record(payment.clone(), kind, said);
-    home.show(draft, &payment, Money::ZERO)?;
+    home.show(draft, &payment, Money::ZERO, Money::ZERO)?;
     home.release_if_last(draft, &payment, reason)?;
     Ok(Done::ok())
 }

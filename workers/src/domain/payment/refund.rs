@@ -1,7 +1,7 @@
 //! Money went back.
 
 use brigade_contracts::{
-    Money, Refusal,
+    Currency, Money, Refusal,
     event::PAYMENT_REFUNDED,
     payment::{Refund, RefundTask, Status, TaskStatus},
 };
@@ -12,13 +12,20 @@ use super::{
     home::Home,
 };
 
-/// At most what was captured, by all transactions in the payment's currency, and has not gone back.
-/// What is paid stays as it is.
+/// At most what was captured in a currency, by all transactions, and has not gone back. What is paid
+/// stays as it is. What came in another currency than the payment's is nothing but owed back, so
+/// only refund tasks know of it.
 pub(super) fn refund(draft: &mut Draft<'_>, mut payment: Payment, said: &Refund) -> Result<Done> {
     if payment.captures.is_empty() {
         return Err(Refusal::new(409, "not_captured", "nothing was captured").into());
     }
-    let left = payment.captured()?.less(payment.refunded_amount);
+    let currency = said.currency.unwrap_or(payment.currency);
+    let is_own = currency == payment.currency;
+    let left = if is_own {
+        payment.captured()?.less(payment.refunded_amount)
+    } else {
+        payment.owed(currency)?
+    };
     let amount = said.amount.unwrap_or(left);
     if amount == Money::ZERO || left == Money::ZERO {
         return Err(Refusal::new(409, "nothing_to_refund", "there is nothing to give back").into());
@@ -27,18 +34,20 @@ pub(super) fn refund(draft: &mut Draft<'_>, mut payment: Payment, said: &Refund)
         let message = "this is more than was captured and has not gone back";
         return Err(Refusal::new(409, "amount_too_high", message).into());
     }
-    payment.refunded_amount = payment.refunded_amount.plus(amount)?;
-    if amount == left {
+    let refunded = if is_own { amount } else { Money::ZERO };
+    payment.refunded_amount = payment.refunded_amount.plus(refunded)?;
+    if is_own && amount == left {
         payment.status = Status::Refunded;
     }
-    let tasks = payment.settle(amount);
+    let tasks = payment.settle(amount, currency)?;
     let home = Home::of(draft, &payment.target)?;
-    let said = Refund { amount: Some(amount), reason: said.reason.clone() };
+    let said =
+        Refund { amount: Some(amount), currency: Some(currency), reason: said.reason.clone() };
     draft.record(payment.clone(), PAYMENT_REFUNDED, &said);
     for task in &tasks {
         draft.note_task(task.clone());
     }
-    home.show(draft, &payment, Money::ZERO)?;
+    home.show(draft, &payment, Money::ZERO, refunded)?;
     Ok(Done::ok().with("refund_tasks", &tasks))
 }
 
@@ -49,19 +58,29 @@ impl Payment {
         Ok(same.map(|capture| capture.amount).try_fold(Money::ZERO, Money::plus)?)
     }
 
-    /// Sets open tasks done, oldest first, as far as the amount covers whole ones.
-    fn settle(&mut self, mut amount: Money) -> Vec<RefundTask> {
-        let mut done = Vec::new();
-        let currency = self.currency;
-        let open = |task: &&mut RefundTask| task.status == TaskStatus::Open;
-        for task in self.tasks.iter_mut().filter(open).filter(|task| task.currency == currency) {
-            if task.amount > amount {
+    /// What open tasks in a currency still ask for.
+    fn owed(&self, currency: Currency) -> Result<Money> {
+        let open = self.tasks.iter().filter(|task| task.is_open_in(currency));
+        let mut left = open.map(|task| task.amount.less(task.refunded));
+        Ok(left.try_fold(Money::ZERO, Money::plus)?)
+    }
+
+    /// Puts an amount towards the open tasks in its currency, oldest first. A task is done when all
+    /// of it has gone back, by however many refunds. Returns those that changed.
+    fn settle(&mut self, mut amount: Money, currency: Currency) -> Result<Vec<RefundTask>> {
+        let mut changed = Vec::new();
+        for task in self.tasks.iter_mut().filter(|task| task.is_open_in(currency)) {
+            let part = amount.min(task.amount.less(task.refunded));
+            if part == Money::ZERO {
                 break;
             }
-            amount = amount.less(task.amount);
-            task.status = TaskStatus::Done;
-            done.push(task.clone());
+            amount = amount.less(part);
+            task.refunded = task.refunded.plus(part)?;
+            if task.refunded == task.amount {
+                task.status = TaskStatus::Done;
+            }
+            changed.push(task.clone());
         }
-        done
+        Ok(changed)
     }
 }

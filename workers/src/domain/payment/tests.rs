@@ -618,6 +618,8 @@ fn failing() -> Vec<Case> {
 
 fn refunding() -> Vec<Case> {
     let surplus = then([result("p1", "captured", "g1", 1200), result("p1", "captured", "g2", 300)]);
+    let foreign =
+        [captured(), vec![in_currency("USD", result("p1", "captured", "g2", 700))]].concat();
     vec![
         (
             "in full: refunded; what is paid stays",
@@ -668,13 +670,63 @@ fn refunding() -> Vec<Case> {
         ),
         (
             "all that came in, by a second transaction too",
-            surplus,
+            surplus.clone(),
             refund(json!(1500)),
             (200, "ok"),
             vec![
                 ("/payment.p1/status", json!("refunded")),
                 ("/tasks", json!({"p1.1": "200 done", "p1.2": "300 done"})),
             ],
+        ),
+        (
+            "several refunds together cover a task",
+            [surplus, vec![refund(json!(300)), refund(json!(199))]].concat(),
+            refund(json!(1)),
+            (200, "ok"),
+            vec![
+                ("/tasks", json!({"p1.1": "200 done", "p1.2": "300 done"})),
+                ("/outcome/data/refund_tasks/0/refunded", json!(300)),
+                ("/payment.p1/refunded_amount", json!(500)),
+            ],
+        ),
+        (
+            "of another currency by a second transaction: in that currency",
+            foreign.clone(),
+            with(refund(json!(300)), json!({"currency": "USD"})),
+            (200, "ok"),
+            vec![
+                ("/tasks", json!({"p1.1": "700 open"})),
+                ("/outcome/data/refund_tasks/0/refunded", json!(300)),
+                ("/data/0/currency", json!("USD")),
+                ("/payment.p1/status", json!("captured")),
+                ("/payment.p1/refunded_amount", json!(0)),
+                ("/cart.c1/payments/refunded", json!(0)),
+            ],
+        ),
+        (
+            "by default all that is left of that currency",
+            [foreign.clone(), vec![with(refund(json!(300)), json!({"currency": "USD"}))]].concat(),
+            with(refund(json!(null)), json!({"currency": "USD"})),
+            (200, "ok"),
+            vec![
+                ("/tasks", json!({"p1.1": "700 done"})),
+                ("/data/0/amount", json!(400)),
+                ("/payment.p1/status", json!("captured")),
+            ],
+        ),
+        (
+            "no more of that currency than came in",
+            foreign.clone(),
+            with(refund(json!(701)), json!({"currency": "USD"})),
+            (409, "amount_too_high"),
+            vec![],
+        ),
+        (
+            "a currency that nothing came in of",
+            foreign,
+            with(refund(json!(null)), json!({"currency": "GBP"})),
+            (409, "nothing_to_refund"),
+            vec![],
         ),
         (
             "of a late capture",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use brigade_contracts::{
-    Aggregate, Refusal, Token,
+    Address, Aggregate, MAX_ORDERS_OF_TURN, Refusal, Token,
     event::{TABLE_TURN_CLOSED, TABLE_TURN_OPENED},
     table::{CloseReason, OpenTurn, Status},
 };
@@ -95,6 +95,10 @@ pub(in crate::domain) fn seat(
         draft.named(&table, asked)?;
     }
     let turn = table.open_turn().ok_or_else(no_open_turn)?;
+    if draft.orders_of(turn, &address)?.len() >= MAX_ORDERS_OF_TURN {
+        let message = "a turn has at most 200 orders: open another one";
+        return Err(Refusal::new(422, "too_many_orders", message).into());
+    }
     Ok(Some((table_id, turn.id.clone())))
 }
 
@@ -115,14 +119,7 @@ impl Draft<'_> {
     /// The orders of a table's open or latest turn.
     pub(super) fn bill(&mut self, table: &Table) -> Result<Bill> {
         let Some(turn) = &table.turn else { return Ok(Bill::default()) };
-        let key = (self.command.tenant.clone(), turn.id.clone());
-        let Some(known) = self.world.reach.turn_orders.get(&key) else {
-            return Err(Stop::OutOfReach(Some(Want::Aggregate(table.head.address.clone()))));
-        };
-        let placed = self.changes.states.values().filter_map(State::order);
-        let placed = placed.filter(|order| order.turn_id.as_ref() == Some(&turn.id));
-        let addresses: BTreeSet<_> =
-            known.iter().chain(placed.map(|order| &order.head.address)).cloned().collect();
+        let addresses = self.orders_of(turn, &table.head.address)?;
         let mut bill = Bill { orders: addresses.len(), unpaid: Vec::new() };
         for address in addresses {
             if self.state(&address)?.and_then(State::order).is_some_and(Order::is_unpaid) {
@@ -130,6 +127,17 @@ impl Draft<'_> {
             }
         }
         Ok(bill)
+    }
+
+    /// All orders of the turn that a table has, those of this command as well.
+    fn orders_of(&self, turn: &Turn, table: &Address) -> Result<BTreeSet<Address>> {
+        let key = (self.command.tenant.clone(), turn.id.clone());
+        let Some(known) = self.world.reach.turn_orders.get(&key) else {
+            return Err(Stop::OutOfReach(Some(Want::Aggregate(table.clone()))));
+        };
+        let placed = self.changes.states.values().filter_map(State::order);
+        let placed = placed.filter(|order| order.turn_id.as_ref() == Some(&turn.id));
+        Ok(known.iter().chain(placed.map(|order| &order.head.address)).cloned().collect())
     }
 
     pub(super) fn close_turn(&mut self, table: Table, turn: Turn, reason: CloseReason) -> Table {

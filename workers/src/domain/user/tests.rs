@@ -1,3 +1,4 @@
+mod events;
 mod model;
 mod rules;
 mod throttle;

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use brigade_contracts::{Aggregate, Outcome, Part};
 use serde_json::{Value, json};
 
@@ -91,8 +93,13 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
     let listed = |mode| Reach {
         owners: both(mode),
         sessions: sessions.clone().into_iter().collect(),
+        open_carts: [((token("t1"), token("ada")), 0)].into_iter().collect(),
         ..Reach::default()
     };
+    let uncounted = Reach { open_carts: HashMap::new(), ..listed(Mode::Exclusive) };
+    let mut uncounted = world(uncounted);
+    assert!(send(&mut uncounted, &claim).is_none());
+    assert_eq!(wanted(&uncounted), [Want::OpenCarts(token("t1"), token("ada"))]);
     assert!(send(&mut world(listed(Mode::Shared)), &claim).is_none());
     assert_eq!(send(&mut world(listed(Mode::Exclusive)), &claim).unwrap().status, 200);
 }

@@ -216,9 +216,8 @@ fn answer(tag: &str, body: &impl Serialize) -> Reply {
     Reply { etag: Some(quoted(tag)), ..Reply::ok(written(body)) }
 }
 
-/// Rows that are JSON, flags and a word: serde_json has no error for them.
 fn written(body: &impl Serialize) -> Bytes {
-    serde_json::to_vec(body).unwrap_or_default().into()
+    serde_json::to_vec(body).expect("rows that are JSON, flags and words serialise").into()
 }
 
 fn quoted(tag: &str) -> String {

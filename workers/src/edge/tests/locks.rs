@@ -68,6 +68,52 @@ async fn a_lock_is_told_while_it_is_live() -> Result<()> {
     Ok(())
 }
 
+/// While a payment is open under it, a lock that is past its deadline is not told to be gone: whoever
+/// meets it extends it, up to the cap.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_will_be_extended_is_told_as_extended() -> Result<()> {
+    let world = World::start().await?;
+    let edge = world.edge().await?;
+    insert_locks(&world).await?;
+    let cart = "insert into brigade.carts
+                    (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
+                     currency, members, items)
+                values ('t1', 'c-bob', 1, now(), '{}', '{}', 'menu', 'bob', 'open', 'EUR', '[]',
+                        '[]')";
+    sqlx::query(cart).execute(&mut world.sql().await?).await?;
+    let pay = "update brigade.carts set payments = jsonb_build_array(jsonb_build_object(
+                   'id', 'p1', 'user', null, 'method', 'card', 'status', $1::text, 'amount', 1,
+                   'refunded_amount', 0, 'applied', 0, 'token', l.token + $2))
+               from brigade.cart_locks l where l.owner = 'bob' and carts.id = 'c-bob'";
+    let ask = async || world.request("q.t1.lock.bob".to_owned(), &[], b"").await;
+    let cases = [
+        ("initiated", 0_i64, true),
+        ("unknown", 0, true),
+        ("failed", 0, false),
+        ("initiated", 1, false),
+    ];
+    for (status, other_token, live) in cases {
+        let pay = sqlx::query(pay).bind(status).bind(other_token);
+        pay.execute(&mut world.sql().await?).await?;
+        let reply = ask().await?;
+        assert_eq!(reply.status == 200, live, "{status} {other_token}");
+        if live {
+            let overdue = "select $1::text::timestamptz <= clock_timestamp()";
+            let shown = reply.json()["expires_at"].as_str().expect("a time").to_owned();
+            let overdue: bool =
+                sqlx::query_scalar(overdue).bind(shown).fetch_one(&mut world.sql().await?).await?;
+            assert!(!overdue, "the deadline that it will have");
+        }
+    }
+    let pay = sqlx::query(pay).bind("initiated").bind(0_i64);
+    pay.execute(&mut world.sql().await?).await?;
+    let long_ago = "update brigade.cart_locks set acquired_at = now() - interval '1 day'";
+    sqlx::query(long_ago).execute(&mut world.sql().await?).await?;
+    assert_eq!(error(&ask().await?), (404, "not_locked"), "past the cap");
+    edge.stop().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_is_told_newest_first_and_in_pieces() -> Result<()> {
     let world = World::start().await?;

@@ -68,8 +68,7 @@ impl Problem {
                 members.insert(name.to_owned(), text.into());
             }
         }
-        // Text and values that were JSON before: serde_json has no error for them.
-        serde_json::to_vec(&members).unwrap_or_default()
+        serde_json::to_vec(&members).expect("text and values that were JSON before serialise")
     }
 }
 
@@ -79,8 +78,7 @@ impl From<Refusal> for Problem {
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let members = match serde_json::to_value(QueryError::from(refusal)) {
             Ok(Value::Object(members)) => members,
-            // A struct with text and numbers: serde_json has no error for it.
-            _ => Map::new(),
+            _ => unreachable!("a struct with text and numbers becomes an object"),
         };
         Self { status, members, instance: None }
     }

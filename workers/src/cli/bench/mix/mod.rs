@@ -49,7 +49,8 @@ impl Mix {
     /// What opens a cart and puts the items in that stay.
     pub fn opening(&self, cart: usize) -> [Command; 3] {
         let mut state = self.state();
-        let open = json!({ "kind": "team", "owner": "ada", "currency": "EUR" });
+        let owner = format!("ada-{cart}");
+        let open = json!({ "kind": "team", "owner": owner, "currency": "EUR" });
         [
             state.of_cart(cart, "open", &open, "201", Then::Nothing),
             state.of_cart(cart, "add_item", &item("pizza"), "200", Then::Nothing),

@@ -2,7 +2,7 @@
 //! the way command-handler does it: against what the user had when the command was taken.
 
 use brigade_contracts::{
-    Address, Aggregate, Command, Outcome, Secret, Timestamp, Token, user::Tokens,
+    Address, Aggregate, Command, Email, Outcome, Secret, Timestamp, Token, user::Tokens,
 };
 use serde_json::{Value, json};
 
@@ -16,6 +16,10 @@ pub const PASSWORD: &str = "correct horse battery";
 /// A hash that only tests would use.
 pub fn hash_of(password: &str) -> Secret {
     Secret::new(format!("$hash${}", Secret::new(password.to_owned()).unwrap().sha256())).unwrap()
+}
+
+pub fn longest_email() -> String {
+    format!("{}@x.org", "e".repeat(Email::MAX_LEN - 6))
 }
 
 pub fn user_address(id: &str) -> Address {
@@ -149,7 +153,8 @@ impl Town {
     pub fn world(&mut self, command: &Command) -> World {
         let mut reach = Reach::default();
         reach.addresses.extend(command.request.as_ref().ok().map(|r| r.address.clone()));
-        for email in ["ada@example.org", "bob@example.org", "eve@example.org"] {
+        let emails = ["ada@example.org", "bob@example.org", "eve@example.org", &*longest_email()];
+        for email in emails {
             let owner = self.users.iter().find(|user| user.email.folded() == email);
             let owner = owner.map(|user| user.head.address.clone());
             reach.emails.insert((Token::new("t1").unwrap(), email.to_owned()), owner);

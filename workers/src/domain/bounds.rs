@@ -1,0 +1,322 @@
+//! What carts, orders, turns and owners hold at most.
+
+mod largest;
+mod sequences;
+
+use brigade_contracts::{
+    Aggregate, MAX_CONTENTS, MAX_EVENT, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYMENTS, Money,
+    Outcome, Part,
+    lock::Action,
+    payment::{Status, TaskStatus},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Cart, Event, LockPolicy, Mode, Order, Reach, State, World,
+    testing::{self, Stand, Step, add, initiate, open, result, step, token},
+};
+
+/// A Token of 64 characters.
+fn long(letter: &str, n: usize) -> String {
+    format!("{letter}{n:0>63}")
+}
+
+/// A text of as many characters, of which each takes as many bytes in JSON as any can.
+fn wide(characters: usize) -> String {
+    "\u{1f372}".repeat(characters)
+}
+
+/// Everything whose name begins with these letters, 300 of each.
+fn reach() -> Reach {
+    let names = |letter: &'static str| {
+        (0..300).flat_map(move |n| [format!("{letter}{n}"), long(letter, n)])
+    };
+    let of = |(aggregate, letter)| names(letter).map(move |id| testing::address(aggregate, &id));
+    let kinds = [
+        (Aggregate::Cart, "c"),
+        (Aggregate::Payment, "p"),
+        (Aggregate::Order, "o"),
+        (Aggregate::Table, "t"),
+    ];
+    let owners = || names("a").chain(names("s"));
+    let t1 = || token("t1");
+    Reach {
+        addresses: kinds.into_iter().flat_map(of).collect(),
+        owners: owners()
+            .map(|owner| (testing::address(Aggregate::Lock, &owner), Mode::Exclusive))
+            .collect(),
+        sessions: names("s").map(|id| ((t1(), token(&id)), Vec::new())).collect(),
+        open_carts: owners().map(|id| ((t1(), token(&id)), 0)).collect(),
+        turns: names("u").map(|id| ((t1(), token(&id)), None)).collect(),
+        ..Reach::default()
+    }
+}
+
+fn stand(states: impl IntoIterator<Item = State>) -> Stand {
+    let world = World::new(states, reach(), LockPolicy::default(), 1..100_000);
+    Stand { world, now: testing::start() }
+}
+
+impl Stand {
+    /// Commands that are done.
+    fn done(&mut self, steps: impl IntoIterator<Item = Step>) {
+        for (target, payload) in steps {
+            let outcome = self.send(&target, &payload);
+            assert!(outcome.status < 300, "{target}: {outcome:?}");
+        }
+    }
+
+    /// A command that may be refused.
+    fn code(&mut self, (target, payload): &Step) -> (u16, String) {
+        let Outcome { status, code, .. } = self.send(target, payload);
+        (status, code.into_owned())
+    }
+
+    fn cart(&self, id: &str) -> &Cart {
+        self.world.states[&testing::address(Aggregate::Cart, id)].cart().expect("a cart")
+    }
+
+    fn order(&self, id: &str) -> &Order {
+        self.world.states[&testing::address(Aggregate::Order, id)].order().expect("an order")
+    }
+}
+
+fn refused(status: u16, code: &str) -> (u16, String) {
+    (status, code.to_owned())
+}
+
+fn pay(payment: &str, target: &Value, amount: i64) -> Step {
+    testing::with(initiate(payment, target), json!({ "amount": amount }))
+}
+
+fn cancel(payment: &str) -> Step {
+    step(&format!("payment.{payment}.cancel"), json!({ "reason": "r" }))
+}
+
+fn refund(payment: &str, amount: i64) -> Step {
+    step(&format!("payment.{payment}.refund"), json!({ "amount": amount, "reason": "r" }))
+}
+
+fn item(name: &str) -> Value {
+    json!({ "sku": "s", "name": name, "unit_price": 100_000, "quantity": 1 })
+}
+
+fn place(order: &str, more: Value) -> Step {
+    let payload = json!({ "currency": "EUR", "items": [item("n")] });
+    testing::with(step(&format!("order.{order}.place"), payload), more)
+}
+
+/// A cart and an order of 1000.00 each, and how they are paid.
+fn payable() -> [(Stand, Value); 2] {
+    let (mut cart, mut order) = (stand([]), stand([]));
+    cart.done([open("c1", "menu", "a1", None), add("c1", "i1", 100_000)]);
+    order.done([place("o1", json!({}))]);
+    [(cart, json!({ "cart": "c1" })), (order, json!({ "order": "o1" }))]
+}
+
+fn entries(stand: &Stand, target: &Value) -> Vec<String> {
+    let entries = match target["cart"].as_str() {
+        Some(id) => &stand.cart(id).payments,
+        None => &stand.order("o1").payments,
+    };
+    entries.iter().map(|entry| entry.shown.id.to_string()).collect()
+}
+
+#[test]
+fn the_51st_payment_is_refused() {
+    for (mut stand, target) in payable() {
+        stand.done((1..=MAX_PAYMENTS).map(|n| pay(&format!("p{n}"), &target, 1)));
+        let one_more = pay("p51", &target, 1);
+        assert_eq!(stand.code(&one_more), refused(422, "too_many_payments"));
+        // Money that came in stays, though it has gone back.
+        stand.done([result("p1", "captured", "g1", 1), refund("p1", 1)]);
+        assert_eq!(stand.code(&one_more), refused(422, "too_many_payments"));
+        // What ended without money makes room.
+        stand.done([cancel("p2"), one_more]);
+        let names = entries(&stand, &target);
+        assert_eq!(names.len(), MAX_PAYMENTS);
+        assert!(!names.contains(&"p2".to_owned()) && names.contains(&"p51".to_owned()));
+    }
+}
+
+#[test]
+fn a_cart_can_be_paid_after_any_number_of_failures() {
+    for (mut stand, target) in payable() {
+        for n in 0..120 {
+            let payment = format!("p{n}");
+            stand.done([pay(&payment, &target, 1), result(&payment, "failed", "g", 0)]);
+        }
+        assert_eq!(entries(&stand, &target).len(), MAX_PAYMENTS);
+        stand.done([initiate("p200", &target), result("p200", "captured", "g", 100_000)]);
+        assert_eq!(entries(&stand, &target).len(), MAX_PAYMENTS);
+    }
+}
+
+#[test]
+fn money_for_a_payment_that_made_room_is_owed_back_and_counted() {
+    for (mut stand, target) in payable() {
+        stand.done([pay("p0", &target, 1), cancel("p0")]);
+        stand.done((1..=MAX_PAYMENTS).map(|n| pay(&format!("p{n}"), &target, 1)));
+        assert!(!entries(&stand, &target).contains(&"p0".to_owned()));
+        // There is no room for it.
+        let late = result("p0", "captured", "g0", 7);
+        stand.done([late, refund("p0", 3)]);
+        let refunded = |stand: &Stand| match target["cart"].as_str() {
+            Some(id) => stand.cart(id).refunded,
+            None => stand.order("o1").refunded,
+        };
+        assert!(!entries(&stand, &target).contains(&"p0".to_owned()));
+        assert_eq!(refunded(&stand), Money::new(3).unwrap());
+        // Now there is.
+        stand.done([cancel("p1"), refund("p0", 4)]);
+        assert!(entries(&stand, &target).contains(&"p0".to_owned()));
+        assert_eq!(refunded(&stand), Money::new(7).unwrap());
+        let tasks: Vec<_> = stand.world.refund_tasks().map(|(_, task)| task.status).collect();
+        assert_eq!(tasks, [TaskStatus::Done]);
+    }
+}
+
+#[test]
+fn a_cart_and_an_order_of_more_than_64_kib_are_refused() {
+    let mut stand = stand([]);
+    stand.done([open("c1", "team", "a1", None)]);
+    let long_item = |n: usize| {
+        let payload = json!({ "item_id": long("i", n), "sku": wide(200), "name": wide(200),
+                              "unit_price": 1, "quantity": 1 });
+        step("cart.c1.add_item", payload)
+    };
+    let full = (0..200).find(|n| stand.code(&long_item(*n)) == refused(422, "too_large"));
+    assert!(full.is_some_and(|n| n > 30), "{full:?}");
+    let size = |cart: &Cart| cart.part(Part::Core).get().len();
+    assert!((MAX_CONTENTS - 4096..MAX_CONTENTS).contains(&size(stand.cart("c1"))));
+    // Members take what is left, and then there is no room for another either.
+    let join = |n: usize| step("cart.c1.join", json!({ "user": long("a", n) }));
+    let full = (0..200).find(|n| stand.code(&join(*n)) == refused(422, "too_large"));
+    assert!(full.is_some(), "nobody was refused");
+    stand.done([testing::lock("c1")]);
+    let token = stand.send("cart.c1.check_out", &json!({ "order_id": long("o", 1) }));
+    assert_eq!(token.code, "cart_locked");
+    stand.done([step("cart.c1.check_out", json!({ "order_id": long("o", 1), "token": 1 }))]);
+    assert!(size(stand.cart("c1")) <= MAX_CONTENTS);
+    let order = stand.order(&long("o", 1));
+    assert!(order.part(Part::Core).get().len() <= MAX_CONTENTS);
+
+    // It fits into a payload, and grows by what the payload leaves out.
+    let items = |n: usize| json!({ "items": vec![item(&wide(200)); n] });
+    assert_eq!(stand.code(&place("o1", items(74))), refused(422, "too_large"));
+    stand.done([place("o1", items(70))]);
+}
+
+#[test]
+fn a_turn_has_200_orders_and_not_one_more() {
+    let mut stand = stand([]);
+    stand.done([
+        step("table.t1.register", json!({ "label": "1", "seats": 4 })),
+        step("table.t1.open_turn", json!({ "turn_id": "u1" })),
+    ]);
+    let at = json!({ "table_id": "t1" });
+    stand.done((0..MAX_ORDERS_OF_TURN).map(|n| place(&format!("o{n}"), at.clone())));
+    assert_eq!(stand.code(&place("o200", at.clone())), refused(422, "too_many_orders"));
+    stand.done([open("c1", "menu", "a1", None), add("c1", "i1", 100)]);
+    let check_out = step("cart.c1.check_out", json!({ "order_id": "o200", "table_id": "t1" }));
+    assert_eq!(stand.code(&check_out), refused(422, "too_many_orders"));
+    // The capture is not refused for it.
+    let paid = [
+        testing::with(
+            initiate("p1", &json!({ "cart": "c1" })),
+            json!({ "order_id": "o200", "table_id": "t1" }),
+        ),
+        result("p1", "captured", "g1", 100),
+    ];
+    stand.done(paid);
+    assert_eq!(stand.cart("c1").due(), Money::ZERO);
+    // Without a table, or at the next turn, there is room.
+    stand.done([place("o201", json!({}))]);
+}
+
+#[test]
+fn an_owner_and_a_session_have_50_open_carts_and_not_one_more() {
+    let most = MAX_OPEN_CARTS;
+    let mut stand = stand([]);
+    stand.done((1..=most).map(|n| open(&format!("c{n}"), "menu", "a1", None)));
+    assert_eq!(stand.code(&open("c51", "menu", "a1", None)), refused(409, "too_many_carts"));
+    stand.done([step("cart.c1.abandon", json!({ "reason": "r" }))]);
+    stand.done([open("c51", "menu", "a1", Some("s9"))]);
+    assert_eq!(stand.code(&open("c52", "menu", "a1", Some("s9"))), refused(409, "too_many_carts"));
+    // Of a session, whoever owns them.
+    stand.done((61..=most + 59).map(|n| open(&format!("c{n}"), "menu", "a2", Some("s9"))));
+    assert_eq!(stand.code(&open("c60", "menu", "a3", Some("s9"))), refused(409, "too_many_carts"));
+    stand.done([open("c60", "menu", "a3", None)]);
+    // Another's session is claimed as long as there is room.
+    stand.done((0..2).map(|n| open(&format!("c{}", 120 + n), "menu", "s1", Some("s1"))));
+    let claim =
+        |cart: &str, user: &str| step(&format!("cart.{cart}.claim"), json!({ "user": user }));
+    assert_eq!(stand.code(&claim("c120", "a2")), refused(409, "too_many_carts"));
+    assert_eq!(stand.cart("c120").owner.as_str(), "s1");
+    stand.done([step("cart.c61.abandon", json!({ "reason": "r" })), claim("c120", "a2")]);
+    assert_eq!(stand.code(&open("c150", "menu", "a2", None)), refused(409, "too_many_carts"));
+}
+
+#[test]
+fn a_refusal_without_a_lock_is_written_down_a_thousand_times() {
+    let mut stand = stand([]);
+    stand.done([open("c1", "menu", "a1", None)]);
+    let version = stand.cart("c1").head.version;
+    let rows = |stand: &Stand| {
+        let rows = stand.world.history().iter();
+        rows.filter(|row| row.action == Action::Refused).count()
+    };
+    let empty = testing::lock("c1");
+    for _ in 0..1010 {
+        assert_eq!(stand.code(&empty), refused(422, "cart_empty"));
+    }
+    assert_eq!(rows(&stand), 1000);
+    assert_eq!((stand.cart("c1").refusals, stand.cart("c1").head.version), (1000, version));
+    let changed: Vec<&State> = stand.world.changed().collect();
+    assert_eq!(changed.len(), 1, "the count is stored");
+    // Those under a lock are counted by its token, as ever.
+    stand.done([add("c1", "i1", 100), testing::lock("c1")]);
+    assert_eq!(stand.code(&testing::lock("c1")), refused(423, "cart_locked"));
+    assert_eq!(rows(&stand), 1001);
+}
+
+/// As it may come from before there were limits: nothing that does not fit leaves the core.
+#[test]
+fn a_decision_whose_event_is_too_large_is_refused() {
+    let [(mut before, target), _] = payable();
+    before.done([pay("p1", &target, 1)]);
+    let mut cart = before.cart("c1").clone();
+    let entry = cart.payments[0].clone();
+    let spent = |n: usize| {
+        let mut entry = entry.clone();
+        entry.shown.id = token(&long("q", n));
+        entry.shown.status = Status::Failed;
+        entry
+    };
+    cart.payments = (0..3000).map(spent).collect();
+    cart.locked_until = None;
+    let mut stand = stand([State::Cart(cart.clone())]);
+    let abandon = step("cart.c1.abandon", json!({ "reason": "r" }));
+    assert_eq!(stand.code(&abandon), refused(422, "too_large"));
+    assert!(stand.world.events().is_empty());
+    assert_eq!(stand.cart("c1"), &cart);
+}
+
+/// The bytes that an event takes as a message: its subject, headers and payload.
+pub(super) fn weigh(event: &Event) -> usize {
+    let envelope = brigade_contracts::event::Envelope {
+        event_id: uuid::Uuid::nil().to_string(),
+        again: u32::MAX,
+        address: event.address.clone(),
+        name: token(event.kind.name),
+        version: u64::MAX,
+        at: event.at,
+        command_id: token(&long("k", 1)),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+    };
+    let payload = serde_json::to_string(&event.payload).unwrap().len();
+    assert!(event.payload.size() >= payload, "{} is larger than told", event.kind.name);
+    assert!(payload <= MAX_EVENT, "{}: {payload}", event.kind.name);
+    let headers = envelope.headers().map(|(name, value)| name.len() + value.len() + 4);
+    envelope.subject().len() + headers.sum::<usize>() + payload
+}
