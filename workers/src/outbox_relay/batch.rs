@@ -213,7 +213,7 @@ impl Row {
             shard: self.shard,
             seq: self.seq,
             event_seq: self.event_seq,
-            subject: format!("evt.{tenant}.{aggregate}.{id}.{name}"),
+            subject: format!("evt.{tenant}.{aggregate}.{name}.{:02}", self.shard),
             headers: headers.map(|(name, value)| (name, one_line(&value))).into(),
             payload,
             reason: format!("a row of the outbox is no event: {refusal}"),
