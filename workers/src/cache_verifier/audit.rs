@@ -207,7 +207,7 @@ async fn act(cx: &Context, findings: &Findings) -> anyhow::Result<()> {
             own.insert(address.clone(), 0);
         }
     }
-    let heal = Heal { cx, lease: AUDIT_LEASE };
+    let heal = Heal::new(cx, AUDIT_LEASE);
     if !own.is_empty() {
         heal.note(&own.into_iter().collect::<Vec<_>>()).await?;
     }
