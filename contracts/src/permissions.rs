@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub use self::accounts::{Account, accounts, check_sender};
 use crate::{
     Part, Token, WorkerName,
-    key::Bucket,
+    key::{Bucket, CANARY},
     subject::{
         EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_LOCK,
         QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
@@ -139,8 +139,8 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish(["INFO", "PURGE"].map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")))
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
-            .publish([Bucket::Versions.subject(">"), views_of(Part::Core)])
-            .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject(">")])
+            .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])
+            .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
             .publish([user_state_of(Part::Auth)])
             .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>"]),
         WorkerName::OutboxRelay => {
@@ -156,12 +156,13 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Part::Subscription, Part::Roles].map(user_state_of)),
         WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK]),
         WorkerName::TableStatusReconciler => user.publish([RECONCILE]).subscribe(TABLES_MAY_CHANGE),
-        // It writes no key and no event: it notes in SQL what others have to write again, or asks
-        // them to.
+        // It writes no key but the canaries, and no event: it notes in SQL what others have to write
+        // again, or asks them to.
         WorkerName::CacheVerifier => user
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
+            .publish(canaries())
             .publish([QUERY_USER_STATE, REBUILD_USER_CACHE])
             .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
@@ -181,6 +182,11 @@ pub fn worker(name: WorkerName) -> NatsUser {
 
 fn views_of(part: Part) -> String {
     Bucket::Views.subject(&format!("*.*.*.{}", part.as_str()))
+}
+
+fn canaries() -> impl Iterator<Item = String> {
+    let buckets = Bucket::ALL.into_iter().filter(|bucket| bucket.has_canary());
+    buckets.map(|bucket| bucket.subject(CANARY))
 }
 
 fn user_state_of(part: Part) -> String {
@@ -264,10 +270,14 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::PaymentProjector | WorkerName::UserStateProjector => {
             &[("TABLE dead_letters", "INSERT")]
         }
-        // It may not write anything: two that find the same do no harm, so it has no lease either.
-        WorkerName::TableStatusReconciler => {
-            &[("TABLE tables", "SELECT"), ("TABLE turns", "SELECT"), ("TABLE orders", "SELECT")]
-        }
+        // It may write nothing but its lease, which only saves work: two that find the same do no
+        // harm.
+        WorkerName::TableStatusReconciler => &[
+            ("TABLE tables", "SELECT"),
+            ("TABLE turns", "SELECT"),
+            ("TABLE orders", "SELECT"),
+            ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+        ],
         WorkerName::CartLockExpiry => &[
             ("TABLE cart_locks", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
@@ -350,8 +360,10 @@ mod tests {
         for key in [
             "$KV.views.*.*.*.core",
             "$KV.views.*.*.*.payments",
-            "$KV.versions.>",
-            "$KV.cart_locks.>",
+            "$KV.versions.*.*.*",
+            "$KV.versions.canary",
+            "$KV.cart_locks.*.*",
+            "$KV.cart_locks.canary",
             "$KV.user_state.*.*.auth",
             "$KV.user_state.*.*.subscription",
             "$KV.user_state.*.*.roles",

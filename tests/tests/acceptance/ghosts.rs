@@ -1,6 +1,6 @@
 //! S3-04: ghost and phantom-free tables are found and repaired, whoever made them.
 
-use brigade_contracts::{WorkerName, table::Finding};
+use brigade_contracts::{Address, Aggregate, Token, WorkerName, subject, table::Finding};
 use brigade_tests::{Producer, Town, producer::placed, until};
 use serde_json::{Value, json};
 
@@ -144,4 +144,90 @@ async fn s3_04_what_the_contract_allows_is_no_finding() {
     let mut town = town;
     town.has_ghosts = true;
     town.finish().await;
+}
+
+/// Nobody goes through all tables: another program holds the lease.
+#[tokio::test]
+async fn what_an_event_hints_at_is_looked_at_without_a_round() {
+    let mut town = Town::empty().await;
+    town.has_ghosts = true;
+    spoil(
+        &town,
+        "insert into brigade.leases
+         values ('table-status-reconciler.round', 'nobody', now() + interval '1 day')",
+    )
+    .await;
+    town.run_all().await;
+    let producer = town.producer().await;
+    for id in ["hinted", "of_order", "unknown"] {
+        party(&producer, id).await;
+    }
+    town.until_idle().await;
+    spoil(&town, "update brigade.tables set status = 'available'").await;
+    let relay = town.connect("outbox-relay").await;
+    let hint = async |aggregate, id: &str, event: &str| {
+        let address = Address::new("t1", aggregate, id).unwrap();
+        let subject = subject::event(&address, &Token::new(event).unwrap());
+        relay.publish(subject, "".into()).await.unwrap();
+    };
+    // A hint that comes while the worker connects again is lost, so it is given again.
+    until("both to be repaired", || async {
+        hint(Aggregate::Table, "hinted", "status_changed").await;
+        hint(Aggregate::Order, "order-of_order", "paid").await;
+        hint(Aggregate::Order, "nobodys", "cancelled").await;
+        let repaired = town.metrics.tables_repaired.with_label_values(&["phantom_open_turn"]);
+        (repaired.get() == 2).then_some(())
+    })
+    .await;
+    for (id, status) in [("hinted", "occupied"), ("of_order", "occupied"), ("unknown", "available")]
+    {
+        let is: String = sqlx::query_scalar("select status from brigade.tables where id = $1")
+            .bind(id)
+            .fetch_one(&town.sql)
+            .await
+            .unwrap();
+        assert_eq!(is, status, "{id}");
+    }
+    // Then there is a round, which needs no hint.
+    spoil(&town, "delete from brigade.leases where holder = 'nobody'").await;
+    until("the third", || async {
+        let repaired = town.metrics.tables_repaired.with_label_values(&["phantom_open_turn"]);
+        (repaired.get() == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn s3_04_more_ghosts_than_a_page_and_a_go_take_are_all_repaired() {
+    const TABLES: i64 = 4_500;
+    let mut town = Town::start().await;
+    town.has_ghosts = true;
+    let producer = town.producer().await;
+    producer.done("table.a.register", json!({"label": "1", "seats": 2})).await;
+    town.until_idle().await;
+    // Each tenth of them is wrong.
+    sqlx::raw_sql(
+        "insert into brigade.tables select (jsonb_populate_record(t, jsonb_build_object('id', 'a' || n,
+             'status', case when n % 10 = 0 then 'occupied' else 'available' end))).*
+         from brigade.tables t, generate_series(1, 4499) n;
+         insert into brigade.events (event_id, tenant, aggregate, id, version, type, payload, at, command_id)
+         select gen_random_uuid(), tenant, aggregate, 'a' || n, version, type, payload, at, command_id
+         from brigade.events e, generate_series(1, 4499) n",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    until("all to be repaired", || async {
+        let wrong = "select count(*) from brigade.tables where status = 'occupied'";
+        let wrong: i64 = sqlx::query_scalar(wrong).fetch_one(&town.sql).await.ok()?;
+        (wrong == 0).then_some(())
+    })
+    .await;
+    let repaired = town.metrics.tables_repaired.with_label_values(&["ghost_no_turn"]).get();
+    assert_eq!(repaired, 449);
+    let all: i64 = sqlx::query_scalar("select count(*) from brigade.tables")
+        .fetch_one(&town.sql)
+        .await
+        .unwrap();
+    assert_eq!(all, TABLES);
 }

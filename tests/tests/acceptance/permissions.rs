@@ -97,6 +97,8 @@ async fn s1_03_each_part_is_written_by_its_owner_and_by_no_other_worker() {
         ("user_state.t1.ada.auth", handler),
         ("user_state.t1.ada.subscription", users),
         ("user_state.t1.ada.roles", users),
+        ("versions.canary", WorkerName::CacheVerifier),
+        ("cart_locks.canary", WorkerName::CacheVerifier),
     ] {
         for worker in WorkerName::ALL {
             let may = may_publish(&town, worker.as_str(), &format!("$KV.{key}")).await;

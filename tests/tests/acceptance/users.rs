@@ -184,11 +184,15 @@ fn checks(town: &Town, finding: &str) -> u64 {
     town.metrics.session_checks.with_label_values(&[finding]).get()
 }
 
-/// Messages that were ever written into the bucket.
+/// Messages that were ever written into the bucket, but for its canary.
 async fn writes(town: &Town) -> u64 {
     let js = jetstream::new(town.connect("operator").await);
     let mut stream = js.get_stream("KV_user_state").await.expect("the bucket");
-    stream.info().await.expect("info").state.last_sequence
+    until("the canary", || async {
+        stream.get_last_raw_message_by_subject("$KV.user_state.canary").await.ok()
+    })
+    .await;
+    stream.info().await.expect("info").state.last_sequence - 1
 }
 
 #[tokio::test]

@@ -239,7 +239,7 @@ async fn act(cx: &Context, duty: &Duty, findings: &Findings) -> anyhow::Result<(
             own.insert(address.clone(), 0);
         }
     }
-    let heal = Heal { cx, lease: AUDIT_LEASE, duty };
+    let heal = Heal::new(cx, AUDIT_LEASE, duty);
     if !own.is_empty() {
         heal.note(&own.into_iter().collect::<Vec<_>>()).await?;
     }

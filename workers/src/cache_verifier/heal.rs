@@ -13,6 +13,7 @@ use brigade_contracts::{
     key::{Bucket, ENDED_TTL, REMOVED_TTL},
 };
 use serde_json::Value;
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
@@ -21,7 +22,11 @@ use super::marks::{Found, Loss, Mark};
 use crate::{
     outbox_relay::shard_of,
     runtime::{Context, health::Duty},
-    store::{Lease, lease::Fitness, postgres::bounded},
+    store::{
+        Lease,
+        lease::{Fitness, RENEW},
+        postgres::bounded,
+    },
 };
 
 /// Rows of a piece: some 50 ms.
@@ -34,13 +39,17 @@ const EVENTS_KEPT: time::Duration = time::Duration::days(7);
 /// Events are repeated after a lost `versions` is shown, but without any progress of that for this
 /// long it goes on.
 const SHOW_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is asked how far that is.
+const SHOW_LOOK: Duration = Duration::from_millis(250);
+/// Notes that are asked for then, at most.
+const SAMPLE: usize = 1000;
 
 /// Which aggregates have to be shown again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Which {
     /// Those that changed since.
     Since(OffsetDateTime),
-    /// Those whose rows in `active_orders` have not expired.
+    /// The orders whose rows in `active_orders` have not expired.
     Listed,
     /// Those whose keys have not expired.
     Kept,
@@ -148,23 +157,55 @@ impl Plan {
 
 /// One heal, under a lease.
 pub struct Heal<'a> {
-    pub cx: &'a Context,
-    pub lease: &'static str,
+    cx: &'a Context,
+    lease: &'static str,
     /// That heals.
-    pub duty: &'a Duty,
+    duty: &'a Duty,
+    renewed: Option<Instant>,
+    sample: Sample,
 }
 
 /// An aggregate, and its version in SQL.
 pub type Versioned = (Address, i64);
 
-impl Heal<'_> {
+/// Some of the aggregates that a heal noted, evenly spread: by them it sees how far showing is. To
+/// count all notes takes longer the more there are.
+struct Sample {
+    some: Vec<Address>,
+    pieces: usize,
+    /// One is kept of so many pieces.
+    of: usize,
+}
+
+impl Sample {
+    fn add(&mut self, piece: &[Versioned]) {
+        let Some((last, _)) = piece.last() else { return };
+        if self.pieces.is_multiple_of(self.of) {
+            self.some.push(last.clone());
+        }
+        self.pieces += 1;
+        if self.some.len() > SAMPLE {
+            let mut place = 0;
+            self.some.retain(|_| {
+                place += 1;
+                place % 2 == 1
+            });
+            self.of *= 2;
+        }
+    }
+}
+
+impl<'a> Heal<'a> {
+    pub fn new(cx: &'a Context, lease: &'static str, duty: &'a Duty) -> Self {
+        let sample = Sample { some: Vec::new(), pieces: 0, of: 1 };
+        Self { cx, lease, duty, renewed: None, sample }
+    }
+
+    /// Heals what is planned. The streams but `EVENTS` are there already.
+    ///
     /// # Errors
     /// Those of either server, and the loss of the lease; then all of it has to be done again.
-    pub async fn run(&self, plan: &Plan) -> anyhow::Result<()> {
-        // Writers wait for buckets; what they write meanwhile is not lost again.
-        for stream in plan.missing.iter().filter(|stream| *stream != "EVENTS") {
-            self.make(stream).await?;
-        }
+    pub async fn run(&mut self, plan: &Plan) -> anyhow::Result<()> {
         for which in plan.parts() {
             let noted = self.each_piece(which, Step::Note).await?;
             tracing::info!(worker = %self.cx.worker, ?which, noted, "to be shown again");
@@ -191,7 +232,10 @@ impl Heal<'_> {
     }
 
     /// Makes a stream of the topology; one that is there stays as it is.
-    async fn make(&self, name: &str) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Where the server does not make it.
+    pub async fn make(&self, name: &str) -> anyhow::Result<()> {
         let declared = self.cx.topology.stream(name);
         let made = self.cx.nats.jetstream.request(format!("STREAM.CREATE.{name}"), &declared);
         match made.await? {
@@ -204,24 +248,31 @@ impl Heal<'_> {
     }
 
     /// Does something with each piece of these aggregates. Returns how many there were.
-    async fn each_piece(&self, which: Which, step: Step) -> anyhow::Result<u64> {
+    async fn each_piece(&mut self, which: Which, step: Step) -> anyhow::Result<u64> {
+        let few = match which {
+            Which::Since(since) => {
+                let mut changed: Vec<Versioned> = self.changed(since).await?.into_iter().collect();
+                if step == Step::Note {
+                    changed.extend(self.locks_of(&changed).await?);
+                }
+                changed
+            }
+            Which::Listed => self.listed().await?,
+            Which::Kept | Which::Locks | Which::Users => Vec::new(),
+        };
         let mut count = 0;
-        if let Which::Since(since) = which {
-            let mut changed: Vec<Versioned> = self.changed(since).await?.into_iter().collect();
-            if step == Step::Note {
-                changed.extend(self.locks_of(&changed).await?);
-            }
-            for piece in changed.chunks(PIECE as usize) {
-                self.still_mine().await?;
-                count += self.act(step, piece).await?;
-            }
-            return Ok(count);
+        for piece in few.chunks(PIECE as usize) {
+            self.still_mine().await?;
+            count += self.act(step, piece).await?;
         }
         let kinds: &[Aggregate] = match which {
+            Which::Since(_) | Which::Listed => &[],
             Which::Locks if step == Step::Repeat => &[],
             Which::Locks => &[Aggregate::Lock],
             Which::Users => &[Aggregate::User],
-            _ => &[Aggregate::Cart, Aggregate::Order, Aggregate::Payment, Aggregate::Table],
+            Which::Kept => {
+                &[Aggregate::Cart, Aggregate::Order, Aggregate::Payment, Aggregate::Table]
+            }
         };
         for &kind in kinds {
             let mut after = Some((String::new(), String::new()));
@@ -231,7 +282,7 @@ impl Heal<'_> {
                 let piece: Vec<Versioned> = page
                     .rows
                     .into_iter()
-                    .filter(|row| if which == Which::Listed { row.listed } else { row.kept })
+                    .filter(|row| row.kept)
                     .map(|row| (row.address, row.version))
                     .collect();
                 count += self.act(step, &piece).await?;
@@ -241,9 +292,12 @@ impl Heal<'_> {
         Ok(count)
     }
 
-    async fn act(&self, step: Step, piece: &[Versioned]) -> sqlx::Result<u64> {
+    async fn act(&mut self, step: Step, piece: &[Versioned]) -> sqlx::Result<u64> {
         match step {
-            Step::Note => self.note(piece).await,
+            Step::Note => {
+                self.sample.add(piece);
+                self.note(piece).await
+            }
             Step::Repeat => {
                 let projected = |(address, _): &Versioned| {
                     let parts = address.aggregate.parts().iter().filter(|part| part.is_projected());
@@ -259,30 +313,7 @@ impl Heal<'_> {
     /// # Errors
     /// Those of Postgres.
     pub async fn note(&self, aggregates: &[Versioned]) -> sqlx::Result<u64> {
-        let mut sorted: Vec<&Versioned> = aggregates.iter().collect();
-        // In the order in which everybody locks notes.
-        sorted.sort();
-        let text = |f: fn(&Address) -> &str| sorted.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-        let versions: Vec<i64> = sorted.iter().map(|(_, version)| *version).collect();
-        let noted = bounded(&self.cx.postgres, async |connection| {
-            sqlx::query!(
-                "insert into brigade.unshown as note (tenant, aggregate, id, version, at)
-             select tenant, aggregate, id, version, clock_timestamp() - interval '2 seconds'
-             from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
-                  as lost (tenant, aggregate, id, version)
-             on conflict (tenant, aggregate, id)
-             do update set version = greatest(note.version, excluded.version),
-                           at = least(note.at, excluded.at)",
-                &text(|a| a.tenant.as_str()) as _,
-                &text(|a| a.aggregate.as_str()) as _,
-                &text(|a| a.id.as_str()) as _,
-                &versions,
-            )
-            .execute(&mut **connection)
-            .await
-        })
-        .await?
-        .rows_affected();
+        let noted = bounded(&self.cx.postgres, async |c| note(c, aggregates).await).await?;
         self.cx.metrics.healed.with_label_values(&["aggregates"]).inc_by(noted);
         Ok(noted)
     }
@@ -312,7 +343,7 @@ impl Heal<'_> {
         Ok(repeated)
     }
 
-    async fn publish_again(&self, events: &Events) -> anyhow::Result<()> {
+    async fn publish_again(&mut self, events: &Events) -> anyhow::Result<()> {
         let mut count = 0;
         let (mut after, until) = self.span(events.since).await?;
         loop {
@@ -361,6 +392,22 @@ impl Heal<'_> {
                 }
             }
         }
+    }
+
+    /// The orders whose rows in `active_orders` have not expired: those that are active, and of each
+    /// tenant those that ended a short while ago. Nothing of the history is read.
+    async fn listed(&self) -> sqlx::Result<Vec<Versioned>> {
+        let rows = bounded(&self.cx.postgres, async |connection| {
+            sqlx::query_file!("src/cache_verifier/listed.sql", REMOVED_TTL.as_secs_f64())
+                .fetch_all(&mut **connection)
+                .await
+        });
+        let address = |tenant: &str, id: &str| Address::new(tenant, Aggregate::Order, id).ok();
+        let rows = rows.await?;
+        Ok(rows
+            .iter()
+            .filter_map(|row| Some((address(&row.tenant, &row.id)?, row.version)))
+            .collect())
     }
 
     /// The locks of the owners of these carts. A lock has no events of its own, but none changes
@@ -428,21 +475,14 @@ impl Heal<'_> {
         .await
     }
 
-    /// Waits until command-handler has shown what is overdue, and tells how far it is.
-    async fn until_shown(&self) -> anyhow::Result<()> {
-        let mut least = i64::MAX;
-        let mut since = Instant::now();
+    /// Waits until command-handler has shown what is overdue, and tells about how far it is.
+    async fn until_shown(&mut self) -> anyhow::Result<()> {
+        let stands_for = self.sample.of as i64 * PIECE;
+        let (mut least, mut since) = (i64::MAX, Instant::now());
         loop {
             self.still_mine().await?;
-            let left = bounded(&self.cx.postgres, async |connection| {
-                sqlx::query_scalar!(
-                    r#"select count(*) as "left!" from brigade.unshown
-                   where at < statement_timestamp() - interval '2 seconds'"#
-                )
-                .fetch_one(&mut **connection)
-                .await
-            })
-            .await?;
+            let (sampled, any) = self.overdue().await?;
+            let left = (sampled * stands_for).max(i64::from(any));
             self.cx.metrics.heal_left.set(left);
             if left < least {
                 if since.elapsed() > Duration::from_secs(1) || least == i64::MAX {
@@ -450,24 +490,71 @@ impl Heal<'_> {
                 }
                 (least, since) = (left, Instant::now());
             }
-            if left == 0 || since.elapsed() > SHOW_PATIENCE || self.cx.drain.is_cancelled() {
+            if !any || since.elapsed() > SHOW_PATIENCE || self.cx.drain.is_cancelled() {
                 return Ok(());
             }
-            sleep(Duration::from_millis(100)).await;
+            sleep(SHOW_LOOK).await;
         }
     }
 
-    /// Renews the lease between pieces. Another holder heals as well.
-    async fn still_mine(&self) -> anyhow::Result<()> {
+    /// How many of the sample are overdue, and whether anything is. Other notes are looked at only
+    /// when nothing of the sample is left.
+    async fn overdue(&self) -> sqlx::Result<(i64, bool)> {
+        let some = &self.sample.some;
+        let text = |f: fn(&Address) -> &str| some.iter().map(f).collect::<Vec<_>>();
+        let overdue = bounded(&self.cx.postgres, async |connection| {
+            sqlx::query_file!(
+                "src/cache_verifier/overdue.sql",
+                &text(|a| a.tenant.as_str()) as _,
+                &text(|a| a.aggregate.as_str()) as _,
+                &text(|a| a.id.as_str()) as _,
+            )
+            .fetch_one(&mut **connection)
+            .await
+        });
+        let overdue = overdue.await?;
+        Ok((overdue.sampled, overdue.any))
+    }
+
+    /// Renews the lease between pieces, when it is time. Another holder heals as well.
+    async fn still_mine(&mut self) -> anyhow::Result<()> {
         if self.cx.drain.is_cancelled() {
             bail!("draining: the next holder heals");
         }
-        if !Lease::hold(self.cx, self.lease, &Fitness::default()).await? {
-            bail!("another instance heals");
+        if self.renewed.is_none_or(|at| at.elapsed() >= RENEW) {
+            let now = Instant::now();
+            if !Lease::hold(self.cx, self.lease, &Fitness::default()).await? {
+                bail!("another instance heals");
+            }
+            self.renewed = Some(now);
         }
         self.duty.moved();
         Ok(())
     }
+}
+
+/// Notes aggregates as not shown; an old note is shown at once. They are sorted by the database, as
+/// by a batch of command-handler: the two would else wait for each other in a circle.
+async fn note(postgres: &mut PgConnection, aggregates: &[Versioned]) -> sqlx::Result<u64> {
+    let text = |f: fn(&Address) -> &str| aggregates.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+    let versions: Vec<i64> = aggregates.iter().map(|(_, version)| *version).collect();
+    let noted = sqlx::query!(
+        "insert into brigade.unshown as note (tenant, aggregate, id, version, at)
+         select tenant, aggregate, id, version, clock_timestamp() - interval '2 seconds'
+         from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+              as lost (tenant, aggregate, id, version)
+         order by tenant, aggregate, id
+         on conflict (tenant, aggregate, id)
+         do update set version = greatest(note.version, excluded.version),
+                       at = least(note.at, excluded.at)",
+        &text(|a| a.tenant.as_str()) as _,
+        &text(|a| a.aggregate.as_str()) as _,
+        &text(|a| a.id.as_str()) as _,
+        &versions,
+    )
+    .execute(postgres)
+    .await?;
+    Ok(noted.rows_affected())
 }
 
 struct EventRow {
@@ -650,4 +737,106 @@ pub async fn noted(cx: &Context, addresses: &[Address]) -> sqlx::Result<BTreeSet
     })
     .await?;
     Ok(rows.iter().map(|row| format!("{}.{}.{}", row.tenant, row.aggregate, row.id)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, raw_sql};
+
+    use super::*;
+    use crate::store::testing::Database;
+
+    fn address(aggregate: Aggregate, id: &str) -> Address {
+        Address::new("t1", aggregate, id).unwrap()
+    }
+
+    #[test]
+    fn a_sample_stays_small_and_is_spread_evenly() {
+        let mut sample = Sample { some: Vec::new(), pieces: 0, of: 1 };
+        for piece in 0..10_000 {
+            sample.add(&[(address(Aggregate::Cart, &format!("c{piece}")), 1)]);
+        }
+        assert_eq!((sample.of, sample.some.len()), (16, 625));
+        let expected: Vec<_> =
+            (0..625).map(|n| address(Aggregate::Cart, &format!("c{}", 16 * n))).collect();
+        assert_eq!(sample.some, expected);
+    }
+
+    #[tokio::test]
+    async fn how_far_showing_is_is_told_by_a_sample_and_not_by_counting() -> anyhow::Result<()> {
+        let database = Database::start().await?;
+        let overdue = async |ids: &str| {
+            let values = format!("'{{t1,t1}}', '{{cart,cart}}', '{{{ids}}}'");
+            let types = "text[], text[], text[]";
+            database.rows_read(types, include_str!("overdue.sql"), &values).await
+        };
+        let notes = "insert into brigade.unshown
+                     select 't1', 'cart', 'c' || n, 1, now() - interval '1 minute'
+                     from generate_series(1, 20000) n";
+        for more in [notes, "analyze brigade.unshown"] {
+            database.run(more).await?;
+            assert_eq!(overdue("c1,c20000").await?, 2);
+            assert_eq!(overdue("x,y").await?, 1, "whether there is any");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn listed_orders_are_found_without_the_history() -> anyhow::Result<()> {
+        let database = Database::start().await?;
+        let listed = async || database.rows_read("float8", include_str!("listed.sql"), "600").await;
+        let order = |id: &str, status: &str, ended: &str, count: u32| {
+            format!(
+                "insert into brigade.orders (tenant, id, version, updated_at, parts, parts_at,
+                                             status, currency, items, total, created_at)
+                 select 't' || n % 5, '{id}' || n, 1, now() - interval '{ended}', '{{}}', '{{}}',
+                        '{status}', 'EUR', '[]', 1, now() - interval '2 hours'
+                 from generate_series(1, {count}) n;"
+            )
+        };
+        // The planner takes it for empty at first.
+        assert_eq!(listed().await?, 0);
+        database.run(&order("old", "completed", "1 hour", 10_000)).await?;
+        database.run(&order("left", "cancelled", "1 minute", 10)).await?;
+        database.run(&order("active", "placed", "1 hour", 50)).await?;
+        for more in ["select", "analyze brigade.orders"] {
+            database.run(more).await?;
+            let read = listed().await?;
+            assert!((60..80).contains(&read), "{read} rows, of 5 tenants");
+        }
+        let rows = sqlx::query_file!("src/cache_verifier/listed.sql", 600.0);
+        let rows = rows.fetch_all(&database.sql).await?;
+        assert_eq!(rows.len(), 60);
+        assert!(rows.iter().all(|row| !row.id.starts_with("old")));
+        Ok(())
+    }
+
+    /// The batch has noted a lock, and is about to note an order besides: it goes by the text of the
+    /// kinds, in which a lock comes first.
+    #[tokio::test]
+    async fn a_heal_and_a_batch_note_in_the_same_order() -> anyhow::Result<()> {
+        let database = Database::start().await?;
+        let (lock, order) = (address(Aggregate::Lock, "ada"), address(Aggregate::Order, "o1"));
+        let both = [(order, 1), (lock, 1)];
+        let mut batch = PgConnection::connect(&database.url).await?;
+        let mut heal = PgConnection::connect(&database.url).await?;
+        note(&mut heal, &both).await?;
+        let waits = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
+        let waits = waits.fetch_one(&mut heal).await?;
+        let lock_note = |kind: &str| {
+            format!("update brigade.unshown set version = 2 where aggregate = '{kind}'")
+        };
+        raw_sql("begin; set local lock_timeout = '5s'").execute(&mut batch).await?;
+        raw_sql(sqlx::AssertSqlSafe(lock_note("lock"))).execute(&mut batch).await?;
+        let healing = tokio::spawn(async move { note(&mut heal, &both).await });
+        let waiting = "select exists (select from pg_stat_activity
+                                      where pid = $1 and wait_event_type = 'Lock')";
+        while !sqlx::query_scalar(waiting).bind(waits).fetch_one(&database.sql).await? {}
+        // Nothing is held there by whoever waits.
+        let free = "select from brigade.unshown where aggregate = 'order' for update nowait";
+        raw_sql(free).execute(&mut batch).await?;
+        raw_sql("commit").execute(&mut batch).await?;
+        assert_eq!(healing.await??, 2);
+        Ok(())
+    }
 }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{
+    message::PublishMessage, response::Response, stream::LastRawMessageErrorKind,
+};
+use brigade_contracts::key::{Bucket, CANARY};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -29,6 +32,10 @@ pub struct Mark {
     pub messages: u64,
     /// Time of the first message.
     pub first_at: OffsetDateTime,
+    /// Time of the last message.
+    pub last_at: OffsetDateTime,
+    /// The sequence of the canary of a bucket.
+    pub canary: Option<u64>,
     /// Messages of the stream do not expire before this age.
     pub max_age: Option<time::Duration>,
 }
@@ -47,8 +54,7 @@ pub enum Loss {
     Missing,
     /// It was made again since.
     MadeAgain,
-    /// Everything that stood there is gone. Where each key of a bucket was overwritten in
-    /// between it looks the same, which then are few keys.
+    /// Everything that stood there is gone.
     Purged,
     /// Its last sequence is below the mark.
     Behind,
@@ -70,11 +76,13 @@ impl Loss {
     /// Whether it is one to a stream of this name. From `TIMERS` the server itself takes what has
     /// fired, which looks like a purge, and it is synced to disk; a lock whose timer is gone all the
     /// same is found by cart-lock-expiry. From `COMMANDS` goes what is decided, from `DLQ` what is
-    /// settled, often all of it at once.
+    /// settled, often all of it at once. `KV_attempts` has no canary: one message that fails alone
+    /// overwrites all of it each time, and what is gone from it nobody brings back.
     pub fn counts_for(self, stream: &str) -> bool {
         match stream {
             "TIMERS" => !matches!(self, Self::Purged | Self::ServerStarted),
             "COMMANDS" | "DLQ" => self != Self::Purged,
+            "KV_attempts" => matches!(self, Self::Missing | Self::MadeAgain),
             _ => true,
         }
     }
@@ -94,7 +102,7 @@ pub fn loss(mark: Option<&Mark>, found: &Found, one_server: bool) -> Option<Loss
     let mark = mark?;
     if found.created != mark.created {
         Some(Loss::MadeAgain)
-    } else if mark.messages > 0 && found.first_seq > mark.last_seq || is_cut(mark, found) {
+    } else if is_emptied(mark, found) || is_cut(mark, found) {
         Some(Loss::Purged)
     } else if found.last_seq < mark.last_seq {
         Some(Loss::Behind)
@@ -105,20 +113,39 @@ pub fn loss(mark: Option<&Mark>, found: &Found, one_server: bool) -> Option<Loss
     }
 }
 
-/// Whether the beginning of a stream that forgets by age alone is gone before its time.
-fn is_cut(mark: &Mark, found: &Mark) -> bool {
-    let Some(age) = found.max_age else { return false };
-    let slack = time::Duration::minutes(1);
-    mark.messages > 0
-        && found.first_seq > mark.first_seq
-        && mark.first_at + age > found.noted_at + slack
+/// Whether everything that stood in a stream is gone. Of a bucket its canary tells: all of its keys
+/// may have been overwritten, or have expired. A canary that stands elsewhere was put there again.
+fn is_emptied(mark: &Mark, found: &Mark) -> bool {
+    match mark.canary {
+        Some(canary) => found.canary != Some(canary),
+        None => {
+            mark.messages > 0
+                && found.first_seq > mark.last_seq
+                && !has_expired(mark.last_at, found)
+        }
+    }
 }
 
-/// Asks the server for a stream.
+/// Whether the beginning of a stream that forgets by age alone is gone before its time.
+fn is_cut(mark: &Mark, found: &Mark) -> bool {
+    found.max_age.is_some()
+        && mark.messages > 0
+        && found.first_seq > mark.first_seq
+        && !has_expired(mark.first_at, found)
+}
+
+/// Whether a message of that time may be gone by its age, on clocks that may differ.
+fn has_expired(at: OffsetDateTime, found: &Mark) -> bool {
+    let slack = time::Duration::minutes(1);
+    found.max_age.is_some_and(|age| at + age <= found.noted_at + slack)
+}
+
+/// Asks the server for a stream, at this time of the database. Puts the canary of a bucket where there
+/// is none: by another sequence than the mark's it tells of the loss until a mark is noted.
 ///
 /// # Errors
 /// Where it gives no answer, or another connection took over meanwhile.
-pub async fn look(cx: &Context, name: &str) -> anyhow::Result<Found> {
+pub async fn look(cx: &Context, name: &str, now: OffsetDateTime) -> anyhow::Result<Found> {
     let server_id = cx.nats.client.server_info().server_id;
     let connection = cx.nats.connections();
     let request = json!({});
@@ -130,6 +157,11 @@ pub async fn look(cx: &Context, name: &str) -> anyhow::Result<Found> {
         }
         Response::Err { error } => bail!("{name}: {error}"),
     };
+    let bucket = Bucket::ALL.into_iter().find(|b| b.has_canary() && b.stream() == name);
+    let canary = match bucket {
+        Some(bucket) => Some(canary(cx, bucket).await?),
+        None => None,
+    };
     if connection != cx.nats.connections() {
         bail!("connected again in between");
     }
@@ -138,22 +170,24 @@ pub async fn look(cx: &Context, name: &str) -> anyhow::Result<Found> {
     if let Some(most) = config["max_bytes"].as_i64().filter(|most| *most > 0) {
         tell_how_full(cx, name, number("bytes").cast_signed().saturating_mul(100) / most);
     }
-    let first_at = state["first_ts"].as_str().unwrap_or_default();
+    let time = |field: &str| {
+        let at = OffsetDateTime::parse(state[field].as_str()?, &Rfc3339).ok();
+        at.filter(|at| at.year() > 1)
+    };
     // Commands are purged when they are decided, and keys overwritten: only EVENTS forgets by age
     // alone.
     let by_age = name == "EVENTS";
     let max_age = config["max_age"].as_i64().filter(|age| by_age && *age > 0);
     Ok(Found::Stream(Mark {
-        noted_at: OffsetDateTime::UNIX_EPOCH,
+        noted_at: now,
         created: info["created"].as_str().context("no creation time")?.to_owned(),
         server_id,
         first_seq: number("first_seq"),
         last_seq: number("last_seq"),
         messages: number("messages"),
-        first_at: OffsetDateTime::parse(first_at, &Rfc3339)
-            .ok()
-            .filter(|at| at.year() > 1)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        first_at: time("first_ts").unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        last_at: time("last_ts").unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        canary,
         max_age: max_age.map(time::Duration::nanoseconds),
     }))
 }
@@ -168,6 +202,21 @@ fn tell_how_full(cx: &Context, stream: &str, percent: i64) {
     gauge.set(percent);
 }
 
+/// The sequence of a bucket's canary, which is put there where there is none. It holds nothing, so
+/// that whoever watches the bucket takes it for no value.
+async fn canary(cx: &Context, bucket: Bucket) -> anyhow::Result<u64> {
+    let (subject, js) = (bucket.subject(CANARY), &cx.nats.jetstream);
+    let stream = js.get_stream_no_info(bucket.stream()).await?;
+    match stream.get_last_raw_message_by_subject(&subject).await {
+        Ok(message) => return Ok(message.sequence),
+        Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Another instance may just have put one there.
+    let message = PublishMessage::build().expected_last_subject_sequence(0);
+    Ok(js.send_publish(subject, message).await?.await?.sequence)
+}
+
 /// The database's clock, and the last mark of each stream.
 ///
 /// # Errors
@@ -180,7 +229,8 @@ pub async fn read(
         sqlx::query!(
         r#"select clock_timestamp() as "now!", asked.stream as "stream!", m.noted_at as "noted_at?",
                   m.created as "created?", m.server_id as "server_id?", m.first_seq as "first_seq?",
-                  m.last_seq as "last_seq?", m.messages as "messages?", m.first_at as "first_at?"
+                  m.last_seq as "last_seq?", m.messages as "messages?", m.first_at as "first_at?",
+                  m.last_at as "last_at?", m.canary as "canary?"
            from unnest($1::text[]) as asked (stream)
            left join lateral (
                select * from brigade.stream_marks mark where mark.stream = asked.stream
@@ -202,6 +252,9 @@ pub async fn read(
             last_seq: row.last_seq?.cast_unsigned(),
             messages: row.messages?.cast_unsigned(),
             first_at: row.first_at?,
+            // An earlier version noted none: as young as it can be.
+            last_at: row.last_at.or(row.noted_at)?,
+            canary: row.canary.map(i64::cast_unsigned),
             max_age: None,
         };
         Some((row.stream, mark))
@@ -222,15 +275,20 @@ pub async fn note(
     let number =
         |f: fn(&Mark) -> u64| marks.iter().map(|(_, m)| f(m).cast_signed()).collect::<Vec<_>>();
     let streams: Vec<&str> = marks.iter().map(|(name, _)| *name).collect();
-    let first_at: Vec<OffsetDateTime> = marks.iter().map(|(_, mark)| mark.first_at).collect();
+    let time = |f: fn(&Mark) -> OffsetDateTime| marks.iter().map(|(_, m)| f(m)).collect::<Vec<_>>();
+    let canaries: Vec<Option<i64>> =
+        marks.iter().map(|(_, mark)| mark.canary.map(u64::cast_signed)).collect();
     bounded(postgres, async |connection| {
         sqlx::query!(
             "insert into brigade.stream_marks
-             (stream, noted_at, created, server_id, first_seq, last_seq, messages, first_at)
-         select stream, $8, created, server_id, first_seq, last_seq, messages, first_at
+             (stream, noted_at, created, server_id, first_seq, last_seq, messages, first_at, last_at,
+              canary)
+         select stream, $10, created, server_id, first_seq, last_seq, messages, first_at, last_at,
+                canary
          from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
-                     $7::timestamptz[])
-              as seen (stream, created, server_id, first_seq, last_seq, messages, first_at)
+                     $7::timestamptz[], $8::timestamptz[], $9::bigint[])
+              as seen (stream, created, server_id, first_seq, last_seq, messages, first_at, last_at,
+                       canary)
          on conflict (stream, noted_at) do nothing",
             &streams as _,
             &text(|m| &m.created) as _,
@@ -238,7 +296,9 @@ pub async fn note(
             &number(|m| m.first_seq),
             &number(|m| m.last_seq),
             &number(|m| m.messages),
-            &first_at,
+            &time(|m| m.first_at),
+            &time(|m| m.last_at),
+            &canaries as _,
             now,
         )
         .execute(&mut **connection)
@@ -284,6 +344,8 @@ mod tests {
             last_seq: 20,
             messages: 5,
             first_at: OffsetDateTime::UNIX_EPOCH,
+            last_at: OffsetDateTime::UNIX_EPOCH + time::Duration::minutes(30),
+            canary: None,
             max_age: None,
         }
     }
@@ -312,23 +374,38 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_is_purged_when_its_canary_is_gone_and_not_when_its_keys_were_overwritten() {
+        let loss = |canary| {
+            let before = Mark { canary: Some(3), ..mark() };
+            let found = Mark { first_seq: 25, last_seq: 25, canary, ..mark() };
+            loss(Some(&before), &Found::Stream(found), true)
+        };
+        assert_eq!(loss(Some(3)), None, "every other key was overwritten");
+        assert_eq!(loss(Some(25)), Some(Loss::Purged), "it was put there again");
+        assert_eq!(loss(None), Some(Loss::Purged));
+    }
+
+    #[test]
     fn what_is_done_and_gone_is_no_loss() {
-        for loss in [Loss::Missing, Loss::MadeAgain, Loss::Behind] {
-            assert!(loss.counts_for("TIMERS") && loss.counts_for("EVENTS"));
-            assert!(loss.counts_for("COMMANDS") && loss.counts_for("DLQ"));
-        }
-        assert!(!Loss::Purged.counts_for("COMMANDS") && !Loss::Purged.counts_for("DLQ"));
-        assert!(Loss::ServerStarted.counts_for("COMMANDS"));
-        for loss in [Loss::Purged, Loss::ServerStarted] {
-            assert!(!loss.counts_for("TIMERS") && loss.counts_for("EVENTS"));
-        }
+        let streams = ["EVENTS", "TIMERS", "COMMANDS", "DLQ", "KV_attempts"];
+        let counts = |loss: Loss| streams.map(|stream| loss.counts_for(stream));
+        assert_eq!(counts(Loss::Missing), [true; 5]);
+        assert_eq!(counts(Loss::MadeAgain), [true; 5]);
+        assert_eq!(counts(Loss::Behind), [true, true, true, true, false]);
+        assert_eq!(counts(Loss::Purged), [true, false, false, false, false]);
+        assert_eq!(counts(Loss::ServerStarted), [true, false, true, true, false]);
     }
 
     #[test]
     fn what_is_gone_by_age_is_no_loss() {
-        let found = |age| Mark { first_seq: 15, max_age: Some(age), ..mark() };
-        let loss = |found| loss(Some(&mark()), &Found::Stream(found), true);
-        assert_eq!(loss(found(time::Duration::hours(1))), None);
-        assert_eq!(loss(found(time::Duration::hours(2))), Some(Loss::Purged));
+        let loss = |first_seq, minutes| {
+            let max_age = Some(time::Duration::minutes(minutes));
+            let found = Mark { first_seq, last_seq: 20, max_age, ..mark() };
+            loss(Some(&mark()), &Found::Stream(found), true)
+        };
+        assert_eq!(loss(15, 60), None, "the first ones, after an hour");
+        assert_eq!(loss(15, 120), Some(Loss::Purged));
+        assert_eq!(loss(21, 30), None, "all of them: the last one is half an hour old");
+        assert_eq!(loss(21, 60), Some(Loss::Purged));
     }
 }

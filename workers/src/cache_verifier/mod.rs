@@ -4,7 +4,9 @@
 //! and last sequence ([`marks`]). Each second the holder of the lease compares every stream of the
 //! topology with its last mark. A **loss** is whatever says that messages may be gone since: no
 //! stream, one made again, a purge, a last sequence below the mark, a server that was started again
-//! (buckets are not synced to disk). Then it **heals** ([`heal`]):
+//! (buckets are not synced to disk). A purge of a bucket takes its **canary** along, a key of
+//! cache-verifier's own that is written once; all other keys may be overwritten or expire between two
+//! marks, which is no loss. Then it **heals** ([`heal`]):
 //!
 //! | lost | is brought back by |
 //! |---|---|
@@ -13,8 +15,8 @@
 //! | `EVENTS` | events in the outbox again, which outbox-relay publishes |
 //! | `COMMANDS`, `DLQ` | the stream is made again; what was in it was truth and is gone: an error is logged. That it is emptied is usual |
 //!
-//! The rest are rows in SQL for those who own the keys: it writes no key, event or aggregate itself. A
-//! mark is noted only after everything before it is healed, so whoever takes over after a crash
+//! The rest are rows in SQL for those who own the keys: it writes no event, no aggregate, and no key
+//! but the canaries. A mark is noted only after everything before it is healed, so whoever takes over after a crash
 //! finds the same loss again; healing twice changes nothing.
 //!
 //! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
@@ -147,7 +149,7 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
     let mut plan = Plan::default();
     for name in &names {
         let mark = before.get(name);
-        let stream = marks::look(cx, name).await?;
+        let stream = marks::look(cx, name, now).await?;
         duty.went_round();
         let one_server = cx.topology.streams[name].get("num_replicas").is_none_or(|n| n == 1);
         let loss = marks::loss(mark, &stream, one_server);
@@ -160,14 +162,22 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
     if !plan.is_empty() {
         let started = Instant::now();
         cx.fail.point("cache-verifier.before_heal").await;
-        let heal = Heal { cx, lease: LEASE, duty };
+        let mut heal = Heal::new(cx, LEASE, duty);
+        // Writers wait for buckets; what they write meanwhile is not lost again. Their canaries are
+        // there before anything is brought back, and so tell of another purge in between.
+        for (name, found) in &mut found {
+            if matches!(found, Found::Nothing) && name != "EVENTS" {
+                heal.make(name).await?;
+                *found = marks::look(cx, name, now).await?;
+            }
+        }
         heal.run(&plan).await?;
         cx.fail.point("cache-verifier.after_heal").await;
         let seconds = started.elapsed().as_secs_f64();
         tracing::info!(worker = %cx.worker, seconds, "everything lost is noted or made again");
         for (name, found) in &mut found {
             if matches!(found, Found::Nothing) {
-                *found = marks::look(cx, name).await?;
+                *found = marks::look(cx, name, now).await?;
             }
         }
     }

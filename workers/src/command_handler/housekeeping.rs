@@ -230,25 +230,16 @@ async fn forget_settled(cx: &Context, days: i32) -> sqlx::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::StackConfig,
-        migrate,
-        runtime::connect::postgres,
-        stack::{self, Binaries},
-    };
+    use crate::store::testing::Database;
 
     #[tokio::test]
     async fn old_outcomes_are_found_without_reading_the_young_ones() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let url = server.superuser_url("postgres");
-        migrate::run(&url, |_| None).await?;
+        let database = Database::start().await?;
         let explain = concat!("explain ", include_str!("forget_outcomes.sql"));
         let plan: Vec<String> = sqlx::query_scalar(explain)
             .bind(OUTCOME_DAYS)
             .bind(AT_ONCE)
-            .fetch_all(&postgres(&url, "test", 1)?)
+            .fetch_all(&database.sql)
             .await?;
         let plan = plan.join("\n");
         assert!(plan.contains("command_inbox_decided_at_idx"), "{plan}");

@@ -140,22 +140,28 @@ pub async fn flush(postgres: &PgPool, notes: &Notes) -> sqlx::Result<()> {
     deleted
 }
 
-/// A way through all notes that are overdue, the oldest first. What cannot be shown now is passed
-/// by until the next round, so that it keeps nobody else.
+/// A way through all notes, by their key: a piece begins where the one before ended and reads
+/// nothing twice, however many there are, and no index besides that of the key has to be kept by
+/// those who write notes. What cannot be shown now is passed by until the next round, so that it
+/// keeps nobody else.
 struct Round {
-    /// The last note of the piece before.
-    after: Note,
+    /// Key of the last note of the piece before: tenant, aggregate, id.
+    after: (String, String, String),
     /// Most notes in a piece.
     most: i64,
-    /// The last one whose address cannot be read, and that was told of.
-    told: Note,
+    /// Notes up to this time whose addresses cannot be read were told of, in an earlier round.
+    told: OffsetDateTime,
+    /// The newest of them in this round.
+    telling: OffsetDateTime,
     /// Whether anything can be shown.
     fitness: Fitness,
 }
 
 impl Default for Round {
     fn default() -> Self {
-        Self { after: START, most: AT_ONCE, told: START, fitness: Fitness::default() }
+        let (told, telling) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
+        let fitness = Fitness::default();
+        Self { after: Default::default(), most: AT_ONCE, told, telling, fitness }
     }
 }
 
@@ -164,36 +170,36 @@ impl Round {
     fn pass(&mut self, cx: &Context, piece: &[Note]) -> Vec<Address> {
         let mut addresses = Vec::new();
         for note in piece {
-            self.after = note.clone();
             match note.address() {
                 Some(address) => addresses.push(address),
-                None if *note <= self.told => {}
+                None if note.at <= self.told => {}
                 None => {
                     tracing::error!(worker = %cx.worker, ?note, "no address, and is not shown");
-                    self.told = note.clone();
+                    self.telling = self.telling.max(note.at);
                 }
             }
         }
+        if let Some(Note { tenant, aggregate, id, .. }) = piece.last() {
+            self.after = (tenant.clone(), aggregate.clone(), id.clone());
+        }
         addresses
+    }
+
+    /// Begins the next one.
+    fn end(&mut self) {
+        self.after = Default::default();
+        self.told = self.telling;
     }
 }
 
-/// A note, in the order of a round.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A note.
+#[derive(Debug)]
 struct Note {
     at: OffsetDateTime,
     tenant: String,
     aggregate: String,
     id: String,
 }
-
-/// Before all notes.
-const START: Note = Note {
-    at: OffsetDateTime::UNIX_EPOCH,
-    tenant: String::new(),
-    aggregate: String::new(),
-    id: String::new(),
-};
 
 impl Note {
     fn address(&self) -> Option<Address> {
@@ -215,7 +221,7 @@ async fn show_overdue(
         duty.moved();
         let overdue = overdue(&cx.postgres, round).await?;
         if overdue.is_empty() {
-            round.after = START;
+            round.end();
             return Ok(());
         }
         let states = read(cx, &round.pass(cx, &overdue)).await?;
@@ -263,16 +269,12 @@ async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
 }
 
 async fn overdue(postgres: &PgPool, round: &Round) -> sqlx::Result<Vec<Note>> {
-    let Note { at, tenant, aggregate, id } = &round.after;
+    let (tenant, aggregate, id) = &round.after;
     bounded(postgres, async |connection| {
-        sqlx::query_as!(
+        sqlx::query_file_as!(
             Note,
-            "select at, tenant, aggregate, id from brigade.unshown
-             where at < statement_timestamp() - make_interval(secs => $1)
-               and (at, tenant, aggregate, id) > ($2, $3, $4, $5)
-             order by at, tenant, aggregate, id limit $6",
+            "src/command_handler/overdue.sql",
             OVERDUE,
-            at,
             tenant,
             aggregate,
             id,
@@ -282,4 +284,41 @@ async fn overdue(postgres: &PgPool, round: &Round) -> sqlx::Result<Vec<Note>> {
         .await
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::Database;
+
+    #[tokio::test]
+    async fn a_piece_of_notes_is_all_that_is_read_however_many_there_are() -> anyhow::Result<()> {
+        let database = Database::start().await?;
+        let overdue = async |after: &str| {
+            let values = format!("1, {after}, {AT_ONCE}");
+            let types = "float8, text, text, text, bigint";
+            database.rows_read(types, include_str!("overdue.sql"), &values).await
+        };
+        assert_eq!(overdue("'', '', ''").await?, 0);
+        // The planner still takes it for empty; then it knows.
+        let notes = "insert into brigade.unshown
+                     select 't' || n % 7, 'cart', 'c' || n, 1, now() - interval '1 minute'
+                     from generate_series(1, 20000) n";
+        for more in [notes, "analyze brigade.unshown"] {
+            database.run(more).await?;
+            for after in ["'', '', ''", "'t3', 'cart', 'c5'", "'t5', 'cart', ''"] {
+                assert_eq!(overdue(after).await?, AT_ONCE.cast_unsigned(), "after {after}");
+            }
+        }
+        // All of them, each once.
+        let (mut round, mut seen) = (Round::default(), 0);
+        loop {
+            let piece = super::overdue(&database.sql, &round).await?;
+            let Some(Note { tenant, aggregate, id, .. }) = piece.last() else { break };
+            round.after = (tenant.clone(), aggregate.clone(), id.clone());
+            seen += piece.len();
+        }
+        assert_eq!(seen, 20_000);
+        Ok(())
+    }
 }

@@ -348,7 +348,7 @@ impl Metrics {
             ),
             heal_left: gauge(
                 "brigade_heal_left",
-                "Aggregates that a heal under way has noted and that are not shown yet",
+                "About how many aggregates a heal under way has noted that are not shown yet",
             ),
             audited: counter(
                 "brigade_audited_total",

@@ -10,6 +10,8 @@ pub mod postgres;
 pub mod rows;
 pub mod states;
 pub mod tables;
+#[cfg(test)]
+pub mod testing;
 pub mod users;
 
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};

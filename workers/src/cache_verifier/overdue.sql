@@ -1,0 +1,19 @@
+-- How many of some aggregates are overdue to be shown ($1 tenants, $2 aggregates, $3 ids), and whether
+-- anything is.
+with sampled as (
+    select count(*) as count
+    from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, aggregate, id)
+    cross join lateral (
+        select from brigade.unshown note
+        where (note.tenant, note.aggregate, note.id) = (asked.tenant, asked.aggregate, asked.id)
+          and note.at < statement_timestamp() - interval '2 seconds'
+        limit 1
+    ) overdue
+)
+select count as "sampled!",
+       case when count > 0 then true
+            -- By key, so that the rows that were deleted are passed over.
+            else coalesce((select true from brigade.unshown
+                           where at < statement_timestamp() - interval '2 seconds'
+                           order by tenant, aggregate, id limit 1), false) end as "any!"
+from sampled

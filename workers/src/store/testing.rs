@@ -1,0 +1,67 @@
+//! A database for tests of single statements, and what these read.
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool, Row, raw_sql};
+use tempfile::TempDir;
+
+use crate::{
+    config::StackConfig,
+    migrate,
+    runtime::connect::postgres,
+    stack::{self, Binaries},
+};
+
+/// A Postgres with the schema and nothing in it.
+pub struct Database {
+    /// With the settings of workers.
+    pub sql: PgPool,
+    pub url: String,
+    _server: stack::Postgres,
+    _dir: TempDir,
+}
+
+impl Database {
+    pub async fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
+        let url = server.superuser_url("postgres");
+        migrate::run(&url, |_| None).await?;
+        Ok(Self { sql: postgres(&url, "test", 4)?, url, _server: server, _dir: dir })
+    }
+
+    pub async fn run(&self, statements: &str) -> Result<()> {
+        raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.sql).await?;
+        Ok(())
+    }
+
+    /// How many rows a statement reads of tables and indexes, those included that it leaves out.
+    /// It is planned as the workers' statements are, without its values.
+    pub async fn rows_read(&self, types: &str, statement: &str, values: &str) -> Result<u64> {
+        let mut connection = self.sql.acquire().await?;
+        let prepare = format!("prepare looked ({types}) as {statement}");
+        raw_sql(AssertSqlSafe(prepare)).execute(&mut *connection).await?;
+        let explain = format!("explain (analyze, format json) execute looked ({values})");
+        let plan = raw_sql(AssertSqlSafe(explain)).fetch_one(&mut *connection).await?;
+        let plan: Value = plan.try_get(0)?;
+        raw_sql("deallocate looked").execute(&mut *connection).await?;
+        let read = rows_of(plan.pointer("/0/Plan").context("no plan")?);
+        println!("{read} rows: {values:.80}");
+        Ok(read)
+    }
+}
+
+fn rows_of(node: &Value) -> u64 {
+    let number = |field: &str| node[field].as_u64().unwrap_or(0);
+    let own = if node["Relation Name"].is_string() {
+        let each = number("Actual Rows")
+            + number("Rows Removed by Filter")
+            + number("Rows Removed by Index Recheck");
+        each * number("Actual Loops")
+    } else {
+        0
+    };
+    let below = node["Plans"].as_array().into_iter().flatten().map(rows_of);
+    own + below.sum::<u64>()
+}
