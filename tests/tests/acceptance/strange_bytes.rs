@@ -71,7 +71,7 @@ fn payloads() -> Vec<(&'static str, Vec<u8>, (&'static str, &'static str))> {
     ]
 }
 
-/// Replies that are no inbox.
+/// Replies that are no inbox. (The server itself refuses those that look like its own, `_R_.…`.)
 fn replies() -> Vec<&'static [u8]> {
     vec![
         b"_INBOX.",
@@ -81,7 +81,6 @@ fn replies() -> Vec<&'static [u8]> {
         b"_INBOX.\xff",
         b"_INBOX.a\0",
         b"_INBOX.\xc2\xa0",
-        b"_R_.",
         b"\xff",
         b"$KV.views.t2.cart.c9.core",
         b"$JS.API.STREAM.PURGE.EVENTS",
@@ -122,8 +121,8 @@ async fn desk(town: &Town) -> DeadLetters {
 }
 
 /// The dead letter of a message of `COMMANDS`.
-async fn letter(town: &Town, sequence: u64) -> Letter {
-    until("a dead letter", || async {
+async fn letter(town: &Town, sequence: u64, what: &str) -> Letter {
+    until(&format!("the dead letter of {what}"), || async {
         let letters = desk(town).await.list(&Filter::default()).await.unwrap();
         let of_this =
             |letter: &Letter| letter.headers.get("Origin-Seq").map(|v| v.as_str().parse());
@@ -170,7 +169,11 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         refused(&answer, bad_header, name);
 
         let stored = store(&mut producer, b"cmd.t1.cart.c1.open", &block, open).await;
-        let letter = letter(&town, stored).await;
+        if name.starts_with("a status") {
+            // JetStream itself takes the status away, and hands on the rest.
+            continue;
+        }
+        let letter = letter(&town, stored, name).await;
         assert!(letter.reason.starts_with("bad_header"), "{name}: {}", letter.reason);
         assert_eq!(letter.subject, "cmd.t1.cart.c1.open");
         let header = |name: &str| letter.headers.get(name).map(|value| value.as_str().to_owned());
@@ -185,6 +188,7 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         let replayed = desk(&town).await.replay(&letter, "op").await.unwrap_err();
         assert!(replayed.to_string().contains("Dead-Raw-Headers"), "{name}: {replayed}");
     }
+    assert_eq!(outcome(&mut producer, "k").await, ("201".to_owned(), "created".to_owned()));
     let bad_subject = ("400", "bad_subject");
     for (at, (name, id)) in ids().into_iter().enumerate() {
         let on_request = subject([b"req.t1.cart.", &id, b".open"]);
@@ -205,7 +209,7 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         assert_eq!((&*decided.0, &*decided.1), bad_subject, "{name}");
         // Nobody can be told: it has no Command-Id.
         let stored = store(&mut producer, &stored, b"", open).await;
-        let letter = letter(&town, stored).await;
+        let letter = letter(&town, stored, name).await;
         let kept = letter.headers.get("Dead-Raw-Subject").map(|value| value.as_str().to_owned());
         let on_stream = subject([b"cmd.t1.cart.", &id, b".open"]);
         let is_text = id.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
@@ -220,7 +224,7 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         assert_eq!((&*decided.0, &*decided.1), expected, "{name}");
         let answer = producer.ask(b"cmd.t1.user.u1.login", &named("k"), &payload).await;
         refused(&answer, ("400", "secret_on_durable_door"), name);
-        let answer = watcher.ask(b"q.t1.view.cart.c1", b"", &payload).await;
+        let answer = watcher.ask(b"q.t1.view.cart.c0", b"", &payload).await;
         assert_eq!(answer.header("Brigade-Status"), "404", "{name}");
     }
     all_well(&town).await;

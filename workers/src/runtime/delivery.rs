@@ -124,17 +124,21 @@ impl Origin {
     /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`,
     /// or with domain and account after `$JS.ACK`, and perhaps more at the end.
     fn of_stored(reply: &str) -> Option<Self> {
-        let tokens: Vec<_> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = match tokens.len() {
-            7 => &tokens[..],
-            9.. => &tokens[2..],
+        let reply = reply.strip_prefix("$JS.ACK.")?;
+        let before = match reply.split('.').count() {
+            7 => 0,
+            9.. => 2,
             _ => return None,
         };
+        let mut tokens = reply.split('.').skip(before);
+        let mut next = || tokens.next();
+        let (stream, _consumer, deliveries, sequence) = (next()?, next()?, next()?, next()?);
+        let (_consumer_sequence, stored_at) = (next()?, next()?);
         Some(Self::Stored {
-            stream: tokens[0].to_owned(),
-            sequence: tokens[3].parse().ok()?,
-            deliveries: tokens[2].parse().ok()?,
-            stored_at: tokens[5].parse().ok()?,
+            stream: stream.to_owned(),
+            sequence: sequence.parse().ok()?,
+            deliveries: deliveries.parse().ok()?,
+            stored_at: stored_at.parse().ok()?,
         })
     }
 }

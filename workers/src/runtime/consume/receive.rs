@@ -8,6 +8,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{MAX_BATCH, MAX_IN_HAND, Source};
 use crate::runtime::{
@@ -54,6 +55,8 @@ pub(super) async fn receive(
 struct Pulls {
     intake: Intake,
     messages: Subscription,
+    /// The prefix of where they come.
+    inbox: String,
     /// Whom to ask for messages.
     next: String,
     /// Pulls so far; each is answered under its own number.
@@ -62,6 +65,7 @@ struct Pulls {
 }
 
 /// How a pull ended.
+#[derive(Debug, PartialEq)]
 enum Pulled {
     /// As it should.
     Done,
@@ -80,10 +84,12 @@ async fn pull_from(
     sender: &Sender,
     opened: &Semaphore,
 ) -> anyhow::Result<()> {
-    let inbox = format!("{}.{stream}.*", intake.inbox());
-    let Some(messages) = subscribe(cx, intake, &inbox, None).await? else { return Ok(()) };
+    let inbox = format!("{}.{stream}", intake.inbox());
+    let all = format!("{inbox}.*");
+    let Some(messages) = subscribe(cx, intake, &all, None).await? else { return Ok(()) };
     let mut pulls = Pulls {
         messages,
+        inbox,
         next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", cx.worker),
         intake: intake.clone(),
         pulls: 0,
@@ -103,7 +109,7 @@ async fn pull_from(
             told = true;
             opened.add_permits(1);
         }
-        let refused = match pulls.once(cx, stream, sender, &permits).await? {
+        let refused = match pulls.once(&cx.drain, sender, &permits).await? {
             Pulled::Done => {
                 silent = 0;
                 cx.health.back("stream");
@@ -130,21 +136,20 @@ impl Pulls {
     /// Where nothing can be received any more.
     async fn once(
         &mut self,
-        cx: &Context,
-        stream: &str,
+        drain: &CancellationToken,
         sender: &Sender,
         permits: &Arc<Semaphore>,
     ) -> anyhow::Result<Pulled> {
         // Waits for room first: what is pulled without room would use up its time.
         let first = tokio::select! {
             permit = permits.clone().acquire_owned() => permit?,
-            () = cx.drain.cancelled() => return Ok(Pulled::Done),
+            () = drain.cancelled() => return Ok(Pulled::Done),
         };
         let more = permits.available_permits().min(MAX_BATCH - 1);
         let mut room = vec![first];
         room.extend((0..more).map_while(|_| permits.clone().try_acquire_owned().ok()));
         self.pulls += 1;
-        let reply = format!("{}.{stream}.{}", self.intake.inbox(), self.pulls);
+        let reply = format!("{}.{}", self.inbox, self.pulls);
         let asked = json!({
             "batch": room.len(),
             "expires": PULL_EXPIRES.as_nanos(),
@@ -270,5 +275,104 @@ async fn listen_to(
                 requests.stop();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time;
+
+    use anyhow::Result;
+    use async_nats::jetstream::{consumer::pull::Config, stream};
+    use brigade_contracts::WorkerName;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        config::StackConfig,
+        runtime::{Health, Metrics, Nats},
+        stack::{Binaries, NatsServer},
+    };
+
+    /// A stream with a consumer, from which is pulled.
+    struct Stand {
+        server: NatsServer,
+        nats: Nats,
+        pulls: Pulls,
+        sender: Sender,
+        received: mpsc::Receiver<Vec<Delivery>>,
+        _dir: TempDir,
+    }
+
+    impl Stand {
+        async fn start() -> Result<Self> {
+            let dir = tempfile::tempdir()?;
+            let binaries = Binaries::find(&StackConfig::from_env()).await?;
+            let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, "").await?;
+            let url = format!("nats://test@127.0.0.1:{}", server.port());
+            let health = Health::new(WorkerName::CommandHandler);
+            let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;
+            let (name, subjects) = ("S".to_owned(), vec!["s.*".to_owned()]);
+            let config = stream::Config { name, subjects, ..Default::default() };
+            let stream = loop {
+                if let Ok(stream) = nats.jetstream.create_stream(config.clone()).await {
+                    break stream;
+                }
+            };
+            let durable_name = Some("d".to_owned());
+            stream.create_consumer(Config { durable_name, ..Default::default() }).await?;
+            let intake = nats.intake();
+            let inbox = format!("{}.S", intake.inbox());
+            let (sender, received) = mpsc::channel(MAX_BATCH);
+            let pulls = Pulls {
+                messages: intake.subscribe(format!("{inbox}.*"), None).await?,
+                inbox,
+                next: "$JS.API.CONSUMER.MSG.NEXT.S.d".to_owned(),
+                intake,
+                pulls: 0,
+                source: 0,
+            };
+            Ok(Self { server, nats, pulls, sender, received, _dir: dir })
+        }
+
+        async fn pull(&mut self, permits: usize) -> Result<Pulled> {
+            let permits = Arc::new(Semaphore::new(permits));
+            self.pulls.once(&CancellationToken::new(), &self.sender, &permits).await
+        }
+
+        fn received(&mut self) -> Vec<String> {
+            let came = std::iter::from_fn(|| self.received.try_recv().ok()).flatten();
+            came.map(|delivery| delivery.subject().to_owned()).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pull_brings_what_there_is_room_for() -> Result<()> {
+        let mut stand = Stand::start().await?;
+        for at in 1..=5 {
+            stand.nats.jetstream.publish(format!("s.{at}"), "".into()).await?.await?;
+        }
+        assert_eq!(stand.pull(3).await?, Pulled::Done);
+        assert_eq!(stand.received(), ["s.1", "s.2", "s.3"]);
+        // The rest, and then the time is over.
+        assert_eq!(stand.pull(9).await?, Pulled::Done);
+        assert_eq!(stand.received(), ["s.4", "s.5"]);
+        stand.server.kill().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_is_gone_or_silent_is_noticed() -> Result<()> {
+        let mut stand = Stand::start().await?;
+        stand.nats.jetstream.delete_stream("S").await?;
+        let Pulled::Refused(why) = stand.pull(9).await? else { panic!("there is no consumer") };
+        assert!(why.ends_with("503"), "{why}");
+        // Somebody listens there, and never says a word, as a leader that has died.
+        let _mute = stand.nats.client.subscribe(stand.pulls.next.clone()).await?;
+        stand.nats.client.flush().await?;
+        let asked = time::Instant::now();
+        assert_eq!(stand.pull(9).await?, Pulled::Silent);
+        assert!(asked.elapsed() >= PULL_SILENT);
+        Ok(())
     }
 }
