@@ -41,7 +41,12 @@ const ERRORS: [(u16, &str, &str, &str); 15] = [
         ended",
         "The cart is being paid. It says when to try again.",
     ),
-    (429, "too_many_attempts", "too many attempts; wait", "Too many attempts to log in."),
+    (
+        429,
+        "too_many_attempts",
+        "too many attempts; wait",
+        "Too many attempts to log in, or requests of this tenant at once. It says when to try again.",
+    ),
     (500, "internal", "this was not foreseen, and is in the log", "It was not foreseen."),
     (
         503,
