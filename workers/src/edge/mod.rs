@@ -15,7 +15,8 @@
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
-//! cannot be reached the answer is `503 unconfirmed` ([`database`]), not a guess. A drain answers
+//! cannot be reached, or the server is in recovery, the answer is `503 unconfirmed` ([`database`]),
+//! not a guess. One tenant's queries leave room for others' ([`places`]). A drain answers
 //! every query that the server gave to this edge; those that wait are answered at once with what
 //! is there.
 //!

@@ -4,6 +4,7 @@ mod faults;
 mod list;
 mod locks;
 mod sources;
+mod standby;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -217,6 +217,18 @@ mod tests {
         // One that cannot be answered spoils only its own answer.
         let mixed = join_all([1, 13, 2].map(|n| together.get(n))).await;
         assert_eq!(mixed, [Ok(Some(2)), Err(Unanswered::Fault), Ok(Some(4))]);
+
+        // One that is too slow fails by itself, and Postgres is there for all others.
+        question.held.store(true, Ordering::SeqCst);
+        let mut slow = Box::pin(together.get(7));
+        let before = started();
+        assert!(slow.as_mut().now_or_never().is_none());
+        while started() == before {
+            tokio::task::yield_now().await;
+        }
+        question.held.store(false, Ordering::SeqCst);
+        assert_eq!(slow.await, Err(Unanswered::Away));
+        assert_eq!(together.get(8).await, Ok(Some(16)));
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ impl Instance {
                 while !drain.is_cancelled() {
                     let run = run(worker, &servers, &health, &metrics, &drain, &fail);
                     let why = match run.await {
-                        Ok(()) if drain.is_cancelled() => return health.stopped(),
+                        Ok(()) if drain.is_cancelled() => return,
                         Ok(()) => "it ended by itself".to_owned(),
                         Err(error) => format!("{error:#}"),
                     };
@@ -78,12 +78,13 @@ impl Instance {
 
     /// Tells the worker to drain; returns at once.
     pub fn drain(&self) {
+        self.health.draining();
         self.drain.cancel();
     }
 
     /// Drains and waits until the worker has stopped.
     pub async fn stop(self) {
-        self.drain.cancel();
+        self.drain();
         // An error is a panic or an abort: stopped either way.
         let _stopped = self.task.await;
     }
@@ -131,7 +132,7 @@ async fn run(
     // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
     let result = tokio::select! {
         result = task => result.context("the worker panicked")?,
-        why = health.hangs(), if !drain.is_cancelled() => {
+        why = health.hangs() => {
             tracing::error!(%worker, why, "hangs, and is started again");
             // With new connections: these may be what it waits for.
             drop(cx.postgres.close());

@@ -103,11 +103,10 @@ impl Health {
         self.back("worker");
     }
 
-    /// The worker has drained.
-    pub fn stopped(&self) {
-        let mut state = self.state();
-        state.started = None;
-        state.duties.clear();
+    /// The worker drains, or has: its duties end one after the other, and nobody waits for them. How
+    /// long it takes others see to.
+    pub fn draining(&self) {
+        self.state().started = None;
     }
 
     /// Begins a duty, which has to go round at least every [`HANGS`].
@@ -294,7 +293,7 @@ mod tests {
         drop(again);
         advance(HANGS + LOST + LOOK).await;
         assert_eq!(health.alive(), Err("does not start for 40 s".to_owned()));
-        health.stopped();
+        health.draining();
         assert_eq!(health.alive(), Ok(()));
     }
 }

@@ -21,7 +21,7 @@ const FAILS: Duration = Duration::from_secs(2);
 /// Who gave a duty up leaves it to the others for this long; twice as long each time that it has
 /// failed again, up to [`LONGEST_PAUSE`]: the others may all be no better.
 const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// Whether an instance can do a duty. Postgres alone says who holds it, and whoever reaches
 /// Postgres can hold it for ever, though nothing comes of it where NATS cannot be used.
@@ -83,7 +83,7 @@ impl Lease {
             .await
         });
         if given_up.await?.rows_affected() > 0 {
-            tracing::warn!(worker = %cx.worker, name, "NATS is away: the duty is left to others");
+            tracing::warn!(worker = %cx.worker, name, "cannot be done here: it is left to others");
         }
         Ok(false)
     }

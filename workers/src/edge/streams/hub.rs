@@ -81,10 +81,12 @@ pub async fn run<T: Topic>(edge: Arc<Edge>, mut topic: T, mut joins: UnboundedRe
     // Only what the server knows of can wake: from the first question on nothing is missed.
     edge.cx.nats.round_trip().await;
     let _counted = Counted::new(&edge.cx.metrics.stream_hubs);
+    let duty = edge.cx.health.duty("streams");
     let (told, _) = broadcast::channel(PIECES);
     let (mut again, mut beat) = (every(ASK_AGAIN), every(HEARTBEAT));
     let mut joining = Vec::new();
     loop {
+        duty.moved();
         tokio::select! {
             () = edge.streams.stop.cancelled() => return,
             _ = joins.recv_many(&mut joining, usize::MAX) => {}

@@ -68,7 +68,7 @@ fn command(verb: &Verb) -> Value {
 
 fn view(aggregate: Aggregate) -> Value {
     let name = kind(aggregate);
-    let mut errors = vec![400, 401, 403, 404, 500, 503];
+    let mut errors = vec![400, 401, 403, 404, 429, 500, 503];
     let (body, headers) = if aggregate == Aggregate::User {
         (Body::Plain(schema::reference("UserState")), vec![])
     } else {
@@ -94,7 +94,7 @@ fn view_stream(aggregate: Aggregate) -> Value {
         "summary": format!("A {aggregate}, and each change of it as it happens."),
         "description": format!("Each event holds a `{name}View`. {}", who(of_view(aggregate))),
         "parameters": parameters(&["tenant", "id"], &["Last-Event-ID"]),
-        "responses": responses(200, &Body::Events, &[400, 401, 403, 404, 500, 503]),
+        "responses": responses(200, &Body::Events, &[400, 401, 403, 404, 429, 500, 503]),
     })
 }
 
@@ -107,7 +107,7 @@ fn active_orders() -> Value {
         "summary": "The orders that are neither completed nor cancelled, newest first.",
         "description": format!("With `Resume`, what changed since. {}", who(Least::Staff)),
         "parameters": parameters(&["tenant"], &["If-None-Match", "Resume", "Confirm"]),
-        "responses": responses(200, &body, &[304, 400, 401, 403, 500, 503]),
+        "responses": responses(200, &body, &[304, 400, 401, 403, 429, 500, 503]),
     })
 }
 
@@ -120,7 +120,7 @@ fn active_orders_stream() -> Value {
             "A snapshot holds `ActiveOrders`, a change one `ActiveRow`. {}", who(Least::Staff)
         ),
         "parameters": parameters(&["tenant"], &["Last-Event-ID"]),
-        "responses": responses(200, &Body::Events, &[400, 401, 403, 500, 503]),
+        "responses": responses(200, &Body::Events, &[400, 401, 403, 429, 500, 503]),
     })
 }
 
@@ -132,7 +132,7 @@ fn outcome() -> Value {
         "description": "404 `not_decided` while there is none. For whoever sent the command.",
         "parameters": parameters(&["tenant", "command_id"], &["Prefer"]),
         "responses": responses(
-            200, &Body::Plain(schema::reference("Outcome")), &[400, 401, 403, 404, 500, 503],
+            200, &Body::Plain(schema::reference("Outcome")), &[400, 401, 403, 404, 429, 500, 503],
         ),
     })
 }
@@ -143,7 +143,7 @@ fn itself() -> Value {
         "tags": ["queries"],
         "summary": "This document.",
         "security": [],
-        "responses": responses(200, &Body::Plain(json!({ "type": "object" })), &[500, 503]),
+        "responses": responses(200, &Body::Plain(json!({ "type": "object" })), &[429, 500, 503]),
     })
 }
 
