@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgPool, Row, raw_sql};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row, raw_sql};
 use tempfile::TempDir;
 
 use crate::{
@@ -31,8 +31,10 @@ impl Database {
         Ok(Self { sql: postgres(&url, "test", 4)?, url, _server: server, _dir: dir })
     }
 
+    /// Runs statements that may take long.
     pub async fn run(&self, statements: &str) -> Result<()> {
-        raw_sql(AssertSqlSafe(statements.to_owned())).execute(&self.sql).await?;
+        let mut connection = PgConnection::connect(&self.url).await?;
+        raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await?;
         Ok(())
     }
 
