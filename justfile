@@ -30,7 +30,7 @@ lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# Writes nats/permissions from the table in contracts
+# Writes nats/permissions and nats/accounts.conf from the table in contracts
 [group('write')]
 permissions:
     cargo test -p brigade-contracts --lib -- --ignored write_permission_files

@@ -9,7 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
     header::{self, CommandHeaders},
-    order, payment, rebuild, subject, table, user,
+    order, payment,
+    permissions::check_sender,
+    rebuild, subject, table, user,
 };
 
 /// The way a command came in.
@@ -81,7 +83,8 @@ impl Command {
     ///
     /// # Errors
     /// A message that cannot carry an outcome: `400 missing_command_id`, or
-    /// `400 bad_subject` where there is no tenant. All else is in `request`.
+    /// `400 bad_subject` where there is no tenant, `403 wrong_tenant` where it comes from another
+    /// tenant's account. All else is in `request`.
     pub fn decode<'a>(
         subject: &str,
         headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
@@ -89,6 +92,7 @@ impl Command {
     ) -> Result<Self, Refusal> {
         let raw = subject::parse_command(subject).ok_or_else(bad_subject)?;
         let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
+        check_sender(subject, headers.clone())?;
         let command_id = header::command_id(headers.clone())?;
         let headers = CommandHeaders::parse(headers);
         let CommandHeaders { actor, traceparent, source, .. } =

@@ -1,11 +1,16 @@
 //! Who may do what, on both servers: the one table from which the NATS users, the
 //! Postgres roles and the files in `nats/permissions/` are made.
 //!
+//! A tenant's users are in an account of its own ([`Account`]), tied to the fleet's by imports.
+//!
 //! Leader reads (`$JS.API.STREAM.MSG.GET`) and watches cannot be narrowed by key, so only
 //! workers and operators get them; tenants' programs use queries and `live.>`.
 
+mod accounts;
+
 use serde_json::{Value, json};
 
+pub use self::accounts::{Account, accounts, check_sender};
 use crate::{
     Part, Token, WorkerName,
     key::Bucket,
@@ -23,6 +28,7 @@ pub const SYSTEM_VERBS: &[&str] = &["rebuild_cache", "expire_lock", "reconcile"]
 /// A NATS user and what it may do. Subscribing to its own inbox is always added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsUser {
+    pub account: Account,
     pub name: String,
     pub publish: Vec<String>,
     pub publish_deny: Vec<String>,
@@ -30,8 +36,9 @@ pub struct NatsUser {
 }
 
 impl NatsUser {
-    fn new(name: impl Into<String>) -> Self {
+    fn new(account: Account, name: impl Into<String>) -> Self {
         Self {
+            account,
             name: name.into(),
             publish: Vec::new(),
             publish_deny: Vec::new(),
@@ -80,10 +87,11 @@ impl NatsUser {
         ])
     }
 
-    /// Answers requests, in inboxes only. Not by `allow_responses`: the reply subject is the
-    /// sender's choice, and would let anybody publish with this user's name wherever they like.
+    /// Answers requests, in inboxes and in what stands for a reply subject of another account.
+    /// Not by `allow_responses`: within an account the reply subject is the sender's choice, and
+    /// would let anybody publish with this user's name wherever they like.
     fn serves<S: Into<String>>(self, subjects: impl IntoIterator<Item = S>) -> Self {
-        self.subscribe(subjects).publish(["_INBOX.>"])
+        self.subscribe(subjects).publish(["_INBOX.>", "_R_.>"])
     }
 
     /// The inbox prefix that this user, and nobody else, may listen to.
@@ -113,7 +121,7 @@ pub fn inbox_prefix(user: &str) -> String {
 /// The NATS user of a worker.
 #[must_use]
 pub fn worker(name: WorkerName) -> NatsUser {
-    let user = NatsUser::new(name.as_str())
+    let user = NatsUser::new(Account::Fleet, name.as_str())
         .publish([format!("dlq.{name}.>"), Bucket::Attempts.subject(&format!("{name}.>"))])
         .reads(&[Bucket::Attempts]);
     match name {
@@ -187,7 +195,7 @@ pub fn producer(tenant: &Token) -> NatsUser {
 /// Asks and watches, of its tenant only.
 #[must_use]
 pub fn watcher(tenant: &Token) -> NatsUser {
-    NatsUser::new(format!("{tenant}-watcher"))
+    NatsUser::new(Account::Tenant(tenant.clone()), format!("{tenant}-watcher"))
         .publish([format!("q.{tenant}.>")])
         .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
 }
@@ -195,7 +203,7 @@ pub fn watcher(tenant: &Token) -> NatsUser {
 /// Sees and mends the streams of all tenants, but writes no key, event or outcome by hand.
 #[must_use]
 pub fn operator() -> NatsUser {
-    NatsUser::new("operator")
+    NatsUser::new(Account::Fleet, "operator")
         .publish(["$JS.API.>", "$JS.ACK.>", "$SRV.>", "cmd.>", "req.>", "q.>"])
         .subscribe(["cmd.>", "evt.>", "dlq.>", "outcome.>", "live.>", "$JS.EVENT.>"])
 }
@@ -207,18 +215,6 @@ pub fn all_users(tenants: &[Token]) -> Vec<NatsUser> {
     users.push(operator());
     users.extend(tenants.iter().flat_map(|tenant| [producer(tenant), watcher(tenant)]));
     users
-}
-
-/// The `authorization` block of nats-server's configuration, each user with its password.
-#[must_use]
-pub fn authorization<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) -> String {
-    let users: Vec<_> = users
-        .into_iter()
-        .map(|(user, password)| {
-            json!({ "user": user.name, "password": password, "permissions": user.permissions() })
-        })
-        .collect();
-    format!("authorization: {:#}\n", json!({ "users": users }))
 }
 
 /// Privileges on objects of the schema `brigade`: (`TABLE x` or `SEQUENCE x`, privileges).
@@ -301,20 +297,20 @@ mod tests {
 
     use super::*;
 
-    /// The tenant for which the committed files of the tenants' roles are written.
+    /// The accounts, and the permissions of each user, of a stack with one tenant.
     fn files() -> Vec<(PathBuf, String)> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../nats/permissions");
-        all_users(&[Token::new("TENANT").unwrap()])
-            .iter()
-            .map(|user| {
-                let text = format!("permissions: {:#}\n", user.permissions());
-                (folder.join(format!("{}.conf", user.name)), text)
-            })
-            .collect()
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../nats");
+        let users = all_users(&[Token::new("TENANT").unwrap()]);
+        let permissions = users.iter().map(|user| {
+            let text = format!("permissions: {:#}\n", user.permissions());
+            (folder.join(format!("permissions/{}.conf", user.name)), text)
+        });
+        let accounts = (folder.join("accounts.conf"), accounts::template(&users));
+        permissions.chain([accounts]).collect()
     }
 
     #[test]
-    #[ignore = "writes nats/permissions from the table above"]
+    #[ignore = "writes nats/permissions and nats/accounts.conf from the table above"]
     fn write_permission_files() {
         for (path, text) in files() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -325,7 +321,8 @@ mod tests {
     #[test]
     fn committed_files_say_what_the_table_says() {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../nats/permissions");
-        assert_eq!(fs::read_dir(folder).unwrap().count(), files().len());
+        let users = files().iter().filter(|(path, _)| path.starts_with(&folder)).count();
+        assert_eq!(fs::read_dir(folder).unwrap().count(), users);
         for (path, text) in files() {
             let committed = fs::read_to_string(&path).unwrap_or_default();
             assert_eq!(committed, text, "{} is old: run `just permissions`", path.display());

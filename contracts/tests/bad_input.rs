@@ -310,10 +310,12 @@ fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
     let long_id = format!("req.t1.cart.{}.join", "x".repeat(65));
     let header = "x".repeat(4096);
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
-    let cases: [Case<'_>; 10] = [
+    let sender = ("Nats-Request-Info", "{\"acc\":\"T-t2\"}");
+    let cases: [Case<'_>; 11] = [
         ("req.t1.cart.c1.join", &[], join, 400, "missing_command_id"),
         ("req.t1.cart.c1", &[id], join, 400, "bad_subject"),
         ("req.t!.cart.c1.join", &[id], join, 400, "bad_subject"),
+        ("req.t1.cart.c1.join", &[id, sender], join, 403, "wrong_tenant"),
         (&long_id, &[id], join, 400, "bad_subject"),
         ("req.t1.basket.c1.join", &[id], join, 404, "unknown_verb"),
         ("req.t1.cart.c1.jump", &[id], join, 404, "unknown_verb"),

@@ -1,6 +1,6 @@
 //! What must hold at rest after every run, looked at from outside: SQL, KV and streams.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_nats::jetstream;
 use brigade_contracts::topology::Topology;
@@ -295,6 +295,28 @@ async fn nothing_is_dead(town: &Town) {
     };
     let dead: Vec<_> = dead_letters(town).await.iter().map(reason).collect();
     assert!(dead.is_empty(), "dead letters: {dead:#?}");
+}
+
+/// Every subject that is stored, with the number of its messages, of all streams but those named.
+///
+/// # Panics
+/// Where a stream is not there.
+pub async fn stored_subjects(town: &Town, but: &[&str]) -> BTreeMap<String, u64> {
+    let js = jetstream::new(town.connect("operator").await);
+    let mut stored = BTreeMap::new();
+    for stream in Topology::compiled_in().streams.keys() {
+        if but.contains(&stream.as_str()) {
+            continue;
+        }
+        let info: Value = js
+            .request(format!("STREAM.INFO.{stream}"), &serde_json::json!({"subjects_filter": ">"}))
+            .await
+            .expect("a stream");
+        let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
+        let counts = subjects.into_iter().map(|(subject, n)| (subject, n.as_u64().expect("n")));
+        stored.extend(counts);
+    }
+    stored
 }
 
 /// Everything in `DLQ`.

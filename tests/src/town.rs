@@ -18,7 +18,7 @@ use brigade::{
 };
 use brigade_contracts::{
     Token, WorkerName,
-    permissions::{self, NatsUser},
+    permissions::{self, Account, NatsUser},
     table::Finding,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -66,11 +66,14 @@ pub struct Town {
     postgres_dir: Option<TempDir>,
 }
 
-/// The NATS user that may do anything, for tampering.
+/// The NATS user that may do anything in the fleet's account, for tampering.
 pub const SUPERUSER: &str = "superuser";
 
 /// The NATS user that may ask as `t1-watcher` does, and is pushed nothing.
 pub const DEAF: &str = "t1-deaf";
+
+/// The NATS user that may do anything in the account of `t1`.
+pub const UNBOUND: &str = "t1-unbound";
 
 /// The restaurants of every town.
 pub const TENANTS: [&str; 2] = ["t1", "t2"];
@@ -154,27 +157,30 @@ impl Town {
         let dir = tempfile::tempdir().expect("a folder");
         let tenants = TENANTS.map(|tenant| Token::new(tenant).expect("a token"));
         let mut users = permissions::all_users(&tenants);
-        users.push(NatsUser {
-            name: SUPERUSER.to_owned(),
+        let unbound = |account, name: &str| NatsUser {
+            account,
+            name: name.to_owned(),
             publish: vec![">".to_owned()],
             publish_deny: Vec::new(),
             subscribe: vec![">".to_owned()],
-        });
+        };
+        users.push(unbound(Account::Fleet, SUPERUSER));
+        users.push(unbound(Account::Tenant(tenants[0].clone()), UNBOUND));
         let mut deaf = permissions::watcher(&tenants[0]);
         deaf.name = DEAF.to_owned();
         deaf.subscribe.retain(|subject| !subject.starts_with("live."));
         users.push(deaf);
         let passwords: BTreeMap<String, String> =
             users.iter().map(|user| (user.name.clone(), format!("{}-secret", user.name))).collect();
-        let authorization =
-            permissions::authorization(users.iter().map(|u| (u, passwords[&u.name].as_str())));
+        let accounts =
+            permissions::accounts(users.iter().map(|u| (u, passwords[&u.name].as_str())));
         let binary = &shared().binaries.nats_server;
         let mut servers = Vec::new();
         let routes: Vec<_> = (0..nodes).map(|_| free_port()).collect();
         for node in 0..nodes {
             let cluster = if nodes > 1 { cluster(&routes, node) } else { String::new() };
             let path = dir.path().join(format!("nats-{node}"));
-            let configuration = format!("{authorization}{cluster}");
+            let configuration = format!("{accounts}{cluster}");
             let server = NatsServer::start(binary, &path, 0, &configuration).await;
             servers.push(server.expect("NATS starts"));
         }

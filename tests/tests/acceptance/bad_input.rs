@@ -402,7 +402,7 @@ async fn the_durable_stream_takes_no_unknown_aggregate() {
         assert!(sent.await.is_err(), "{subject}");
     }
     // Nor what could not become a dead letter, for which its copy needs room.
-    let large = vec![b' '; 1_000_000];
+    let large = vec![b' '; 200_000];
     let sent = js.publish("cmd.t1.cart.c1.join", large.into()).await.unwrap();
     assert!(sent.await.is_err());
     let reply = producer.send("basket.b1.open", json!({})).await;
@@ -493,6 +493,7 @@ async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
     producer.team_cart("c1", "ada", &[]).await;
     town.until_idle().await;
     let before = check::kv(&town, "versions", "t1.cart.c1").await.unwrap();
+    let stored = check::stored_subjects(&town, &["COMMANDS"]).await;
     let stranger = town.connect("t2-producer").await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("If-None-Match", "*");
@@ -507,7 +508,12 @@ async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
         "outcome.t1.k",
         "req.t1.cart.c1.abandon",
     ] {
-        for subject in ["q.t2.view.cart.c9", "req.t2.cart.c9.join", "cmd.t2.user.u1.login"] {
+        for subject in [
+            "q.t2.view.cart.c9",
+            "req.t2.cart.c9.join",
+            "cmd.t2.cart.c9.join",
+            "cmd.t2.user.u1.login",
+        ] {
             let sent = stranger.publish_with_reply_and_headers(
                 subject,
                 reply,
@@ -522,6 +528,8 @@ async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
     assert_eq!(own.view("cart.c9", None).await.status, 404);
     assert_eq!(own.send("cart.c9.join", json!({"user": "eve"})).await.status, 404);
     assert_eq!(check::kv(&town, "versions", "t1.cart.c1").await.unwrap(), before);
+    town.until_idle().await;
+    assert_eq!(check::stored_subjects(&town, &["COMMANDS"]).await, stored);
     town.finish().await;
 }
 

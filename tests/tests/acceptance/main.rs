@@ -40,6 +40,7 @@ mod streams;
 mod tables;
 mod topology;
 mod users;
+mod walls;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.
 #[test]

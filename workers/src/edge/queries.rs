@@ -4,6 +4,7 @@
 use brigade_contracts::{
     Aggregate,
     list::ListHeaders,
+    permissions::check_sender,
     query::{self, HistoryHeaders, ViewHeaders},
     subject,
     user::Validate,
@@ -15,8 +16,9 @@ use super::{
 use crate::runtime::Delivery;
 
 impl Edge {
-    /// Answers a query that came to the endpoint of this name.
+    /// Answers a query that came to the endpoint of this name, from its tenant's account.
     pub(super) async fn query(&self, endpoint: &str, query: &Delivery) -> Result<Reply, Reply> {
+        check_sender(query.subject(), query.headers())?;
         match endpoint {
             VIEW => self.query_view(query).await,
             ACTIVE_ORDERS => self.query_active_orders(query).await,

@@ -47,10 +47,10 @@ impl LocalStack {
         let users = permissions::all_users(&tenants);
         let credentials = Credentials::of(dir, users.iter().map(|user| user.name.clone()))?;
         let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
-        let authorization = permissions::authorization(with_passwords);
+        let accounts = permissions::accounts(with_passwords);
         let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
         let (nats, postgres) = tokio::try_join!(
-            NatsServer::start(&binaries.nats_server, &nats_dir, ports.nats, &authorization),
+            NatsServer::start(&binaries.nats_server, &nats_dir, ports.nats, &accounts),
             Postgres::start(&binaries.postgres_bin, &postgres_dir, ports.postgres),
         )?;
         let stack = Self { dir: dir.to_owned(), nats, postgres, tenants, credentials };

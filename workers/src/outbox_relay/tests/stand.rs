@@ -51,13 +51,14 @@ impl Stand {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let anything = permissions::NatsUser {
+            account: permissions::Account::Fleet,
             name: "test".into(),
             publish: vec![">".into()],
             publish_deny: Vec::new(),
             subscribe: vec![">".into()],
         };
         let worker = permissions::worker(WorkerName::OutboxRelay);
-        let users = permissions::authorization([(&anything, "test"), (&worker, NAME)]);
+        let users = permissions::accounts([(&anything, "test"), (&worker, NAME)]);
         let nats_dir = dir.path().join("nats");
         let nats = NatsServer::start(&binaries.nats_server, &nats_dir, 0, &users).await?;
         let postgres =

@@ -1,0 +1,211 @@
+//! The NATS accounts: one for the fleet, and one for each tenant that is tied to it by imports.
+//!
+//! A subject means something within its account only. The server maps the reply subject of a
+//! request into the account of its sender, so whatever a tenant's program names there, no key,
+//! stream or inbox of anybody else is reached by it.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::NatsUser;
+use crate::{Refusal, Token, header::REQUEST_INFO};
+
+/// The account of the workers, the operators and JetStream.
+const FLEET: &str = "BRIGADE";
+/// Stands before the tenant in the name of its account: so no tenant's account has the name of the
+/// fleet's or of one of the server's own, whatever the tenant is called.
+const TENANT_PREFIX: &str = "T-";
+
+/// Most connections of all programs of one tenant: its screens and tills, and those that come back
+/// before the server has noticed that they were gone.
+const MAX_CONNECTIONS: u32 = 512;
+/// Most subscriptions of one connection, for which the server counts them: a program has one for
+/// each outcome that it waits for.
+const MAX_SUBSCRIPTIONS: u32 = 2_048;
+/// Largest message in bytes, headers and payload. Four times what a command may have, so that one
+/// that is too large is answered; from here on the server ends the connection.
+const MAX_MESSAGE: u32 = 256 * 1024;
+
+/// Where a user's subjects mean something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Account {
+    Fleet,
+    Tenant(Token),
+}
+
+impl Account {
+    fn tenant(&self) -> Option<&Token> {
+        match self {
+            Self::Fleet => None,
+            Self::Tenant(tenant) => Some(tenant),
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fleet => f.write_str(FLEET),
+            Self::Tenant(tenant) => write!(f, "{TENANT_PREFIX}{tenant}"),
+        }
+    }
+}
+
+/// What the programs of a tenant send into the fleet's account, answers included.
+fn services(tenant: &Token) -> [String; 3] {
+    ["cmd", "req", "q"].map(|door| format!("{door}.{tenant}.>"))
+}
+
+/// What the programs of a tenant hear from the fleet's account.
+fn streams(tenant: &Token) -> [String; 2] {
+    [format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")]
+}
+
+fn exports(tenant: &Token) -> Vec<String> {
+    let accounts = [Account::Tenant(tenant.clone()).to_string()];
+    let export = |kind: &str, subject| json!({ kind: subject, "accounts": accounts }).to_string();
+    let services = services(tenant).map(|subject| export("service", subject));
+    services.into_iter().chain(streams(tenant).map(|subject| export("stream", subject))).collect()
+}
+
+fn imports(tenant: &Token) -> Vec<String> {
+    let import = |kind: &str, subject: String| {
+        json!({ kind: { "account": FLEET, "subject": subject } }).to_string()
+    };
+    let services = services(tenant).map(|subject| import("service", subject));
+    services.into_iter().chain(streams(tenant).map(|subject| import("stream", subject))).collect()
+}
+
+/// The `accounts` block of nats-server's configuration, each user with its password.
+#[must_use]
+pub fn accounts<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) -> String {
+    block(users.into_iter().map(|(user, password)| {
+        let (name, permissions) = (&user.name, user.permissions());
+        let entry = json!({ "user": name, "password": password, "permissions": permissions });
+        (&user.account, entry.to_string())
+    }))
+}
+
+/// The same with what an installation has of its own left out: passwords come from the server's
+/// environment, and permissions from the files beside it.
+#[cfg(test)]
+pub(super) fn template(users: &[NatsUser]) -> String {
+    let comment = "# For the configuration of nats-server, with each tenant in the place of \
+                   TENANT.\n\
+                   # Passwords come from the environment of the server.\n";
+    let users = users.iter().map(|user| {
+        let name = &user.name;
+        let variable = name.to_ascii_uppercase().replace('-', "_");
+        let entry = format!(
+            "{{ user: \"{name}\", password: $NATS_PASSWORD_{variable}, \
+             include \"permissions/{name}.conf\" }}"
+        );
+        (&user.account, entry)
+    });
+    comment.to_owned() + &block(users)
+}
+
+/// The block, of users as they are written there.
+fn block<'a>(users: impl Iterator<Item = (&'a Account, String)>) -> String {
+    let mut accounts: BTreeMap<_, Vec<_>> = BTreeMap::from([(&Account::Fleet, Vec::new())]);
+    for (account, user) in users {
+        accounts.entry(account).or_default().push(user);
+    }
+    let tenants = accounts.keys().filter_map(|account| account.tenant());
+    let exports: Vec<_> = tenants.flat_map(exports).collect();
+    let list = |name: &str, entries: &[String]| {
+        format!("    {name}: [\n      {}\n    ]\n", entries.join("\n      "))
+    };
+    let block = |(account, users): (&&Account, &Vec<String>)| {
+        let ties = match account.tenant() {
+            None => "    jetstream: enabled\n".to_owned() + &list("exports", &exports),
+            Some(tenant) => {
+                let limits = json!({
+                    "max_connections": MAX_CONNECTIONS,
+                    "max_subscriptions": MAX_SUBSCRIPTIONS,
+                    "max_payload": MAX_MESSAGE,
+                });
+                format!("    limits: {limits}\n") + &list("imports", &imports(tenant))
+            }
+        };
+        format!("  \"{account}\": {{\n{ties}{}  }}\n", list("users", users))
+    };
+    format!("accounts: {{\n{}}}\n", accounts.iter().map(block).collect::<String>())
+}
+
+/// Checks that a message on a tenant's subject comes from the tenant's account, where the server
+/// says which account it comes from.
+///
+/// The server says so of each request that comes through an import, in a header that it takes away
+/// first where the sender wrote it. What the fleet sends has no such header, and what was stored
+/// has lost it.
+///
+/// # Errors
+/// `403 wrong_tenant`.
+pub fn check_sender<'a>(
+    subject: &str,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Info<'a> {
+        #[serde(rename = "acc")]
+        account: &'a str,
+    }
+    let tenant = subject.split('.').nth(1);
+    let is_tenant = |info: Info<'_>| info.account.strip_prefix(TENANT_PREFIX) == tenant;
+    // Case matters: the server takes away and writes the header in this one only.
+    for (_, info) in headers.filter(|(name, _)| *name == REQUEST_INFO) {
+        if !serde_json::from_str(info).is_ok_and(is_tenant) {
+            return Err(Refusal::new(403, "wrong_tenant", "sent from another tenant's account"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::permissions::{producer, watcher};
+
+    #[test]
+    fn what_a_tenants_users_may_do_is_what_its_account_imports() {
+        let tenant = Token::new("t1").unwrap();
+        let mut published = producer(&tenant).publish;
+        published.sort();
+        let mut services = services(&tenant);
+        services.sort();
+        assert_eq!(published, services);
+        for user in [producer(&tenant), watcher(&tenant)] {
+            assert_eq!(user.account, Account::Tenant(tenant.clone()));
+            assert_eq!(user.subscribe, streams(&tenant));
+            assert!(user.publish.iter().all(|subject| services.contains(subject)));
+        }
+    }
+
+    #[test]
+    fn no_tenant_has_the_account_of_the_fleet_or_of_another() {
+        let name = |tenant: &str| Account::Tenant(Token::new(tenant).unwrap()).to_string();
+        for tenant in ["BRIGADE", "SYS", "T-BRIGADE"] {
+            assert_ne!(name(tenant), Account::Fleet.to_string());
+            assert!(!name(tenant).starts_with('$'));
+        }
+        assert_ne!(name("T-t1"), name("t1"));
+    }
+
+    #[test]
+    fn a_message_is_taken_from_the_account_of_its_tenant_alone() {
+        let check = |subject: &str, headers: &[(&str, &str)]| {
+            check_sender(subject, headers.iter().copied()).map_err(|refusal| refusal.code)
+        };
+        let wrong = Err("wrong_tenant".into());
+        let own = (REQUEST_INFO, r#"{"acc":"T-t1","rtt":606258229}"#);
+        assert_eq!(check("req.t1.cart.c1.open", &[("A", "b"), own]), Ok(()));
+        assert_eq!(check("q.t1.active_orders", &[]), Ok(()));
+        assert_eq!(check("req.t2.cart.c1.open", &[own]), wrong);
+        for other in [r#"{"acc":"T-t11"}"#, r#"{"acc":"t1"}"#, r#"{"acc":"BRIGADE"}"#, "{}", ""] {
+            assert_eq!(check("req.t1.cart.c1.open", &[own, (REQUEST_INFO, other)]), wrong);
+        }
+    }
+}
