@@ -92,7 +92,8 @@ pub fn accounts<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) ->
 /// environment, and permissions from the files beside it.
 #[cfg(test)]
 pub(super) fn template(users: &[NatsUser]) -> String {
-    let comment = "# For the configuration of nats-server, with each tenant in the place of TENANT.\n\
+    let comment = "# For the configuration of nats-server, with each tenant in the place of \
+                   TENANT.\n\
                    # Passwords come from the environment of the server.\n";
     let users = users.iter().map(|user| {
         let name = &user.name;
