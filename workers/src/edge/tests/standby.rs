@@ -47,7 +47,7 @@ async fn all(sql: &mut PgConnection) -> Result<Vec<Option<String>>> {
         fails(list::confirm::Confirm { metrics }, t1.clone(), sql).await,
         fails(list::confirm::Ended, position, sql).await,
         fails(Inbox, (t1.clone(), t1), sql).await,
-        fails(LiveLocks, lock.clone(), sql).await,
+        fails(LiveLocks { policy: LockPolicy::default() }, lock.clone(), sql).await,
         fails(LockHistory, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
         fails(Users, user, sql).await,
         fails(Owners, cart, sql).await,
