@@ -35,8 +35,8 @@ pub fn copied<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMa
     copied
 }
 
-/// Stores a dead letter: what was sent to `subject`, known by this id to the worker. Returns when it
-/// is stored.
+/// Stores a dead letter: what was sent to `subject`, known by this id to the worker. Returns when
+/// it is stored.
 ///
 /// # Errors
 /// Where it is not acknowledged.
