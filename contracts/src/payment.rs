@@ -8,8 +8,8 @@ use crate::{Currency, MAX_NOTE, Money, Text, Timestamp, Token, cart::Reason, com
 verbs! {
     /// What can be asked of a payment.
     pub enum Verb {
-        /// 201. Begins to pay a cart, which it locks, or an order. Either keeps at most 50 payments that
-        /// are open or have money in them (`too_many_payments`).
+        /// 201. Begins to pay a cart, which it locks, or an order. Either keeps at most 50 payments
+        /// that are open or have money in them (`too_many_payments`).
         "initiate" => Initiate(Initiate),
         /// Puts the gateway's real id on the payment and on the lock it is under.
         "bind_transaction" => BindTransaction(BindTransaction),

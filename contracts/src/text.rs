@@ -32,7 +32,10 @@ impl<const MAX: usize> Text<MAX> {
 
 /// Unicode's property `Bidi_Control`.
 fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {

@@ -1,5 +1,5 @@
-//! S5-03: every collection has a bound and a refusal beyond it, and an event that the stream refuses
-//! holds up nobody.
+//! S5-03: every collection has a bound and a refusal beyond it, and an event that the stream
+//! refuses holds up nobody.
 
 use std::collections::BTreeMap;
 

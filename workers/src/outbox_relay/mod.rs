@@ -13,8 +13,8 @@
 //! of all shards, and after it the next one gathers for 10 ms what comes: what a batch costs both
 //! servers it costs mostly for being one. A shard is in one batch at a time.
 //!
-//! Guarantees: every committed event comes into `EVENTS` at least once, or is parked where the stream
-//! would never take it ([`park`]); of each aggregate the first occurrences are in the order of
+//! Guarantees: every committed event comes into `EVENTS` at least once, or is parked where the
+//! stream would never take it ([`park`]); of each aggregate the first occurrences are in the order of
 //! versions. Why, whatever dies and whoever else relays:
 //! a row is deleted only after its event was acknowledged, and a batch holds, of each of its
 //! shards, an unbroken run from the oldest row on ([`floor`] says how that is found without

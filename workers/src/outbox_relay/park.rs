@@ -1,5 +1,5 @@
-//! Events that will never be in the stream: the stream refuses them by themselves, or their row cannot
-//! be read.
+//! Events that will never be in the stream: the stream refuses them by themselves, or their row
+//! cannot be read.
 //!
 //! Such an event is **parked**: it becomes a dead letter of the relay, and leaves the outbox. Those
 //! behind it go on, also those of its aggregate. SQL keeps it (`brigade.events`), and replaying its

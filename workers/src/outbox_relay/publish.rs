@@ -121,7 +121,8 @@ async fn atomic(nats: &Nats, events: &[Event]) -> Result<(), Failed> {
 }
 
 /// Each event of an aggregate after the acknowledgement of the one before it, or after the stream
-/// has said that it will never take that. One that the stream knows already is acknowledged as well.
+/// has said that it will never take that. One that the stream knows already is acknowledged as
+/// well.
 async fn one_by_one(nats: &Nats, events: &[Event], how: &'static str) -> Published {
     let mut runs: BTreeMap<&Address, Vec<usize>> = BTreeMap::new();
     for (at, event) in events.iter().enumerate() {

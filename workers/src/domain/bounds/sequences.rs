@@ -77,11 +77,11 @@ fn check(stand: &Stand) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn no_sequence_of_commands_passes_a_bound(
         before in 0..60_usize,
-        choices in prop::collection::vec(any::<Choice>(), 1..150),
+        choices in prop::collection::vec(any::<Choice>(), 1..100),
     ) {
         let mut stand = stand([]);
         for cart in ["c0", "c1"] {

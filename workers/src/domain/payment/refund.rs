@@ -12,8 +12,8 @@ use super::{
     home::Home,
 };
 
-/// At most what was captured in a currency, by all transactions, and has not gone back. What is paid
-/// stays as it is. What came in another currency than the payment's is nothing but owed back, so
+/// At most what was captured in a currency, by all transactions, and has not gone back. What is
+/// paid stays as it is. What came in another currency than the payment's is nothing but owed back, so
 /// only refund tasks know of it.
 pub(super) fn refund(draft: &mut Draft<'_>, mut payment: Payment, said: &Refund) -> Result<Done> {
     if payment.captures.is_empty() {

@@ -68,8 +68,8 @@ async fn a_lock_is_told_while_it_is_live() -> Result<()> {
     Ok(())
 }
 
-/// While a payment is open under it, a lock that is past its deadline is not told to be gone: whoever
-/// meets it extends it, up to the cap.
+/// While a payment is open under it, a lock that is past its deadline is not told to be gone:
+/// whoever meets it extends it, up to the cap.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_will_be_extended_is_told_as_extended() -> Result<()> {
     let world = World::start().await?;

@@ -9,6 +9,7 @@ use sqlx::{Connection, Error, PgConnection};
 
 use crate::{
     config::StackConfig,
+    domain::LockPolicy,
     edge::{
         confirm::Confirm,
         content::Read,
