@@ -64,11 +64,10 @@ impl HeldUp {
             return None;
         }
         let names = named(command).into_iter().map(|address| address.to_string());
-        let found = names.chain([name(command)]).find_map(|name| {
+        names.chain([name(command)]).find_map(|name| {
             let suspect = known.get(&name)?.address.is_none();
             Some(if suspect { By::Suspect(name) } else { By::Locked(name) })
-        });
-        found
+        })
     }
 
     /// Returns whether an aggregate is locked, as far as that can be asked.
@@ -253,7 +252,7 @@ mod tests {
             end loop;
         end $$;
         insert into brigade.carts (tenant, id, owner) values ('t1', 'c1', 'ada'), ('t1', 'c2', 'bob');
-        insert into brigade.orders (tenant, id) values ('t1', 'o1');
+        insert into brigade.orders (tenant, id, status) values ('t1', 'o1', 'placed');
         insert into brigade.tables (tenant, id) values ('t1', 'd1');
         insert into brigade.users (tenant, id) values ('t1', 'u1');
         insert into brigade.payments (tenant, id, target_kind, target_id, order_id) values

@@ -85,6 +85,11 @@ impl<T: OfTenant> Shares<T> {
         self.len
     }
 
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.tenants.values().flatten()
     }
@@ -125,7 +130,7 @@ mod tests {
         assert_eq!(shares.front(), Some(&("a", 1)));
         let served = [("a", 1), ("b", 1), ("c", 1), ("a", 2), ("b", 2), ("a", 3)];
         assert_eq!(all(&mut shares), served);
-        assert!(shares.len() == 0 && shares.front().is_none() && shares.pop().is_none());
+        assert!(shares.is_empty() && shares.front().is_none() && shares.pop().is_none());
     }
 
     #[test]
