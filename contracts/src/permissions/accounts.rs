@@ -24,9 +24,9 @@ const MAX_CONNECTIONS: u32 = 512;
 /// Most subscriptions of one connection, for which the server counts them: a program has one for
 /// each outcome that it waits for.
 const MAX_SUBSCRIPTIONS: u32 = 2_048;
-/// Largest message in bytes, headers and payload. Four times what a command may have, so that one
-/// that is too large is answered; from here on the server ends the connection.
-const MAX_MESSAGE: u32 = 256 * 1024;
+/// Largest message in bytes, headers and payload: the server's own limit. A command that is too
+/// large is answered with 413 up to there; beyond it the server ends the connection.
+const MAX_MESSAGE: u32 = 1024 * 1024;
 
 /// Where a user's subjects mean something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
