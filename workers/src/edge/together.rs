@@ -224,6 +224,8 @@ mod tests {
         let before = started();
         assert!(slow.as_mut().now_or_never().is_none());
         while started() == before {
+            // Else it would be waited for without end.
+            assert!(slow.as_mut().now_or_never().is_none());
             tokio::task::yield_now().await;
         }
         question.held.store(false, Ordering::SeqCst);
