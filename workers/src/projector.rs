@@ -78,7 +78,7 @@ pub async fn run(cx: Context, projection: Projection) -> anyhow::Result<()> {
     }
     let versions = Kv::open(&cx.nats, Bucket::Versions).await?;
     let projector = Projector { cx: cx.clone(), projection, buckets, versions };
-    consume(&cx, &[Source::Stream("EVENTS")], projector).await
+    consume(&cx, cx.health.duty("messages"), &[Source::Stream("EVENTS")], projector).await
 }
 
 impl Handler for Projector {

@@ -1,6 +1,6 @@
 //! S3-04: ghost and phantom-free tables are found and repaired, whoever made them.
 
-use brigade_contracts::{Address, Aggregate, Token, WorkerName, subject, table::Finding};
+use brigade_contracts::{Address, Aggregate, Token, WorkerName, header, subject, table::Finding};
 use brigade_tests::{Producer, Town, producer::placed, until};
 use serde_json::{Value, json};
 
@@ -170,7 +170,9 @@ async fn what_an_event_hints_at_is_looked_at_without_a_round() {
     let hint = async |aggregate, id: &str, event: &str| {
         let address = Address::new("t1", aggregate, id).unwrap();
         let subject = subject::event(&address, &Token::new(event).unwrap());
-        relay.publish(subject, "".into()).await.unwrap();
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(header::CE_SUBJECT, id);
+        relay.publish_with_headers(subject, headers, "".into()).await.unwrap();
     };
     // A hint may be lost, so it is given again.
     until("both to be repaired", || async {

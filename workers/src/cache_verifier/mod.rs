@@ -67,13 +67,14 @@ const TIDY: Duration = Duration::from_secs(60);
 /// # Errors
 /// Where NATS cannot be used at all.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
+    let messages = cx.health.duty("messages");
     let auditing = {
         let (cx, duty) = (cx.clone(), Arc::new(cx.health.duty("audit")));
         let audit = Arc::new(Mutex::new(Audit::open(&cx).await?));
         supervise("the audit", move || keep_auditing(cx.clone(), audit.clone(), duty.clone()))
     };
     let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
-    let watching = consume(&cx, &[Source::Stream("EVENTS")], sessions);
+    let watching = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
     let marking = async {
         keep_marks(&cx).await;
         anyhow::Ok(())

@@ -48,11 +48,13 @@ struct CartLockExpiry {
 /// # Errors
 /// Where its stream cannot be consumed.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
+    let messages = cx.health.duty("messages");
     let sweeping = {
         let cx = cx.clone();
         supervise("the look for overdue locks", move || sweep::keep(cx.clone()))
     };
-    consume(&cx, &[Source::Stream("TIMERS")], CartLockExpiry { cx: cx.clone() }).await?;
+    let handler = CartLockExpiry { cx: cx.clone() };
+    consume(&cx, messages, &[Source::Stream("TIMERS")], handler).await?;
     sweeping.await?;
     // Best effort: a lease that is not given back runs out.
     let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;

@@ -222,6 +222,7 @@ enum Fate {
 /// # Errors
 /// Where NATS cannot be used.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
+    let messages = cx.health.duty("messages");
     let show = Arc::new(Show::open(&cx).await?);
     let notes = Arc::new(Notes::default());
     let held_up = Arc::new(HeldUp::default());
@@ -252,7 +253,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         std::future::pending::<anyhow::Result<()>>().await
     };
     tokio::select! {
-        consumed = consume(&cx, &doors, handler) => consumed?,
+        consumed = consume(&cx, messages, &doors, handler) => consumed?,
         ended = duties => ended?,
     }
     beside.close();

@@ -35,7 +35,7 @@ use self::{
     queues::{Batch, Full, Queues},
     work::{Left, refuse, work},
 };
-use super::{Context, Delivery, Verdict, delivery::Origin};
+use super::{Context, Delivery, Verdict, delivery::Origin, health::Duty};
 
 pub use self::{
     aside::REQUEST_WAITS,
@@ -189,16 +189,17 @@ impl InHand {
     }
 }
 
-/// Consumes until the worker has drained.
+/// Consumes until the worker has drained. A worker that has other duties begins this one before
+/// them: else it is ready as soon as they move, and nobody listens yet.
 ///
 /// # Errors
 /// Where the worker cannot use NATS at all.
 pub async fn consume<H: Handler>(
     cx: &Context,
+    duty: Duty,
     sources: &[Source],
     handler: H,
 ) -> anyhow::Result<()> {
-    let duty = cx.health.duty("messages");
     let (sender, mut received) = mpsc::channel(HANDFULS);
     let intake = cx.nats.intake();
     let opened = Arc::new(Semaphore::new(0));
