@@ -224,7 +224,7 @@ mod tests {
         raw.write_all(
             b"CONNECT {\"user\":\"asker\",\"pass\":\"a\",\"headers\":true,\"verbose\":false}\r\n\
               PUB q.\xff\xfe _INBOX.\xff 2\r\n\r\n\r\n\
-              HPUB q.header 23 25\r\nNATS/1.0\r\nA: b\rc\xff\r\n\r\n\r\n{}\r\n\
+              HPUB q.header 21 23\r\nNATS/1.0\r\nA: b\rc\xff\r\n\r\n{}\r\n\
               PUB q.last 0\r\n\r\nPING\r\n",
         )
         .await?;
