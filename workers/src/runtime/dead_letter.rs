@@ -45,7 +45,7 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
 }
 
 /// Stores a dead letter in the stream `DLQ`; where the stream does not take it (it is full, or the
-/// letter is too large), in `brigade.dead_letters`, once for each `message`. An answer that was lost
+/// letter is too large), in `brigade.dead_letters`, once for each `message`. An answer that is lost
 /// may leave it in both.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ pub async fn store(
         }
         tracing::error!(worker, %error, "the stream DLQ does not take a dead letter: put into SQL");
         bounded(&cx.postgres, async |connection| {
-            // Without saying in which column a conflict is expected, which takes a right to read it.
+            // To name the column of the conflict takes a right to read it.
             sqlx::query!(
                 "insert into brigade.dead_letters (message, subject, headers, payload)
                  values ($1, $2, $3::text::json, $4) on conflict do nothing",
