@@ -14,8 +14,9 @@
 //! | `COMMANDS`, `DLQ` | the stream is made again; what was in it was truth and is gone: an error is logged |
 //!
 //! That the last two are emptied is usual: what is done leaves them. The rest are rows in SQL for
-//! those who own the keys: it writes no key, event or aggregate itself. A mark is noted only after everything before it is healed, so whoever takes over after a crash
-//! finds the same loss again; healing twice changes nothing.
+//! those who own the keys: it writes no key, event or aggregate itself. A mark is noted only after
+//! everything before it is healed, so whoever takes over after a crash finds the same loss again;
+//! healing twice changes nothing.
 //!
 //! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
 //! stands in KV, and heals single keys the same way.
