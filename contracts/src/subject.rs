@@ -20,9 +20,9 @@
 //! outbox.relays                             "shards change hands" (core)
 //! ```
 //!
-//! The id of an event's aggregate stands in its header `ce-subject`, and in its subject only the shard
-//! of the aggregate, `00` to `15`: the server keeps an entry in memory for each distinct subject.
-//! Whoever takes whole shards gets the events of each aggregate in order.
+//! The id of an event's aggregate stands in its header `ce-subject`, and in its subject only the
+//! shard of the aggregate, `00` to `15`: the server keeps an entry in memory for each distinct
+//! subject. Whoever takes whole shards gets the events of each aggregate in order.
 
 use crate::{Address, Aggregate, Door, SHARDS, Token, WorkerName, shard_of};
 

@@ -1,7 +1,7 @@
 //! Dead letters, as an operator works with them: list, replay, drop.
 //!
-//! A letter stands in the stream `DLQ`, or in `brigade.dead_letters` where the stream did not take it,
-//! until something was done with it. Then it stands, whole, in the **archive**
+//! A letter stands in the stream `DLQ`, or in `brigade.dead_letters` where the stream did not take
+//! it, until something was done with it. Then it stands, whole, in the **archive**
 //! `brigade.dead_letter_actions` with who did what, for 30 days.
 //!
 //! An action is claimed in the archive first, so it happens once: a second one of another kind is

@@ -302,11 +302,11 @@ async fn settled_letters_are_kept_for_30_days_and_others_for_ever() {
     let town = Town::empty().await;
     let settled = "insert into brigade.dead_letter_actions
                        (dlq_created, dlq_seq, action, subject, actor, done_at, left_at)
-                   select timestamptz 'epoch', n, 'drop', 's', 'op1', now() - make_interval(days => 60),
+                   select timestamptz 'epoch', n, 'drop', 's', 'op1', now(),
                           now() - make_interval(days => case when n % 2 = 0 then 31 else 29 end)
                    from generate_series(1, 2500) n
                    union all
-                   select timestamptz 'epoch', 2501, 'drop', 's', 'op1', now() - make_interval(days => 60), null";
+                   select timestamptz 'epoch', 2501, 'drop', 's', 'op1', now(), null";
     sqlx::query(settled).execute(&town.sql).await.unwrap();
     let handler = town.instance(WorkerName::CommandHandler);
     until("old letters to go", || async {

@@ -13,11 +13,12 @@
 //! | a bucket | notes in `unshown`, which command-handler shows, and the last event of each projected part in the outbox again, from which its projector writes it |
 //! | `KV_cart_locks`, `TIMERS` | notes of locks in `unshown`: command-handler shows a lock and its timer together |
 //! | `EVENTS` | events in the outbox again, which outbox-relay publishes |
-//! | `COMMANDS`, `DLQ` | the stream is made again; what was in it was truth and is gone: an error is logged. That it is emptied is usual |
+//! | `COMMANDS`, `DLQ` | the stream is made again; what was in it was truth and is gone: an error is logged |
 //!
-//! The rest are rows in SQL for those who own the keys: it writes no event, no aggregate, and no key
-//! but the canaries. A mark is noted only after everything before it is healed, so whoever takes over after a crash
-//! finds the same loss again; healing twice changes nothing.
+//! That the last two are emptied is usual: what is done leaves them. The rest are rows in SQL for
+//! those who own the keys: it writes no event, no aggregate, and no key but the canaries. A mark is
+//! noted only after everything before it is healed, so whoever takes over after a crash finds the
+//! same loss again; healing twice changes nothing.
 //!
 //! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
 //! stands in KV, and heals single keys the same way.

@@ -38,8 +38,8 @@ enum Action {
     Replay {
         #[command(flatten)]
         chosen: Chosen,
-        /// Also commands that have an outcome by now, or may have had one that is forgotten after 30
-        /// days; why, kept for the audit
+        /// Also commands that have an outcome by now, or may have had one that is forgotten after
+        /// 30 days; why, kept for the audit
         #[arg(long, value_name = "WHY")]
         force: Option<String>,
     },

@@ -1,5 +1,5 @@
-/// Text that strangers sent, for a terminal: what would command it, or turn the direction of writing,
-/// is escaped.
+/// Text that strangers sent, for a terminal: what would command it, or turn the direction of
+/// writing, is escaped.
 pub fn printable(text: &str) -> String {
     let commands = |c: char| {
         let turns = matches!(

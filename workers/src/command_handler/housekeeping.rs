@@ -1,8 +1,8 @@
 //! What is forgotten in time: decided commands in the stream, old outcomes in the inbox, failed
 //! logins that do not count any more, dead letters that were settled.
 //!
-//! One command-handler does it, by a lease. Nothing is lost by doing it late, but a stream that is full
-//! takes no more: decided commands go by age, and sooner when they fill half of it.
+//! One command-handler does it, by a lease. Nothing is lost by doing it late, but a stream that is
+//! full takes no more: decided commands go by age, and sooner when they fill half of it.
 
 use std::{
     collections::VecDeque,

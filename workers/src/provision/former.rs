@@ -56,8 +56,8 @@ fn former(filter: &str) -> Option<String> {
     }
 }
 
-/// A filter and its former shape. Shard by shard: an aggregate could be called like an event, and the
-/// server takes no filters that overlap.
+/// A filter and its former shape. Shard by shard: an aggregate could be called like an event, and
+/// the server takes no filters that overlap.
 fn both(filter: &str) -> Vec<String> {
     let (Some(former), Some(stem)) = (former(filter), filter.strip_suffix('*')) else {
         return vec![filter.to_owned()];

@@ -92,7 +92,7 @@ pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
         }
         tracing::error!(worker, %error, "the stream DLQ does not take a dead letter: put into SQL");
         bounded(&cx.postgres, async |connection| {
-            // Without saying in which column a conflict is expected, which takes a right to read it.
+            // To name the column of the conflict takes a right to read it.
             sqlx::query!(
                 "insert into brigade.dead_letters (message, subject, headers, payload)
                  values ($1, $2, $3::text::json, $4) on conflict do nothing",

@@ -180,7 +180,7 @@ impl Metrics {
             ),
             dead_letters_in_sql: counters(
                 "brigade_dead_letters_in_sql_total",
-                "Those of them that the stream DLQ did not take, as it is full or they are too large",
+                "Those of them that the stream DLQ did not take: it is full, or they are too large",
                 &["worker"],
             ),
             stream_filled: gauges(
