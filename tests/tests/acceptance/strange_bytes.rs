@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use brigade::dead_letters::{DeadLetters, Filter, Letter};
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, until};
+use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, town::SUPERUSER, until};
 use serde_json::{Value, json};
 
 /// Longest that a good command may take while others send what they like. It takes milliseconds;
@@ -153,11 +153,12 @@ async fn all_well(town: &Town) {
     }
 }
 
+/// From the fleet's own account: on the way out of a tenant's the server writes header blocks anew.
 #[tokio::test]
 async fn s5_01_any_bytes_are_answered_or_buried() {
     let town = Town::start().await;
-    let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
-    let mut watcher = Raw::connect(&town.nats_url("t1-watcher")).await;
+    let mut producer = Raw::connect(&town.nats_url(SUPERUSER)).await;
+    let mut watcher = Raw::connect(&town.nats_url(SUPERUSER)).await;
     let open = br#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
     let bad_header = ("400", "bad_header");
     for (name, block) in blocks() {
@@ -233,6 +234,36 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
     check::kv_equals_sql(&town).await;
 }
 
+/// Whatever the server makes of a header block between the accounts, there is an answer on every
+/// subject that the tenant's credentials may publish, and nothing stays in hand.
+#[tokio::test]
+async fn s5_01_any_bytes_of_a_tenant_are_answered() {
+    let town = Town::start().await;
+    let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
+    let mut watcher = Raw::connect(&town.nats_url("t1-watcher")).await;
+    let open = br#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
+    for (name, block) in blocks() {
+        for door in ["req.t1.cart.c1.open", "q.t1.view.cart.c1", "cmd.t1.user.u1.login"] {
+            let answer = producer.ask(door.as_bytes(), &block, open).await;
+            let status = answer.header("Brigade-Status");
+            assert!(["400", "404", "201", "200"].contains(&&*status), "{name} on {door}: {status}");
+        }
+        let answer = watcher.ask(b"q.t1.active_orders", &block, b"").await;
+        assert!(["400", "200"].contains(&&*answer.header("Brigade-Status")), "{name}");
+        store(&mut producer, b"cmd.t1.cart.c1.open", &block, open).await;
+    }
+    for (at, (name, id)) in ids().into_iter().enumerate() {
+        for (door, end) in [("req.t1.cart.", ".open"), ("q.t1.view.cart.", "")] {
+            let subject = subject([door.as_bytes(), &id, end.as_bytes()]);
+            let answer = producer.ask(&subject, &named(&format!("s{at}")), open).await;
+            refused(&answer, ("400", "bad_subject"), name);
+        }
+    }
+    all_well(&town).await;
+    town.until_idle().await;
+    check::kv_equals_sql(&town).await;
+}
+
 fn base64(bytes: &[u8]) -> String {
     use base64::{Engine, prelude::BASE64_STANDARD};
     BASE64_STANDARD.encode(bytes)
@@ -271,7 +302,7 @@ async fn s5_01_good_commands_are_decided_while_strange_ones_are_repeated() {
     let good = Producer::new(town.connect("t2-producer").await, "t2");
     let mut longest = Duration::ZERO;
     for at in 0..100 {
-        let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
+        let open = json!({"kind": "team", "owner": format!("ada{at}"), "currency": "EUR"});
         let asked = Instant::now();
         let what = format!("cart.r{at}.open");
         assert_eq!(good.send(&what, open.clone()).await.status, 201);
@@ -294,7 +325,7 @@ async fn s5_01_good_commands_are_decided_while_strange_ones_are_repeated() {
 #[tokio::test]
 async fn s5_02_only_a_well_formed_inbox_is_answered() {
     let town = Town::start().await;
-    let mut all = Raw::connect(&town.nats_url(brigade_tests::town::SUPERUSER)).await;
+    let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
     let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
     let doors = ["req.t1.cart.c1.join", "cmd.t1.user.u1.login", "q.t1.view.cart.c1"];
     let handled = town.metrics.verdicts.with_label_values(&["command-handler", "done"]);
@@ -329,7 +360,7 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
 #[tokio::test]
 async fn s5_01_a_client_whose_task_dies_is_replaced() {
     let town = Town::start().await;
-    let mut all = Raw::connect(&town.nats_url(brigade_tests::town::SUPERUSER)).await;
+    let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
     let restarts = town.metrics.restarts.with_label_values(&["command-handler"]);
     // Where command-handler is told that a key is stored.
     all.subscribe(b"$KV.versions.>").await;
