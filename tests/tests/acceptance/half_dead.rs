@@ -210,7 +210,7 @@ async fn s5_06_the_look_for_overdue_locks_moves_from_one_that_is_cut_off_from_na
     })
     .await;
     town.run(WorkerName::CartLockExpiry).await;
-    assert_eq!(holders(&town, "cart-lock-expiry.sweep").await, [first.clone()]);
+    assert_eq!(holders(&town, "cart-lock-expiry.sweep").await, std::slice::from_ref(&first));
     gate.shut();
     let started = Instant::now();
     until("the other to hold it", || async {

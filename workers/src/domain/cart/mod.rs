@@ -148,7 +148,7 @@ impl Draft<'_> {
         self.reach_owner(&lock, Mode::Exclusive)?;
         let key = (self.command.tenant.clone(), name.clone());
         let known = self.world.reach.open_carts.get(&key).copied();
-        known.ok_or_else(|| Stop::OutOfReach(Some(Want::OpenCarts(key.0, key.1))))
+        known.ok_or(Stop::OutOfReach(Some(Want::OpenCarts(key.0, key.1))))
     }
 
     /// The cart, unless its owner's lock keeps it as it is.
