@@ -128,6 +128,18 @@ async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
         };
         let ((), instance) = tokio::join!(work, replace);
         town.adopt(instance);
+        if town.has_ghosts {
+            // When the lease of the one that died has run out.
+            until("the ghost to be repaired", || async {
+                let repaired = "select status = 'available' from brigade.tables where id = 'ghost'";
+                sqlx::query_scalar::<_, bool>(repaired)
+                    .fetch_one(&town.sql)
+                    .await
+                    .ok()?
+                    .then_some(())
+            })
+            .await;
+        }
         town.finish().await;
     };
     stream::iter(cases).map(crash).buffer_unordered(3).collect::<()>().await;
