@@ -46,10 +46,10 @@ struct Before {
 }
 
 /// Begins a transaction that waits for a lock as long as the session does.
-pub const PATIENT: &str = "begin";
+pub const PATIENT: &str = "BEGIN";
 /// Begins one that hardly waits for a lock, since something is known to be locked: a lock of
 /// another handler is gone within some milliseconds, and any other may stay.
-pub const HURRIED: &str = "begin; set local lock_timeout = '50ms'";
+pub const HURRIED: &str = "BEGIN; set local lock_timeout = '50ms'";
 
 /// Decides a batch and commits. Beside each command stands what its password came to; `wanted` is what its commands lacked when they were tried before;
 /// `shown` are versions known to stand in KV, whose notes go.

@@ -105,7 +105,7 @@ impl Nats {
             .ack_timeout(ACK_TIMEOUT)
             .build(client.clone());
         let (hears, heard) = watch::channel(Instant::now());
-        let subject = alive(health.worker.as_str(), &Uuid::now_v7().simple().to_string());
+        let subject = alive(&login.user, &Uuid::now_v7().simple().to_string());
         let echoes = tokio::spawn(echo(client.clone(), subject, hears));
         let _echoes = Arc::new(AbortOnDropHandle::new(echoes));
         let (login, health, metrics) = (Arc::new(login), health.clone(), metrics.clone());
