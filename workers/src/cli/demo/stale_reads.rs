@@ -103,7 +103,9 @@ impl Fault {
 async fn set_table(stage: &mut Stage, id: &str) -> Result<Address> {
     let screen = &mut stage.screen;
     let cart = screen.cart(id)?;
-    let open = json!({ "kind": "team", "owner": "ada", "currency": "EUR" });
+    // Nobody has as many open carts as races are run.
+    let owner = format!("ada-{id}");
+    let open = json!({ "kind": "team", "owner": owner, "currency": "EUR" });
     screen.command(&cart, "open", open).await?;
     screen.command(&cart, "join", json!({ "user": "bob" })).await?;
     let pizza = json!({ "item_id": "pizza", "sku": "P1", "name": "Pizza", "unit_price": 1250,
