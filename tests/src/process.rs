@@ -26,7 +26,7 @@ const ARGUMENTS: &str = "BRIGADE_TEST_ARGUMENTS";
 pub fn brigade_main() {
     let arguments = std::env::var(ARGUMENTS).expect("started by another test");
     let arguments = arguments.split(' ').map(Into::into);
-    let _code = brigade::cli::run_with(std::iter::once("brigade".into()).chain(arguments));
+    let _code = brigade_cli::run_with(std::iter::once("brigade".into()).chain(arguments));
 }
 
 /// The program with these arguments, separated by spaces, in a process of its own.

@@ -2,12 +2,9 @@
 
 use std::{sync::OnceLock, thread};
 
-use brigade::{
-    config::StackConfig,
-    migrate,
-    stack::{Binaries, Postgres},
-};
+use brigade::operations::migrate;
 use brigade_contracts::WorkerName;
+use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::runtime::Runtime;
 

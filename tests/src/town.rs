@@ -6,21 +6,18 @@ use std::{
 };
 
 use brigade::{
-    domain::LockPolicy,
-    provision,
-    runtime::{
-        FailPoints, Metrics,
-        connect::as_user_of,
-        fleet::{Instance, Servers},
-        http::{Api, Serving, Told, serve},
-    },
-    stack::{NatsServer, Postgres},
+    fleet::{Instance, Servers},
+    infra::{FailPoints, Metrics, connect::as_user_of},
+    operations::provision,
+    runtime::http::{Api, Serving, Told, serve},
 };
 use brigade_contracts::{
     Token, WorkerName,
     permissions::{self, Account, NatsUser},
     table::Finding,
 };
+use brigade_domain::LockPolicy;
+use brigade_servers::{NatsServer, Postgres};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;

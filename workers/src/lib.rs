@@ -1,21 +1,18 @@
-//! The workers of brigade and what they stand on. [`registry`] is the table of contents.
+//! The workers of brigade and what they stand on, from the top down; no floor knows one above it:
+//!
+//! - [`fleet`]: which workers there are, their settings, and how a process runs them;
+//! - [`operations`]: what an operator does beside them: schema, streams, dead letters;
+//! - [`workers`]: the eight workers;
+//! - [`runtime`]: what every worker does alike: consuming, verdicts, dead letters, serving HTTP;
+//! - [`infra`]: connections to NATS and Postgres, KV, leases, health, metrics;
+//! - [`store`]: rows of each aggregate in SQL;
+//! - `brigade_domain`: the rules, without I/O; and `brigade_contracts`: what the outside sees.
 
-pub mod cache_verifier;
-pub mod cart_lock_expiry;
-pub mod cli;
-pub mod command_handler;
-pub mod config;
-pub mod dead_letters;
-pub mod domain;
-pub mod edge;
-pub mod migrate;
-pub mod outbox_relay;
-pub mod payment_projector;
-pub mod projector;
-pub mod provision;
-pub mod registry;
+pub mod fleet;
+pub mod infra;
+pub mod operations;
 pub mod runtime;
-pub mod stack;
 pub mod store;
-pub mod table_status_reconciler;
-pub mod user_state_projector;
+#[cfg(test)]
+mod testing;
+pub mod workers;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use brigade::{
-    dead_letters::{DeadLetters, Filter},
-    outbox_relay::shard_of,
+    operations::dead_letters::{DeadLetters, Filter},
+    workers::outbox_relay::shard_of,
 };
 use brigade_contracts::{Address, Aggregate, WorkerName};
 use brigade_tests::{

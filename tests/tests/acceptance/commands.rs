@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use brigade::{
-    command_handler::housekeeping,
-    runtime::{Health, Nats},
+    infra::{Health, Nats},
+    workers::command_handler::housekeeping,
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{

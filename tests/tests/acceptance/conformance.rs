@@ -4,8 +4,8 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use brigade::{
-    registry,
-    runtime::fail::{KILLS, PANICS},
+    fleet::registry,
+    infra::fail::{KILLS, PANICS},
 };
 use brigade_contracts::{
     Address, Aggregate, Body, Door, WorkerName,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use async_nats::jetstream;
-use brigade::dead_letters::{DeadLetters, Filter, Letter, Number};
+use brigade::operations::dead_letters::{DeadLetters, Filter, Letter, Number};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, check, producer::placed, until};
 use futures::future::join_all;

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use brigade::{
-    domain::LockPolicy,
-    runtime::fleet::{Instance, Servers},
-};
+use brigade::fleet::{Instance, Servers};
 use brigade_contracts::WorkerName;
+use brigade_domain::LockPolicy;
 use brigade_tests::{
     Producer, Town,
     deadlines::until_no_lock_is_held,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_nats::jetstream;
-use brigade::provision;
+use brigade::operations::provision;
 use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
     Producer, Town, check,

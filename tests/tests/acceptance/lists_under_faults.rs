@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use async_nats::Client;
-use brigade::runtime::fleet::Instance;
+use brigade::fleet::Instance;
 use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer, Town, producer::placed, screen::Screen, town::ready, until, wire::Wire,

@@ -9,8 +9,8 @@ mod statements;
 
 use std::time::Duration;
 
-use brigade::domain::LockPolicy;
 use brigade_contracts::WorkerName;
+use brigade_domain::LockPolicy;
 use brigade_tests::{Producer, Town, producer::item};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use brigade::runtime::{Health, Metrics, Nats};
+use brigade::infra::{Health, Metrics, Nats};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, until};
 use serde_json::json;

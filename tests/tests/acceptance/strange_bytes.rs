@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use brigade::dead_letters::{DeadLetters, Filter, Letter};
+use brigade::operations::dead_letters::{DeadLetters, Filter, Letter};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, town::SUPERUSER, until};
 use serde_json::{Value, json};

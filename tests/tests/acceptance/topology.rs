@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brigade::provision::{self, Report};
+use brigade::operations::provision::{self, Report};
 use brigade_contracts::{
     Address, Aggregate, Timestamp, Token, WorkerName, event::Envelope, shard_of, subject,
     topology::Topology,

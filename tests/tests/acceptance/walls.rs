@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use async_nats::{Client, Event, HeaderMap, RequestErrorKind, Subscriber};
-use brigade::{runtime::connect::as_user_of, stack::NatsServer};
+use brigade::infra::connect::as_user_of;
 use brigade_contracts::header::{COMMAND_ID, REQUEST_INFO};
+use brigade_servers::NatsServer;
 use brigade_tests::{
     Producer, Town, check,
     shared::shared,

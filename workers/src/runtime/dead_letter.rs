@@ -5,10 +5,10 @@ use brigade_contracts::subject;
 use bytes::Bytes;
 
 use super::{
-    Context, Delivery,
+    Delivery,
     delivery::{Origin, pairs},
 };
-use crate::store::postgres::bounded;
+use crate::infra::{Context, postgres::bounded};
 
 /// The headers of a message that cannot be read, base64.
 pub const RAW_HEADERS: &str = "Dead-Raw-Headers";

@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::intake::Message;
+use crate::infra::intake::Message;
 
 /// Longest reply subject that is answered: those of clients and of imports take less than half.
 const MAX_REPLY: usize = 255;

@@ -6,11 +6,11 @@ use brigade_contracts::{
     Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
     cart::{Item, Kind, Standing, Status},
 };
+use brigade_domain::{Cart, Entry};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 
 use super::rows::{head, keys, parse};
-use crate::domain::{Cart, Entry};
 
 /// A row of `brigade.carts`.
 #[derive(Deserialize)]

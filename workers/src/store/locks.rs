@@ -1,11 +1,11 @@
 //! Locks of owners in SQL, as every reader gets them. Only command-handler locks and writes them.
 
 use brigade_contracts::{Address, Aggregate, Money, Timestamp, Token, lock, payment::Method};
+use brigade_domain::Lock;
 use serde::Deserialize;
 use sqlx::PgExecutor;
 
 use super::rows::{head_of_core, keys, parse};
-use crate::domain::Lock;
 
 /// A row of `brigade.cart_locks`.
 #[derive(Deserialize)]

@@ -6,11 +6,11 @@ use brigade_contracts::{
     Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
     order::{Item, Status},
 };
+use brigade_domain::{Entry, Order};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 
 use super::rows::{head, keys, parse};
-use crate::domain::{Entry, Order};
 
 /// A row of `brigade.orders`.
 #[derive(Deserialize)]

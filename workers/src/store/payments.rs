@@ -4,11 +4,11 @@ use brigade_contracts::{
     Address, Aggregate, Currency, Money, Timestamp, Token,
     payment::{Method, RefundTask, Status, Target},
 };
+use brigade_domain::{Payment, payment::Capture};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 
 use super::rows::{head_of_core, keys, parse};
-use crate::domain::{Payment, payment::Capture};
 
 /// A row of `brigade.payments`, and its rows of `brigade.refund_tasks`.
 #[derive(Deserialize)]

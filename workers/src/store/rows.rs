@@ -5,9 +5,8 @@
 use std::collections::BTreeMap;
 
 use brigade_contracts::{Address, Aggregate, Part, PartVersions, Refusal, Timestamp, Token};
+use brigade_domain::Head;
 use serde::de::DeserializeOwned;
-
-use crate::domain::Head;
 
 /// The tenants and ids of one kind among these addresses.
 pub(crate) fn keys<'a>(

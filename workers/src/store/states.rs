@@ -1,10 +1,10 @@
 //! Aggregates of any kind, read from SQL.
 
 use brigade_contracts::{Address, Aggregate};
+use brigade_domain::State;
 use sqlx::PgConnection;
 
 use super::{carts, locks, orders, payments, tables, users};
-use crate::domain::State;
 
 /// Reads aggregates without a lock; one statement a kind that is asked for.
 ///

@@ -5,11 +5,11 @@ use brigade_contracts::{
     Address, Aggregate, MAX_NAME, Quantity, Text, Timestamp, Token,
     table::{CloseReason, Status},
 };
+use brigade_domain::{Table, Turn};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 
 use super::rows::{head_of_core, keys, parse};
-use crate::domain::{Table, Turn};
 
 /// A row of `brigade.tables`, its open or latest row of `brigade.turns`, and the orders of that.
 #[derive(Deserialize)]

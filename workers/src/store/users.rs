@@ -6,14 +6,14 @@ use brigade_contracts::{
     Address, Aggregate, Email, Part, PartVersions, Secret, Timestamp, Token,
     user::{Status, Subscription},
 };
+use brigade_domain::{
+    User,
+    user::{Count, FailureKey, Rotated, Session, WINDOW},
+};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 
 use super::rows::{head, keys, parse, refused};
-use crate::domain::{
-    User,
-    user::{Count, FailureKey, Rotated, Session, WINDOW},
-};
 
 /// A row of `brigade.users`.
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! What is noted to be shown, of which some cannot be.
 
 use async_nats::jetstream;
-use brigade::provision;
+use brigade::operations::provision;
 use brigade_contracts::WorkerName;
 use brigade_tests::{Town, check, locks::Lock, until};
 

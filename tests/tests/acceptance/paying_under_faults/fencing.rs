@@ -77,7 +77,7 @@ impl Stopped {
 async fn payment() -> Town {
     let mut town = Town::empty().await;
     let seconds = Duration::from_secs(3);
-    town.lock_policy = brigade::domain::LockPolicy { cap: seconds, ..policy(seconds) };
+    town.lock_policy = brigade_domain::LockPolicy { cap: seconds, ..policy(seconds) };
     town.run_all().await;
     let producer = town.producer().await;
     cart(&producer, "c1", "ada").await;

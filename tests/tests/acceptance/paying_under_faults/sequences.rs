@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use brigade::domain::model::{Choice, Player, Step};
+use brigade_domain::model::{Choice, Player, Step};
 use brigade_tests::{Producer, Town, deadlines, money, until};
 use futures::{StreamExt, future::join_all, stream};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};

@@ -8,9 +8,9 @@ use std::{
     time::Instant,
 };
 
-use brigade::runtime::{
+use brigade::{
     fleet::Instance,
-    http::{Serving, Slot, Told, serve},
+    runtime::http::{Serving, Slot, Told, serve},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{

@@ -3,8 +3,8 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    runtime::{Context, Delivery, delivery::Origin},
-    store::{Kv, Put, Stored, WhenAbsent},
+    infra::{Context, Kv, Put, Stored, WhenAbsent},
+    runtime::{Delivery, delivery::Origin},
 };
 
 /// Tries alone after which a message that keeps failing is dead.
@@ -121,8 +121,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        outbox_relay::tests::stand::{Stand, eventually},
-        runtime::{Nats, intake::Message},
+        infra::{Nats, intake::Message},
+        workers::outbox_relay::tests::stand::{Stand, eventually},
     };
 
     fn delivery() -> Delivery {

@@ -35,7 +35,8 @@ use self::{
     queues::{Batch, Full, Queues},
     work::{Left, refuse, work},
 };
-use super::{Context, Delivery, Verdict, delivery::Origin, health::Duty};
+use super::{Delivery, Verdict, delivery::Origin};
+use crate::infra::{Context, health::Duty};
 
 pub use self::{
     aside::REQUEST_WAITS,

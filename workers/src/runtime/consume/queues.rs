@@ -165,7 +165,7 @@ impl Queues {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::runtime::intake::Message;
+    use crate::infra::intake::Message;
 
     /// One of `t1`; without deliveries it is a request.
     pub(in super::super) fn delivery(source: usize, deliveries: i64) -> Delivery {

@@ -11,9 +11,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{MAX_BATCH, MAX_IN_HAND, Source};
-use crate::runtime::{
-    Context, Delivery, Intake,
-    intake::{Message, Subscription},
+use crate::{
+    infra::{
+        Context, Intake,
+        intake::{Message, Subscription},
+    },
+    runtime::Delivery,
 };
 
 /// How long one pull stays open. A drain waits for it, so that nothing that the server has
@@ -285,14 +288,11 @@ mod tests {
     use anyhow::Result;
     use async_nats::jetstream::{consumer::pull::Config, stream};
     use brigade_contracts::WorkerName;
+    use brigade_servers::{Binaries, NatsServer, config::StackConfig};
     use tempfile::TempDir;
 
     use super::*;
-    use crate::{
-        config::StackConfig,
-        runtime::{Health, Metrics, Nats},
-        stack::{Binaries, NatsServer},
-    };
+    use crate::infra::{Health, Metrics, Nats};
 
     /// A stream with a consumer, from which is pulled.
     struct Stand {

@@ -7,11 +7,14 @@ use futures::future::{FutureExt, join_all};
 use tokio::time::timeout;
 
 use super::work::Left;
-use crate::runtime::{
-    Context, Delivery, Verdict,
-    dead_letter::bury,
-    delivery::Origin,
-    verdict::{Settlement, settlement},
+use crate::{
+    infra::Context,
+    runtime::{
+        Delivery, Verdict,
+        dead_letter::bury,
+        delivery::Origin,
+        verdict::{Settlement, settlement},
+    },
 };
 
 /// How long a confirmation is awaited. It takes milliseconds, or never comes: the consumer went with

@@ -8,7 +8,10 @@ use super::{
     is_stored,
     settle::settle,
 };
-use crate::runtime::{Context, Delivery, Verdict};
+use crate::{
+    infra::Context,
+    runtime::{Delivery, Verdict},
+};
 
 /// What remains in hand after a batch.
 #[derive(Default)]
@@ -145,8 +148,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        outbox_relay::tests::stand::Stand,
-        runtime::{Nats, consume::queues::tests::delivery},
+        infra::Nats, runtime::consume::queues::tests::delivery,
+        workers::outbox_relay::tests::stand::Stand,
     };
 
     /// Fails as long as the database is at fault, of which nothing can be told meanwhile.

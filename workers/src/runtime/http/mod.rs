@@ -24,7 +24,7 @@ pub use self::{
     serve::Serving,
     slot::{Filled, Slot},
 };
-use super::{Health, Metrics};
+use crate::infra::{Health, Metrics};
 
 /// What the endpoints tell of.
 #[derive(Clone)]

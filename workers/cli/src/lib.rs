@@ -1,0 +1,112 @@
+//! The command line: one file a subcommand. Those of the feature `dev` stand in `brigade_dev`.
+
+mod dlq;
+mod locks;
+mod migrate;
+mod printable;
+mod provision;
+mod run;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use anyhow::Result;
+use brigade::fleet::config::{LogConfig, VARIABLES};
+use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
+use tracing_subscriber::EnvFilter;
+
+/// The worker fleet behind restaurants' ordering and payment.
+#[derive(Parser)]
+#[command(name = "brigade", version, about, after_help = VARIABLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(feature = "dev")]
+    /// Bring everything up in a scratch folder, tell the story, keep every promise, go away
+    Demo(brigade_dev::demo::Args),
+    #[cfg(feature = "dev")]
+    /// Keep the same stack running until Ctrl-C
+    Up(brigade_dev::up::Args),
+    /// Run the named workers in this process, configured by the environment alone
+    Run(run::Args),
+    /// Bring the SQL schema and the workers' roles up to date
+    Migrate,
+    #[cfg(feature = "dev")]
+    /// Measure each path beside a raw ceiling, in one run
+    Bench(brigade_dev::bench::Args),
+    /// Look at dead letters, replay or drop them
+    Dlq(dlq::Args),
+    /// Look at cart locks and their history
+    Locks(locks::Args),
+    /// Bring streams, buckets and consumers up to date, and name what differs
+    Provision,
+}
+
+/// The whole program, with the arguments and the environment of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    run_with(std::env::args_os())
+}
+
+/// The whole program, with these arguments (the first is the program's name).
+pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _printed = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    start_log(&cli.command);
+    let mut threads = match &cli.command {
+        Command::Run(args) if args.is_one_loop() => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let runtime = match threads.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("brigade: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result: Result<ExitCode> = runtime.block_on(async {
+        match cli.command {
+            #[cfg(feature = "dev")]
+            Command::Demo(args) => brigade_dev::demo::run(args).await,
+            #[cfg(feature = "dev")]
+            Command::Up(args) => brigade_dev::up::run(args).await,
+            Command::Run(args) => run::run(args).await,
+            #[cfg(feature = "dev")]
+            Command::Bench(args) => brigade_dev::bench::run(args).await,
+            Command::Dlq(args) => dlq::run(args).await,
+            Command::Locks(args) => locks::run(args).await,
+            Command::Migrate => migrate::run().await,
+            Command::Provision => provision::run().await,
+        }
+    });
+    result.unwrap_or_else(|error| {
+        eprintln!("brigade: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Logs go to stderr: stdout belongs to what a command prints for programs. The demo tells its own
+/// story and logs only what is wrong.
+fn start_log(command: &Command) {
+    let config = LogConfig::from_env();
+    let default = match command {
+        #[cfg(feature = "dev")]
+        Command::Demo(_) => "off",
+        _ => "info,async_nats=warn,sqlx=warn",
+    };
+    let filter = EnvFilter::new(config.filter.as_deref().unwrap_or(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let color = std::io::stderr().is_terminal();
+    // An error says that a log exists already, as in tests.
+    let _started =
+        if config.json { log.json().try_init() } else { log.with_ansi(color).try_init() };
+}

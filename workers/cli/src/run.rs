@@ -1,0 +1,53 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+use brigade::fleet::{
+    config::{RunConfig, VARIABLES},
+    process::Process,
+    registry::parse,
+};
+use brigade_contracts::WorkerName;
+
+#[derive(clap::Args)]
+#[command(after_help = VARIABLES)]
+pub struct Args {
+    /// Workers by name, or `all`
+    #[arg(required = true, value_name = "WORKER")]
+    workers: Vec<String>,
+}
+
+impl Args {
+    /// Whether one thread is best, as measured on 2 cores: a worker by itself is one loop, of which
+    /// others only take parts over, and a command takes some 60 us of it. edge answers many at once.
+    pub fn is_one_loop(&self) -> bool {
+        parse(&self.workers).is_ok_and(|all| all.len() == 1 && all[0] != WorkerName::Edge)
+    }
+}
+
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let workers = parse(&args.workers)?;
+    let config = RunConfig::from_env()?;
+    let servers = workers.iter().map(|worker| Ok((*worker, config.servers(*worker)?)));
+    let servers = servers.collect::<Result<Vec<_>>>()?;
+    let process = Process::start(servers, config.http, config.fail_point.as_deref()).await?;
+    tracing::info!(http = %process.http, workers = args.workers.join(" "), "running");
+    process.until_signal(|| tracing::info!("ready"), std::future::pending()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_is_for_one_worker_that_is_not_edge() {
+        let is_one_loop = |names: &[&str]| {
+            Args { workers: names.iter().map(|&name| name.to_owned()).collect() }.is_one_loop()
+        };
+        assert!(is_one_loop(&["command-handler"]));
+        assert!(is_one_loop(&["outbox-relay", "outbox-relay"]));
+        for names in [&["edge"][..], &["all"], &["outbox-relay", "edge"], &["no-such-worker"], &[]]
+        {
+            assert!(!is_one_loop(names), "{names:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+use std::{str::FromStr, time::Duration};
+
+use anyhow::{Context, Result};
+use async_nats::jetstream;
+use brigade::{fleet::Servers, infra::connect::as_user_of};
+use brigade_contracts::{Token, WorkerName, permissions};
+use brigade_servers::{Binaries, config::StackConfig};
+use futures::future::try_join_all;
+use serde_json::Value;
+use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions};
+
+use super::proxy;
+use crate::{LocalStack, Ports, WorkerProcess};
+
+/// A stack of the bench's own, in a scratch folder, with a process for each worker.
+pub struct Stage {
+    pub stack: LocalStack,
+    pub sql: PgPool,
+    /// May send and ask for all tenants.
+    pub operator: jetstream::Context,
+    pub workers: Vec<WorkerProcess>,
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Servers and connections; no worker yet.
+    ///
+    /// # Errors
+    /// Where a server does not start.
+    pub async fn open() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("brigade-bench-").tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let tenant = Token::new("bench").context("a tenant")?;
+        let stack =
+            LocalStack::start(&binaries, folder.path(), vec![tenant], Ports::default()).await?;
+        let client = connect(&stack.nats_url(&permissions::operator().name)).await?;
+        let operator = jetstream::ContextBuilder::new()
+            .timeout(Duration::from_secs(30))
+            .ack_timeout(Duration::from_secs(30))
+            .max_ack_inflight(1 << 20)
+            .build(client);
+        let options = PgConnectOptions::from_str(&stack.superuser_url())?;
+        // What is slow here is meant to be: a history, for one.
+        let sql = PgPool::connect_with(options.disable_statement_logging()).await?;
+        Ok(Self { stack, sql, operator, workers: Vec::new(), folder })
+    }
+
+    /// One process a worker, except those that run already.
+    ///
+    /// # Errors
+    /// Where one does not get ready.
+    pub async fn start_workers(&mut self) -> Result<()> {
+        self.start_all_but(None).await
+    }
+
+    /// The same, without one.
+    ///
+    /// # Errors
+    /// Where one does not get ready.
+    pub async fn start_all_but(&mut self, without: Option<WorkerName>) -> Result<()> {
+        for worker in WorkerName::ALL {
+            let runs = self.workers.iter().any(|running| running.name == worker.as_str());
+            if !runs && Some(worker) != without {
+                self.start(worker).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Where it does not get ready.
+    pub async fn start(&mut self, worker: WorkerName) -> Result<()> {
+        self.workers.push(WorkerProcess::start(&self.stack, worker).await?);
+        Ok(())
+    }
+
+    /// All workers in one process.
+    ///
+    /// # Errors
+    /// Where one does not get ready.
+    pub async fn start_in_one_process(&mut self) -> Result<()> {
+        let all = WorkerName::ALL.map(|worker| (worker, self.stack.servers(worker)));
+        self.workers.push(WorkerProcess::start_as(&self.stack, "all", &all).await?);
+        Ok(())
+    }
+
+    /// So many processes of a worker, far from the servers: see [`proxy`].
+    ///
+    /// # Errors
+    /// Where one does not get ready.
+    pub async fn start_far(&mut self, worker: WorkerName, count: usize) -> Result<()> {
+        let near = self.stack.servers(worker);
+        let (nats, postgres) = (self.stack.nats.port(), self.stack.postgres.port());
+        let far = |url: &str, port: u16, through: u16| {
+            url.replace(&format!(":{port}"), &format!(":{through}"))
+        };
+        let servers = Servers {
+            nats_url: far(&near.nats_url, nats, proxy::to(nats).await?),
+            postgres_url: far(&near.postgres_url, postgres, proxy::to(postgres).await?),
+            ..near
+        };
+        let (stack, started) = (&self.stack, [(worker, servers)]);
+        let processes = (0..count).map(|n| {
+            let (name, started) = (format!("{worker}-{n}"), &started);
+            async move { WorkerProcess::start_as(stack, &name, started).await }
+        });
+        let processes = try_join_all(processes).await?;
+        self.workers.extend(processes);
+        Ok(())
+    }
+
+    /// Stops all processes of workers, or those of one.
+    pub async fn stop(&mut self, worker: Option<WorkerName>) {
+        let prefix = worker.map_or("", WorkerName::as_str);
+        let workers = std::mem::take(&mut self.workers);
+        for worker in workers {
+            if worker.name.starts_with(prefix) {
+                worker.stop().await;
+            } else {
+                self.workers.push(worker);
+            }
+        }
+    }
+
+    /// A request to the JetStream API.
+    ///
+    /// # Errors
+    /// What the server answers.
+    pub async fn jetstream(&self, request: &str, payload: &Value) -> Result<Value> {
+        let answer: Value = self.operator.request(request.to_owned(), payload).await?;
+        anyhow::ensure!(answer["error"].is_null(), "{request}: {answer}");
+        Ok(answer)
+    }
+
+    pub async fn close(mut self) {
+        self.stop(None).await;
+        self.sql.close().await;
+        self.stack.stop().await;
+        drop(self.folder);
+    }
+}
+
+/// A connection that takes in whatever comes.
+///
+/// # Errors
+/// Where the server cannot be reached.
+pub async fn connect(url: &str) -> Result<async_nats::Client> {
+    let (options, address) = as_user_of(url)?;
+    Ok(options.subscription_capacity(1 << 20).connect(address).await?)
+}

@@ -1,0 +1,99 @@
+//! Both servers in one folder, with users, permissions, schema and topology.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use brigade::{
+    fleet::Servers,
+    operations::{migrate, provision},
+    runtime::http::Api,
+};
+use brigade_contracts::{Token, WorkerName, permissions};
+use brigade_domain::LockPolicy;
+use brigade_servers::{Binaries, NatsServer, Postgres};
+
+use super::credentials::Credentials;
+
+/// The database of a stack.
+pub const DATABASE: &str = "brigade";
+
+/// Ports to listen on; 0 takes any free one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ports {
+    pub nats: u16,
+    pub postgres: u16,
+}
+
+/// A stack in a folder of this machine.
+pub struct LocalStack {
+    pub dir: PathBuf,
+    pub nats: NatsServer,
+    pub postgres: Postgres,
+    pub tenants: Vec<Token>,
+    credentials: Credentials,
+}
+
+impl LocalStack {
+    /// Starts both servers on the folder, new or with what an earlier start left there, and brings
+    /// users, schema and topology up to date. Workers come on top.
+    ///
+    /// # Errors
+    /// Where a server does not start; what its log said last is part of the error.
+    pub async fn start(
+        binaries: &Binaries,
+        dir: &Path,
+        tenants: Vec<Token>,
+        ports: Ports,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let users = permissions::all_users(&tenants);
+        let credentials = Credentials::of(dir, users.iter().map(|user| user.name.clone()))?;
+        let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
+        let accounts = permissions::accounts(with_passwords);
+        let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
+        let (nats, postgres) = tokio::try_join!(
+            NatsServer::start(&binaries.nats_server, &nats_dir, ports.nats, &accounts),
+            Postgres::start(&binaries.postgres_bin, &postgres_dir, ports.postgres),
+        )?;
+        let stack = Self { dir: dir.to_owned(), nats, postgres, tenants, credentials };
+        migrate::create_database(&stack.postgres.superuser_url("postgres"), DATABASE).await?;
+        let password =
+            |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
+        migrate::run(&stack.superuser_url(), password).await?;
+        provision::run(&stack.nats_url("operator"), 1).await?;
+        Ok(stack)
+    }
+
+    /// The NATS URL of a user of this stack.
+    #[must_use]
+    pub fn nats_url(&self, user: &str) -> String {
+        let password = self.credentials.password(user);
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.nats.port())
+    }
+
+    #[must_use]
+    pub fn superuser_url(&self) -> String {
+        self.postgres.superuser_url(DATABASE)
+    }
+
+    /// The URLs of a worker, with its own user on both servers.
+    #[must_use]
+    pub fn servers(&self, worker: WorkerName) -> Servers {
+        let user = worker.as_str();
+        let password = self.credentials.password(user);
+        Servers {
+            nats_url: self.nats_url(user),
+            postgres_url: self.postgres.url(user, password, DATABASE),
+            replicas: 1,
+            lock_policy: LockPolicy::default(),
+            dry_run: false,
+            http: Api::default(),
+            list_cache: true,
+        }
+    }
+
+    /// Stops both servers.
+    pub async fn stop(mut self) {
+        tokio::join!(self.nats.stop(), self.postgres.stop());
+    }
+}

@@ -1,0 +1,108 @@
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use brigade::{
+    fleet::{Servers, config::cors_origins, process::Process, registry::parse},
+    runtime::http::Api,
+};
+use brigade_contracts::{Token, WorkerName, permissions};
+use brigade_servers::{Binaries, config::StackConfig};
+use serde_json::{Map, Value, json};
+
+use crate::{LocalStack, Ports};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder of the data; a second `up` on it finds the data again
+    #[arg(long, default_value = ".brigade")]
+    dir: PathBuf,
+    /// A restaurant; may be given several times
+    #[arg(long = "tenant", value_name = "T", default_value = "demo")]
+    tenants: Vec<String>,
+    /// Workers to run in this process: `all`, `none`, or names separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    workers: Vec<String>,
+    /// Port of nats-server; 0: any free one
+    #[arg(long, default_value_t = 0)]
+    nats_port: u16,
+    /// Port of /livez, /readyz, /metrics and the API; 0: any free one
+    #[arg(long, default_value_t = 0)]
+    http_port: u16,
+    /// Port of Postgres; 0: any free one
+    #[arg(long, default_value_t = 0)]
+    postgres_port: u16,
+    /// Trust whoever uses the API from this machine without a token
+    #[arg(long)]
+    open: bool,
+}
+
+pub async fn run(args: Args) -> Result<ExitCode> {
+    let workers = match args.workers.as_slice() {
+        [none] if none == "none" => Vec::new(),
+        names => parse(names)?,
+    };
+    let tenants = args.tenants.iter().map(|tenant| self::tenant(tenant)).collect::<Result<_>>()?;
+    let dir = std::path::absolute(&args.dir)?;
+    let binaries = Binaries::find(&StackConfig::from_env()).await?;
+    let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
+    let mut stack = LocalStack::start(&binaries, &dir, tenants, ports).await?;
+    let api = Api { open: args.open, origins: cors_origins()?, ..Api::default() };
+    let servers = |worker| Servers { http: api.clone(), ..stack.servers(worker) };
+    let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
+    let http = ([127, 0, 0, 1], args.http_port).into();
+    let process = Process::start(servers, http, None).await?;
+    let ready_line = ready_line(&stack, &process);
+    let died = async {
+        let (server, status) = tokio::select! {
+            status = stack.nats.exited() => ("nats-server", status),
+            status = stack.postgres.exited() => ("Postgres", status),
+        };
+        anyhow::anyhow!("{server} ended by itself ({status})")
+    };
+    let result = process.until_signal(|| println!("{ready_line}"), died).await;
+    stack.stop().await;
+    result
+}
+
+fn tenant(name: &str) -> Result<Token> {
+    let tenant = Token::new(name).with_context(|| format!("tenant {name:?}"))?;
+    let user = permissions::producer(&tenant).name;
+    ensure!(user.len() <= Token::MAX_LEN, "tenant {name:?}: the user name {user} is too long");
+    Ok(tenant)
+}
+
+/// What a program needs to join the stack, as one line of JSON.
+fn ready_line(stack: &LocalStack, process: &Process) -> Value {
+    let of_tenant = |tenant: &Token| {
+        json!({
+            "producer": stack.nats_url(&permissions::producer(tenant).name),
+            "watcher": stack.nats_url(&permissions::watcher(tenant).name),
+        })
+    };
+    let tenants: Map<String, Value> =
+        stack.tenants.iter().map(|tenant| (tenant.to_string(), of_tenant(tenant))).collect();
+    let first = &stack.tenants[0];
+    let operator = stack.nats_url(&permissions::operator().name);
+    let mut env = json!({
+        "BRIGADE_NATS_URL": operator,
+        "BRIGADE_DATABASE_URL": stack.superuser_url(),
+    });
+    for worker in WorkerName::ALL {
+        let servers = stack.servers(worker);
+        env[format!("BRIGADE_NATS_URL_{}", worker.env_suffix())] = servers.nats_url.into();
+        env[format!("BRIGADE_DATABASE_URL_{}", worker.env_suffix())] = servers.postgres_url.into();
+    }
+    json!({
+        "ready": true,
+        "tenant": first,
+        "http_url": format!("http://{}", process.http),
+        "postgres_url": stack.superuser_url(),
+        "nats": {
+            "operator": operator,
+            "producer": of_tenant(first)["producer"],
+            "watcher": of_tenant(first)["watcher"],
+        },
+        "tenants": tenants,
+        "env": env,
+    })
+}

@@ -1,0 +1,134 @@
+//! A worker in a process of its own, as in production, which a demo can pause and kill.
+
+use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use brigade::fleet::Servers;
+use brigade_contracts::WorkerName;
+use brigade_servers::{
+    log::Log,
+    port::free_port,
+    process::{Process, Program},
+};
+use rustix::process::Signal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::LocalStack;
+
+/// A worker connects and is ready within some 50 ms.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// A process has promised to drain within 10 s.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// `brigade run WORKER…` on a local stack.
+pub struct WorkerProcess {
+    pub name: String,
+    process: Process,
+    http: u16,
+}
+
+impl WorkerProcess {
+    /// Starts this very program once more and waits until its worker is ready.
+    ///
+    /// # Errors
+    /// Where it does not get ready; the end of its log is part of the error.
+    pub async fn start(stack: &LocalStack, worker: WorkerName) -> Result<Self> {
+        Self::start_as(stack, worker.as_str(), &[(worker, stack.servers(worker))]).await
+    }
+
+    /// Starts workers in one process, with a folder of its own, and waits until all are ready.
+    ///
+    /// # Errors
+    /// Where one does not get ready; the end of the log is part of the error.
+    pub async fn start_as(
+        stack: &LocalStack,
+        name: &str,
+        workers: &[(WorkerName, Servers)],
+    ) -> Result<Self> {
+        let binary: PathBuf = std::env::current_exe().context("this program's file is unknown")?;
+        let dir = stack.dir.join(name);
+        fs::create_dir_all(&dir)?;
+        let log = Log::claim(&dir.join("log")).await?;
+        let http = free_port()?;
+        let mut environment = vec![
+            ("BRIGADE_HTTP_ADDR".to_owned(), format!("127.0.0.1:{http}")),
+            ("BRIGADE_HTTP_OPEN".to_owned(), "1".to_owned()),
+            ("BRIGADE_LOG".to_owned(), String::new()),
+        ];
+        for (worker, servers) in workers {
+            let (suffix, servers) = (worker.env_suffix(), servers.clone());
+            environment.push((format!("BRIGADE_NATS_URL_{suffix}"), servers.nats_url));
+            environment.push((format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url));
+        }
+        let names = workers.iter().map(|(worker, _)| worker.as_str().into());
+        let mut process = Process::spawn(&Program {
+            binary: &binary,
+            arguments: [OsString::from("run")].into_iter().chain(names).collect(),
+            environment,
+            dir: &dir,
+            log: &log,
+            account: None,
+            last_signal: "KILL",
+        })?;
+        let ready = async || get(http, "/readyz").await.is_ok_and(|text| text.contains(" 200 "));
+        process.ready(name, READY_LIMIT, ready).await?;
+        Ok(Self { name: name.to_owned(), process, http })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it serves HTTP.
+    pub fn http(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.http).into()
+    }
+
+    /// The text of `/metrics`.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        get(self.http, "/metrics").await
+    }
+
+    /// SIGSTOP: it does nothing any more, and nobody is told.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    /// SIGTERM, and SIGKILL to one that does not drain in time.
+    pub async fn stop(mut self) {
+        self.go_on();
+        if !self.process.ends_after(Signal::TERM, DRAIN_LIMIT).await {
+            self.process.kill().await;
+        }
+    }
+}
+
+/// The answer to a GET, head and all.
+async fn get(port: u16, path: &str) -> Result<String> {
+    let asked = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    timeout(Duration::from_secs(1), asked).await?
+}

@@ -1,0 +1,138 @@
+//! Failed logins, counted so that nobody can guess for long.
+//!
+//! A failure counts for [`WINDOW`], by the user, the email and the source that were told. With
+//! [`MOST_FAILURES`] under any of these nothing is verified until the oldest of them is past: what is
+//! refused for that does not count, or whoever keeps asking would lock a user out for ever.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use brigade_contracts::{Body, Command, Timestamp, Token, user::Verb};
+
+use super::super::{
+    Want,
+    draft::{Draft, Result, Stop},
+};
+
+pub const MOST_FAILURES: u32 = 10;
+pub const WINDOW: Duration = Duration::from_secs(15 * 60);
+
+/// What failures are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureKind {
+    /// The id in the subject, whether there is such a user or not.
+    User,
+    /// The folded email in the payload.
+    Email,
+    /// The header `Source`.
+    Source,
+}
+
+impl FailureKind {
+    pub const ALL: [Self; 3] = [Self::User, Self::Email, Self::Source];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Email => "email",
+            Self::Source => "source",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FailureKey {
+    pub tenant: Token,
+    pub kind: FailureKind,
+    pub key: String,
+}
+
+impl FailureKey {
+    pub(super) fn is_of_source(&self) -> bool {
+        self.kind == FailureKind::Source
+    }
+}
+
+/// The keys by which a command is counted; none of what is no `login`.
+#[must_use]
+pub fn keys_of(command: &Command) -> Vec<FailureKey> {
+    let Ok(request) = &command.request else { return Vec::new() };
+    let Body::User(Verb::Login(login)) = &request.body else { return Vec::new() };
+    let key = |kind, key| FailureKey { tenant: command.tenant.clone(), kind, key };
+    let source = command.source.map(|source| key(FailureKind::Source, source.to_string()));
+    [
+        key(FailureKind::User, request.address.id.to_string()),
+        key(FailureKind::Email, login.email.folded()),
+    ]
+    .into_iter()
+    .chain(source)
+    .collect()
+}
+
+/// How often a key has failed within the window, and when first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub failures: u32,
+    /// `None` with no failures.
+    pub oldest: Option<Timestamp>,
+}
+
+/// The failures that a batch has loaded, and those that it adds.
+#[derive(Clone, Debug, Default)]
+pub struct Throttle {
+    counts: HashMap<FailureKey, Count>,
+    added: Vec<(FailureKey, Timestamp)>,
+    cleared: BTreeSet<FailureKey>,
+}
+
+impl Throttle {
+    /// The counts of all keys that the batch may ask for, those without failures too.
+    #[must_use]
+    pub fn new(loaded: impl IntoIterator<Item = (FailureKey, Count)>) -> Self {
+        Self { counts: loaded.into_iter().collect(), ..Self::default() }
+    }
+
+    /// New failures, to be stored after [`Throttle::cleared`] are deleted.
+    #[must_use]
+    pub fn added(&self) -> &[(FailureKey, Timestamp)] {
+        &self.added
+    }
+
+    /// Keys of which all stored failures are to be deleted.
+    #[must_use]
+    pub fn cleared(&self) -> &BTreeSet<FailureKey> {
+        &self.cleared
+    }
+
+    pub(crate) fn clear(&mut self, key: FailureKey) {
+        self.added.retain(|(added, _)| *added != key);
+        self.counts.insert(key.clone(), Count::default());
+        self.cleared.insert(key);
+    }
+
+    pub(crate) fn fail(&mut self, key: FailureKey, now: Timestamp) {
+        let count = self.counts.entry(key.clone()).or_default();
+        count.failures += 1;
+        count.oldest.get_or_insert(now);
+        self.added.push((key, now));
+    }
+}
+
+impl Draft<'_> {
+    /// How long a login has to wait, in milliseconds.
+    pub(super) fn throttled(&self, keys: &[FailureKey]) -> Result<Option<u64>> {
+        let mut longest = None;
+        for key in keys {
+            let wanted = || Stop::OutOfReach(Some(Want::Failures(key.clone())));
+            let count = self.world.supplies.throttle.counts.get(key).ok_or_else(wanted)?;
+            if count.failures >= MOST_FAILURES {
+                let until = count.oldest.unwrap_or(self.now).plus(WINDOW);
+                longest = longest.max(Some(self.now.millis_until(until).max(1)));
+            }
+        }
+        Ok(longest)
+    }
+}

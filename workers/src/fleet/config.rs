@@ -1,0 +1,267 @@
+//! The only reader of the environment: every other part takes its settings as values, so that a
+//! test sets them without touching the process it shares with other tests.
+
+use std::{collections::HashMap, env, ffi::OsString, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use axum::http::HeaderValue;
+use brigade_contracts::WorkerName;
+use brigade_domain::LockPolicy;
+
+use crate::{fleet::Servers, runtime::http::Api};
+
+/// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
+pub const VARIABLES: &str = "\
+Environment:
+  BRIGADE_NATS_URL                 nats://user:password@host:port, of a cluster several with commas
+  BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
+                                   (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR,
+                                   USER_STATE_PROJECTOR, CART_LOCK_EXPIRY,
+                                   TABLE_STATUS_RECONCILER, CACHE_VERIFIER, EDGE)
+  BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
+  BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
+  BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
+                                   API (default: a free port of 127.0.0.1, which is logged)
+  BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
+                                   where BRIGADE_HTTP_ADDR is an address of loopback
+  BRIGADE_HTTP_CORS_ORIGINS        origins whose pages may use the API, separated by commas, such
+                                   as https://shop.example (default: none)
+  BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
+  BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
+                                   CASH: 1 to 1800 (default: 600); for command-handler
+  BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
+  BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
+  BRIGADE_LOG                      filter of the log, such as info or brigade=debug
+  BRIGADE_LOG_FORMAT               text (default) or json
+Servers of a local stack (up, demo):
+  BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
+  BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
+  BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)
+  GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
+
+const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
+
+/// Where workers connect to, and where the process serves.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    nats_url: Option<String>,
+    database_url: Option<String>,
+    own_nats_urls: HashMap<WorkerName, String>,
+    own_database_urls: HashMap<WorkerName, String>,
+    /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
+    pub http: SocketAddr,
+    /// `BRIGADE_HTTP_OPEN=1` and `BRIGADE_HTTP_CORS_ORIGINS`.
+    pub api: Api,
+    /// `BRIGADE_REPLICAS` of each stream, else 1.
+    pub replicas: u8,
+    /// `BRIGADE_LOCK_SECONDS_<METHOD>`, each 10 minutes by default.
+    pub lock_policy: LockPolicy,
+    /// `BRIGADE_RECONCILER_DRY_RUN=1`.
+    pub dry_run: bool,
+    /// `BRIGADE_EDGE_LIST_CACHE`, unless it is `off`.
+    pub list_cache: bool,
+    /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
+    pub fail_point: Option<String>,
+}
+
+impl RunConfig {
+    /// # Errors
+    /// A variable that cannot be read, and an API that is open beyond loopback.
+    pub fn from_env() -> Result<Self> {
+        let own = |what: &str| {
+            WorkerName::ALL
+                .into_iter()
+                .filter_map(|worker| {
+                    Some((worker, text(&format!("{what}_{}", worker.env_suffix()))?))
+                })
+                .collect()
+        };
+        let replicas = text("BRIGADE_REPLICAS").unwrap_or_else(|| "1".to_owned());
+        let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let http: SocketAddr =
+            http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?;
+        let open = open(http, text("BRIGADE_HTTP_OPEN").as_deref())?;
+        Ok(Self {
+            nats_url: text("BRIGADE_NATS_URL"),
+            database_url: text("BRIGADE_DATABASE_URL"),
+            own_nats_urls: own("BRIGADE_NATS_URL"),
+            own_database_urls: own("BRIGADE_DATABASE_URL"),
+            http,
+            api: Api { open, origins: cors_origins()?, ..Api::default() },
+            replicas: replicas
+                .parse()
+                .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
+            lock_policy: lock_policy()?,
+            dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
+            list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
+            fail_point: text("BRIGADE_FAIL_POINT"),
+        })
+    }
+
+    /// The URLs of a worker: its own before the general ones.
+    ///
+    /// # Errors
+    /// Where one is not set.
+    pub fn servers(&self, worker: WorkerName) -> Result<Servers> {
+        let missing = |what: &str| format!("{what}_{} or {what} is not set", worker.env_suffix());
+        let nats = self.own_nats_urls.get(&worker).or(self.nats_url.as_ref());
+        let postgres = self.own_database_urls.get(&worker).or(self.database_url.as_ref());
+        Ok(Servers {
+            nats_url: nats.with_context(|| missing("BRIGADE_NATS_URL"))?.clone(),
+            replicas: self.replicas,
+            postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
+            lock_policy: self.lock_policy.clone(),
+            dry_run: self.dry_run,
+            http: self.api.clone(),
+            list_cache: self.list_cache,
+        })
+    }
+
+    /// `BRIGADE_NATS_URL`, an operator's.
+    ///
+    /// # Errors
+    /// Where it is not set.
+    pub fn nats_url(&self) -> Result<&str> {
+        self.nats_url.as_deref().context("BRIGADE_NATS_URL is not set")
+    }
+
+    /// `BRIGADE_DATABASE_URL`, the owner's.
+    ///
+    /// # Errors
+    /// Where it is not set.
+    pub fn database_url(&self) -> Result<&str> {
+        self.database_url.as_deref().context("BRIGADE_DATABASE_URL is not set")
+    }
+
+    /// The password of a worker's own database URL.
+    #[must_use]
+    pub fn database_password(&self, worker: WorkerName) -> Option<String> {
+        let url = self.own_database_urls.get(&worker)?;
+        let authority = url.split_once("://")?.1.split('/').next()?;
+        let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
+        percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
+    }
+}
+
+/// `BRIGADE_HTTP_OPEN`, for this machine alone.
+fn open(http: SocketAddr, setting: Option<&str>) -> Result<bool> {
+    let open = setting == Some("1");
+    anyhow::ensure!(
+        !open || http.ip().is_loopback(),
+        "BRIGADE_HTTP_OPEN: {http} is no address of loopback, and everybody would be trusted"
+    );
+    Ok(open)
+}
+
+/// `BRIGADE_HTTP_CORS_ORIGINS`.
+///
+/// # Errors
+/// What is no origin: `http://` or `https://`, a host and perhaps a port.
+pub fn cors_origins() -> Result<Vec<HeaderValue>> {
+    origins(&text("BRIGADE_HTTP_CORS_ORIGINS").unwrap_or_default())
+}
+
+fn origins(list: &str) -> Result<Vec<HeaderValue>> {
+    let origin = |origin: &str| {
+        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        let fits = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        let ok = host.is_some_and(|host| !host.is_empty() && host.chars().all(fits));
+        anyhow::ensure!(ok, "BRIGADE_HTTP_CORS_ORIGINS: {origin:?} is no origin");
+        Ok(origin.to_ascii_lowercase().try_into()?)
+    };
+    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(origin).collect()
+}
+
+/// How long the lock of a cart lives that is paid by each method, within the cap.
+fn lock_policy() -> Result<LockPolicy> {
+    let standard = LockPolicy::default();
+    let seconds = |method: &str, standard: Duration| {
+        let name = format!("BRIGADE_LOCK_SECONDS_{method}");
+        let Some(text) = text(&name) else { return Ok(standard) };
+        let seconds = text.parse().with_context(|| format!("{name}: {text:?}"))?;
+        let allowed = (1..=LockPolicy::default().cap.as_secs()).contains(&seconds);
+        anyhow::ensure!(allowed, "{name}: {seconds} is not from 1 to 1800");
+        Ok(Duration::from_secs(seconds))
+    };
+    Ok(LockPolicy {
+        card: seconds("CARD", standard.card)?,
+        wallet: seconds("WALLET", standard.wallet)?,
+        qr: seconds("QR", standard.qr)?,
+        cash: seconds("CASH", standard.cash)?,
+        ..standard
+    })
+}
+
+/// Of what is on unless somebody says otherwise.
+fn switched_on(text: Option<&str>) -> Result<bool> {
+    match text {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => anyhow::bail!("{other:?} is neither on nor off"),
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `BRIGADE_LOG`.
+    pub filter: Option<String>,
+    /// `BRIGADE_LOG_FORMAT=json`.
+    pub json: bool,
+}
+
+impl LogConfig {
+    #[must_use]
+    pub fn from_env() -> Self {
+        let json = text("BRIGADE_LOG_FORMAT").as_deref() == Some("json");
+        Self { filter: text("BRIGADE_LOG"), json }
+    }
+}
+
+/// The user of this machine, for audits.
+#[must_use]
+pub fn user() -> Option<String> {
+    text("USER")
+}
+
+fn text(name: &str) -> Option<String> {
+    set(name)?.into_string().ok()
+}
+
+/// An empty variable counts as absent: that is how a shell unsets one for a single command.
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
+fn set(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_is_open_on_loopback_alone() {
+        let open = |address: &str, setting| open(address.parse().unwrap(), setting);
+        assert!(open("127.0.0.1:80", Some("1")).unwrap() && open("[::1]:80", Some("1")).unwrap());
+        for address in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80"] {
+            assert!(open(address, Some("1")).is_err(), "{address}");
+            assert!(!open(address, None).unwrap() && !open(address, Some("0")).unwrap());
+        }
+    }
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        let all = origins("https://shop.example, http://localhost:5173,,").unwrap();
+        assert_eq!(all, ["https://shop.example", "http://localhost:5173"]);
+        assert!(origins("").unwrap().is_empty());
+        for bad in ["*", "shop.example", "https://", "https://a/b", "https://a b", "null"] {
+            assert!(origins(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off_and_nothing_else() {
+        assert!(switched_on(None).unwrap() && switched_on(Some("on")).unwrap());
+        assert!(!switched_on(Some("off")).unwrap());
+        assert!(switched_on(Some("0")).is_err());
+    }
+}

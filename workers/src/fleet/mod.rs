@@ -1,0 +1,139 @@
+//! Starts workers, each with its own connections, and stops them.
+
+pub mod config;
+pub mod process;
+pub mod registry;
+mod servers;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use brigade_contracts::{WorkerName, topology::Topology};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+use crate::infra::{Context, FailPoints, Health, Metrics, Nats, connect};
+
+pub use servers::Servers;
+
+/// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
+const POSTGRES_CONNECTIONS: u32 = 4;
+/// A drain that takes longer than this waits for a server that does not answer. With the flushes
+/// after it, below the 10 s that a process has.
+const DRAIN_LIMIT: Duration = Duration::from_millis(8500);
+/// Pause before a worker that failed is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// A running worker.
+pub struct Instance {
+    pub worker: WorkerName,
+    pub health: Health,
+    drain: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Instance {
+    /// Starts a worker. One that fails is started again, until it drains.
+    #[must_use]
+    pub fn start(
+        worker: WorkerName,
+        servers: Servers,
+        metrics: Arc<Metrics>,
+        fail: FailPoints,
+    ) -> Self {
+        let health = Health::new(worker);
+        let drain = CancellationToken::new();
+        let task = {
+            let (health, drain) = (health.clone(), drain.clone());
+            tokio::spawn(async move {
+                while !drain.is_cancelled() {
+                    let run = run(worker, &servers, &health, &metrics, &drain, &fail);
+                    let why = match run.await {
+                        Ok(()) if drain.is_cancelled() => return,
+                        Ok(()) => "it ended by itself".to_owned(),
+                        Err(error) => format!("{error:#}"),
+                    };
+                    health.away("worker", &why);
+                    metrics.restarts.with_label_values(&[worker.as_str()]).inc();
+                    tokio::select! {
+                        () = tokio::time::sleep(RESTART_PAUSE) => {}
+                        () = drain.cancelled() => {}
+                    }
+                }
+            })
+        };
+        Self { worker, health, drain, task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Tells the worker to drain; returns at once.
+    pub fn drain(&self) {
+        self.health.draining();
+        self.drain.cancel();
+    }
+
+    /// Drains and waits until the worker has stopped.
+    pub async fn stop(self) {
+        self.drain();
+        // An error is a panic or an abort: stopped either way.
+        let _stopped = self.task.await;
+    }
+
+    /// Stops the worker where it is, as if its process were killed.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _stopped = self.task.await;
+    }
+}
+
+async fn run(
+    worker: WorkerName,
+    servers: &Servers,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+    drain: &CancellationToken,
+    fail: &FailPoints,
+) -> anyhow::Result<()> {
+    let nats = Nats::connect(&servers.nats_url, health, metrics).await?;
+    let postgres = connect::postgres(&servers.postgres_url, worker.as_str(), POSTGRES_CONNECTIONS)?;
+    let cx = Context {
+        worker,
+        instance: format!("{worker}.{}", Uuid::now_v7()).into(),
+        nats,
+        postgres,
+        health: health.clone(),
+        metrics: metrics.clone(),
+        drain: drain.clone(),
+        fail: fail.clone(),
+        topology: Arc::new(Topology::with_replicas(servers.replicas)),
+    };
+    let entry = registry::find(worker);
+    health.starting();
+    tracing::info!(%worker, instance = %cx.instance, "started");
+    let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), servers)));
+    let given_up = async {
+        drain.cancelled().await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
+    let result = tokio::select! {
+        result = task => result.context("the worker panicked")?,
+        why = health.hangs() => {
+            tracing::error!(%worker, why, "hangs, and is started again");
+            // With new connections: these may be what it waits for.
+            drop(cx.postgres.close());
+            anyhow::bail!(why);
+        }
+        () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
+        () = given_up => {
+            tracing::warn!(%worker, "drained as far as possible; a server does not answer");
+            // Nobody waits for a connection any more.
+            drop(cx.postgres.close());
+            return Ok(());
+        }
+    };
+    // Telemetry and answers that are still in the client's buffer leave before the connection.
+    let _flushed = tokio::time::timeout(Duration::from_secs(1), cx.nats.client.flush()).await;
+    let _closed = tokio::time::timeout(Duration::from_secs(1), cx.postgres.close()).await;
+    tracing::info!(%worker, "stopped");
+    result
+}

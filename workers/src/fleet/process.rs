@@ -1,0 +1,117 @@
+//! A process with workers in it: health endpoints, signals, drain.
+
+use std::{future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use brigade_contracts::WorkerName;
+use futures::future::join_all;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::timeout,
+};
+
+use crate::{
+    fleet::{Instance, Servers},
+    infra::{FailPoints, Metrics},
+    runtime::http::{Serving, Slot, Told, serve},
+};
+
+/// A drain that takes longer is cut off: the process has promised to be gone within 10 s.
+const DRAIN_LIMIT: Duration = Duration::from_millis(9500);
+
+pub struct Process {
+    pub http: SocketAddr,
+    serving: Serving,
+    instances: Vec<Instance>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Process {
+    /// Starts workers and the health endpoints. Workers connect on their own time: a server that
+    /// is not there yet makes them unready, nothing else.
+    ///
+    /// # Errors
+    /// Where the address is taken.
+    pub async fn start(
+        workers: Vec<(WorkerName, Servers)>,
+        http: SocketAddr,
+        fail_point: Option<&str>,
+    ) -> Result<Self> {
+        // Listened to before anything starts, so that no signal is lost.
+        let (terminate, interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let metrics = Arc::new(Metrics::new());
+        let fail = fail_points(fail_point);
+        let slot = Slot::default();
+        let instances: Vec<_> = workers
+            .into_iter()
+            .map(|(worker, mut servers)| {
+                servers.http.slot = slot.clone();
+                Instance::start(worker, servers, metrics.clone(), fail.clone())
+            })
+            .collect();
+        let workers = instances.iter().map(|instance| instance.health.clone()).collect();
+        let serving = serve(http, Told { metrics, workers }, slot).await?;
+        Ok(Self { http: serving.address, serving, instances, terminate, interrupt })
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the process at once. Calls
+    /// `when_ready` once all workers are. Also ends, with failure, when `broken` tells why it
+    /// cannot go on.
+    ///
+    /// # Errors
+    /// What `broken` told.
+    pub async fn until_signal(
+        mut self,
+        when_ready: impl FnOnce(),
+        broken: impl Future<Output = anyhow::Error>,
+    ) -> Result<ExitCode> {
+        let mut when_ready = Some(when_ready);
+        tokio::pin!(broken);
+        let broken = loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break None,
+                _ = self.interrupt.recv() => break None,
+                error = &mut broken => break Some(error),
+                () = all_ready(&self.instances), if when_ready.is_some() => {
+                    if let Some(when_ready) = when_ready.take() {
+                        when_ready();
+                    }
+                }
+            }
+        };
+        let instances = std::mem::take(&mut self.instances);
+        tracing::info!("draining");
+        let drain = async {
+            join_all(instances.into_iter().map(Instance::stop)).await;
+            self.serving.stop().await;
+        };
+        let drained = tokio::select! {
+            drained = timeout(DRAIN_LIMIT, drain) => drained.is_ok(),
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+        };
+        match broken {
+            Some(error) => Err(error),
+            None if drained => Ok(ExitCode::SUCCESS),
+            None => anyhow::bail!("stopped before the drain was over"),
+        }
+    }
+}
+
+async fn all_ready(instances: &[Instance]) {
+    while instances.iter().any(|instance| instance.health.ready().is_err()) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(feature = "fail-points")]
+fn fail_points(point: Option<&str>) -> FailPoints {
+    FailPoints::of_process(point)
+}
+
+#[cfg(not(feature = "fail-points"))]
+fn fail_points(_point: Option<&str>) -> FailPoints {
+    FailPoints
+}

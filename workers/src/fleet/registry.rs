@@ -1,0 +1,86 @@
+//! The table of contents: every worker, by its name.
+
+use std::{future::Future, pin::Pin};
+
+use anyhow::Context as _;
+use brigade_contracts::WorkerName;
+
+use super::Servers;
+use crate::{
+    infra::Context,
+    workers::{
+        cache_verifier, cart_lock_expiry, command_handler, edge, outbox_relay, payment_projector,
+        table_status_reconciler, user_state_projector,
+    },
+};
+
+type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// A worker: its name and the function that runs it until it has drained.
+pub struct Entry {
+    pub name: WorkerName,
+    pub run: fn(Context, &Servers) -> Run,
+}
+
+macro_rules! entry {
+    ($name:ident, $module:ident) => {
+        Entry { name: WorkerName::$name, run: |cx, _| Box::pin($module::run(cx)) }
+    };
+    ($name:ident, $module:ident, |$servers:ident| $settings:expr) => {
+        Entry { name: WorkerName::$name, run: |cx, $servers| Box::pin($module::run(cx, $settings)) }
+    };
+}
+
+pub static WORKERS: &[Entry] = &[
+    entry!(CommandHandler, command_handler, |servers| servers.lock_policy.clone()),
+    entry!(OutboxRelay, outbox_relay),
+    entry!(PaymentProjector, payment_projector),
+    entry!(UserStateProjector, user_state_projector),
+    entry!(CartLockExpiry, cart_lock_expiry),
+    entry!(TableStatusReconciler, table_status_reconciler, |servers| servers.dry_run),
+    entry!(CacheVerifier, cache_verifier),
+    entry!(Edge, edge, |servers| edge::Settings {
+        http: servers.http.clone(),
+        list_cache: servers.list_cache,
+        lock_policy: servers.lock_policy.clone(),
+    }),
+];
+
+/// The entry of a worker.
+///
+/// # Panics
+/// Never: a test holds the table against the names.
+#[must_use]
+pub fn find(name: WorkerName) -> &'static Entry {
+    WORKERS.iter().find(|entry| entry.name == name).expect("every worker is registered")
+}
+
+/// Returns the workers of a list of names, each once; `all` stands for every one.
+///
+/// # Errors
+/// If a name is none of a worker's.
+pub fn parse(names: &[String]) -> anyhow::Result<Vec<WorkerName>> {
+    if names.iter().any(|name| name == "all") {
+        return Ok(WorkerName::ALL.to_vec());
+    }
+    let mut workers = Vec::new();
+    for name in names {
+        let worker =
+            name.parse().map_err(anyhow::Error::msg).context("see `brigade run --help`")?;
+        if !workers.contains(&worker) {
+            workers.push(worker);
+        }
+    }
+    Ok(workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_registered_once() {
+        let names: Vec<_> = WORKERS.iter().map(|entry| entry.name).collect();
+        assert_eq!(names, WorkerName::ALL);
+    }
+}

@@ -1,0 +1,284 @@
+//! Reads what strangers send: requests, and messages of streams.
+//!
+//! nats-server does not look into subjects and headers; it hands on whatever bytes it was given. A
+//! client library that cannot read one of them loses its connection over it, and with it everything
+//! else that was on its way: one message would stop all. So what tenants' credentials can reach is
+//! read by a connection of its own, which cuts messages out as bytes ([`wire`]) and leaves it to
+//! each message whether it can be read ([`Message`]). Acknowledgements, answers and all else go by
+//! the library's connection.
+
+mod connection;
+mod message;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use brigade_contracts::permissions::inbox_prefix;
+use bytes::BytesMut;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use self::connection::{Connection, Order};
+use super::{Health, Metrics, connect::Login};
+
+pub use self::message::Message;
+
+/// Most handfuls of messages that wait for whoever subscribed. Then the connection is not read on,
+/// until the server closes it as one that is too slow. Above what two pulls can bring one by one.
+const WAITING: usize = 1024;
+
+/// A connection that subscribes. It ends with its last handle.
+#[derive(Clone)]
+pub struct Intake {
+    orders: mpsc::UnboundedSender<Order>,
+    connections: watch::Receiver<u64>,
+    /// Where this connection, and nobody else, is answered.
+    inbox: Arc<str>,
+    numbers: Arc<AtomicU64>,
+    _task: Arc<AbortOnDropHandle<()>>,
+}
+
+/// Messages of one subject.
+pub struct Subscription {
+    sid: u64,
+    orders: mpsc::UnboundedSender<Order>,
+    messages: mpsc::Receiver<Vec<Message>>,
+}
+
+impl Intake {
+    /// Connects, now and whenever the connection is lost.
+    #[must_use]
+    pub fn open(login: Arc<Login>, health: Health, metrics: Arc<Metrics>) -> Self {
+        let (orders, received) = mpsc::unbounded_channel();
+        let (count, connections) = watch::channel(0);
+        let inbox = format!("{}.{}", inbox_prefix(&login.user), Uuid::now_v7().simple()).into();
+        let connection = Connection {
+            login,
+            health,
+            metrics,
+            count,
+            subscribed: BTreeMap::new(),
+            left: Vec::new(),
+            out: BytesMut::new(),
+            pinged: Default::default(),
+            unanswered: 0,
+        };
+        let task = tokio::spawn(connection.run(received));
+        let _task = Arc::new(AbortOnDropHandle::new(task));
+        Self { orders, connections, inbox, numbers: Arc::default(), _task }
+    }
+
+    /// Subscribes; with a group the messages are shared with all others of it. Returns when the
+    /// server knows of it.
+    ///
+    /// # Errors
+    /// Where the connection's task has died.
+    pub async fn subscribe(
+        &self,
+        subject: impl Into<String>,
+        group: Option<&str>,
+    ) -> anyhow::Result<Subscription> {
+        let (sender, messages) = mpsc::channel(WAITING);
+        let (known, is_known) = oneshot::channel();
+        let sid = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let subject = match group {
+            Some(group) => format!("{} {group}", subject.into()),
+            None => subject.into(),
+        };
+        let dead = "the intake's connection has died";
+        self.orders.send(Order::Subscribe { sid, subject, sender, known }).context(dead)?;
+        is_known.await.context(dead)?;
+        Ok(Subscription { sid, orders: self.orders.clone(), messages })
+    }
+
+    /// Publishes a request whose answers come to `reply`. Lost where there is no connection.
+    pub fn request(&self, subject: &str, reply: &str, payload: &str) {
+        let (subject, reply) = (subject.to_owned(), reply.to_owned());
+        // Nobody is left to be told: the subscription that waits for the answers ends too.
+        let _dead =
+            self.orders.send(Order::Request { subject, reply, payload: payload.to_owned() });
+    }
+
+    /// The prefix of subjects on which this connection, and nobody else, is answered.
+    #[must_use]
+    pub fn inbox(&self) -> &str {
+        &self.inbox
+    }
+
+    /// Changes with each connection. What was asked on the one before is not answered any more.
+    #[must_use]
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        self.connections.clone()
+    }
+}
+
+impl Subscription {
+    /// Returns the messages that came together, at least one; `None` after [`Subscription::stop`],
+    /// or where the connection's task has died.
+    pub async fn next(&mut self) -> Option<Vec<Message>> {
+        self.messages.recv().await
+    }
+
+    /// Ends the subscription without losing a message: what the server had sent before it heard
+    /// of this still comes.
+    pub fn stop(&self) {
+        // A task that has died has ended it already.
+        let _dead = self.orders.send(Order::Leave(self.sid));
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+    use async_nats::Client;
+    use brigade_contracts::WorkerName;
+    use brigade_servers::{Binaries, NatsServer, config::StackConfig};
+    use futures::StreamExt;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    const USERS: &str = "authorization { users: [{ user: edge, password: e }, \
+                         { user: asker, password: a }] }\n";
+
+    struct Stand {
+        server: NatsServer,
+        intake: Intake,
+        health: Health,
+        asker: Client,
+        _dir: tempfile::TempDir,
+    }
+
+    async fn stand() -> Result<Stand> {
+        let dir = tempfile::tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, USERS).await?;
+        let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port());
+        let health = Health::new(WorkerName::Edge);
+        let login = Arc::new(Login::of(&url("edge:e"), "edge")?);
+        let intake = Intake::open(login, health.clone(), Arc::new(Metrics::new()));
+        let asker = async_nats::ConnectOptions::with_user_and_password("asker".into(), "a".into())
+            .reconnect_delay_callback(|_| crate::infra::connect::RECONNECT_DELAY)
+            .connect(format!("127.0.0.1:{}", server.port()))
+            .await?;
+        Ok(Stand { server, intake, health, asker, _dir: dir })
+    }
+
+    /// Nobody answers, which is a round trip all the same.
+    async fn round_trip(client: &Client) {
+        let _nobody = client.request("nobody", "".into()).await;
+    }
+
+    async fn all(mut subscription: Subscription) -> Vec<Message> {
+        let mut all = Vec::new();
+        while let Some(came) = subscription.next().await {
+            all.extend(came);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_subscription_that_ends_loses_nothing_and_takes_nothing_more() -> Result<()> {
+        let stand = stand().await?;
+        let requests = stand.intake.subscribe("q.*", Some("edge")).await?;
+        for at in 0..1000 {
+            stand.asker.publish(format!("q.{at}"), "x".into()).await?;
+        }
+        round_trip(&stand.asker).await;
+        requests.stop();
+        // Answered after the server has heard of the end.
+        drop(stand.intake.subscribe("other", None).await?);
+        let refused = stand.asker.request("q.after", "".into()).await.unwrap_err();
+        assert_eq!(refused.kind(), async_nats::RequestErrorKind::NoResponders);
+        let all = all(requests).await;
+        let subjects: Vec<_> = all.iter().map(Message::subject).collect();
+        assert_eq!(subjects, (0..1000).map(|at| format!("q.{at}")).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn bytes_that_no_library_reads_cost_nobody_the_connection() -> Result<()> {
+        let stand = stand().await?;
+        let requests = stand.intake.subscribe("q.>", None).await?;
+        let mut raw = TcpStream::connect(("127.0.0.1", stand.server.port())).await?;
+        raw.write_all(
+            b"CONNECT {\"user\":\"asker\",\"pass\":\"a\",\"headers\":true,\"verbose\":false}\r\n\
+              PUB q.\xff\xfe _INBOX.\xff 2\r\n\r\n\r\n\
+              HPUB q.header 21 23\r\nNATS/1.0\r\nA: b\rc\xff\r\n\r\n{}\r\n\
+              PUB q.last 0\r\n\r\nPING\r\n",
+        )
+        .await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"PONG\r\n") {
+            assert!(raw.read_buf(&mut answer).await? > 0, "{}", answer.escape_ascii());
+        }
+        requests.stop();
+        let all = all(requests).await;
+        assert_eq!(all.len(), 3);
+        assert_eq!((&all[0].subject[..], &all[0].payload[..]), (&b"q.\xff\xfe"[..], &b"\r\n"[..]));
+        assert_eq!(all[0].reply.as_deref(), Some(&b"_INBOX.\xff"[..]));
+        assert!(all[1].readable().is_err());
+        assert_eq!(all[2].subject(), "q.last");
+        assert_eq!(*stand.intake.connections().borrow(), 1);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_subscription_outlives_the_server() -> Result<()> {
+        let mut stand = stand().await?;
+        let mut requests = stand.intake.subscribe("q.*", None).await?;
+        let left = stand.intake.subscribe("q.left", None).await?;
+        let mut connections = stand.intake.connections();
+        connections.mark_unchanged();
+        stand.server.stop().await;
+        // One that ends meanwhile ends at once.
+        left.stop();
+        assert!(all(left).await.is_empty());
+        stand.server.restart().await?;
+        connections.changed().await?;
+        // Answered after the server knows of what was there before.
+        drop(stand.intake.subscribe("other", None).await?);
+        let mut asked = stand.asker.subscribe("done").await?;
+        round_trip(&stand.asker).await;
+        stand.asker.publish("q.1", "x".into()).await?;
+        stand.asker.publish("done", "".into()).await?;
+        assert!(asked.next().await.is_some());
+        assert_eq!(requests.next().await.expect("a message")[0].subject(), "q.1");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_wrong_is_told() -> Result<()> {
+        let stand = stand().await?;
+        let url = format!("nats://edge:wrong@127.0.0.1:{}", stand.server.port());
+        let health = Health::new(WorkerName::Edge);
+        let login = Arc::new(Login::of(&url, "edge")?);
+        let _intake = Intake::open(login, health.clone(), Arc::new(Metrics::new()));
+        let why = loop {
+            match health.ready() {
+                Err(why) if why.contains("intake") => break why,
+                _ => tokio::task::yield_now().await,
+            }
+        };
+        assert!(why.contains("Authorization Violation"), "{why}");
+        assert!(!stand.health.ready().unwrap_err().contains("intake"));
+        Ok(())
+    }
+}

@@ -1,0 +1,344 @@
+//! A typed handle of a KV bucket.
+//!
+//! Every write is compare-and-set on the key's revision and never lowers a version. The
+//! revisions of keys that this handle wrote or read are remembered, so that the usual write
+//! needs no read; what is remembered is only a guess that the server checks.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        context::PublishErrorKind,
+        message::PublishMessage,
+        stream::{LastRawMessageErrorKind, Stream},
+    },
+};
+use brigade_contracts::key::Bucket;
+use bytes::Bytes;
+use futures::future::join_all;
+use moka::sync::Cache;
+use serde::Deserialize;
+
+use crate::infra::Nats;
+
+/// Keys whose revision is remembered, at most; about 100 bytes each.
+const REMEMBERED: u64 = 100_000;
+/// Rounds of reading and writing before a contended key is given up on.
+const ROUNDS: usize = 6;
+
+/// Acknowledgements of writes that are under way at once come out of order, by no more than this.
+const IN_FLIGHT: u64 = 1_000;
+
+/// A bucket, with what is known of its keys.
+pub struct Kv {
+    nats: Nats,
+    bucket: Bucket,
+    stream: Stream<()>,
+    known: Cache<String, Known>,
+    /// The connection that `known` was learned on.
+    connection: AtomicU64,
+    /// The highest revision that a write of this handle was given.
+    newest: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    revision: u64,
+    version: u64,
+    expires: bool,
+}
+
+/// A value as it is stored.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub revision: u64,
+    pub version: u64,
+    pub value: Bytes,
+    /// Whether it was written with a time to live.
+    pub expires: bool,
+}
+
+/// A value to be written.
+#[derive(Clone, Debug)]
+pub struct Put {
+    pub key: String,
+    /// The version inside the value.
+    pub version: u64,
+    pub value: Bytes,
+    /// Whole seconds; the server cuts off fractions.
+    pub ttl: Option<Duration>,
+}
+
+impl Put {
+    /// Whether what is stored says as much: a newer version, or this one, expiring if it has to.
+    /// An aggregate's end may let a part expire that it does not touch.
+    fn is_told_by(&self, version: u64, expires: bool) -> bool {
+        version > self.version || version == self.version && (expires || self.ttl.is_none())
+    }
+
+    /// The same of what was read. One version has one content: an equal version that says
+    /// something else was spoiled, and is written again.
+    fn is_told_by_entry(&self, entry: &Entry) -> bool {
+        let spoiled = entry.version == self.version && entry.value != self.value;
+        !spoiled && self.is_told_by(entry.version, entry.expires)
+    }
+}
+
+/// What to do where no value is found, although an earlier version must have been there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAbsent {
+    /// Report [`Stored::Absent`]: the caller has to ask whether its version is still the newest.
+    /// A late writer would otherwise bring back what has expired.
+    Ask,
+    /// Write: the caller has asked.
+    Write,
+}
+
+/// What became of a [`Put`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// This version, or a newer one, stands in the bucket.
+    Shown,
+    /// Nothing stands there; see [`WhenAbsent::Ask`].
+    Absent,
+    /// The bucket did not take it.
+    Failed(String),
+}
+
+/// What a key's last message says.
+enum Last {
+    Value(Entry),
+    /// No value: never written (0), or a marker of a deletion or expiry at this revision.
+    Nothing(u64),
+}
+
+enum Written {
+    At(u64),
+    /// Somebody else wrote, or an acknowledgement was lost: look at what is stored.
+    Look,
+    Failed(String),
+}
+
+impl Kv {
+    /// # Errors
+    /// Where the name of the bucket's stream is not valid, which it is.
+    pub async fn open(nats: &Nats, bucket: Bucket) -> anyhow::Result<Self> {
+        Ok(Self {
+            nats: nats.clone(),
+            bucket,
+            stream: nats.jetstream.get_stream_no_info(bucket.stream()).await?,
+            known: Cache::new(REMEMBERED),
+            connection: AtomicU64::new(nats.connections()),
+            newest: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+        })
+    }
+
+    #[must_use]
+    pub fn bucket(&self) -> Bucket {
+        self.bucket
+    }
+
+    /// The number of writes that were acknowledged so far. What is [`Stored::Shown`] may have needed
+    /// none.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Reads a key from the leader, so that a write that was acknowledged is seen.
+    ///
+    /// # Errors
+    /// Where the bucket cannot be read.
+    pub async fn get(&self, key: &str) -> anyhow::Result<Option<Entry>> {
+        Ok(match self.last(key).await? {
+            Last::Value(entry) => Some(entry),
+            Last::Nothing(_) => None,
+        })
+    }
+
+    /// Writes values, at most one a key: all of them are sent before the first acknowledgement is
+    /// awaited. The results are in the order of `puts`.
+    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+        self.forget_earlier_connections();
+        let mut results: Vec<Option<Stored>> = vec![None; puts.len()];
+        let mut expected: Vec<Option<u64>> =
+            puts.iter().map(|put| self.guess(put, absent)).collect();
+        for (put, result) in puts.iter().zip(&mut results) {
+            let known = self.known.get(&put.key);
+            if known.is_some_and(|known| put.is_told_by(known.version, known.expires)) {
+                *result = Some(Stored::Shown);
+            }
+        }
+        for _ in 0..ROUNDS {
+            self.look(puts, &mut expected, &mut results, absent).await;
+            if results.iter().all(Option::is_some) {
+                break;
+            }
+            self.write(puts, &mut expected, &mut results).await;
+        }
+        let gave_up = || Stored::Failed("the key is contended".to_owned());
+        results.into_iter().map(|result| result.unwrap_or_else(gave_up)).collect()
+    }
+
+    /// Reads the keys whose revision is not known, and settles those that need no write.
+    async fn look(
+        &self,
+        puts: &[Put],
+        expected: &mut [Option<u64>],
+        results: &mut [Option<Stored>],
+        absent: WhenAbsent,
+    ) {
+        let unknown: Vec<usize> =
+            (0..puts.len()).filter(|&at| results[at].is_none() && expected[at].is_none()).collect();
+        let read = join_all(unknown.iter().map(|&at| self.last(&puts[at].key))).await;
+        for (at, last) in unknown.into_iter().zip(read) {
+            match last {
+                Ok(Last::Value(entry)) if puts[at].is_told_by_entry(&entry) => {
+                    results[at] = Some(Stored::Shown);
+                }
+                Ok(Last::Value(entry)) => expected[at] = Some(entry.revision),
+                Ok(Last::Nothing(_)) if puts[at].version > 1 && absent == WhenAbsent::Ask => {
+                    results[at] = Some(Stored::Absent);
+                }
+                Ok(Last::Nothing(revision)) => expected[at] = Some(revision),
+                Err(error) => results[at] = Some(Stored::Failed(format!("{error:#}"))),
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        puts: &[Put],
+        expected: &mut [Option<u64>],
+        results: &mut [Option<Stored>],
+    ) {
+        let mut sent = Vec::new();
+        for (at, put) in puts.iter().enumerate() {
+            if let (None, Some(revision)) = (&results[at], expected[at]) {
+                let mut message = PublishMessage::build()
+                    .payload(put.value.clone())
+                    .expected_last_subject_sequence(revision);
+                if let Some(ttl) = put.ttl {
+                    message = message.ttl(ttl);
+                }
+                let subject = self.bucket.subject(&put.key);
+                let acknowledged = self.nats.jetstream.send_publish(subject, message).await;
+                sent.push(async move {
+                    match acknowledged {
+                        Ok(acknowledged) => (at, written(acknowledged.await)),
+                        Err(error) => (at, Written::Failed(error.to_string())),
+                    }
+                });
+            }
+        }
+        for (at, written) in join_all(sent).await {
+            match written {
+                Written::At(revision) => {
+                    self.acknowledged.fetch_add(1, Ordering::SeqCst);
+                    if self.newest.fetch_max(revision, Ordering::SeqCst) > revision + IN_FLIGHT {
+                        // The stream was made again and counts from 1: revisions of the old one
+                        // may be given out again, to other values.
+                        self.newest.store(revision, Ordering::SeqCst);
+                        self.forget();
+                    }
+                    let put = &puts[at];
+                    let known =
+                        Known { revision, version: put.version, expires: put.ttl.is_some() };
+                    self.known.insert(puts[at].key.clone(), known);
+                    results[at] = Some(Stored::Shown);
+                }
+                Written::Look => {
+                    self.known.invalidate(&puts[at].key);
+                    expected[at] = None;
+                }
+                Written::Failed(why) => {
+                    // Mostly there is no stream: it will count from 1 when it is made again.
+                    self.forget();
+                    results[at] = Some(Stored::Failed(why));
+                }
+            }
+        }
+    }
+
+    /// The revision to expect: the remembered one; none for a first version, and where the caller
+    /// knows that the key may be lost (one round for a bucket that is rebuilt); else it has to be
+    /// looked up.
+    fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
+        match self.known.get(&put.key) {
+            Some(known) => Some(known.revision),
+            None => (put.version == 1 || absent == WhenAbsent::Write).then_some(0),
+        }
+    }
+
+    /// Looks at what is stored before the next write of this key.
+    pub fn forget_key(&self, key: &str) {
+        self.known.invalidate(key);
+    }
+
+    /// Forgets what is remembered of keys, so that the next write looks at what is stored.
+    pub fn forget(&self) {
+        self.known.invalidate_all();
+    }
+
+    /// After a crash of the server lost revisions are given out again, to other values.
+    fn forget_earlier_connections(&self) {
+        let now = self.nats.connections();
+        if self.connection.swap(now, Ordering::SeqCst) != now {
+            self.forget();
+        }
+    }
+
+    async fn last(&self, key: &str) -> anyhow::Result<Last> {
+        let subject = self.bucket.subject(key);
+        match self.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) if is_marker(&message.headers) => Ok(Last::Nothing(message.sequence)),
+            Ok(message) => Ok(Last::Value(Entry {
+                revision: message.sequence,
+                version: version_in(&message.payload),
+                expires: message.headers.get("Nats-TTL").is_some(),
+                value: message.payload,
+            })),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
+                Ok(Last::Nothing(0))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn written(
+    acknowledged: Result<
+        async_nats::jetstream::publish::PublishAck,
+        async_nats::jetstream::context::PublishError,
+    >,
+) -> Written {
+    match acknowledged {
+        Ok(ack) => Written::At(ack.sequence),
+        Err(error) => match error.kind() {
+            PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut => Written::Look,
+            // The server has a second code for the same conflict, which the client does not map.
+            _ if error.to_string().contains("10164") => Written::Look,
+            _ => Written::Failed(error.to_string()),
+        },
+    }
+}
+
+/// Whether a message says that the key has no value: deleted, purged or expired.
+fn is_marker(headers: &HeaderMap) -> bool {
+    headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
+}
+
+/// The version inside a value; 0 of one that is not ours, so that it is replaced.
+fn version_in(value: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+    serde_json::from_slice::<Versioned>(value).map_or(0, |value| value.version)
+}

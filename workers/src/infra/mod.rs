@@ -1,0 +1,20 @@
+//! The two servers as a worker has them: connections, KV handles, leases, health and metrics.
+
+pub mod connect;
+mod context;
+pub mod fail;
+pub mod health;
+pub mod intake;
+pub mod kv;
+pub mod lease;
+pub mod metrics;
+pub mod postgres;
+
+pub use connect::Nats;
+pub use context::Context;
+pub use fail::FailPoints;
+pub use health::Health;
+pub use intake::Intake;
+pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
+pub use lease::Lease;
+pub use metrics::Metrics;

@@ -1,0 +1,291 @@
+//! The schema, and a Postgres role for each worker with the least that it needs.
+//!
+//! Migrations run while the fleet is at work. Each is a transaction, in which it waits for a lock
+//! for 200 ms at most, again and again: whoever waits for a lock of a whole table keeps out all who come
+//! after. An index on a table that is not new is built in a migration of its own: `-- no-transaction`
+//! in the first line, then the one statement `create index concurrently`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use brigade_contracts::{WorkerName, permissions};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection,
+    migrate::{Migrate, MigrateError, Migrator},
+};
+use tokio::time::sleep;
+
+/// Forward only; one that has landed is never edited.
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+/// Below the 500 ms that a worker waits for a lock, so that none of them is held up by a migration
+/// that waits itself.
+const LOCK_TIMEOUT: &str = "200ms";
+/// Pause before a lock is waited for again: the others come first.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a lock is waited for in all.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Makes the database if it is not there.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn create_database(url: &str, database: &str) -> Result<()> {
+    let mut connection = connect(url).await?;
+    let there: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(database)
+            .fetch_one(&mut connection)
+            .await?;
+    if !there {
+        let create = format!("create database {}", quoted(database));
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
+    }
+    Ok(())
+}
+
+/// Brings schema and roles up to date; may be repeated at any time, also while the fleet runs. A
+/// role whose `password` is `None` keeps the one it has; a new one then cannot log in until it is
+/// given one.
+///
+/// # Errors
+/// Those of Postgres; where somebody keeps a lock for longer than a minute.
+pub async fn run(url: &str, password: impl Fn(WorkerName) -> Option<String>) -> Result<()> {
+    let mut connection = connect(url).await?;
+    let schema =
+        patiently(&mut connection, async |connection| migrate(connection, &MIGRATIONS).await);
+    schema.await.context("cannot migrate the schema")?;
+    let roles =
+        patiently(&mut connection, async |connection| set_up_roles(connection, &password).await);
+    roles.await.context("cannot set up the roles")
+}
+
+/// Does something that needs locks which others have, again until it has them. It waits for each
+/// only so long that nobody who waits behind it notices.
+async fn patiently(
+    connection: &mut PgConnection,
+    work: impl AsyncFn(&mut PgConnection) -> Result<(), MigrateError>,
+) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match work(connection).await {
+            Err(error) if is_locked(&error) => {
+                let open = open_transactions(connection).await.unwrap_or_default();
+                let why = format!("somebody has locked what is to be changed ({error}); {open}");
+                anyhow::ensure!(Instant::now() < until, "{why}");
+                tracing::warn!("{why}; trying again");
+                sleep(PAUSE).await;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Runs the migrations that are pending.
+async fn migrate(connection: &mut PgConnection, all: &Migrator) -> Result<(), MigrateError> {
+    set_lock_timeout(connection, LOCK_TIMEOUT).await?;
+    // Kept until the connection ends: while an index is built nobody may wait for it, since the
+    // build waits for everybody who waits.
+    connection.lock().await?;
+    let migrations: Vec<_> = all.iter().collect();
+    for group in migrations.chunk_by(|one, next| one.no_tx == next.no_tx) {
+        let Some(last) = group.last() else { continue };
+        if last.no_tx {
+            // An index that is built beside others' work waits for all that are at work, and nobody
+            // waits for it.
+            drop_unfinished_indexes(connection).await?;
+            set_lock_timeout(connection, "0").await?;
+        }
+        all.run_to(last.version, &mut *connection).await?;
+        set_lock_timeout(connection, LOCK_TIMEOUT).await?;
+    }
+    Ok(())
+}
+
+async fn set_lock_timeout(connection: &mut PgConnection, limit: &str) -> sqlx::Result<()> {
+    let set = format!("set lock_timeout = '{limit}'");
+    sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await?;
+    Ok(())
+}
+
+/// Drops what an index that could not be built has left behind, which stands in the way of its
+/// repetition.
+async fn drop_unfinished_indexes(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let drops: Vec<String> = sqlx::query_scalar(
+        "select format('drop index concurrently %s', i.indexrelid::regclass)
+         from pg_index i
+         join pg_class c on c.oid = i.indexrelid
+         where not i.indisvalid and c.relnamespace = to_regnamespace('brigade')
+           and not exists (select from pg_stat_progress_create_index p
+                           where p.index_relid = i.indexrelid)",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for drop in drops {
+        tracing::warn!("an index was not finished: {drop}");
+        sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Whether others had what was needed, so that trying again may help.
+fn is_locked(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(|error| error.code());
+    // Lock time-out, deadlock.
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}
+
+/// Says who has had a transaction open for longer than a second.
+async fn open_transactions(connection: &mut PgConnection) -> sqlx::Result<String> {
+    let open: Option<String> = sqlx::query_scalar(
+        "select string_agg(format('%s of %s (%s) for %s s: %s', pid, usename, state,
+                                  extract(epoch from now() - xact_start)::integer,
+                                  left(query, 100)), '; ' order by xact_start)
+         from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()
+           and xact_start < now() - interval '1 s'",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(open.map_or_else(
+        || "no transaction has been open for long".to_owned(),
+        |open| format!("open transactions: {open}"),
+    ))
+}
+
+async fn set_up_roles(
+    connection: &mut PgConnection,
+    password: &impl Fn(WorkerName) -> Option<String>,
+) -> Result<(), MigrateError> {
+    let mut tx = connection.begin().await?;
+    // Roles belong to the whole server: two migrations of two databases must not meet there.
+    let lock = "select pg_advisory_xact_lock(hashtext('brigade roles'))";
+    sqlx::raw_sql(lock).execute(&mut *tx).await?;
+    for worker in WorkerName::ALL {
+        let statements = role_statements(worker, password(worker).as_deref());
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+async fn connect(url: &str) -> Result<PgConnection> {
+    PgConnection::connect(url).await.context("cannot connect to Postgres")
+}
+
+/// Makes the role, takes away what it has in the schema and grants what the table of permissions
+/// says, so that a privilege that was dropped there goes here too.
+fn role_statements(worker: WorkerName, password: Option<&str>) -> String {
+    let role = quoted(worker.as_str());
+    let login = match password {
+        Some(password) => format!("alter role {role} login password {};", literal(password)),
+        None => String::new(),
+    };
+    let mut statements = format!(
+        "do $$ begin
+             if not exists (select from pg_roles where rolname = {name}) then
+                 create role {role};
+             end if;
+         end $$;
+         {login}
+         grant usage on schema brigade to {role};
+         revoke all on all tables in schema brigade from {role};
+         revoke all on all sequences in schema brigade from {role};\n",
+        name = literal(worker.as_str()),
+    );
+    for (object, privileges) in permissions::grants(worker) {
+        let (kind, name) = object.split_once(' ').unwrap_or(("TABLE", object));
+        statements += &format!("grant {privileges} on {kind} brigade.{name} to {role};\n");
+    }
+    statements
+}
+
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A password of ours has no backslash; Postgres reads `'` doubled.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use brigade_servers as stack;
+    use brigade_servers::{Binaries, config::StackConfig};
+    use sqlx::{
+        PgPool, SqlSafeStr,
+        migrate::{Migration, MigrationType},
+    };
+
+    use super::*;
+    use crate::workers::outbox_relay::tests::stand::eventually;
+
+    const COLUMN: &str = "alter table brigade.carts add column remark text";
+    const INDEX: &str = "create index concurrently carts_remark_idx on brigade.carts (remark)";
+
+    fn with_two_more() -> Migrator {
+        let more = |version, sql: &'static str, no_tx| {
+            Migration::new(version, "test".into(), MigrationType::Simple, sql.into_sql_str(), no_tx)
+        };
+        let more = [more(9001, COLUMN, false), more(9002, INDEX, true)];
+        Migrator::with_migrations(MIGRATIONS.iter().cloned().chain(more).collect())
+    }
+
+    /// A row of two carts is locked by hand, which keeps the column out; what is left of an index
+    /// that could not be built stands in the way of the index.
+    #[tokio::test]
+    async fn a_migration_that_waits_for_a_lock_keeps_nobody_out() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
+        let url = server.superuser_url("postgres");
+        run(&url, |_| None).await?;
+        let sql = PgPool::connect(&url).await?;
+        sqlx::raw_sql(
+            "insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
+                                        currency, items, members)
+             select 't1', 'c' || n, 1, now(), '{}', '{}', 'menu', 'ada', 'open', 'EUR', '[]', '[]'
+             from generate_series(1, 2) n",
+        )
+        .execute(&sql)
+        .await?;
+        let unfinished =
+            "create unique index concurrently carts_remark_idx on brigade.carts (owner)";
+        assert!(sqlx::raw_sql(unfinished).execute(&sql).await.is_err());
+        let mut by_hand = sql.begin().await?;
+        let lock = "select from brigade.carts where id = 'c1' for update";
+        sqlx::raw_sql(lock).execute(&mut *by_hand).await?;
+
+        let migrated = async {
+            let mut connection = connect(&url).await?;
+            let all = with_two_more();
+            patiently(&mut connection, async |connection| migrate(connection, &all).await).await
+        };
+        let others = async {
+            eventually("a migration that waits", async || {
+                let waits = "select exists (select from pg_stat_activity
+                             where query like 'alter table%' and wait_event_type = 'Lock')";
+                Ok(sqlx::query_scalar(waits).fetch_one(&sql).await?)
+            })
+            .await?;
+            for _ in 0..20 {
+                let change = "update brigade.carts set version = version + 1 where id = 'c2'";
+                sqlx::raw_sql(change).execute(&sql).await?;
+            }
+            Ok(by_hand.commit().await?)
+        };
+        tokio::try_join!(migrated, others)?;
+        let (column, index): (bool, bool) = sqlx::query_as(
+            "select exists (select from pg_attribute
+                            where attrelid = 'brigade.carts'::regclass and attname = 'remark'),
+                    (select indisvalid from pg_index
+                     where indexrelid = 'brigade.carts_remark_idx'::regclass)",
+        )
+        .fetch_one(&sql)
+        .await?;
+        assert!(column && index);
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! cart-lock-expiry: ends locks whose deadline has passed.
+//!
+//! A lock is **due** when it is held and its deadline has passed, on the database's clock. It is
+//! **overdue** when that was a while ago ([`sweep`]): its timer should have come. A timer is
+//! **stale** when its lock is held no more, or under another token, or until later: a lock whose
+//! deadline moved has a timer of the new one.
+//!
+//! Woken by the timers that have fired (`due.lock.>` of the stream `TIMERS`). Behind them stands a
+//! look for overdue locks, one instance's every half second, which should find nothing. Either
+//! way the lock is looked up in SQL, and if it is due, command-handler is asked to decide
+//! `expire_lock` ([`expire`]), each time under a new Command-Id. Asking twice does no harm: the
+//! second finds the token stale.
+//!
+//! Guarantees: no lock outlives its deadline by more than 1 s while the fleet runs, whether its
+//! timer came or not, nor by more than 2 s after all of it was started again. A timer is
+//! acknowledged when its lock is decided, or it is seen to be stale.
+//!
+//! Not responsible for: deciding (command-handler, which extends the lock while a payment is open
+//! under it), writing timers (command-handler), timers that were lost (cache-verifier). It writes
+//! nothing but its lease.
+
+mod expire;
+mod sweep;
+
+use std::collections::HashMap;
+
+use brigade_contracts::{Token, lock::Due, subject};
+use futures::future::join_all;
+use sqlx::PgConnection;
+
+use self::expire::{Asked, Lock, expire};
+use crate::{
+    infra::{
+        Context, Lease,
+        postgres::{Failure, bounded, failure},
+    },
+    runtime::{Delivery, Handler, Source, Turn, Verdict, consume, supervise::supervise},
+};
+
+/// A timer that comes this much before its deadline, in milliseconds, comes again; more is not what
+/// two clocks differ by, but a deadline that moved.
+const EARLY: u64 = 1000;
+
+struct CartLockExpiry {
+    cx: Context,
+}
+
+/// # Errors
+/// Where its stream cannot be consumed.
+pub async fn run(cx: Context) -> anyhow::Result<()> {
+    let messages = cx.health.duty("messages");
+    let sweeping = {
+        let cx = cx.clone();
+        supervise("the look for overdue locks", move || sweep::keep(cx.clone()))
+    };
+    let handler = CartLockExpiry { cx: cx.clone() };
+    consume(&cx, messages, &[Source::Stream("TIMERS")], handler).await?;
+    sweeping.await?;
+    // Best effort: a lease that is not given back runs out.
+    let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;
+    Ok(())
+}
+
+impl Handler for CartLockExpiry {
+    type Message = Lock;
+
+    fn decode(&self, delivery: &Delivery) -> Result<Lock, String> {
+        let due = subject::parse_lock_due(delivery.subject()).ok_or("not a timer's subject")?;
+        let (cart, token) = due;
+        let Due { owner } =
+            serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
+        Ok(Lock { cart, owner, token })
+    }
+
+    async fn handle(&self, batch: Vec<Lock>, _turn: Turn) -> Vec<Verdict> {
+        let held = bounded(&self.cx.postgres, async |c| held(c, &batch).await).await;
+        let held = match held {
+            Ok(held) => held,
+            Err(error) => return vec![unread(&error); batch.len()],
+        };
+        self.cx.fail.point("cart-lock-expiry.before_send").await;
+        let verdicts = batch.iter().enumerate().map(|(at, lock)| {
+            let early = held.get(&at).copied();
+            async move {
+                match early {
+                    None => Verdict::Done,
+                    Some(0) => verdict(expire(&self.cx, lock).await),
+                    Some(early) => not_due(early),
+                }
+            }
+        });
+        let verdicts = join_all(verdicts).await;
+        self.cx.fail.point("cart-lock-expiry.after_send").await;
+        verdicts
+    }
+}
+
+fn unread(error: &sqlx::Error) -> Verdict {
+    match failure(error) {
+        Failure::Away | Failure::Conflict => Verdict::Away(error.to_string()),
+        Failure::Fault => Verdict::Retry(error.to_string()),
+    }
+}
+
+fn verdict(asked: Asked) -> Verdict {
+    match asked {
+        Asked::Decided | Asked::Stale => Verdict::Done,
+        Asked::NotDue(early) => not_due(early),
+        Asked::Away(why) => Verdict::Away(why),
+        Asked::Refused(why) => Verdict::Retry(why),
+    }
+}
+
+/// `early`: milliseconds until the deadline.
+fn not_due(early: u64) -> Verdict {
+    if early > EARLY {
+        return Verdict::Done;
+    }
+    Verdict::Retry(format!("{early} ms before the deadline on the database's clock"))
+}
+
+/// Those of the locks that are held, by their place, with the milliseconds until their deadline; 0
+/// of one that is due.
+async fn held(postgres: &mut PgConnection, locks: &[Lock]) -> sqlx::Result<HashMap<usize, u64>> {
+    let text = |f: fn(&Lock) -> &Token| locks.iter().map(|l| f(l).as_str()).collect::<Vec<_>>();
+    let tokens: Vec<i64> = locks.iter().map(|lock| lock.token).collect();
+    let rows = sqlx::query!(
+        r#"select asked.place as "place!",
+                  greatest(0, ceil(1000 * extract(epoch from held.expires_at - clock_timestamp())))
+                      ::bigint as "early!"
+           from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) with ordinality
+                as asked (tenant, owner, cart_id, token, place)
+           join brigade.cart_locks held using (tenant, owner, cart_id, token)
+           where held.state = 'held'"#,
+        &text(|lock| &lock.cart.tenant) as _,
+        &text(|lock| &lock.owner) as _,
+        &text(|lock| &lock.cart.id) as _,
+        &tokens,
+    )
+    .fetch_all(postgres)
+    .await?;
+    let place = |place: i64| usize::try_from(place - 1).unwrap_or_default();
+    Ok(rows.iter().map(|row| (place(row.place), row.early.cast_unsigned())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_has_its_verdict() {
+        let why = || "why".to_owned();
+        assert_eq!(verdict(Asked::Decided), Verdict::Done);
+        assert_eq!(verdict(Asked::Stale), Verdict::Done);
+        assert_eq!(verdict(Asked::Away(why())), Verdict::Away(why()));
+        assert_eq!(verdict(Asked::Refused(why())), Verdict::Retry(why()));
+        assert_eq!(verdict(Asked::NotDue(1001)), Verdict::Done, "the new deadline has a timer");
+        assert!(matches!(verdict(Asked::NotDue(1000)), Verdict::Retry(_)));
+    }
+}

@@ -1,0 +1,116 @@
+//! What a batch with commands about users needs besides, taken after all else: users are the last in
+//! the order in which everybody locks.
+
+use std::{collections::BTreeSet, io};
+
+use brigade_contracts::{Address, Aggregate, Body, Command, Token, user::Verb};
+use brigade_domain::{
+    State, Want,
+    user::{FailureKey, Supplies, Throttle, keys_of},
+};
+use rand::{TryRngCore, rngs::OsRng};
+use sqlx::{Postgres, Transaction};
+
+use super::take::Taken;
+use crate::store::{rows::keys, users};
+
+/// Each `login` and `refresh` makes two tokens.
+const RANDOMS: usize = 2;
+
+/// What is asked for by name.
+#[derive(Default)]
+struct Named {
+    emails: BTreeSet<(Token, String)>,
+    failures: BTreeSet<FailureKey>,
+    randoms: usize,
+}
+
+/// Locks and reads the users of a batch into `taken`, and what else their commands need. Without
+/// users it does nothing.
+///
+/// # Errors
+/// Those of Postgres; where the system has no random numbers.
+pub async fn supply(
+    tx: &mut Transaction<'_, Postgres>,
+    commands: &[&Command],
+    wanted: &BTreeSet<Want>,
+    taken: &mut Taken,
+) -> sqlx::Result<Supplies> {
+    let is_user = |address: &&Address| address.aggregate == Aggregate::User;
+    let addresses: Vec<Address> = taken.reach.addresses.iter().filter(is_user).cloned().collect();
+    if addresses.is_empty() {
+        return Ok(Supplies::default());
+    }
+    lock(tx, &addresses).await?;
+    // In a statement of its own, which begins when they are locked.
+    let found = users::read(&mut **tx, addresses.iter()).await?;
+    taken.states.extend(found.into_iter().map(State::User));
+    let named = Named::of(commands, wanted);
+    if !named.emails.is_empty() {
+        let emails: Vec<_> = named.emails.into_iter().collect();
+        taken.reach.emails = users::owners(&mut **tx, &emails).await?;
+    }
+    let mut throttle = Throttle::default();
+    if !named.failures.is_empty() {
+        let keys: Vec<_> = named.failures.into_iter().collect();
+        throttle = Throttle::new(users::failures(&mut **tx, &keys).await?);
+    }
+    let mut randoms = vec![[0; 32]; named.randoms];
+    for random in &mut randoms {
+        OsRng.try_fill_bytes(random).map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
+    }
+    Ok(Supplies { randoms, throttle })
+}
+
+async fn lock(tx: &mut Transaction<'_, Postgres>, addresses: &[Address]) -> sqlx::Result<()> {
+    let (tenants, ids) = keys(Aggregate::User, addresses.iter());
+    sqlx::query!(
+        "select from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           join brigade.users u using (tenant, id)
+           order by u.tenant, u.id for update of u",
+        &tenants as _,
+        &ids as _,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+impl Named {
+    fn of(commands: &[&Command], wanted: &BTreeSet<Want>) -> Self {
+        let mut named = Self::default();
+        for command in commands {
+            named.add(command);
+        }
+        for want in wanted {
+            match want {
+                Want::Email(tenant, email) => {
+                    named.emails.insert((tenant.clone(), email.clone()));
+                }
+                Want::Failures(key) => {
+                    named.failures.insert(key.clone());
+                }
+                Want::Random => named.randoms += 1,
+                _ => {}
+            }
+        }
+        named
+    }
+
+    fn add(&mut self, command: &Command) {
+        let Ok(Body::User(verb)) = command.request.as_ref().map(|request| &request.body) else {
+            return;
+        };
+        self.failures.extend(keys_of(command));
+        let email = match verb {
+            Verb::Register(said) => Some(&said.email),
+            Verb::UpdateProfile(said) => said.email.as_ref(),
+            Verb::Login(_) | Verb::Refresh(_) => {
+                self.randoms += RANDOMS;
+                None
+            }
+            _ => None,
+        };
+        self.emails.extend(email.map(|email| (command.tenant.clone(), email.folded())));
+    }
+}

@@ -1,0 +1,227 @@
+use std::net::SocketAddr;
+
+use axum::{
+    Router,
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::pause,
+};
+
+use super::*;
+use crate::{
+    runtime::http::{Filled, Serving, Slot, Told, serve},
+    workers::edge::http::commands::{BODY_WITHIN, BODY_WITHIN_DRAIN, payload},
+};
+
+/// Ends a test that hangs. On a clock that stands it is over at once.
+const LIMIT: Duration = Duration::from_secs(60);
+const HELD: &str = "GET /v1/held HTTP/1.1\r\nHost: x\r\n\r\n";
+const HALF_A_BODY: &str = "POST /v1/body HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n{ ";
+
+/// Two routes with the frame around them, for so many requests at a time.
+struct Framed {
+    serving: Serving,
+    in_hand: Places,
+    /// Tells that a route was reached.
+    coming: UnboundedReceiver<()>,
+    /// Lets `/v1/held` be answered.
+    release: CancellationToken,
+    drain: CancellationToken,
+    _filled: Filled,
+}
+
+impl Framed {
+    async fn start(places: usize) -> Self {
+        let (came, coming) = unbounded_channel();
+        let release = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new());
+        let in_hand = Places::new(places);
+        let drain = CancellationToken::new();
+        let frame =
+            Frame { in_hand: in_hand.clone(), drain: drain.clone(), metrics: metrics.clone() };
+        let router = Router::new()
+            .route("/v1/held", get(held))
+            .route("/v1/body", post(body))
+            .layer(from_fn_with_state(frame, super::frame))
+            .with_state(Reached { came, release: release.clone(), drain: drain.clone() });
+        let slot = Slot::default();
+        let filled = slot.fill(router);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let told = Told { metrics, workers: Vec::new() };
+        let serving = serve(any, told, slot).await.expect("a free port");
+        Self { serving, in_hand, coming, release, drain, _filled: filled }
+    }
+
+    /// Sends a request and waits until a route has it.
+    async fn sent(&mut self, request: &str) -> TcpStream {
+        let mut peer = TcpStream::connect(self.serving.address).await.expect("connected");
+        peer.write_all(request.as_bytes()).await.expect("sent");
+        self.coming.recv().await.expect("it comes");
+        peer
+    }
+
+    /// Waits until so many places are free.
+    async fn free(&self, places: usize) {
+        timeout(LIMIT, self.in_hand.free(places)).await.expect("in time");
+    }
+}
+
+#[derive(Clone)]
+struct Reached {
+    came: UnboundedSender<()>,
+    release: CancellationToken,
+    drain: CancellationToken,
+}
+
+async fn held(State(reached): State<Reached>) -> &'static str {
+    reached.came.send(()).expect("the test waits");
+    reached.release.cancelled().await;
+    "{}"
+}
+
+async fn body(State(reached): State<Reached>, request: Request) -> Result<Bytes, Problem> {
+    reached.came.send(()).expect("the test waits");
+    let (head, body) = request.into_parts();
+    Ok(payload(&head.headers, body, &reached.drain).await?)
+}
+
+/// The head of an answer, in lower case, and its body, once the connection has ended.
+async fn answer(mut peer: TcpStream) -> (String, Value) {
+    let mut answer = String::new();
+    let read = timeout(LIMIT, peer.read_to_string(&mut answer)).await;
+    read.expect("in time").expect("read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    (head.to_ascii_lowercase(), serde_json::from_str(body).expect("JSON"))
+}
+
+/// Has this status and code, and the shape of every error.
+fn is_a_problem((head, body): &(String, Value), status: u16, code: &str) {
+    assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+    assert!(head.contains("\r\ncontent-type: application/problem+json"), "{head}");
+    assert_eq!((&body["status"], &body["code"]), (&status.into(), &code.into()), "{body}");
+    let instance = body["instance"].as_str().expect("an instance");
+    let id = instance.strip_prefix("urn:brigade:request:").expect("of a request");
+    assert!(head.contains(&format!("\r\nx-request-id: {id}\r\n")), "{head}");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_in_time_is_answered_and_ends_the_connection() {
+    let mut framed = Framed::start(1).await;
+    let peer = framed.sent(HALF_A_BODY).await;
+    pause();
+    let started = Instant::now();
+    is_a_problem(&answer(peer).await, 408, "too_slow");
+    let took = started.elapsed();
+    assert!(took < BODY_WITHIN + Duration::from_secs(1), "{took:?}");
+    assert!(took > BODY_WITHIN / 2, "{took:?}");
+    framed.free(1).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_does_not_hold_up_a_drain() {
+    let mut framed = Framed::start(1).await;
+    let peer = framed.sent(HALF_A_BODY).await;
+    pause();
+    let started = Instant::now();
+    framed.drain.cancel();
+    framed.free(1).await;
+    let took = started.elapsed();
+    assert!(took < BODY_WITHIN_DRAIN * 2, "{took:?}");
+    assert!(took > BODY_WITHIN_DRAIN / 2, "{took:?}");
+    is_a_problem(&answer(peer).await, 408, "too_slow");
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_answered_and_gives_its_place_back() {
+    let mut framed = Framed::start(1).await;
+    let peer = framed.sent(HELD).await;
+    pause();
+    let started = Instant::now();
+    framed.free(1).await;
+    let took = started.elapsed();
+    assert!(took < ANSWERED_WITHIN + Duration::from_secs(1), "{took:?}");
+    assert!(took > ANSWERED_WITHIN / 2, "{took:?}");
+    // It is kept for the next request, which does not come.
+    is_a_problem(&answer(peer).await, 504, "too_slow");
+}
+
+#[tokio::test]
+async fn whoever_goes_away_unseen_gives_its_place_back_when_the_time_is_over() {
+    let mut framed = Framed::start(1).await;
+    // Nobody reads behind the next request as long as this one is in hand.
+    let peer = framed.sent(&HELD.repeat(2)).await;
+    drop(peer);
+    pause();
+    framed.free(1).await;
+}
+
+#[tokio::test]
+async fn one_request_too_many_is_told_to_come_again() {
+    let mut framed = Framed::start(2).await;
+    let first = framed.sent(HELD).await;
+    let second = framed.sent(HALF_A_BODY).await;
+    let one_more = async || {
+        let mut peer = TcpStream::connect(framed.serving.address).await.expect("connected");
+        let request = HELD.replace("Host", "Connection: close\r\nHost");
+        peer.write_all(request.as_bytes()).await.expect("sent");
+        answer(peer).await
+    };
+    let busy = one_more().await;
+    is_a_problem(&busy, 503, "busy");
+    assert!(busy.0.contains("\r\nretry-after: 1\r\n"), "{}", busy.0);
+    assert_eq!(busy.1["retry_after_ms"], 500);
+    framed.release.cancel();
+    framed.free(1).await;
+    let (head, _) = one_more().await;
+    assert!(head.starts_with("http/1.1 200 "), "{head}");
+    // Until here nobody went away.
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn whoever_goes_away_in_the_middle_gives_its_place_back() {
+    let mut framed = Framed::start(1).await;
+    for request in [HELD, HALF_A_BODY, HELD] {
+        let peer = framed.sent(request).await;
+        assert!(!framed.in_hand.has_room());
+        drop(peer);
+        let started = Instant::now();
+        framed.free(1).await;
+        assert!(started.elapsed() < BODY_WITHIN, "no limit of time has to do it");
+    }
+}
+
+fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    let pair = |(name, value): &(&'static str, &str)| {
+        (HeaderName::from_static(name), value.parse().expect("a value"))
+    };
+    pairs.iter().map(pair).collect()
+}
+
+#[test]
+fn a_number_is_taken_over_if_it_is_one() {
+    assert_eq!(request_id(&headers(&[("x-request-id", "r-1")])), "r-1");
+    assert_eq!(request_id(&headers(&[("request-id", "r-2")])), "r-2");
+    for bad in ["", "a b", "<script>", &"r".repeat(65)] {
+        assert!(Uuid::parse_str(&request_id(&headers(&[("x-request-id", bad)]))).is_ok());
+    }
+}
+
+#[test]
+fn a_trace_goes_on_or_begins() {
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    assert_eq!(traceparent(&headers(&[("traceparent", trace)])), trace);
+    let made = [None, Some("00-x")].map(|bad| {
+        let told: Vec<_> = bad.into_iter().map(|bad| ("traceparent", bad)).collect();
+        traceparent(&headers(&told))
+    });
+    assert!(made.iter().all(|made| is_traceparent(made)));
+    assert_ne!(made[0], made[1]);
+}

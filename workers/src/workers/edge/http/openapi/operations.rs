@@ -1,0 +1,174 @@
+//! What can be asked, path by path.
+
+use brigade_contracts::{
+    Aggregate,
+    schema::{self, Verb},
+};
+use serde_json::{Map, Value, json};
+
+use super::responses::{Body, responses};
+use crate::workers::edge::http::rules::{Least, of_verb, of_view};
+
+pub(super) fn paths() -> Map<String, Value> {
+    let mut paths = Map::new();
+    for verb in schema::verbs() {
+        let path = format!("/v1/{{tenant}}/{}/{{id}}/{}", verb.aggregate, verb.name);
+        paths.insert(path, json!({ "post": command(&verb) }));
+    }
+    for aggregate in Aggregate::ALL {
+        let path = format!("/v1/{{tenant}}/{aggregate}/{{id}}");
+        if aggregate != Aggregate::User {
+            let stream = view_stream(aggregate);
+            paths.insert(format!("{path}/stream"), json!({ "get": stream }));
+        }
+        paths.insert(path, json!({ "get": view(aggregate) }));
+    }
+    let others = [
+        ("/v1/{tenant}/active-orders", active_orders()),
+        ("/v1/{tenant}/active-orders/stream", active_orders_stream()),
+        ("/v1/{tenant}/outcomes/{command_id}", outcome()),
+        ("/v1/openapi.json", itself()),
+    ];
+    paths.extend(others.map(|(path, get)| (path.to_owned(), json!({ "get": get }))));
+    paths
+}
+
+fn command(verb: &Verb) -> Value {
+    let Verb { aggregate, name, about, component, .. } = verb;
+    let (status, about) = match about.strip_prefix("201. ") {
+        Some(about) => (201, about),
+        None => (200, *about),
+    };
+    let about = about.trim_end_matches("Request door only.").trim_end();
+    let gives_tokens = *aggregate == Aggregate::User && ["login", "refresh"].contains(name);
+    let outcome = if gives_tokens { "SessionOutcome" } else { "Outcome" };
+    let mut errors = vec![400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 429, 500, 503, 504];
+    if matches!(aggregate, Aggregate::Cart | Aggregate::Payment) {
+        errors.push(423);
+    }
+    let least = of_verb(*aggregate, name).map_or(Least::Never, |rule| rule.least);
+    let headers = ["Idempotency-Key", "Command-Id", "Deadline", "Expected-Version", "traceparent"];
+    let mut operation = json!({
+        "operationId": component,
+        "tags": [aggregate.as_str()],
+        "summary": about.split_inclusive('.').next(),
+        "description": format!("{about} {}", who(least)),
+        "parameters": parameters(&["tenant", "id"], &headers),
+        "requestBody": {
+            "required": true,
+            "content": { "application/json": { "schema": schema::reference(component) } },
+        },
+        "responses": responses(status, &Body::Outcome(outcome), &errors),
+    });
+    if least == Least::Anybody {
+        operation["security"] = json!([]);
+    }
+    operation
+}
+
+fn view(aggregate: Aggregate) -> Value {
+    let name = kind(aggregate);
+    let mut errors = vec![400, 401, 403, 404, 429, 500, 503];
+    let (body, headers) = if aggregate == Aggregate::User {
+        (Body::Plain(schema::reference("UserState")), vec![])
+    } else {
+        errors.extend([304, 504]);
+        let view = schema::reference(&format!("{name}View"));
+        (Body::Tagged(view), vec!["If-None-Match", "Min-Version", "Prefer", "Confirm"])
+    };
+    json!({
+        "operationId": format!("get{name}"),
+        "tags": [aggregate.as_str()],
+        "summary": format!("What there is of a {aggregate}."),
+        "description": who(of_view(aggregate)),
+        "parameters": parameters(&["tenant", "id"], &headers),
+        "responses": responses(200, &body, &errors),
+    })
+}
+
+fn view_stream(aggregate: Aggregate) -> Value {
+    let name = kind(aggregate);
+    json!({
+        "operationId": format!("stream{name}"),
+        "tags": [aggregate.as_str()],
+        "summary": format!("A {aggregate}, and each change of it as it happens."),
+        "description": format!("Each event holds a `{name}View`. {}", who(of_view(aggregate))),
+        "parameters": parameters(&["tenant", "id"], &["Last-Event-ID"]),
+        "responses": responses(200, &Body::Events, &[400, 401, 403, 404, 429, 500, 503]),
+    })
+}
+
+fn active_orders() -> Value {
+    let body = ["ActiveOrders", "ActiveOrdersChanges"].map(schema::reference);
+    let body = Body::Tagged(json!({ "oneOf": body }));
+    json!({
+        "operationId": "getActiveOrders",
+        "tags": ["queries"],
+        "summary": "The orders that are neither completed nor cancelled, newest first.",
+        "description": format!("With `Resume`, what changed since. {}", who(Least::Staff)),
+        "parameters": parameters(&["tenant"], &["If-None-Match", "Resume", "Confirm"]),
+        "responses": responses(200, &body, &[304, 400, 401, 403, 429, 500, 503]),
+    })
+}
+
+fn active_orders_stream() -> Value {
+    json!({
+        "operationId": "streamActiveOrders",
+        "tags": ["queries"],
+        "summary": "The active orders, and each change of them as it happens.",
+        "description": format!(
+            "A snapshot holds `ActiveOrders`, a change one `ActiveRow`. {}", who(Least::Staff)
+        ),
+        "parameters": parameters(&["tenant"], &["Last-Event-ID"]),
+        "responses": responses(200, &Body::Events, &[400, 401, 403, 429, 500, 503]),
+    })
+}
+
+fn outcome() -> Value {
+    json!({
+        "operationId": "getOutcome",
+        "tags": ["queries"],
+        "summary": "The outcome of a command.",
+        "description": "404 `not_decided` while there is none. For whoever sent the command.",
+        "parameters": parameters(&["tenant", "command_id"], &["Prefer"]),
+        "responses": responses(
+            200, &Body::Plain(schema::reference("Outcome")), &[400, 401, 403, 404, 429, 500, 503],
+        ),
+    })
+}
+
+fn itself() -> Value {
+    json!({
+        "operationId": "getOpenApi",
+        "tags": ["queries"],
+        "summary": "This document.",
+        "security": [],
+        "responses": responses(200, &Body::Plain(json!({ "type": "object" })), &[429, 500, 503]),
+    })
+}
+
+fn parameters(in_path: &[&str], in_headers: &[&str]) -> Vec<Value> {
+    let reference = |name| json!({ "$ref": format!("#/components/parameters/{name}") });
+    in_path.iter().chain(in_headers).map(reference).collect()
+}
+
+/// `cart` → `Cart`.
+fn kind(aggregate: Aggregate) -> String {
+    let (first, rest) = aggregate.as_str().split_at(1);
+    format!("{}{rest}", first.to_ascii_uppercase())
+}
+
+fn who(least: Least) -> &'static str {
+    match least {
+        Least::Anybody => "Needs no token.",
+        Least::Customer => "For everybody who is logged in.",
+        Least::Owner => "For customers whose it is, and for staff.",
+        Least::Claimer => {
+            "For customers whose it is, or who claim it from its session, and for staff."
+        }
+        Least::Oneself => "For the user itself.",
+        Least::Staff => "For staff.",
+        Least::Manager => "For managers.",
+        Least::Never => "For nobody over HTTP.",
+    }
+}

@@ -1,0 +1,246 @@
+//! One batch: read → publish → delete. Whatever fails, or kills it in between, it is read again
+//! and published again, and the stream recognises what it has.
+
+use std::collections::BTreeSet;
+
+use brigade_contracts::{Address, Aggregate, Refusal, Token, event::Envelope, header};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{
+    floor::{Mark, Sessions},
+    park::{Unfit, park},
+    publish::{self, Event},
+};
+use crate::{
+    infra::{Context, postgres::bounded},
+    runtime::dead_letter::one_line,
+};
+
+/// Most events of a batch: as many as the server takes. Half as many cost a tenth of the pace.
+const MOST: usize = 1000;
+/// Most events of one shard in a batch.
+const MOST_OF_A_SHARD: usize = 500;
+/// Bytes of payload after which a batch is full: it has at most these and one event.
+const MOST_BYTES: i64 = 4 * 1024 * 1024;
+
+/// A shard to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    pub shard: i16,
+    pub floor: Mark,
+}
+
+/// How a batch left a shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    pub shard: i16,
+    /// Where its floor may rise to.
+    pub floor: Mark,
+    /// There may be more to read.
+    pub more: bool,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Those of the shards that nothing failed in.
+    pub shards: Vec<Left>,
+    /// How many events left the outbox.
+    pub relayed: usize,
+    pub trouble: Option<Trouble>,
+}
+
+/// Who did not do what was asked.
+#[derive(Debug)]
+pub enum Trouble {
+    Postgres(String),
+    Stream(String),
+}
+
+/// Relays the oldest events of some shards and deletes them from the outbox. `settled` is what is
+/// known to be settled before this begins.
+pub async fn relay(cx: &Context, sessions: &Sessions, due: &[Due], settled: Mark) -> Outcome {
+    relay_read(cx, sessions, due, settled).await.unwrap_or_else(|error| Outcome {
+        trouble: Some(Trouble::Postgres(error.to_string())),
+        ..Outcome::default()
+    })
+}
+
+async fn relay_read(
+    cx: &Context,
+    sessions: &Sessions,
+    due: &[Due],
+    settled: Mark,
+) -> sqlx::Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let Read { events, mut unfit, epoch, more } = read(sessions, due).await?;
+    let mut left: BTreeSet<(i16, i64)> = events.iter().map(|e| (e.shard, e.seq)).collect();
+    left.extend(unfit.iter().map(|unfit| (unfit.shard, unfit.seq)));
+    let mut gone = Vec::with_capacity(left.len());
+    let mut stored = None;
+    if !events.is_empty() {
+        cx.fail.point("outbox-relay.before_publish").await;
+        let published = publish::publish(&cx.nats, &events).await;
+        cx.fail.point("outbox-relay.after_publish").await;
+        let done = events.iter().zip(&published.done).filter(|(_, done)| **done);
+        gone.extend(done.clone().map(|(event, _)| (event.shard, event.seq)));
+        let oldest = done.map(|(event, _)| event.envelope.at).min();
+        stored = oldest.map(|oldest| (published.how, gone.len(), oldest));
+        let refused = published.unfit.iter().map(|(at, why)| Unfit::refused(&events[*at], why));
+        unfit.extend(refused);
+        outcome.trouble = published.error.map(Trouble::Stream);
+    }
+    if outcome.trouble.is_none() {
+        let (parked, error) = park(cx, &unfit).await;
+        gone.extend(unfit[..parked].iter().map(|unfit| (unfit.shard, unfit.seq)));
+        outcome.trouble = error.map(Trouble::Stream);
+    }
+    if !gone.is_empty() {
+        delete(sessions, &gone).await?;
+    }
+    if let Some((how, count, oldest)) = stored {
+        cx.metrics.relayed(how, count, oldest);
+    }
+    outcome.relayed = gone.len();
+    gone.iter().for_each(|row| {
+        left.remove(row);
+    });
+    let failed: BTreeSet<i16> = left.into_iter().map(|(shard, _)| shard).collect();
+    let settled = settled.in_epoch(epoch);
+    for shard in due.iter().map(|due| due.shard).filter(|shard| !failed.contains(shard)) {
+        let more = more.contains(&shard);
+        let last = events.iter().rfind(|event| event.shard == shard).map_or(0, |event| event.seq);
+        // Nothing is left below what was read, and nothing at all where no more is.
+        let seq = if more { settled.min(last) } else { settled };
+        outcome.shards.push(Left { shard, floor: Mark { seq, epoch }, more });
+    }
+    Ok(outcome)
+}
+
+struct Read {
+    /// In the order of the queue.
+    events: Vec<Event>,
+    /// Rows that are no event.
+    unfit: Vec<Unfit>,
+    epoch: u64,
+    /// Shards of which there is more than was taken.
+    more: BTreeSet<i16>,
+}
+
+async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
+    let most = (MOST / due.len().max(1)).min(MOST_OF_A_SHARD);
+    let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
+    let rows = sessions.read(due.iter().map(|due| due.floor), async |session, epoch| {
+        let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
+        let rows = sqlx::query_file_as!(
+            Row,
+            "src/workers/outbox_relay/read.sql",
+            &shards,
+            &floors,
+            i64::try_from(most).unwrap_or(i64::MAX),
+            MOST_BYTES,
+        );
+        Ok((rows.fetch_all(session).await?, epoch))
+    });
+    let (rows, epoch) = rows.await?;
+    let read_of = |shard| rows.iter().filter(|row| row.shard == shard).count();
+    let more = shards.into_iter().filter(|shard| read_of(*shard) >= most).collect();
+    let mut read = Read { events: Vec::new(), unfit: Vec::new(), epoch, more };
+    for mut row in rows {
+        // The rows behind it of the same shard have none either, since bytes only grow.
+        let Some(payload) = row.payload.take().map(Bytes::from) else {
+            read.more.insert(row.shard);
+            continue;
+        };
+        let Row { shard, seq, event_seq, .. } = row;
+        match row.envelope() {
+            Ok(envelope) => read.events.push(Event { shard, seq, event_seq, envelope, payload }),
+            Err(refusal) => read.unfit.push(row.unfit(payload, &refusal)),
+        }
+    }
+    Ok(read)
+}
+
+/// As `read.sql` gives it.
+struct Row {
+    shard: i16,
+    seq: i64,
+    event_seq: i64,
+    event_id: Uuid,
+    again: i32,
+    tenant: String,
+    aggregate: String,
+    id: String,
+    version: i64,
+    name: String,
+    /// Of those within the bytes of the batch.
+    payload: Option<String>,
+    at: time::OffsetDateTime,
+    command_id: String,
+    traceparent: Option<String>,
+}
+
+impl Row {
+    fn envelope(&self) -> Result<Envelope, Refusal> {
+        let aggregate = Aggregate::parse(&self.aggregate)
+            .ok_or_else(|| Refusal::new(500, "unknown_aggregate", self.aggregate.clone()))?;
+        Ok(Envelope {
+            event_id: self.event_id.to_string(),
+            again: self.again.unsigned_abs(),
+            address: Address::new(&self.tenant, aggregate, &self.id)?,
+            name: Token::new(&self.name)?,
+            version: self.version.unsigned_abs(),
+            at: self.at.into(),
+            command_id: Token::new(&self.command_id)?,
+            traceparent: self.traceparent.clone(),
+        })
+    }
+
+    /// What can be told of a row that is no event.
+    fn unfit(&self, payload: Bytes, refusal: &Refusal) -> Unfit {
+        let Self { tenant, aggregate, id, name, .. } = self;
+        let headers = [
+            (header::CE_TYPE, format!("brigade.{aggregate}.{name}")),
+            (header::CE_SOURCE, format!("/brigade/{tenant}")),
+            (header::CE_SUBJECT, id.clone()),
+            (header::CE_ID, self.event_id.to_string()),
+            (header::MSG_ID, format!("{}.{}", self.event_id, self.again)),
+            (header::AGGREGATE_VERSION, self.version.to_string()),
+            (header::COMMAND_ID, self.command_id.clone()),
+        ];
+        Unfit {
+            shard: self.shard,
+            seq: self.seq,
+            event_seq: self.event_seq,
+            subject: format!("evt.{tenant}.{aggregate}.{name}.{:02}", self.shard),
+            headers: headers.map(|(name, value)| (name, one_line(&value))).into(),
+            payload,
+            reason: format!("a row of the outbox is no event: {refusal}"),
+        }
+    }
+}
+
+/// By shard and seq.
+async fn delete(sessions: &Sessions, rows: &[(i16, i64)]) -> sqlx::Result<()> {
+    let (shards, seqs): (Vec<i16>, Vec<i64>) = rows.iter().copied().unzip();
+    let deleted = bounded(&sessions.pool, async |session| {
+        sqlx::query!(
+            // Each by its key, for the same reason as in `read.sql`.
+            "delete from brigade.outbox where ctid = any (array (
+             select o.ctid
+             from unnest($1::smallint[], $2::bigint[]) as done (shard, seq)
+             cross join lateral (
+                 select queued.ctid from brigade.outbox queued
+                 where queued.shard = done.shard and queued.seq = done.seq limit 1
+             ) o
+         ))",
+            &shards,
+            &seqs,
+        )
+        .execute(&mut **session)
+        .await
+    });
+    deleted.await?;
+    Ok(())
+}

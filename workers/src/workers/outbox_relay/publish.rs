@@ -1,0 +1,193 @@
+//! One batch into the stream `EVENTS`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::{
+    HeaderMap, HeaderName, Request,
+    client::{PublishErrorKind, RequestErrorKind},
+    connection::State,
+    jetstream::{ErrorCode, publish::PublishAck, response::Response},
+};
+use brigade_contracts::{Address, event::Envelope, header};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::infra::Nats;
+
+/// Up to so many events single publishes are faster: an atomic batch costs 2 ms, a publish that
+/// waits for the one before it 0.25 ms.
+const FEW: usize = 8;
+/// Single publishes that are under way at once.
+const AT_ONCE: usize = 64;
+/// How long an acknowledgement is awaited. Long, because an event that was stored after all makes
+/// the next try a slow one; a connection that is lost ends the wait at once.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the stream says of a message that it will never take. All else that it may say is about
+/// itself, and passes: it is full, sealed, without a leader.
+const UNFIT: [ErrorCode; 2] =
+    [ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM];
+
+/// An event on its way.
+pub struct Event {
+    pub shard: i16,
+    pub seq: i64,
+    /// Its place in `brigade.events`.
+    pub event_seq: i64,
+    pub envelope: Envelope,
+    pub payload: Bytes,
+}
+
+/// What became of a batch.
+pub struct Published {
+    /// As the metric `brigade_relay_batches_total` calls it.
+    pub how: &'static str,
+    /// One an event: whether it stands in the stream for certain.
+    pub done: Vec<bool>,
+    /// Those that the stream will never take, and why. Later ones of their aggregates may be done.
+    pub unfit: Vec<(usize, String)>,
+    pub error: Option<String>,
+}
+
+enum Failed {
+    /// It will be refused whenever it is sent: the message is at fault.
+    Unfit(String),
+    /// The server will not have it, so nothing of it is stored.
+    Refused(String),
+    /// It may be stored or not.
+    Unknown(String),
+}
+
+impl Published {
+    fn new(how: &'static str, done: Vec<bool>, error: Option<String>) -> Self {
+        Self { how, done, unfit: Vec::new(), error }
+    }
+}
+
+/// Publishes events. Of each aggregate an unbroken run from its first one on is done, but for those
+/// that are unfit.
+pub async fn publish(nats: &Nats, events: &[Event]) -> Published {
+    if nats.client.connection_state() != State::Connected {
+        // What is sent now would wait in the client's buffer.
+        let error = Some("not connected".to_owned());
+        return Published::new("atomic", vec![false; events.len()], error);
+    }
+    if events.len() <= FEW {
+        return one_by_one(nats, events, "single").await;
+    }
+    let error = match atomic(nats, events).await {
+        Ok(()) => {
+            return Published::new("atomic", vec![true; events.len()], None);
+        }
+        // Mostly: an id is known, because an earlier acknowledgement was lost. Or one is too large.
+        Err(Failed::Refused(why) | Failed::Unfit(why)) => {
+            tracing::debug!(why, "a batch is published one by one");
+            return one_by_one(nats, events, "one_by_one").await;
+        }
+        Err(Failed::Unknown(why)) => Some(why),
+    };
+    Published::new("atomic", vec![false; events.len()], error)
+}
+
+/// All or nothing, in this order and without others in between.
+async fn atomic(nats: &Nats, events: &[Event]) -> Result<(), Failed> {
+    let id = Uuid::now_v7().simple().to_string();
+    let Some((last, events)) = events.split_last() else { return Ok(()) };
+    let part = |event: &Event, place: usize| {
+        let mut headers = headers(&event.envelope);
+        headers.insert(HeaderName::from_static(header::BATCH_ID), id.as_str());
+        headers.insert(HeaderName::from_static(header::BATCH_SEQUENCE), place.to_string());
+        headers
+    };
+    let send = async {
+        for (before, event) in events.iter().enumerate() {
+            let (subject, headers) = (event.envelope.subject(), part(event, before + 1));
+            let sent = nats.client.publish_with_headers(subject, headers, event.payload.clone());
+            sent.await.map_err(|error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded => Failed::Unfit(error.to_string()),
+                _ => Failed::Unknown(error.to_string()),
+            })?;
+        }
+        Ok(())
+    };
+    // Only an outage makes it wait: the client's buffer is full.
+    let sent = timeout(ACK_TIMEOUT, send).await;
+    sent.unwrap_or_else(|_| Err(Failed::Unknown("the batch was not sent in time".to_owned())))?;
+    let mut headers = part(last, events.len() + 1);
+    headers.insert(HeaderName::from_static(header::BATCH_COMMIT), "1");
+    acknowledged(nats, last, headers).await
+}
+
+/// Each event of an aggregate after the acknowledgement of the one before it, or after the stream
+/// has said that it will never take that. One that the stream knows already is acknowledged as
+/// well.
+async fn one_by_one(nats: &Nats, events: &[Event], how: &'static str) -> Published {
+    let mut runs: BTreeMap<&Address, Vec<usize>> = BTreeMap::new();
+    for (at, event) in events.iter().enumerate() {
+        runs.entry(&event.envelope.address).or_default().push(at);
+    }
+    let publish_run = |run: Vec<usize>| async move {
+        let (mut done, mut unfit) = (Vec::new(), Vec::new());
+        for at in run {
+            let event = &events[at];
+            match acknowledged(nats, event, headers(&event.envelope)).await {
+                Ok(()) => done.push(at),
+                Err(Failed::Unfit(why)) => unfit.push((at, why)),
+                Err(Failed::Refused(why) | Failed::Unknown(why)) => {
+                    return (done, unfit, Some(why));
+                }
+            }
+        }
+        (done, unfit, None)
+    };
+    let mut published = Published::new(how, vec![false; events.len()], None);
+    let mut runs = stream::iter(runs.into_values().map(publish_run)).buffer_unordered(AT_ONCE);
+    while let Some((done, unfit, error)) = runs.next().await {
+        for at in done {
+            published.done[at] = true;
+        }
+        published.unfit.extend(unfit);
+        published.error = published.error.or(error);
+    }
+    published
+}
+
+/// Publishes with these headers and waits for the acknowledgement of the stream.
+async fn acknowledged(nats: &Nats, event: &Event, headers: HeaderMap) -> Result<(), Failed> {
+    let request =
+        Request::new().headers(headers).payload(event.payload.clone()).timeout(Some(ACK_TIMEOUT));
+    let reply = tokio::select! {
+        // First, so that it watches before anything is sent.
+        biased;
+        () = nats.reconnected() => {
+            return Err(Failed::Unknown("the connection was lost".to_owned()));
+        }
+        reply = nats.client.send_request(event.envelope.subject(), request) => reply,
+    };
+    let reply = reply.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => {
+            Failed::Unknown("there is no stream that takes events".to_owned())
+        }
+        // The client does not even send it.
+        RequestErrorKind::MaxPayloadExceeded => Failed::Unfit(error.to_string()),
+        _ => Failed::Unknown(error.to_string()),
+    })?;
+    match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
+        Ok(Response::Ok(_)) => Ok(()),
+        Ok(Response::Err { error }) if UNFIT.contains(&error.error_code()) => {
+            Err(Failed::Unfit(error.to_string()))
+        }
+        Ok(Response::Err { error }) => Err(Failed::Refused(error.to_string())),
+        Err(error) => Err(Failed::Unknown(format!("not an acknowledgement: {error}"))),
+    }
+}
+
+fn headers(envelope: &Envelope) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in envelope.headers() {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    headers
+}

@@ -1,0 +1,46 @@
+//! payment-projector: shows what is paid.
+//!
+//! Writes the part `payments` of carts and orders into `views`, and of orders the payment row of
+//! `active_orders`; see [`projector`].
+
+use brigade_contracts::{
+    Address, Aggregate, Part,
+    event::After,
+    key::{self, Bucket, ENDED_TTL, REMOVED_TTL},
+    order,
+};
+use brigade_domain::order::active_payment;
+
+use crate::{
+    infra::Context,
+    workers::projector::{self, Projection, Shown},
+};
+
+const PROJECTION: Projection = Projection {
+    buckets: &[Bucket::Views, Bucket::ActiveOrders],
+    decode,
+    before_show: "payment-projector.before_show",
+    after_show: "payment-projector.after_show",
+};
+
+/// # Errors
+/// Where its stream cannot be consumed.
+pub async fn run(cx: Context) -> anyhow::Result<()> {
+    projector::run(cx, PROJECTION).await
+}
+
+fn decode(address: &Address, after: After) -> Result<Vec<Shown>, String> {
+    let Some(part) = after.payments else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    if address.aggregate == Aggregate::Order {
+        let paid: order::Payments =
+            serde_json::from_str(part.get()).map_err(|error| error.to_string())?;
+        let place = (Bucket::ActiveOrders, key::active_order(address, Part::Payments));
+        let ttl = after.ended.then_some(REMOVED_TTL);
+        all.push(Shown::new(address, Part::Payments, &part, place, active_payment(&paid), ttl)?);
+    }
+    let place = (Bucket::Views, key::view(address, Part::Payments));
+    let ttl = after.ended.then_some(ENDED_TTL);
+    all.push(Shown::new(address, Part::Payments, &part, place, part.clone(), ttl)?);
+    Ok(all)
+}
