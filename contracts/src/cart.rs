@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Currency, MAX_NAME, MAX_NOTE, MAX_PAYMENTS, Money, Quantity, Text, Timestamp, Token,
-    command::verbs,
     payment::{self, Method},
+    verb::{Reason, verbs},
 };
 
 verbs! {
@@ -127,12 +127,6 @@ pub struct SetItem {
 #[serde(deny_unknown_fields)]
 pub struct RemoveItem {
     pub item_id: Token,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Reason {
-    pub reason: Text<MAX_NOTE>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

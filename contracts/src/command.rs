@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -12,6 +11,7 @@ use crate::{
     order, payment,
     permissions::check_sender,
     rebuild, subject, table, user,
+    verb::{decode_payload, encode_payload},
 };
 
 /// The way a command came in.
@@ -232,83 +232,3 @@ fn bad_subject() -> Refusal {
 pub fn unknown_verb() -> Refusal {
     Refusal::new(404, "unknown_verb", "there is no such aggregate or verb")
 }
-
-/// One JSON object of exactly this shape.
-pub(crate) fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refusal> {
-    // A struct would also be read from an array; the contract says object.
-    if payload.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
-        return Err(Refusal::new(400, "malformed", "expected a JSON object"));
-    }
-    serde_json::from_slice(payload).map_err(|error| Refusal::from_json(&error))
-}
-
-pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {
-    // Payloads are plain structs with string keys, for which serde_json has no error.
-    serde_json::to_vec(payload).expect("payloads serialise")
-}
-
-/// How a payload is written for sending. One that holds a secret is not `Serialize`, so that nobody
-/// writes it by accident, and says for itself how it is sent.
-pub(crate) trait Encode {
-    fn encode(&self) -> Vec<u8>;
-}
-
-impl<T: Serialize> Encode for T {
-    fn encode(&self) -> Vec<u8> {
-        encode_payload(self)
-    }
-}
-
-/// A verb as it is declared.
-pub struct Declared {
-    pub name: &'static str,
-    /// What is said of it.
-    pub about: &'static str,
-    /// The schema of its payload.
-    pub payload: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-}
-
-/// Declares the verbs of an aggregate: an enum with one variant a verb, its decoder and
-/// its encoder. The payload types refuse unknown fields and hold only valid values.
-macro_rules! verbs {
-    ($(#[$doc:meta])* $vis:vis enum $name:ident {
-        $($(#[doc = $verb_doc:literal])* $verb:literal => $variant:ident($payload:ty),)*
-    }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq)]
-        $vis enum $name {
-            $($(#[doc = $verb_doc])* $variant($payload),)*
-        }
-
-        impl $name {
-            pub const NAMES: &[&str] = &[$($verb),*];
-
-            pub const DECLARED: &[$crate::command::Declared] = &[$($crate::command::Declared {
-                name: $verb,
-                about: concat!($($verb_doc),*),
-                payload: <$payload as schemars::JsonSchema>::json_schema,
-            }),*];
-
-            /// `None` for an unknown verb.
-            ///
-            /// # Errors
-            /// 400 for a malformed payload, 422 for an impossible one.
-            pub fn decode(verb: &str, payload: &[u8]) -> Result<Option<Self>, $crate::Refusal> {
-                match verb {
-                    $($verb => $crate::command::decode_payload(payload)
-                        .map(|payload| Some(Self::$variant(payload))),)*
-                    _ => Ok(None),
-                }
-            }
-
-            /// The verb and the payload, for sending.
-            #[must_use]
-            pub fn encode(&self) -> (&'static str, Vec<u8>) {
-                match self {
-                    $(Self::$variant(payload) => ($verb, $crate::command::Encode::encode(payload)),)*
-                }
-            }
-        }
-    };
-}
-pub(crate) use verbs;

@@ -35,6 +35,7 @@ pub mod timestamp;
 pub mod token;
 pub mod topology;
 pub mod user;
+pub mod verb;
 pub mod worker;
 
 pub use aggregate::{Address, Aggregate, Part, PartVersions, SHARDS, shard_of};

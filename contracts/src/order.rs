@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Currency, MAX_ITEMS, MAX_NAME, MAX_NOTE, MAX_PAYMENTS, Money, Quantity, Text, Timestamp, Token,
-    cart::{Payment, Reason},
-    command::verbs,
+    cart::Payment,
+    verb::{Nothing, Reason, verbs},
 };
 
 verbs! {
@@ -99,11 +99,6 @@ pub struct PlacedItem {
     pub quantity: Quantity,
     pub note: Option<Text<MAX_NOTE>>,
 }
-
-/// The payload of a verb that says everything by its name: `{}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Nothing {}
 
 /// An item as it is kept and shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

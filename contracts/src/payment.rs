@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Currency, MAX_NOTE, Money, Text, Timestamp, Token, cart::Reason, command::verbs};
+use crate::{
+    Currency, MAX_NOTE, Money, Text, Timestamp, Token,
+    verb::{Reason, verbs},
+};
 
 verbs! {
     /// What can be asked of a payment.

@@ -12,12 +12,12 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Aggregate, Currency, Email, Money, Outcome, Quantity, Secret, Text, Timestamp, Token, cart,
-    command::Declared,
     list::{ActiveRow, MAX_ROWS},
     lock, order, payment,
     permissions::SYSTEM_VERBS,
     query::QueryError,
     table, user,
+    verb::Declared,
 };
 
 /// Where references point to, as OpenAPI has it.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{MAX_NAME, MAX_NOTE, Quantity, Text, Timestamp, Token, command::verbs};
+use crate::{MAX_NAME, MAX_NOTE, Quantity, Text, Timestamp, Token, verb::verbs};
 
 verbs! {
     /// What can be asked of a table.

@@ -7,7 +7,7 @@ use std::{
 
 use brigade::{
     fleet::{Instance, Servers},
-    infra::{FailPoints, Metrics, connect::as_user_of},
+    infra::{FailPoints, Metrics, as_user_of},
     operations::provision,
     runtime::http::{Api, Serving, Told, serve},
 };

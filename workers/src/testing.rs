@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     fleet::Servers,
-    infra::connect::postgres,
+    infra::postgres::pool,
     operations::{migrate, provision},
 };
 
@@ -79,7 +79,7 @@ impl Database {
         let server = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
         let url = server.superuser_url("postgres");
         migrate::run(&url, |_| None).await?;
-        Ok(Self { sql: postgres(&url, "test", 4)?, url, _server: server, _dir: dir })
+        Ok(Self { sql: pool(&url, "test", 4)?, url, _server: server, _dir: dir })
     }
 
     /// Runs statements that may take long.

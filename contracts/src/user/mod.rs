@@ -9,8 +9,7 @@ use serde_json::json;
 
 use crate::{
     Email, MAX_NAME, Refusal, Secret, Text, Timestamp, Token,
-    command::{Encode, encode_payload, verbs},
-    order::Nothing,
+    verb::{Encode, Nothing, encode_payload, verbs},
 };
 
 pub use shapes::{
@@ -127,7 +126,7 @@ impl Validate {
     /// 400 for what is not this JSON, without a quotation of it; `401 invalid_token` for what cannot
     /// be a token.
     pub fn decode(payload: &[u8]) -> Result<Self, Refusal> {
-        crate::command::decode_payload(payload).map_err(|refusal| match refusal.status {
+        crate::verb::decode_payload(payload).map_err(|refusal| match refusal.status {
             400 => unquoted(refusal),
             _ => Refusal::new(401, "invalid_token", "this is not the token of a session"),
         })

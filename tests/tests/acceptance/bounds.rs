@@ -3,11 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use brigade::{
-    operations::dead_letters::{DeadLetters, Filter},
-    workers::outbox_relay::shard_of,
-};
-use brigade_contracts::{Address, Aggregate, WorkerName};
+use brigade::operations::dead_letters::{DeadLetters, Filter};
+use brigade_contracts::{Address, Aggregate, WorkerName, shard_of};
 use brigade_tests::{
     Producer, Town, check,
     producer::{item, placed},

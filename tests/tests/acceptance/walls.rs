@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use async_nats::{Client, Event, HeaderMap, RequestErrorKind, Subscriber};
-use brigade::infra::connect::as_user_of;
+use brigade::infra::as_user_of;
 use brigade_contracts::header::{COMMAND_ID, REQUEST_INFO};
 use brigade_servers::NatsServer;
 use brigade_tests::{

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade::{
     fleet::config::{self, RunConfig},
-    infra::connect::as_user_of,
+    infra::as_user_of,
     operations::dead_letters::{DeadLetters, Filter, Letter, Number},
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_SUBJECT},

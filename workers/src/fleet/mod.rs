@@ -12,7 +12,7 @@ use brigade_contracts::{WorkerName, topology::Topology};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use crate::infra::{Context, FailPoints, Health, Metrics, Nats, connect};
+use crate::infra::{Context, FailPoints, Health, Metrics, Nats, postgres};
 
 pub use servers::Servers;
 
@@ -94,7 +94,7 @@ async fn run(
     fail: &FailPoints,
 ) -> anyhow::Result<()> {
     let nats = Nats::connect(&servers.nats_url, health, metrics).await?;
-    let postgres = connect::postgres(&servers.postgres_url, worker.as_str(), POSTGRES_CONNECTIONS)?;
+    let postgres = postgres::pool(&servers.postgres_url, worker.as_str(), POSTGRES_CONNECTIONS)?;
     let cx = Context {
         worker,
         instance: format!("{worker}.{}", Uuid::now_v7()).into(),

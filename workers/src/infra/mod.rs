@@ -1,20 +1,22 @@
 //! The two servers as a worker has them: connections, KV handles, leases, health and metrics.
 
-pub mod connect;
 mod context;
 pub mod fail;
 pub mod health;
 pub mod intake;
 pub mod kv;
 pub mod lease;
+mod login;
 pub mod metrics;
+mod nats;
 pub mod postgres;
 
-pub use connect::Nats;
 pub use context::Context;
 pub use fail::FailPoints;
 pub use health::Health;
 pub use intake::Intake;
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;
+pub use login::as_user_of;
 pub use metrics::Metrics;
+pub use nats::Nats;

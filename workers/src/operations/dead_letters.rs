@@ -19,7 +19,7 @@ use async_nats::{
         stream::{LastRawMessageErrorKind, RawMessageErrorKind},
     },
 };
-use brigade_contracts::{Command, Outcome, Refusal, Timestamp, Token, header, subject};
+use brigade_contracts::{Command, Outcome, Refusal, Timestamp, Token, header, shard_of, subject};
 use bytes::Bytes;
 use sqlx::{PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
@@ -30,7 +30,7 @@ use crate::{
         dead_letter::{RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT, headers_as_json},
         delivery::pairs,
     },
-    workers::{command_handler::housekeeping::OUTCOME_DAYS, outbox_relay::shard_of},
+    workers::command_handler::housekeeping::OUTCOME_DAYS,
 };
 
 const STREAM: &str = "DLQ";

@@ -3,6 +3,7 @@
 pub mod carts;
 pub mod locks;
 pub mod orders;
+pub mod outbox;
 pub mod payments;
 pub mod rows;
 pub mod states;

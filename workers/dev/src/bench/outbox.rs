@@ -26,7 +26,7 @@ impl Fill<'_> {
             aggregates: 20_000,
             kind: ("cart", "item_added"),
             payload: json!({ "data": "x".repeat(260), "after": { "ended": false } }).to_string(),
-            shards: brigade::workers::outbox_relay::SHARDS,
+            shards: brigade_contracts::SHARDS,
             prefix: "raw",
         }
     }

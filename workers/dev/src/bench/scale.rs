@@ -110,8 +110,7 @@ async fn shares_are_spread(stage: &Stage, relays: usize) -> Result<()> {
         )
         .fetch_all(&stage.sql)
         .await?;
-        if held.len() == relays
-            && held.iter().sum::<i64>() == i64::from(brigade::workers::outbox_relay::SHARDS)
+        if held.len() == relays && held.iter().sum::<i64>() == i64::from(brigade_contracts::SHARDS)
         {
             return Ok(());
         }

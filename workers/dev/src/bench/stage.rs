@@ -2,7 +2,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
-use brigade::{fleet::Servers, infra::connect::as_user_of};
+use brigade::{fleet::Servers, infra::as_user_of};
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, config::StackConfig};
 use futures::future::try_join_all;

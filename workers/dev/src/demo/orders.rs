@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use brigade::infra::connect::as_user_of;
+use brigade::infra::as_user_of;
 use brigade_contracts::{
     Address, Aggregate, Body, Door, Part,
     client::{Client, Send},

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use async_nats::{HeaderMap, Request};
-use brigade::infra::connect::as_user_of;
+use brigade::infra::as_user_of;
 use brigade_contracts::{
     Address, Aggregate, Part, Token, header,
     key::{self, Bucket},

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_nats::Client as Nats;
-use brigade::infra::connect::as_user_of;
+use brigade::infra::as_user_of;
 use brigade_contracts::{
     Address, Aggregate, Body, Outcome, Secret,
     client::{Client, Send},

@@ -17,15 +17,14 @@ use std::collections::BTreeSet;
 
 use brigade_contracts::{
     Address, Currency, MAX_ITEMS, Money, Part, Refusal, Timestamp, Token,
-    cart::Reason,
     event::{
         self, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PAID, ORDER_PLACED,
         ORDER_PREPARING, ORDER_READY, ORDER_SERVED,
     },
     order::{
-        ActiveCore, ActivePayment, Change, ChangeKind, Core, Item, Nothing, Payments, Place,
-        Status, Verb,
+        ActiveCore, ActivePayment, Change, ChangeKind, Core, Item, Payments, Place, Status, Verb,
     },
+    verb::{Nothing, Reason},
 };
 use serde_json::{json, value::RawValue};
 

@@ -23,7 +23,6 @@ mod refund;
 
 use brigade_contracts::{
     Address, Currency, Money, Refusal, Token,
-    cart::Reason,
     event::{
         PAYMENT_CANCELLED, PAYMENT_CASH_CONFIRMED, PAYMENT_FAILED, PAYMENT_TRANSACTION_BOUND,
         PAYMENT_UNKNOWN,
@@ -32,6 +31,7 @@ use brigade_contracts::{
         BindTransaction, ConfirmCash, Core, GatewayResult, Method, RecordResult, RefundTask,
         Status, Target, Verb,
     },
+    verb::Reason,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::infra::{
     Health, Metrics,
-    connect::{Login, RECONNECT_DELAY, refused},
+    login::{Login, RECONNECT_DELAY, refused},
 };
 
 /// A connection is dead when the third ping is due and none of two was answered, at most 4.5 s

@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use self::connection::{Connection, Order};
-use super::{Health, Metrics, connect::Login};
+use super::{Health, Metrics, login::Login};
 
 pub use self::message::Message;
 
@@ -175,7 +175,7 @@ mod tests {
         let login = Arc::new(Login::of(&url("edge:e"), "edge")?);
         let intake = Intake::open(login, health.clone(), Arc::new(Metrics::new()));
         let asker = async_nats::ConnectOptions::with_user_and_password("asker".into(), "a".into())
-            .reconnect_delay_callback(|_| crate::infra::connect::RECONNECT_DELAY)
+            .reconnect_delay_callback(|_| crate::infra::login::RECONNECT_DELAY)
             .connect(format!("127.0.0.1:{}", server.port()))
             .await?;
         Ok(Stand { server, intake, health, asker, _dir: dir })

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::compare::Comparison;
 pub use self::drift::{Drift, Item};
-use crate::infra::connect::as_user_of;
+use crate::infra::as_user_of;
 
 /// What was done and what was found.
 #[derive(Debug, Default)]

@@ -11,6 +11,7 @@ use async_nats::jetstream::response::Response;
 use brigade_contracts::{
     Address, Aggregate, Part,
     key::{Bucket, ENDED_TTL, REMOVED_TTL},
+    shard_of,
 };
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -26,7 +27,7 @@ use crate::{
         lease::{Fitness, RENEW},
         postgres::bounded,
     },
-    workers::outbox_relay::shard_of,
+    store::outbox::repeat_parts,
 };
 
 /// Rows of a piece: some 50 ms.
@@ -323,22 +324,7 @@ impl<'a> Heal<'a> {
     /// # Errors
     /// Those of Postgres.
     pub async fn repeat(&self, parts: &[(Address, Part)]) -> sqlx::Result<u64> {
-        let text = |f: fn(&Address) -> &str| parts.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-        let shards: Vec<i16> = parts.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
-        let repeated = bounded(&self.cx.postgres, async |connection| {
-            sqlx::query_file!(
-                "src/workers/cache_verifier/repeat_parts.sql",
-                &text(|a| a.tenant.as_str()) as _,
-                &text(|a| a.aggregate.as_str()) as _,
-                &text(|a| a.id.as_str()) as _,
-                &shards,
-                &parts.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
-            )
-            .execute(&mut **connection)
-            .await
-        })
-        .await?
-        .rows_affected();
+        let repeated = bounded(&self.cx.postgres, async |c| repeat_parts(c, parts).await).await?;
         self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(repeated);
         Ok(repeated)
     }

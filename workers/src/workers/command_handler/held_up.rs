@@ -199,7 +199,7 @@ mod tests {
     use sqlx::AssertSqlSafe;
 
     use super::*;
-    use crate::{infra::connect::postgres, operations::migrate};
+    use crate::{infra::postgres::pool, operations::migrate};
 
     fn command(subject: &str) -> Command {
         let headers = [("Command-Id", "k1")];
@@ -263,7 +263,7 @@ mod tests {
         let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
         let url = server.superuser_url("postgres");
         migrate::run(&url, |_| None).await?;
-        let pool = postgres(&url, "test", 3)?;
+        let pool = pool(&url, "test", 3)?;
         sqlx::raw_sql(ROWS).execute(&pool).await?;
         let all = [
             "cart.c1",

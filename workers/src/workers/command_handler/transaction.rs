@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use brigade_contracts::{Address, Command, Outcome, Part, Refusal, Timestamp, Token};
+use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
 use brigade_domain::{Event, LockPolicy, State, Want, World, user::Checked};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     infra::{Context, postgres::bounded},
-    workers::outbox_relay::shard_of,
+    store::outbox::repeat_parts,
 };
 
 /// What a batch came to.
@@ -153,29 +153,7 @@ async fn save(
     let all: Vec<_> = changed.iter().filter_map(State::user).collect();
     users::save(tx, &all).await?;
     users::save_failures(tx, world.throttle()).await?;
-    repeat_events(tx, world.repeat_events()).await
-}
-
-/// Puts the last event of each of these parts into the outbox again.
-async fn repeat_events(
-    tx: &mut Transaction<'_, Postgres>,
-    asked: &BTreeSet<(Address, Part)>,
-) -> sqlx::Result<()> {
-    if asked.is_empty() {
-        return Ok(());
-    }
-    let text = |f: fn(&Address) -> &str| asked.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-    let shards: Vec<i16> = asked.iter().map(|(a, _)| i16::from(shard_of(a))).collect();
-    sqlx::query_file!(
-        "src/workers/cache_verifier/repeat_parts.sql",
-        &text(|a| a.tenant.as_str()) as _,
-        &text(|a| a.aggregate.as_str()) as _,
-        &text(|a| a.id.as_str()) as _,
-        &shards,
-        &asked.iter().map(|(_, part)| part.as_str()).collect::<Vec<_>>() as _,
-    )
-    .execute(&mut **tx)
-    .await?;
+    repeat_parts(&mut **tx, world.repeat_events()).await?;
     Ok(())
 }
 

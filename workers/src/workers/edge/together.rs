@@ -134,7 +134,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::infra::{Health, connect};
+    use crate::infra::{Health, postgres::pool};
 
     /// Doubles numbers, and waits before it does for as long as it is told to.
     #[derive(Clone)]
@@ -172,7 +172,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let postgres = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let pool = connect::postgres(&postgres.superuser_url("postgres"), "test", 4)?;
+        let pool = pool(&postgres.superuser_url("postgres"), "test", 4)?;
         let database = Arc::new(Database::new(pool, Health::new(WorkerName::Edge)));
         let question = Doubled {
             started: Arc::default(),

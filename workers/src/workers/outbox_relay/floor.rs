@@ -41,7 +41,7 @@ use tokio::time::{Instant, timeout};
 
 use super::SHARDS;
 use crate::infra::{
-    connect::CONNECT_LIMIT,
+    postgres::CONNECT_LIMIT,
     postgres::{PATIENCE, connection, finish, refuse_standby},
 };
 

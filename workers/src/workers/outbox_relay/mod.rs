@@ -43,7 +43,7 @@ use self::relay::Relay;
 use crate::infra::{Context, lease::Shares};
 
 /// Each shard is relayed in order by one relay at a time.
-pub use brigade_contracts::{SHARDS, shard_of};
+use brigade_contracts::SHARDS;
 
 const SHARES: Shares = Shares { group: "outbox-relay", count: SHARDS };
 

@@ -10,7 +10,10 @@ use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use sqlx::{Connection, Error, PgConnection};
 
 use crate::{
-    infra::{Metrics, connect, postgres::connection},
+    infra::{
+        Metrics,
+        postgres::{CONNECT_LIMIT, connection, pool},
+    },
     operations::migrate,
     workers::edge::{
         confirm::Confirm,
@@ -73,8 +76,8 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery() -> Result<()> {
     let mut standby = PgConnection::connect(&url).await?;
     assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
     // And such a session is not had from a pool of a worker.
-    let pool = connect::postgres(&url, "test", 1)?;
-    let until = tokio::time::Instant::now() + connect::CONNECT_LIMIT;
+    let pool = pool(&url, "test", 1)?;
+    let until = tokio::time::Instant::now() + CONNECT_LIMIT;
     assert!(matches!(connection(&pool, until).await, Err(Error::PoolTimedOut)));
 
     sqlx::query("select pg_promote()").execute(&mut standby).await?;

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     fleet::Instance,
-    infra::{FailPoints, Metrics, connect::as_user_of},
+    infra::{FailPoints, Metrics, as_user_of},
     testing::Stack,
 };
 

@@ -5,7 +5,9 @@ use async_nats::jetstream::{self, message::StreamMessage};
 use sqlx::AssertSqlSafe;
 
 use super::stand::{Stand, address, eventually, in_turns};
-use crate::{infra::FailPoints, workers::outbox_relay::shard_of};
+use brigade_contracts::shard_of;
+
+use crate::infra::FailPoints;
 
 /// Too large for the stream.
 const FOR_THE_STREAM: usize = 950_000;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, consumer};
 use brigade_contracts::{
-    Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, header, permissions, subject,
+    Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, header, permissions, shard_of, subject,
 };
 use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, NatsServer, Postgres, config::StackConfig};
@@ -19,7 +19,6 @@ use crate::{
     fleet::{Instance, Servers},
     infra::{Context, FailPoints, Health, Metrics, Nats},
     operations::{migrate, provision},
-    workers::outbox_relay::shard_of,
 };
 
 /// Ends a test that would wait for ever; none comes near it.

@@ -1,3 +1,7 @@
+//! Statements with limits: whose fault an error is, and connections that are given up in time.
+
+mod connect;
+
 use std::{
     borrow::Cow,
     iter,
@@ -12,6 +16,8 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, timeout, timeout_at},
 };
+
+pub use connect::{CONNECT_LIMIT, pool};
 
 /// Longest wait for anything of Postgres, above the longest statement that it allows itself
 /// (3.5 s). The server's own time-outs say nothing to a client whose server is frozen or cut off,
@@ -254,7 +260,6 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::infra::connect::postgres;
 
     #[test]
     fn what_is_the_databases_fault_is_no_failure_of_a_message() {
@@ -308,7 +313,7 @@ mod tests {
     async fn a_busy_process_is_connected_all_the_same() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
         let server = server(dir.path()).await?;
-        let pool = postgres(&server.superuser_url("postgres"), "test", 1)?;
+        let pool = pool(&server.superuser_url("postgres"), "test", 1)?;
         let busy = AbortOnDropHandle::new(tokio::spawn(async {
             loop {
                 let turn = Instant::now();
