@@ -1,0 +1,311 @@
+//! Decides a batch in sub-batches, and projects what they changed: carries out the policy of
+//! [`super::sub_batch`].
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use brigade_contracts::{Address, Command, subject};
+use brigade_domain::{State, Want, user::Checked};
+use tokio::time::sleep;
+
+use super::{
+    CommandHandler, Disposition, credentials,
+    held_up::{self, By},
+    sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
+    take,
+    transaction::{self, Batch, Decided, HURRIED, PATIENT},
+};
+use crate::{infra::postgres::bounded, runtime::Turn};
+
+/// Pause before Postgres is asked again after it could not be reached.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A batch on its way.
+struct Run<'a> {
+    handler: &'a CommandHandler,
+    commands: &'a [Command],
+    checked: Vec<Option<Checked>>,
+    /// Nobody waits for this batch.
+    is_beside: bool,
+    /// One a command.
+    dispositions: Vec<Disposition>,
+    isolation: Isolation,
+    /// The newest state of each: a batch that was split may have changed one several times.
+    changed: HashMap<Address, State>,
+    show_again: Vec<State>,
+    shards: u16,
+}
+
+impl CommandHandler {
+    /// Decides commands and projects what they changed. Returns one disposition a command, in their
+    /// order. `checked` holds the results of their passwords.
+    ///
+    /// Commands that lacked something are decided next, before all later ones. What somebody else
+    /// has locked is put aside ([`held_up`]).
+    pub(super) async fn decide(
+        &self,
+        commands: &[Command],
+        checked: Vec<Option<Checked>>,
+        turn: Option<Turn>,
+    ) -> Vec<Disposition> {
+        let mut run = Run {
+            handler: self,
+            commands,
+            checked,
+            is_beside: turn.as_ref().is_none_or(Turn::is_beside),
+            dispositions: vec![Disposition::Unavailable(String::new()); commands.len()],
+            isolation: Isolation::default(),
+            changed: HashMap::new(),
+            show_again: Vec::new(),
+            shards: 0,
+        };
+        run.decide().await;
+        drop(turn);
+        run.project().await
+    }
+}
+
+impl Run<'_> {
+    async fn decide(&mut self) {
+        let mut queue = self.sub_batches();
+        while let Some(sub_batch) = queue.pop() {
+            if sub_batch.positions.is_empty() {
+                continue;
+            }
+            if sub_batch.is_suspect && self.isolation.is_over() {
+                self.suspect(&sub_batch.positions, "not tried yet");
+                continue;
+            }
+            queue.extend(match self.transact(&sub_batch).await {
+                Ok(decided) => self.decided(sub_batch, decided).await.into_iter().collect(),
+                Err(error) => self.failed(sub_batch, &error).await,
+            });
+        }
+        // Others were decided, so the database is not at fault for all.
+        if let Some(why) = self.isolation.mismatch.take()
+            && (self.isolation.has_decided || self.is_beside)
+        {
+            let mismatched = std::mem::take(&mut self.isolation.mismatched);
+            self.suspect(&mismatched, &why);
+        }
+    }
+
+    /// Returns the sub-batches to begin with, the last one first: all commands that nothing is known
+    /// to hold up and, where nobody waits for this batch, each suspect by itself.
+    fn sub_batches(&mut self) -> Vec<SubBatch> {
+        let mut unsuspected = Vec::with_capacity(self.commands.len());
+        let mut queue = Vec::new();
+        for (position, command) in self.commands.iter().enumerate() {
+            match self.handler.held_up.by(command) {
+                None => unsuspected.push(position),
+                Some(By::Suspect(_)) if self.is_beside => queue.push(SubBatch::suspect(position)),
+                Some(By::Suspect(name) | By::Locked(name)) => {
+                    self.dispositions[position] = Disposition::Held(name);
+                }
+            }
+        }
+        queue.reverse();
+        queue.push(SubBatch::of(unsuspected));
+        queue
+    }
+
+    /// Decides a sub-batch in one transaction.
+    async fn transact(&self, sub_batch: &SubBatch) -> sqlx::Result<Decided> {
+        let handler = self.handler;
+        let shown = handler.notes.take();
+        let positions = sub_batch.positions.iter();
+        let asked: Vec<_> =
+            positions.map(|&at| (&self.commands[at], self.checked[at].as_ref())).collect();
+        let batch = Batch { asked: &asked, wanted: &sub_batch.missing, shown: &shown };
+        let begin = if self.is_hurried() { HURRIED } else { PATIENT };
+        let decided = bounded(&handler.cx.postgres, async |postgres| {
+            transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
+        });
+        decided.await.inspect_err(|_| handler.notes.put_back(shown))
+    }
+
+    /// Returns whether a lock is waited for only briefly, since somebody holds something up.
+    fn is_hurried(&self) -> bool {
+        self.isolation.has_begun() || !self.handler.held_up.is_empty()
+    }
+
+    /// Takes the answers of a sub-batch. Returns its commands that lacked something.
+    async fn decided(&mut self, sub_batch: SubBatch, decided: Decided) -> Option<SubBatch> {
+        let handler = self.handler;
+        handler.cx.health.back("postgres");
+        if self.is_hurried() {
+            handler.held_up.decided(sub_batch.positions.iter().map(|&at| &self.commands[at]));
+        }
+        self.isolation.decided();
+        let mut postponed = Vec::new();
+        for (&position, answer) in sub_batch.positions.iter().zip(decided.answers) {
+            match answer {
+                Some(answer) => self.dispositions[position] = Disposition::Decided(answer),
+                None => postponed.push(position),
+            }
+        }
+        let changed =
+            decided.to_show.into_iter().map(|state| (state.head().address.clone(), state));
+        self.changed.extend(changed);
+        self.show_again.extend(decided.show_again);
+        self.shards |= decided.shards;
+        if decided.wanted.iter().any(|want| matches!(want, Want::Password(..))) {
+            self.check_again(&postponed).await;
+        }
+        match sub_batch.with_missing(postponed, decided.wanted) {
+            Ok(next) => Some(next),
+            Err(positions) => {
+                for position in positions {
+                    let why = "what it needs keeps changing".to_owned();
+                    self.dispositions[position] = Disposition::Failed(why);
+                }
+                None
+            }
+        }
+    }
+
+    /// Returns the sub-batches that are tried after one that failed, the last one first.
+    async fn failed(&mut self, sub_batch: SubBatch, error: &sqlx::Error) -> Vec<SubBatch> {
+        let cause = Cause::of(error);
+        let next = next(cause, &sub_batch);
+        tracing::debug!(%error, ?cause, ?next, commands = sub_batch.positions.len(), "not decided");
+        match next {
+            Next::Retry => vec![sub_batch.retried()],
+            Next::RetryAfterPause => {
+                sleep(PAUSE).await;
+                vec![sub_batch.retried()]
+            }
+            Next::Split => sub_batch.split().into(),
+            Next::Isolate => self.isolate(sub_batch, cause, error).await,
+            Next::GiveUp => {
+                self.unavailable(&sub_batch.positions, error);
+                Vec::new()
+            }
+            Next::Fail => {
+                for position in sub_batch.positions {
+                    let target = &self.commands[position].target;
+                    tracing::error!(%error, target, "a command cannot be decided");
+                    self.dispositions[position] = Disposition::Failed(error.to_string());
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Finds out which commands of a sub-batch are held up. Returns the sub-batches that are tried
+    /// next, the last one first.
+    async fn isolate(
+        &mut self,
+        sub_batch: SubBatch,
+        cause: Cause,
+        error: &sqlx::Error,
+    ) -> Vec<SubBatch> {
+        self.isolation.failed(cause);
+        let mut unlocked = sub_batch.positions.clone();
+        if cause.is_lock() {
+            match self.locked(&sub_batch).await {
+                Ok(locked) => {
+                    unlocked.retain(|position| !locked.contains_key(position));
+                    for (position, address) in locked {
+                        self.dispositions[position] = Disposition::Held(address.to_string());
+                    }
+                }
+                // Whole tables are locked, or Postgres cannot be reached.
+                Err(error) => {
+                    self.unavailable(&sub_batch.positions, &error);
+                    return Vec::new();
+                }
+            }
+        }
+        let count = sub_batch.positions.len();
+        match isolate(cause, count, unlocked.len(), self.isolation.is_over()) {
+            Isolated::Rest => {
+                let mut rest = sub_batch;
+                rest.positions = unlocked;
+                return vec![rest];
+            }
+            Isolated::Split => {
+                // What one of them lacked may be what is locked.
+                let mut halves = sub_batch.split();
+                halves.iter_mut().for_each(|half| half.missing.clear());
+                return halves.into();
+            }
+            Isolated::Suspects => self.suspect(&unlocked, &error.to_string()),
+            Isolated::Mismatched => {
+                self.unavailable(&unlocked, error);
+                self.isolation.mismatch = Some(error.to_string());
+                self.isolation.mismatched.extend(unlocked);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Returns the commands of a sub-batch that need what somebody else has locked, by position,
+    /// with the aggregate that is locked.
+    async fn locked(&self, sub_batch: &SubBatch) -> sqlx::Result<HashMap<usize, Address>> {
+        let needs = |&position: &usize| {
+            let mut needed = take::named(&self.commands[position]);
+            if sub_batch.positions.len() == 1 {
+                needed.extend(take::wanted(&sub_batch.missing));
+            }
+            (position, needed)
+        };
+        let needed: Vec<_> = sub_batch.positions.iter().map(needs).collect();
+        let asked = needed.iter().flat_map(|(_, needed)| needed).cloned().collect();
+        let locked = held_up::locked(&self.handler.cx.postgres, &asked).await?;
+        self.handler.held_up.add(&locked);
+        let of = |(position, needed): (usize, BTreeSet<Address>)| {
+            Some((position, needed.intersection(&locked).next()?.clone()))
+        };
+        Ok(needed.into_iter().filter_map(of).collect())
+    }
+
+    fn suspect(&mut self, positions: &[usize], why: &str) {
+        for &position in positions {
+            let name = self.handler.held_up.suspect(&self.commands[position], why);
+            self.dispositions[position] = Disposition::Held(name);
+        }
+    }
+
+    fn unavailable(&mut self, positions: &[usize], error: &sqlx::Error) {
+        self.handler.cx.health.away("postgres", &error.to_string());
+        for &position in positions {
+            self.dispositions[position] = Disposition::Unavailable(error.to_string());
+        }
+    }
+
+    /// Checks passwords again, against hashes that are others by now. Where that is not possible,
+    /// the next decision lacks the result again.
+    async fn check_again(&mut self, positions: &[usize]) {
+        let handler = self.handler;
+        for &position in positions {
+            let command = &self.commands[position..=position];
+            match credentials::check(&handler.passwords, &handler.cx.postgres, command).await {
+                Ok(again) => self.checked[position] = again.into_iter().next().flatten(),
+                Err(error) => tracing::warn!(%error, "a password is not checked yet"),
+            }
+        }
+    }
+
+    /// Projects what was changed, wakes the relay, and returns the dispositions: nothing is answered
+    /// before.
+    async fn project(self) -> Vec<Disposition> {
+        let handler = self.handler;
+        handler.cx.fail.point("command-handler.after_commit").await;
+        let changed: Vec<_> = self.changed.into_values().collect();
+        handler.notes.add(handler.show.show(&changed).await);
+        if !self.show_again.is_empty() {
+            handler.notes.add(handler.show.show_again(&self.show_again).await);
+        }
+        // Not before: somebody waits for what is projected and answered here.
+        if self.shards != 0 {
+            // Only a hint: the relay also looks by itself.
+            let shards = self.shards.to_string().into();
+            let _hint = handler.cx.nats.client.publish(subject::OUTBOX_WAKE, shards).await;
+        }
+        handler.cx.fail.point("command-handler.after_show").await;
+        self.dispositions
+    }
+}
