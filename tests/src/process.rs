@@ -88,6 +88,7 @@ impl Process {
             let seconds = timeout.as_secs().max(1).to_string();
             command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
+        command.env("BRIGADE_IDLE_CART_HOURS", town.idle_cart_hours.to_string());
         if let Some(name) = fail_point {
             command.env("BRIGADE_FAIL_POINT", name);
         }

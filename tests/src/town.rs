@@ -6,6 +6,7 @@ use std::{
 };
 
 use brigade::{
+    config::IDLE_CART_HOURS,
     domain::LockPolicy,
     provision,
     runtime::{
@@ -49,6 +50,8 @@ pub struct Town {
     replicas: u8,
     /// Of the workers that are started from now on.
     pub lock_policy: LockPolicy,
+    /// Of a cart-lock-expiry that is started from now on.
+    pub idle_cart_hours: u16,
     /// The test spoils tables, so that table-status-reconciler finds some.
     pub has_ghosts: bool,
     /// Of a table-status-reconciler that is started from now on.
@@ -191,6 +194,7 @@ impl Town {
             others: servers,
             replicas: nodes,
             lock_policy: LockPolicy::default(),
+            idle_cart_hours: IDLE_CART_HOURS,
             has_ghosts: false,
             dry_run: false,
             api: Api::default(),
@@ -231,6 +235,7 @@ impl Town {
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
             replicas: self.replicas,
             lock_policy: self.lock_policy.clone(),
+            idle_cart_hours: self.idle_cart_hours,
             dry_run: self.dry_run,
             http: self.api.clone(),
             list_cache: self.list_cache,

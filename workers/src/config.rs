@@ -36,6 +36,9 @@ Environment:
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler
+  BRIGADE_IDLE_CART_HOURS          after how many hours without a change an open cart is abandoned,
+                                   unless money is paid or being paid for it: 1 to 65535 (default:
+                                   168, a week), or 0 for never; for cart-lock-expiry
   BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
   BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
@@ -47,6 +50,9 @@ Servers of a local stack (up, demo):
   GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
 
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
+const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
+/// `BRIGADE_IDLE_CART_HOURS` where it is not set.
+pub const IDLE_CART_HOURS: u16 = 7 * 24;
 
 /// Where workers connect to, and where the process serves.
 #[derive(Clone, Debug)]
@@ -63,6 +69,8 @@ pub struct RunConfig {
     pub replicas: u8,
     /// `BRIGADE_LOCK_SECONDS_<METHOD>`, each 10 minutes by default.
     pub lock_policy: LockPolicy,
+    /// `BRIGADE_IDLE_CART_HOURS`, else a week; 0: never.
+    pub idle_cart_hours: u16,
     /// `BRIGADE_RECONCILER_DRY_RUN=1`.
     pub dry_run: bool,
     /// `BRIGADE_EDGE_LIST_CACHE`, unless it is `off`.
@@ -99,6 +107,7 @@ impl RunConfig {
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
             lock_policy: lock_policy()?,
+            idle_cart_hours: idle_cart_hours(text(IDLE_CARTS).as_deref())?,
             dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
             list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             fail_point: text("BRIGADE_FAIL_POINT"),
@@ -118,6 +127,7 @@ impl RunConfig {
             replicas: self.replicas,
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
             lock_policy: self.lock_policy.clone(),
+            idle_cart_hours: self.idle_cart_hours,
             dry_run: self.dry_run,
             http: self.api.clone(),
             list_cache: self.list_cache,
@@ -197,6 +207,12 @@ fn lock_policy() -> Result<LockPolicy> {
         cash: seconds("CASH", standard.cash)?,
         ..standard
     })
+}
+
+/// After how many hours an idle cart is abandoned; 0: never.
+fn idle_cart_hours(text: Option<&str>) -> Result<u16> {
+    let Some(text) = text else { return Ok(IDLE_CART_HOURS) };
+    text.parse().with_context(|| format!("{IDLE_CARTS}: {text:?} is not from 0 to 65535"))
 }
 
 /// Of what is on unless somebody says otherwise.
@@ -320,6 +336,16 @@ mod tests {
         assert!(origins("").unwrap().is_empty());
         for bad in ["*", "shop.example", "https://", "https://a/b", "https://a b", "null"] {
             assert!(origins(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn idle_carts_are_abandoned_after_a_week_unless_somebody_says_otherwise() {
+        assert_eq!(idle_cart_hours(None).unwrap(), 168);
+        assert_eq!(idle_cart_hours(Some("1")).unwrap(), 1);
+        assert_eq!(idle_cart_hours(Some("0")).unwrap(), 0, "never");
+        for bad in ["-1", "65536", "7d", "1.5", ""] {
+            assert!(idle_cart_hours(Some(bad)).is_err(), "{bad:?}");
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Servers {
     /// Of each stream: 1, or 3 on a cluster.
     pub replicas: u8,
     pub lock_policy: LockPolicy,
+    /// Of cart-lock-expiry: see [`Context::idle_cart_hours`].
+    pub idle_cart_hours: u16,
     /// Of table-status-reconciler.
     pub dry_run: bool,
     /// Of edge.
@@ -117,6 +119,7 @@ async fn run(
         fail: fail.clone(),
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
         lock_policy: servers.lock_policy.clone(),
+        idle_cart_hours: servers.idle_cart_hours,
         dry_run: servers.dry_run,
         http: servers.http.clone(),
         list_cache: servers.list_cache,

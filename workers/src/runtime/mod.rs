@@ -63,6 +63,9 @@ pub struct Context {
     pub topology: Arc<Topology>,
     /// How long locks live.
     pub lock_policy: LockPolicy,
+    /// Of cart-lock-expiry: after how many hours an open cart that nobody changes is abandoned; 0:
+    /// never.
+    pub idle_cart_hours: u16,
     /// Of table-status-reconciler: it sends nothing.
     pub dry_run: bool,
     /// Of edge: where and how its API is served.

@@ -7,6 +7,7 @@ use brigade_contracts::{Token, WorkerName, permissions};
 
 use super::{Binaries, NatsServer, Postgres, credentials::Credentials};
 use crate::{
+    config::IDLE_CART_HOURS,
     domain::LockPolicy,
     migrate, provision,
     runtime::{fleet::Servers, http::Api},
@@ -84,6 +85,7 @@ impl LocalStack {
             postgres_url: self.postgres.url(user, password, DATABASE),
             replicas: 1,
             lock_policy: LockPolicy::default(),
+            idle_cart_hours: IDLE_CART_HOURS,
             dry_run: false,
             http: Api::default(),
             list_cache: true,
