@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, producer::item, until};
+use brigade_tests::{Producer, Town, check, paying::lock, producer::item, until};
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 
 const BEFORE: &str = "cart-lock-expiry.before_abandon";
@@ -237,5 +238,90 @@ async fn no_cart_is_abandoned_where_the_setting_says_never() {
     town.idle_cart_hours = 1;
     town.run(WorkerName::CartLockExpiry).await;
     until_abandoned(&town, &["idle"]).await;
+    town.finish().await;
+}
+
+/// The versions of locks by owner.
+async fn locks(town: &Town) -> BTreeMap<String, i64> {
+    let locks = "select owner, version from brigade.cart_locks";
+    let rows: Vec<(String, i64)> = sqlx::query_as(locks).fetch_all(&town.sql).await.unwrap();
+    rows.into_iter().collect()
+}
+
+/// Who remembers the versions of a lock that was deleted sees the new one all the same: the handler
+/// that wrote them, and screens.
+#[tokio::test]
+async fn s8_07_a_lock_that_was_deleted_and_made_again_is_shown_at_a_higher_version() {
+    let mut town = Town::start().await;
+    let producer = town.producer().await;
+    let mut pushes = producer.client.subscribe("live.cart_locks.t1.>").await.unwrap();
+    producer.client.flush().await.unwrap();
+    let owners: Vec<String> = (0..8).map(|n| format!("o{n}")).collect();
+    for (n, owner) in owners.iter().enumerate() {
+        let id = format!("c{n}");
+        producer.cart_of(&id, "menu", owner, &[("i1", 1000, 1)]).await;
+        let token = producer.lock(&id).await["token"].clone();
+        for seconds in 0..n {
+            let extend = json!({ "token": token, "seconds": seconds + 1 });
+            producer.done(&format!("cart.{id}.extend"), extend).await;
+        }
+        let unlock = json!({ "token": token, "reason": "done" });
+        producer.done(&format!("cart.{id}.unlock"), unlock).await;
+    }
+    // The first lock of an owner has version 1, as long as none was deleted.
+    producer.cart_of("kept", "menu", "kept", &[("i1", 1000, 1)]).await;
+    producer.lock("kept").await;
+    let before = locks(&town).await;
+    assert_eq!((before["o0"], before["o7"], before["kept"]), (2, 9, 1));
+    town.until_idle().await;
+
+    // A second handler remembers nothing, and begins a round with the lease.
+    town.run(WorkerName::CommandHandler).await;
+    sqlx::raw_sql(
+        "update brigade.cart_locks set updated_at = now() - interval '31 days';
+         insert into brigade.unshown values ('t1', 'lock', 'nobody', 7, now() - interval '1 day')",
+    )
+    .execute(&town.sql)
+    .await
+    .unwrap();
+    until("the old locks to be deleted", || async {
+        let free = "delete from brigade.leases where name = 'command-handler.housekeeping'";
+        sqlx::raw_sql(free).execute(&town.sql).await.unwrap();
+        (locks(&town).await.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(locks(&town).await["kept"], 1, "it is held");
+    let trail = "select count(*) from brigade.cart_lock_history where owner = 'o7'";
+    let trail: i64 = sqlx::query_scalar(trail).fetch_one(&town.sql).await.unwrap();
+    assert_eq!(trail, 9);
+    let not_locked = producer.request("q.t1.lock.o3", &[], b"").await.unwrap();
+    assert_eq!(not_locked.status, 404);
+    // A note of a lock that is gone comes to nothing.
+    town.until_idle().await;
+
+    for (n, owner) in owners.iter().enumerate() {
+        let taken = producer.lock(&format!("c{n}")).await;
+        let shown = check::kv(&town, "cart_locks", &format!("t1.{owner}")).await.unwrap();
+        assert_eq!((&shown["state"], &shown["version"]), (&json!("held"), &json!(10)), "{owner}");
+        assert_eq!(shown["token"], taken["token"], "{owner}");
+        let live = producer.request(&format!("q.t1.lock.{owner}"), &[], b"").await.unwrap();
+        assert_eq!((live.status, &live.body()["cart"]), (200, &json!(format!("c{n}"))));
+    }
+    // So does what a session hands over to a user who never had a lock, or had one.
+    producer.cart_of_session("s", "s1", &[("i1", 1000, 1)]).await;
+    producer.done("cart.s.lock", lock("card")).await;
+    producer.done("cart.s.claim", json!({ "user": "bob" })).await;
+    let after = locks(&town).await;
+    assert_eq!((after["s1"], after["bob"], after["kept"]), (11, 10, 1));
+    town.until_idle().await;
+
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    while let Some(Some(push)) = pushes.next().now_or_never() {
+        let Ok(value) = serde_json::from_slice::<Value>(&push.payload) else { continue };
+        let version = value["version"].as_u64().unwrap();
+        let before = seen.insert(push.subject.to_string(), version);
+        assert!(before.is_none_or(|before| before <= version), "{} {version}", push.subject);
+    }
+    assert_eq!(seen["live.cart_locks.t1.o7"], 10);
     town.finish().await;
 }
