@@ -45,13 +45,18 @@ impl OldLocks {
     /// Deletes what is old in the next page, if one is due.
     ///
     /// # Errors
-    /// Those of Postgres; the page comes again.
+    /// Those of Postgres; what was not deleted of the page comes with the next round.
     pub async fn forget(&mut self, cx: &Context) -> sqlx::Result<()> {
         if Instant::now() < self.next {
             return Ok(());
         }
         let after = &self.after;
         let page = bounded(&cx.postgres, async |c| page(c, after, KEPT_DAYS, PAGE).await).await?;
+        let full = page.len() as i64 == PAGE;
+        match page.last().filter(|_| full) {
+            Some(last) => self.after = (last.tenant.clone(), last.owner.clone()),
+            None => *self = Self { next: Instant::now() + EVERY, ..Self::default() },
+        }
         let old: Vec<&Row> = page.iter().filter(|row| row.old).collect();
         let mut deleted = 0;
         for some in old.chunks(AT_ONCE) {
@@ -59,11 +64,6 @@ impl OldLocks {
         }
         if deleted > 0 {
             tracing::info!(worker = %cx.worker, deleted, "locks of owners long gone deleted");
-        }
-        let full = page.len() as i64 == PAGE;
-        match page.into_iter().next_back().filter(|_| full) {
-            Some(last) => self.after = (last.tenant, last.owner),
-            None => *self = Self { next: Instant::now() + EVERY, ..Self::default() },
         }
         Ok(())
     }
