@@ -15,9 +15,10 @@ use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},
     subject::{
-        EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_LOCK,
-        QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
-        REBUILD_USER_CACHE, RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
+        ABANDON, EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS,
+        QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE, QUERY_USER_VALIDATE,
+        QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR,
+        TABLES_MAY_CHANGE,
     },
     topology::Topology,
 };
@@ -154,7 +155,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::UserState])
             .publish([Part::Subscription, Part::Roles].map(user_state_of)),
-        WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK]),
+        WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK, ABANDON]),
         WorkerName::TableStatusReconciler => user.publish([RECONCILE]).subscribe(TABLES_MAY_CHANGE),
         // It writes no key but the canaries, and no event: it notes in SQL what others have to write
         // again, or asks them to.
@@ -244,7 +245,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE refund_tasks", "SELECT, INSERT, UPDATE"),
             ("TABLE tables", "SELECT, INSERT, UPDATE"),
             ("TABLE turns", "SELECT, INSERT, UPDATE"),
-            ("TABLE cart_locks", "SELECT, INSERT, UPDATE"),
+            ("TABLE cart_locks", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE lock_floors", "SELECT, INSERT, UPDATE"),
             ("TABLE cart_lock_history", "SELECT, INSERT"),
             ("TABLE users", "SELECT, INSERT, UPDATE"),
             ("TABLE login_failures", "SELECT, INSERT, DELETE"),
@@ -279,6 +281,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
         ],
         WorkerName::CartLockExpiry => &[
+            ("TABLE carts", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE dead_letters", "INSERT"),

@@ -56,6 +56,8 @@ pub const LOCK_TIMERS: &str = "timer.lock.>";
 pub const LOCKS_DUE: &str = "due.lock.>";
 /// What cart-lock-expiry sends, for every tenant and cart.
 pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
+/// What it sends besides, for carts that nobody has changed for long.
+pub const ABANDON: &str = "req.*.cart.*.abandon";
 /// What table-status-reconciler sends, for every tenant and table.
 pub const RECONCILE: &str = "req.*.table.*.reconcile";
 /// The events after which a table may be another than its turn says.
@@ -97,6 +99,12 @@ pub fn is_secret(aggregate: &str, verb: &str) -> bool {
 #[must_use]
 pub fn expire_lock(cart: &Address) -> String {
     format!("req.{cart}.expire_lock")
+}
+
+/// Asks for a cart to be abandoned.
+#[must_use]
+pub fn abandon(cart: &Address) -> String {
+    format!("req.{cart}.abandon")
 }
 
 /// Asks for the repair of a table.

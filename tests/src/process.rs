@@ -78,7 +78,7 @@ impl Process {
             command.env(format!("BRIGADE_NATS_URL_{suffix}"), servers.nats_url);
             command.env(format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url);
         }
-        let policy = &town.lock_policy;
+        let policy = &town.settings.lock_policy;
         for (method, timeout) in [
             ("CARD", policy.card),
             ("WALLET", policy.wallet),
@@ -88,6 +88,7 @@ impl Process {
             let seconds = timeout.as_secs().max(1).to_string();
             command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
+        command.env("BRIGADE_IDLE_CART_HOURS", town.settings.idle_cart_hours.to_string());
         if let Some(name) = fail_point {
             command.env("BRIGADE_FAIL_POINT", name);
         }

@@ -6,17 +6,16 @@ use std::{
 };
 
 use brigade::{
-    fleet::{Instance, Servers},
+    fleet::{Instance, Servers, Settings},
     infra::{FailPoints, Metrics, as_user_of},
     operations::provision,
-    runtime::http::{Api, Serving, Told, serve},
+    runtime::http::{Serving, Told, serve},
 };
 use brigade_contracts::{
     Token, WorkerName,
     permissions::{self, Account, NatsUser},
     table::Finding,
 };
-use brigade_domain::LockPolicy;
 use brigade_servers::{NatsServer, Postgres};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
@@ -45,16 +44,10 @@ pub struct Town {
     pub metrics: Arc<Metrics>,
     replicas: u8,
     /// Of the workers that are started from now on.
-    pub lock_policy: LockPolicy,
+    pub settings: Settings,
     /// The test spoils tables, so that table-status-reconciler finds some.
     pub has_ghosts: bool,
-    /// Of a table-status-reconciler that is started from now on.
-    pub dry_run: bool,
-    /// Of an edge that is started from now on.
-    pub api: Api,
     serving: OnceCell<Serving>,
-    /// The same: whether it keeps rows of lists in memory.
-    pub list_cache: bool,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -187,12 +180,9 @@ impl Town {
             nats,
             others: servers,
             replicas: nodes,
-            lock_policy: LockPolicy::default(),
+            settings: Settings::default(),
             has_ghosts: false,
-            dry_run: false,
-            api: Api::default(),
             serving: OnceCell::new(),
-            list_cache: true,
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -227,10 +217,7 @@ impl Town {
             nats_url: self.nats_url(worker.as_str()),
             postgres_url: (self.postgres_url)(worker.as_str(), &role_password(worker)),
             replicas: self.replicas,
-            lock_policy: self.lock_policy.clone(),
-            dry_run: self.dry_run,
-            http: self.api.clone(),
-            list_cache: self.list_cache,
+            settings: self.settings.clone(),
         }
     }
 
@@ -242,7 +229,7 @@ impl Town {
         let serve = async || {
             let workers = self.workers().iter().map(|worker| worker.health.clone()).collect();
             let told = Told { metrics: self.metrics.clone(), workers };
-            serve(([127, 0, 0, 1], 0).into(), told, self.api.slot.clone()).await
+            serve(([127, 0, 0, 1], 0).into(), told, self.settings.http.slot.clone()).await
         };
         let serving = self.serving.get_or_try_init(serve).await.expect("a port");
         format!("http://{}", serving.address)

@@ -4,14 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use brigade_contracts::{Token, WorkerName, permissions};
-use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, NatsServer, Postgres, StackConfig};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row, raw_sql};
 use tempfile::TempDir;
 
 use crate::{
-    fleet::Servers,
+    fleet::{Servers, Settings},
     infra::postgres::pool,
     operations::{migrate, provision},
 };
@@ -55,10 +54,7 @@ impl Stack {
             nats_url: self.nats_url(user),
             postgres_url: self.postgres.url(user, user, DATABASE),
             replicas: 1,
-            lock_policy: LockPolicy::default(),
-            dry_run: false,
-            http: Default::default(),
-            list_cache: true,
+            settings: Settings::default(),
         }
     }
 }

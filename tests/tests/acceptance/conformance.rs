@@ -112,7 +112,7 @@ async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
     let crash = |(worker, point): (WorkerName, &'static str)| async move {
         let mut town = Town::empty().await;
         // So that there is something to expire.
-        town.lock_policy.card = std::time::Duration::from_millis(100);
+        town.settings.lock_policy.card = std::time::Duration::from_millis(100);
         for other in WorkerName::ALL.into_iter().filter(|other| *other != worker) {
             town.run(other).await;
         }

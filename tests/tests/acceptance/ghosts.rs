@@ -100,7 +100,7 @@ async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
 async fn s3_04_a_dry_run_counts_and_changes_nothing() {
     let mut town = Town::start_without(WorkerName::TableStatusReconciler).await;
     town.has_ghosts = true;
-    town.dry_run = true;
+    town.settings.dry_run = true;
     let producer = town.producer().await;
     let register = json!({"label": "1", "seats": 2});
     producer.done("table.t1.register", register).await;

@@ -48,7 +48,7 @@ async fn wired() -> (Town, Vec<Wired>) {
     let mut town = Town::empty().await;
     town.has_ghosts = true;
     let soon = Duration::from_secs(1);
-    town.lock_policy =
+    town.settings.lock_policy =
         LockPolicy { card: soon, wallet: soon, qr: soon, cash: soon, ..LockPolicy::default() };
     let mut wires = Vec::new();
     for worker in WorkerName::ALL {

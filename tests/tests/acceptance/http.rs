@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// A town whose HTTP trusts whoever asks.
 pub async fn open_town() -> (Town, Web) {
     let mut town = Town::empty().await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run_all().await;
     let web = town.web().await;
     (town, web)

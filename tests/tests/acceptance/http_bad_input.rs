@@ -173,8 +173,8 @@ async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
 #[tokio::test]
 async fn head_numbers_traces_and_origins() {
     let mut town = Town::empty().await;
-    town.api.open = true;
-    town.api.origins = vec!["https://shop.example".parse().expect("a value")];
+    town.settings.http.open = true;
+    town.settings.http.origins = vec!["https://shop.example".parse().expect("a value")];
     town.run_all().await;
     let web = town.web().await;
     team_cart(&web, "c1").await;

@@ -64,7 +64,7 @@ async fn a_wait_ends_with_the_drain() {
 async fn a_command_that_nobody_decides_is_503_and_decided_once_when_somebody_is_back() {
     let mut town = Town::start_without(WorkerName::CommandHandler).await;
     town.stop_one(WorkerName::Edge).await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run(WorkerName::Edge).await;
     let web = town.web().await;
     let open = json!({"kind": "menu", "owner": "ada", "currency": "EUR"});
@@ -116,7 +116,7 @@ async fn a_handler_that_dies_after_its_commit_costs_nothing_but_time() {
 #[tokio::test]
 async fn nothing_is_certain_while_postgres_is_away() {
     let mut town = Town::empty_with_own_postgres().await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run_all().await;
     let web = town.web().await;
     team_cart(&web, "c1").await;

@@ -78,7 +78,7 @@ pub fn content(list: &Reply) -> (u16, String, Option<String>) {
 /// Stops the town's edge and starts one whose cache is switched on or off.
 pub async fn switch(town: &mut Town, list_cache: bool) {
     town.take(WorkerName::Edge).stop().await;
-    town.list_cache = list_cache;
+    town.settings.list_cache = list_cache;
     town.run(WorkerName::Edge).await;
 }
 

@@ -118,8 +118,8 @@ async fn s2_12_the_history_is_queried_in_pieces_and_printed() {
 #[tokio::test]
 async fn s2_09_each_method_has_its_deadline_which_survives_a_restart_of_every_part() {
     let mut town = Town::empty_with_own_postgres().await;
-    town.lock_policy.card = Duration::from_secs(2);
-    town.lock_policy.qr = Duration::from_secs(300);
+    town.settings.lock_policy.card = Duration::from_secs(2);
+    town.settings.lock_policy.qr = Duration::from_secs(300);
     town.run_all().await;
     let producer = town.producer().await;
     let begun: time::OffsetDateTime =

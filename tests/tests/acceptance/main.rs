@@ -29,6 +29,7 @@ mod lock_expiry;
 mod lock_owners;
 mod lock_trail;
 mod locks;
+mod long_gone;
 mod money;
 mod nats_cli;
 mod openapi;

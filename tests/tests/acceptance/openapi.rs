@@ -51,7 +51,7 @@ async fn send(web: &Web, document: &Value, path: &str, payload: Value) -> Page {
 #[tokio::test]
 async fn what_is_answered_is_what_the_document_says() {
     let mut town = Town::empty().await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run_all().await;
     let web = town.web().await;
     let document = web.get("../openapi.json", &[]).await;

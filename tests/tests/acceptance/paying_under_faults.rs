@@ -22,7 +22,7 @@ fn policy(timeout: Duration) -> LockPolicy {
 /// All workers, with a second command-handler, whose locks live this long.
 async fn with_two_handlers(timeout: Duration) -> Town {
     let mut town = Town::empty().await;
-    town.lock_policy = policy(timeout);
+    town.settings.lock_policy = policy(timeout);
     town.run_all().await;
     town.run(WorkerName::CommandHandler).await;
     town

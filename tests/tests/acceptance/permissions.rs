@@ -51,6 +51,8 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
         ("timer.lock.t1.c1.7", &["command-handler"]),
         ("due.lock.t1.c1.7", &[]),
         ("req.t1.cart.c1.expire_lock", &["cart-lock-expiry", "operator"]),
+        ("req.t1.cart.c1.abandon", &["cart-lock-expiry", "edge", "operator", "t1-producer"]),
+        ("cmd.t1.cart.c1.abandon", &["operator", "t1-producer"]),
         ("evt.t1.cart.opened.00", &["outbox-relay"]),
         ("outcome.t1.k1", &["command-handler"]),
         ("outbox.wake", &["command-handler"]),

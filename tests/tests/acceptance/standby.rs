@@ -21,7 +21,7 @@ fn demote(town: &Town) {
 #[tokio::test]
 async fn s6_01_a_server_in_recovery_confirms_nothing() {
     let mut town = Town::empty_with_own_postgres().await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run_all().await;
     let (web, producer) = (town.web().await, town.producer().await);
     team_cart(&web, "c1").await;

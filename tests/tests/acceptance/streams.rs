@@ -19,7 +19,7 @@ const ACTIVE: &str = "active-orders/stream";
 /// A restaurant where whoever is on HTTP is trusted.
 async fn town() -> (Town, Producer, Web) {
     let mut town = Town::empty().await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run_all().await;
     let (producer, web) = (town.producer().await, town.web().await);
     (town, producer, web)

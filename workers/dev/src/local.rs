@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use brigade::{
-    fleet::Servers,
+    fleet::{Servers, Settings},
     operations::{migrate, provision},
-    runtime::http::Api,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
-use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, NatsServer, Postgres};
 
 use super::credentials::Credentials;
@@ -85,10 +83,7 @@ impl LocalStack {
             nats_url: self.nats_url(user),
             postgres_url: self.postgres.url(user, password, DATABASE),
             replicas: 1,
-            lock_policy: LockPolicy::default(),
-            dry_run: false,
-            http: Api::default(),
-            list_cache: true,
+            settings: Settings::default(),
         }
     }
 

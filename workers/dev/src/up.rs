@@ -2,7 +2,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use brigade::{
-    fleet::{Servers, config::cors_origins, process::Process, registry::parse},
+    fleet::{Servers, Settings, config::cors_origins, process::Process, registry::parse},
     runtime::http::Api,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
@@ -47,7 +47,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
     let mut stack = LocalStack::start(&binaries, &dir, tenants, ports).await?;
     let api = Api { open: args.open, origins: cors_origins()?, ..Api::default() };
-    let servers = |worker| Servers { http: api.clone(), ..stack.servers(worker) };
+    let servers = |worker| {
+        let settings = Settings { http: api.clone(), ..Settings::default() };
+        Servers { settings, ..stack.servers(worker) }
+    };
     let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
     let http = ([127, 0, 0, 1], args.http_port).into();
     let process = Process::start(servers, http, None).await?;

@@ -48,6 +48,7 @@ fn reach() -> Reach {
         sessions: names("s").map(|id| ((t1(), token(&id)), Vec::new())).collect(),
         open_carts: owners().map(|id| ((t1(), token(&id)), 0)).collect(),
         turns: names("u").map(|id| ((t1(), token(&id)), None)).collect(),
+        lock_floors: [(t1(), 0)].into(),
         ..Reach::default()
     }
 }

@@ -22,7 +22,7 @@ use brigade_contracts::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Cart, Head, HistoryRow, LockMetric, LockPolicy, Mode, State,
+    Cart, Head, HistoryRow, LockMetric, LockPolicy, Mode, State, Want,
     draft::{Done, Draft, Result, Stop},
     raw,
 };
@@ -199,10 +199,10 @@ impl Draft<'_> {
     ) -> Result<Lock> {
         let address = self.address(Aggregate::Lock, &cart.owner);
         self.reach_owner(&address, Mode::Exclusive)?;
-        let head = self.lock_row(&address).map(|lock| lock.head.clone());
+        let head = self.lock_head(&address)?;
         let timeout = self.world.policy.timeout(method).min(self.world.policy.cap);
         let lock = Lock {
-            head: head.unwrap_or_else(|| Head::unborn(address, self.now)),
+            head,
             state: lock::State::Held,
             cart_id: cart.head.address.id.clone(),
             token: self.fencing_token()?,
@@ -256,13 +256,23 @@ impl Draft<'_> {
     /// Gives the lock of a session to the user that the session turned out to be.
     pub fn hand_over(&mut self, lock: Lock, user: &Token) -> Result<()> {
         let address = self.address(Aggregate::Lock, user);
-        let head = self.lock_row(&address).map(|lock| lock.head.clone());
-        let head = head.unwrap_or_else(|| Head::unborn(address, self.now));
+        let head = self.lock_head(&address)?;
         let taken = Lock { head, ..lock.clone() };
         self.note(&lock, Action::Released, Some("claimed"));
         self.note(&taken, Action::Acquired, Some("claimed"));
         self.change_lock(lock.released("claimed"))?;
         self.change_lock(taken)
+    }
+
+    /// The head of a lock that is about to change. One without a row may have had one, which was
+    /// deleted: the new one goes on above all versions that ever were.
+    fn lock_head(&self, lock: &Address) -> Result<Head> {
+        if let Some(row) = self.lock_row(lock) {
+            return Ok(row.head.clone());
+        }
+        let floor = self.world.reach.lock_floors.get(&lock.tenant).copied();
+        let want = || Stop::OutOfReach(Some(Want::LockFloor(lock.tenant.clone())));
+        Ok(Head { version: floor.ok_or_else(want)?, ..Head::unborn(lock.clone(), self.now) })
     }
 
     fn change_lock(&mut self, mut lock: Lock) -> Result<()> {

@@ -105,6 +105,8 @@ pub struct Reach {
     pub addresses: HashSet<Address>,
     /// By the address of the owner's lock.
     pub owners: HashMap<Address, Mode>,
+    /// By tenant: the version that a lock begins above which has no row.
+    pub lock_floors: HashMap<Token, u64>,
     /// By tenant and session: every cart of that session. The carts are in reach as well.
     pub sessions: HashMap<(Token, Token), Vec<Address>>,
     /// By tenant and name: how many open carts have it as their owner or their session.
@@ -124,6 +126,8 @@ pub enum Want {
     Aggregate(Address),
     /// By the address of the owner's lock.
     Owner(Address, Mode),
+    /// Of a tenant: the version that a new row of a lock begins above.
+    LockFloor(Token),
     /// Tenant and session.
     Session(Token, Token),
     /// Tenant and name: how many open carts have it.

@@ -8,7 +8,8 @@ use axum::http::HeaderValue;
 use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
 
-use crate::{fleet::Servers, runtime::http::Api};
+use super::{Servers, Settings};
+use crate::runtime::http::Api;
 
 /// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
 pub const VARIABLES: &str = "\
@@ -29,6 +30,9 @@ Environment:
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler
+  BRIGADE_IDLE_CART_HOURS          after how many hours without a change an open cart is abandoned,
+                                   unless money is paid or being paid for it: 1 to 65535 (default:
+                                   168, a week), or 0 for never; for cart-lock-expiry
   BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
   BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
   BRIGADE_LOG                      filter of the log, such as info or brigade=debug
@@ -40,6 +44,7 @@ Servers of a local stack (up, demo):
   GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
 
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
+const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
 /// Where workers connect to, and where the process serves.
 #[derive(Clone, Debug)]
@@ -50,16 +55,10 @@ pub struct RunConfig {
     own_database_urls: HashMap<WorkerName, String>,
     /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
     pub http: SocketAddr,
-    /// `BRIGADE_HTTP_OPEN=1` and `BRIGADE_HTTP_CORS_ORIGINS`.
-    pub api: Api,
     /// `BRIGADE_REPLICAS` of each stream, else 1.
     pub replicas: u8,
-    /// `BRIGADE_LOCK_SECONDS_<METHOD>`, each 10 minutes by default.
-    pub lock_policy: LockPolicy,
-    /// `BRIGADE_RECONCILER_DRY_RUN=1`.
-    pub dry_run: bool,
-    /// `BRIGADE_EDGE_LIST_CACHE`, unless it is `off`.
-    pub list_cache: bool,
+    /// Of the workers of this process.
+    pub settings: Settings,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -87,13 +86,16 @@ impl RunConfig {
             own_nats_urls: own("BRIGADE_NATS_URL"),
             own_database_urls: own("BRIGADE_DATABASE_URL"),
             http,
-            api: Api { open, origins: cors_origins()?, ..Api::default() },
             replicas: replicas
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
-            lock_policy: lock_policy()?,
-            dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
-            list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
+            settings: Settings {
+                lock_policy: lock_policy()?,
+                idle_cart_hours: idle_cart_hours(text(IDLE_CARTS).as_deref())?,
+                dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
+                http: Api { open, origins: cors_origins()?, ..Api::default() },
+                list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
+            },
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -110,10 +112,7 @@ impl RunConfig {
             nats_url: nats.with_context(|| missing("BRIGADE_NATS_URL"))?.clone(),
             replicas: self.replicas,
             postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
-            lock_policy: self.lock_policy.clone(),
-            dry_run: self.dry_run,
-            http: self.api.clone(),
-            list_cache: self.list_cache,
+            settings: self.settings.clone(),
         })
     }
 
@@ -192,6 +191,12 @@ fn lock_policy() -> Result<LockPolicy> {
     })
 }
 
+/// After how many hours an idle cart is abandoned; 0: never.
+fn idle_cart_hours(text: Option<&str>) -> Result<u16> {
+    let Some(text) = text else { return Ok(Settings::default().idle_cart_hours) };
+    text.parse().with_context(|| format!("{IDLE_CARTS}: {text:?} is not from 0 to 65535"))
+}
+
 /// Of what is on unless somebody says otherwise.
 fn switched_on(text: Option<&str>) -> Result<bool> {
     match text {
@@ -255,6 +260,16 @@ mod tests {
         assert!(origins("").unwrap().is_empty());
         for bad in ["*", "shop.example", "https://", "https://a/b", "https://a b", "null"] {
             assert!(origins(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn idle_carts_are_abandoned_after_a_week_unless_somebody_says_otherwise() {
+        assert_eq!(idle_cart_hours(None).unwrap(), 168);
+        assert_eq!(idle_cart_hours(Some("1")).unwrap(), 1);
+        assert_eq!(idle_cart_hours(Some("0")).unwrap(), 0, "never");
+        for bad in ["-1", "65536", "7d", "1.5", ""] {
+            assert!(idle_cart_hours(Some(bad)).is_err(), "{bad:?}");
         }
     }
 

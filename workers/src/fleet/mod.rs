@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::infra::{Context, FailPoints, Health, Metrics, Nats, postgres};
 
-pub use servers::Servers;
+pub use servers::{Servers, Settings};
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
 const POSTGRES_CONNECTIONS: u32 = 4;
@@ -109,7 +109,7 @@ async fn run(
     let entry = registry::find(worker);
     health.starting();
     tracing::info!(%worker, instance = %cx.instance, "started");
-    let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), servers)));
+    let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
     let given_up = async {
         drain.cancelled().await;
         tokio::time::sleep(DRAIN_LIMIT).await;

@@ -47,7 +47,7 @@ impl Process {
         let instances: Vec<_> = workers
             .into_iter()
             .map(|(worker, mut servers)| {
-                servers.http.slot = slot.clone();
+                servers.settings.http.slot = slot.clone();
                 Instance::start(worker, servers, metrics.clone(), fail.clone())
             })
             .collect();

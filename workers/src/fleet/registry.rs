@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin};
 use anyhow::Context as _;
 use brigade_contracts::WorkerName;
 
-use super::Servers;
+use super::Settings;
 use crate::{
     infra::Context,
     workers::{
@@ -19,30 +19,30 @@ type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 /// A worker: its name and the function that runs it until it has drained.
 pub struct Entry {
     pub name: WorkerName,
-    pub run: fn(Context, &Servers) -> Run,
+    pub run: fn(Context, &Settings) -> Run,
 }
 
 macro_rules! entry {
     ($name:ident, $module:ident) => {
         Entry { name: WorkerName::$name, run: |cx, _| Box::pin($module::run(cx)) }
     };
-    ($name:ident, $module:ident, |$servers:ident| $settings:expr) => {
-        Entry { name: WorkerName::$name, run: |cx, $servers| Box::pin($module::run(cx, $settings)) }
+    ($name:ident, $module:ident, |$all:ident| $settings:expr) => {
+        Entry { name: WorkerName::$name, run: |cx, $all| Box::pin($module::run(cx, $settings)) }
     };
 }
 
 pub static WORKERS: &[Entry] = &[
-    entry!(CommandHandler, command_handler, |servers| servers.lock_policy.clone()),
+    entry!(CommandHandler, command_handler, |settings| settings.lock_policy.clone()),
     entry!(OutboxRelay, outbox_relay),
     entry!(PaymentProjector, payment_projector),
     entry!(UserStateProjector, user_state_projector),
-    entry!(CartLockExpiry, cart_lock_expiry),
-    entry!(TableStatusReconciler, table_status_reconciler, |servers| servers.dry_run),
+    entry!(CartLockExpiry, cart_lock_expiry, |settings| settings.idle_cart_hours),
+    entry!(TableStatusReconciler, table_status_reconciler, |settings| settings.dry_run),
     entry!(CacheVerifier, cache_verifier),
-    entry!(Edge, edge, |servers| edge::Settings {
-        http: servers.http.clone(),
-        list_cache: servers.list_cache,
-        lock_policy: servers.lock_policy.clone(),
+    entry!(Edge, edge, |settings| edge::Settings {
+        http: settings.http.clone(),
+        list_cache: settings.list_cache,
+        lock_policy: settings.lock_policy.clone(),
     }),
 ];
 

@@ -33,6 +33,7 @@ pub struct Metrics {
     pub outbox_shards: IntGaugeVec,
     pub lock_expiries: IntCounterVec,
     pub locks_overdue: IntCounter,
+    pub idle_carts: IntCounterVec,
     pub tables_found: IntCounterVec,
     pub tables_repaired: IntCounterVec,
     pub queries: IntCounterVec,
@@ -244,6 +245,13 @@ impl Metrics {
                 "Locks past their deadline that the look into SQL found, because their timers did \
                  not come; should find nothing but after an outage",
             ),
+            idle_carts: counters(
+                "brigade_idle_carts_total",
+                "Times that cart-lock-expiry asked for a cart to be abandoned that nobody had \
+                 changed for long, by what came of it: abandoned, changed (it was not idle any \
+                 more), away (asked again), refused (a fault)",
+                &["outcome"],
+            ),
             queries: counters(
                 "brigade_queries_total",
                 "Queries by kind and status",
@@ -409,6 +417,9 @@ impl Metrics {
         }
         for outcome in ["decided", "stale", "not_due", "away", "refused"] {
             metrics.lock_expiries.with_label_values(&[outcome]);
+        }
+        for outcome in ["abandoned", "changed", "away", "refused"] {
+            metrics.idle_carts.with_label_values(&[outcome]);
         }
         for bucket in ["versions", "views", "active_orders", "cart_locks", "user_state"] {
             for finding in ["missing", "stale", "ahead", "different"] {

@@ -89,7 +89,7 @@ async fn migrate(connection: &mut PgConnection, all: &Migrator) -> Result<(), Mi
     let migrations: Vec<_> = all.iter().collect();
     for group in migrations.chunk_by(|one, next| one.no_tx == next.no_tx) {
         let Some(last) = group.last() else { continue };
-        if last.no_tx {
+        if last.no_tx && !is_applied(connection, last.version).await? {
             // An index that is built beside others' work waits for all that are at work, and nobody
             // waits for it.
             drop_unfinished_indexes(connection).await?;
@@ -99,6 +99,16 @@ async fn migrate(connection: &mut PgConnection, all: &Migrator) -> Result<(), Mi
         set_lock_timeout(connection, LOCK_TIMEOUT).await?;
     }
     Ok(())
+}
+
+/// Whether a migration was done, after some that stand before it.
+async fn is_applied(connection: &mut PgConnection, version: i64) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select from _sqlx_migrations where version = $1 and success)",
+    )
+    .bind(version)
+    .fetch_one(connection)
+    .await
 }
 
 async fn set_lock_timeout(connection: &mut PgConnection, limit: &str) -> sqlx::Result<()> {

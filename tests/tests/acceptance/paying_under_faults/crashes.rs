@@ -79,7 +79,7 @@ async fn s2_11_a_handler_may_die_at_each_step_of_a_payment() {
 /// A handler dies at `point` with each command of a payment; another takes its place.
 async fn handler_dies_at(point: &'static str) {
     let mut town = Town::empty().await;
-    town.lock_policy = policy(TIMEOUT);
+    town.settings.lock_policy = policy(TIMEOUT);
     town.run_all().await;
     let producer = town.producer().await;
     insisted_cart(&producer, "c", "ada").await;
@@ -152,7 +152,7 @@ async fn dies_at_each_step(server: Server) {
         Server::Postgres => Town::empty_with_own_postgres().await,
         Server::Nats | Server::Expiry => Town::empty().await,
     };
-    town.lock_policy = policy(TIMEOUT);
+    town.settings.lock_policy = policy(TIMEOUT);
     town.run_all().await;
     let producer = town.producer().await;
     let mut outages = Vec::new();

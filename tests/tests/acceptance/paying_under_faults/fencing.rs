@@ -77,7 +77,7 @@ impl Stopped {
 async fn payment() -> Town {
     let mut town = Town::empty().await;
     let seconds = Duration::from_secs(3);
-    town.lock_policy = brigade_domain::LockPolicy { cap: seconds, ..policy(seconds) };
+    town.settings.lock_policy = brigade_domain::LockPolicy { cap: seconds, ..policy(seconds) };
     town.run_all().await;
     let producer = town.producer().await;
     cart(&producer, "c1", "ada").await;
@@ -116,7 +116,7 @@ async fn s2_08_a_capture_by_a_handler_that_was_stopped_before_it_committed_is_fe
 async fn s2_08_a_release_by_a_handler_that_was_stopped_leaves_the_next_lock_alone() {
     let town = {
         let mut town = Town::empty().await;
-        town.lock_policy = policy(Duration::from_secs(3));
+        town.settings.lock_policy = policy(Duration::from_secs(3));
         town.run_all().await;
         town
     };

@@ -118,7 +118,7 @@ async fn whoever_meets_an_overdue_lock_decides_its_expiry_first_and_once() {
     const LANES: usize = 20;
     const ROUNDS: usize = 25;
     let mut town = Town::empty().await;
-    town.lock_policy = policy(Duration::from_millis(60));
+    town.settings.lock_policy = policy(Duration::from_millis(60));
     // Not the worker that ends locks: it would be there first.
     for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CartLockExpiry) {
         town.run(worker).await;

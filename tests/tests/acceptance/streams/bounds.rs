@@ -64,7 +64,7 @@ async fn metric(web: &Web, line: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_readers_of_which_five_stall() {
     let mut town = Town::start_without(WorkerName::Edge).await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run(WorkerName::Edge).await;
     let (producer, trusted) = (town.producer().await, town.web().await);
     let staff = trusted.newcomer("ada").await;

@@ -8,7 +8,7 @@ use super::{ACTIVE, converge, place, resume::Edge, step, town};
 #[tokio::test]
 async fn a_stream_outlives_postgres_and_nats() {
     let mut town = Town::empty_with_own_postgres().await;
-    town.api.open = true;
+    town.settings.http.open = true;
     town.run_all().await;
     let (producer, web) = (town.producer().await, town.web().await);
     place(&producer, "o1").await;

@@ -41,7 +41,7 @@ impl Edge {
     pub async fn start(town: &Town) -> Self {
         let mut servers = town.servers(WorkerName::Edge);
         let slot = Slot::default();
-        servers.http.slot = slot.clone();
+        servers.settings.http.slot = slot.clone();
         let (metrics, fail) = (town.metrics.clone(), town.fail.clone());
         let instance = Instance::start(WorkerName::Edge, servers, metrics.clone(), fail);
         ready(&instance).await;

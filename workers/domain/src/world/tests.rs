@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
-use brigade_contracts::{Aggregate, Outcome, Part};
+use brigade_contracts::{Aggregate, Outcome, Part, Token};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::{
@@ -31,10 +32,15 @@ fn lock_of(owner: &str) -> brigade_contracts::Address {
     address(Aggregate::Lock, owner)
 }
 
+/// Where new locks begin above.
+fn floor(version: u64) -> HashMap<Token, u64> {
+    HashMap::from([(token("t1"), version)])
+}
+
 /// A world of the cart c1, its owner locked like this.
 fn narrow(mode: Option<Mode>, tokens: &[i64]) -> World {
     let owners = mode.map(|mode| (lock_of("ada"), mode)).into_iter().collect();
-    let reach = Reach { owners, ..Reach::default() };
+    let reach = Reach { owners, lock_floors: floor(0), ..Reach::default() };
     World::new(loaded(&cart()), reach, LockPolicy::default(), tokens.to_vec())
 }
 
@@ -104,6 +110,85 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
     assert_eq!(wanted(&uncounted), [Want::OpenCarts(token("t1"), token("ada"))]);
     assert!(send(&mut world(listed(Mode::Shared)), &claim).is_none());
     assert_eq!(send(&mut world(listed(Mode::Exclusive)), &claim).unwrap().status, 200);
+}
+
+#[test]
+fn a_lock_without_a_row_begins_above_those_that_were_deleted() {
+    let world = |steps: &[Step], lock_floors| {
+        let reach = Reach { lock_floors, ..testing::reach() };
+        World::new(loaded(steps), reach, LockPolicy::default(), [7])
+    };
+    let version = |world: &World, owner: &str| {
+        let mut locks = world.changed().filter_map(State::lock);
+        locks.find(|lock| lock.head.address == lock_of(owner)).map(|lock| lock.head.version)
+    };
+    for (below, first) in [(0, 1), (41, 42)] {
+        let mut world = world(&cart(), floor(below));
+        let told = send(&mut world, &lock("c1")).unwrap();
+        assert_eq!((told.status, version(&world, "ada")), (200, Some(first)));
+    }
+    // One that there is goes on, wherever others begin.
+    let locked = [cart(), vec![lock("c1")]].concat();
+    let mut there = world(&locked, floor(41));
+    let unlock = step("cart.c1.unlock", json!({"token": 1, "reason": "x"}));
+    assert_eq!(send(&mut there, &unlock).unwrap().status, 200);
+    assert_eq!(send(&mut there, &lock("c1")).unwrap().status, 200);
+    assert_eq!(version(&there, "ada"), Some(3));
+    // What is handed over.
+    let session = [open("c1", "menu", "s1", Some("s1")), add("c1", "i1", 1000), lock("c1")];
+    let reach = Reach {
+        lock_floors: floor(41),
+        sessions: [((token("t1"), token("s1")), vec![address(Aggregate::Cart, "c1")])].into(),
+        ..testing::reach()
+    };
+    let mut world = World::new(loaded(&session), reach.clone(), LockPolicy::default(), []);
+    let claim = step("cart.c1.claim", json!({"user": "ada"}));
+    assert_eq!(send(&mut world, &claim).unwrap().status, 200);
+    assert_eq!((version(&world, "s1"), version(&world, "ada")), (Some(2), Some(42)));
+    // Unless it is known where, nothing is decided.
+    let unknown = Reach { lock_floors: HashMap::new(), ..reach };
+    let mut world = World::new(loaded(&session), unknown, LockPolicy::default(), []);
+    assert!(send(&mut world, &claim).is_none());
+    assert_eq!(wanted(&world), [Want::LockFloor(token("t1"))]);
+}
+
+proptest! {
+    /// In each step the lock of an owner is taken, bound a few times and released, and perhaps its
+    /// row is deleted.
+    #[test]
+    fn no_version_of_a_lock_comes_twice(
+        steps in prop::collection::vec((0..3_usize, 0..4_usize, any::<bool>()), 1..20),
+    ) {
+        let owners = ["ada", "bob", "cid"];
+        let carts = |n: usize| {
+            let id = format!("c{}", n + 1);
+            [open(&id, "menu", owners[n], None), add(&id, "i1", 1000)]
+        };
+        let mut states = loaded(&(0..3).flat_map(carts).collect::<Vec<_>>());
+        let (mut below, mut seen, mut fencing) = (0, [0; 3], 0);
+        for (n, binds, deleted) in steps {
+            fencing += 1;
+            let reach = Reach { lock_floors: floor(below), ..testing::reach() };
+            let mut world = World::new(states, reach, LockPolicy::default(), [fencing]);
+            let cart = format!("cart.c{}", n + 1);
+            let bind = json!({"token": fencing, "transaction_id": "gw"});
+            let binds = vec![step(&format!("{cart}.bind_transaction"), bind); binds];
+            let unlock = json!({"token": fencing, "reason": "x"});
+            let unlock = step(&format!("{cart}.unlock"), unlock);
+            let commands = [vec![lock(&format!("c{}", n + 1))], binds, vec![unlock]].concat();
+            for command in &commands {
+                prop_assert_eq!(send(&mut world, command).unwrap().status, 200);
+                let lock = world.changed().filter_map(State::lock).next().unwrap();
+                prop_assert!(lock.head.version > seen[n]);
+                seen[n] = lock.head.version;
+            }
+            states = world.states.into_values().collect();
+            if deleted {
+                states.retain(|state| state.head().address != lock_of(owners[n]));
+                below = below.max(seen[n]);
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! cart-lock-expiry: ends locks whose deadline has passed.
+//! cart-lock-expiry: ends what time has ended: locks whose deadline has passed, and carts that
+//! nobody has changed for long.
 //!
 //! A lock is **due** when it is held and its deadline has passed, on the database's clock. It is
 //! **overdue** when that was a while ago ([`sweep`]): its timer should have come. A timer is
@@ -11,15 +12,20 @@
 //! `expire_lock` ([`expire`]), each time under a new Command-Id. Asking twice does no harm: the
 //! second finds the token stale.
 //!
+//! Besides, one instance looks for carts that are **idle**, and asks for them to be abandoned
+//! ([`idle`]); with `BRIGADE_IDLE_CART_HOURS=0` none does.
+//!
 //! Guarantees: no lock outlives its deadline by more than 1 s while the fleet runs, whether its
 //! timer came or not, nor by more than 2 s after all of it was started again. A timer is
-//! acknowledged when its lock is decided, or it is seen to be stale.
+//! acknowledged when its lock is decided, or it is seen to be stale. No cart stays open for ever
+//! that nobody comes back to, unless there is money on it.
 //!
 //! Not responsible for: deciding (command-handler, which extends the lock while a payment is open
 //! under it), writing timers (command-handler), timers that were lost (cache-verifier). It writes
-//! nothing but its lease.
+//! nothing but its leases.
 
 mod expire;
+mod idle;
 mod sweep;
 
 use std::collections::HashMap;
@@ -45,17 +51,26 @@ struct CartLockExpiry {
     cx: Context,
 }
 
+/// Runs until the drain. Open carts that nobody changes are abandoned after so many hours; 0: never.
+///
 /// # Errors
 /// Where its stream cannot be consumed.
-pub async fn run(cx: Context) -> anyhow::Result<()> {
+pub async fn run(cx: Context, idle_cart_hours: u16) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
     let sweeping = {
         let cx = cx.clone();
         supervise("the look for overdue locks", move || sweep::keep(cx.clone()))
     };
+    let idling = (idle_cart_hours > 0).then(|| {
+        let cx = cx.clone();
+        supervise("the look for idle carts", move || idle::keep(cx.clone(), idle_cart_hours))
+    });
     let handler = CartLockExpiry { cx: cx.clone() };
     consume(&cx, messages, &[Source::Stream("TIMERS")], handler).await?;
     sweeping.await?;
+    if let Some(idling) = idling {
+        idling.await?;
+    }
     // Best effort: a lease that is not given back runs out.
     let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;
     Ok(())

@@ -1,5 +1,5 @@
 //! What is forgotten in time: decided commands in the stream, old outcomes in the inbox, failed
-//! logins that do not count any more, dead letters that were settled.
+//! logins that do not count any more, dead letters that were settled, locks of owners long gone.
 //!
 //! One command-handler does it, by a lease. Nothing is lost by doing it late, but a stream that is
 //! full takes no more: decided commands go by age, and sooner when they fill half of it.
@@ -16,6 +16,7 @@ use brigade_domain::user::WINDOW;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::old_locks::OldLocks;
 use crate::infra::{
     Context, Lease, Nats,
     health::Duty,
@@ -44,7 +45,7 @@ pub async fn keep(cx: Context) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let duty = cx.health.duty("housekeeping");
     let mut fitness = Fitness::default();
-    let mut decided = Decided::default();
+    let (mut decided, mut old_locks) = (Decided::default(), OldLocks::default());
     let (mut look, mut next) = (Instant::now(), Instant::now());
     loop {
         tokio::select! {
@@ -63,6 +64,9 @@ pub async fn keep(cx: Context) {
             fitness.fails();
         } else {
             fitness.works();
+        }
+        if let Err(error) = old_locks.forget(&cx).await {
+            tracing::warn!(worker = %cx.worker, %error, "cannot delete old locks");
         }
         if Instant::now() < next {
             continue;

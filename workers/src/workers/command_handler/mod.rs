@@ -22,6 +22,7 @@ mod held_up;
 pub mod housekeeping;
 mod locks;
 mod notes;
+mod old_locks;
 mod orders;
 mod passwords;
 mod patient;

@@ -5,7 +5,7 @@
 //! longer than [`OVERDUE`]: whoever should have shown it has died or could not.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -199,6 +199,7 @@ struct Note {
     tenant: String,
     aggregate: String,
     id: String,
+    version: i64,
 }
 
 impl Note {
@@ -224,10 +225,10 @@ async fn show_overdue(
             round.end();
             return Ok(());
         }
-        let states = read(cx, &round.pass(cx, &overdue)).await?;
+        let Read { states, gone } = read(cx, &round.pass(cx, &overdue)).await?;
         let began = Instant::now();
         let shown = show.show_again(&states).await;
-        let (overdue, count) = (overdue.len(), shown.len());
+        let count = shown.len();
         // A piece may be so large that it takes longer than a bucket is waited for.
         let too_large = count == 0 && began.elapsed() >= PATIENCE;
         round.most =
@@ -237,10 +238,12 @@ async fn show_overdue(
             _ => round.fitness.works(),
         }
         if count > 0 {
+            let overdue = overdue.len();
             tracing::info!(worker = %cx.worker, overdue, shown = count, "shown again");
         }
         cx.metrics.shown_again.inc_by(count as u64);
         notes.add(shown);
+        notes.add(of_gone(&overdue, &gone));
         flush(&cx.postgres, notes).await?;
         if count == 0 || cx.drain.is_cancelled() {
             return Ok(());
@@ -249,23 +252,54 @@ async fn show_overdue(
     Ok(())
 }
 
+/// What notes are of, as it is now.
+#[derive(Default)]
+struct Read {
+    states: Vec<State>,
+    /// Locks that were deleted: there is nothing to show of them.
+    gone: BTreeSet<Address>,
+}
+
+impl Read {
+    fn add(&mut self, asked: &[Address], states: Vec<State>) {
+        let there: BTreeSet<&Address> = states.iter().map(|state| &state.head().address).collect();
+        let gone = |a: &&Address| a.aggregate == Aggregate::Lock && !there.contains(a);
+        self.gone.extend(asked.iter().filter(gone).cloned());
+        self.states.extend(states);
+    }
+}
+
+/// Returns the versions that the notes of these locks speak of. A lock that is made again has a
+/// higher one, and keeps its note.
+fn of_gone(notes: &[Note], gone: &BTreeSet<Address>) -> Vec<(Address, u64)> {
+    let versions = notes.iter().filter_map(|note| {
+        let address = note.address().filter(|address| gone.contains(address))?;
+        Some((address, note.version.cast_unsigned()))
+    });
+    versions.collect()
+}
+
 /// Reads aggregates; one that cannot be read is left out, and keeps nobody else.
-async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Read> {
     let read = async |addresses: &[Address]| {
         bounded(&cx.postgres, async |connection| states::read(connection, addresses).await).await
     };
+    let mut found = Read::default();
     match read(addresses).await {
+        Ok(states) => {
+            found.add(addresses, states);
+            return Ok(found);
+        }
         Err(error) if failure(&error) == Failure::Fault => {}
-        done => return done,
+        Err(error) => return Err(error),
     }
-    let mut states = Vec::new();
     for address in addresses {
         match read(std::slice::from_ref(address)).await {
-            Ok(one) => states.extend(one),
+            Ok(one) => found.add(std::slice::from_ref(address), one),
             Err(error) => tracing::error!(%error, %address, "cannot be read, and is not shown"),
         }
     }
-    Ok(states)
+    Ok(found)
 }
 
 async fn overdue(postgres: &PgPool, round: &Round) -> sqlx::Result<Vec<Note>> {

@@ -30,6 +30,8 @@ pub struct Taken {
     pub fencing_tokens: Vec<i64>,
     /// Of the aggregates of commands that were decided before those that KV may not show.
     pub unshown: BTreeSet<Address>,
+    /// Tenants with an owner here whose lock has no row.
+    without_lock: BTreeSet<Token>,
 }
 
 /// A stored outcome.
@@ -104,6 +106,8 @@ struct Named {
     counted: BTreeSet<(Token, Token)>,
     turns: BTreeSet<(Token, Token)>,
     fencing_tokens: i32,
+    /// Tenants in which a lock may be taken.
+    locking: BTreeSet<Token>,
 }
 
 /// Locks and reads what the commands name, and what they wanted when they were tried before.
@@ -156,14 +160,39 @@ pub async fn take(
         reach: Reach { addresses, ..Reach::default() },
         fencing_tokens: Vec::new(),
         unshown: BTreeSet::new(),
+        without_lock: BTreeSet::new(),
     };
     for row in &rows {
         taken.add(&row.kind, &row.body)?;
+    }
+    let new_locks: Vec<&Token> = named.locking.intersection(&taken.without_lock).collect();
+    if !new_locks.is_empty() {
+        taken.reach.lock_floors = lock_floors(tx, &new_locks).await?;
     }
     if !named.counted.is_empty() {
         taken.reach.open_carts = open_carts(tx, &named.counted).await?;
     }
     Ok(taken)
+}
+
+/// Reads above which version the locks of tenants begin that have no row, in a statement that
+/// begins when their owners are locked: nobody deletes such a row meanwhile.
+async fn lock_floors(
+    tx: &mut Transaction<'_, Postgres>,
+    tenants: &[&Token],
+) -> sqlx::Result<HashMap<Token, u64>> {
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
+    let floors = sqlx::query_scalar!(
+        r#"select coalesce(floor.version, 0) as "version!"
+           from unnest($1::text[]) with ordinality as asked (tenant, place)
+           left join brigade.lock_floors floor on floor.tenant = asked.tenant
+           order by asked.place"#,
+        &names as _,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let floors = floors.into_iter().map(i64::cast_unsigned);
+    Ok(tenants.iter().copied().cloned().zip(floors).collect())
 }
 
 /// Counts the open carts of owners and sessions, in a statement that begins when they are locked,
@@ -216,6 +245,9 @@ impl Taken {
                 let OwnerRow { tenant, owner, exclusive, lock } = parse(row)?;
                 let mode = if exclusive { Mode::Exclusive } else { Mode::Shared };
                 self.reach.owners.insert(lock_of(&tenant, &owner), mode);
+                if lock.is_none() {
+                    self.without_lock.insert(tenant);
+                }
                 self.states.extend(lock.map(|lock| State::Lock(lock.into_lock())));
             }
             "session" => {
@@ -261,12 +293,18 @@ impl Named {
                         self.counted(&address.tenant, &open.owner);
                         open.session.iter().for_each(|id| self.counted(&address.tenant, id));
                     }
-                    cart::Verb::Claim(claim) => self.counted(&address.tenant, &claim.user),
+                    cart::Verb::Claim(claim) => {
+                        self.counted(&address.tenant, &claim.user);
+                        self.locking.insert(address.tenant.clone());
+                    }
                     cart::Verb::CheckOut(said) => {
                         self.aggregate(other(Aggregate::Order, &said.order_id), false);
                         self.table(&address.tenant, said.table_id.as_ref());
                     }
-                    cart::Verb::Lock(_) => self.fencing_tokens += 1,
+                    cart::Verb::Lock(_) => {
+                        self.fencing_tokens += 1;
+                        self.locking.insert(address.tenant.clone());
+                    }
                     _ => {}
                 }
                 changes_locks(verb)
@@ -279,6 +317,9 @@ impl Named {
                     };
                     self.aggregate(other(aggregate, id), aggregate == Aggregate::Cart);
                     self.fencing_tokens += 1;
+                    if aggregate == Aggregate::Cart {
+                        self.locking.insert(address.tenant.clone());
+                    }
                 }
                 true
             }
@@ -311,6 +352,9 @@ impl Named {
             Want::Aggregate(address) => self.aggregate(address.clone(), false),
             Want::Owner(lock, mode) => {
                 self.owner(&lock.tenant, &lock.id, *mode == Mode::Exclusive);
+            }
+            Want::LockFloor(tenant) => {
+                self.locking.insert(tenant.clone());
             }
             Want::Session(tenant, session) => {
                 self.sessions.insert((tenant.clone(), session.clone()));

@@ -7,7 +7,6 @@ use async_nats::jetstream::{self, consumer};
 use brigade_contracts::{
     Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, header, permissions, shard_of, subject,
 };
-use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, NatsServer, Postgres, config::StackConfig};
 use futures::StreamExt;
 use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
@@ -16,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    fleet::{Instance, Servers},
+    fleet::{Instance, Servers, Settings},
     infra::{Context, FailPoints, Health, Metrics, Nats},
     operations::{migrate, provision},
 };
@@ -84,10 +83,7 @@ impl Stand {
             nats_url: format!("nats://{NAME}:{NAME}@127.0.0.1:{}", self.nats.port()),
             postgres_url: self.postgres.url(NAME, NAME, "postgres"),
             replicas: 1,
-            lock_policy: LockPolicy::default(),
-            dry_run: false,
-            http: Default::default(),
-            list_cache: true,
+            settings: Settings::default(),
         }
     }
 
