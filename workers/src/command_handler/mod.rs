@@ -7,7 +7,8 @@
 //! heals although nobody asks again.
 //!
 //! A command that carries a password is decided beside the batches, by itself, when the password
-//! is hashed ([`passwords`]): nobody else waits for that.
+//! is hashed ([`passwords`]): nobody else waits for that. What one tenant has put into the stream is
+//! overtaken by the others ([`overtaking`]).
 //!
 //! Guarantees: a command has one effect and one outcome, however often it is sent; an answer is
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,
@@ -22,6 +23,7 @@ pub mod housekeeping;
 mod locks;
 mod notes;
 mod orders;
+mod overtaking;
 mod passwords;
 mod patient;
 mod payments;
@@ -29,6 +31,7 @@ mod show;
 mod supplies;
 mod tables;
 mod take;
+pub mod tenants;
 mod transaction;
 mod users;
 
@@ -43,6 +46,7 @@ use async_nats::{HeaderMap, Subject};
 use brigade_contracts::{
     Address, Command, Outcome, Refusal, header,
     subject::{self, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
+    topology::OVERTAKING,
 };
 use bytes::Bytes;
 use futures::future::join_all;
@@ -55,13 +59,14 @@ use self::{
     notes::Notes,
     passwords::Passwords,
     show::Show,
+    tenants::Tenants,
     transaction::{HURRIED, PATIENT},
 };
 use crate::{
     domain::{Want, user::Checked},
     runtime::{
         Context, Delivery, Handler, Refused, Source, Turn, Verdict,
-        consume::{OfTenant, REQUEST_WAITS, Shares, consume},
+        consume::{Lane, OfTenant, REQUEST_WAITS, Shares, consume},
         delivery::Origin,
     },
     store::{
@@ -101,6 +106,7 @@ struct CommandHandler {
     notes: Arc<Notes>,
     passwords: Passwords,
     held_up: Arc<HeldUp>,
+    tenants: Arc<Tenants>,
     /// Commands with a password, which are decided beside the batches.
     beside: TaskTracker,
     with_password: Arc<Mutex<Shares<WithPassword>>>,
@@ -226,10 +232,13 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let show = Arc::new(Show::open(&cx).await?);
     let notes = Arc::new(Notes::default());
     let held_up = Arc::new(HeldUp::default());
+    let tenants = Arc::new(Tenants::default());
+    let lanes = Lane::chain("COMMANDS", cx.worker.as_str(), &OVERTAKING);
     let duties = [
         spawn(held_up::keep(cx.clone(), held_up.clone())),
         spawn(notes::keep(cx.clone(), show.clone(), notes.clone())),
         spawn(housekeeping::keep(cx.clone())),
+        spawn(overtaking::keep(cx.clone(), lanes.clone(), tenants.clone())),
     ];
     let beside = TaskTracker::new();
     let handler = CommandHandler {
@@ -238,12 +247,14 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         notes: notes.clone(),
         passwords: spawn_blocking(|| Passwords::new(None)).await??,
         held_up,
+        tenants,
         beside: beside.clone(),
         with_password: Arc::default(),
         begun: Arc::new(Semaphore::new(PASSWORDS_BEGUN)),
     };
     let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
-    let doors = [Source::Requests(REQUESTS), Source::Stream("COMMANDS"), register, login, refresh];
+    let mut doors = vec![Source::Requests(REQUESTS), register, login, refresh];
+    doors.extend(lanes.into_iter().map(Source::Lane));
     // A duty ends with the drain; before that it can only have panicked, and the worker with it.
     let duties = async {
         for duty in join_all(duties).await {
@@ -545,6 +556,9 @@ impl CommandHandler {
         // Not before: somebody waits for what is shown and answered here.
         self.wake_relay(shards).await;
         self.cx.fail.point("command-handler.after_show").await;
+        let decided = commands.iter().zip(&fates);
+        let decided = decided.filter(|(_, fate)| matches!(fate, Fate::Decided(_)));
+        self.tenants.note(&self.cx.postgres, decided.map(|(command, _)| command)).await;
         fates
     }
 
