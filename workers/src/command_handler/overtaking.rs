@@ -88,7 +88,7 @@ pub async fn keep(cx: Context, lanes: Vec<Arc<Lane>>, tenants: Arc<Tenants>) {
         } else {
             fitness.works();
         }
-        let there = watched.iter().filter(|watched| watched.is_there != Some(false)).count();
+        let there = watched.iter().filter(|watched| watched.is_there == Some(true)).count();
         cx.metrics.overtaking.set(i64::try_from(there).unwrap_or(i64::MAX));
     }
 }
@@ -169,7 +169,7 @@ async fn round(
                 if above.is_some() {
                     delete(&cx.nats, lane.durable).await?;
                 }
-                watched.is_there = None;
+                watched.is_there = Some(true);
                 return make(cx, lane.durable, &tenants, &heavy, start).await;
             }
             Step::Delete => {

@@ -86,3 +86,33 @@ pub async fn add(postgres: &PgPool, tenants: &[&str]) -> sqlx::Result<()> {
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::Database;
+
+    #[tokio::test]
+    async fn tenants_are_those_that_had_something_and_those_that_came_since() -> anyhow::Result<()>
+    {
+        let database = Database::start().await?;
+        let Database { sql, .. } = &database;
+        let rows = "insert into brigade.command_inbox
+                        (tenant, command_id, subject, payload_hash, outcome, decided_at)
+                    select 't' || n % 3, 'k' || n, 'cmd.x', '', '{}', now()
+                    from generate_series(1, 100) n;
+                    insert into brigade.tenants values ('t1', now() - interval '1 hour')";
+        sqlx::raw_sql(rows).execute(sql).await?;
+        let migration = include_str!("../../../migrations/0018_tenants.sql");
+        let (_, fill) = migration.split_once("do $$").expect("a block");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("do $${fill}"))).execute(sql).await?;
+        let tenants = Tenants::default();
+        assert_eq!(tenants.list(sql, 10).await?, ["t0", "t2", "t1"]);
+        add(sql, &["t1", "t3"]).await?;
+        assert_eq!(tenants.list(sql, 2).await?, ["t3", "t0"]);
+        // One that was seen comes first, however old it is.
+        tenants.seen.insert(Token::new("t1")?, ());
+        assert_eq!(tenants.list(sql, 2).await?, ["t1", "t3"]);
+        Ok(())
+    }
+}
