@@ -7,8 +7,8 @@
 //! shares of all lanes.
 //!
 //! What was decided ahead of its turn is delivered by the shared consumer later, found in the inbox
-//! and acknowledged. The shared one alone says what is decided: what cannot be done in an overtaking
-//! lane is left to it, with its retries, tries and dead letters.
+//! and acknowledged. The shared one alone says what is decided: what cannot be done in an
+//! overtaking lane is left to it, with its retries, tries and dead letters.
 //!
 //! One command-handler makes and deletes the consumers, by a lease. It keeps nothing: who is
 //! heavy stands in the consumer's metadata. A lane that is there when its time is over, missing, or

@@ -8,9 +8,9 @@
 //! Within a source tenants are served in turn, and each has a most of requests that may wait. What
 //! is handled alone and what waits for somebody else's lock have room of their own.
 //!
-//! Where a consumer has a backlog, others may deliver ahead what is of other tenants ([`Lane`]). Such a
-//! message is done, or left to the consumer that delivers it too: that one alone tries it again,
-//! counts its tries and buries it.
+//! Where a consumer has a backlog, others may deliver ahead what is of other tenants ([`Lane`]).
+//! Such a message is done, or left to the consumer that delivers it too: that one alone tries it
+//! again, counts its tries and buries it. Batches are small meanwhile.
 
 mod aside;
 mod attempts;
