@@ -20,7 +20,7 @@ use crate::{
         QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR,
         TABLES_MAY_CHANGE,
     },
-    topology::Topology,
+    topology::{OVERTAKING, Topology},
 };
 
 /// Verbs that only workers and operators may send; tenants' credentials are denied them.
@@ -80,12 +80,24 @@ impl NatsUser {
     /// Uses its own durable consumer of a stream, and can make it again.
     fn consumes(self, stream: &str) -> Self {
         let durable = self.name.clone();
+        self.consumes_by(stream, &durable)
+    }
+
+    fn consumes_by(self, stream: &str, durable: &str) -> Self {
         self.publish([
             format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}"),
             format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
             format!("$JS.ACK.{stream}.{durable}.>"),
         ])
+    }
+
+    /// Uses durable consumers of a stream that it makes and deletes itself.
+    fn overtakes(self, stream: &str, durables: &[&str]) -> Self {
+        durables.iter().fold(self, |user, durable| {
+            let delete = format!("$JS.API.CONSUMER.DELETE.{stream}.{durable}");
+            user.consumes_by(stream, durable).publish([delete])
+        })
     }
 
     /// Answers requests, in inboxes and in what stands for a reply subject of another account.
@@ -137,6 +149,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .serves([REQUESTS])
             .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
             .consumes("COMMANDS")
+            .overtakes("COMMANDS", &OVERTAKING)
             .publish(["INFO", "PURGE"].map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")))
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
@@ -255,6 +268,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE outbox", "INSERT"),
             ("TABLE unshown", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
+            ("TABLE tenants", "SELECT, INSERT"),
             ("TABLE dead_letter_actions", "SELECT, DELETE"),
             ("TABLE dead_letters", "INSERT"),
             ("SEQUENCE events_seq_seq", "USAGE"),

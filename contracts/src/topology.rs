@@ -9,6 +9,15 @@ use serde_json::{Map, Value};
 /// The file itself.
 pub const TOML: &str = include_str!("../../nats/topology.toml");
 
+/// Consumers of `COMMANDS` that are not declared: command-handler makes them while one tenant's
+/// commands would hold up the others', and deletes them after. Each delivers what overtakes the
+/// backlog of the one before it, the first one that of `command-handler`.
+pub const OVERTAKING: [&str; 3] = [
+    "command-handler-overtaking-1",
+    "command-handler-overtaking-2",
+    "command-handler-overtaking-3",
+];
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {

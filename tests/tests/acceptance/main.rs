@@ -12,6 +12,7 @@ mod conformance;
 mod crashes;
 mod database_faults;
 mod dead_letters;
+mod fairness;
 mod freeing_tables;
 mod ghosts;
 mod half_dead;

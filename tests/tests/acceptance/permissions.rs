@@ -64,6 +64,11 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
         ("req.t1.table.tb1.reconcile", &["operator"]),
         ("$JS.API.STREAM.PURGE.COMMANDS", &["command-handler", "operator"]),
         ("$JS.API.STREAM.DELETE.EVENTS", &["operator"]),
+        ("$JS.API.CONSUMER.DELETE.COMMANDS.command-handler", &["operator"]),
+        (
+            "$JS.API.CONSUMER.DELETE.COMMANDS.command-handler-overtaking-1",
+            &["command-handler", "operator"],
+        ),
         (
             "$JS.API.STREAM.MSG.GET.KV_views",
             &["command-handler", "edge", "operator", "payment-projector"],

@@ -6,9 +6,11 @@ use anyhow::{Context, Result};
 use brigade::{
     fleet::{Servers, Settings},
     operations::{migrate, provision},
+    workers::command_handler::tenants,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, NatsServer, Postgres};
+use sqlx::PgPool;
 
 use super::credentials::Credentials;
 
@@ -58,8 +60,18 @@ impl LocalStack {
         let password =
             |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
         migrate::run(&stack.superuser_url(), password).await?;
+        stack.add_tenants().await?;
         provision::run(&stack.nats_url("operator"), 1).await?;
         Ok(stack)
+    }
+
+    /// Writes the tenants down, so that the first command of each is as good as any other.
+    async fn add_tenants(&self) -> Result<()> {
+        let pool = PgPool::connect(&self.superuser_url()).await?;
+        let tenants: Vec<_> = self.tenants.iter().map(Token::as_str).collect();
+        let added = tenants::add(&pool, &tenants).await;
+        pool.close().await;
+        added.context("cannot write the tenants down")
     }
 
     /// The NATS URL of a user of this stack.

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub batch_seconds: HistogramVec,
     pub commands: IntCounterVec,
     pub held_up: IntGauge,
+    pub overtaking: IntGauge,
+    pub commands_overtaking: IntCounter,
     pub lock_attempts: IntCounterVec,
     pub lock_held_seconds: HistogramVec,
     pub violations: IntCounterVec,
@@ -66,7 +68,7 @@ pub struct Metrics {
     pub rebuilds_asked: IntCounter,
 }
 
-const VERDICTS: [&str; 5] = ["done", "retry", "away", "held", "dead"];
+const VERDICTS: [&str; 6] = ["done", "retry", "away", "held", "dead", "left"];
 const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "429", "503", "504"]),
     ("outcome", &["200", "400", "404", "429", "503"]),
@@ -119,7 +121,7 @@ impl Metrics {
         let metrics = Self {
             verdicts: counters(
                 "brigade_messages_total",
-                "Messages by worker and verdict",
+                "Messages by worker and verdict; `left` came ahead of its turn and waits for it now",
                 &["worker", "verdict"],
             ),
             redelivered: counters(
@@ -146,6 +148,15 @@ impl Metrics {
                 "brigade_aggregates_held_up",
                 "Aggregates that somebody else has locked for longer than a batch waits; their \
                  commands wait aside: look for transactions that stay open",
+            ),
+            overtaking: gauge(
+                "brigade_overtaking_consumers",
+                "Consumers of COMMANDS by which commands overtake what another tenant floods the \
+                 stream with, by the command-handler that makes them",
+            ),
+            commands_overtaking: counter(
+                "brigade_overtaking_total",
+                "Commands that came ahead of their turn in the stream",
             ),
             lock_attempts: counters(
                 "brigade_lock_attempts_total",

@@ -19,6 +19,10 @@ pub struct Delivery {
     /// Which of the worker's sources it came from.
     pub source: usize,
     pub received: Instant,
+    /// Messages that its consumer had still to deliver.
+    pub pending: u64,
+    /// It came ahead of its turn: another consumer delivers it too, and has the last word.
+    pub overtakes: bool,
     /// Bounds the work in hand; given back when the delivery is settled.
     pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -43,6 +47,8 @@ impl Delivery {
             origin: Origin::Request,
             source,
             received: Instant::now(),
+            pending: 0,
+            overtakes: false,
             permit: None,
         }
     }
@@ -55,13 +61,15 @@ impl Delivery {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Option<Self> {
         let reply = Subject::from_utf8(message.reply.clone()?).ok()?;
-        let origin = Origin::of_stored(&reply)?;
+        let (origin, pending) = Origin::of_stored(&reply)?;
         Some(Self {
             reply: Some(reply),
             message: Arc::new(message),
             origin,
             source,
             received: Instant::now(),
+            pending,
+            overtakes: false,
             permit: permit.map(Arc::new),
         })
     }
@@ -122,8 +130,9 @@ impl Delivery {
 impl Origin {
     /// What a reply subject of JetStream says (ADR-15):
     /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`,
-    /// or with domain and account after `$JS.ACK`, and perhaps more at the end.
-    fn of_stored(reply: &str) -> Option<Self> {
+    /// or with domain and account after `$JS.ACK`, and perhaps more at the end. Returns the number
+    /// of pending messages beside it.
+    fn of_stored(reply: &str) -> Option<(Self, u64)> {
         let reply = reply.strip_prefix("$JS.ACK.")?;
         let before = match reply.split('.').count() {
             7 => 0,
@@ -133,13 +142,14 @@ impl Origin {
         let mut tokens = reply.split('.').skip(before);
         let mut next = || tokens.next();
         let (stream, _consumer, deliveries, sequence) = (next()?, next()?, next()?, next()?);
-        let (_consumer_sequence, stored_at) = (next()?, next()?);
-        Some(Self::Stored {
+        let (_consumer_sequence, stored_at, pending) = (next()?, next()?, next()?);
+        let origin = Self::Stored {
             stream: stream.to_owned(),
             sequence: sequence.parse().ok()?,
             deliveries: deliveries.parse().ok()?,
             stored_at: stored_at.parse().ok()?,
-        })
+        };
+        Some((origin, pending.parse().ok()?))
     }
 }
 
@@ -207,11 +217,11 @@ mod tests {
             deliveries: 3,
             stored_at: 1_700_000_000_000_000_000,
         };
-        let tokens = "COMMANDS.command-handler.3.7.9.1700000000000000000.0";
+        let tokens = "COMMANDS.command-handler.3.7.9.1700000000000000000.5";
         for good in ["", "hub.acc."].map(|domain| format!("$JS.ACK.{domain}{tokens}")) {
-            assert_eq!(Origin::of_stored(&good), Some(stored.clone()), "{good}");
+            assert_eq!(Origin::of_stored(&good), Some((stored.clone(), 5)), "{good}");
         }
-        assert_eq!(Origin::of_stored(&format!("$JS.ACK.hub.acc.{tokens}.x")), Some(stored));
+        assert_eq!(Origin::of_stored(&format!("$JS.ACK.hub.acc.{tokens}.x")), Some((stored, 5)));
         for bad in ["_INBOX.a", "$JS.ACK.COMMANDS", "$JS.ACK.a.b.c.d.e.f.g", "$JS.ACK.a.b.1.2.3.4"]
         {
             assert_eq!(Origin::of_stored(bad), None, "{bad}");

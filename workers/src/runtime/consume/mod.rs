@@ -7,9 +7,14 @@
 //!
 //! Within a source tenants are served in turn, and each has a most of requests that may wait. What
 //! is handled alone and what waits for somebody else's lock have room of their own.
+//!
+//! Where a consumer has a backlog, others may deliver ahead what is of other tenants ([`Lane`]).
+//! Such a message is done, or left to the consumer that delivers it too: that one alone tries it
+//! again, counts its tries and buries it. Batches are small meanwhile.
 
 mod aside;
 mod attempts;
+mod lane;
 mod queues;
 mod receive;
 mod settle;
@@ -40,6 +45,7 @@ use crate::infra::{Context, health::Duty};
 
 pub use self::{
     aside::REQUEST_WAITS,
+    lane::{BACKLOG, Lane},
     queues::ALONE_FROM,
     shares::{OfTenant, Shares},
 };
@@ -110,10 +116,12 @@ pub enum Refused {
 }
 
 /// What a worker consumes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Source {
     /// The worker's durable consumer of this stream.
     Stream(&'static str),
+    /// This consumer.
+    Lane(Arc<Lane>),
     /// Core requests, shared by all instances of the worker.
     Requests(&'static str),
 }
@@ -205,7 +213,7 @@ pub async fn consume<H: Handler>(
     let intake = cx.nats.intake();
     let opened = Arc::new(Semaphore::new(0));
     let mut receivers = Vec::new();
-    for (number, source) in sources.iter().copied().enumerate() {
+    for (number, source) in sources.iter().cloned().enumerate() {
         let (intake, sender, opened) = (intake.clone(), sender.clone(), opened.clone());
         let task =
             tokio::spawn(receive::receive(cx.clone(), intake, source, number, sender, opened));
@@ -250,6 +258,13 @@ pub async fn consume<H: Handler>(
                     if delivery.deliveries() > 1 {
                         redelivered.inc();
                     }
+                    if delivery.overtakes {
+                        cx.metrics.commands_overtaking.inc();
+                        if delivery.deliveries() >= ALONE_FROM {
+                            settle::leave(cx, &delivery).await;
+                            continue;
+                        }
+                    }
                     if let Err((full, delivery)) = hand.queues.push(delivery) {
                         turn_away(cx, &*handler, &delivery, full).await;
                     }
@@ -261,7 +276,12 @@ pub async fn consume<H: Handler>(
                 let at = hand.at_work.iter().position(|work| work.task == task);
                 let alone = at.is_some_and(|at| hand.at_work.swap_remove(at).alone);
                 hand.queues.keep(left.away, alone);
-                hand.queues.separate(left.panicked);
+                let (overtaking, panicked): (Vec<_>, _) =
+                    left.panicked.into_iter().partition(|delivery| delivery.overtakes);
+                for delivery in overtaking {
+                    settle::leave(cx, &delivery).await;
+                }
+                hand.queues.separate(panicked);
                 for (delivery, key) in left.aside {
                     if let Err(delivery) = hand.aside.push(delivery, key) {
                         turn_away(cx, &*handler, &delivery, Full::Source).await;

@@ -17,6 +17,11 @@ const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// source, so that what fails again and again takes no room from the rest.
 const MAX_ALONE: usize = 256;
 
+/// Most messages in a batch while some overtake others: who comes next waits for what has begun.
+const OVERTAKEN_BATCH: usize = 64;
+/// So long after a message that overtook others the next one is expected.
+const OVERTAKEN: Duration = Duration::from_secs(1);
+
 /// Messages in hand that wait for their batch, by source, and there by tenant.
 pub(super) struct Queues {
     waiting: Vec<Shares<Delivery>>,
@@ -29,6 +34,8 @@ pub(super) struct Queues {
     paused_until: Option<Instant>,
     /// The same for those that are handled alone: what keeps one of them keeps nobody else.
     alone_paused_until: Option<Instant>,
+    /// When the last message came that overtook others.
+    overtook: Option<Instant>,
 }
 
 /// Messages to be handled together.
@@ -67,6 +74,7 @@ impl Queues {
             was_alone: false,
             paused_until: None,
             alone_paused_until: None,
+            overtook: None,
         }
     }
 
@@ -75,6 +83,9 @@ impl Queues {
     /// # Errors
     /// The message, where there is no room for it.
     pub(super) fn push(&mut self, delivery: Delivery) -> Result<(), (Full, Box<Delivery>)> {
+        if delivery.overtakes {
+            self.overtook = Some(Instant::now());
+        }
         let waiting = &mut self.waiting[delivery.source];
         if delivery.deliveries() >= ALONE_FROM {
             if self.alone.len() >= MAX_ALONE {
@@ -111,17 +122,19 @@ impl Queues {
             return None;
         }
         self.was_alone = false;
+        let is_overtaken = self.overtook.is_some_and(|at| now.duration_since(at) < OVERTAKEN);
+        let most = if is_overtaken { OVERTAKEN_BATCH } else { MAX_BATCH };
         let mut deliveries = Vec::new();
         for (at, &source) in ready.iter().enumerate() {
             // What one source leaves of its share goes to the ones after it.
-            let share = (MAX_BATCH - deliveries.len()).div_ceil(ready.len() - at);
+            let share = (most - deliveries.len()).div_ceil(ready.len() - at);
             let queue = &mut self.waiting[source];
             deliveries.extend((0..share).map_while(|_| queue.pop()));
         }
         // And what the last ones left goes to the first.
         for &source in &ready {
             let queue = &mut self.waiting[source];
-            let room = MAX_BATCH - deliveries.len();
+            let room = most - deliveries.len();
             deliveries.extend((0..room).map_while(|_| queue.pop()));
         }
         Some(Batch { deliveries, alone: false })
@@ -210,6 +223,16 @@ pub(super) mod tests {
         assert_eq!(shares(&mut filled(&[10, 1000])), [10, 246]);
         assert_eq!(shares(&mut filled(&[3, 0])), [3, 0]);
         assert_eq!(shares(&mut filled(&[1000, 0, 1000])), [128, 0, 128]);
+    }
+
+    #[test]
+    fn batches_are_small_while_some_overtake_others() {
+        let mut queues = filled(&[1000, 0]);
+        assert!(queues.push(Delivery { overtakes: true, ..of("t2", 1, 1) }).is_ok());
+        assert_eq!(shares(&mut queues), [OVERTAKEN_BATCH - 1, 1]);
+        assert_eq!(shares(&mut queues), [OVERTAKEN_BATCH, 0]);
+        queues.overtook = Instant::now().checked_sub(OVERTAKEN);
+        assert_eq!(shares(&mut queues), [MAX_BATCH, 0]);
     }
 
     #[test]

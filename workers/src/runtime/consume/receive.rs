@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{MAX_BATCH, MAX_IN_HAND, Source};
+use super::{MAX_BATCH, MAX_IN_HAND, Source, lane::Lane};
 use crate::{
     infra::{
         Context, Intake,
@@ -27,6 +27,8 @@ const PULL_HEARTBEAT: Duration = Duration::from_millis(300);
 /// A consumer that is silent for this long has lost the pull, such as one whose leader has died
 /// while the connection has not.
 const PULL_SILENT: Duration = Duration::from_millis(700);
+/// Pause before a consumer that is there only at times is asked for again.
+const THERE: Duration = Duration::from_millis(100);
 /// Pulls in a row that nothing came of, not even a sign of life, until the consumer is looked for.
 const MAX_SILENT: u32 = 2;
 
@@ -43,7 +45,14 @@ pub(super) async fn receive(
     opened: Arc<Semaphore>,
 ) {
     let received = match source {
-        Source::Stream(stream) => pull_from(&cx, &intake, stream, number, &sender, &opened).await,
+        Source::Stream(stream) => {
+            let lane = Arc::new(Lane::new(stream, cx.worker.as_str()));
+            pull_from(&cx, &intake, lane, number, &sender, &opened).await
+        }
+        Source::Lane(lane) if lane.overtakes().is_some() => {
+            pull_at_times(&cx, &intake, lane, number, &sender, &opened).await
+        }
+        Source::Lane(lane) => pull_from(&cx, &intake, lane, number, &sender, &opened).await,
         Source::Requests(subject) => {
             listen_to(&cx, &intake, subject, number, &sender, &opened).await
         }
@@ -54,8 +63,9 @@ pub(super) async fn receive(
     }
 }
 
-/// The worker's durable consumer, and how its messages come.
+/// A durable consumer, and how its messages come.
 struct Pulls {
+    lane: Arc<Lane>,
     intake: Intake,
     messages: Subscription,
     /// The prefix of where they come.
@@ -82,22 +92,13 @@ enum Pulled {
 async fn pull_from(
     cx: &Context,
     intake: &Intake,
-    stream: &'static str,
+    lane: Arc<Lane>,
     source: usize,
     sender: &Sender,
     opened: &Semaphore,
 ) -> anyhow::Result<()> {
-    let inbox = format!("{}.{stream}", intake.inbox());
-    let all = format!("{inbox}.*");
-    let Some(messages) = subscribe(cx, intake, &all, None).await? else { return Ok(()) };
-    let mut pulls = Pulls {
-        messages,
-        inbox,
-        next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", cx.worker),
-        intake: intake.clone(),
-        pulls: 0,
-        source,
-    };
+    let stream = lane.stream;
+    let Some(mut pulls) = Pulls::open(cx, intake, lane, source).await? else { return Ok(()) };
     let permits = Arc::new(Semaphore::new(MAX_IN_HAND));
     let (mut there, mut told, mut silent) = (false, false, 0);
     while !cx.drain.is_cancelled() {
@@ -134,7 +135,59 @@ async fn pull_from(
     Ok(())
 }
 
+/// Pulls until the drain from a consumer that is there only at times: from when the one that it
+/// overtakes has a backlog until it is gone.
+async fn pull_at_times(
+    cx: &Context,
+    intake: &Intake,
+    lane: Arc<Lane>,
+    source: usize,
+    sender: &Sender,
+    opened: &Semaphore,
+) -> anyhow::Result<()> {
+    let Some(mut pulls) = Pulls::open(cx, intake, lane.clone(), source).await? else {
+        return Ok(());
+    };
+    opened.add_permits(1);
+    let permits = Arc::new(Semaphore::new(MAX_IN_HAND));
+    while !cx.drain.is_cancelled() {
+        if let Some(overtaken) = lane.overtakes() {
+            tokio::select! {
+                () = overtaken.backlogged() => {}
+                () = cx.drain.cancelled() => return Ok(()),
+            }
+        }
+        while !cx.drain.is_cancelled()
+            && pulls.once(&cx.drain, sender, &permits).await? == Pulled::Done
+        {}
+        lane.set_idle();
+        sleep(THERE).await;
+    }
+    Ok(())
+}
+
 impl Pulls {
+    /// `None` where the drain comes first.
+    async fn open(
+        cx: &Context,
+        intake: &Intake,
+        lane: Arc<Lane>,
+        source: usize,
+    ) -> anyhow::Result<Option<Self>> {
+        let Lane { stream, durable, .. } = *lane;
+        let inbox = format!("{}.{stream}.{durable}", intake.inbox());
+        let messages = subscribe(cx, intake, &format!("{inbox}.*"), None).await?;
+        Ok(messages.map(|messages| Self {
+            messages,
+            inbox,
+            next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
+            lane,
+            intake: intake.clone(),
+            pulls: 0,
+            source,
+        }))
+    }
+
     /// # Errors
     /// Where nothing can be received any more.
     async fn once(
@@ -171,6 +224,7 @@ impl Pulls {
             let came = came.ok_or_else(|| anyhow::anyhow!("the connection has died"))?;
             let (deliveries, ended) = self.sort(came, &reply, &mut room);
             if !deliveries.is_empty() {
+                self.lane.note(&deliveries);
                 sender.send(deliveries).await?;
             }
             if let Some(ended) = ended {
@@ -190,6 +244,7 @@ impl Pulls {
         room: &mut Vec<OwnedSemaphorePermit>,
     ) -> (Vec<Delivery>, Option<Pulled>) {
         let mut deliveries = Vec::with_capacity(came.len());
+        let overtakes = self.lane.overtakes().is_some();
         let mut ended = None;
         for message in came {
             // Of what the server says nothing may be acknowledged, and a stranger's status is none.
@@ -200,7 +255,7 @@ impl Pulls {
                     // Of a pull that was given up there may come more than there is room for.
                     let room = room.pop();
                     match Delivery::stored(message, self.source, room) {
-                        Some(delivery) => deliveries.push(delivery),
+                        Some(delivery) => deliveries.push(Delivery { overtakes, ..delivery }),
                         None => tracing::warn!(next = self.next, "neither a message nor a status"),
                     }
                 }
@@ -209,7 +264,10 @@ impl Pulls {
                 // A sign of life.
                 Some(100) => {}
                 // Nothing came for as long as the pull was open.
-                Some(404 | 408) => ended = Some(Pulled::Done),
+                Some(404 | 408) => {
+                    self.lane.set_idle();
+                    ended = Some(Pulled::Done);
+                }
                 Some(status) => {
                     ended = Some(Pulled::Refused(format!("the pull ended with status {status}")));
                 }
@@ -323,12 +381,13 @@ mod tests {
             // On a busy machine an answer of JetStream may come after its limit.
             while stream.create_consumer(config.clone()).await.is_err() {}
             let intake = nats.intake();
-            let inbox = format!("{}.S", intake.inbox());
+            let inbox = format!("{}.S.d", intake.inbox());
             let (sender, received) = mpsc::channel(MAX_BATCH);
             let pulls = Pulls {
                 messages: intake.subscribe(format!("{inbox}.*"), None).await?,
                 inbox,
                 next: "$JS.API.CONSUMER.MSG.NEXT.S.d".to_owned(),
+                lane: Arc::new(Lane::new("S", "d")),
                 intake,
                 pulls: 0,
                 source: 0,

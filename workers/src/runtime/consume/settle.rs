@@ -29,6 +29,8 @@ pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdi
     let mut left = Left::default();
     for (delivery, verdict) in batch.iter().zip(verdicts) {
         match note(cx, delivery, verdict) {
+            // What is lost of these costs a delivery, and their consumer may be gone.
+            Settlement::Ack if delivery.overtakes => leave(cx, delivery).await,
             Settlement::Ack => {
                 if let (Origin::Stored { stream, .. }, Some(to)) =
                     (&delivery.origin, delivery.ack_to())
@@ -61,8 +63,17 @@ fn note(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Settlement {
         Verdict::Held(_) => "held",
         Verdict::Dead(_) => "dead",
     };
+    let settlement = settlement(verdict, delivery.deliveries());
+    let is_left = delivery.overtakes && settlement.gives_up();
+    let label = if is_left { "left" } else { label };
     cx.metrics.verdicts.with_label_values(&[cx.worker.as_str(), label]).inc();
-    settlement(verdict, delivery.deliveries())
+    if is_left { Settlement::Ack } else { settlement }
+}
+
+/// Acknowledges a message that came ahead of its turn: it is done, or left to the consumer that it
+/// overtook.
+pub(super) async fn leave(cx: &Context, delivery: &Delivery) {
+    send(cx, delivery, "+ACK").await;
 }
 
 /// Copies a message to the dead letters and ends it; it stays a message where that fails.

@@ -306,6 +306,10 @@ impl Run<'_> {
             let _hint = handler.cx.nats.client.publish(subject::OUTBOX_WAKE, shards).await;
         }
         handler.cx.fail.point("command-handler.after_show").await;
+        let decided = self.commands.iter().zip(&self.dispositions);
+        let decided = decided.filter(|(_, of)| matches!(of, Disposition::Decided(_)));
+        let decided = decided.map(|(command, _)| command);
+        handler.tenants.note(&handler.cx.postgres, decided).await;
         self.dispositions
     }
 }

@@ -7,7 +7,8 @@
 //! heals although nobody asks again.
 //!
 //! A command that carries a password is decided beside the batches, by itself, when the password
-//! is hashed ([`passwords`]): nobody else waits for that.
+//! is hashed ([`passwords`]): nobody else waits for that. What one tenant has put into the stream is
+//! overtaken by the others ([`overtaking`]).
 //!
 //! Guarantees: a command has one effect and one outcome, however often it is sent; an answer is
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,
@@ -24,6 +25,7 @@ mod locks;
 mod notes;
 mod old_locks;
 mod orders;
+mod overtaking;
 mod passwords;
 mod patient;
 mod payments;
@@ -33,6 +35,7 @@ mod sub_batch;
 mod supplies;
 mod tables;
 mod take;
+pub mod tenants;
 mod transaction;
 mod users;
 mod with_password;
@@ -46,6 +49,7 @@ use std::{
 use brigade_contracts::{
     Command, Outcome, Refusal,
     subject::{REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
+    topology::OVERTAKING,
 };
 use brigade_domain::LockPolicy;
 use futures::future::join_all;
@@ -59,13 +63,14 @@ use self::{
     passwords::Passwords,
     respond::{ReplyTo, busy, not_decided, too_many},
     show::Show,
+    tenants::Tenants,
     with_password::{PASSWORDS_BEGUN, WithPassword},
 };
 use crate::{
     infra::{Context, Lease},
     runtime::{
         Delivery, Handler, Refused, Source, Turn, Verdict,
-        consume::{REQUEST_WAITS, Shares, consume},
+        consume::{Lane, REQUEST_WAITS, Shares, consume},
         delivery::Origin,
     },
 };
@@ -79,6 +84,7 @@ struct CommandHandler {
     notes: Arc<Notes>,
     passwords: Passwords,
     held_up: Arc<HeldUp>,
+    tenants: Arc<Tenants>,
     /// Commands with a password, which are decided beside the batches.
     beside: TaskTracker,
     with_password: Arc<Mutex<Shares<WithPassword>>>,
@@ -111,10 +117,13 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
     let show = Arc::new(Show::open(&cx).await?);
     let notes = Arc::new(Notes::default());
     let held_up = Arc::new(HeldUp::default());
+    let tenants = Arc::new(Tenants::default());
+    let lanes = Lane::chain("COMMANDS", cx.worker.as_str(), &OVERTAKING);
     let duties = [
         spawn(held_up::keep(cx.clone(), held_up.clone())),
         spawn(notes::keep(cx.clone(), show.clone(), notes.clone())),
         spawn(housekeeping::keep(cx.clone())),
+        spawn(overtaking::keep(cx.clone(), lanes.clone(), tenants.clone())),
     ];
     let beside = TaskTracker::new();
     let handler = CommandHandler {
@@ -124,12 +133,14 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
         notes: notes.clone(),
         passwords: spawn_blocking(|| Passwords::new(None)).await??,
         held_up,
+        tenants,
         beside: beside.clone(),
         with_password: Arc::default(),
         begun: Arc::new(Semaphore::new(PASSWORDS_BEGUN)),
     };
     let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
-    let doors = [Source::Requests(REQUESTS), Source::Stream("COMMANDS"), register, login, refresh];
+    let mut doors = vec![Source::Requests(REQUESTS), register, login, refresh];
+    doors.extend(lanes.into_iter().map(Source::Lane));
     // A duty ends with the drain; before that it can only have panicked, and the worker with it.
     let duties = async {
         for duty in join_all(duties).await {

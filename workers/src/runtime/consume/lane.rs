@@ -1,0 +1,152 @@
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::shares::OfTenant;
+use crate::runtime::Delivery;
+
+/// A consumer has a backlog while more messages than this wait at the server. Fewer are in hand a
+/// moment later.
+pub const BACKLOG: u64 = 1000;
+/// Deliveries that say who causes a backlog.
+const RECENT: usize = 1000;
+
+/// A durable consumer, and what this process knows of its backlog by what it delivers.
+#[derive(Debug)]
+pub struct Lane {
+    pub(super) stream: &'static str,
+    /// The name of the consumer.
+    pub durable: &'static str,
+    /// The one whose backlog is overtaken here. Such a consumer is there only at times, and
+    /// whoever has that duty makes and deletes it; a message that cannot be done here is left to
+    /// the one that is always there.
+    overtakes: Option<Arc<Lane>>,
+    /// Messages that waited at the server when it last delivered one.
+    pending: watch::Sender<u64>,
+    /// The tenants of the last messages that came while there was a backlog.
+    recent: Mutex<VecDeque<Box<str>>>,
+}
+
+impl Lane {
+    /// Returns the lane of a consumer that is always there.
+    pub(super) fn new(stream: &'static str, durable: &'static str) -> Self {
+        Self {
+            stream,
+            durable,
+            overtakes: None,
+            pending: watch::Sender::default(),
+            recent: Mutex::default(),
+        }
+    }
+
+    /// Returns the lane of a consumer that is always there, and after it those of others, each of
+    /// which overtakes the one before it.
+    #[must_use]
+    pub fn chain(
+        stream: &'static str,
+        durable: &'static str,
+        overtaking: &[&'static str],
+    ) -> Vec<Arc<Self>> {
+        let mut lanes = vec![Arc::new(Self::new(stream, durable))];
+        for durable in overtaking {
+            let overtakes = lanes.last().cloned();
+            lanes.push(Arc::new(Self { overtakes, ..Self::new(stream, durable) }));
+        }
+        lanes
+    }
+
+    pub(super) fn overtakes(&self) -> Option<&Arc<Self>> {
+        self.overtakes.as_ref()
+    }
+
+    /// Waits until the consumer has a backlog, as far as is known here.
+    pub async fn backlogged(&self) {
+        let mut pending = self.pending.subscribe();
+        // The sender is not dropped before this ends.
+        drop(pending.wait_for(|pending| *pending > BACKLOG).await);
+    }
+
+    /// Tells whether the consumer has a backlog, as far as is known here.
+    #[must_use]
+    pub fn is_backlogged(&self) -> bool {
+        *self.pending.borrow() > BACKLOG
+    }
+
+    /// Notes what was delivered, in order.
+    pub(super) fn note(&self, deliveries: &[Delivery]) {
+        let Some(last) = deliveries.last() else { return };
+        let mut recent = self.lock();
+        for delivery in deliveries.iter().filter(|delivery| delivery.pending > BACKLOG) {
+            if recent.len() >= RECENT {
+                recent.pop_front();
+            }
+            recent.push_back(delivery.tenant().into());
+        }
+        if last.pending <= BACKLOG {
+            // The next backlog is caused by others, perhaps.
+            recent.clear();
+        }
+        drop(recent);
+        self.set(last.pending);
+    }
+
+    /// Notes that the server delivers nothing now.
+    pub(super) fn set_idle(&self) {
+        self.set(0);
+    }
+
+    fn set(&self, pending: u64) {
+        self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
+    }
+
+    /// Returns the tenants of the last messages that came while there was a backlog.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Box<str>> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Box<str>>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::{super::queues::tests::delivery, *};
+
+    fn came(lane: &Lane, count: usize, pending: u64) {
+        let came: Vec<_> = (0..count).map(|_| Delivery { pending, ..delivery(0, 1) }).collect();
+        lane.note(&came);
+    }
+
+    #[test]
+    fn a_backlog_is_known_by_what_is_delivered_and_forgotten_with_its_end() {
+        let lane = Lane::new("S", "d");
+        came(&lane, 5, BACKLOG);
+        assert!(!lane.is_backlogged() && lane.backlogged().now_or_never().is_none());
+        assert!(lane.recent().is_empty(), "who sends while there is none causes none");
+        came(&lane, 2 * RECENT, BACKLOG + 1);
+        assert!(lane.is_backlogged() && lane.backlogged().now_or_never().is_some());
+        assert_eq!((lane.recent().len(), &*lane.recent()[0]), (RECENT, "t1"));
+        came(&lane, 1, 3);
+        assert!(!lane.is_backlogged() && lane.recent().is_empty());
+        came(&lane, 1, BACKLOG + 1);
+        lane.set_idle();
+        assert!(!lane.is_backlogged());
+        assert_eq!(lane.recent().len(), 1, "too many may be in hand");
+    }
+
+    #[test]
+    fn each_lane_overtakes_the_one_before_it() {
+        let lanes = Lane::chain("S", "d", &["d-1", "d-2"]);
+        let names: Vec<_> = lanes.iter().map(|lane| lane.durable).collect();
+        let overtaken = lanes.iter().filter_map(|lane| Some(lane.overtakes()?.durable));
+        assert_eq!(names, ["d", "d-1", "d-2"]);
+        assert_eq!(overtaken.collect::<Vec<_>>(), ["d", "d-1"]);
+    }
+}
