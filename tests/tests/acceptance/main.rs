@@ -43,6 +43,7 @@ mod strange_bytes;
 mod strangers;
 mod streams;
 mod tables;
+mod tls;
 mod topology;
 mod users;
 mod walls;

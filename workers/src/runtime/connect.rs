@@ -4,7 +4,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::{
-    Client, ConnectOptions, Event, ServerAddr, ServerError, connection::State, jetstream,
+    Client, ConnectOptions, Event, Server, ServerAddr, ServerError, connection::State, jetstream,
 };
 use brigade_contracts::{
     key::Bucket,
@@ -91,12 +91,28 @@ impl Nats {
                 std::future::ready(())
             }
         };
+        // The events do not say why a connection cannot be made; what is known of the servers does.
+        let before_connecting = {
+            let health = health.clone();
+            move |servers: Vec<Server>, _| {
+                let why = servers.iter().find_map(|server| {
+                    let (host, port) = (server.addr.host(), server.addr.port());
+                    Some(format!("{host}:{port}: {}", server.last_error.as_ref()?))
+                });
+                if let Some(why) = why {
+                    health.away("nats", &why);
+                }
+                // The client chooses the server.
+                std::future::ready(None)
+            }
+        };
         let client = options
             .name(health.worker.as_str())
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT_DELAY)
             .ping_interval(PING)
             .event_callback(on_event)
+            .reconnect_to_server_callback(before_connecting)
             .connect(address)
             .await
             .context("cannot connect to NATS")?;
@@ -225,11 +241,19 @@ impl Login {
         Ok(Self { servers, user, password, name: name.to_owned() })
     }
 
+    /// Whether a connection without TLS is refused. With one server's URL all others are encrypted,
+    /// as those of which a server tells are.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
+        self.servers.iter().any(ServerAddr::tls_required)
+    }
+
     /// Options with the only inbox prefix that the user may listen to, and the servers.
     fn options(&self) -> (ConnectOptions, Vec<ServerAddr>) {
         let options = ConnectOptions::new()
             .custom_inbox_prefix(inbox_prefix(&self.user))
-            .user_and_password(self.user.clone(), self.password.clone());
+            .user_and_password(self.user.clone(), self.password.clone())
+            .require_tls(self.wants_tls());
         (options, self.servers.clone())
     }
 }
