@@ -38,6 +38,7 @@ mod payment_results;
 mod payments;
 mod permissions;
 mod reads;
+mod shares;
 mod standby;
 mod strange_bytes;
 mod strangers;
