@@ -231,11 +231,16 @@ async fn s5_06_recovery_of_each_worker() {
                 if wired.worker == WorkerName::CartLockExpiry {
                     let (cart, owner) = (format!("cart.{name}"), format!("u-{name}"));
                     let open = json!({"kind": "menu", "owner": owner, "currency": "EUR"});
-                    producer.done(&format!("{cart}.open"), open).await;
-                    producer.done(&format!("{cart}.add_item"), item("i1", 100, 1)).await;
+                    let insist = async |n: u8, verb: &str, payload| {
+                        let id = format!("{name}-{n}");
+                        let done = producer.insist(&id, &format!("{cart}.{verb}"), payload).await;
+                        assert!(done.status < 300, "{verb}: {}", done.body());
+                    };
+                    insist(1, "open", open).await;
+                    insist(2, "add_item", item("i1", 100, 1)).await;
                     // For a second: that much of the time is no delay.
                     let lock = json!({"method": "card", "transaction_id": name});
-                    producer.done(&format!("{cart}.lock"), lock).await;
+                    insist(3, "lock", lock).await;
                 }
                 let (since, started) = (now(&town).await, Instant::now());
                 silence(wired);
