@@ -211,6 +211,9 @@ async fn own_work_is_done(
     }
 }
 
+/// Makes a worker's connection to a server silent.
+type Silence = fn(&Wired);
+
 /// Not a test of a promise: prints how long each worker needs for what only it does, when nothing
 /// is wrong and after its connection to a server went silent.
 #[tokio::test]
@@ -219,7 +222,7 @@ async fn s5_06_recovery_of_each_worker() {
     let (town, wires) = wired().await;
     let producer = town.producer().await;
     everything_is_done(&town, &producer, "before", now(&town).await).await;
-    let silences: [(&str, fn(&Wired)); 3] = [
+    let silences: [(&str, Silence); 3] = [
         ("neither", |_| {}),
         ("Postgres", |wired| wired.postgres.silence()),
         ("NATS", |wired| wired.nats.silence()),
