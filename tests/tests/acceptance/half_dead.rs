@@ -175,7 +175,8 @@ async fn own_work_is_done(
         }
         WorkerName::UserStateProjector => {
             let register = json!({
-                "email": format!("{name}@example.org"), "profile_id": "p", "password": "correct horse",
+                "email": format!("{name}@example.org"), "profile_id": "p",
+                "password": "correct horse",
             });
             let what = format!("user.{name}.register");
             assert!(producer.insist(name, &what, register).await.status < 300);

@@ -140,8 +140,8 @@ impl Sessions {
     /// after a crash the statement either fails, or its session is a new one and has been counted.
     ///
     /// A read without a floor may have to walk over everything that was ever deleted, and is then
-    /// given the time ([`Patience`]); any other is quick, or its session is dead. Its next read then
-    /// is one of a new session, and so without a floor.
+    /// given the time ([`Patience`]); any other is quick, or its session is dead. Its next read is
+    /// then one of a new session, and so without a floor.
     pub async fn read<T>(
         &self,
         floors: impl Iterator<Item = Mark>,

@@ -8,10 +8,10 @@
 //! it came; then every change, and never an older row after a newer one. One that was cut off, by
 //! whatever, and comes again with the last `id` that it got, to any edge, misses nothing.
 //!
-//! **Bounds.** So many readers as [`MAX_READERS`], a quarter of them of one tenant; what is kept for a slow one is bounded by the
-//! hub, and one that takes nothing at all loses its connection. Whether a reader may still read is
-//! asked with each heartbeat; while that is not certain it goes on. A drain ends all streams at
-//! once: readers come again, to another edge.
+//! **Bounds.** So many readers as [`MAX_READERS`], a quarter of them of one tenant; what is kept
+//! for a slow one is bounded by the hub, and one that takes nothing at all loses its connection.
+//! Whether a reader may still read is asked with each heartbeat; while that is not certain it goes
+//! on. A drain ends all streams at once: readers come again, to another edge.
 
 mod frame;
 mod hub;
@@ -96,8 +96,8 @@ impl Streams {
 /// tells, with each heartbeat, whether it still may.
 ///
 /// # Errors
-/// 404, `503 unconfirmed`, `503 busy` where there are too many readers, or `429 too_many` where there
-/// are too many of the tenant.
+/// 404, `503 unconfirmed`, `503 busy` where there are too many readers, or `429 too_many` where
+/// there are too many of the tenant.
 pub async fn read<F>(
     edge: &Arc<Edge>,
     tenant: &Token,

@@ -306,9 +306,9 @@ fn write(out: &mut BytesMut, parts: &[&str]) {
     }
 }
 
-/// Sends a piece of what is to be sent. TLS may keep what was written: then it is flushed, a step of
-/// its own, so that a server which takes nothing does not keep the pings from ending the connection.
-/// Returns whether everything has left.
+/// Sends a piece of what is to be sent. TLS may keep what was written: then it is flushed, a step
+/// of its own, so that a server which takes nothing does not keep the pings from ending the
+/// connection. Returns whether everything has left.
 async fn send(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> io::Result<bool> {
     if out.is_empty() {
         writer.flush().await?;
