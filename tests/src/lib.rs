@@ -16,6 +16,7 @@ pub mod screen;
 pub mod shared;
 pub mod sse;
 pub mod stranger;
+pub mod tls;
 pub mod town;
 pub mod web;
 pub mod wire;

@@ -13,6 +13,7 @@ use sqlx::ConnectOptions;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
 };
 
 use crate::{Town, until};
@@ -59,6 +60,8 @@ pub struct Process {
     pub child: Child,
     /// What it has logged.
     log: Arc<Mutex<String>>,
+    /// Ends with the log.
+    reader: JoinHandle<()>,
 }
 
 impl Process {
@@ -69,6 +72,22 @@ impl Process {
     /// # Panics
     /// Where it does not start.
     pub async fn start(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
+        let process = Self::spawn(town, workers, fail_point);
+        // One that dies before it is ready closes its log: that is for the caller to see.
+        until("the process to be ready or gone", || async {
+            let over = process.reader.is_finished();
+            (over || process.log().contains("\"message\":\"ready\"")).then_some(())
+        })
+        .await;
+        process
+    }
+
+    /// The same for one that may never be ready.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn spawn(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
         let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
         let mut command = brigade(&format!("run {}", names.join(" ")));
         command.env("BRIGADE_LOG_FORMAT", "json").env("BRIGADE_LOG", "info,brigade=trace");
@@ -89,27 +108,32 @@ impl Process {
             command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
         command.env("BRIGADE_IDLE_CART_HOURS", town.settings.idle_cart_hours.to_string());
+        if let Some(trust) = &town.trust {
+            command.env("SSL_CERT_FILE", &trust.authority).env_remove("SSL_CERT_DIR");
+        }
         if let Some(name) = fail_point {
             command.env("BRIGADE_FAIL_POINT", name);
         }
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let log = Arc::new(Mutex::new(String::new()));
-        // One that dies before it is ready closes its log: that is for the caller to see.
-        while let Some(line) = lines.next_line().await.expect("readable") {
-            keep(&log, &line);
-            if line.contains("\"message\":\"ready\"") {
-                break;
-            }
-        }
-        // The rest is read all the time, so that the process never waits for its log.
+        // It is read all the time, so that the process never waits for its log.
         let written = log.clone();
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 keep(&written, &line);
             }
         });
-        Self { child, log }
+        Self { child, log, reader }
+    }
+
+    /// Waits until it has logged a line with each of these in it.
+    pub async fn until_logged(&self, parts: &[&str]) {
+        until(&format!("{parts:?} in the log"), || async {
+            let has_all = |line: &str| parts.iter().all(|part| line.contains(part));
+            self.log().lines().any(has_all).then_some(())
+        })
+        .await;
     }
 
     /// What it has logged.

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -25,6 +26,7 @@ use crate::{
     PATIENCE, Producer, Web, check,
     gate::Gate,
     shared::{self, role_password, shared},
+    tls::{self, Authority, Trust},
     until,
 };
 
@@ -48,6 +50,8 @@ pub struct Town {
     /// The test spoils tables, so that table-status-reconciler finds some.
     pub has_ghosts: bool,
     serving: OnceCell<Serving>,
+    /// Only of a town whose nats-server wants TLS.
+    pub trust: Option<Trust>,
     passwords: BTreeMap<String, String>,
     postgres_url: PostgresUrl,
     workers: Mutex<Vec<Instance>>,
@@ -183,6 +187,7 @@ impl Town {
             settings: Settings::default(),
             has_ghosts: false,
             serving: OnceCell::new(),
+            trust: None,
             postgres,
             sql: sql.expect("a URL"),
             fail: FailPoints::default(),
@@ -205,7 +210,8 @@ impl Town {
     #[must_use]
     pub fn nats_url(&self, user: &str) -> String {
         let url = |server: &NatsServer| {
-            format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], server.port())
+            let scheme = self.trust.as_ref().map_or("nats", |trust| trust.scheme);
+            format!("{scheme}://{user}:{}@127.0.0.1:{}", self.passwords[user], server.port())
         };
         let nodes = std::iter::once(&self.nats).chain(&self.others);
         nodes.map(url).collect::<Vec<_>>().join(",")
@@ -245,7 +251,7 @@ impl Town {
     /// # Panics
     /// Where the server refuses it.
     pub async fn connect(&self, user: &str) -> async_nats::Client {
-        connect(&self.nats_url(user)).await
+        connect(&self.nats_url(user), self.trust.as_ref()).await
     }
 
     /// A connection as a user, by a way that can be cut.
@@ -253,7 +259,8 @@ impl Town {
     /// # Panics
     /// Where the server refuses it.
     pub async fn connect_through(&self, gate: &Gate, user: &str) -> async_nats::Client {
-        connect(&format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], gate.port())).await
+        let url = format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], gate.port());
+        connect(&url, None).await
     }
 
     /// The backend of the restaurant `t1`.
@@ -362,6 +369,21 @@ impl Town {
         }
     }
 
+    /// Starts the nats-server of a single node again, with TLS and a certificate of this authority.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub async fn encrypt(&mut self, authority: &Authority, expired: bool, more: &str) {
+        let folder = self.dir.path().join("nats-0");
+        authority.certify(&folder, expired);
+        let file = folder.join("nats-server.conf");
+        let before = fs::read_to_string(&file).expect("its configuration");
+        let (plain, _) = before.split_once(tls::BEGIN).unwrap_or((&before, ""));
+        let text = format!("{plain}{}{}", tls::BEGIN, tls::configuration(more));
+        fs::write(&file, text).expect("written");
+        self.nats.restart().await.expect("it comes back");
+    }
+
     /// Where the data of this town's nats-server lies.
     #[must_use]
     pub fn nats_dir(&self) -> PathBuf {
@@ -381,10 +403,13 @@ pub async fn ready(instance: &Instance) {
     }
 }
 
-async fn connect(url: &str) -> async_nats::Client {
+async fn connect(url: &str, trust: Option<&Trust>) -> async_nats::Client {
     let (options, address) = as_user_of(url).expect("a URL");
-    let options =
+    let mut options =
         options.retry_on_initial_connect().reconnect_delay_callback(|_| Duration::from_millis(10));
+    if let Some(trust) = trust {
+        options = options.add_root_certificates(trust.authority.clone());
+    }
     options.connect(address).await.expect("connected")
 }
 

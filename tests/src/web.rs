@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{Client, Method, RequestBuilder, header::HeaderMap};
@@ -58,6 +58,12 @@ pub fn credentials(user: &str) -> Value {
     json!({"email": format!("{user}@example.org"), "password": PASSWORD})
 }
 
+fn client(from: Option<IpAddr>) -> Client {
+    // None of the environment's proxies: the town is on this machine.
+    let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).local_address(from);
+    client.build().expect("a client")
+}
+
 impl Web {
     /// Shows no token yet.
     ///
@@ -65,9 +71,16 @@ impl Web {
     /// Where there is no client to be had.
     #[must_use]
     pub fn new(base: String, tenant: &str) -> Self {
-        // None of the environment's proxies: the town is on this machine.
-        let client = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build();
-        Self { client: client.expect("a client"), base, tenant: tenant.to_owned(), token: None }
+        Self { client: client(None), base, tenant: tenant.to_owned(), token: None }
+    }
+
+    /// The same from another address of this machine.
+    ///
+    /// # Panics
+    /// Where there is no client to be had.
+    #[must_use]
+    pub fn from(&self, address: IpAddr) -> Self {
+        Self { client: client(Some(address)), ..self.clone() }
     }
 
     /// The same with another token.

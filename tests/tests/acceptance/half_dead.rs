@@ -150,6 +150,110 @@ async fn s5_06_a_connection_to_nats_that_goes_silent_stops_no_worker() {
     each_goes_silent("NATS", |wired| &wired.nats).await;
 }
 
+/// Waits until a worker has done what only it does.
+async fn own_work_is_done(
+    town: &Town,
+    producer: &Producer,
+    worker: WorkerName,
+    name: &str,
+    since: OffsetDateTime,
+) {
+    let (order, place) = (format!("order.{name}.place"), placed(&[("Soup", 500, 1)]));
+    match worker {
+        WorkerName::CommandHandler => {
+            producer.insist(name, &order, place).await;
+        }
+        WorkerName::OutboxRelay => {
+            producer.insist(name, &order, place).await;
+            town.until_relayed().await;
+        }
+        WorkerName::PaymentProjector => {
+            producer.insist(name, &order, place).await;
+            town.until_idle().await;
+        }
+        WorkerName::UserStateProjector => {
+            let register = json!({
+                "email": format!("{name}@example.org"), "profile_id": "p",
+                "password": "correct horse",
+            });
+            let what = format!("user.{name}.register");
+            assert!(producer.insist(name, &what, register).await.status < 300);
+            town.until_idle().await;
+        }
+        WorkerName::CartLockExpiry => until_no_lock_is_held(town).await,
+        WorkerName::TableStatusReconciler => {
+            let ghost = "update brigade.tables set status = 'occupied' where id = 'tbefore'";
+            sqlx::query(ghost).execute(&town.sql).await.expect("sql");
+            until("the ghost to be repaired", || async {
+                let free = "select status = 'available' from brigade.tables where id = 'tbefore'";
+                sqlx::query_scalar::<_, bool>(free).fetch_one(&town.sql).await.ok()?.then_some(())
+            })
+            .await;
+        }
+        WorkerName::CacheVerifier => {
+            until("a new mark", || async {
+                let noted = "select max(noted_at) > $1 from brigade.stream_marks";
+                let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
+                noted.fetch_one(&town.sql).await.ok()?.then_some(())
+            })
+            .await;
+        }
+        WorkerName::Edge => {
+            until("the order to be seen", || async {
+                let one_try = Duration::from_millis(500);
+                let view = "q.t1.view.order.obefore";
+                let seen = producer.request_within(one_try, view, &[], b"").await?;
+                (seen.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// Makes a worker's connection to a server silent.
+type Silence = fn(&Wired);
+
+/// Not a test of a promise: prints how long each worker needs for what only it does, when nothing
+/// is wrong and after its connection to a server went silent.
+#[tokio::test]
+#[ignore = "prints times, which depend on the machine"]
+async fn s5_06_recovery_of_each_worker() {
+    let (town, wires) = wired().await;
+    let producer = town.producer().await;
+    everything_is_done(&town, &producer, "before", now(&town).await).await;
+    let silences: [(&str, Silence); 3] = [
+        ("neither", |_| {}),
+        ("Postgres", |wired| wired.postgres.silence()),
+        ("NATS", |wired| wired.nats.silence()),
+    ];
+    for wired in &wires {
+        for (server, silence) in silences {
+            for round in 0..3 {
+                let name = format!("{}-{server}-{round}", wired.worker);
+                if wired.worker == WorkerName::CartLockExpiry {
+                    let (cart, owner) = (format!("cart.{name}"), format!("u-{name}"));
+                    let open = json!({"kind": "menu", "owner": owner, "currency": "EUR"});
+                    let insist = async |n: u8, verb: &str, payload| {
+                        let id = format!("{name}-{n}");
+                        let done = producer.insist(&id, &format!("{cart}.{verb}"), payload).await;
+                        assert!(done.status < 300, "{verb}: {}", done.body());
+                    };
+                    insist(1, "open", open).await;
+                    insist(2, "add_item", item("i1", 100, 1)).await;
+                    // For a second: that much of the time is no delay.
+                    let lock = json!({"method": "card", "transaction_id": name});
+                    insist(3, "lock", lock).await;
+                }
+                let (since, started) = (now(&town).await, Instant::now());
+                silence(wired);
+                own_work_is_done(&town, &producer, wired.worker, &name, since).await;
+                println!("{} {server} silent: {:?}", wired.worker, started.elapsed());
+                town.until_idle().await;
+            }
+        }
+    }
+}
+
 /// Two of a worker, of which one is by a gate to NATS, the other holds nothing yet.
 async fn one_by_a_gate(town: &Town, worker: WorkerName) -> (Gate, Instance) {
     let gate = Gate::to(town.nats.port()).await;

@@ -162,6 +162,11 @@ server_name: "{name}"
 listen: "127.0.0.1:{port}"
 pid_file: "nats-server.pid"
 
+# A connection that is dead and does not say so still gets its part of the requests, until the
+# server finds out: after three of these, which is as long as a worker takes to find out itself.
+ping_interval: "1500ms"
+ping_max: 2
+
 jetstream {{
   store_dir: "."
   # What was acknowledged survives a power cut, at the price of an fsync per message.

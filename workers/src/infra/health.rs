@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A worker that hangs for this much longer could not be started again: its process should be
 /// killed. A start takes milliseconds, and a drain that does not end is cut off before this.
 const LOST: Duration = Duration::from_secs(20);
+/// Most reasons that are logged of one outage.
+const REASONS: u32 = 5;
 
 /// How a worker is, as `/readyz` and `/livez` tell it.
 ///
@@ -34,8 +36,16 @@ struct State {
     /// When the worker was started; `None` while it is not meant to run.
     started: Option<Instant>,
     duties: Vec<Arc<Progress>>,
-    away: BTreeMap<&'static str, String>,
+    away: BTreeMap<&'static str, Outage>,
     violations: Vec<String>,
+}
+
+/// A dependency that cannot be reached.
+#[derive(Default)]
+struct Outage {
+    why: String,
+    /// How many reasons were logged.
+    logged: u32,
 }
 
 /// How a duty gets on.
@@ -124,11 +134,16 @@ impl Health {
         Duty { health: self.clone(), progress }
     }
 
-    /// A dependency cannot be reached. Logged once per outage.
+    /// A dependency cannot be reached. Logged when an outage begins and when its reason changes, a
+    /// few times: a server that was restarted may come back with a certificate that has expired.
     pub fn away(&self, dependency: &'static str, why: &str) {
-        if self.state().away.insert(dependency, why.to_owned()).is_none() {
+        let mut state = self.state();
+        let outage = state.away.entry(dependency).or_default();
+        if outage.why != why && outage.logged < REASONS {
+            outage.logged += 1;
             tracing::warn!(worker = %self.worker, dependency, why, "dependency away");
         }
+        why.clone_into(&mut outage.why);
     }
 
     /// A dependency answers (again).
@@ -161,8 +176,8 @@ impl Health {
         if let Some(what) = state.violations.first() {
             return Err(format!("permission violation: {what}"));
         }
-        if let Some((dependency, why)) = state.away.first_key_value() {
-            return Err(format!("{dependency} is away: {why}"));
+        if let Some((dependency, outage)) = state.away.first_key_value() {
+            return Err(format!("{dependency} is away: {}", outage.why));
         }
         if state.duties.is_empty() {
             return Err("starting".to_owned());
@@ -254,6 +269,17 @@ mod tests {
         advance(STALLED).await;
         marks.moved();
         assert_eq!(health.ready(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn the_last_reason_is_told_and_a_few_are_logged() {
+        let health = started();
+        for n in 0..100 {
+            health.away("nats", &format!("reason {n}"));
+            health.away("nats", &format!("reason {n}"));
+        }
+        assert_eq!(health.ready(), Err("nats is away: reason 99".to_owned()));
+        assert_eq!(health.state().away["nats"].logged, REASONS);
     }
 
     #[tokio::test(start_paused = true)]

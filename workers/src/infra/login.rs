@@ -38,11 +38,19 @@ impl Login {
         Ok(Self { servers, user, password, name: name.to_owned() })
     }
 
+    /// Returns whether a connection without TLS is refused. With one server's URL all others are
+    /// encrypted, as those of which a server tells are.
+    #[must_use]
+    pub fn wants_tls(&self) -> bool {
+        self.servers.iter().any(ServerAddr::tls_required)
+    }
+
     /// Options with the only inbox prefix that the user may listen to, and the servers.
     pub(super) fn options(&self) -> (ConnectOptions, Vec<ServerAddr>) {
         let options = ConnectOptions::new()
             .custom_inbox_prefix(inbox_prefix(&self.user))
-            .user_and_password(self.user.clone(), self.password.clone());
+            .user_and_password(self.user.clone(), self.password.clone())
+            .require_tls(self.wants_tls());
         (options, self.servers.clone())
     }
 }

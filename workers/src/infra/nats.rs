@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::{Client, Event, ServerError, connection::State, jetstream};
+use async_nats::{Client, Event, Server, ServerError, connection::State, jetstream};
 use brigade_contracts::{key::Bucket, permissions::alive};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -80,12 +80,28 @@ impl Nats {
                 std::future::ready(())
             }
         };
+        // The events do not say why a connection cannot be made; what is known of the servers does.
+        let before_connecting = {
+            let health = health.clone();
+            move |servers: Vec<Server>, _| {
+                let why = servers.iter().find_map(|server| {
+                    let (host, port) = (server.addr.host(), server.addr.port());
+                    Some(format!("{host}:{port}: {}", server.last_error.as_ref()?))
+                });
+                if let Some(why) = why {
+                    health.away("nats", &why);
+                }
+                // The client chooses the server.
+                std::future::ready(None)
+            }
+        };
         let client = options
             .name(health.worker.as_str())
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT_DELAY)
             .ping_interval(PING)
             .event_callback(on_event)
+            .reconnect_to_server_callback(before_connecting)
             .connect(address)
             .await
             .context("cannot connect to NATS")?;

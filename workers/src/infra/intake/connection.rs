@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
     sync::Arc,
     time::Duration,
 };
@@ -17,6 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -179,6 +181,7 @@ impl Connection {
         let mut buffer = accepted.buffer;
         let mut tick = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flushed = true;
         self.take(&mut buffer).await?;
         loop {
             if buffer.capacity() - buffer.len() < MIN_ROOM {
@@ -189,11 +192,8 @@ impl Connection {
                     ensure!(read? > 0, "the server closed the connection");
                     self.take(&mut buffer).await?;
                 }
-                written = writer.write_buf(&mut self.out), if !self.out.is_empty() => {
-                    written?;
-                    if self.out.is_empty() {
-                        writer.flush().await?;
-                    }
+                sent = send(&mut writer, &mut self.out), if !(flushed && self.out.is_empty()) => {
+                    flushed = sent?;
                 }
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order),
@@ -306,6 +306,18 @@ fn write(out: &mut BytesMut, parts: &[&str]) {
     }
 }
 
+/// Sends a piece of what is to be sent. TLS may keep what was written: then it is flushed, a step
+/// of its own, so that a server which takes nothing does not keep the pings from ending the
+/// connection. Returns whether everything has left.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> io::Result<bool> {
+    if out.is_empty() {
+        writer.flush().await?;
+        return Ok(true);
+    }
+    writer.write_buf(out).await?;
+    Ok(false)
+}
+
 /// Connects to any of the servers, however long that takes.
 async fn connect(login: Arc<Login>, mut servers: Vec<ServerAddr>, health: Health) -> Accepted {
     servers.shuffle(&mut rand::rng());
@@ -313,6 +325,11 @@ async fn connect(login: Arc<Login>, mut servers: Vec<ServerAddr>, health: Health
         let error = match timeout(HANDSHAKE, handshake(&login, server)).await {
             Ok(Ok(accepted)) => return accepted,
             Ok(Err(error)) => format!("{error:#}"),
+            // The client library waits for INFO as well.
+            Err(_) if login.wants_tls() => {
+                "no INFO before TLS; if nats-server has `handshake_first`, let it be `auto`"
+                    .to_owned()
+            }
             Err(_) => "no answer".to_owned(),
         };
         health.away("intake", &format!("{}:{}: {error}", server.host(), server.port()));
@@ -331,7 +348,7 @@ async fn handshake(login: &Login, server: &ServerAddr) -> anyhow::Result<Accepte
         bail!("it does not begin with INFO, as nats-server does");
     };
     let info: Info = serde_json::from_slice(&info).context("its INFO cannot be read")?;
-    let tls = info.tls_required || login.servers.iter().any(ServerAddr::tls_required);
+    let tls = info.tls_required || login.wants_tls();
     if tls {
         ensure!(buffer.is_empty(), "it sends more before TLS begins");
         stream = encrypted(stream, server.host()).await?;
@@ -374,18 +391,28 @@ async fn operation(stream: &mut dyn Transport, buffer: &mut BytesMut) -> anyhow:
 
 /// TLS with the certificates that this machine trusts, as the client library does.
 async fn encrypted(stream: Box<dyn Transport>, host: &str) -> anyhow::Result<Box<dyn Transport>> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    ensure!(!roots.is_empty(), "no certificates to trust: {:?}", found.errors);
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    // They are read from files, hundreds of them.
+    let config = spawn_blocking(|| {
+        let found = rustls_native_certs::load_native_certs();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        ensure!(!roots.is_empty(), "no certificates to trust: {:?}", found.errors);
+        Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    });
+    let config = config.await.context("the certificates to trust were not read")??;
     let name = ServerName::try_from(host.to_owned()).context("no name for TLS")?;
     Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
     use brigade_contracts::WorkerName;
+    use tokio::io::ReadBuf;
 
     use super::*;
 
@@ -424,6 +451,61 @@ mod tests {
         drop(connection);
         far.read_to_end(&mut sent).await.unwrap();
         assert_eq!(sent, b"PING\r\nPING\r\n");
+    }
+
+    /// A transport that never says that what was written has left, as TLS does over a full one.
+    struct Unflushed(tokio::io::DuplexStream);
+
+    impl AsyncRead for Unflushed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context,
+            buffer: &mut ReadBuf,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Unflushed {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_nothing_is_given_up() {
+        let (mut connection, _counted) = connection();
+        let (near, _far) = tokio::io::duplex(1024);
+        let (_orders, mut received) = mpsc::unbounded_channel();
+        let served = connection.serve(accepted(Unflushed(near)), &mut received);
+        let error = timeout(4 * PING_EVERY, served).await.expect("in time").unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_wants_tls_before_it_speaks_is_told_from_one_that_is_silent() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (scheme, why) in [("tls", "handshake_first"), ("nats", "no answer")] {
+            let login = Login::of(&format!("{scheme}://edge:e@{address}"), "edge").unwrap();
+            let health = Health::new(WorkerName::Edge);
+            let servers = login.servers.clone();
+            let connecting = connect(Arc::new(login), servers, health.clone());
+            assert!(timeout(HANDSHAKE * 2, connecting).await.is_err());
+            assert!(health.ready().unwrap_err().contains(why), "{:?}", health.ready());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,6 +89,9 @@ const USER_VALIDATE: &str = "user_validate";
 const USER_STATE: &str = "user_state";
 /// Most queries in hand, a quarter of them of one tenant; more are refused as `busy` or `too_many`.
 const MAX_IN_HAND: usize = 10_000;
+/// Most requests over HTTP of which nobody knows yet whose they are, a quarter of them from one
+/// address. A token is confirmed within milliseconds; only whoever logs in stays there for longer.
+const MAX_STRANGERS: usize = 2_048;
 /// Most queries that wait for something to happen, a quarter of them of one tenant: the others
 /// always have room.
 const MAX_WAITING: usize = 4_096;
@@ -123,6 +126,7 @@ struct Edge {
     streams: Streams,
     versions: Kv,
     in_hand: Places,
+    strangers: Places,
     waiting: Places,
 }
 
@@ -256,6 +260,7 @@ impl Edge {
             streams: Streams::new(&cx.drain),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             in_hand: Places::new(MAX_IN_HAND),
+            strangers: Places::new(MAX_STRANGERS),
             waiting: Places::new(MAX_WAITING),
             cx,
             settings,
@@ -269,6 +274,8 @@ impl Edge {
 
     /// Waits until nothing is in hand.
     async fn answered(&self) {
+        // In this order: a stranger may become a tenant's.
+        self.strangers.free(MAX_STRANGERS).await;
         self.in_hand.free(MAX_IN_HAND).await;
     }
 

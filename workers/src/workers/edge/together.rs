@@ -4,6 +4,7 @@
 //! it is sent. So what it finds is never older than an outcome that was answered before the
 //! question was put. While the few statements that may run at once are under way, questions
 //! gather for the next one; so the load on Postgres does not grow with the number of queries.
+//! Where more wait than one statement takes, tenants are served in turn.
 //!
 //! Each statement says `where (select pg_current_wal_lsn()) is not null`, which fails on a server in
 //! recovery, rows or no rows (it is asked once, before anything is read): a standby may be behind,
@@ -11,18 +12,27 @@
 //! ([`refuse_standby`](crate::infra::postgres::refuse_standby)); this holds where a pooler stands
 //! in between as well.
 
-use std::{collections::HashMap, future::Future, hash::Hash, sync::Arc};
+use std::{
+    collections::HashMap,
+    future::Future,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use brigade_contracts::{Address, Token};
 use sqlx::PgConnection;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::database::{Database, Unanswered};
-use crate::runtime::supervise::supervise;
+use crate::runtime::{
+    consume::{OfTenant, Shares},
+    supervise::supervise,
+};
 
 /// A statement that answers many questions of one kind.
 pub trait Question: Send + Sync + 'static {
-    type Key: Clone + Eq + Hash + Send + Sync + 'static;
+    type Key: OfTenant + Clone + Eq + Hash + Send + Sync + 'static;
     type Row: Clone + Send + 'static;
     /// Most statements under way.
     const AT_ONCE: usize;
@@ -39,9 +49,14 @@ pub trait Question: Send + Sync + 'static {
 
 /// Gathers questions of one kind.
 pub struct Together<Q: Question> {
-    /// Unbounded: edge bounds the queries in hand.
-    sender: mpsc::UnboundedSender<Waiting<Q>>,
+    gathered: Arc<Gathered<Q>>,
     _askers: Vec<AbortOnDropHandle<()>>,
+}
+
+/// The questions that wait. Unbounded: edge bounds the queries in hand.
+struct Gathered<Q: Question> {
+    waiting: Mutex<Shares<Waiting<Q>>>,
+    came: Notify,
 }
 
 struct Waiting<Q: Question> {
@@ -49,46 +64,101 @@ struct Waiting<Q: Question> {
     answer: oneshot::Sender<Answer<Q>>,
 }
 
+impl<Q: Question> OfTenant for Waiting<Q> {
+    fn tenant(&self) -> &str {
+        self.key.tenant()
+    }
+}
+
+impl OfTenant for Token {
+    fn tenant(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl OfTenant for Address {
+    fn tenant(&self) -> &str {
+        self.tenant.as_str()
+    }
+}
+
+/// Something of a tenant's, with what else is asked.
+impl<K: OfTenant, T> OfTenant for (K, T) {
+    fn tenant(&self) -> &str {
+        self.0.tenant()
+    }
+}
+
 type Answer<Q> = Result<Option<<Q as Question>::Row>, Unanswered>;
+type Askers<Q> = HashMap<<Q as Question>::Key, Vec<oneshot::Sender<Answer<Q>>>>;
 
 impl<Q: Question> Together<Q> {
     #[must_use]
     pub fn new(database: &Arc<Database>, question: Q) -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let receiver = Arc::new(Mutex::new(receiver));
+        let gathered = Arc::new(Gathered { waiting: Mutex::default(), came: Notify::new() });
         let question = Arc::new(question);
         let askers = (0..Q::AT_ONCE).map(|_| {
-            let (database, question, receiver) =
-                (database.clone(), question.clone(), receiver.clone());
+            let (database, question, gathered) =
+                (database.clone(), question.clone(), gathered.clone());
             supervise("a question to Postgres", move || {
-                ask_all(database.clone(), question.clone(), receiver.clone())
+                ask_all(database.clone(), question.clone(), gathered.clone())
             })
         });
-        Self { sender, _askers: askers.collect() }
+        Self { _askers: askers.collect(), gathered }
     }
 
     /// # Errors
     /// Where Postgres does not answer.
     pub async fn get(&self, key: Q::Key) -> Answer<Q> {
         let (answer, answered) = oneshot::channel();
-        self.sender.send(Waiting { key, answer }).map_err(|_| Unanswered::Fault)?;
+        self.gathered.put(Waiting { key, answer });
         answered.await.unwrap_or(Err(Unanswered::Fault))
     }
 }
 
-type Receiver<Q> = Arc<Mutex<mpsc::UnboundedReceiver<Waiting<Q>>>>;
+impl<Q: Question> Gathered<Q> {
+    fn put(&self, waiting: Waiting<Q>) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiting);
+        self.came.notify_one();
+    }
 
-/// One statement after the other, each for all who wait when it starts.
-async fn ask_all<Q: Question>(database: Arc<Database>, question: Arc<Q>, receiver: Receiver<Q>) {
-    loop {
-        let mut waiting = Vec::new();
-        if receiver.lock().await.recv_many(&mut waiting, Q::MAX_KEYS).await == 0 {
-            return;
-        }
-        let mut askers: HashMap<Q::Key, Vec<oneshot::Sender<Answer<Q>>>> = HashMap::new();
-        for Waiting { key, answer } in waiting {
+    /// Takes what one statement may answer, of the tenants in turn: so many different keys, and
+    /// whoever asks for one of them.
+    fn take(&self) -> Askers<Q> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut askers: Askers<Q> = HashMap::new();
+        while let Some(next) = waiting.front()
+            && (askers.len() < Q::MAX_KEYS || askers.contains_key(&next.key))
+            && let Some(Waiting { key, answer }) = waiting.pop()
+        {
             askers.entry(key).or_default().push(answer);
         }
+        if !waiting.is_empty() {
+            self.came.notify_one();
+        }
+        askers
+    }
+
+    /// Waits until somebody asks.
+    async fn some(&self) -> Askers<Q> {
+        loop {
+            let askers = self.take();
+            if !askers.is_empty() {
+                return askers;
+            }
+            self.came.notified().await;
+        }
+    }
+}
+
+/// One statement after the other, each for all who wait when it starts.
+async fn ask_all<Q: Question>(
+    database: Arc<Database>,
+    question: Arc<Q>,
+    gathered: Arc<Gathered<Q>>,
+) {
+    loop {
+        let askers = gathered.some().await;
         let keys: Vec<Q::Key> = askers.keys().cloned().collect();
         match database.ask(&*question, &keys).await {
             // One row that cannot be read spoils only the answer to its own question.
@@ -122,10 +192,7 @@ fn tell<Q: Question>(askers: Vec<oneshot::Sender<Answer<Q>>>, answer: Answer<Q>)
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Mutex as SyncMutex,
-        atomic::{AtomicBool, Ordering},
-    };
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use anyhow::Result;
     use brigade_contracts::WorkerName;
@@ -136,10 +203,17 @@ mod tests {
     use super::*;
     use crate::infra::{Health, postgres::pool};
 
+    /// The tenant is the sign.
+    impl OfTenant for i64 {
+        fn tenant(&self) -> &str {
+            if *self < 0 { "t2" } else { "t1" }
+        }
+    }
+
     /// Doubles numbers, and waits before it does for as long as it is told to.
     #[derive(Clone)]
     struct Doubled {
-        started: Arc<SyncMutex<Vec<Vec<i64>>>>,
+        started: Arc<Mutex<Vec<Vec<i64>>>>,
         held: Arc<AtomicBool>,
         go: Arc<Semaphore>,
     }
@@ -148,6 +222,7 @@ mod tests {
         type Key = i64;
         type Row = i64;
         const AT_ONCE: usize = 3;
+        const MAX_KEYS: usize = 60;
 
         async fn ask(&self, c: &mut PgConnection, keys: &[i64]) -> sqlx::Result<HashMap<i64, i64>> {
             self.started.lock().expect("not poisoned").push(keys.to_vec());
@@ -210,6 +285,34 @@ mod tests {
         let keys: Vec<usize> =
             question.started.lock().expect("not poisoned").iter().map(Vec::len).collect();
         assert_eq!(keys, [1, 1, 1, 51]);
+
+        // Where not all find room, nobody's flood goes first, and the same key takes no room.
+        question.held.store(true, Ordering::SeqCst);
+        let mut first = Vec::new();
+        for n in 0..3_i64 {
+            let mut asked = Box::pin(together.get(n));
+            assert!(asked.as_mut().now_or_never().is_none());
+            first.push(asked);
+            while started() <= usize::try_from(4 + n)? {
+                tokio::task::yield_now().await;
+            }
+        }
+        let flood = std::iter::repeat_n(100, 50).chain(100..300);
+        let mut asked: Vec<_> =
+            flood.chain([-1, -2]).map(|key| Box::pin(together.get(key))).collect();
+        for asked in &mut asked {
+            assert!(asked.as_mut().now_or_never().is_none());
+        }
+        question.held.store(false, Ordering::SeqCst);
+        question.go.add_permits(3);
+        join_all(first).await;
+        assert!(join_all(asked).await.iter().all(|answer| matches!(answer, Ok(Some(_)))));
+        let all = question.started.lock().expect("not poisoned")[7..].to_vec();
+        let first = all.iter().find(|keys| keys.contains(&100)).expect("the oldest");
+        assert!(first.contains(&-1) && first.contains(&-2), "{first:?}");
+        let mut sizes: Vec<usize> = all.iter().map(Vec::len).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [22, 60, 60, 60]);
 
         // One that cannot be answered spoils only its own answer.
         let mixed = join_all([1, 13, 2].map(|n| together.get(n))).await;

@@ -28,7 +28,7 @@ use std::{
     mem,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -92,6 +92,27 @@ impl Mark {
 pub struct Sessions {
     pub pool: PgPool,
     epoch: Arc<AtomicU64>,
+    patience: Arc<Patience>,
+}
+
+/// How long reads are waited for. A session that is dead on the way looks like one that walks for
+/// long, so a walk has the time only once another one has shown that it needs it: at most one is
+/// tried in vain, and a dead session costs no more than any other.
+#[derive(Debug, Default)]
+struct Patience {
+    long_walks: AtomicBool,
+}
+
+impl Patience {
+    fn limit(&self, walks: bool) -> Duration {
+        if walks && self.long_walks.load(Ordering::SeqCst) { WALK } else { PATIENCE }
+    }
+
+    fn took(&self, walks: bool, time: Duration) {
+        if walks {
+            self.long_walks.store(time >= PATIENCE, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Sessions {
@@ -112,15 +133,15 @@ impl Sessions {
                 Box::pin(refuse_standby(connection))
             })
             .connect_lazy_with(options);
-        Self { pool, epoch }
+        Self { pool, epoch, patience: Arc::default() }
     }
 
     /// Reads above floors, in a session, given the epoch of what is read in it. The order matters:
     /// after a crash the statement either fails, or its session is a new one and has been counted.
     ///
-    /// A read without a floor has the time to walk over everything that was ever deleted; any
-    /// other is quick, or its session is dead. Its next read then is one of a new session, and so
-    /// without a floor.
+    /// A read without a floor may have to walk over everything that was ever deleted, and is then
+    /// given the time ([`Patience`]); any other is quick, or its session is dead. Its next read is
+    /// then one of a new session, and so without a floor.
     pub async fn read<T>(
         &self,
         floors: impl Iterator<Item = Mark>,
@@ -129,7 +150,9 @@ impl Sessions {
         let mut session = connection(&self.pool, Instant::now() + CONNECT_LIMIT).await?;
         let epoch = self.epoch();
         let walks = floors.map(|floor| floor.in_epoch(epoch)).min() == Some(0);
-        let done = timeout(if walks { WALK } else { PATIENCE }, read(&mut session, epoch)).await;
+        let started = Instant::now();
+        let done = timeout(self.patience.limit(walks), read(&mut session, epoch)).await;
+        self.patience.took(walks, started.elapsed());
         finish(&self.pool, session, done.unwrap_or(Err(Error::PoolTimedOut))).await
     }
 
@@ -235,6 +258,21 @@ impl Floors {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_walk_has_the_time_once_one_was_too_short() {
+        let patience = Patience::default();
+        assert_eq!((patience.limit(true), patience.limit(false)), (PATIENCE, PATIENCE));
+        patience.took(false, PATIENCE);
+        assert_eq!(patience.limit(true), PATIENCE, "one with a floor says nothing of walks");
+        patience.took(true, PATIENCE);
+        assert_eq!((patience.limit(true), patience.limit(false)), (WALK, PATIENCE));
+        // Long ones are followed by others; a quick one tells that it was the session.
+        patience.took(true, WALK);
+        assert_eq!(patience.limit(true), WALK);
+        patience.took(true, Duration::from_millis(1));
+        assert_eq!(patience.limit(true), PATIENCE);
+    }
 
     #[test]
     fn a_mark_counts_in_its_epoch_only() {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use async_nats::{HeaderMap as NatsHeaders, Request as NatsRequest};
 use axum::{
+    Extension,
     body::{Body, to_bytes},
     extract::{ConnectInfo, Path, Request, State},
     http::{
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
+    admission::Admission,
     head::{named, one, token},
     reads::UNKEPT,
     rules::{Least, of_verb},
@@ -48,6 +50,7 @@ pub(super) const BODY_WITHIN_DRAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn command(
     State(edge): Shared,
+    Extension(admission): Extension<Admission>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((tenant, aggregate, id, verb)): Path<(String, String, String, String)>,
     request: Request,
@@ -64,7 +67,7 @@ pub(super) async fn command(
     // A token that has expired must not keep anybody from asking for a new one.
     let who = match rule.least {
         Least::Anybody => Who::Nobody,
-        _ => edge.who(&tenant, &head.headers).await?,
+        _ => edge.admit(&admission, &tenant, &head.headers).await?,
     };
     let headers = command_headers(&head.headers, &command_id, &who, peer)?;
     let payload = payload(&head.headers, body, &edge.cx.drain).await?;

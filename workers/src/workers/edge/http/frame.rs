@@ -1,11 +1,15 @@
 //! What all requests have in common: a number and a trace, a place among those in hand, a limit of
 //! time, counts, the headers that every answer has, and one shape for every error.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::Body,
-    extract::{MatchedPath, Request, State},
+    extract::{ConnectInfo, MatchedPath, Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Response,
         header::{
@@ -25,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::admission::Admission;
 use crate::{
     infra::{Context, Metrics},
     runtime::http::Problem,
@@ -48,6 +53,8 @@ const ON_EVERY_ANSWER: [(HeaderName, &str); 3] = [
 pub(super) struct Frame {
     /// Of requests in hand.
     in_hand: Places,
+    /// Of those of whom nobody knows yet whose they are.
+    strangers: Places,
     drain: CancellationToken,
     metrics: Arc<Metrics>,
 }
@@ -55,7 +62,8 @@ pub(super) struct Frame {
 impl Frame {
     pub fn of(edge: &Edge) -> Self {
         let Context { drain, metrics, .. } = edge.cx.clone();
-        Self { in_hand: edge.in_hand.clone(), drain, metrics }
+        let (in_hand, strangers) = (edge.in_hand.clone(), edge.strangers.clone());
+        Self { in_hand, strangers, drain, metrics }
     }
 }
 
@@ -73,7 +81,7 @@ pub(super) async fn frame(
     if let Ok(trace) = trace.try_into() {
         request.headers_mut().insert(TRACEPARENT, trace);
     }
-    let mut response = answer(&frame.in_hand, request, next).instrument(span.clone()).await;
+    let mut response = answer(&frame, request, next).instrument(span.clone()).await;
     if response.status().is_client_error() || response.status().is_server_error() {
         response = told(response, &id);
     }
@@ -82,23 +90,23 @@ pub(super) async fn frame(
     response
 }
 
-async fn answer(in_hand: &Places, request: Request, next: Next) -> Response<Body> {
-    let _place = match in_hand.take(tenant(request.uri().path())) {
-        Ok(place) => place,
+async fn answer(frame: &Frame, mut request: Request, next: Next) -> Response<Body> {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let from = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
+    let admission = match Admission::of_stranger(&frame.strangers, &frame.in_hand, from) {
+        Ok(admission) => admission,
         Err(reply) => return Problem::from(reply).into_response(),
     };
-    match timeout(ANSWERED_WITHIN, next.run(request)).await {
+    request.extensions_mut().insert(admission.clone());
+    let answered = timeout(ANSWERED_WITHIN, next.run(request)).await;
+    drop(admission);
+    match answered {
         Ok(response) => response,
         Err(_) => {
             let message = "there was no answer in time; repeat a command under its Command-Id";
             Problem::from(Refusal::new(504, "too_slow", message)).into_response()
         }
     }
-}
-
-/// The tenant of a path: `/v1/<tenant>/…`.
-fn tenant(path: &str) -> &str {
-    path.split('/').nth(2).unwrap_or_default()
 }
 
 /// The number of a request: its sender's, if it is one, else a new one.

@@ -4,8 +4,9 @@
 //! A command goes through the request door of NATS like any other ([`commands`]); a query is
 //! answered by the functions that answer those of NATS ([`reads`]), so nothing is decided twice.
 //! What is new here is only who asks ([`who`]), what they may ([`rules`]), and what stands around
-//! a request ([`frame`]).
+//! a request ([`frame`], [`admission`]).
 
+mod admission;
 mod commands;
 mod cors;
 mod frame;

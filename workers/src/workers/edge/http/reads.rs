@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::{
@@ -19,6 +20,7 @@ use brigade_contracts::{
 
 use super::{
     Shared,
+    admission::Admission,
     head::{named, token, wait},
 };
 use crate::{runtime::http::Problem, workers::edge::reply::Reply};
@@ -34,13 +36,14 @@ type Pieces<T> = Path<T>;
 /// `GET /v1/{tenant}/{aggregate}/{id}`: a view, or the state of a user.
 pub(super) async fn aggregate(
     State(edge): Shared,
+    Extension(admission): Extension<Admission>,
     Path((tenant, aggregate, id)): Pieces<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let (tenant, id) = (token(&tenant)?, token(&id)?);
     let aggregate = Aggregate::parse(&aggregate).ok_or_else(unknown_aggregate)?;
     let wait = wait(&headers);
-    let who = edge.who(&tenant, &headers).await?;
+    let who = edge.admit(&admission, &tenant, &headers).await?;
     let address = Address { tenant, aggregate, id };
     edge.may_read(&who, &address).await?;
     if aggregate == Aggregate::User {
@@ -55,11 +58,12 @@ pub(super) async fn aggregate(
 /// `GET /v1/{tenant}/active-orders`.
 pub(super) async fn active_orders(
     State(edge): Shared,
+    Extension(admission): Extension<Admission>,
     Path(tenant): Pieces<String>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let tenant = token(&tenant)?;
-    let who = edge.who(&tenant, &headers).await?;
+    let who = edge.admit(&admission, &tenant, &headers).await?;
     edge.may_list(&who)?;
     let asked =
         ListHeaders::parse(named(&headers, &[IF_NONE_MATCH, RESUME, CONFIRM])?.into_iter())?;
@@ -69,11 +73,12 @@ pub(super) async fn active_orders(
 /// `GET /v1/{tenant}/outcomes/{command_id}`.
 pub(super) async fn outcome(
     State(edge): Shared,
+    Extension(admission): Extension<Admission>,
     Path((tenant, command_id)): Pieces<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let (tenant, command_id) = (token(&tenant)?, token(&command_id)?);
-    let who = edge.who(&tenant, &headers).await?;
+    let who = edge.admit(&admission, &tenant, &headers).await?;
     let wait = wait(&headers);
     let of = who.user();
     let reply = edge.outcome(tenant, command_id, wait.unwrap_or_default(), of).await?;

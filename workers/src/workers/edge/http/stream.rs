@@ -4,6 +4,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE},
@@ -11,7 +12,7 @@ use axum::{
 use brigade_contracts::{Address, Aggregate, Token};
 use futures::StreamExt;
 
-use super::{Shared, head::token, reads::unknown_aggregate};
+use super::{Shared, admission::Admission, head::token, reads::unknown_aggregate};
 use crate::{
     runtime::http::Problem,
     workers::edge::{
@@ -26,16 +27,18 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 pub(super) async fn active_orders(
     State(edge): Shared,
+    Extension(admission): Extension<Admission>,
     Path(tenant): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let tenant = token(&tenant)?;
     let asked = Asked { edge, tenant: tenant.clone(), of: None, headers };
-    asked.stream(ActiveOrders::new(tenant)).await
+    asked.stream(&admission, ActiveOrders::new(tenant)).await
 }
 
 pub(super) async fn aggregate(
     State(edge): Shared,
+    Extension(admission): Extension<Admission>,
     Path((tenant, aggregate, id)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
@@ -44,7 +47,7 @@ pub(super) async fn aggregate(
     let aggregate = aggregate.ok_or_else(unknown_aggregate)?;
     let address = Address { tenant: tenant.clone(), aggregate, id };
     let asked = Asked { edge, tenant, of: Some(address.clone()), headers };
-    asked.stream(View::new(address)).await
+    asked.stream(&admission, View::new(address)).await
 }
 
 /// Who asks for a stream, and of what.
@@ -57,18 +60,24 @@ struct Asked {
 }
 
 impl Asked {
-    async fn stream(self, topic: impl Topic) -> Result<Response<Body>, Problem> {
+    async fn stream(
+        self,
+        admission: &Admission,
+        topic: impl Topic,
+    ) -> Result<Response<Body>, Problem> {
         self.may_read().await?;
+        admission.confirmed(&self.tenant)?;
         // One that is no text was never given, and is as unknown as any other.
         let last = self.headers.get(LAST_EVENT_ID);
         let last = last.map(|id| id.to_str().unwrap_or_default().to_owned());
-        let (edge, asked) = (self.edge.clone(), Arc::new(self));
+        let (edge, tenant) = (self.edge.clone(), self.tenant.clone());
+        let asked = Arc::new(self);
         let still = move || {
             let asked = asked.clone();
             // While Postgres is away it goes on: nothing is told that was not told before.
             async move { asked.may_read().await.err().is_none_or(|why| why.code() == "unconfirmed") }
         };
-        let frames = streams::read(&edge, topic, last, still).await?;
+        let frames = streams::read(&edge, &tenant, topic, last, still).await?;
         Ok(response(Body::from_stream(frames.map(Ok::<_, Infallible>))))
     }
 

@@ -15,6 +15,7 @@ use brigade_contracts::{
 use serde_json::Value;
 
 use super::{
+    admission::Admission,
     head::one,
     rules::{self, Least, Rule},
 };
@@ -84,6 +85,21 @@ impl Edge {
         let id = user_of(&access_token).ok_or_else(invalid)?;
         let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
         Ok(Who::User(self.valid(user, &Validate { access_token }).await?))
+    }
+
+    /// Who sent a request to this tenant, which takes up one of the tenant's places from here on.
+    ///
+    /// # Errors
+    /// Those of [`Edge::who`]; `429 too_many` and `503 busy` where there is no place.
+    pub(super) async fn admit(
+        &self,
+        admission: &Admission,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Who, Problem> {
+        let who = self.who(tenant, headers).await?;
+        admission.confirmed(tenant)?;
+        Ok(who)
     }
 
     /// Whether what an aggregate shows may be read, at once and as a stream.

@@ -9,6 +9,7 @@ use std::fmt;
 use brigade_contracts::Token;
 
 use super::confirm::Line;
+use crate::runtime::consume::OfTenant;
 
 /// A position is of use for so long, in milliseconds of the database's clock.
 pub const MAX_AGE: i64 = 10 * 60 * 1000;
@@ -73,6 +74,12 @@ impl Position {
     pub fn precedes(&self, line: &Line) -> bool {
         let Moment { xid, at, .. } = self.moment;
         (line.xid.wrapping_sub(xid)) & 0xffff_ffff < 1 << 31 || line.at >= at
+    }
+}
+
+impl OfTenant for Position {
+    fn tenant(&self) -> &str {
+        self.tenant.as_str()
     }
 }
 

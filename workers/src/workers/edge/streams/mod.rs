@@ -8,10 +8,10 @@
 //! it came; then every change, and never an older row after a newer one. One that was cut off, by
 //! whatever, and comes again with the last `id` that it got, to any edge, misses nothing.
 //!
-//! **Bounds.** So many readers as [`MAX_READERS`]; what is kept for a slow one is bounded by the
-//! hub, and one that takes nothing at all loses its connection. Whether a reader may still read is
-//! asked with each heartbeat; while that is not certain it goes on. A drain ends all streams at
-//! once: readers come again, to another edge.
+//! **Bounds.** So many readers as [`MAX_READERS`], a quarter of them of one tenant; what is kept
+//! for a slow one is bounded by the hub, and one that takes nothing at all loses its connection.
+//! Whether a reader may still read is asked with each heartbeat; while that is not certain it goes
+//! on. A drain ends all streams at once: readers come again, to another edge.
 
 mod frame;
 mod hub;
@@ -23,11 +23,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use brigade_contracts::Token;
 use bytes::Bytes;
 use futures::{Stream, stream::unfold};
 use tokio::{
     sync::{
-        OwnedSemaphorePermit, Semaphore,
         broadcast::{Receiver, error::RecvError},
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         oneshot,
@@ -38,7 +38,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::hub::{HEARTBEAT, Join, Joined, every};
 pub use self::{hub::Topic, list::ActiveOrders, view::View};
-use super::{Edge, reply::Reply, wait::Counted};
+use super::{
+    Edge,
+    places::{Place, Places},
+    reply::Reply,
+    wait::Counted,
+};
 
 /// Most readers of an edge. One takes some 30 KiB, its connection included.
 const MAX_READERS: usize = 4_096;
@@ -50,7 +55,7 @@ const RETRY: std::ops::Range<u64> = 200..1_200;
 pub struct Streams {
     /// By the subject that wakes them.
     hubs: Mutex<HashMap<String, UnboundedSender<Join>>>,
-    places: Arc<Semaphore>,
+    places: Places,
     /// Ends all of them.
     stop: CancellationToken,
 }
@@ -59,24 +64,13 @@ impl Streams {
     /// They end when `drain` is cancelled, or [`Streams::stop`] is.
     #[must_use]
     pub fn new(drain: &CancellationToken) -> Self {
-        Self {
-            hubs: Mutex::default(),
-            places: Arc::new(Semaphore::new(MAX_READERS)),
-            stop: drain.child_token(),
-        }
+        let places = Places::new(MAX_READERS);
+        Self { hubs: Mutex::default(), places, stop: drain.child_token() }
     }
 
     #[must_use]
     pub fn stop(&self) -> &CancellationToken {
         &self.stop
-    }
-
-    /// A place for one more reader.
-    ///
-    /// # Errors
-    /// `503 busy`.
-    fn place(&self) -> Result<OwnedSemaphorePermit, Reply> {
-        self.places.clone().try_acquire_owned().map_err(|_| Reply::busy())
     }
 
     /// Hands a reader to the hub of its topic, which is started where there is none.
@@ -102,9 +96,11 @@ impl Streams {
 /// tells, with each heartbeat, whether it still may.
 ///
 /// # Errors
-/// 404, `503 unconfirmed`, or `503 busy` where there are too many readers.
+/// 404, `503 unconfirmed`, `503 busy` where there are too many readers, or `429 too_many` where
+/// there are too many of the tenant.
 pub async fn read<F>(
     edge: &Arc<Edge>,
+    tenant: &Token,
     topic: impl Topic,
     last: Option<String>,
     may_read: impl Fn() -> F + Send + 'static,
@@ -112,7 +108,7 @@ pub async fn read<F>(
 where
     F: Future<Output = bool> + Send + 'static,
 {
-    let place = edge.streams.place()?;
+    let place = edge.streams.places.take(tenant.as_str())?;
     let (answer, answered) = oneshot::channel();
     edge.streams.hand(edge, topic, Join { last, answer });
     // A hub that ended, with edge, or by a panic: the next one has room.
@@ -143,7 +139,7 @@ struct Reader<M> {
     ended: Option<&'static str>,
     _counted: Counted,
     edge: Arc<Edge>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl<M, F> Reader<M>
@@ -190,12 +186,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_for_so_many_readers_and_no_more() {
+    fn s5_08_the_readers_of_one_tenant_leave_room_for_those_of_others() {
         let streams = Streams::new(&CancellationToken::new());
-        let places: Result<Vec<_>, _> = (0..MAX_READERS).map(|_| streams.place()).collect();
-        assert!(places.is_ok());
-        assert_eq!(streams.place().expect_err("no room").status, 503);
-        drop(places);
-        assert!(streams.place().is_ok());
+        let take = |tenant: &str| streams.places.take(tenant).map_err(|reply| reply.status);
+        let screens: Result<Vec<_>, _> = (0..MAX_READERS / 4).map(|_| take("t1")).collect();
+        assert!(screens.is_ok());
+        assert_eq!(take("t1").err(), Some(429));
+        assert!(take("t2").is_ok());
+        drop(screens);
+        assert!(take("t1").is_ok());
     }
 }

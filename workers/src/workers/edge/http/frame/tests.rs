@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::pause,
 };
@@ -44,8 +44,14 @@ impl Framed {
         let metrics = Arc::new(Metrics::new());
         let in_hand = Places::new(places);
         let drain = CancellationToken::new();
-        let frame =
-            Frame { in_hand: in_hand.clone(), drain: drain.clone(), metrics: metrics.clone() };
+        // Nobody confirms a token here. One address may have a quarter.
+        let strangers = in_hand.clone();
+        let frame = Frame {
+            in_hand: in_hand.clone(),
+            strangers,
+            drain: drain.clone(),
+            metrics: metrics.clone(),
+        };
         let router = Router::new()
             .route("/v1/held", get(held))
             .route("/v1/body", post(body))
@@ -59,9 +65,20 @@ impl Framed {
         Self { serving, in_hand, coming, release, drain, _filled: filled }
     }
 
+    /// A connection from an address of its own: `127.0.0.<last>`.
+    async fn connect(&self, last: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, last], 0).into()).expect("an address");
+        socket.connect(self.serving.address).await.expect("connected")
+    }
+
     /// Sends a request and waits until a route has it.
     async fn sent(&mut self, request: &str) -> TcpStream {
-        let mut peer = TcpStream::connect(self.serving.address).await.expect("connected");
+        self.sent_from(1, request).await
+    }
+
+    async fn sent_from(&mut self, last: u8, request: &str) -> TcpStream {
+        let mut peer = self.connect(last).await;
         peer.write_all(request.as_bytes()).await.expect("sent");
         self.coming.recv().await.expect("it comes");
         peer
@@ -166,9 +183,9 @@ async fn whoever_goes_away_unseen_gives_its_place_back_when_the_time_is_over() {
 async fn one_request_too_many_is_told_to_come_again() {
     let mut framed = Framed::start(2).await;
     let first = framed.sent(HELD).await;
-    let second = framed.sent(HALF_A_BODY).await;
+    let second = framed.sent_from(2, HALF_A_BODY).await;
     let one_more = async || {
-        let mut peer = TcpStream::connect(framed.serving.address).await.expect("connected");
+        let mut peer = framed.connect(3).await;
         let request = HELD.replace("Host", "Connection: close\r\nHost");
         peer.write_all(request.as_bytes()).await.expect("sent");
         answer(peer).await
