@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 /// Why something is not done: a status, a stable snake_case code and a sentence for people.
 ///
-/// The statuses are those of HTTP; the table stands in the README of the contract.
+/// The statuses are those of HTTP; `docs/reference/errors.md` lists every code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status} {code}: {message}")]
 pub struct Refusal {

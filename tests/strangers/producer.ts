@@ -1,4 +1,4 @@
-// A restaurant's backend that knows nothing of brigade but its contract.
+// A restaurant's backend that knows nothing of brigade but its contract, docs/reference.
 //
 //     node producer.js TENANT PRODUCER_URL WATCHER_URL OTHER_TENANT OTHER_TENANTS_WATCHER_URL
 //

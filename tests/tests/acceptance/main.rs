@@ -1,4 +1,4 @@
-//! Acceptance tests, named after the rows of SCENARIOS they prove, on real servers.
+//! Acceptance tests on real servers, named after the rows of `docs/scenarios.md` that they prove.
 
 mod bad_input;
 mod bad_payments;
