@@ -50,6 +50,7 @@ use futures::future::join_all;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::sleep};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+pub use self::transaction::is_outcome_of;
 use self::{
     answer::Answer,
     held_up::{By, HeldUp},
