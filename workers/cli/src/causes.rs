@@ -8,7 +8,7 @@ pub fn causes(error: &anyhow::Error) -> String {
             continue;
         }
         // `timed out: request timed out`
-        causes.pop_if(|last| cause.ends_with(&**last));
+        causes.pop_if(|last| cause.ends_with(*last));
         causes.push(cause);
     }
     causes.join(": ")

@@ -41,7 +41,7 @@ impl Log {
             }
             if !std::mem::replace(&mut waits, true) {
                 let (dir, seconds) = (path.parent().unwrap_or(path), CLAIM_LIMIT.as_secs());
-                tracing::info!(dir = %dir.display(), seconds, "waiting for the server that still runs there");
+                tracing::info!(dir = %dir.display(), seconds, "another server still runs: waiting");
             }
             if Instant::now() > deadline {
                 bail!(

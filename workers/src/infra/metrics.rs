@@ -338,8 +338,8 @@ impl Metrics {
             ),
             heals: counters(
                 "brigade_heals_total",
-                "Losses of JetStream that were healed, by stream and kind of loss; none in good order, \
-                 so an alarm can stand on it",
+                "Losses of JetStream that were healed, by stream and kind of loss; stays 0 in good \
+                 order, so an alarm can stand on it",
                 &["stream", "loss"],
             ),
             server_restarts: counter(

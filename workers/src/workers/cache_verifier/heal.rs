@@ -475,7 +475,7 @@ impl<'a> Heal<'a> {
             self.cx.metrics.heal_left.set(left);
             if left < least {
                 if since.elapsed() > Duration::from_secs(1) || least == i64::MAX {
-                    tracing::info!(worker = %self.cx.worker, left, "about so many are left to be shown");
+                    tracing::info!(worker = %self.cx.worker, left, "about so many are to be shown");
                 }
                 (least, since) = (left, Instant::now());
             }
@@ -741,11 +741,11 @@ mod tests {
 
     #[test]
     fn a_sample_stays_small_and_is_spread_evenly() {
-        let mut sample = Sample { some: Vec::new(), pieces: 0, of: 1 };
+        let mut sample = Sample { some: Vec::new(), all: 0, pieces: 0, of: 1 };
         for piece in 0..10_000 {
             sample.add(&[(address(Aggregate::Cart, &format!("c{piece}")), 1)]);
         }
-        assert_eq!((sample.of, sample.some.len()), (16, 625));
+        assert_eq!((sample.of, sample.some.len(), sample.all), (16, 625, 10_000));
         let expected: Vec<_> =
             (0..625).map(|n| address(Aggregate::Cart, &format!("c{}", 16 * n))).collect();
         assert_eq!(sample.some, expected);

@@ -170,7 +170,8 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
     if !started_again.is_empty() {
         cx.metrics.server_restarts.inc();
         let streams = started_again.join(" ");
-        tracing::info!(worker = %cx.worker, streams, "server started again: what is newest is checked");
+        let what = "server started again: what is newest is checked";
+        tracing::info!(worker = %cx.worker, streams, "{what}");
     }
     if !plan.is_empty() {
         let started = Instant::now();
@@ -187,7 +188,7 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
         heal.run(&plan).await?;
         cx.fail.point("cache-verifier.after_heal").await;
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(worker = %cx.worker, seconds, "everything that may be lost is noted or made again");
+        tracing::info!(worker = %cx.worker, seconds, "all that may be lost is noted or made again");
         for (name, found) in &mut found {
             if matches!(found, Found::Nothing) {
                 *found = marks::look(cx, name, now).await?;
