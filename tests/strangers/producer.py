@@ -1,6 +1,10 @@
 """A restaurant's backend that knows nothing of brigade but its contract, docs/reference.
 
+    pip install --require-hashes -r requirements.txt
     producer.py TENANT PRODUCER_URL WATCHER_URL OTHER_TENANT OTHER_TENANTS_WATCHER_URL
+
+Needs two tenants, since it also tries what it must not reach: `brigade up --tenant demo --tenant
+other` prints their URLs under `tenants`.
 
 Prints a line for each thing that is as the contract says, and ends at the first that is not.
 """
@@ -17,7 +21,9 @@ import nats
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import NoStreamResponseError
 
-TENANT, PRODUCER_URL, WATCHER_URL, OTHER, OTHER_URL = sys.argv[1:6]
+if len(sys.argv) != 6:
+    sys.exit(__doc__)
+TENANT, PRODUCER_URL, WATCHER_URL, OTHER, OTHER_URL = sys.argv[1:]
 CART, ORDER = (f"{kind}-{uuid.uuid4().hex}" for kind in ("cart", "order"))
 PATIENCE = 20  # seconds, for anything
 

@@ -1,6 +1,10 @@
 // A restaurant's backend that knows nothing of brigade but its contract, docs/reference.
 //
+//     npm ci && npx tsc
 //     node producer.js TENANT PRODUCER_URL WATCHER_URL OTHER_TENANT OTHER_TENANTS_WATCHER_URL
+//
+// Needs two tenants, since it also tries what it must not reach: `brigade up --tenant demo --tenant
+// other` prints their URLs under `tenants`.
 //
 // Prints a line for each thing that is as the contract says, and ends at the first that is not.
 
@@ -15,6 +19,10 @@ import {
   type NatsConnection,
 } from "@nats-io/nats-core";
 
+if (process.argv.length !== 7) {
+  console.error("usage: TENANT PRODUCER_URL WATCHER_URL OTHER_TENANT OTHER_TENANTS_WATCHER_URL");
+  process.exit(1);
+}
 const [TENANT, PRODUCER_URL, WATCHER_URL, OTHER, OTHER_URL] = process.argv.slice(2) as [
   string, string, string, string, string,
 ];

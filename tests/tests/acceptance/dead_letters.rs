@@ -321,6 +321,38 @@ async fn settled_letters_are_kept_for_30_days_and_others_for_ever() {
     handler.stop().await;
 }
 
+/// Letters that come back however often they are sent.
+#[tokio::test]
+async fn what_can_never_be_decided_is_not_replayed_even_by_force() {
+    let town = Town::start().await;
+    let producer = town.producer().await;
+    let open = |owner: &str| json!({"kind": "team", "owner": owner, "currency": "EUR"});
+    assert_eq!(producer.send_as("k1", "cart.c1.open", open("ada")).await.status, 201);
+    producer.store("k1", "cart.c1.join", r#"{"user":"bob"}"#).await;
+    producer.store("k1", "cart.c1.open", &open("eve").to_string()).await;
+    let js = jetstream::new(town.connect("t1-producer").await);
+    js.publish("cmd.t1.cart.c1.leave", "{}".into()).await.unwrap().await.unwrap();
+    let all = letters(&town, 3).await;
+    let desk = desk(&town).await;
+    for (subject, why) in [
+        ("cmd.t1.cart.c1.join", "belongs to another command (cart.c1.open)"),
+        ("cmd.t1.cart.c1.open", "belongs to another command (cart.c1.open, another payload)"),
+        ("cmd.t1.cart.c1.leave", "needs one header Command-Id"),
+    ] {
+        let letter = all.iter().find(|letter| letter.subject == subject).unwrap();
+        assert_eq!(letter.outcome, None, "{subject}: it was never decided");
+        let tried = [desk.replay(letter, "op1").await, desk.force(letter, "so", "op1").await];
+        for refused in tried.map(|done| done.unwrap_err().to_string()) {
+            assert!(refused.contains(why), "{subject}: {refused}");
+        }
+        desk.drop(letter, "sent again", "op1").await.unwrap();
+    }
+    // The outcome of the other command is as it was.
+    let outcome = producer.request("q.t1.outcome.k1", &[], b"").await.unwrap();
+    assert_eq!(outcome.body()["status"], 201);
+    town.finish().await;
+}
+
 #[tokio::test]
 async fn a_dropped_command_gets_an_outcome_that_says_so() {
     let (town, letter) = town_with_a_dead_command().await;

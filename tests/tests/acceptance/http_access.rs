@@ -201,6 +201,18 @@ async fn each_role_may_do_what_it_is_for_with_what_is_anothers() {
         let pay = json!({"target": {"cart": "c9"}, "method": "cash"});
         assert_eq!(web.post("payment/p10/initiate", &pay).await.status, expected);
     }
+    // Nothing is hidden where a role is all that lacks.
+    let (message, [customer, staff, _]) = (|page: Page| page.body()["message"].clone(), &roles);
+    let needs = |role: &str| json!(format!("this needs the role {role}"));
+    assert_eq!(message(customer.get("active-orders", &[]).await), needs("staff"));
+    assert_eq!(message(customer.get("table/tb9", &[]).await), needs("staff"));
+    assert_eq!(message(customer.post("order/o9/accept", &nonsense).await), needs("staff"));
+    assert_eq!(message(staff.post("payment/p9/refund", &nonsense).await), needs("manager"));
+    assert_eq!(message(staff.post("table/tb9/set_status", &forced).await), needs("manager"));
+    for cart in ["c9", "none"] {
+        let hidden = "this is not there, or not for the user of this token";
+        assert_eq!(message(customer.get(&format!("cart/{cart}"), &[]).await), hidden);
+    }
     for (path, expected) in READS {
         for (web, expected) in roles.iter().zip(expected) {
             let page = web.get(path, &[]).await;

@@ -1,5 +1,11 @@
 //! The HTTP face while something is away, stops or dies.
 
+use std::sync::Arc;
+
+use brigade::{
+    infra::Health,
+    runtime::http::{Slot, Told, serve},
+};
 use brigade_contracts::WorkerName;
 use brigade_tests::{
     Town, Web,
@@ -11,6 +17,25 @@ use brigade_tests::{
 use serde_json::json;
 
 use super::http::{open_town, team_cart};
+
+#[tokio::test]
+async fn a_process_without_edge_or_without_workers_says_so() {
+    for (workers, ready) in [(vec![], "no workers\n"), (vec![WorkerName::OutboxRelay], "starting")]
+    {
+        let workers = workers.into_iter().map(Health::new).collect();
+        let told = Told { metrics: Arc::default(), workers };
+        let serving = serve(([127, 0, 0, 1], 0).into(), told, Slot::default()).await.unwrap();
+        let web = Web::new(format!("http://{}", serving.address), "t1");
+        let page = web.get("cart/c1", &[]).await;
+        assert_eq!((page.status, page.code().as_str()), (503, "no_edge"));
+        assert_eq!(page.body()["message"], "no edge runs in this process");
+        assert_eq!(
+            (&page.body()["retry_after_ms"], page.header("retry-after")),
+            (&json!(null), "")
+        );
+        assert!(web.text("/readyz").await.contains(ready));
+    }
+}
 
 #[tokio::test]
 async fn an_edge_that_drains_answers_what_it_has_and_takes_no_more() {

@@ -21,10 +21,38 @@ async fn may_publish(town: &Town, user: &str, subject: &str) -> bool {
         violations.iter().any(|v| v.contains("nobody.may.publish.this")).then_some(())
     })
     .await;
-    let counted = metrics.violations.with_label_values(&["edge"]).get();
-    assert_eq!(counted, health.violations().len() as u64);
+    let (counted, violations) =
+        (metrics.violations.with_label_values(&["edge"]).get(), health.violations());
+    assert_eq!(counted, violations.len() as u64);
     assert!(health.ready().unwrap_err().starts_with("permission violation"));
-    counted == 1
+    // A user that is no worker has no echo either.
+    !violations.iter().any(|violation| violation.contains(&format!("\"{subject}\"")))
+}
+
+#[tokio::test]
+async fn a_worker_with_the_user_of_another_says_so_and_where_a_sender_wants_answers_is_nothing() {
+    let town = Town::empty().await;
+    let connect = async |user: &str| {
+        let (health, metrics) = (Health::new(WorkerName::OutboxRelay), Arc::default());
+        let nats = Nats::connect(&town.nats_url(user), &health, &metrics).await.unwrap();
+        (nats, health, metrics)
+    };
+    let replies_refused =
+        |metrics: &Metrics| metrics.replies_refused.with_label_values(&["outbox-relay"]).get();
+    let (_nats, health, metrics) = connect("operator").await;
+    until("the refusal of the echo", || async {
+        let why = "the NATS user operator is not that of outbox-relay";
+        health.ready().unwrap_err().contains(why).then_some(())
+    })
+    .await;
+    assert_eq!((replies_refused(&metrics), health.violations().len()), (0, 1));
+    // A sender that names a worker's own inbox does not know where its echo goes.
+    let (nats, health, metrics) = connect("outbox-relay").await;
+    for reply in ["_INBOX.t1-producer.x", "_INBOX.outbox-relay.x", "_INBOX.edge.alive.x"] {
+        nats.client.publish(reply, "".into()).await.unwrap();
+    }
+    until("the refusals", || async { (replies_refused(&metrics) == 3).then_some(()) }).await;
+    assert!(health.violations().is_empty());
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade::{
     fleet::config::{self, RunConfig},
-    infra::as_user_of,
+    infra::Operator,
     operations::dead_letters::{DeadLetters, Filter, Letter, Number},
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_SUBJECT},
@@ -14,7 +14,7 @@ use brigade::{
 use clap::Subcommand;
 use sqlx::PgPool;
 
-use super::printable::printable;
+use super::{causes::causes, printable::printable};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -91,10 +91,11 @@ impl FilterArgs {
 
 pub async fn run(args: Args) -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
-    let (options, address) = as_user_of(config.nats_url()?)?;
-    let nats = options.name("dlq").connect(address).await.context("cannot connect to NATS")?;
-    let postgres = PgPool::connect(config.database_url()?).await?;
-    let letters = DeadLetters::open(async_nats::jetstream::new(nats), postgres).await?;
+    let (nats_url, database_url) = config.operators_urls()?;
+    let operator = Operator::connect(nats_url, "dlq").await?;
+    let postgres = PgPool::connect(database_url).await?;
+    let jetstream = async_nats::jetstream::new(operator.client.clone());
+    let letters = operator.explain(DeadLetters::open(jetstream, postgres).await)?;
     let mut code = ExitCode::SUCCESS;
     match args.action {
         Action::Ls { filter, all } => list(&letters.list(&filter.filter(all)).await?),
@@ -105,13 +106,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             let (by, dry_run) = (by(&chosen), chosen.dry_run);
             for letter in choose(&letters, chosen).await? {
                 let replayed = match &force {
-                    _ if dry_run => Ok(()),
+                    why if dry_run => letters.check_replay(&letter, why.is_some()).await,
                     Some(why) => letters.force(&letter, why, &by).await,
                     None => letters.replay(&letter, &by).await,
                 };
                 let (number, subject) = (letter.number, printable(&letter.subject));
                 if let Err(error) = replayed {
-                    let error = printable(&format!("{error:#}"));
+                    let error = printable(&causes(&error));
                     eprintln!("not replayed {number} {subject}: {error}");
                     code = ExitCode::FAILURE;
                     continue;
@@ -171,7 +172,9 @@ fn list(letters: &[Letter]) {
 fn notes(letter: &Letter) -> String {
     let action = letter.action.as_ref().map(|action| format!(" [{action}]"));
     let outcome = letter.outcome.map(|status| format!(" [has the outcome {status}]"));
-    action.unwrap_or_default() + &outcome.unwrap_or_default()
+    let other = letter.id_belongs_to.as_ref();
+    let other = other.map(|other| format!(" [its Command-Id belongs to {}]", printable(other)));
+    action.unwrap_or_default() + &outcome.or(other).unwrap_or_default()
 }
 
 fn show(letter: &Letter, payload: &[u8]) {

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Those of the feature `dev` stand in `brigade_dev`.
 
+mod causes;
 mod dlq;
 mod locks;
 mod migrate;
@@ -89,7 +90,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
         }
     });
     result.unwrap_or_else(|error| {
-        eprintln!("brigade: {error:#}");
+        eprintln!("brigade: {}", causes::causes(&error));
         ExitCode::FAILURE
     })
 }

@@ -24,6 +24,7 @@ enum Action {
     },
     /// List what was done with an owner's locks, newest first
     History {
+        /// The restaurant, such as `demo`
         tenant: String,
         /// A user, or a session before login
         owner: String,

@@ -27,8 +27,7 @@ impl Args {
 pub async fn run(args: Args) -> Result<ExitCode> {
     let workers = parse(&args.workers)?;
     let config = RunConfig::from_env()?;
-    let servers = workers.iter().map(|worker| Ok((*worker, config.servers(*worker)?)));
-    let servers = servers.collect::<Result<Vec<_>>>()?;
+    let servers = config.servers(&workers)?;
     let process = Process::start(servers, config.http, config.fail_point.as_deref()).await?;
     tracing::info!(http = %process.http, workers = args.workers.join(" "), "running");
     process.until_signal(|| tracing::info!("ready"), std::future::pending()).await

@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use crate::{LocalStack, Ports};
 
 #[derive(clap::Args)]
+#[command(after_help = brigade_servers::config::VARIABLES)]
 pub struct Args {
-    /// Folder of the data; a second `up` on it finds the data again
+    /// Folder of the data, made where it is missing; a later `up` on it finds the data again
     #[arg(long, default_value = ".brigade")]
     dir: PathBuf,
     /// A restaurant; may be given several times

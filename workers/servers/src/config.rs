@@ -4,6 +4,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Every variable of a local stack, for `--help`.
+pub const VARIABLES: &str = "\
+Environment, all optional:
+  BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
+  BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
+  BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)
+  GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
+
 /// Where the two servers of a local stack are looked for, and where downloads are kept.
 #[derive(Clone, Debug)]
 pub struct StackConfig {

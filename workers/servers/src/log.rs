@@ -34,9 +34,14 @@ impl Log {
     /// Waits for processes of an earlier server, which a kill may have left behind for a moment.
     pub async fn claim(path: &Path) -> Result<Self> {
         let deadline = Instant::now() + CLAIM_LIMIT;
+        let mut waits = false;
         loop {
             if let Some(log) = Self::try_claim(path)? {
                 return Ok(log);
+            }
+            if !std::mem::replace(&mut waits, true) {
+                let (dir, seconds) = (path.parent().unwrap_or(path), CLAIM_LIMIT.as_secs());
+                tracing::info!(dir = %dir.display(), seconds, "another server still runs: waiting");
             }
             if Instant::now() > deadline {
                 bail!(

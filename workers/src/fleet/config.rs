@@ -11,16 +11,21 @@ use brigade_domain::LockPolicy;
 use super::{Servers, Settings};
 use crate::runtime::http::Api;
 
-/// Every variable of `run`, `migrate`, `provision` and of a local stack, for `--help`.
+/// Every variable of `run`, `migrate`, `provision`, `dlq` and `locks`, for `--help`.
 pub const VARIABLES: &str = "\
-Environment:
-  BRIGADE_NATS_URL                 nats://user:password@host:port, of a cluster several with commas
-  BRIGADE_NATS_URL_<WORKER>        the same for one worker, whose name is the user
-                                   (COMMAND_HANDLER, OUTBOX_RELAY, PAYMENT_PROJECTOR,
-                                   USER_STATE_PROJECTOR, CART_LOCK_EXPIRY,
+Environment of `run`, both required for each worker:
+  BRIGADE_NATS_URL_<WORKER>        nats://user:password@host:port, of a cluster several with commas;
+                                   the user is named like the worker (COMMAND_HANDLER, OUTBOX_RELAY,
+                                   PAYMENT_PROJECTOR, USER_STATE_PROJECTOR, CART_LOCK_EXPIRY,
                                    TABLE_STATUS_RECONCILER, CACHE_VERIFIER, EDGE)
-  BRIGADE_DATABASE_URL             postgres://user:password@host:port/database
-  BRIGADE_DATABASE_URL_<WORKER>    the same for one worker; `migrate` gives its password to its role
+  BRIGADE_DATABASE_URL_<WORKER>    postgres://user:password@host:port/database; `migrate` gives its
+                                   password to the worker's role
+  BRIGADE_NATS_URL, BRIGADE_DATABASE_URL stand in where a worker has none of its own; a process
+  with one worker may use them instead.
+Environment of `migrate` (SQL), `provision` (NATS), `dlq` (both) and `locks` (SQL), required:
+  BRIGADE_NATS_URL                 of the user `operator`
+  BRIGADE_DATABASE_URL             of the owner of the schema
+Optional:
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
                                    API (default: a free port of 127.0.0.1, which is logged)
   BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
@@ -35,14 +40,12 @@ Environment:
                                    168, a week), or 0 for never; for cart-lock-expiry
   BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
   BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
-  BRIGADE_LOG                      filter of the log, such as info or brigade=debug
-  BRIGADE_LOG_FORMAT               text (default) or json
-Servers of a local stack (up, demo):
-  BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
-  BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
-  BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)
-  GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
+  BRIGADE_LOG                      filter of the log, such as brigade=debug
+                                   (default: info,async_nats=warn,sqlx=warn)
+  BRIGADE_LOG_FORMAT               text (default) or json";
 
+const NATS_URL: &str = "BRIGADE_NATS_URL";
+const DATABASE_URL: &str = "BRIGADE_DATABASE_URL";
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
 const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
@@ -100,36 +103,65 @@ impl RunConfig {
         })
     }
 
-    /// The URLs of a worker: its own before the general ones.
+    /// Returns the settings of workers: a URL of a worker's own comes before the general one.
     ///
     /// # Errors
-    /// Where one is not set.
-    pub fn servers(&self, worker: WorkerName) -> Result<Servers> {
-        let missing = |what: &str| format!("{what}_{} or {what} is not set", worker.env_suffix());
-        let nats = self.own_nats_urls.get(&worker).or(self.nats_url.as_ref());
-        let postgres = self.own_database_urls.get(&worker).or(self.database_url.as_ref());
-        Ok(Servers {
-            nats_url: nats.with_context(|| missing("BRIGADE_NATS_URL"))?.clone(),
-            replicas: self.replicas,
-            postgres_url: postgres.with_context(|| missing("BRIGADE_DATABASE_URL"))?.clone(),
-            settings: self.settings.clone(),
-        })
+    /// Names all that are not set.
+    pub fn servers(&self, workers: &[WorkerName]) -> Result<Vec<(WorkerName, Servers)>> {
+        let mut missing = Vec::new();
+        let mut url = |name: &str, own: Option<&String>, general: Option<&String>| {
+            let url = own.or(general).cloned();
+            if url.is_none() && !missing.contains(&name.to_owned()) {
+                missing.push(name.to_owned());
+            }
+            url.unwrap_or_default()
+        };
+        let servers = |worker: &WorkerName| {
+            let [nats, database] =
+                [NATS_URL, DATABASE_URL].map(|name| format!("{name}_{}", worker.env_suffix()));
+            let own = self.own_nats_urls.get(worker);
+            let nats_url = url(&nats, own, self.nats_url.as_ref());
+            let own = self.own_database_urls.get(worker);
+            let postgres_url = url(&database, own, self.database_url.as_ref());
+            let servers = Servers {
+                nats_url,
+                replicas: self.replicas,
+                postgres_url,
+                settings: self.settings.clone(),
+            };
+            (*worker, servers)
+        };
+        let servers = workers.iter().map(servers).collect();
+        none_missing(&missing)?;
+        Ok(servers)
     }
 
-    /// `BRIGADE_NATS_URL`, an operator's.
+    /// Returns the NATS URL of an operator and the database URL of the owner.
     ///
     /// # Errors
-    /// Where it is not set.
+    /// Names all that are not set.
+    pub fn operators_urls(&self) -> Result<(&str, &str)> {
+        let (nats, database) = (self.nats_url.as_deref(), self.database_url.as_deref());
+        let missing = [(NATS_URL, nats), (DATABASE_URL, database)];
+        let missing = missing.into_iter().filter(|(_, url)| url.is_none());
+        none_missing(&missing.map(|(name, _)| name.to_owned()).collect::<Vec<_>>())?;
+        Ok((nats.unwrap_or_default(), database.unwrap_or_default()))
+    }
+
+    /// Returns `BRIGADE_NATS_URL`, an operator's.
+    ///
+    /// # Errors
+    /// If it is not set.
     pub fn nats_url(&self) -> Result<&str> {
-        self.nats_url.as_deref().context("BRIGADE_NATS_URL is not set")
+        self.nats_url.as_deref().map_or_else(|| Err(not_set(&[NATS_URL.to_owned()])), Ok)
     }
 
-    /// `BRIGADE_DATABASE_URL`, the owner's.
+    /// Returns `BRIGADE_DATABASE_URL`, the owner's.
     ///
     /// # Errors
-    /// Where it is not set.
+    /// If it is not set.
     pub fn database_url(&self) -> Result<&str> {
-        self.database_url.as_deref().context("BRIGADE_DATABASE_URL is not set")
+        self.database_url.as_deref().map_or_else(|| Err(not_set(&[DATABASE_URL.to_owned()])), Ok)
     }
 
     /// The password of a worker's own database URL.
@@ -140,6 +172,16 @@ impl RunConfig {
         let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
         percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
     }
+}
+
+fn none_missing(names: &[String]) -> Result<()> {
+    if names.is_empty() { Ok(()) } else { Err(not_set(names)) }
+}
+
+fn not_set(names: &[String]) -> anyhow::Error {
+    let are = if names.len() == 1 { "is" } else { "are" };
+    let names = names.join(", ");
+    anyhow::anyhow!("{names} {are} not set (`brigade up` prints them under `env`)")
 }
 
 /// `BRIGADE_HTTP_OPEN`, for this machine alone.
@@ -242,6 +284,43 @@ fn set(name: &str) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config(urls: &[&str]) -> RunConfig {
+        let url = |name: &str| urls.contains(&name).then(|| "url".to_owned());
+        RunConfig {
+            nats_url: url("nats"),
+            database_url: url("database"),
+            own_nats_urls: url("own nats").map(|url| (WorkerName::Edge, url)).into_iter().collect(),
+            own_database_urls: HashMap::new(),
+            http: ([127, 0, 0, 1], 0).into(),
+            api: Api::default(),
+            replicas: 1,
+            lock_policy: LockPolicy::default(),
+            dry_run: false,
+            list_cache: true,
+            fail_point: None,
+        }
+    }
+
+    #[test]
+    fn all_that_is_missing_is_named_at_once() {
+        let why = |result: Result<()>| result.map_err(|error| error.to_string());
+        let hint = "(`brigade up` prints them under `env`)";
+        let operators = |urls: &[&str]| why(config(urls).operators_urls().map(drop));
+        let both = format!("BRIGADE_NATS_URL, BRIGADE_DATABASE_URL are not set {hint}");
+        assert_eq!(operators(&[]), Err(both));
+        let one = format!("BRIGADE_DATABASE_URL is not set {hint}");
+        assert_eq!(operators(&["nats"]), Err(one));
+        assert_eq!(operators(&["nats", "database"]), Ok(()));
+        let workers = [WorkerName::Edge, WorkerName::Edge, WorkerName::OutboxRelay];
+        let run = |urls: &[&str]| why(config(urls).servers(&workers).map(drop));
+        let three = format!(
+            "BRIGADE_DATABASE_URL_EDGE, BRIGADE_NATS_URL_OUTBOX_RELAY, \
+             BRIGADE_DATABASE_URL_OUTBOX_RELAY are not set {hint}"
+        );
+        assert_eq!(run(&["own nats"]), Err(three));
+        assert_eq!(run(&["nats", "database"]), Ok(()));
+    }
 
     #[test]
     fn http_is_open_on_loopback_alone() {

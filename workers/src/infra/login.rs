@@ -3,9 +3,10 @@
 use std::{str::FromStr, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, ServerError};
 use brigade_contracts::permissions::inbox_prefix;
 use percent_encoding::percent_decode_str;
+use tokio::sync::watch;
 
 use super::{Health, Metrics};
 
@@ -61,6 +62,49 @@ impl Login {
 /// A URL that cannot be read or has no user.
 pub fn as_user_of(url: &str) -> anyhow::Result<(ConnectOptions, Vec<ServerAddr>)> {
     Ok(Login::of(url, "")?.options())
+}
+
+/// The connection of a command that an operator runs.
+pub struct Operator {
+    pub client: Client,
+    user: String,
+    /// The first thing that the server refused.
+    refused: watch::Receiver<Option<String>>,
+}
+
+impl Operator {
+    /// Connects with the user of the URL.
+    ///
+    /// # Errors
+    /// If the URL cannot be read or the server cannot be reached.
+    pub async fn connect(url: &str, name: &str) -> anyhow::Result<Self> {
+        let login = Login::of(url, name)?;
+        let (options, servers) = login.options();
+        let (refusal, refused) = watch::channel(None);
+        let on_event = move |event| {
+            if let Event::ServerError(ServerError::Other(text)) = event {
+                refusal.send_if_modified(|first| first.is_none() && first.replace(text).is_none());
+            }
+            std::future::ready(())
+        };
+        let connecting = options.name(name).event_callback(on_event).connect(servers);
+        let client = connecting.await.context("cannot connect to NATS")?;
+        Ok(Self { client, user: login.user, refused })
+    }
+
+    /// Adds to an error what the server refused: such a request has no answer.
+    ///
+    /// # Errors
+    /// The error that is given.
+    pub fn explain<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        result.map_err(|error| match &*self.refused.borrow() {
+            Some(text) => error.context(format!(
+                "the NATS user {} may not do this ({text}), use the operator's",
+                self.user
+            )),
+            None => error,
+        })
+    }
 }
 
 /// Takes a refusal by the server, of a client's or an intake's connection.

@@ -58,6 +58,7 @@ pub struct Metrics {
     pub stream_ends: IntCounterVec,
     pub stream_display_seconds: HistogramVec,
     pub heals: IntCounterVec,
+    pub server_restarts: IntCounter,
     pub healed: IntCounterVec,
     pub heal_left: IntGauge,
     pub audited: IntCounter,
@@ -356,8 +357,14 @@ impl Metrics {
             ),
             heals: counters(
                 "brigade_heals_total",
-                "Losses of JetStream that were healed, by stream and kind of loss",
+                "Losses of JetStream that were healed, by stream and kind of loss; stays 0 in good \
+                 order, so an alarm can stand on it",
                 &["stream", "loss"],
+            ),
+            server_restarts: counter(
+                "brigade_server_restarts_total",
+                "Starts of nats-server after which the newest messages and keys were checked: a \
+                 suspicion, no loss",
             ),
             healed: counters(
                 "brigade_healed_total",

@@ -17,6 +17,6 @@ pub use health::Health;
 pub use intake::Intake;
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;
-pub use login::as_user_of;
+pub use login::{Operator, as_user_of};
 pub use metrics::Metrics;
 pub use nats::Nats;

@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval},
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{
@@ -63,8 +63,13 @@ impl Nats {
         let login = Login::of(url, health.worker.as_str())?;
         let (options, address) = login.options();
         let (count, connections) = watch::channel(0);
+        let echo_subject = alive(&login.user, &Uuid::now_v7().simple().to_string());
+        // Ends the echo when the server refuses it: nothing mends that.
+        let no_echo = CancellationToken::new();
         let on_event = {
             let (health, metrics) = (health.clone(), metrics.clone());
+            let (echo_subject, no_echo) = (echo_subject.clone(), no_echo.clone());
+            let user = login.user.clone();
             move |event| {
                 match event {
                     Event::Connected => {
@@ -72,6 +77,16 @@ impl Nats {
                         health.back("nats");
                     }
                     Event::Disconnected => health.away("nats", "disconnected"),
+                    // No sender knows this subject, so no reply subject makes a worker unready.
+                    Event::ServerError(ServerError::Other(text))
+                        if text.contains(&echo_subject) =>
+                    {
+                        no_echo.cancel();
+                        let worker = health.worker;
+                        let what = format!("the NATS user {user} is not that of {worker}: {text}");
+                        metrics.violations.with_label_values(&[worker.as_str()]).inc();
+                        health.violation(&what);
+                    }
                     Event::ServerError(ServerError::Other(text)) => {
                         refused(&health, &metrics, &text);
                     }
@@ -110,8 +125,10 @@ impl Nats {
             .ack_timeout(ACK_TIMEOUT)
             .build(client.clone());
         let (hears, heard) = watch::channel(Instant::now());
-        let subject = alive(&login.user, &Uuid::now_v7().simple().to_string());
-        let echoes = tokio::spawn(echo(client.clone(), subject, hears));
+        let echo = echo(client.clone(), echo_subject, hears);
+        let echoes = tokio::spawn(async move {
+            no_echo.run_until_cancelled(echo).await;
+        });
         let _echoes = Arc::new(AbortOnDropHandle::new(echoes));
         let (login, health, metrics) = (Arc::new(login), health.clone(), metrics.clone());
         Ok(Self { client, jetstream, connections, heard, _echoes, login, health, metrics })

@@ -30,7 +30,7 @@ use crate::{
         dead_letter::{RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT, headers_as_json},
         delivery::pairs,
     },
-    workers::command_handler::housekeeping::OUTCOME_DAYS,
+    workers::command_handler::{housekeeping::OUTCOME_DAYS, is_outcome_of},
 };
 
 const STREAM: &str = "DLQ";
@@ -57,8 +57,10 @@ pub struct Letter {
     pub stored_at: OffsetDateTime,
     /// What was done with it: `replay` or `drop`.
     pub action: Option<String>,
-    /// The status of the outcome that its Command-Id has by now.
+    /// The status of the outcome that it has by now.
     pub outcome: Option<i32>,
+    /// Another command that was decided under its Command-Id: `<aggregate>.<id>.<verb>`.
+    pub id_belongs_to: Option<String>,
 }
 
 /// Which letters.
@@ -170,10 +172,7 @@ impl DeadLetters {
     }
 
     async fn do_replay(&self, letter: &Letter, force: Option<&str>, actor: &str) -> Result<()> {
-        let raw = [RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT];
-        if let Some(raw) = raw.into_iter().find(|name| letter.headers.get(*name).is_some()) {
-            bail!("its bytes are kept as {raw} and can be sent by no client: drop it");
-        }
+        self.can_be_replayed(letter).await?;
         let payload = self.payload(letter.number).await?;
         let mut tx = self.postgres.begin().await?;
         let claimed = self.claim(&mut tx, letter, &payload, ("replay", force), actor).await?;
@@ -181,9 +180,6 @@ impl DeadLetters {
             back_to_outbox(&mut tx, letter).await?;
             self.done(&mut tx, letter).await?;
             return Ok(tx.commit().await?);
-        }
-        if !letter.subject.starts_with("cmd.") {
-            bail!("{} is neither a command nor an event: it cannot be replayed", letter.subject);
         }
         // A replay that was interrupted may be what it was decided by.
         if claimed && force.is_none() {
@@ -224,8 +220,7 @@ impl DeadLetters {
         let payload = self.payload(letter.number).await?;
         let mut tx = self.postgres.begin().await?;
         self.claim(&mut tx, letter, &payload, ("drop", Some(reason)), actor).await?;
-        let headers = pairs(Some(&letter.headers));
-        if let Ok(command) = Command::decode(&letter.subject, headers, &payload) {
+        if let Ok(command) = letter.decoded(&payload) {
             let refusal = Refusal::new(500, "dropped", format!("dropped by an operator: {reason}"));
             let outcome = Outcome::refused(&command, refusal, None);
             sqlx::query!(
@@ -424,7 +419,7 @@ impl DeadLetters {
         let commands: Vec<_> = letters.iter().filter_map(Letter::command).collect();
         let (tenants, ids): (Vec<_>, Vec<_>) = commands.into_iter().unzip();
         let rows = sqlx::query!(
-            r#"select tenant as "tenant!", command_id as "command_id!",
+            r#"select tenant as "tenant!", command_id as "command_id!", subject, payload_hash,
                       (outcome ->> 'status')::int as "status!"
                from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
                join brigade.command_inbox using (tenant, command_id)"#,
@@ -433,13 +428,63 @@ impl DeadLetters {
         )
         .fetch_all(&self.postgres)
         .await?;
-        let known: HashMap<_, _> =
-            rows.into_iter().map(|row| ((row.tenant, row.command_id), row.status)).collect();
+        let known: HashMap<_, _> = rows
+            .into_iter()
+            .map(|row| ((row.tenant.clone(), row.command_id.clone()), row))
+            .collect();
         for letter in letters {
-            let status = |(tenant, id): (&str, &str)| {
-                known.get(&(tenant.to_owned(), id.to_owned())).copied()
-            };
-            letter.outcome = letter.command().and_then(status);
+            (letter.outcome, letter.id_belongs_to) = (None, None);
+            let Some((tenant, id)) = letter.command() else { continue };
+            let Some(row) = known.get(&(tenant.to_owned(), id.to_owned())) else { continue };
+            let target = row.subject.splitn(3, '.').nth(2).unwrap_or_default();
+            // The door does not count; payloads are fetched only where they decide.
+            if letter.subject.splitn(3, '.').nth(2) != Some(target) {
+                letter.id_belongs_to = Some(target.to_owned());
+            } else if letter.is_of(
+                &row.subject,
+                &row.payload_hash,
+                &self.payload(letter.number).await?,
+            ) {
+                letter.outcome = Some(row.status);
+            } else {
+                letter.id_belongs_to = Some(format!("{target}, another payload"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks whether a letter may be replayed, and does nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn check_replay(&self, letter: &Letter, force: bool) -> Result<()> {
+        self.can_be_replayed(letter).await?;
+        if force { Ok(()) } else { self.would_be_done_once(letter).await }
+    }
+
+    /// Refuses what would come back however often it is sent.
+    async fn can_be_replayed(&self, letter: &Letter) -> Result<()> {
+        let raw = [RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT];
+        if let Some(raw) = raw.into_iter().find(|name| letter.headers.get(*name).is_some()) {
+            bail!("its bytes are kept as {raw} and can be sent by no client: drop it");
+        }
+        if letter.subject.starts_with("evt.") {
+            return Ok(());
+        }
+        if !letter.subject.starts_with("cmd.") {
+            bail!("{} is neither a command nor an event: it cannot be replayed", letter.subject);
+        }
+        let remedy = "send it again as it should be, then drop this";
+        if let Err(refusal) = letter.decoded(b"") {
+            bail!("{}: {remedy}", refusal.message);
+        }
+        let mut letters = [letter.clone()];
+        self.add_outcomes(&mut letters).await?;
+        if let Some(other) = &letters[0].id_belongs_to {
+            bail!(
+                "its Command-Id belongs to another command ({other}): send it again under a new \
+                 Command-Id, then drop this"
+            );
         }
         Ok(())
     }
@@ -456,7 +501,7 @@ impl DeadLetters {
             letter.stored_at,
             OUTCOME_DAYS,
         );
-        if forgotten.fetch_one(&self.postgres).await? {
+        if letter.command().is_some() && forgotten.fetch_one(&self.postgres).await? {
             bail!(
                 "it is older than {OUTCOME_DAYS} days, so long outcomes are kept: it may have been \
                  done since; drop it, or force it"
@@ -571,6 +616,15 @@ impl Letter {
         let id = headers.find(|(name, _)| name.eq_ignore_ascii_case(header::COMMAND_ID))?;
         Some((tenant, id.1))
     }
+
+    fn decoded(&self, payload: &[u8]) -> Result<Command, Refusal> {
+        Command::decode(&self.subject, pairs(Some(&self.headers)), payload)
+    }
+
+    /// Whether a stored outcome is that of this command.
+    fn is_of(&self, subject: &str, payload_hash: &[u8], payload: &[u8]) -> bool {
+        self.decoded(payload).is_ok_and(|command| is_outcome_of(&command, subject, payload_hash))
+    }
 }
 
 impl fmt::Display for Number {
@@ -611,6 +665,7 @@ fn letter(number: Number, worker: &str, headers: HeaderMap, stored_at: OffsetDat
         stored_at,
         action: None,
         outcome: None,
+        id_belongs_to: None,
     }
 }
 

@@ -61,6 +61,7 @@ const PATHS: [(&str, Measure); 7] = [
 ];
 
 #[derive(clap::Args)]
+#[command(after_help = brigade_servers::config::VARIABLES)]
 pub struct Args {
     /// Only the paths whose names begin so: relay, doors, queries, reads, http, flat, scale
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]

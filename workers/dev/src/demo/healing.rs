@@ -17,7 +17,7 @@ const RIGHT: &str = "Polls are answered right while it is gone";
 const LIMIT: Duration = Duration::from_secs(10);
 
 const STORY: &str = r"
-S0  What if the read model is gone?
+S5  What if the read model is gone?
     An operator deletes the bucket `views`, all of it, with everything that the screens show. Ada's
     phone goes on polling. Nobody rebuilds anything.";
 

@@ -20,6 +20,7 @@ use self::{promises::Promises, screen::Screen};
 use crate::{LocalStack, Ports, WorkerProcess};
 
 #[derive(clap::Args)]
+#[command(after_help = brigade_servers::config::VARIABLES)]
 pub struct Args {}
 
 /// Everything that a scene needs: the servers, a process for each worker, a client.

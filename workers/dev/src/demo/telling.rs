@@ -35,7 +35,7 @@ pub fn farewell(held: bool, took: Duration) {
         "\n{verdict} {:.0} s; servers stopped, scratch folder removed.",
         took.as_secs_f64()
     ));
-    say("Next: `brigade up` keeps the same stack running; look in with `nats sub 'live.>'`.");
+    say("Next: `cargo run -- up`, then the README, Try it by hand.");
 }
 
 /// ✓ or ✗, in colour on a terminal.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::compare::Comparison;
 pub use self::drift::{Drift, Item};
-use crate::infra::as_user_of;
+use crate::infra::Operator;
 
 /// What was done and what was found.
 #[derive(Debug, Default)]
@@ -31,21 +31,23 @@ pub struct Report {
 /// # Errors
 /// Where the server cannot be reached or refuses. Drift is no error here.
 pub async fn run(url: &str, replicas: u8) -> Result<Report> {
-    let (options, address) = as_user_of(url)?;
-    let client =
-        options.name("provision").connect(address).await.context("cannot connect to NATS")?;
-    let js = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5)).build(client);
+    let operator = Operator::connect(url, "provision").await?;
+    let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5));
+    operator.explain(apply_all(&jetstream.build(operator.client.clone()), replicas).await)
+}
+
+async fn apply_all(js: &jetstream::Context, replicas: u8) -> Result<Report> {
     let topology = Topology::with_replicas(replicas);
     let mut report = Report::default();
     for name in topology.streams.keys() {
         let declared = topology.stream(name).unwrap_or_default();
-        apply(&js, Item::Stream(name.clone()), declared, &mut report).await?;
+        apply(js, Item::Stream(name.clone()), declared, &mut report).await?;
     }
     for (stream, consumers) in &topology.consumers {
         for durable in consumers.keys() {
             let declared = topology.consumer(stream, durable).unwrap_or_default();
             let item = Item::Consumer(stream.clone(), durable.clone());
-            apply(&js, item, declared, &mut report).await?;
+            apply(js, item, declared, &mut report).await?;
         }
     }
     Ok(report)

@@ -15,7 +15,7 @@ use axum::{
     response::Response,
     routing::get,
 };
-use brigade_contracts::Refusal;
+use brigade_contracts::{Refusal, WorkerName};
 use tower::ServiceExt;
 
 use self::serve::Limits;
@@ -49,20 +49,24 @@ pub struct Api {
 /// # Errors
 /// Where the address is taken.
 pub async fn serve(address: SocketAddr, told: Told, slot: Slot) -> anyhow::Result<Serving> {
+    let has_edge = told.workers.iter().any(|health| health.worker == WorkerName::Edge);
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(|State(told): State<Told>| async move { told.metrics.render() }))
         .with_state(told)
-        .fallback(move |request| serve_slot(slot.clone(), request));
+        .fallback(move |request| serve_slot(slot.clone(), has_edge, request));
     Serving::start(address, Limits::default(), router)
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn serve_slot(slot: Slot, request: Request) -> Result<Response, Problem> {
+async fn serve_slot(slot: Slot, has_edge: bool, request: Request) -> Result<Response, Problem> {
     match slot.router() {
         // A router has no error of its own.
         Some(router) => router.oneshot(request).await.map_err(|never| match never {}),
+        None if request.uri().path().starts_with("/v1/") && !has_edge => {
+            Err(Refusal::new(503, problem::NO_EDGE, "no edge runs in this process").into())
+        }
         None if request.uri().path().starts_with("/v1/") => {
             let message = "this process does not serve the API at the moment";
             let refusal = Refusal::new(503, "not_ready", message);
@@ -83,13 +87,16 @@ async fn readyz(State(told): State<Told>) -> (StatusCode, String) {
     lines(&told, "ready", Health::ready)
 }
 
-/// One line a worker; 503 where one of them is not what it should be.
+/// One line a worker, or `no workers`; 503 where one of them is not what it should be.
 fn lines(
     told: &Told,
     good: &str,
     is_good: impl Fn(&Health) -> Result<(), String>,
 ) -> (StatusCode, String) {
     let mut status = StatusCode::OK;
+    if told.workers.is_empty() {
+        return (status, "no workers\n".to_owned());
+    }
     let lines = told.workers.iter().map(|health| {
         let line = match is_good(health) {
             Ok(()) => good.to_owned(),

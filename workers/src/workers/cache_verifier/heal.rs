@@ -173,6 +173,8 @@ pub type Versioned = (Address, i64);
 /// count all notes takes longer the more there are.
 struct Sample {
     some: Vec<Address>,
+    /// How many there are.
+    all: i64,
     pieces: usize,
     /// One is kept of so many pieces.
     of: usize,
@@ -181,6 +183,7 @@ struct Sample {
 impl Sample {
     fn add(&mut self, piece: &[Versioned]) {
         let Some((last, _)) = piece.last() else { return };
+        self.all += piece.len() as i64;
         if self.pieces.is_multiple_of(self.of) {
             self.some.push(last.clone());
         }
@@ -198,7 +201,7 @@ impl Sample {
 
 impl<'a> Heal<'a> {
     pub fn new(cx: &'a Context, lease: &'static str, duty: &'a Duty) -> Self {
-        let sample = Sample { some: Vec::new(), pieces: 0, of: 1 };
+        let sample = Sample { some: Vec::new(), all: 0, pieces: 0, of: 1 };
         Self { cx, lease, duty, renewed: None, sample }
     }
 
@@ -468,11 +471,11 @@ impl<'a> Heal<'a> {
         loop {
             self.still_mine().await?;
             let (sampled, any) = self.overdue().await?;
-            let left = (sampled * stands_for).max(i64::from(any));
+            let left = (sampled * stands_for).min(self.sample.all).max(i64::from(any));
             self.cx.metrics.heal_left.set(left);
             if left < least {
                 if since.elapsed() > Duration::from_secs(1) || least == i64::MAX {
-                    tracing::info!(worker = %self.cx.worker, left, "aggregates are being shown");
+                    tracing::info!(worker = %self.cx.worker, left, "about so many are to be shown");
                 }
                 (least, since) = (left, Instant::now());
             }
@@ -738,11 +741,11 @@ mod tests {
 
     #[test]
     fn a_sample_stays_small_and_is_spread_evenly() {
-        let mut sample = Sample { some: Vec::new(), pieces: 0, of: 1 };
+        let mut sample = Sample { some: Vec::new(), all: 0, pieces: 0, of: 1 };
         for piece in 0..10_000 {
             sample.add(&[(address(Aggregate::Cart, &format!("c{piece}")), 1)]);
         }
-        assert_eq!((sample.of, sample.some.len()), (16, 625));
+        assert_eq!((sample.of, sample.some.len(), sample.all), (16, 625, 10_000));
         let expected: Vec<_> =
             (0..625).map(|n| address(Aggregate::Cart, &format!("c{}", 16 * n))).collect();
         assert_eq!(sample.some, expected);

@@ -58,7 +58,7 @@ pub enum Loss {
     Purged,
     /// Its last sequence is below the mark.
     Behind,
-    /// Its server was started again: a crash takes what was not synced.
+    /// A suspicion: its server was started again, and a crash takes what was not synced.
     ServerStarted,
 }
 

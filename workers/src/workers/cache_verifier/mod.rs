@@ -3,8 +3,9 @@
 //! A **mark** is what a stream looked like when all was well: creation time, the server's id, first
 //! and last sequence ([`marks`]). Each second the holder of the lease compares every stream of the
 //! topology with its last mark. A **loss** is whatever says that messages may be gone since: no
-//! stream, one made again, a purge, a last sequence below the mark, a server that was started again
-//! (buckets are not synced to disk). A purge of a bucket takes its **canary** along, a key of
+//! stream, one made again, a purge, a last sequence below the mark. A server that was started again
+//! is a **suspicion**: buckets are not synced to disk, so what is newest is checked, and counted
+//! apart. A purge of a bucket takes its **canary** along, a key of
 //! cache-verifier's own that is written once; all other keys may be overwritten or expire between two
 //! marks, which is no loss. Then it **heals** ([`heal`]):
 //!
@@ -150,6 +151,7 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
     let (now, before) = marks::read(&cx.postgres, &names).await?;
     let mut found = BTreeMap::new();
     let mut plan = Plan::default();
+    let mut started_again = Vec::new();
     for name in &names {
         let mark = before.get(name);
         let stream = marks::look(cx, name, now).await?;
@@ -157,10 +159,19 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
         let one_server = cx.topology.streams[name].get("num_replicas").is_none_or(|n| n == 1);
         let loss = marks::loss(mark, &stream, one_server);
         if let Some(loss) = loss.filter(|loss| loss.counts_for(name)) {
-            report(cx, name, loss, mark);
+            match loss {
+                Loss::ServerStarted => started_again.push(name.as_str()),
+                _ => report(cx, name, loss, mark),
+            }
             plan.add(name, loss, &stream, mark, now);
         }
         found.insert(name.clone(), stream);
+    }
+    if !started_again.is_empty() {
+        cx.metrics.server_restarts.inc();
+        let streams = started_again.join(" ");
+        let what = "server started again: what is newest is checked";
+        tracing::info!(worker = %cx.worker, streams, "{what}");
     }
     if !plan.is_empty() {
         let started = Instant::now();
@@ -177,7 +188,7 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
         heal.run(&plan).await?;
         cx.fail.point("cache-verifier.after_heal").await;
         let seconds = started.elapsed().as_secs_f64();
-        tracing::info!(worker = %cx.worker, seconds, "everything lost is noted or made again");
+        tracing::info!(worker = %cx.worker, seconds, "all that may be lost is noted or made again");
         for (name, found) in &mut found {
             if matches!(found, Found::Nothing) {
                 *found = marks::look(cx, name, now).await?;
@@ -200,7 +211,7 @@ fn report(cx: &Context, stream: &str, loss: Loss, mark: Option<&Mark>) {
     let since = mark.map(|mark| mark.noted_at.to_string());
     match stream {
         // What was in them nobody else has.
-        "COMMANDS" | "DLQ" if loss != Loss::ServerStarted.as_str() => {
+        "COMMANDS" | "DLQ" => {
             tracing::error!(%worker, stream, loss, since, "what the stream held is gone for good");
         }
         _ => tracing::warn!(%worker, stream, loss, since, "loss found"),

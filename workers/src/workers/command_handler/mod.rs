@@ -56,6 +56,7 @@ use futures::future::join_all;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+pub use self::transaction::is_outcome_of;
 use self::{
     answer::Answer,
     held_up::HeldUp,

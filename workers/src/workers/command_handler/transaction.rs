@@ -153,7 +153,7 @@ async fn save(
     let all: Vec<_> = changed.iter().filter_map(State::user).collect();
     users::save(tx, &all).await?;
     users::save_failures(tx, world.throttle()).await?;
-    repeat_parts(&mut **tx, world.repeat_events()).await?;
+    repeat_parts(tx, world.repeat_events()).await?;
     Ok(())
 }
 
@@ -187,6 +187,13 @@ fn is_of(command: &Command, target: &str, payload_hash: &[u8]) -> bool {
     command.target == target && command.payload_hash == payload_hash
 }
 
+/// Returns whether the outcome that is stored under the Command-Id, with the subject and the hash
+/// beside it, is that of this very command.
+#[must_use]
+pub fn is_outcome_of(command: &Command, subject: &str, payload_hash: &[u8]) -> bool {
+    is_of(command, target(subject), payload_hash)
+}
+
 fn answer_again(command: &Command, before: &Before) -> Answer {
     if before.is_of(command) {
         return before.answer.clone();
@@ -215,7 +222,7 @@ pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bo
         .await
     });
     let found = found.await?;
-    Ok(found.is_some_and(|row| is_of(command, target(&row.subject), &row.payload_hash)))
+    Ok(found.is_some_and(|row| is_outcome_of(command, &row.subject, &row.payload_hash)))
 }
 
 /// Writes the outcomes of commands that are decided anew each time, over earlier ones. Where the id

@@ -103,7 +103,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Token, Refusal> {
         return Err(bad(IDEMPOTENCY_KEY));
     }
     let either = own.or(key);
-    command_id(either.iter().map(|id| (COMMAND_ID, id.as_str())))
+    command_id(either.iter().map(|id| (COMMAND_ID, id.as_str()))).map_err(|refusal| {
+        let message = "a command needs one header Idempotency-Key (or Command-Id) of 1 to 64 \
+                       characters of A-Z, a-z, 0-9, _ and -";
+        Refusal { message: message.into(), ..refusal }
+    })
 }
 
 /// What goes with the command over NATS: whoever sends it is who the token says, and comes from

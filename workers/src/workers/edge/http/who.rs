@@ -123,7 +123,7 @@ impl Edge {
     /// # Errors
     /// `403 not_allowed`.
     pub(in crate::workers::edge) fn may_list(&self, who: &Who) -> Result<(), Problem> {
-        if who.is_staff() { Ok(()) } else { Err(not_allowed()) }
+        if who.is_staff() { Ok(()) } else { Err(needs_role(STAFF)) }
     }
 
     /// Whether a command may be sent.
@@ -174,7 +174,13 @@ impl Edge {
             }
             (Least::Oneself | Least::Owner | Least::Claimer, _) => who.is_staff(),
         };
-        if may { Ok(()) } else { Err(not_allowed()) }
+        match least {
+            _ if may => Ok(()),
+            // A role shows nothing of what is there.
+            Least::Staff => Err(needs_role(STAFF)),
+            Least::Manager => Err(needs_role(MANAGER)),
+            _ => Err(not_allowed()),
+        }
     }
 }
 
@@ -215,6 +221,10 @@ fn bearer(credentials: &str) -> Option<&str> {
 fn missing_token() -> Problem {
     let message = "this needs the header Authorization: Bearer <access token>";
     Refusal::new(401, "missing_token", message).into()
+}
+
+fn needs_role(role: &str) -> Problem {
+    Refusal::new(403, "not_allowed", format!("this needs the role {role}")).into()
 }
 
 fn not_allowed() -> Problem {
