@@ -293,11 +293,8 @@ mod tests {
             own_nats_urls: url("own nats").map(|url| (WorkerName::Edge, url)).into_iter().collect(),
             own_database_urls: HashMap::new(),
             http: ([127, 0, 0, 1], 0).into(),
-            api: Api::default(),
             replicas: 1,
-            lock_policy: LockPolicy::default(),
-            dry_run: false,
-            list_cache: true,
+            settings: Settings::default(),
             fail_point: None,
         }
     }
