@@ -108,7 +108,7 @@ impl Operator {
 }
 
 /// Takes a refusal by the server, of a client's or an intake's connection.
-pub fn refused(health: &Health, metrics: &Metrics, text: &str) {
+pub fn refused(health: &Health, metrics: &Metrics, user: &str, text: &str) {
     let worker = health.worker.as_str();
     let lower = text.to_ascii_lowercase();
     if !lower.contains("permissions violation") {
@@ -118,7 +118,17 @@ pub fn refused(health: &Health, metrics: &Metrics, text: &str) {
         metrics.replies_refused.with_label_values(&[worker]).inc();
         tracing::warn!(worker, text, "an answer may not go where its sender wants it");
     } else {
-        metrics.violations.with_label_values(&[worker]).inc();
+        violated(health, metrics, user, text);
+    }
+}
+
+/// Makes a worker unready for what the server refused, and says so where its user is another's.
+pub(super) fn violated(health: &Health, metrics: &Metrics, user: &str, text: &str) {
+    let worker = health.worker.as_str();
+    metrics.violations.with_label_values(&[worker]).inc();
+    if user == worker {
         health.violation(text);
+    } else {
+        health.violation(&format!("the NATS user {user} is not that of {worker}: {text}"));
     }
 }

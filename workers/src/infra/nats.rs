@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Health, Intake, Metrics,
-    login::{Login, RECONNECT_DELAY, refused},
+    login::{Login, RECONNECT_DELAY, refused, violated},
 };
 
 /// How long an acknowledgement of JetStream is awaited. A publish in flight when the server
@@ -82,13 +82,10 @@ impl Nats {
                         if text.contains(&echo_subject) =>
                     {
                         no_echo.cancel();
-                        let worker = health.worker;
-                        let what = format!("the NATS user {user} is not that of {worker}: {text}");
-                        metrics.violations.with_label_values(&[worker.as_str()]).inc();
-                        health.violation(&what);
+                        violated(&health, &metrics, &user, &text);
                     }
                     Event::ServerError(ServerError::Other(text)) => {
-                        refused(&health, &metrics, &text);
+                        refused(&health, &metrics, &user, &text);
                     }
                     other => tracing::debug!(worker = %health.worker, event = %other, "nats"),
                 }

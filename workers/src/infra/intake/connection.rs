@@ -220,7 +220,9 @@ impl Connection {
                 }
                 Op::Ping => write(&mut self.out, &["PONG\r\n"]),
                 Op::Pong => self.answered(),
-                Op::Err(text) => refused(&self.health, &self.metrics, &text),
+                Op::Err(text) => {
+                    refused(&self.health, &self.metrics, &self.login.user, &text);
+                }
                 Op::Info(_) | Op::Ok => {}
             }
         }
