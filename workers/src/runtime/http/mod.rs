@@ -65,7 +65,7 @@ async fn serve_slot(slot: Slot, has_edge: bool, request: Request) -> Result<Resp
         // A router has no error of its own.
         Some(router) => router.oneshot(request).await.map_err(|never| match never {}),
         None if request.uri().path().starts_with("/v1/") && !has_edge => {
-            Err(Refusal::new(503, problem::NO_EDGE, "no edge runs in this process").into())
+            Err(Refusal::new(503, "no_edge", "no edge runs in this process").into())
         }
         None if request.uri().path().starts_with("/v1/") => {
             let message = "this process does not serve the API at the moment";

@@ -9,9 +9,6 @@ use serde_json::{Map, Value};
 /// The media type of RFC 9457.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The code of a process that never serves the API.
-pub(super) const NO_EDGE: &str = "no_edge";
-
 /// An error as RFC 9457 writes it: `type`, `title`, `status`, `detail` and `instance`, and all that
 /// stands in the outcome or the answer it is made of: `code`, `message`, `retry_after_ms` and what
 /// else there is.
@@ -50,7 +47,7 @@ impl Problem {
         match self.status.as_u16() {
             423 | 429 => told,
             // To come again would be in vain.
-            503 if self.code() == NO_EDGE => None,
+            503 if self.code() == "no_edge" => None,
             503 => told.or(Some(1000)),
             _ => None,
         }
