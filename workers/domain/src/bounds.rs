@@ -12,7 +12,7 @@ use brigade_contracts::{
 use serde_json::{Value, json};
 
 use super::{
-    Cart, Event, LockPolicy, Mode, Order, Reach, State, World,
+    BatchState, Cart, Event, LockPolicy, LockSet, Mode, Order, State,
     testing::{self, Stand, Step, add, initiate, open, result, step, token},
 };
 
@@ -27,7 +27,7 @@ fn wide(characters: usize) -> String {
 }
 
 /// Everything whose name begins with these letters, 300 of each.
-fn reach() -> Reach {
+fn reach() -> LockSet {
     let names = |letter: &'static str| {
         (0..300).flat_map(move |n| [format!("{letter}{n}"), long(letter, n)])
     };
@@ -40,7 +40,7 @@ fn reach() -> Reach {
     ];
     let owners = || names("a").chain(names("s"));
     let t1 = || token("t1");
-    Reach {
+    LockSet {
         addresses: kinds.into_iter().flat_map(of).collect(),
         owners: owners()
             .map(|owner| (testing::address(Aggregate::Lock, &owner), Mode::Exclusive))
@@ -48,12 +48,12 @@ fn reach() -> Reach {
         sessions: names("s").map(|id| ((t1(), token(&id)), Vec::new())).collect(),
         open_carts: owners().map(|id| ((t1(), token(&id)), 0)).collect(),
         turns: names("u").map(|id| ((t1(), token(&id)), None)).collect(),
-        ..Reach::default()
+        ..LockSet::default()
     }
 }
 
 fn stand(states: impl IntoIterator<Item = State>) -> Stand {
-    let world = World::new(states, reach(), LockPolicy::default(), 1..100_000);
+    let world = BatchState::new(states, reach(), LockPolicy::default(), 1..100_000);
     Stand { world, now: testing::start() }
 }
 
@@ -73,11 +73,11 @@ impl Stand {
     }
 
     fn cart(&self, id: &str) -> &Cart {
-        self.world.states[&testing::address(Aggregate::Cart, id)].cart().expect("a cart")
+        self.world.loaded.states[&testing::address(Aggregate::Cart, id)].cart().expect("a cart")
     }
 
     fn order(&self, id: &str) -> &Order {
-        self.world.states[&testing::address(Aggregate::Order, id)].order().expect("an order")
+        self.world.loaded.states[&testing::address(Aggregate::Order, id)].order().expect("an order")
     }
 }
 

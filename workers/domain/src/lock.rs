@@ -22,9 +22,10 @@ use brigade_contracts::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Cart, Head, HistoryRow, LockMetric, LockPolicy, Mode, State,
-    draft::{Done, Draft, Result, Stop},
-    raw,
+    Cart, Head, HistoryRow, LockMetric, Mode, State,
+    json::raw,
+    outcome::{Done, NotDone, Result},
+    unit_of_work::UnitOfWork,
 };
 
 /// Refusals that one token, or one cart without a live lock, is written down with in the history.
@@ -87,16 +88,8 @@ impl Lock {
         }
     }
 
-    /// What the outcome of a command that took it, or pays under it, says besides.
-    pub(super) fn tell(&self, done: Done, amount: Money) -> Done {
-        done.with("token", &self.token)
-            .with("expires_at", &self.expires_at)
-            .with("fingerprint", &self.fingerprint)
-            .with("amount", &amount)
-    }
-
     /// Why a command has to wait for it. Whose transaction it is stays with the holder.
-    pub(super) fn refusal(&self, now: Timestamp) -> Stop {
+    pub(super) fn refusal(&self, now: Timestamp) -> NotDone {
         let message = "this cart is being paid; it can be changed again when the payment has ended";
         let retry_after_ms = Some(now.millis_until(self.expires_at));
         Refusal { retry_after_ms, ..Refusal::new(423, "cart_locked", message) }.into()
@@ -107,37 +100,25 @@ impl Lock {
     }
 }
 
-impl LockPolicy {
-    /// Until when a held lock lives that somebody looks at; `None`: it has expired. While a payment
-    /// is open under it, it outlives its deadline, up to the cap.
-    #[must_use]
-    pub fn lives_until(
-        &self,
-        lock: &Live,
-        has_open_payment: bool,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        if now < lock.expires_at {
-            return Some(lock.expires_at);
-        }
-        let timeout = self.timeout(lock.method);
-        let until = lock.expires_at.plus(timeout);
-        // Nobody was there to extend it for longer than one timeout.
-        let until = if until > now { until } else { now.plus(timeout) };
-        let until = until.min(lock.acquired_at.plus(self.cap));
-        (has_open_payment && until > now).then_some(until)
-    }
-}
-
-pub(super) fn stale_token() -> Stop {
+pub(super) fn stale_token() -> NotDone {
     Refusal::new(409, "stale_token", "this is not the token of the cart's lock").into()
 }
 
-impl Draft<'_> {
+pub(super) fn tell(lock: &Lock, done: Done, amount: Money) -> Done {
+    done.with("token", &lock.token)
+        .with("expires_at", &lock.expires_at)
+        .with("fingerprint", &lock.fingerprint)
+        .with("amount", &amount)
+}
+
+impl UnitOfWork<'_> {
+    fn policy(&self) -> &crate::LockPolicy {
+        self.lock_policy()
+    }
     /// The lock that an owner's carts are under now, its expiry decided.
     pub fn live_lock(&mut self, owner: &Token) -> Result<Option<Lock>> {
         let address = self.address(Aggregate::Lock, owner);
-        self.reach_owner(&address, Mode::Shared)?;
+        self.require_owner(&address, Mode::Shared)?;
         let Some(lock) = self.lock_row(&address).filter(|lock| lock.is_held()) else {
             return Ok(None);
         };
@@ -161,14 +142,14 @@ impl Draft<'_> {
     fn settle(&mut self, lock: Lock) -> Result<()> {
         let cart = self.cart(&lock.cart())?;
         let open = cart.as_ref().is_some_and(|cart| cart.has_open_payment(Some(lock.token)));
-        match self.world.policy.lives_until(&lock.live(), open, self.now) {
+        match self.policy().lives_until(&lock.live(), open, self.now) {
             Some(until) => self.move_deadline(lock, until, "payment_open"),
             None => self.end_lock(lock, Action::Expired, "expired"),
         }
     }
 
     fn cap(&self, lock: &Lock) -> Timestamp {
-        lock.acquired_at.plus(self.world.policy.cap)
+        lock.acquired_at.plus(self.policy().cap)
     }
 
     /// Adds to the deadline of a held lock, up to the cap.
@@ -184,7 +165,7 @@ impl Draft<'_> {
         if let Some(mut cart) = self.cart(&lock.cart())? {
             cart.locked_until = Some(until);
             let data = json!({ "token": lock.token, "expires_at": until, "reason": reason });
-            self.record(cart, CART_LOCK_EXTENDED, &data);
+            self.put_record(cart, CART_LOCK_EXTENDED, &data);
         }
         self.note(&lock, Action::Extended, Some(reason));
         self.change_lock(lock)
@@ -198,9 +179,9 @@ impl Draft<'_> {
         transaction_id: Option<Token>,
     ) -> Result<Lock> {
         let address = self.address(Aggregate::Lock, &cart.owner);
-        self.reach_owner(&address, Mode::Exclusive)?;
+        self.require_owner(&address, Mode::Exclusive)?;
         let head = self.lock_row(&address).map(|lock| lock.head.clone());
-        let timeout = self.world.policy.timeout(method).min(self.world.policy.cap);
+        let timeout = self.policy().timeout(method).min(self.policy().cap);
         let lock = Lock {
             head: head.unwrap_or_else(|| Head::unborn(address, self.now)),
             state: lock::State::Held,
@@ -220,7 +201,7 @@ impl Draft<'_> {
             "token": lock.token, "method": method, "expires_at": lock.expires_at,
             "fingerprint": lock.fingerprint, "amount": lock.amount,
         });
-        self.record(cart, CART_LOCKED, &data);
+        self.put_record(cart, CART_LOCKED, &data);
         self.note(&lock, Action::Acquired, None);
         self.changes.metrics.push(LockMetric::Acquired(method));
         self.change_lock(lock.clone())?;
@@ -231,7 +212,7 @@ impl Draft<'_> {
     pub fn bind(&mut self, lock: Lock, transaction_id: &Token) -> Result<()> {
         let lock = Lock { transaction_id: Some(transaction_id.clone()), ..lock };
         if let Some(cart) = self.cart(&lock.cart())? {
-            self.record(cart, CART_TRANSACTION_BOUND, &json!({ "token": lock.token }));
+            self.put_record(cart, CART_TRANSACTION_BOUND, &json!({ "token": lock.token }));
         }
         self.note(&lock, Action::Bound, None);
         self.change_lock(lock)
@@ -245,7 +226,7 @@ impl Draft<'_> {
         if let Some(mut cart) = self.cart(&lock.cart())? {
             cart.locked_until = None;
             let kind = if action == Action::Expired { CART_LOCK_EXPIRED } else { CART_UNLOCKED };
-            self.record(cart, kind, &json!({ "token": lock.token, "reason": reason }));
+            self.put_record(cart, kind, &json!({ "token": lock.token, "reason": reason }));
         }
         self.note(&lock, action, Some(reason));
         let millis = lock.acquired_at.millis_until(self.now);
@@ -266,10 +247,10 @@ impl Draft<'_> {
     }
 
     fn change_lock(&mut self, mut lock: Lock) -> Result<()> {
-        self.reach_owner(&lock.head.address, Mode::Exclusive)?;
+        self.require_owner(&lock.head.address, Mode::Exclusive)?;
         lock.head.version += 1;
         lock.head.at = self.now;
-        self.changes.states.insert(lock.head.address.clone(), State::Lock(lock));
+        self.put(lock);
         Ok(())
     }
 
@@ -291,16 +272,13 @@ impl Draft<'_> {
 /// Writes down that a `lock` or an `initiate` was refused. Past [`MOST_REFUSALS`] for one token, or
 /// for a cart that no live lock holds, it is not written down any more, so that nobody can fill the
 /// history. Counting changes no version.
-pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal) -> Result<()> {
-    let (cart, method) = match (body, &draft.command.request) {
-        (Body::Cart(cart::Verb::Lock(lock)), Ok(request)) => (request.address.clone(), lock.method),
-        (Body::Payment(payment::Verb::Initiate(initiate)), _) => match &initiate.target {
-            Target::Cart(id) => (draft.address(Aggregate::Cart, id), initiate.method),
-            Target::Order(_) => return Ok(()),
-        },
-        _ => return Ok(()),
-    };
-    let Some(cart) = draft.cart(&cart)? else { return Ok(()) };
+pub(super) fn count_refusal(
+    draft: &mut UnitOfWork<'_>,
+    cart: &Address,
+    method: Method,
+    refusal: &Refusal,
+) -> Result<()> {
+    let Some(cart) = draft.cart(cart)? else { return Ok(()) };
     let lock = draft.live_lock(&cart.owner)?;
     let token = lock.as_ref().map(|lock| lock.token);
     draft.changes.metrics.push(LockMetric::Refused(method, refusal.code.clone()));
@@ -313,7 +291,7 @@ pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal
     let counted = match lock {
         Some(mut lock) => {
             lock.refusals += 1;
-            draft.reach_owner(&lock.head.address, Mode::Exclusive)?;
+            draft.require_owner(&lock.head.address, Mode::Exclusive)?;
             State::Lock(lock)
         }
         None => {
@@ -321,7 +299,7 @@ pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal
             State::Cart(cart.clone())
         }
     };
-    draft.changes.states.insert(counted.head().address.clone(), counted);
+    draft.put(counted);
     draft.changes.history.push(HistoryRow {
         tenant: cart.head.address.tenant,
         owner: cart.owner,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use brigade_contracts::{Address, Aggregate, Command, Outcome, Part, Timestamp, Token};
 use serde_json::{Map, Value, json};
 
-use super::{LockPolicy, Mode, Reach, State, World};
+use super::{BatchState, LockPolicy, LockSet, Mode, State};
 
 pub const OWNERS: [&str; 6] = ["ada", "bob", "cid", "eve", "s1", "s2"];
 
@@ -22,7 +22,7 @@ pub fn address(aggregate: Aggregate, id: &str) -> Address {
 }
 
 /// Ids 1 to 9 of each kind and of turns, all owners exclusively, both sessions.
-pub fn reach() -> Reach {
+pub fn reach() -> LockSet {
     let ids = [
         (Aggregate::Cart, 'c'),
         (Aggregate::Payment, 'p'),
@@ -33,18 +33,18 @@ pub fn reach() -> Reach {
         |(aggregate, letter)| (1..10).map(move |n| address(aggregate, &format!("{letter}{n}")));
     let owner = |owner| (address(Aggregate::Lock, owner), Mode::Exclusive);
     let session = |session| ((token("t1"), token(session)), Vec::new());
-    Reach {
+    LockSet {
         addresses: ids.into_iter().flat_map(numbered).collect(),
         owners: OWNERS.into_iter().map(owner).collect(),
         sessions: ["s1", "s2"].into_iter().map(session).collect(),
         open_carts: OWNERS.map(|owner| ((token("t1"), token(owner)), 0)).into_iter().collect(),
         turns: (1..10).map(|n| ((token("t1"), token(&format!("u{n}"))), None)).collect(),
-        ..Reach::default()
+        ..LockSet::default()
     }
 }
 
-pub fn world(states: impl IntoIterator<Item = State>) -> World {
-    World::new(states, reach(), LockPolicy::default(), 1..10_000)
+pub fn world(states: impl IntoIterator<Item = State>) -> BatchState {
+    BatchState::new(states, reach(), LockPolicy::default(), 1..10_000)
 }
 
 pub fn command(target: &str, headers: &[(&str, &str)], payload: &Value) -> Command {
@@ -57,7 +57,7 @@ pub type Step = (String, Value);
 
 /// A world and its clock.
 pub struct Stand {
-    pub world: World,
+    pub world: BatchState,
     pub now: Timestamp,
 }
 
@@ -81,9 +81,9 @@ impl Stand {
 
     pub fn send(&mut self, target: &str, payload: &Value) -> Outcome {
         let command = command(target, &[], payload);
-        self.world
-            .decide(&command, self.now)
-            .unwrap_or_else(|| panic!("{target} {payload} is postponed: {:?}", self.world.wanted()))
+        self.world.decide(&command, self.now).unwrap_or_else(|| {
+            panic!("{target} {payload} is postponed: {:?}", self.world.missing())
+        })
     }
 
     /// Sends one command and tells everything that can be seen of it: the outcome, what is shown

@@ -162,9 +162,9 @@ fn reconciled(stand: &mut Stand) {
     let address = testing::address(Aggregate::Table, &long("t", 1));
     let register = json!({ "label": wide(200), "seats": 999 });
     stand.done([step(&format!("table.{}.register", long("t", 1)), register)]);
-    let table = stand.world.states[&address].table().expect("a table").clone();
+    let table = stand.world.loaded.states[&address].table().expect("a table").clone();
     let damaged = Table { status: table::Status::Occupied, ..table };
-    stand.world.states.insert(address, State::Table(damaged));
+    stand.world.loaded.states.insert(address, State::Table(damaged));
     let evidence = "1e15,".repeat(13_000) + "1";
     let payload =
         format!(r#"{{"expected_version":1,"finding":"ghost_no_turn","evidence":[{evidence}]}}"#);

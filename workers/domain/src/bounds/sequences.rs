@@ -40,7 +40,7 @@ fn chosen([kind, about, more]: Choice) -> Step {
 fn check(stand: &Stand) {
     let mut open = BTreeMap::new();
     let refunded = |target: &Target, currency| {
-        let payments = stand.world.states.values().filter_map(State::payment);
+        let payments = stand.world.loaded.states.values().filter_map(State::payment);
         let own = payments.filter(|p| p.target == *target && p.currency == currency);
         own.map(|payment| payment.refunded_amount.minor_units()).sum::<i64>()
     };
@@ -70,7 +70,7 @@ fn check(stand: &Stand) {
         }
     }
     assert!(open.values().all(|count| *count <= MAX_OPEN_CARTS), "{open:?}");
-    let counted = &stand.world.reach.open_carts;
+    let counted = &stand.world.loaded.locked.open_carts;
     for (owner, count) in open {
         assert_eq!(counted[&(token("t1"), owner.clone())], count, "{owner}");
     }

@@ -3,21 +3,18 @@
 use brigade_contracts::{Aggregate, Refusal, Token, cart::Status, event::CART_CHECKED_OUT};
 use serde_json::json;
 
-use super::{
-    super::{
-        draft::{Draft, Result},
-        lock::stale_token,
-        order::Order,
-        table,
-    },
-    Cart,
-    locking::cart_empty,
+use super::{super::lock::stale_token, Cart, locking::cart_empty};
+use crate::{
+    order::{of_cart, place_cart},
+    outcome::Result,
+    table,
+    unit_of_work::UnitOfWork,
 };
 
 /// What is paid, and every payment, goes over to the order, and the lock is released. Whatever is
 /// refused is refused before anything is changed.
 pub(crate) fn check_out(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     cart: Cart,
     order_id: &Token,
     table_id: Option<&Token>,
@@ -47,10 +44,10 @@ pub(crate) fn check_out(
         draft.release(lock, "checked_out")?;
     }
     let mut cart = draft.again(cart);
-    let order = Order::of_cart(address, &cart, draft.now)?.at(seat);
+    let order = of_cart(address, &cart, draft.now)?.at(seat);
     cart.status = Status::CheckedOut;
     cart.order_id = Some(order_id.clone());
-    draft.record(cart, CART_CHECKED_OUT, &json!({ "order_id": order_id }));
-    order.checked_out(draft);
+    draft.put_record(cart, CART_CHECKED_OUT, &json!({ "order_id": order_id }));
+    place_cart(draft, order);
     Ok(())
 }

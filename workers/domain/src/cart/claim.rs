@@ -7,16 +7,14 @@ use brigade_contracts::{
 };
 use serde_json::json;
 
-use super::{
-    super::{
-        Want,
-        draft::{Done, Draft, Result, Stop},
-    },
-    Cart, too_many_carts,
+use super::{Cart, too_many_carts};
+use crate::{
+    outcome::{Done, Result},
+    unit_of_work::UnitOfWork,
 };
 
 /// All open carts that the cart's session owns, and its lock, become the user's.
-pub(super) fn claim(draft: &mut Draft<'_>, cart: Cart, user: &Token) -> Result<Done> {
+pub(super) fn claim(draft: &mut UnitOfWork<'_>, cart: Cart, user: &Token) -> Result<Done> {
     let Some(session) = cart.session.clone() else {
         return Err(Refusal::new(409, "no_session", "the cart has no session").into());
     };
@@ -33,16 +31,13 @@ pub(super) fn claim(draft: &mut Draft<'_>, cart: Cart, user: &Token) -> Result<D
         (Some(lock), None) => draft.hand_over(lock, user)?,
         (None, _) => {}
     }
-    let key = (draft.command.tenant.clone(), session.clone());
-    let Some(carts) = draft.world.reach.sessions.get(&key).cloned() else {
-        return Err(Stop::OutOfReach(Some(Want::Session(key.0, key.1))));
-    };
+    let carts = draft.carts_of_session(&session)?.to_vec();
     for owner in [&session, user] {
         // A cart that is being opened or changed under either owner is seen, or waits.
         let lock = draft.address(Aggregate::Lock, owner);
-        draft.reach_owner(&lock, super::super::Mode::Exclusive)?;
+        draft.require_owner(&lock, crate::Mode::Exclusive)?;
     }
-    let mut open = draft.open_carts(user)?;
+    let mut open = draft.open_carts_of(user)?;
     for address in carts {
         let Some(cart) = draft.cart(&address)? else { continue };
         if cart.status == Status::Open && cart.owner == session {
@@ -52,7 +47,7 @@ pub(super) fn claim(draft: &mut Draft<'_>, cart: Cart, user: &Token) -> Result<D
             }
             let cart = cart.claimed(&session, user);
             cart.require_fitting()?;
-            draft.record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
+            draft.put_record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
         }
     }
     Ok(Done::ok())

@@ -7,11 +7,12 @@ use brigade_contracts::{
 };
 
 use super::{
-    super::draft::{Done, Draft, Result},
+    super::outcome::{Done, Result},
+    super::unit_of_work::UnitOfWork,
     Cart, not_a_member, too_large,
 };
 
-pub(super) fn add(draft: &mut Draft<'_>, cart: Cart, add: &AddItem) -> Result<Done> {
+pub(super) fn add(draft: &mut UnitOfWork<'_>, cart: Cart, add: &AddItem) -> Result<Done> {
     let mut cart = cart.with_items_free()?;
     if cart.items.iter().any(|item| item.item_id == add.item_id) {
         return Err(Refusal::new(409, "item_exists", "there is an item of this id").into());
@@ -34,25 +35,25 @@ pub(super) fn add(draft: &mut Draft<'_>, cart: Cart, add: &AddItem) -> Result<Do
     });
     cart.total()?;
     cart.require_fitting()?;
-    draft.record(cart, CART_ITEM_ADDED, add);
+    draft.put_record(cart, CART_ITEM_ADDED, add);
     Ok(Done::ok())
 }
 
-pub(super) fn set(draft: &mut Draft<'_>, cart: Cart, set: &SetItem) -> Result<Done> {
+pub(super) fn set(draft: &mut UnitOfWork<'_>, cart: Cart, set: &SetItem) -> Result<Done> {
     let mut cart = cart.with_items_free()?;
     let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
     item.ok_or_else(item_not_found)?.quantity = set.quantity;
     cart.total()?;
     cart.require_fitting()?;
-    draft.record(cart, CART_ITEM_CHANGED, set);
+    draft.put_record(cart, CART_ITEM_CHANGED, set);
     Ok(Done::ok())
 }
 
-pub(super) fn remove(draft: &mut Draft<'_>, cart: Cart, remove: &RemoveItem) -> Result<Done> {
+pub(super) fn remove(draft: &mut UnitOfWork<'_>, cart: Cart, remove: &RemoveItem) -> Result<Done> {
     let mut cart = cart.with_items_free()?;
     let at = cart.items.iter().position(|item| item.item_id == remove.item_id);
     cart.items.remove(at.ok_or_else(item_not_found)?);
-    draft.record(cart, CART_ITEM_REMOVED, remove);
+    draft.put_record(cart, CART_ITEM_REMOVED, remove);
     Ok(Done::ok())
 }
 

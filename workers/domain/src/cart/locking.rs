@@ -8,14 +8,15 @@ use brigade_contracts::{
 use super::{
     super::{
         Lock as LockRow,
-        draft::{Done, Draft, Result, Stop},
+        json::raw,
         lock::stale_token,
-        raw,
+        outcome::{Done, NotDone, Result},
+        unit_of_work::UnitOfWork,
     },
     Cart, payment_open,
 };
 
-pub(super) fn lock(draft: &mut Draft<'_>, cart: Cart, said: &Lock) -> Result<Done> {
+pub(super) fn lock(draft: &mut UnitOfWork<'_>, cart: Cart, said: &Lock) -> Result<Done> {
     if let Some(held) = draft.live_lock(&cart.owner)? {
         return Err(held.refusal(draft.now));
     }
@@ -27,15 +28,15 @@ pub(super) fn lock(draft: &mut Draft<'_>, cart: Cart, said: &Lock) -> Result<Don
     if said.fingerprint.as_ref().is_some_and(|said| said.as_str() != fingerprint) {
         let refusal = Refusal::new(409, "cart_changed", "the cart holds something else by now");
         let extra = ("fingerprint", raw(&fingerprint));
-        return Err(Stop::Refused(Box::new((refusal, Some(extra)))));
+        return Err(NotDone::Refused(Box::new((refusal, Some(extra)))));
     }
     let lock = draft.acquire(cart, said.method, Some(said.transaction_id.clone()))?;
     let amount = lock.amount;
-    Ok(lock.tell(Done::ok(), amount))
+    Ok(crate::lock::tell(&lock, Done::ok(), amount))
 }
 
 pub(super) fn bind_transaction(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     cart: Cart,
     said: &BindTransaction,
 ) -> Result<Done> {
@@ -44,14 +45,14 @@ pub(super) fn bind_transaction(
     Ok(standing(&lock))
 }
 
-pub(super) fn extend(draft: &mut Draft<'_>, cart: Cart, said: &Extend) -> Result<Done> {
+pub(super) fn extend(draft: &mut UnitOfWork<'_>, cart: Cart, said: &Extend) -> Result<Done> {
     let lock = draft.held_lock(&cart, said.token)?;
     draft.extend(lock, said.seconds.get())?;
     let lock = draft.held_lock(&cart, said.token)?;
     Ok(standing(&lock))
 }
 
-pub(super) fn unlock(draft: &mut Draft<'_>, cart: Cart, said: &Unlock) -> Result<Done> {
+pub(super) fn unlock(draft: &mut UnitOfWork<'_>, cart: Cart, said: &Unlock) -> Result<Done> {
     let lock = draft.held_lock(&cart, said.token)?;
     if draft.again(cart).has_open_payment(Some(said.token)) {
         return Err(payment_open().into());
@@ -61,7 +62,7 @@ pub(super) fn unlock(draft: &mut Draft<'_>, cart: Cart, said: &Unlock) -> Result
 }
 
 /// Looking at a lock that is past its deadline decides about it; what is left to tell is how.
-pub(super) fn expire(draft: &mut Draft<'_>, cart: Cart, token: i64) -> Result<Done> {
+pub(super) fn expire(draft: &mut UnitOfWork<'_>, cart: Cart, token: i64) -> Result<Done> {
     let Some(before) = draft.held_row(&cart.owner, &cart.head.address.id, token)? else {
         return Err(stale_token());
     };
@@ -76,11 +77,11 @@ pub(super) fn expire(draft: &mut Draft<'_>, cart: Cart, token: i64) -> Result<Do
     }
 }
 
-impl Draft<'_> {
+impl UnitOfWork<'_> {
     /// The held lock of this token and cart, be it past its deadline.
     fn held_row(&mut self, owner: &Token, cart: &Token, token: i64) -> Result<Option<LockRow>> {
         let address = self.address(brigade_contracts::Aggregate::Lock, owner);
-        self.reach_owner(&address, super::Mode::Shared)?;
+        self.require_owner(&address, crate::Mode::Shared)?;
         let lock = self.lock_row(&address);
         let named = |l: &&LockRow| l.is_held() && l.token == token && l.cart_id == *cart;
         Ok(lock.filter(named).cloned())

@@ -8,11 +8,12 @@ use brigade_contracts::{
 use serde_json::json;
 
 use super::{
-    super::draft::{Done, Draft, Result},
-    Cart, cart_paid, not_a_member, payment, payment_open, too_large,
+    super::outcome::{Done, Result},
+    super::unit_of_work::UnitOfWork,
+    Cart, cart_paid, not_a_member, payment_open, too_large,
 };
 
-pub(super) fn join(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Result<Done> {
+pub(super) fn join(draft: &mut UnitOfWork<'_>, mut cart: Cart, user: &Token) -> Result<Done> {
     if cart.kind != Kind::Team {
         return Err(Refusal::new(409, "not_a_team_cart", "only team carts have members").into());
     }
@@ -24,12 +25,12 @@ pub(super) fn join(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Resul
     }
     cart.members.push(Standing { user: user.clone(), committed: None, paid: Money::ZERO });
     cart.require_fitting()?;
-    draft.record(cart, CART_MEMBER_JOINED, &json!({ "user": user }));
+    draft.put_record(cart, CART_MEMBER_JOINED, &json!({ "user": user }));
     Ok(Done::ok())
 }
 
 /// What a member brought goes with it, so that the shares still sum to the total.
-pub(super) fn leave(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Result<Done> {
+pub(super) fn leave(draft: &mut UnitOfWork<'_>, mut cart: Cart, user: &Token) -> Result<Done> {
     let member = cart.members.iter().find(|m| m.user == *user).ok_or_else(not_a_member)?;
     if *user == cart.owner {
         let message = "the owner cannot leave; abandon the cart";
@@ -41,7 +42,9 @@ pub(super) fn leave(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Resu
     if member.paid > Money::ZERO {
         return Err(Refusal::new(409, "member_paid", "this member has paid something").into());
     }
-    if payment::open(&cart.payments).any(|entry| entry.shown.user.as_ref() == Some(user)) {
+    if crate::state::entry::open(&cart.payments)
+        .any(|entry| entry.shown.user.as_ref() == Some(user))
+    {
         return Err(payment_open().into());
     }
     let own = |item: &&Item| item.user.as_ref() == Some(user);
@@ -51,17 +54,17 @@ pub(super) fn leave(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Resu
     }
     cart.members.retain(|member| member.user != *user);
     cart.items.retain(|item| !own(&item));
-    draft.record(cart, CART_MEMBER_LEFT, &json!({ "user": user, "items": gone }));
+    draft.put_record(cart, CART_MEMBER_LEFT, &json!({ "user": user, "items": gone }));
     Ok(Done::ok())
 }
 
-pub(super) fn commit_cod(draft: &mut Draft<'_>, mut cart: Cart, user: &Token) -> Result<Done> {
+pub(super) fn commit_cod(draft: &mut UnitOfWork<'_>, mut cart: Cart, user: &Token) -> Result<Done> {
     let member = cart.members.iter_mut().find(|m| m.user == *user).ok_or_else(not_a_member)?;
     if member.committed.is_some() {
         return Err(already_committed("this member has committed already").into());
     }
     member.committed = Some(Commitment::Cod);
-    draft.record(cart, CART_MEMBER_COMMITTED, &json!({ "user": user, "method": "cod" }));
+    draft.put_record(cart, CART_MEMBER_COMMITTED, &json!({ "user": user, "method": "cod" }));
     Ok(Done::ok())
 }
 

@@ -27,9 +27,13 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Entry, Head, MOST_CONTENTS, Mode, Want, already_exists,
-    draft::{Done, Draft, Result, Stop},
-    not_found, payment, raw, too_large,
+    Entry, Head,
+    json::raw,
+    loaded::Mode,
+    outcome::{Done, Result},
+    refusal::{MOST_CONTENTS, already_exists, not_found, too_large},
+    state::entry as payment,
+    unit_of_work::UnitOfWork,
 };
 
 pub(super) use self::{check_out::check_out, locking::cart_empty};
@@ -57,7 +61,7 @@ pub struct Cart {
     pub refusals: u32,
 }
 
-pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> Result<Done> {
+pub(super) fn decide(draft: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) -> Result<Done> {
     if let Verb::Open(open) = verb {
         return open_cart(draft, address, open);
     }
@@ -104,18 +108,18 @@ pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> R
                 return Err(payment_open().into());
             }
             cart.status = Status::Abandoned;
-            draft.record(cart, CART_ABANDONED, reason);
+            draft.put_record(cart, CART_ABANDONED, reason);
             Ok(Done::ok())
         }
     }
 }
 
-fn open_cart(draft: &mut Draft<'_>, address: &Address, open: &Open) -> Result<Done> {
+fn open_cart(draft: &mut UnitOfWork<'_>, address: &Address, open: &Open) -> Result<Done> {
     if draft.cart(address)?.is_some() {
         return Err(already_exists().into());
     }
     for name in [Some(&open.owner), open.session.as_ref()].into_iter().flatten() {
-        if draft.open_carts(name)? >= MAX_OPEN_CARTS {
+        if draft.open_carts_of(name)? >= MAX_OPEN_CARTS {
             return Err(too_many_carts().into());
         }
     }
@@ -136,19 +140,17 @@ fn open_cart(draft: &mut Draft<'_>, address: &Address, open: &Open) -> Result<Do
         locked_until: None,
         refusals: 0,
     };
-    draft.record(cart, CART_OPENED, open);
+    draft.put_record(cart, CART_OPENED, open);
     Ok(Done::created())
 }
 
-impl Draft<'_> {
+impl UnitOfWork<'_> {
     /// How many open carts are a user's or a session's. Both are locked for it like owners,
     /// exclusively: nobody opens or claims another one meanwhile.
-    fn open_carts(&mut self, name: &Token) -> Result<usize> {
+    fn open_carts_of(&mut self, name: &Token) -> Result<usize> {
         let lock = self.address(Aggregate::Lock, name);
-        self.reach_owner(&lock, Mode::Exclusive)?;
-        let key = (self.command.tenant.clone(), name.clone());
-        let known = self.world.reach.open_carts.get(&key).copied();
-        known.ok_or(Stop::OutOfReach(Some(Want::OpenCarts(key.0, key.1))))
+        self.require_owner(&lock, Mode::Exclusive)?;
+        self.open_carts(name)
     }
 
     /// The cart, unless its owner's lock keeps it as it is.

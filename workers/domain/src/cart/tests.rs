@@ -3,21 +3,21 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{State, World, testing};
+use crate::{BatchState, State, testing};
 
 fn now() -> Timestamp {
     Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap()
 }
 
 /// Decides a verb on the cart c1, as a message would ask for it.
-fn send(world: &mut World, verb: &str, payload: &Value) -> Outcome {
+fn send(world: &mut BatchState, verb: &str, payload: &Value) -> Outcome {
     let subject = format!("req.t1.cart.c1.{verb}");
     let headers = [("Command-Id", "k")];
     let command = Command::decode(&subject, headers.into_iter(), payload.to_string().as_bytes());
     world.decide(&command.unwrap(), now()).unwrap()
 }
 
-fn open(kind: &str) -> World {
+fn open(kind: &str) -> BatchState {
     let mut world = testing::world([]);
     let opened =
         send(&mut world, "open", &json!({"kind": kind, "owner": "ada", "currency": "EUR"}));
@@ -30,7 +30,7 @@ fn item(id: &str, price: i64, quantity: i64, user: Option<&str>) -> Value {
            "user": user})
 }
 
-fn the_cart(world: &World) -> &Cart {
+fn the_cart(world: &BatchState) -> &Cart {
     world.changed().next().unwrap().cart().unwrap()
 }
 

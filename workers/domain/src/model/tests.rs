@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Cart, Entry, Lock, Order, Payment, State, Table, Turn, World,
+    BatchState, Cart, Entry, Lock, Order, Payment, State, Table, Turn,
     testing::{self, command, start},
 };
 
@@ -48,7 +48,7 @@ const FROZEN: [&str; 7] =
 const HOLDERS: [&str; 4] = ["unlock", "extend", "bind_transaction", "expire_lock"];
 
 struct Play {
-    world: World,
+    world: BatchState,
     now: Timestamp,
     reference: Reference,
 }

@@ -1,9 +1,9 @@
-use brigade_contracts::{Command, Outcome};
+use brigade_contracts::{Command, Outcome, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{State, World, testing};
+use crate::{BatchState, State, testing};
 
 const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 
@@ -11,7 +11,7 @@ fn now() -> Timestamp {
     Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap()
 }
 
-fn send(world: &mut World, verb: &str, payload: &Value) -> Outcome {
+fn send(world: &mut BatchState, verb: &str, payload: &Value) -> Outcome {
     let subject = format!("req.t1.order.o1.{verb}");
     let headers = [("Command-Id", "k")];
     let command = Command::decode(&subject, headers.into_iter(), payload.to_string().as_bytes());
@@ -26,13 +26,13 @@ fn place(items: &[Value]) -> Value {
     json!({"currency": "EUR", "items": items})
 }
 
-fn placed() -> World {
+fn placed() -> BatchState {
     let mut world = testing::world([]);
     assert_eq!(send(&mut world, "place", &place(&[item(None, 100)])).status, 201);
     world
 }
 
-fn the_order(world: &World) -> &Order {
+fn the_order(world: &BatchState) -> &Order {
     world.changed().next().unwrap().order().unwrap()
 }
 

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::{
     super::{
         cart,
-        draft::{Done, Draft, Result, Stop},
+        outcome::{Done, NotDone, Result},
+        unit_of_work::UnitOfWork,
     },
     Capture, Payment,
     home::Home,
@@ -34,7 +35,7 @@ struct Said<'a, T> {
 }
 
 pub(super) fn capture(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     mut payment: Payment,
     captured: Captured,
     said: &impl Serialize,
@@ -85,7 +86,7 @@ pub(super) fn capture(
 
 /// Makes the refund task over what was not applied.
 fn owed_back(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     payment: &mut Payment,
     same_currency: bool,
 ) -> Option<RefundTask> {
@@ -104,7 +105,7 @@ fn owed_back(
 
 /// The capture that pays a cart fully checks it out, if the payment said into what. It is never
 /// refused for that: why it was not done is told, and a later `check_out` does it.
-fn check_out(draft: &mut Draft<'_>, home: &Home, payment: &Payment) -> Result<Option<String>> {
+fn check_out(draft: &mut UnitOfWork<'_>, home: &Home, payment: &Payment) -> Result<Option<String>> {
     let (Some(order_id), Some(cart)) = (&payment.order_id, home.open_cart(draft)?) else {
         return Ok(None);
     };
@@ -115,12 +116,12 @@ fn check_out(draft: &mut Draft<'_>, home: &Home, payment: &Payment) -> Result<Op
     let token = home.lock_of(draft, payment)?.map(|lock| lock.token);
     match cart::check_out(draft, cart, order_id, payment.table_id.as_ref(), token) {
         Ok(()) => Ok(Some("ok".to_owned())),
-        Err(Stop::Refused(refused)) => Ok(Some(refused.0.code.into_owned())),
+        Err(NotDone::Refused(refused)) => Ok(Some(refused.0.code.into_owned())),
         Err(stop) => Err(stop),
     }
 }
 
-impl Draft<'_> {
+impl UnitOfWork<'_> {
     /// Makes one more refund task.
     fn owe(
         &mut self,
@@ -141,13 +142,13 @@ impl Draft<'_> {
         };
         payment.tasks.push(task.clone());
         self.record_payment(payment, PAYMENT_REFUND_REQUESTED, &task);
-        self.note_task(task.clone());
+        self.record_refund_task(task.clone());
         task
     }
 
     /// Records a change of a payment that is then changed again.
     fn record_payment(&mut self, payment: &mut Payment, kind: Kind, data: &impl Serialize) {
-        self.record(payment.clone(), kind, data);
+        self.put_record(payment.clone(), kind, data);
         payment.head.touch(&kind, self.now);
     }
 }

@@ -10,12 +10,12 @@ use brigade_contracts::{
 use serde_json::json;
 
 use super::{
+    super::state::entry,
     super::{
-        Cart, Lock, Order,
-        draft::{Draft, Result},
-        not_found,
+        Cart, Lock, Order, order::record_paid, outcome::Result, refusal::not_found,
+        unit_of_work::UnitOfWork,
     },
-    Entry, Payment, entry,
+    Entry, Payment,
 };
 
 /// A cart, or an order; a cart that was checked out is still known by what was in it.
@@ -25,8 +25,8 @@ pub(super) enum Home {
 }
 
 impl Home {
-    pub fn of(draft: &mut Draft<'_>, target: &Target) -> Result<Self> {
-        let order = |draft: &Draft<'_>, id| draft.address(Aggregate::Order, id);
+    pub fn of(draft: &mut UnitOfWork<'_>, target: &Target) -> Result<Self> {
+        let order = |draft: &UnitOfWork<'_>, id| draft.address(Aggregate::Order, id);
         match target {
             Target::Order(id) => Ok(Self::Order { order: order(draft, id), was: None }),
             Target::Cart(id) => {
@@ -43,7 +43,7 @@ impl Home {
     }
 
     /// Decides about the lock of an open cart, before anything is changed.
-    pub fn settle(&self, draft: &mut Draft<'_>) -> Result<Option<Lock>> {
+    pub fn settle(&self, draft: &mut UnitOfWork<'_>) -> Result<Option<Lock>> {
         match self.open_cart(draft)? {
             Some(cart) => draft.live_lock(&cart.owner),
             None => Ok(None),
@@ -51,11 +51,11 @@ impl Home {
     }
 
     /// The live lock, if the payment was made under it.
-    pub fn lock_of(&self, draft: &mut Draft<'_>, payment: &Payment) -> Result<Option<Lock>> {
+    pub fn lock_of(&self, draft: &mut UnitOfWork<'_>, payment: &Payment) -> Result<Option<Lock>> {
         Ok(self.settle(draft)?.filter(|lock| Some(lock.token) == payment.token))
     }
 
-    pub fn open_cart(&self, draft: &mut Draft<'_>) -> Result<Option<Cart>> {
+    pub fn open_cart(&self, draft: &mut UnitOfWork<'_>) -> Result<Option<Cart>> {
         match self {
             Self::Cart(address) => {
                 Ok(draft.cart(address)?.filter(|cart| cart.status == Status::Open))
@@ -64,14 +64,14 @@ impl Home {
         }
     }
 
-    fn order(&self, draft: &mut Draft<'_>) -> Result<Option<Order>> {
+    fn order(&self, draft: &mut UnitOfWork<'_>) -> Result<Option<Order>> {
         match self {
             Self::Order { order, .. } => draft.order(order),
             Self::Cart(_) => Ok(None),
         }
     }
 
-    pub fn currency(&self, draft: &mut Draft<'_>) -> Result<Currency> {
+    pub fn currency(&self, draft: &mut UnitOfWork<'_>) -> Result<Currency> {
         match self {
             Self::Cart(address) => Ok(draft.cart(address)?.ok_or_else(not_found)?.currency),
             Self::Order { order, .. } => Ok(draft.order(order)?.ok_or_else(not_found)?.currency),
@@ -79,7 +79,7 @@ impl Home {
     }
 
     /// What can be applied of a capture: nothing, where this is not what was paid for.
-    pub fn due(&self, draft: &mut Draft<'_>, payment: &Payment) -> Result<Money> {
+    pub fn due(&self, draft: &mut UnitOfWork<'_>, payment: &Payment) -> Result<Money> {
         let unchanged = |cart: &Cart| payment.fingerprint.as_ref() == Some(&cart.fingerprint());
         if let Some(cart) = self.open_cart(draft)? {
             let held = self.lock_of(draft, payment)?.is_some();
@@ -102,7 +102,7 @@ impl Home {
     /// `refunded` went back.
     pub fn show(
         &self,
-        draft: &mut Draft<'_>,
+        draft: &mut UnitOfWork<'_>,
         payment: &Payment,
         applied: Money,
         refunded: Money,
@@ -117,16 +117,18 @@ impl Home {
                 cart.refunded = cart.refunded.plus(refunded)?;
                 cart.paid = cart.paid.plus(applied)?;
                 credit(&mut cart, payment.user.as_ref(), applied)?;
-                draft.record(cart, CART_PAYMENT_CHANGED, &data);
+                draft.put_record(cart, CART_PAYMENT_CHANGED, &data);
             }
             Self::Order { order: address, .. } => {
                 let mut order = draft.order(address)?.ok_or_else(not_found)?;
                 let refunded = put(&mut order.payments, payment, order.currency, refunded);
                 order.refunded = order.refunded.plus(refunded)?;
                 order.paid = order.paid.plus(applied)?;
-                draft.record(order, ORDER_PAYMENT_CHANGED, &data);
+                draft.put_record(order, ORDER_PAYMENT_CHANGED, &data);
                 if applied > Money::ZERO {
-                    draft.paid_if_nothing_is_due(address);
+                    if let Some(order) = draft.load(address)? {
+                        record_paid(draft, order);
+                    }
                 }
             }
         }
@@ -136,7 +138,7 @@ impl Home {
     /// The lock goes with the last payment that was open under it.
     pub fn release_if_last(
         &self,
-        draft: &mut Draft<'_>,
+        draft: &mut UnitOfWork<'_>,
         payment: &Payment,
         reason: &str,
     ) -> Result<()> {
@@ -152,7 +154,7 @@ impl Home {
 /// Puts the payment's entry in place, and returns what of the refunded money counts. Money of
 /// another currency than the target's is shown as it was asked for, and never summed.
 fn put(entries: &mut Vec<Entry>, payment: &Payment, currency: Currency, refunded: Money) -> Money {
-    let mut entry = Entry::of(payment);
+    let mut entry = payment.entry();
     let is_other = payment.currency != currency;
     if is_other {
         let known = entries.iter().find(|known| known.shown.id == entry.shown.id);

@@ -10,16 +10,20 @@ use super::{
     super::{
         Cart, Entry, Head, Lock,
         cart::{cart_empty, closed, not_a_member},
-        draft::{Done, Draft, Result},
         lock::stale_token,
+        outcome::{Done, Result},
+        state::entry::{has_room, open},
+        unit_of_work::UnitOfWork,
     },
     Payment,
-    entry::has_room,
     home::Home,
-    open,
 };
 
-pub(super) fn initiate(draft: &mut Draft<'_>, address: &Address, said: &Initiate) -> Result<Done> {
+pub(super) fn initiate(
+    draft: &mut UnitOfWork<'_>,
+    address: &Address,
+    said: &Initiate,
+) -> Result<Done> {
     match &said.target {
         Target::Cart(id) => {
             let cart = draft.address(Aggregate::Cart, id);
@@ -33,7 +37,7 @@ pub(super) fn initiate(draft: &mut Draft<'_>, address: &Address, said: &Initiate
 }
 
 fn of_order(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     address: &Address,
     said: &Initiate,
     order: &Address,
@@ -51,7 +55,7 @@ fn of_order(
 }
 
 fn of_cart(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     address: &Address,
     said: &Initiate,
     cart: &Address,
@@ -86,12 +90,12 @@ fn of_cart(
         ..Payment::new(draft, address, said, amount, currency)
     };
     begin(draft, payment, said)?;
-    Ok(lock.tell(Done::created(), amount))
+    Ok(crate::lock::tell(&lock, Done::created(), amount))
 }
 
 /// The live lock that this payment may join: it is this cart's, and the token names it or another
 /// payment is open under it. `None`: there is no lock, it is to be taken.
-fn joined(draft: &mut Draft<'_>, cart: &Cart, said: &Initiate) -> Result<Option<Lock>> {
+fn joined(draft: &mut UnitOfWork<'_>, cart: &Cart, said: &Initiate) -> Result<Option<Lock>> {
     let lock = draft.live_lock(&cart.owner)?;
     let is_its = |lock: &Lock| lock.cart_id == cart.head.address.id;
     match (lock, said.token) {
@@ -105,9 +109,9 @@ fn joined(draft: &mut Draft<'_>, cart: &Cart, said: &Initiate) -> Result<Option<
     }
 }
 
-fn begin(draft: &mut Draft<'_>, payment: Payment, said: &Initiate) -> Result<()> {
+fn begin(draft: &mut UnitOfWork<'_>, payment: Payment, said: &Initiate) -> Result<()> {
     let home = Home::of(draft, &payment.target)?;
-    draft.record(payment.clone(), PAYMENT_INITIATED, said);
+    draft.put_record(payment.clone(), PAYMENT_INITIATED, said);
     home.show(draft, &payment, Money::ZERO, Money::ZERO)
 }
 
@@ -142,7 +146,7 @@ fn target_not_found(code: &'static str) -> Refusal {
 
 impl Payment {
     fn new(
-        draft: &Draft<'_>,
+        draft: &UnitOfWork<'_>,
         address: &Address,
         said: &Initiate,
         amount: Money,

@@ -16,7 +16,6 @@
 //! that it became, or owed back (a refund task): nothing the gateway says is dropped.
 
 mod capture;
-mod entry;
 mod home;
 mod initiate;
 mod refund;
@@ -36,14 +35,15 @@ use brigade_contracts::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-pub use self::entry::Entry;
-pub(super) use self::entry::{open, shown};
 use self::{capture::Captured, home::Home};
 use super::{
-    Head, already_exists,
-    draft::{Done, Draft, Result},
-    not_found, raw,
+    Head,
+    json::raw,
+    outcome::{Done, Result},
+    refusal::{already_exists, not_found},
+    unit_of_work::UnitOfWork,
 };
+pub use crate::state::entry::Entry;
 
 /// A payment as SQL keeps it.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +81,7 @@ pub struct Capture {
     pub currency: Currency,
 }
 
-pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> Result<Done> {
+pub(super) fn decide(draft: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) -> Result<Done> {
     let payment = draft.payment(address)?;
     if let Verb::Initiate(said) = verb {
         return match payment {
@@ -104,7 +104,7 @@ pub(super) fn decide(draft: &mut Draft<'_>, address: &Address, verb: &Verb) -> R
 }
 
 fn bind_transaction(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     mut payment: Payment,
     said: &BindTransaction,
 ) -> Result<Done> {
@@ -116,11 +116,15 @@ fn bind_transaction(
         draft.bind(lock, &said.transaction_id)?;
     }
     payment.transaction_id = Some(said.transaction_id.clone());
-    draft.record(payment, PAYMENT_TRANSACTION_BOUND, said);
+    draft.put_record(payment, PAYMENT_TRANSACTION_BOUND, said);
     Ok(Done::ok())
 }
 
-fn record_result(draft: &mut Draft<'_>, mut payment: Payment, said: &RecordResult) -> Result<Done> {
+fn record_result(
+    draft: &mut UnitOfWork<'_>,
+    mut payment: Payment,
+    said: &RecordResult,
+) -> Result<Done> {
     let stranger =
         payment.transaction_id.as_ref().is_some_and(|bound| *bound != said.transaction_id);
     match (said.result, payment.status) {
@@ -141,7 +145,7 @@ fn record_result(draft: &mut Draft<'_>, mut payment: Payment, said: &RecordResul
             payment.status = Status::Unknown;
             let home = Home::of(draft, &payment.target)?;
             home.settle(draft)?;
-            draft.record(payment.clone(), PAYMENT_UNKNOWN, said);
+            draft.put_record(payment.clone(), PAYMENT_UNKNOWN, said);
             home.show(draft, &payment, Money::ZERO, Money::ZERO)?;
             Ok(Done::ok())
         }
@@ -149,7 +153,7 @@ fn record_result(draft: &mut Draft<'_>, mut payment: Payment, said: &RecordResul
     }
 }
 
-fn confirm_cash(draft: &mut Draft<'_>, payment: Payment, said: &ConfirmCash) -> Result<Done> {
+fn confirm_cash(draft: &mut UnitOfWork<'_>, payment: Payment, said: &ConfirmCash) -> Result<Done> {
     if payment.method != Method::Cash {
         return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
     }
@@ -162,7 +166,7 @@ fn confirm_cash(draft: &mut Draft<'_>, payment: Payment, said: &ConfirmCash) -> 
     capture::capture(draft, payment, captured, said)
 }
 
-fn cancel(draft: &mut Draft<'_>, mut payment: Payment, said: &Reason) -> Result<Done> {
+fn cancel(draft: &mut UnitOfWork<'_>, mut payment: Payment, said: &Reason) -> Result<Done> {
     match payment.status {
         Status::Initiated => {
             payment.status = Status::Cancelled;
@@ -177,7 +181,7 @@ fn cancel(draft: &mut Draft<'_>, mut payment: Payment, said: &Reason) -> Result<
 }
 
 fn ended_without_money(
-    draft: &mut Draft<'_>,
+    draft: &mut UnitOfWork<'_>,
     payment: Payment,
     kind: brigade_contracts::event::Kind,
     said: &impl Serialize,
@@ -185,13 +189,29 @@ fn ended_without_money(
 ) -> Result<Done> {
     let home = Home::of(draft, &payment.target)?;
     home.settle(draft)?;
-    draft.record(payment.clone(), kind, said);
+    draft.put_record(payment.clone(), kind, said);
     home.show(draft, &payment, Money::ZERO, Money::ZERO)?;
     home.release_if_last(draft, &payment, reason)?;
     Ok(Done::ok())
 }
 
 impl Payment {
+    pub(super) fn entry(&self) -> Entry {
+        let payment = self;
+        Entry {
+            shown: brigade_contracts::cart::Payment {
+                id: payment.head.address.id.clone(),
+                user: payment.user.clone(),
+                method: payment.method,
+                status: payment.status,
+                amount: payment.amount,
+                refunded_amount: payment.refunded_amount,
+            },
+            token: payment.token,
+            applied: payment.applied,
+        }
+    }
+
     /// The part `core`.
     pub(super) fn core(&self) -> Box<RawValue> {
         raw(&Core {

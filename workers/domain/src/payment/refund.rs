@@ -7,7 +7,8 @@ use brigade_contracts::{
 };
 
 use super::{
-    super::draft::{Done, Draft, Result},
+    super::outcome::{Done, Result},
+    super::unit_of_work::UnitOfWork,
     Payment,
     home::Home,
 };
@@ -15,7 +16,11 @@ use super::{
 /// At most what was captured in a currency, by all transactions, and has not gone back. What is
 /// paid stays as it is. What came in another currency than the payment's is nothing but owed back, so
 /// only refund tasks know of it.
-pub(super) fn refund(draft: &mut Draft<'_>, mut payment: Payment, said: &Refund) -> Result<Done> {
+pub(super) fn refund(
+    draft: &mut UnitOfWork<'_>,
+    mut payment: Payment,
+    said: &Refund,
+) -> Result<Done> {
     if payment.captures.is_empty() {
         return Err(Refusal::new(409, "not_captured", "nothing was captured").into());
     }
@@ -43,9 +48,9 @@ pub(super) fn refund(draft: &mut Draft<'_>, mut payment: Payment, said: &Refund)
     let home = Home::of(draft, &payment.target)?;
     let said =
         Refund { amount: Some(amount), currency: Some(currency), reason: said.reason.clone() };
-    draft.record(payment.clone(), PAYMENT_REFUNDED, &said);
+    draft.put_record(payment.clone(), PAYMENT_REFUNDED, &said);
     for task in &tasks {
-        draft.note_task(task.clone());
+        draft.record_refund_task(task.clone());
     }
     home.show(draft, &payment, Money::ZERO, refunded)?;
     Ok(Done::ok().with("refund_tasks", &tasks))

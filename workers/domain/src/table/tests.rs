@@ -2,7 +2,7 @@ use brigade_contracts::{Aggregate, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
-    LockPolicy, State, Table, Want, World,
+    BatchState, LockPolicy, Missing, State, Table,
     testing::{
         self, Case, Stand, Step, add, address, check, initiate, open, result, start, step, token,
         with,
@@ -509,7 +509,7 @@ fn damaged(steps: &[Step], damage: impl Fn(&mut Table)) -> Stand {
             damage(table);
         }
     }
-    let world = World::new(states, reach, LockPolicy::default(), 1..100);
+    let world = BatchState::new(states, reach, LockPolicy::default(), 1..100);
     Stand { world, now: stand.now }
 }
 
@@ -618,7 +618,7 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
     for (name, steps, damage, finding, becomes, closed) in cases {
         let mut stand = damaged(&steps, damage);
         let evidence = json!({"seen": "at noon"});
-        let version = stand.world.states[&address(Aggregate::Table, "t1")].head().version;
+        let version = stand.world.loaded.states[&address(Aggregate::Table, "t1")].head().version;
         let ask = |version, finding: &str| {
             let payload =
                 json!({"expected_version": version, "finding": finding, "evidence": evidence});
@@ -640,7 +640,7 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
         let data = &seen["data"][0];
         assert_eq!((&data["finding"], &data["evidence"]), (&json!(finding), &evidence), "{name}");
         assert!(data["cause"].is_string(), "{name}");
-        let state = &stand.world.states[&address(Aggregate::Table, "t1")];
+        let state = &stand.world.loaded.states[&address(Aggregate::Table, "t1")];
         let turn = state.table().unwrap().turn.as_ref();
         assert_eq!(json!(turn.and_then(|turn| turn.close_reason)), closed, "{name}");
         for any in brigade_contracts::table::Finding::ALL {
@@ -654,7 +654,7 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
 fn a_party_that_just_sat_down_and_a_turn_that_was_forced_are_no_findings() {
     for steps in [given([]), seated([]), ordered([]), ordered([forced(json!("ran"))])] {
         let mut stand = damaged(&steps, |_| {});
-        let version = stand.world.states[&address(Aggregate::Table, "t1")].head().version;
+        let version = stand.world.loaded.states[&address(Aggregate::Table, "t1")].head().version;
         for finding in brigade_contracts::table::Finding::ALL {
             let payload = json!({
                 "expected_version": version, "finding": finding, "evidence": {},
@@ -669,14 +669,14 @@ fn a_party_that_just_sat_down_and_a_turn_that_was_forced_are_no_findings() {
 fn what_is_not_loaded_of_a_table_is_wanted() {
     let states = || Stand::new(&ordered([])).world.changed().cloned().collect::<Vec<_>>();
     let wants = |reach, (target, payload): &Step| {
-        let mut world = World::new(states(), reach, LockPolicy::default(), []);
+        let mut world = BatchState::new(states(), reach, LockPolicy::default(), []);
         assert!(world.decide(&testing::command(target, &[], payload), start()).is_none());
-        world.wanted().iter().cloned().collect::<Vec<_>>()
+        world.missing().iter().cloned().collect::<Vec<_>>()
     };
-    let table = Want::Aggregate(address(Aggregate::Table, "t1"));
+    let table = Missing::Aggregate(address(Aggregate::Table, "t1"));
     assert_eq!(wants(testing::reach(), &cancel("o1")), std::slice::from_ref(&table), "its orders");
     let mut reach = testing::reach();
     reach.turns.clear();
-    let of_turn = Want::Turn(token("t1"), token("u7"));
+    let of_turn = Missing::Turn(token("t1"), token("u7"));
     assert_eq!(wants(reach, &place("o2", json!({"turn_id": "u7"}))), [of_turn]);
 }

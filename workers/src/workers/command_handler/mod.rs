@@ -44,7 +44,7 @@ use brigade_contracts::{
     Address, Command, Outcome, Refusal, header,
     subject::{self, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
 };
-use brigade_domain::{LockPolicy, Want, user::Checked};
+use brigade_domain::{LockPolicy, Missing, user::Checked};
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::sleep};
@@ -142,7 +142,7 @@ struct Piece {
     places: Vec<usize>,
     tries: usize,
     /// What they lacked when they were decided before, and how often that was.
-    wanted: BTreeSet<Want>,
+    wanted: BTreeSet<Missing>,
     rounds: usize,
     /// Something may hold it up.
     is_suspect: bool,
@@ -167,7 +167,7 @@ impl Piece {
     ///
     /// # Errors
     /// Those commands, if what they need was something else each time.
-    fn next(self, places: Vec<usize>, wanted: BTreeSet<Want>) -> Result<Self, Vec<usize>> {
+    fn next(self, places: Vec<usize>, wanted: BTreeSet<Missing>) -> Result<Self, Vec<usize>> {
         if self.rounds == MOST_ROUNDS {
             return Err(places);
         }
@@ -490,7 +490,7 @@ impl CommandHandler {
                     }
                     show_again.extend(decided.show_again);
                     shards |= decided.shards;
-                    if decided.wanted.iter().any(|want| matches!(want, Want::Password(..))) {
+                    if decided.wanted.iter().any(|want| matches!(want, Missing::Password(..))) {
                         self.check_again(commands, &postponed, &mut checked).await;
                     }
                     match piece.next(postponed, decided.wanted) {

@@ -4,7 +4,7 @@ use brigade_contracts::{Part, Secret, user::Tokens};
 use serde_json::{Value, json};
 
 use super::{
-    super::super::Want,
+    super::super::Missing,
     world::{PASSWORD, Town, command, hash_of, user_address},
 };
 
@@ -182,11 +182,11 @@ fn a_login_is_done_only_with_the_password_that_was_verified_against_the_present_
     let command = command("ada", "login", &login, &[("Command-Id", "k")]);
     let before = town.check(&command);
     town.users[0].password_hash = hash_of("another by now");
-    let wanted = Want::Password(command.tenant.clone(), command.command_id.clone());
+    let wanted = Missing::Password(command.tenant.clone(), command.command_id.clone());
     for checked in [None, before.as_ref()] {
         let mut world = town.world(&command);
         assert!(world.decide_checked(&command, town.now, checked).is_none());
-        assert!(world.wanted().contains(&wanted));
+        assert!(world.missing().contains(&wanted));
         assert_eq!(world.changed().count(), 0);
     }
     assert_eq!(town.decide(&command).told(), (401, "wrong_credentials"));
@@ -203,19 +203,19 @@ fn what_was_not_loaded_is_wanted() {
         [("update_profile", json!({"email": "zoe@example.org"})), ("refresh", refresh)]
     {
         let command = command("ada", verb, &payload, &[("Command-Id", "k")]);
-        let mut world = town.world(&command).with_users(super::super::Supplies::default());
+        let mut world = town.world(&command).with_users(super::super::AuthInputs::default());
         assert!(world.decide(&command, town.now).is_none(), "{verb}");
         let expected = match verb {
-            "refresh" => Want::Random,
-            _ => Want::Email(command.tenant.clone(), "zoe@example.org".to_owned()),
+            "refresh" => Missing::Random,
+            _ => Missing::Email(command.tenant.clone(), "zoe@example.org".to_owned()),
         };
-        assert!(world.wanted().contains(&expected), "{verb}");
+        assert!(world.missing().contains(&expected), "{verb}");
     }
     let login = json!({"email": "ada@example.org", "password": PASSWORD});
     let command = command("ada", "login", &login, &[("Command-Id", "k")]);
-    let mut world = town.world(&command).with_users(super::super::Supplies::default());
+    let mut world = town.world(&command).with_users(super::super::AuthInputs::default());
     assert!(world.decide(&command, town.now).is_none());
-    assert!(matches!(world.wanted().first(), Some(Want::Failures(_))));
+    assert!(matches!(world.missing().first(), Some(Missing::Failures(_))));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn rebuild_shows_what_command_handler_owns_and_repeats_the_events_of_the_rest() 
         let command = command("ada", "rebuild_cache", &part, &[("Command-Id", "k")]);
         let mut world = town.world(&command);
         assert_eq!(world.decide(&command, town.now).unwrap().status, 200);
-        assert_eq!(world.shown_again().count(), shown);
+        assert_eq!(world.reprojected().count(), shown);
         let expected: Vec<_> =
             repeated.into_iter().map(|part| (user_address("ada"), part)).collect();
         assert_eq!(world.repeat_events().iter().cloned().collect::<Vec<_>>(), expected);

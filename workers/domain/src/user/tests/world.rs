@@ -7,8 +7,8 @@ use brigade_contracts::{
 use serde_json::{Value, json};
 
 use super::super::{
-    super::{Event, LockPolicy, Reach, State, User, World},
-    Checked, Count, FailureKey, Supplies, Throttle, Verified, keys_of,
+    super::{BatchState, Event, LockPolicy, LockSet, State, User},
+    AuthInputs, Checked, Count, FailureKey, Throttle, Verified, keys_of,
 };
 
 pub const PASSWORD: &str = "correct horse battery";
@@ -122,7 +122,7 @@ impl Town {
         let mut world = self.world(command);
         let (outcome, tokens) =
             world.decide_checked(command, self.now, checked.as_ref()).unwrap_or_else(|| {
-                panic!("{command:?} is out of reach: {:?}", world.wanted());
+                panic!("{command:?} is out of reach: {:?}", world.missing());
             });
         self.said += &format!("{command:?} {checked:?} {world:?} {outcome:?} {tokens:?}\n");
         self.said += &serde_json::to_string(&outcome).unwrap();
@@ -150,8 +150,8 @@ impl Town {
         }
     }
 
-    pub fn world(&mut self, command: &Command) -> World {
-        let mut reach = Reach::default();
+    pub fn world(&mut self, command: &Command) -> BatchState {
+        let mut reach = LockSet::default();
         reach.addresses.extend(command.request.as_ref().ok().map(|r| r.address.clone()));
         let emails = ["ada@example.org", "bob@example.org", "eve@example.org", &*longest_email()];
         for email in emails {
@@ -174,12 +174,12 @@ impl Town {
             random.chunks_mut(8).for_each(|c| c.copy_from_slice(&self.randoms.to_le_bytes()));
             random
         };
-        let supplies = Supplies { randoms: vec![random(), random()], throttle };
+        let supplies = AuthInputs { randoms: vec![random(), random()], throttle };
         let users = self.users.iter().cloned().map(State::User);
-        World::new(users, reach, LockPolicy::default(), []).with_users(supplies)
+        BatchState::new(users, reach, LockPolicy::default(), []).with_users(supplies)
     }
 
-    pub fn absorb(&mut self, world: &World) {
+    pub fn absorb(&mut self, world: &BatchState) {
         for user in world.changed().filter_map(State::user) {
             self.users.retain(|known| known.head.address != user.head.address);
             self.users.push(user.clone());

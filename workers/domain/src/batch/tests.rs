@@ -4,7 +4,7 @@ use brigade_contracts::{Aggregate, Outcome, Part};
 use serde_json::{Value, json};
 
 use crate::{
-    Lock, LockMetric, LockPolicy, Mode, Reach, State, Want, World,
+    BatchState, Lock, LockMetric, LockPolicy, LockSet, Missing, Mode, State,
     testing::{
         self, Stand, Step, add, address, lock, open, result, start, step, token, wait, with,
     },
@@ -15,12 +15,12 @@ fn loaded(steps: &[Step]) -> Vec<State> {
     Stand::new(steps).world.changed().cloned().collect()
 }
 
-fn send(world: &mut World, (target, payload): &Step) -> Option<Outcome> {
+fn send(world: &mut BatchState, (target, payload): &Step) -> Option<Outcome> {
     world.decide(&testing::command(target, &[], payload), start())
 }
 
-fn wanted(world: &World) -> Vec<Want> {
-    world.wanted().iter().cloned().collect()
+fn wanted(world: &BatchState) -> Vec<Missing> {
+    world.missing().iter().cloned().collect()
 }
 
 fn cart() -> Vec<Step> {
@@ -32,30 +32,30 @@ fn lock_of(owner: &str) -> brigade_contracts::Address {
 }
 
 /// A world of the cart c1, its owner locked like this.
-fn narrow(mode: Option<Mode>, tokens: &[i64]) -> World {
+fn narrow(mode: Option<Mode>, tokens: &[i64]) -> BatchState {
     let owners = mode.map(|mode| (lock_of("ada"), mode)).into_iter().collect();
-    let reach = Reach { owners, ..Reach::default() };
-    World::new(loaded(&cart()), reach, LockPolicy::default(), tokens.to_vec())
+    let reach = LockSet { owners, ..LockSet::default() };
+    BatchState::new(loaded(&cart()), reach, LockPolicy::default(), tokens.to_vec())
 }
 
 #[test]
 fn what_is_out_of_reach_is_not_decided_and_tells_what_it_lacks() {
     let pay = testing::initiate("p1", &json!({"cart": "c1"}));
     let item = add("c1", "i2", 1);
-    let owner = |mode| Want::Owner(lock_of("ada"), mode);
+    let owner = |mode| Missing::Owner(lock_of("ada"), mode);
     let cases = [
         (narrow(None, &[]), item.clone(), owner(Mode::Shared)),
         (narrow(Some(Mode::Shared), &[1]), lock("c1"), owner(Mode::Exclusive)),
-        (narrow(Some(Mode::Exclusive), &[]), lock("c1"), Want::FencingToken),
+        (narrow(Some(Mode::Exclusive), &[]), lock("c1"), Missing::FencingToken),
         (
             narrow(Some(Mode::Exclusive), &[1]),
             pay,
-            Want::Aggregate(address(Aggregate::Payment, "p1")),
+            Missing::Aggregate(address(Aggregate::Payment, "p1")),
         ),
         (
             narrow(Some(Mode::Exclusive), &[1]),
             step("cart.c1.check_out", json!({"order_id": "o1"})),
-            Want::Aggregate(address(Aggregate::Order, "o1")),
+            Missing::Aggregate(address(Aggregate::Order, "o1")),
         ),
     ];
     for (mut world, when, lacks) in cases {
@@ -73,13 +73,13 @@ fn what_is_out_of_reach_is_not_decided_and_tells_what_it_lacks() {
 fn later_commands_wait_behind_a_postponed_one_and_others_do_not() {
     let carts = [cart(), vec![open("c2", "menu", "bob", None)]].concat();
     let owners = [(lock_of("ada"), Mode::Shared), (lock_of("bob"), Mode::Shared)];
-    let reach = Reach { owners: owners.into_iter().collect(), ..Reach::default() };
-    let mut world = World::new(loaded(&carts), reach, LockPolicy::default(), []);
+    let reach = LockSet { owners: owners.into_iter().collect(), ..LockSet::default() };
+    let mut world = BatchState::new(loaded(&carts), reach, LockPolicy::default(), []);
     assert!(send(&mut world, &lock("c1")).is_none());
     assert!(send(&mut world, &add("c1", "i2", 1)).is_none(), "the cart waits");
     assert!(send(&mut world, &step("cart.c1.commit_cod", json!({"user": "ada"}))).is_none());
     assert_eq!(send(&mut world, &add("c2", "i2", 1)).unwrap().status, 200);
-    assert_eq!(wanted(&world), [Want::Owner(lock_of("ada"), Mode::Exclusive)]);
+    assert_eq!(wanted(&world), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
 }
 
 #[test]
@@ -87,21 +87,21 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
     let given = loaded(&[open("c1", "menu", "s1", Some("s1"))]);
     let claim = step("cart.c1.claim", json!({"user": "ada"}));
     let both = |mode| [(lock_of("s1"), mode), (lock_of("ada"), mode)].into_iter().collect();
-    let world = |reach| World::new(given.clone(), reach, LockPolicy::default(), []);
-    let mut unlisted = world(Reach { owners: both(Mode::Exclusive), ..Reach::default() });
+    let world = |reach| BatchState::new(given.clone(), reach, LockPolicy::default(), []);
+    let mut unlisted = world(LockSet { owners: both(Mode::Exclusive), ..LockSet::default() });
     assert!(send(&mut unlisted, &claim).is_none());
-    assert_eq!(wanted(&unlisted), [Want::Session(token("t1"), token("s1"))]);
+    assert_eq!(wanted(&unlisted), [Missing::Session(token("t1"), token("s1"))]);
     let sessions = [((token("t1"), token("s1")), vec![address(Aggregate::Cart, "c1")])];
-    let listed = |mode| Reach {
+    let listed = |mode| LockSet {
         owners: both(mode),
         sessions: sessions.clone().into_iter().collect(),
         open_carts: [((token("t1"), token("ada")), 0)].into_iter().collect(),
-        ..Reach::default()
+        ..LockSet::default()
     };
-    let uncounted = Reach { open_carts: HashMap::new(), ..listed(Mode::Exclusive) };
+    let uncounted = LockSet { open_carts: HashMap::new(), ..listed(Mode::Exclusive) };
     let mut uncounted = world(uncounted);
     assert!(send(&mut uncounted, &claim).is_none());
-    assert_eq!(wanted(&uncounted), [Want::OpenCarts(token("t1"), token("ada"))]);
+    assert_eq!(wanted(&uncounted), [Missing::OpenCarts(token("t1"), token("ada"))]);
     assert!(send(&mut world(listed(Mode::Shared)), &claim).is_none());
     assert_eq!(send(&mut world(listed(Mode::Exclusive)), &claim).unwrap().status, 200);
 }
@@ -109,16 +109,18 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
 #[test]
 fn an_overdue_lock_is_not_decided_under_a_shared_owner() {
     let states = loaded(&[cart(), vec![lock("c1")]].concat());
-    let reach =
-        |mode| Reach { owners: [(lock_of("ada"), mode)].into_iter().collect(), ..Reach::default() };
+    let reach = |mode| LockSet {
+        owners: [(lock_of("ada"), mode)].into_iter().collect(),
+        ..LockSet::default()
+    };
     let (target, payload) = add("c1", "i2", 1);
     let command = testing::command(&target, &[], &payload);
     let late = start().plus(std::time::Duration::from_secs(600));
-    let world = |mode| World::new(states.clone(), reach(mode), LockPolicy::default(), []);
+    let world = |mode| BatchState::new(states.clone(), reach(mode), LockPolicy::default(), []);
     let mut shared = world(Mode::Shared);
     assert_eq!(shared.decide(&command, start()).unwrap().status, 423, "enough to read it");
     assert!(shared.decide(&command, late).is_none());
-    assert_eq!(wanted(&shared), [Want::Owner(lock_of("ada"), Mode::Exclusive)]);
+    assert_eq!(wanted(&shared), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
     let mut exclusive = world(Mode::Exclusive);
     assert_eq!(exclusive.decide(&command, late).unwrap().status, 200);
     let released = exclusive.changed().filter_map(State::lock).all(|l: &Lock| !l.is_held());
@@ -146,9 +148,9 @@ fn locks_keep_to_the_policy_of_their_method_and_are_counted() {
     let secs = std::time::Duration::from_secs;
     let policy = LockPolicy { qr: secs(1), card: secs(99), cap: secs(5), ..LockPolicy::default() };
     let reach = testing::reach();
-    let mut world = World::new(loaded(&cart()), reach, policy, 1..3);
+    let mut world = BatchState::new(loaded(&cart()), reach, policy, 1..3);
     let (target, payload) = with(lock("c1"), json!({"method": "qr"}));
-    let ask = |world: &mut World, at| {
+    let ask = |world: &mut BatchState, at| {
         world.decide(&testing::command(&target, &[], &payload), at).unwrap()
     };
     let until = |outcome: &Outcome| -> Value {
@@ -163,7 +165,7 @@ fn locks_keep_to_the_policy_of_their_method_and_are_counted() {
     };
     assert!(world.metrics().contains(&held), "{:?}", world.metrics());
     let card = testing::command("cart.c1.lock", &[], &lock("c1").1);
-    let mut world = World::new(
+    let mut world = BatchState::new(
         loaded(&cart()),
         testing::reach(),
         LockPolicy { cap: secs(5), ..LockPolicy::default() },
@@ -184,9 +186,9 @@ fn rebuild_cache_changes_nothing_and_wishes_for_what_is_to_be_shown() {
     assert_eq!((&seen["outcome"]["version"], &seen["outcome"]["effects"]), (&json!(2), &json!([])));
     let payments = (address(Aggregate::Cart, "c1"), Part::Payments);
     assert_eq!(stand.world.repeat_events().iter().collect::<Vec<_>>(), [&payments]);
-    assert_eq!(stand.world.shown_again().count(), 0);
+    assert_eq!(stand.world.reprojected().count(), 0);
     stand.when(&step("cart.c1.rebuild_cache", json!({})));
-    assert_eq!(stand.world.shown_again().count(), 1);
+    assert_eq!(stand.world.reprojected().count(), 1);
     assert_eq!(stand.world.events().len(), before);
     assert_eq!(stand.send("order.o9.rebuild_cache", &json!({})).status, 404);
 }

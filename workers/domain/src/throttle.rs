@@ -11,11 +11,6 @@ use std::{
 
 use brigade_contracts::{Body, Command, Timestamp, Token, user::Verb};
 
-use super::super::{
-    Want,
-    draft::{Draft, Result, Stop},
-};
-
 pub const MOST_FAILURES: u32 = 10;
 pub const WINDOW: Duration = Duration::from_secs(15 * 60);
 
@@ -51,7 +46,7 @@ pub struct FailureKey {
 }
 
 impl FailureKey {
-    pub(super) fn is_of_source(&self) -> bool {
+    pub(crate) fn is_of_source(&self) -> bool {
         self.kind == FailureKind::Source
     }
 }
@@ -107,6 +102,10 @@ impl Throttle {
         &self.cleared
     }
 
+    pub(crate) fn count(&self, key: &FailureKey) -> Option<Count> {
+        self.counts.get(key).copied()
+    }
+
     pub(crate) fn clear(&mut self, key: FailureKey) {
         self.added.retain(|(added, _)| *added != key);
         self.counts.insert(key.clone(), Count::default());
@@ -118,21 +117,5 @@ impl Throttle {
         count.failures += 1;
         count.oldest.get_or_insert(now);
         self.added.push((key, now));
-    }
-}
-
-impl Draft<'_> {
-    /// How long a login has to wait, in milliseconds.
-    pub(super) fn throttled(&self, keys: &[FailureKey]) -> Result<Option<u64>> {
-        let mut longest = None;
-        for key in keys {
-            let wanted = || Stop::OutOfReach(Some(Want::Failures(key.clone())));
-            let count = self.world.supplies.throttle.counts.get(key).ok_or_else(wanted)?;
-            if count.failures >= MOST_FAILURES {
-                let until = count.oldest.unwrap_or(self.now).plus(WINDOW);
-                longest = longest.max(Some(self.now.millis_until(until).max(1)));
-            }
-        }
-        Ok(longest)
     }
 }

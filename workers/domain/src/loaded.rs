@@ -1,0 +1,74 @@
+//! What a batch loads and locks before its first command is decided, and what a command finds
+//! missing there.
+
+use std::collections::{HashMap, HashSet};
+
+use brigade_contracts::{Address, Token};
+
+use crate::{State, inputs::AuthInputs, policy::LockPolicy, throttle::FailureKey};
+
+/// How firmly an owner is locked in SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// Enough to rely on the state of the lock.
+    Shared,
+    /// Enough to change the lock.
+    Exclusive,
+}
+
+/// What is locked in SQL. Something that is named here and was not loaded does not exist.
+#[derive(Clone, Debug, Default)]
+pub struct LockSet {
+    pub addresses: HashSet<Address>,
+    /// By the address of the owner's lock.
+    pub owners: HashMap<Address, Mode>,
+    /// By tenant and session: every cart of that session. The carts are locked as well.
+    pub sessions: HashMap<(Token, Token), Vec<Address>>,
+    /// By tenant and name: how many open carts have it as their owner or their session.
+    pub open_carts: HashMap<(Token, Token), usize>,
+    /// By tenant and turn: the table that it is or was at, if there is such a turn.
+    pub turns: HashMap<(Token, Token), Option<Token>>,
+    /// By tenant and turn: every order of the open or latest turn of each table that is locked.
+    /// The orders are locked as well.
+    pub turn_orders: HashMap<(Token, Token), Vec<Address>>,
+    /// By tenant and folded email: the user that has it. The user need not be locked.
+    pub emails: HashMap<(Token, String), Option<Address>>,
+}
+
+/// What a deferred command needs the next batch to load.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Missing {
+    Aggregate(Address),
+    /// By the address of the owner's lock.
+    Owner(Address, Mode),
+    /// Tenant and session.
+    Session(Token, Token),
+    /// Tenant and name: the number of open carts that have it.
+    OpenCarts(Token, Token),
+    /// Tenant and turn.
+    Turn(Token, Token),
+    /// One more fencing token.
+    FencingToken,
+    /// Tenant and folded email.
+    Email(Token, String),
+    /// For the command of this tenant and id: the check of its password against the hash that the
+    /// user has now.
+    Password(Token, Token),
+    /// One more random number for a token.
+    Random,
+    /// The number of times that a key has failed.
+    Failures(FailureKey),
+}
+
+/// What commands are decided on, as it is after the commands decided so far.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub states: HashMap<Address, State>,
+    pub locked: LockSet,
+    pub policy: LockPolicy,
+    /// Fencing tokens that are left, the next one last.
+    pub tokens: Vec<i64>,
+    pub inputs: AuthInputs,
+    /// What the deferred commands are about: later commands wait behind them.
+    pub deferred: HashSet<Address>,
+}
