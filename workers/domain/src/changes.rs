@@ -9,7 +9,7 @@ use brigade_contracts::{
     user::Tokens,
 };
 
-use crate::{Turn, throttle::FailureKey};
+use crate::{state::Turn, throttle::FailureKey};
 
 /// A fact that was decided, ready to be stored.
 #[derive(Clone, Debug)]

@@ -15,22 +15,22 @@
 mod batch;
 #[cfg(test)]
 mod bounds;
-pub mod cart;
+mod cart;
 mod changes;
 mod decide;
 mod head;
 mod inputs;
 mod json;
 mod loaded;
-pub mod lock;
+mod lock;
 pub mod model;
-pub mod order;
+mod order;
 mod outcome;
-pub mod payment;
+mod payment;
 mod policy;
 mod refusal;
 mod state;
-pub mod table;
+mod table;
 #[cfg(test)]
 mod testing;
 mod throttle;
@@ -38,14 +38,10 @@ mod unit_of_work;
 pub mod user;
 
 pub use batch::BatchState;
-pub use cart::Cart;
 pub use changes::{Event, HistoryRow, LockMetric};
 pub use head::Head;
 pub use loaded::{LockSet, Missing, Mode};
-pub use lock::Lock;
-pub use payment::{Entry, Payment};
 pub use policy::LockPolicy;
-pub use state::Order;
-pub use state::State;
-pub use state::User;
-pub use state::{Table, Turn};
+pub use state::{
+    Capture, Cart, Entry, Lock, Order, Payment, State, Table, Turn, User, active_payment,
+};

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use brigade_contracts::{Address, Token};
 
-use crate::{State, inputs::AuthInputs, policy::LockPolicy, throttle::FailureKey};
+use crate::{inputs::AuthInputs, policy::LockPolicy, state::State, throttle::FailureKey};
 
 /// How firmly an owner is locked in SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,9 +1,9 @@
-use brigade_contracts::{Aggregate, Body, Command, Outcome, event};
+use brigade_contracts::{Aggregate, Body, Command, Money, Outcome, Part, Timestamp, event};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{BatchState, State, testing};
+use crate::{BatchState, Cart, State, testing};
 
 fn now() -> Timestamp {
     Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap()

@@ -20,7 +20,6 @@ pub(crate) use self::{
     paid::record_paid,
     place::{of_cart, place_cart},
 };
-pub use crate::state::active_payment;
 use crate::{
     outcome::{Done, Result},
     refusal::payment_open,

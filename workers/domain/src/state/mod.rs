@@ -1,7 +1,10 @@
 //! The aggregates and locks as SQL keeps them, and as they are shown.
 
+mod cart;
 pub(crate) mod entry;
+mod lock;
 mod order;
+mod payment;
 mod session;
 mod table;
 mod user;
@@ -10,12 +13,15 @@ use brigade_contracts::Part;
 use serde_json::value::RawValue;
 
 pub use self::{
+    cart::Cart,
+    entry::Entry,
+    lock::Lock,
     order::{Order, active_payment},
+    payment::{Capture, Payment},
     session::{Rotated, Session},
     table::{Table, Turn},
     user::User,
 };
-pub use crate::{Cart, Lock, Payment};
 use crate::{head::Head, json::raw};
 
 /// An aggregate of any kind, or a lock.

@@ -5,7 +5,6 @@
 //! it in place, so that no copy of it can be stale. A state is copied when it is first changed.
 
 mod lookups;
-mod shims;
 
 use std::{
     borrow::Cow,
@@ -157,10 +156,17 @@ impl<'b> UnitOfWork<'b> {
         Err(Missing::Owner(lock.clone(), mode).into())
     }
 
-    /// Adds an aggregate or a lock that did not exist.
+    /// Adds a state of something that did not exist.
     pub fn create<T: Stored>(&mut self, state: T) -> Handle<T> {
         self.states.push(Cow::Owned(state.into()));
         Handle { at: self.states.len() - 1, kind: PhantomData }
+    }
+
+    /// Puts a state in the place of the known one, if there is one.
+    pub fn store<T: Stored>(&mut self, known: Option<Handle<T>>, state: T) -> Handle<T> {
+        let Some(handle) = known else { return self.create(state) };
+        self.states[handle.at] = Cow::Owned(state.into());
+        handle
     }
 
     fn look_up(&mut self, address: &Address) -> Result<Option<&State>> {
