@@ -35,8 +35,8 @@ pub struct BatchState {
 }
 
 impl BatchState {
-    /// Returns the state of a batch that has loaded `states`; of the rest of `locked` nothing exists.
-    /// The fencing tokens ascend, and were drawn while the owners were locked.
+    /// Returns the state of a batch that has loaded `states`; of the rest of `locked` nothing
+    /// exists. The fencing tokens ascend, and were drawn while the owners were locked.
     #[must_use]
     pub fn new(
         states: impl IntoIterator<Item = State>,
@@ -63,8 +63,9 @@ impl BatchState {
     /// not to be stored.
     ///
     /// Returns `None` if the command is deferred, which changes nothing: it needs something that is
-    /// not loaded ([`BatchState::missing`]), or that a command deferred before it is about. It keeps
-    /// its place before all later ones on the same things if it is decided first in the next batch.
+    /// not loaded ([`BatchState::missing`]), or that a command deferred before it is about. It
+    /// keeps its place before all later ones on the same things if it is decided first in the next
+    /// batch.
     pub fn decide(&mut self, command: &Command, now: Timestamp) -> Option<Outcome> {
         self.decide_checked(command, now, None).map(|(outcome, _)| outcome)
     }
@@ -122,7 +123,8 @@ impl BatchState {
         &self.history
     }
 
-    /// Returns the refund tasks that are new or changed, with their tenants, sorted by tenant and id.
+    /// Returns the refund tasks that are new or changed, with their tenants, sorted by tenant and
+    /// id.
     pub fn refund_tasks(&self) -> impl Iterator<Item = (&Token, &RefundTask)> {
         self.refund_tasks.iter().map(|((tenant, _), task)| (tenant, task))
     }

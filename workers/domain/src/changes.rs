@@ -1,4 +1,4 @@
-//! What a command, or a batch, leaves to be stored besides the states of its aggregates.
+//! The results of a command, or of a batch, that are stored with the states of its aggregates.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -37,7 +37,7 @@ pub struct HistoryRow {
     pub at: Timestamp,
 }
 
-/// What is counted about locks once the decision is committed.
+/// An observation about a lock, which is counted once the decision is committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockMetric {
     Acquired(Method),
@@ -51,7 +51,7 @@ pub enum LockMetric {
     },
 }
 
-/// What one command leaves behind.
+/// The results of one command, except the changed states.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     pub events: Vec<Event>,
@@ -61,11 +61,13 @@ pub(crate) struct Changes {
     /// By tenant and id, with the table's.
     pub turns: BTreeMap<(Token, Token), (Token, Turn)>,
     pub metrics: Vec<LockMetric>,
+    /// Aggregates whose own parts are to be projected again.
     pub reprojected: Vec<Address>,
+    /// Parts whose last event is to go to the outbox again.
     pub repeat_events: Vec<(Address, Part)>,
-    /// How many fencing tokens were used.
+    /// The number of fencing tokens that were used.
     pub tokens: usize,
-    /// How many random numbers were used.
+    /// The number of random numbers that were used.
     pub randoms: usize,
     /// The keys of failed logins.
     pub failures: Vec<FailureKey>,

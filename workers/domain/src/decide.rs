@@ -1,12 +1,8 @@
-//! From a command to its outcome: the checks that hold for every command, the aggregate that decides
-//! it, and what follows from that.
+//! From a command to its outcome: the checks that hold for every command, the aggregate that
+//! decides it, and what follows from that.
 
 use brigade_contracts::{
-    Address, Aggregate, Body, MAX_EVENT, Outcome, Part, Refusal,
-    cart::Verb as CartVerb,
-    command::Request,
-    payment::{Method, Target, Verb as PaymentVerb},
-    rebuild::Rebuild,
+    Address, Body, MAX_EVENT, Outcome, Part, Refusal, command::Request, rebuild::Rebuild,
 };
 use serde::{Serialize, Serializer};
 
@@ -15,7 +11,7 @@ use crate::{
     changes::Event,
     json::raw,
     loaded::Missing,
-    lock, order,
+    lock_attempt, order,
     outcome::{Done, Extra, NotDone, Result},
     payment,
     refusal::{not_found, too_large},
@@ -40,9 +36,7 @@ pub(crate) fn decide(
     };
     work.roll_back();
     let (refusal, extra) = refused;
-    if let Some((cart, method)) = lock_attempt(work, request)
-        && let Err(NotDone::Deferred(missing)) = lock::count_refusal(work, &cart, method, &refusal)
-    {
+    if let Err(NotDone::Deferred(missing)) = lock_attempt::record(work, request, &refusal) {
         return Err(missing);
     }
     let present = work.present(&request.address).map(|state| state.head().version);
@@ -99,25 +93,13 @@ fn require_small_events(work: &UnitOfWork<'_>) -> Result<()> {
     Err(too_large("the event of this command would be too large").into())
 }
 
-/// Returns the cart that a command would have locked, and for which method.
-fn lock_attempt(work: &UnitOfWork<'_>, request: &Request) -> Option<(Address, Method)> {
-    match &request.body {
-        Body::Cart(CartVerb::Lock(lock)) => Some((request.address.clone(), lock.method)),
-        Body::Payment(PaymentVerb::Initiate(initiate)) => match &initiate.target {
-            Target::Cart(id) => Some((work.address(Aggregate::Cart, id), initiate.method)),
-            Target::Order(_) => None,
-        },
-        _ => None,
-    }
-}
-
 fn done_outcome(work: &UnitOfWork<'_>, address: &Address, done: Done) -> Outcome {
     let state = work.present(address).expect("whatever is done is done to something");
     let version = state.head().version;
     let of_subject = |event: &&Event| event.address == *address;
     let touched = |event: &Event| event.kind.touches.contains(&Part::Payments);
     let mut data = match state {
-        State::User(user) => user.shown(),
+        State::User(user) => user.public_parts(),
         _ => vec![("core", state.part(Part::Core))],
     };
     if work.changes.events.iter().filter(of_subject).any(touched) {
@@ -150,7 +132,7 @@ fn effects(work: &UnitOfWork<'_>) -> Vec<String> {
     heads.into_iter().map(|head| head.address.at(head.version)).chain(turns).collect()
 }
 
-/// The data of an outcome: parts as they are shown, and what the verb adds.
+/// The data of an outcome: the projections of parts, and the fields that the verb adds.
 struct Data(Vec<Extra>);
 
 impl Serialize for Data {

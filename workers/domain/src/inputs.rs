@@ -1,4 +1,4 @@
-//! What decisions about users need from their caller.
+//! Inputs that decisions about users get from their caller.
 
 use std::fmt;
 
@@ -16,13 +16,14 @@ pub enum Checked {
     Verified(Verified),
 }
 
-/// Whether a password was right, and for what.
+/// A password that was verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
-    /// Of the email in the payload.
+    /// The email in the payload, folded.
     pub email_folded: String,
     /// The hash that it was verified against: that of the addressed user, if the user has this
-    /// email. `None`: there was none, and it was verified against nothing, in the same time.
+    /// email. `None`: there was no such user, and the password was verified against a hash of
+    /// nobody, which takes the same time.
     pub password_hash_seen: Option<Secret>,
     pub ok: bool,
 }

@@ -2,15 +2,15 @@
 //!
 //! From the top:
 //!
-//! - [`BatchState`] holds the aggregates and locks that a batch has loaded. It lets one command after
-//!   the other change them, so that each sees the result of those before, and collects what is to be
-//!   stored: states, events, the history of locks, refund tasks.
+//! - [`BatchState`] holds the aggregates and locks that a batch has loaded. It lets one command
+//!   after the other change them, so that each sees the result of those before, and collects what
+//!   is to be stored: states, events, the history of locks, refund tasks.
 //! - `decide` takes a command to its aggregate, and turns the result into an outcome.
-//! - `payment`, `cart`, `order`, `table`, `user` and `lock` hold the rules. Each may use those that
-//!   come after it in this line: a payment its cart or order, a cart its order and its lock.
-//! - `unit_of_work` is one command: what it has looked up, and what it changes. Of a command that is
-//!   refused, or that finds something missing, nothing stays.
-//! - `state` holds the aggregates as SQL keeps them, and as they are shown.
+//! - `payment`, `cart`, `order`, `table` and `lock` hold the rules, and `user` by itself. Each may
+//!   use those after it in this line: a payment its cart or order, a cart its order and its lock.
+//! - `unit_of_work` is one command: what it has looked up, and what it changes. Of a command that
+//!   is refused, or that finds something missing, nothing stays.
+//! - `state` holds the aggregates as SQL keeps them, and the projections of their parts.
 
 mod batch;
 #[cfg(test)]
@@ -23,6 +23,7 @@ mod inputs;
 mod json;
 mod loaded;
 mod lock;
+mod lock_attempt;
 pub mod model;
 mod order;
 mod outcome;

@@ -1,5 +1,4 @@
-//! What a batch loads and locks before its first command is decided, and what a command finds
-//! missing there.
+//! The data that a batch has loaded and locked before its first command is decided.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +6,7 @@ use brigade_contracts::{Address, Token};
 
 use crate::{inputs::AuthInputs, policy::LockPolicy, state::State, throttle::FailureKey};
 
-/// How firmly an owner is locked in SQL.
+/// The mode in which an owner is locked in SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     /// Enough to rely on the state of the lock.
@@ -16,7 +15,7 @@ pub enum Mode {
     Exclusive,
 }
 
-/// What is locked in SQL. Something that is named here and was not loaded does not exist.
+/// Everything that is locked in SQL. What is named here and was not loaded does not exist.
 #[derive(Clone, Debug, Default)]
 pub struct LockSet {
     pub addresses: HashSet<Address>,
@@ -24,7 +23,7 @@ pub struct LockSet {
     pub owners: HashMap<Address, Mode>,
     /// By tenant and session: every cart of that session. The carts are locked as well.
     pub sessions: HashMap<(Token, Token), Vec<Address>>,
-    /// By tenant and name: how many open carts have it as their owner or their session.
+    /// By tenant and name: the number of open carts that have it as their owner or their session.
     pub open_carts: HashMap<(Token, Token), usize>,
     /// By tenant and turn: the table that it is or was at, if there is such a turn.
     pub turns: HashMap<(Token, Token), Option<Token>>,
@@ -35,7 +34,7 @@ pub struct LockSet {
     pub emails: HashMap<(Token, String), Option<Address>>,
 }
 
-/// What a deferred command needs the next batch to load.
+/// Something that the next batch has to load for a deferred command.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Missing {
     Aggregate(Address),
@@ -60,7 +59,7 @@ pub enum Missing {
     Failures(FailureKey),
 }
 
-/// What commands are decided on, as it is after the commands decided so far.
+/// The data that commands are decided on, with the changes of those decided so far.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub states: HashMap<Address, State>,
@@ -69,6 +68,6 @@ pub(crate) struct Loaded {
     /// Fencing tokens that are left, the next one last.
     pub tokens: Vec<i64>,
     pub inputs: AuthInputs,
-    /// What the deferred commands are about: later commands wait behind them.
+    /// The addresses that deferred commands have looked up: later commands wait behind them.
     pub deferred: HashSet<Address>,
 }

@@ -32,9 +32,6 @@ use crate::{
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// The most refusals of one token, or of one cart without a live lock, that the history keeps.
-const MOST_REFUSALS: u32 = 1000;
-
 /// Returns the lock that an owner's carts are under now. One that is past its deadline is ended, or
 /// extended, before.
 pub(crate) fn live(work: &mut UnitOfWork<'_>, owner: &Token) -> Result<Option<Handle<Lock>>> {
@@ -209,45 +206,6 @@ pub(crate) fn hand_over(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, user: &To
     Ok(())
 }
 
-/// Records that a `lock` or an `initiate` was refused. Past [`MOST_REFUSALS`] for one token, or for a
-/// cart that no live lock holds, it is not recorded any more, so that nobody can fill the history.
-/// Counting changes no version.
-pub(crate) fn count_refusal(
-    work: &mut UnitOfWork<'_>,
-    cart: &Address,
-    method: Method,
-    refusal: &Refusal,
-) -> Result<()> {
-    let Some(cart) = work.load::<Cart>(cart)? else { return Ok(()) };
-    let lock = live_over(work, cart)?;
-    work.changes.metrics.push(LockMetric::Refused(method, refusal.code.clone()));
-    let refusals = lock.map_or(work[cart].refusals, |lock| work[lock].refusals);
-    if refusals >= MOST_REFUSALS {
-        return Ok(());
-    }
-    match lock {
-        Some(lock) => {
-            require_exclusive(work, lock)?;
-            work[lock].refusals += 1;
-        }
-        None => work[cart].refusals += 1,
-    }
-    let Cart { head, owner, .. } = &work[cart];
-    let row = HistoryRow {
-        tenant: head.address.tenant.clone(),
-        owner: owner.clone(),
-        cart_id: head.address.id.clone(),
-        token: lock.map(|lock| work[lock].token),
-        action: Action::Refused,
-        method: Some(method),
-        reason: Some(refusal.code.to_string()),
-        actor: work.command.actor.clone(),
-        at: work.now,
-    };
-    work.changes.history.push(row);
-    Ok(())
-}
-
 /// Adds to an outcome the lock that its command took, or pays under.
 pub(crate) fn describe(done: Done, lock: &Lock, amount: Money) -> Done {
     done.with("token", &lock.token)
@@ -283,7 +241,8 @@ fn change<'w>(work: &'w mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<&'w mu
     Ok(lock)
 }
 
-fn require_exclusive(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
+/// Requires the owner of a lock to be locked exclusively in SQL.
+pub(crate) fn require_exclusive(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
     let address = work[lock].head.address.clone();
     work.require_owner(&address, Mode::Exclusive)
 }

@@ -1,4 +1,4 @@
-//! What the decision of a command comes to.
+//! The results of a decision.
 
 use brigade_contracts::Refusal;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::{json::raw, loaded::Missing};
 
 pub(crate) type Result<T> = std::result::Result<T, NotDone>;
 
-/// A field of an outcome's data, besides the parts.
+/// A field that an outcome's data has in addition to the parts.
 pub(crate) type Extra = (&'static str, Box<RawValue>);
 
 /// A command that is done.
@@ -39,7 +39,7 @@ impl Done {
     }
 }
 
-/// Why a command is not done.
+/// The reason why a command is not done.
 #[derive(Debug)]
 pub(crate) enum NotDone {
     /// With a field for the data of its outcome.

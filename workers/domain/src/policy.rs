@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use brigade_contracts::{Timestamp, lock::Live, payment::Method};
 
-/// How long locks live.
+/// The lifetimes of locks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockPolicy {
     /// From acquisition to the deadline, per method.

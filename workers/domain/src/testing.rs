@@ -1,4 +1,4 @@
-//! A small world in which everything is in reach, for tests.
+//! A small batch in which everything is in reach, for tests.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -43,7 +43,7 @@ pub fn reach() -> LockSet {
     }
 }
 
-pub fn world(states: impl IntoIterator<Item = State>) -> BatchState {
+pub fn batch(states: impl IntoIterator<Item = State>) -> BatchState {
     BatchState::new(states, reach(), LockPolicy::default(), 1..10_000)
 }
 
@@ -55,24 +55,24 @@ pub fn command(target: &str, headers: &[(&str, &str)], payload: &Value) -> Comma
 /// `cart.c1.open`, or `+` and milliseconds to wait; and the payload.
 pub type Step = (String, Value);
 
-/// A world and its clock.
-pub struct Stand {
-    pub world: BatchState,
+/// A batch and its clock.
+pub struct Fixture {
+    pub batch: BatchState,
     pub now: Timestamp,
 }
 
-impl Stand {
+impl Fixture {
     pub fn new(steps: &[Step]) -> Self {
-        let mut stand = Self { world: world([]), now: start() };
+        let mut fixture = Self { batch: batch([]), now: start() };
         for (target, payload) in steps {
             if let Some(millis) = target.strip_prefix('+') {
-                stand.wait(millis.parse().unwrap());
+                fixture.wait(millis.parse().unwrap());
                 continue;
             }
-            let outcome = stand.send(target, payload);
+            let outcome = fixture.send(target, payload);
             assert!(outcome.status < 300, "{target} {payload}: {outcome:?}");
         }
-        stand
+        fixture
     }
 
     pub fn wait(&mut self, millis: u64) {
@@ -81,18 +81,18 @@ impl Stand {
 
     pub fn send(&mut self, target: &str, payload: &Value) -> Outcome {
         let command = command(target, &[], payload);
-        self.world.decide(&command, self.now).unwrap_or_else(|| {
-            panic!("{target} {payload} is postponed: {:?}", self.world.missing())
+        self.batch.decide(&command, self.now).unwrap_or_else(|| {
+            panic!("{target} {payload} is postponed: {:?}", self.batch.missing())
         })
     }
 
-    /// Sends one command and tells everything that can be seen of it: the outcome, what is shown
-    /// now, and its events, audit rows and refund tasks.
+    /// Sends one command and returns everything that can be seen of it: the outcome, the
+    /// projections now, and its events, audit rows and refund tasks.
     pub fn when(&mut self, (target, payload): &Step) -> Value {
-        let (events, rows) = (self.world.events().len(), self.world.history().len());
+        let (events, rows) = (self.batch.events().len(), self.batch.history().len());
         let outcome = self.send(target, payload);
         let mut seen = Map::new();
-        for state in self.world.changed() {
+        for state in self.batch.changed() {
             let head = &state.head().address;
             let part = |part| serde_json::from_str::<Value>(state.part(part).get()).unwrap();
             let shown = match state {
@@ -104,22 +104,22 @@ impl Stand {
             };
             seen.insert(format!("{}.{}", head.aggregate, head.id), shown);
         }
-        for (_, table, turn) in self.world.turns() {
+        for (_, table, turn) in self.batch.turns() {
             let reason = turn.close_reason.map(brigade_contracts::table::CloseReason::as_str);
             let turn = (format!("turn.{}", turn.id), json!({ "table": table, "closed": reason }));
             seen.extend([turn]);
         }
-        let data: Vec<Value> = self.world.events()[events..]
+        let data: Vec<Value> = self.batch.events()[events..]
             .iter()
             .map(|event| serde_json::from_str(event.payload.data.get()).unwrap())
             .collect();
         seen.insert("data".into(), data.into());
-        let events = self.world.events()[events..].iter();
+        let events = self.batch.events()[events..].iter();
         let name =
             |e: &super::Event| format!("{}.{} {}", e.address.aggregate, e.address.id, e.kind.name);
-        let rows = self.world.history()[rows..].iter();
+        let rows = self.batch.history()[rows..].iter();
         let tasks: HashMap<_, _> = self
-            .world
+            .batch
             .refund_tasks()
             .map(|(_, task)| {
                 (task.id.clone(), format!("{} {}", task.amount.minor_units(), task.status.as_str()))
@@ -143,8 +143,8 @@ pub type Case = (&'static str, Vec<Step>, Step, (u16, &'static str), Vec<(&'stat
 
 pub fn check(cases: Vec<Case>) {
     for (name, given, when, (status, code), then) in cases {
-        let mut stand = Stand::new(&given);
-        let seen = stand.when(&when);
+        let mut fixture = Fixture::new(&given);
+        let seen = fixture.when(&when);
         let outcome = &seen["outcome"];
         assert_eq!(
             (&outcome["status"], &outcome["code"]),

@@ -6,21 +6,21 @@ use serde_json::{Value, json};
 use crate::{
     BatchState, Lock, LockMetric, LockPolicy, LockSet, Missing, Mode, State,
     testing::{
-        self, Stand, Step, add, address, lock, open, result, start, step, token, wait, with,
+        self, Fixture, Step, add, address, lock, open, result, start, step, token, wait, with,
     },
 };
 
-/// What a stand has come to, as it would be loaded for the next batch.
+/// What a fixture has come to, as it would be loaded for the next batch.
 fn loaded(steps: &[Step]) -> Vec<State> {
-    Stand::new(steps).world.changed().cloned().collect()
+    Fixture::new(steps).batch.changed().cloned().collect()
 }
 
-fn send(world: &mut BatchState, (target, payload): &Step) -> Option<Outcome> {
-    world.decide(&testing::command(target, &[], payload), start())
+fn send(batch: &mut BatchState, (target, payload): &Step) -> Option<Outcome> {
+    batch.decide(&testing::command(target, &[], payload), start())
 }
 
-fn wanted(world: &BatchState) -> Vec<Missing> {
-    world.missing().iter().cloned().collect()
+fn wanted(batch: &BatchState) -> Vec<Missing> {
+    batch.missing().iter().cloned().collect()
 }
 
 fn cart() -> Vec<Step> {
@@ -31,7 +31,7 @@ fn lock_of(owner: &str) -> brigade_contracts::Address {
     address(Aggregate::Lock, owner)
 }
 
-/// A world of the cart c1, its owner locked like this.
+/// A batch of the cart c1, its owner locked like this.
 fn narrow(mode: Option<Mode>, tokens: &[i64]) -> BatchState {
     let owners = mode.map(|mode| (lock_of("ada"), mode)).into_iter().collect();
     let reach = LockSet { owners, ..LockSet::default() };
@@ -58,11 +58,11 @@ fn what_is_out_of_reach_is_not_decided_and_tells_what_it_lacks() {
             Missing::Aggregate(address(Aggregate::Order, "o1")),
         ),
     ];
-    for (mut world, when, lacks) in cases {
-        assert!(send(&mut world, &when).is_none(), "{when:?}");
-        assert_eq!(wanted(&world), [lacks], "{when:?}");
+    for (mut batch, when, lacks) in cases {
+        assert!(send(&mut batch, &when).is_none(), "{when:?}");
+        assert_eq!(wanted(&batch), [lacks], "{when:?}");
         assert_eq!(
-            (world.changed().count(), world.events().len(), world.history().len()),
+            (batch.changed().count(), batch.events().len(), batch.history().len()),
             (0, 0, 0)
         );
     }
@@ -74,12 +74,12 @@ fn later_commands_wait_behind_a_postponed_one_and_others_do_not() {
     let carts = [cart(), vec![open("c2", "menu", "bob", None)]].concat();
     let owners = [(lock_of("ada"), Mode::Shared), (lock_of("bob"), Mode::Shared)];
     let reach = LockSet { owners: owners.into_iter().collect(), ..LockSet::default() };
-    let mut world = BatchState::new(loaded(&carts), reach, LockPolicy::default(), []);
-    assert!(send(&mut world, &lock("c1")).is_none());
-    assert!(send(&mut world, &add("c1", "i2", 1)).is_none(), "the cart waits");
-    assert!(send(&mut world, &step("cart.c1.commit_cod", json!({"user": "ada"}))).is_none());
-    assert_eq!(send(&mut world, &add("c2", "i2", 1)).unwrap().status, 200);
-    assert_eq!(wanted(&world), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
+    let mut batch = BatchState::new(loaded(&carts), reach, LockPolicy::default(), []);
+    assert!(send(&mut batch, &lock("c1")).is_none());
+    assert!(send(&mut batch, &add("c1", "i2", 1)).is_none(), "the cart waits");
+    assert!(send(&mut batch, &step("cart.c1.commit_cod", json!({"user": "ada"}))).is_none());
+    assert_eq!(send(&mut batch, &add("c2", "i2", 1)).unwrap().status, 200);
+    assert_eq!(wanted(&batch), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
 }
 
 #[test]
@@ -87,8 +87,8 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
     let given = loaded(&[open("c1", "menu", "s1", Some("s1"))]);
     let claim = step("cart.c1.claim", json!({"user": "ada"}));
     let both = |mode| [(lock_of("s1"), mode), (lock_of("ada"), mode)].into_iter().collect();
-    let world = |reach| BatchState::new(given.clone(), reach, LockPolicy::default(), []);
-    let mut unlisted = world(LockSet { owners: both(Mode::Exclusive), ..LockSet::default() });
+    let batch = |reach| BatchState::new(given.clone(), reach, LockPolicy::default(), []);
+    let mut unlisted = batch(LockSet { owners: both(Mode::Exclusive), ..LockSet::default() });
     assert!(send(&mut unlisted, &claim).is_none());
     assert_eq!(wanted(&unlisted), [Missing::Session(token("t1"), token("s1"))]);
     let sessions = [((token("t1"), token("s1")), vec![address(Aggregate::Cart, "c1")])];
@@ -99,11 +99,11 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
         ..LockSet::default()
     };
     let uncounted = LockSet { open_carts: HashMap::new(), ..listed(Mode::Exclusive) };
-    let mut uncounted = world(uncounted);
+    let mut uncounted = batch(uncounted);
     assert!(send(&mut uncounted, &claim).is_none());
     assert_eq!(wanted(&uncounted), [Missing::OpenCarts(token("t1"), token("ada"))]);
-    assert!(send(&mut world(listed(Mode::Shared)), &claim).is_none());
-    assert_eq!(send(&mut world(listed(Mode::Exclusive)), &claim).unwrap().status, 200);
+    assert!(send(&mut batch(listed(Mode::Shared)), &claim).is_none());
+    assert_eq!(send(&mut batch(listed(Mode::Exclusive)), &claim).unwrap().status, 200);
 }
 
 #[test]
@@ -116,12 +116,12 @@ fn an_overdue_lock_is_not_decided_under_a_shared_owner() {
     let (target, payload) = add("c1", "i2", 1);
     let command = testing::command(&target, &[], &payload);
     let late = start().plus(std::time::Duration::from_secs(600));
-    let world = |mode| BatchState::new(states.clone(), reach(mode), LockPolicy::default(), []);
-    let mut shared = world(Mode::Shared);
+    let batch = |mode| BatchState::new(states.clone(), reach(mode), LockPolicy::default(), []);
+    let mut shared = batch(Mode::Shared);
     assert_eq!(shared.decide(&command, start()).unwrap().status, 423, "enough to read it");
     assert!(shared.decide(&command, late).is_none());
     assert_eq!(wanted(&shared), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
-    let mut exclusive = world(Mode::Exclusive);
+    let mut exclusive = batch(Mode::Exclusive);
     assert_eq!(exclusive.decide(&command, late).unwrap().status, 200);
     let released = exclusive.changed().filter_map(State::lock).all(|l: &Lock| !l.is_held());
     assert!(released);
@@ -129,7 +129,7 @@ fn an_overdue_lock_is_not_decided_under_a_shared_owner() {
 
 #[test]
 fn headers_are_judged_before_the_rules_and_a_refused_lock_is_written_down_all_the_same() {
-    let mut stand = Stand::new(&cart());
+    let mut fixture = Fixture::new(&cart());
     let (target, payload) = lock("c1");
     for (name, value, status) in [
         ("Expected-Version", "7", 412),
@@ -137,9 +137,9 @@ fn headers_are_judged_before_the_rules_and_a_refused_lock_is_written_down_all_th
         ("Deadline", "2026-01-02T03:04:05.678Z", 200),
     ] {
         let command = testing::command(&target, &[(name, value)], &payload);
-        assert_eq!(stand.world.decide(&command, stand.now).unwrap().status, status, "{value}");
+        assert_eq!(fixture.batch.decide(&command, fixture.now).unwrap().status, status, "{value}");
     }
-    let actors: Vec<_> = stand.world.history().iter().map(|row| row.actor.clone()).collect();
+    let actors: Vec<_> = fixture.batch.history().iter().map(|row| row.actor.clone()).collect();
     assert_eq!(actors, vec![Some(token("staff")); 3]);
 }
 
@@ -148,31 +148,31 @@ fn locks_keep_to_the_policy_of_their_method_and_are_counted() {
     let secs = std::time::Duration::from_secs;
     let policy = LockPolicy { qr: secs(1), card: secs(99), cap: secs(5), ..LockPolicy::default() };
     let reach = testing::reach();
-    let mut world = BatchState::new(loaded(&cart()), reach, policy, 1..3);
+    let mut batch = BatchState::new(loaded(&cart()), reach, policy, 1..3);
     let (target, payload) = with(lock("c1"), json!({"method": "qr"}));
-    let ask = |world: &mut BatchState, at| {
-        world.decide(&testing::command(&target, &[], &payload), at).unwrap()
+    let ask = |batch: &mut BatchState, at| {
+        batch.decide(&testing::command(&target, &[], &payload), at).unwrap()
     };
     let until = |outcome: &Outcome| -> Value {
         serde_json::from_str::<Value>(outcome.data.get()).unwrap()["expires_at"].clone()
     };
-    assert_eq!(until(&ask(&mut world, start())), "2026-01-02T03:04:06.678Z");
-    assert_eq!(ask(&mut world, start().plus(secs(1))).status, 200, "it is overdue, and another's");
+    assert_eq!(until(&ask(&mut batch, start())), "2026-01-02T03:04:06.678Z");
+    assert_eq!(ask(&mut batch, start().plus(secs(1))).status, 200, "it is overdue, and another's");
     let held = LockMetric::Held {
         method: brigade_contracts::payment::Method::Qr,
         millis: 1000,
         ended: brigade_contracts::lock::Action::Expired,
     };
-    assert!(world.metrics().contains(&held), "{:?}", world.metrics());
+    assert!(batch.metrics().contains(&held), "{:?}", batch.metrics());
     let card = testing::command("cart.c1.lock", &[], &lock("c1").1);
-    let mut world = BatchState::new(
+    let mut batch = BatchState::new(
         loaded(&cart()),
         testing::reach(),
         LockPolicy { cap: secs(5), ..LockPolicy::default() },
         1..3,
     );
     assert_eq!(
-        until(&world.decide(&card, start()).unwrap()),
+        until(&batch.decide(&card, start()).unwrap()),
         "2026-01-02T03:04:10.678Z",
         "the cap"
     );
@@ -180,17 +180,17 @@ fn locks_keep_to_the_policy_of_their_method_and_are_counted() {
 
 #[test]
 fn rebuild_cache_changes_nothing_and_wishes_for_what_is_to_be_shown() {
-    let mut stand = Stand::new(&cart());
-    let before = stand.world.events().len();
-    let seen = stand.when(&step("cart.c1.rebuild_cache", json!({"part": "payments"})));
+    let mut fixture = Fixture::new(&cart());
+    let before = fixture.batch.events().len();
+    let seen = fixture.when(&step("cart.c1.rebuild_cache", json!({"part": "payments"})));
     assert_eq!((&seen["outcome"]["version"], &seen["outcome"]["effects"]), (&json!(2), &json!([])));
     let payments = (address(Aggregate::Cart, "c1"), Part::Payments);
-    assert_eq!(stand.world.repeat_events().iter().collect::<Vec<_>>(), [&payments]);
-    assert_eq!(stand.world.reprojected().count(), 0);
-    stand.when(&step("cart.c1.rebuild_cache", json!({})));
-    assert_eq!(stand.world.reprojected().count(), 1);
-    assert_eq!(stand.world.events().len(), before);
-    assert_eq!(stand.send("order.o9.rebuild_cache", &json!({})).status, 404);
+    assert_eq!(fixture.batch.repeat_events().iter().collect::<Vec<_>>(), [&payments]);
+    assert_eq!(fixture.batch.reprojected().count(), 0);
+    fixture.when(&step("cart.c1.rebuild_cache", json!({})));
+    assert_eq!(fixture.batch.reprojected().count(), 1);
+    assert_eq!(fixture.batch.events().len(), before);
+    assert_eq!(fixture.send("order.o9.rebuild_cache", &json!({})).status, 404);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_refusal_never_shows_the_transaction_of_somebody_else() {
         testing::initiate("p1", &json!({"cart": "c1"})),
         result("p9", "captured", "tmp", 1),
     ] {
-        let seen = Stand::new(&given).when(&when);
+        let seen = Fixture::new(&given).when(&when);
         let message = seen["outcome"].to_string();
         assert!(
             seen["outcome"]["status"].as_u64() >= Some(400) && !message.contains("tmp"),

@@ -1,4 +1,4 @@
-//! What more than one verb requires of a cart.
+//! Requirements on a cart that several verbs share.
 
 use brigade_contracts::{Address, Aggregate, Money, Part, Refusal, Token, cart::Status};
 

@@ -1,4 +1,4 @@
-//! What is in a cart.
+//! The items of a cart.
 
 use brigade_contracts::{
     Address, MAX_ITEMS, Refusal,

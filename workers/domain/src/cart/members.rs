@@ -1,4 +1,4 @@
-//! Who is in a team cart.
+//! The members of a team cart.
 
 use brigade_contracts::{
     Address, MAX_ITEMS, Money, Refusal, Token,
@@ -63,7 +63,7 @@ fn require_free_to_leave(cart: &Cart, user: &Token) -> std::result::Result<(), R
     if member.paid > Money::ZERO {
         return Err(Refusal::new(409, "member_paid", "this member has paid something"));
     }
-    if entry::open(&cart.payments).any(|entry| entry.shown.user.as_ref() == Some(user)) {
+    if entry::open(&cart.payments).any(|entry| entry.payment.user.as_ref() == Some(user)) {
         return Err(payment_open());
     }
     Ok(())

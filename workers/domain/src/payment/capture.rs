@@ -141,8 +141,8 @@ fn owe(
     task
 }
 
-/// Checks out a cart that the capture has paid fully, if the payment names the order. The capture is
-/// never refused for that: the outcome has the reason, and a later `check_out` does it.
+/// Checks out a cart that the capture has paid fully, if the payment names the order. The capture
+/// is never refused for that: the outcome has the reason, and a later `check_out` does it.
 fn check_out(
     work: &mut UnitOfWork<'_>,
     target: PaymentTarget,

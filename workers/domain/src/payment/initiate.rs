@@ -46,7 +46,7 @@ fn of_order(
         return Err(Refusal::new(409, "order_cancelled", "the order is cancelled").into());
     }
     require_room(&order.payments)?;
-    let open = sum(open(&order.payments).map(|entry| entry.shown.amount))?;
+    let open = sum(open(&order.payments).map(|entry| entry.payment.amount))?;
     let amount = amount(verb, order.due().less(open))?;
     let payment = new(work, address, verb, amount, order.currency);
     begin(work, payment, verb)?;
@@ -71,7 +71,7 @@ fn of_cart(
         Some(lock) => {
             let token = Some(work[lock].token);
             let entries = open(&present.payments).filter(|entry| entry.token == token);
-            sum(entries.map(|entry| entry.shown.amount))?
+            sum(entries.map(|entry| entry.payment.amount))?
         }
         None => Money::ZERO,
     };

@@ -1,4 +1,4 @@
-//! How a payment goes on: by the gateway, by the till, or by whoever cancels it.
+//! The course of a payment after it was initiated: the gateway, the till or a user decides it.
 
 use brigade_contracts::{
     Address, Money, Refusal,

@@ -1,4 +1,4 @@
-//! Where the money of a payment goes.
+//! The target of a payment: the cart or the order that its money is for.
 
 use brigade_contracts::{
     Aggregate, Currency, Money, Token,
@@ -112,7 +112,7 @@ impl PaymentTarget {
             Self::Cart(cart) => {
                 let changed = &mut work[cart];
                 let is_own = currency == changed.currency;
-                credit(changed, entry.shown.user.as_ref(), applied)?;
+                credit(changed, entry.payment.user.as_ref(), applied)?;
                 put(&mut changed.payments, entry, is_own);
                 if is_own {
                     changed.refunded = changed.refunded.plus(refunded)?;
@@ -174,9 +174,9 @@ fn is_paid_for(payment: &Payment, cart: &Cart) -> bool {
 /// it was asked for, and never summed.
 fn put(entries: &mut Vec<Entry>, mut entry: Entry, is_own_currency: bool) {
     if !is_own_currency {
-        let known = entries.iter().find(|known| known.shown.id == entry.shown.id);
-        entry.shown.amount = known.map_or(Money::ZERO, |known| known.shown.amount);
-        entry.shown.refunded_amount = Money::ZERO;
+        let known = entries.iter().find(|known| known.payment.id == entry.payment.id);
+        entry.payment.amount = known.map_or(Money::ZERO, |known| known.payment.amount);
+        entry.payment.refunded_amount = Money::ZERO;
     }
     entry::put(entries, entry);
 }

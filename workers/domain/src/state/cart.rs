@@ -28,7 +28,7 @@ pub struct Cart {
     pub order_id: Option<Token>,
     /// The deadline of the lock that this cart holds for its owner.
     pub locked_until: Option<Timestamp>,
-    /// How many refusals it met while no lock was live; counting one changes no version.
+    /// The number of refusals while no lock was live; counting one changes no version.
     pub refusals: u32,
 }
 
@@ -75,7 +75,7 @@ impl Cart {
                 paid: self.paid,
                 refunded: self.refunded,
                 members: self.members.clone(),
-                payments: entry::shown(&self.payments),
+                payments: entry::projected(&self.payments),
             }),
             Part::Auth | Part::Subscription | Part::Roles => raw(&()),
         }
@@ -91,8 +91,8 @@ impl Cart {
             .try_fold(Money::ZERO, |sum, item| sum.plus(item.unit_price.times(item.quantity)?))
     }
 
-    /// Returns the lower-case hex SHA-256 over the canonical JSON of the contents that are paid for: sorted
-    /// keys, no spaces, items sorted by id.
+    /// Returns the lower-case hex SHA-256 over the canonical JSON of the contents that are paid
+    /// for: sorted keys, no spaces, items sorted by id.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         // In this order the fields are sorted.
@@ -122,9 +122,9 @@ impl Cart {
         hex::encode(Sha256::digest(contents.get()))
     }
 
-    /// Returns what each member owes: its own items, and an equal part of the items without a user by
-    /// largest remainder. All remainders of an equal split are alike, so the first to join
-    /// carry one unit more. The shares sum to the total.
+    /// Returns what each member owes: its own items, and an equal part of the items without a user
+    /// by largest remainder. All remainders of an equal split are alike, so the first to join carry
+    /// one unit more. The shares sum to the total.
     pub(crate) fn shares(&self) -> Vec<Share> {
         let sum_of = |user: Option<&Token>| {
             let items = self.items.iter().filter(|item| item.user.as_ref() == user);

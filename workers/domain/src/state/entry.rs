@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     #[serde(flatten)]
-    pub shown: cart::Payment,
+    pub payment: cart::Payment,
     /// The fencing token of the lock that it was initiated under.
     pub token: Option<i64>,
     pub applied: Money,
@@ -14,7 +14,7 @@ pub struct Entry {
 impl Entry {
     /// Returns whether it ended and no money came in.
     fn is_spent(&self) -> bool {
-        matches!(self.shown.status, Status::Failed | Status::Cancelled)
+        matches!(self.payment.status, Status::Failed | Status::Cancelled)
     }
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn has_room(entries: &[Entry]) -> bool {
 /// back whole: it comes in again in this way, and where no other can make room it is left to the
 /// payment itself and its refund task, since money is never refused.
 pub(crate) fn put(entries: &mut Vec<Entry>, entry: Entry) {
-    if let Some(known) = entries.iter_mut().find(|known| known.shown.id == entry.shown.id) {
+    if let Some(known) = entries.iter_mut().find(|known| known.payment.id == entry.payment.id) {
         *known = entry;
         return;
     }
@@ -44,10 +44,10 @@ pub(crate) fn put(entries: &mut Vec<Entry>, entry: Entry) {
 
 /// Returns the payments by which money may still come in.
 pub(crate) fn open(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
-    entries.iter().filter(|entry| entry.shown.status.is_open())
+    entries.iter().filter(|entry| entry.payment.status.is_open())
 }
 
-/// Returns the payments as the part `payments` shows them.
-pub(crate) fn shown(entries: &[Entry]) -> Vec<cart::Payment> {
-    entries.iter().map(|entry| entry.shown.clone()).collect()
+/// Returns the payments as the part `payments` lists them.
+pub(crate) fn projected(entries: &[Entry]) -> Vec<cart::Payment> {
+    entries.iter().map(|entry| entry.payment.clone()).collect()
 }

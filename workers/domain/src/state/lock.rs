@@ -20,11 +20,11 @@ pub struct Lock {
     pub transaction_id: Option<Token>,
     /// The fingerprint of the cart's contents, which stay the same while it is held.
     pub fingerprint: String,
-    /// What was due when it was taken.
+    /// The amount that was due when it was acquired.
     pub amount: Money,
-    /// Why it was released.
+    /// The reason why it was released.
     pub reason: Option<String>,
-    /// How many refusals met this token; counting one changes no version.
+    /// The number of refusals under this token; counting one changes no version.
     pub refusals: u32,
 }
 
@@ -55,7 +55,9 @@ impl Lock {
         })
     }
 
-    /// Returns what decides how long it lives.
+    /// Returns the fields by which [`LockPolicy::lives_until`] decides.
+    ///
+    /// [`LockPolicy::lives_until`]: crate::LockPolicy::lives_until
     pub(crate) fn live(&self) -> Live {
         Live {
             cart: self.cart_id.clone(),

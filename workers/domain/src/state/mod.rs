@@ -1,4 +1,4 @@
-//! The aggregates and locks as SQL keeps them, and as they are shown.
+//! The aggregates and locks as SQL keeps them, and the projections of their parts.
 
 mod cart;
 pub(crate) mod entry;
@@ -99,7 +99,7 @@ macro_rules! kinds {
 kinds!(Cart cart, Payment payment, Order order, Table table, User user, Lock lock);
 
 impl State {
-    /// A part as it is shown: in KV, in queries, in outcomes and in events, all alike. `null` for a
+    /// Returns the projection of a part: the same in KV, queries, outcomes and events. `null` for a
     /// part that this kind does not have (`Aggregate::parts`). The core of a lock is its value in
     /// `cart_locks`.
     #[must_use]
@@ -115,8 +115,8 @@ impl State {
         }
     }
 
-    /// What is due less what is paid is only computed where the two parts meet; 0 of what has no
-    /// such parts.
+    /// Returns the total less what is paid: computed here, since it belongs to neither part alone.
+    /// 0 for a kind without these parts.
     #[must_use]
     pub fn due(&self) -> i64 {
         match self {
@@ -126,8 +126,8 @@ impl State {
         }
     }
 
-    /// Whether its keys may expire. What the gateway says late still changes a payment that has
-    /// ended, and what is shown of it.
+    /// Returns whether its keys may expire. A late result of the gateway still changes a payment
+    /// that has ended, and its projection.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         match self {

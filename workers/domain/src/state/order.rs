@@ -21,10 +21,10 @@ pub struct Order {
     pub paid: Money,
     pub refunded: Money,
     pub paid_at: Option<Timestamp>,
-    /// Its own, and those of the cart that it was made of.
+    /// The payments of this order, and of the cart that it was made of.
     pub payments: Vec<Entry>,
     pub created_at: Timestamp,
-    /// Why it ended, if a reason was given.
+    /// The reason why it ended, if one was given.
     pub reason: Option<String>,
 }
 
@@ -100,7 +100,7 @@ impl Order {
                 paid: self.paid,
                 refunded: self.refunded,
                 paid_at: self.paid_at,
-                payments: entry::shown(&self.payments),
+                payments: entry::projected(&self.payments),
             }),
             Part::Auth | Part::Subscription | Part::Roles => raw(&()),
         }

@@ -30,7 +30,7 @@ pub struct Payment {
     pub applied: Money,
     /// Each transaction that captured, the first one first.
     pub captures: Vec<Capture>,
-    /// What the cart becomes with the capture that pays it fully.
+    /// The order that the cart becomes with the capture that pays it fully.
     pub order_id: Option<Token>,
     pub table_id: Option<Token>,
     /// Oldest first; the n-th has the id `<payment>.<n>`.
@@ -64,7 +64,7 @@ impl Payment {
     /// Returns what its cart or order keeps of it.
     pub(crate) fn entry(&self) -> Entry {
         Entry {
-            shown: cart::Payment {
+            payment: cart::Payment {
                 id: self.head.address.id.clone(),
                 user: self.user.clone(),
                 method: self.method,

@@ -11,7 +11,7 @@ use crate::{head::Head, json::raw};
 #[derive(Clone, Debug, PartialEq)]
 pub struct User {
     pub head: Head,
-    /// As it was given; unique in its tenant by [`Email::folded`].
+    /// Spelled as it was given; unique in its tenant by [`Email::folded`].
     pub email: Email,
     pub profile_id: Token,
     /// In PHC form, with its salt and parameters.
@@ -57,7 +57,7 @@ impl User {
     }
 
     /// Returns the parts as outcomes carry them: without hashes.
-    pub(crate) fn shown(&self) -> Vec<(&'static str, Box<RawValue>)> {
+    pub(crate) fn public_parts(&self) -> Vec<(&'static str, Box<RawValue>)> {
         vec![
             ("auth", raw(&self.auth().shown())),
             ("subscription", self.part(Part::Subscription)),

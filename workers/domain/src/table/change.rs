@@ -1,4 +1,4 @@
-//! How the status of a table and its turn change, whatever the reason.
+//! Changes of a table's status and turn, for all reasons.
 
 use brigade_contracts::{
     Refusal, Timestamp,

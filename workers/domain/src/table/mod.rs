@@ -8,8 +8,8 @@
 //!                        occupied ◄─────────────────────────┘
 //! ```
 //!
-//! A table is occupied exactly as long as it has an open turn. An order is *unpaid* if it is neither
-//! paid nor cancelled. The one rule (`settle`): when a turn has orders and none of them is
+//! A table is occupied exactly as long as it has an open turn. An order is *unpaid* if it is
+//! neither paid nor cancelled. The one rule (`settle`): when a turn has orders and none of them is
 //! unpaid, it is closed and its table is available, in the same transaction.
 //!
 //! The row of a table and those of its turns may have been damaged by something that is not

@@ -1,4 +1,4 @@
-//! Where an order is placed.
+//! The place of an order: a table and its turn.
 
 use brigade_contracts::{Aggregate, MAX_ORDERS_OF_TURN, Refusal, Token};
 

@@ -1,4 +1,4 @@
-//! What a batch has loaded besides states.
+//! Lookups of what a batch has loaded with its states: lists, counts, tokens, checked passwords.
 
 use brigade_contracts::{Address, Email, Secret, Token, user::Random};
 

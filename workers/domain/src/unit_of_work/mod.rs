@@ -31,8 +31,8 @@ use crate::{
     state::{Lock, State, Stored, Table, Turn},
 };
 
-/// A state of this kind in the unit of work that gave the handle. [`UnitOfWork::roll_back`] ends
-/// all handles.
+/// Names a state of this kind in the unit of work that gave the handle.
+/// [`UnitOfWork::roll_back`] ends all handles.
 pub(crate) struct Handle<T> {
     at: usize,
     kind: PhantomData<fn() -> T>,
@@ -52,9 +52,9 @@ pub(crate) struct UnitOfWork<'b> {
     pub now: Timestamp,
     checked: Option<&'b Checked>,
     pub changes: Changes,
-    /// What was looked up to be changed: borrowed from the batch until it is.
+    /// The states that handles name: borrowed from the batch until they are changed.
     states: Vec<Cow<'b, State>>,
-    /// What is stored even if the command is refused: the expiries that it met, before all else.
+    /// The states and changes that are stored even if the command is refused.
     kept: (Vec<Cow<'b, State>>, Changes),
     seen: BTreeSet<Address>,
 }

@@ -6,9 +6,9 @@
 //!                             └──────┘ subscriptions (`subscription`)
 //! ```
 //!
-//! Neither passwords nor tokens are kept, only what they can be checked by. Hashing a password takes
-//! so long that the caller does it before the batch ([`Checked`]); random numbers and the failures
-//! that slow guessing down come from the caller too ([`AuthInputs`]).
+//! Neither passwords nor tokens are kept, only what they can be checked by. Hashing a password
+//! takes so long that the caller does it before the batch ([`Checked`]); random numbers and the
+//! failures that slow guessing down come from the caller too ([`AuthInputs`]).
 
 mod profile;
 mod session;
@@ -42,8 +42,8 @@ pub(crate) fn is_for_strangers(body: &Body) -> bool {
     matches!(body, Body::User(Verb::Login(_) | Verb::Refresh(_)))
 }
 
-/// Returns whether the outcome of a refused verb carries the version. A user's grows with each login,
-/// so a stranger who tries to register the same id does not learn it either.
+/// Returns whether the outcome of a refused verb carries the version. A user's grows with each
+/// login, so a stranger who tries to register the same id does not learn it either.
 pub(crate) fn reveals_version(body: &Body) -> bool {
     !is_for_strangers(body) && !matches!(body, Body::User(Verb::Register(_)))
 }

@@ -6,9 +6,9 @@
 //!                     └──┘ login (another session), refresh (the same, other tokens)
 //! ```
 //!
-//! An access token is short-lived and checked at each request; a refresh token is used once. Whoever
-//! stole one, or lost it to a thief, is found out when the other comes with a token that was rotated
-//! away: then the session ends for both.
+//! An access token is short-lived and checked at each request; a refresh token is used once.
+//! Whoever stole one, or lost it to a thief, is found out when the other comes with a token that
+//! was rotated away: then the session ends for both.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ use crate::{
 
 /// From issue to expiry of an access token: how long a stolen one is good for at most.
 pub const ACCESS_LASTS: Duration = Duration::from_secs(15 * 60);
-/// The same of a refresh token: how long an app may stay unopened until a password is asked for.
+/// From issue to expiry of a refresh token: how long an app may stay unopened until it asks for a
+/// password.
 pub const REFRESH_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login) -> Result<Done> {
