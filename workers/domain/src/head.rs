@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use brigade_contracts::{Address, Part, PartVersions, Timestamp, event};
 
-/// What every aggregate has: its address, its version and the versions of its parts.
+/// The address of an aggregate, its version and the versions of its parts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     pub address: Address,
@@ -14,7 +14,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// An aggregate that nothing has happened to yet.
+    /// Returns the head of an aggregate that nothing has happened to yet.
     #[must_use]
     pub fn unborn(address: Address, now: Timestamp) -> Self {
         Self { address, version: 0, at: now, parts: BTreeMap::new() }
@@ -29,7 +29,7 @@ impl Head {
         }
     }
 
-    /// Version and time of a part; of one that was never touched, those of the aggregate.
+    /// Returns version and time of a part; of one that was never touched, those of the aggregate.
     #[must_use]
     pub fn part(&self, part: Part) -> (u64, Timestamp) {
         self.parts.get(&part).copied().unwrap_or((self.version, self.at))
@@ -40,7 +40,7 @@ impl Head {
         self.parts.iter().map(|(part, (version, _))| (*part, *version)).collect()
     }
 
-    /// The time of the last change that touched each part.
+    /// Returns the time of the last change that touched each part.
     #[must_use]
     pub fn part_times(&self) -> BTreeMap<Part, Timestamp> {
         self.parts.iter().map(|(part, (_, at))| (*part, *at)).collect()

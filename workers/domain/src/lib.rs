@@ -1,64 +1,48 @@
 //! The pure core: every rule of the domain, without I/O, clock or randomness.
 //!
-//! [`World`] holds the aggregates and locks that a batch has loaded. [`World::decide`] lets one
-//! command change them, so that the next command of the batch sees the result, and collects what is
-//! to be written: states, events, the history of locks, refund tasks. A command works on a draft
-//! (`draft`), of which nothing stays if it comes to something that the batch has not locked.
+//! From the top:
+//!
+//! - [`BatchState`] holds the aggregates and locks that a batch has loaded. It lets one command
+//!   after the other change them, so that each sees the result of those before, and collects what
+//!   is to be stored: states, events, the history of locks, refund tasks.
+//! - `decide` takes a command to its aggregate, and turns the result into an outcome.
+//! - `payment`, `cart`, `order`, `table` and `lock` hold the rules, and `user` by itself. Each may
+//!   use those after it in this line: a payment its cart or order, a cart its order and its lock.
+//! - `unit_of_work` is one command: what it has looked up, and what it changes. Of a command that
+//!   is refused, or that finds something missing, nothing stays.
+//! - `state` holds the aggregates as SQL keeps them, and the projections of their parts.
 
+mod batch;
 #[cfg(test)]
 mod bounds;
-pub mod cart;
-mod draft;
+mod cart;
+mod changes;
+mod decide;
 mod head;
-pub mod lock;
+mod inputs;
+mod json;
+mod loaded;
+mod lock;
+mod lock_attempt;
 pub mod model;
-pub mod order;
-pub mod payment;
+mod order;
+mod outcome;
+mod payment;
+mod policy;
+mod refusal;
 mod state;
-pub mod table;
+mod table;
 #[cfg(test)]
 mod testing;
+mod throttle;
+mod unit_of_work;
 pub mod user;
-mod world;
 
-use brigade_contracts::{MAX_CONTENTS, Refusal};
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
-
-pub use cart::Cart;
+pub use batch::BatchState;
+pub use changes::{Event, HistoryRow, LockMetric};
 pub use head::Head;
-pub use lock::Lock;
-pub use order::Order;
-pub use payment::{Entry, Payment};
-pub use state::State;
-pub use table::{Table, Turn};
-pub use user::User;
-pub use world::{Event, HistoryRow, LockMetric, LockPolicy, Mode, Reach, Want, World};
-
-/// Largest part `core` of a cart or an order into which something is put. It may grow a little
-/// besides: by the deadline of a lock, the id of the order, shares with another digit.
-const MOST_CONTENTS: usize = MAX_CONTENTS - 1024;
-
-/// Serialises a shape of ours.
-///
-/// # Panics
-/// Never: the shapes have string keys and no failing `Serialize`.
-fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
-    to_raw_value(value).expect("shapes serialise")
-}
-
-fn already_exists() -> Refusal {
-    Refusal::new(409, "already_exists", "there is something of this id already")
-}
-
-fn not_found() -> Refusal {
-    Refusal::new(404, "not_found", "there is nothing of this id")
-}
-
-fn table_not_found() -> Refusal {
-    Refusal::new(404, "table_not_found", "there is no such table")
-}
-
-fn too_large(what: &'static str) -> Refusal {
-    Refusal::new(422, "too_large", what)
-}
+pub use loaded::{LockSet, Missing, Mode};
+pub use policy::LockPolicy;
+pub use state::{
+    Capture, Cart, Entry, Lock, Order, Payment, State, Table, Turn, User, active_payment,
+};

@@ -11,339 +11,265 @@
 //! Only the deadline on the database's clock counts: a command that meets a lock beyond it decides
 //! its expiry before anything else, and that stays even if the command is then refused.
 
+use std::time::Duration;
+
 use brigade_contracts::{
-    Address, Aggregate, Body, Money, Refusal, Timestamp, Token, cart,
+    Address, Aggregate, Money, Refusal, Timestamp, Token,
     event::{
         CART_LOCK_EXPIRED, CART_LOCK_EXTENDED, CART_LOCKED, CART_TRANSACTION_BOUND, CART_UNLOCKED,
     },
-    lock::{self, Action, Live},
-    payment::{self, Method, Target},
+    lock::{Action, State},
+    payment::Method,
 };
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 
-use super::{
-    Cart, Head, HistoryRow, LockMetric, LockPolicy, Mode, State, Want,
-    draft::{Done, Draft, Result, Stop},
-    raw,
+use crate::{
+    changes::{HistoryRow, LockMetric},
+    head::Head,
+    loaded::Mode,
+    outcome::{Done, Result},
+    state::{Cart, Lock},
+    unit_of_work::{Handle, UnitOfWork},
 };
 
-/// Refusals that one token, or one cart without a live lock, is written down with in the history.
-const MOST_REFUSALS: u32 = 1000;
+/// Returns the lock that an owner's carts are under now. One that is past its deadline is ended, or
+/// extended, before.
+pub(crate) fn live(work: &mut UnitOfWork<'_>, owner: &Token) -> Result<Option<Handle<Lock>>> {
+    let address = work.address(Aggregate::Lock, owner);
+    let Some(lock) = work.load_lock(&address, Mode::Shared)? else { return Ok(None) };
+    if work[lock].is_held() && work.now >= work[lock].expires_at {
+        settle(work, lock)?;
+        work.keep();
+    }
+    Ok(work[lock].is_held().then_some(lock))
+}
 
-/// A row of `cart_locks`. Its address is the owner's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Lock {
-    pub head: Head,
-    pub state: lock::State,
-    pub cart_id: Token,
-    pub token: i64,
-    pub method: Method,
-    pub acquired_at: Timestamp,
-    pub expires_at: Timestamp,
-    pub transaction_id: Option<Token>,
-    /// Of the cart's contents, which stay the same while it is held.
-    pub fingerprint: String,
-    /// What was due when it was taken.
-    pub amount: Money,
-    /// Why it was released.
-    pub reason: Option<String>,
-    /// How many refusals met this token; counting one changes no version.
-    pub refusals: u32,
+/// Returns the live lock of a cart's owner.
+pub(crate) fn live_over(
+    work: &mut UnitOfWork<'_>,
+    cart: Handle<Cart>,
+) -> Result<Option<Handle<Lock>>> {
+    let owner = work[cart].owner.clone();
+    live(work, &owner)
+}
+
+/// Returns the live lock, if the cart holds it by this token.
+pub(crate) fn live_of(
+    work: &mut UnitOfWork<'_>,
+    cart: Handle<Cart>,
+    token: i64,
+) -> Result<Handle<Lock>> {
+    let lock = live_over(work, cart)?.filter(|lock| is_named(work, *lock, cart, token));
+    Ok(lock.ok_or_else(stale_token)?)
+}
+
+/// Returns the lock that the cart holds by this token, even past its deadline.
+pub(crate) fn held_by(
+    work: &mut UnitOfWork<'_>,
+    cart: Handle<Cart>,
+    token: i64,
+) -> Result<Handle<Lock>> {
+    let address = work.address(Aggregate::Lock, &work[cart].owner);
+    let lock = work.load_lock(&address, Mode::Shared)?;
+    let lock = lock.filter(|lock| work[*lock].is_held() && is_named(work, *lock, cart, token));
+    Ok(lock.ok_or_else(stale_token)?)
+}
+
+fn is_named(work: &UnitOfWork<'_>, lock: Handle<Lock>, cart: Handle<Cart>, token: i64) -> bool {
+    let lock = &work[lock];
+    lock.token == token && lock.cart_id == work[cart].head.address.id
+}
+
+/// Ends a lock that is past its deadline, or extends it while a payment is open under it.
+fn settle(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
+    let cart = holder(work, lock)?;
+    let token = work[lock].token;
+    let open = cart.is_some_and(|cart| work[cart].has_open_payment(Some(token)));
+    match work.lock_policy().lives_until(&work[lock].live(), open, work.now) {
+        Some(until) => move_deadline(work, lock, until, "payment_open"),
+        None => end(work, lock, Action::Expired, "expired"),
+    }
+}
+
+/// Adds to the deadline of a held lock, up to the cap.
+pub(crate) fn extend(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, seconds: u32) -> Result<()> {
+    let Lock { acquired_at, expires_at, .. } = work[lock];
+    let until = expires_at.plus(Duration::from_secs(u64::from(seconds)));
+    // The cap may have been lowered since it was taken: no deadline comes nearer by this.
+    let until = until.min(acquired_at.plus(work.lock_policy().cap)).max(expires_at);
+    move_deadline(work, lock, until, "asked")
+}
+
+fn move_deadline(
+    work: &mut UnitOfWork<'_>,
+    lock: Handle<Lock>,
+    until: Timestamp,
+    reason: &str,
+) -> Result<()> {
+    let cart = holder(work, lock)?;
+    change(work, lock)?.expires_at = until;
+    if let Some(cart) = cart {
+        work[cart].locked_until = Some(until);
+        let data = json!({ "token": work[lock].token, "expires_at": until, "reason": reason });
+        work.record(cart, CART_LOCK_EXTENDED, &data);
+    }
+    record(work, lock, Action::Extended, Some(reason));
+    Ok(())
+}
+
+/// Takes the lock of the cart's owner, which nobody holds.
+pub(crate) fn acquire(
+    work: &mut UnitOfWork<'_>,
+    cart: Handle<Cart>,
+    method: Method,
+    transaction_id: Option<Token>,
+) -> Result<Handle<Lock>> {
+    let address = work.address(Aggregate::Lock, &work[cart].owner);
+    let released = work.load_lock(&address, Mode::Exclusive)?;
+    let policy = work.lock_policy();
+    let timeout = policy.timeout(method).min(policy.cap);
+    let token = work.fencing_token()?;
+    let present = &work[cart];
+    let taken = Lock {
+        head: head(work, released, address)?,
+        state: State::Held,
+        cart_id: present.head.address.id.clone(),
+        token,
+        method,
+        acquired_at: work.now,
+        expires_at: work.now.plus(timeout),
+        transaction_id,
+        fingerprint: present.fingerprint(),
+        amount: present.due(),
+        reason: None,
+        refusals: 0,
+    };
+    let data = json!({
+        "token": taken.token, "method": method, "expires_at": taken.expires_at,
+        "fingerprint": taken.fingerprint, "amount": taken.amount,
+    });
+    work[cart].locked_until = Some(taken.expires_at);
+    let lock = work.store(released, taken);
+    change(work, lock)?;
+    work.record(cart, CART_LOCKED, &data);
+    record(work, lock, Action::Acquired, None);
+    work.changes.metrics.push(LockMetric::Acquired(method));
+    Ok(lock)
+}
+
+/// Puts another transaction on a held lock; the deadline stays.
+pub(crate) fn bind(
+    work: &mut UnitOfWork<'_>,
+    lock: Handle<Lock>,
+    transaction_id: &Token,
+) -> Result<()> {
+    let cart = holder(work, lock)?;
+    change(work, lock)?.transaction_id = Some(transaction_id.clone());
+    if let Some(cart) = cart {
+        let data = json!({ "token": work[lock].token });
+        work.record(cart, CART_TRANSACTION_BOUND, &data);
+    }
+    record(work, lock, Action::Bound, None);
+    Ok(())
+}
+
+pub(crate) fn release(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, reason: &str) -> Result<()> {
+    end(work, lock, Action::Released, reason)
+}
+
+fn end(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, action: Action, reason: &str) -> Result<()> {
+    let cart = holder(work, lock)?;
+    change(work, lock)?.release(reason);
+    let Lock { token, method, acquired_at, .. } = work[lock];
+    if let Some(cart) = cart {
+        work[cart].locked_until = None;
+        let kind = if action == Action::Expired { CART_LOCK_EXPIRED } else { CART_UNLOCKED };
+        work.record(cart, kind, &json!({ "token": token, "reason": reason }));
+    }
+    record(work, lock, action, Some(reason));
+    let millis = acquired_at.millis_until(work.now);
+    work.changes.metrics.push(LockMetric::Held { method, millis, ended: action });
+    Ok(())
+}
+
+/// Gives the lock of a session to the user that the session turned out to be, whose own lock is
+/// not held.
+pub(crate) fn hand_over(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, user: &Token) -> Result<()> {
+    let address = work.address(Aggregate::Lock, user);
+    let released = work.load_lock(&address, Mode::Shared)?;
+    let taken = Lock { head: head(work, released, address)?, ..work[lock].clone() };
+    change(work, lock)?.release("claimed");
+    let taken = work.store(released, taken);
+    change(work, taken)?;
+    record(work, lock, Action::Released, Some("claimed"));
+    record(work, taken, Action::Acquired, Some("claimed"));
+    Ok(())
+}
+
+/// Adds to an outcome the lock that its command took, or pays under.
+pub(crate) fn describe(done: Done, lock: &Lock, amount: Money) -> Done {
+    done.with("token", &lock.token)
+        .with("expires_at", &lock.expires_at)
+        .with("fingerprint", &lock.fingerprint)
+        .with("amount", &amount)
+}
+
+pub(crate) fn stale_token() -> Refusal {
+    Refusal::new(409, "stale_token", "this is not the token of the cart's lock")
+}
+
+/// Returns the cart that holds a lock.
+fn holder(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<Option<Handle<Cart>>> {
+    let address = work[lock].cart();
+    work.load(&address)
+}
+
+/// Returns the head of a lock that is about to change. One without a row may have had one, which was
+/// deleted: the new one goes on above all versions that ever were.
+fn head(work: &UnitOfWork<'_>, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
+    match released {
+        Some(lock) => Ok(work[lock].head.clone()),
+        None => Ok(Head { version: work.lock_floor()?, ..Head::unborn(address, work.now) }),
+    }
+}
+
+/// Counts a change that is made to a lock. No event is made of it: its cart has one.
+fn change<'w>(work: &'w mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<&'w mut Lock> {
+    require_exclusive(work, lock)?;
+    let now = work.now;
+    let lock = &mut work[lock];
+    lock.head.version += 1;
+    lock.head.at = now;
+    Ok(lock)
+}
+
+/// Requires the owner of a lock to be locked exclusively in SQL.
+pub(crate) fn require_exclusive(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
+    let address = work[lock].head.address.clone();
+    work.require_owner(&address, Mode::Exclusive)
+}
+
+fn record(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, action: Action, reason: Option<&str>) {
+    let Lock { head, cart_id, token, method, .. } = &work[lock];
+    let row = HistoryRow {
+        tenant: head.address.tenant.clone(),
+        owner: head.address.id.clone(),
+        cart_id: cart_id.clone(),
+        token: Some(*token),
+        action,
+        method: Some(*method),
+        reason: reason.map(str::to_owned),
+        actor: work.command.actor.clone(),
+        at: work.now,
+    };
+    work.changes.history.push(row);
 }
 
 impl Lock {
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.state == lock::State::Held
+    fn release(&mut self, reason: &str) {
+        self.state = State::Released;
+        self.reason = Some(reason.to_owned());
     }
-
-    #[must_use]
-    pub fn cart(&self) -> Address {
-        let head = &self.head.address;
-        Address { aggregate: Aggregate::Cart, id: self.cart_id.clone(), ..head.clone() }
-    }
-
-    /// Its value in `cart_locks`.
-    pub(super) fn value(&self) -> Box<RawValue> {
-        raw(&lock::Value {
-            version: self.head.version,
-            at: self.head.at,
-            state: self.state,
-            cart: self.cart_id.clone(),
-            token: self.token,
-            method: self.method,
-            acquired_at: self.acquired_at,
-            expires_at: self.expires_at,
-            reason: self.reason.clone(),
-        })
-    }
-
-    fn live(&self) -> Live {
-        Live {
-            cart: self.cart_id.clone(),
-            method: self.method,
-            acquired_at: self.acquired_at,
-            expires_at: self.expires_at,
-        }
-    }
-
-    /// What the outcome of a command that took it, or pays under it, says besides.
-    pub(super) fn tell(&self, done: Done, amount: Money) -> Done {
-        done.with("token", &self.token)
-            .with("expires_at", &self.expires_at)
-            .with("fingerprint", &self.fingerprint)
-            .with("amount", &amount)
-    }
-
-    /// Why a command has to wait for it. Whose transaction it is stays with the holder.
-    pub(super) fn refusal(&self, now: Timestamp) -> Stop {
-        let message = "this cart is being paid; it can be changed again when the payment has ended";
-        let retry_after_ms = Some(now.millis_until(self.expires_at));
-        Refusal { retry_after_ms, ..Refusal::new(423, "cart_locked", message) }.into()
-    }
-
-    fn released(self, reason: &str) -> Self {
-        Self { state: lock::State::Released, reason: Some(reason.to_owned()), ..self }
-    }
-}
-
-impl LockPolicy {
-    /// Until when a held lock lives that somebody looks at; `None`: it has expired. While a payment
-    /// is open under it, it outlives its deadline, up to the cap.
-    #[must_use]
-    pub fn lives_until(
-        &self,
-        lock: &Live,
-        has_open_payment: bool,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
-        if now < lock.expires_at {
-            return Some(lock.expires_at);
-        }
-        let timeout = self.timeout(lock.method);
-        let until = lock.expires_at.plus(timeout);
-        // Nobody was there to extend it for longer than one timeout.
-        let until = if until > now { until } else { now.plus(timeout) };
-        let until = until.min(lock.acquired_at.plus(self.cap));
-        (has_open_payment && until > now).then_some(until)
-    }
-}
-
-pub(super) fn stale_token() -> Stop {
-    Refusal::new(409, "stale_token", "this is not the token of the cart's lock").into()
-}
-
-impl Draft<'_> {
-    /// The lock that an owner's carts are under now, its expiry decided.
-    pub fn live_lock(&mut self, owner: &Token) -> Result<Option<Lock>> {
-        let address = self.address(Aggregate::Lock, owner);
-        self.reach_owner(&address, Mode::Shared)?;
-        let Some(lock) = self.lock_row(&address).filter(|lock| lock.is_held()) else {
-            return Ok(None);
-        };
-        if self.now < lock.expires_at {
-            return Ok(Some(lock.clone()));
-        }
-        let lock = lock.clone();
-        self.settle(lock)?;
-        self.keep();
-        Ok(self.lock_row(&address).filter(|lock| lock.is_held()).cloned())
-    }
-
-    /// The live lock, if it is the one that this token of this cart names.
-    pub fn held_lock(&mut self, cart: &Cart, token: i64) -> Result<Lock> {
-        let lock = self.live_lock(&cart.owner)?;
-        lock.filter(|lock| lock.token == token && lock.cart_id == cart.head.address.id)
-            .ok_or_else(stale_token)
-    }
-
-    /// Ends a lock that is past its deadline, or extends it while a payment is open under it.
-    fn settle(&mut self, lock: Lock) -> Result<()> {
-        let cart = self.cart(&lock.cart())?;
-        let open = cart.as_ref().is_some_and(|cart| cart.has_open_payment(Some(lock.token)));
-        match self.world.policy.lives_until(&lock.live(), open, self.now) {
-            Some(until) => self.move_deadline(lock, until, "payment_open"),
-            None => self.end_lock(lock, Action::Expired, "expired"),
-        }
-    }
-
-    fn cap(&self, lock: &Lock) -> Timestamp {
-        lock.acquired_at.plus(self.world.policy.cap)
-    }
-
-    /// Adds to the deadline of a held lock, up to the cap.
-    pub fn extend(&mut self, lock: Lock, seconds: u32) -> Result<()> {
-        let added = std::time::Duration::from_secs(u64::from(seconds));
-        // The cap may have been lowered since it was taken: no deadline comes nearer by this.
-        let until = lock.expires_at.plus(added).min(self.cap(&lock)).max(lock.expires_at);
-        self.move_deadline(lock, until, "asked")
-    }
-
-    fn move_deadline(&mut self, lock: Lock, until: Timestamp, reason: &str) -> Result<()> {
-        let lock = Lock { expires_at: until, ..lock };
-        if let Some(mut cart) = self.cart(&lock.cart())? {
-            cart.locked_until = Some(until);
-            let data = json!({ "token": lock.token, "expires_at": until, "reason": reason });
-            self.record(cart, CART_LOCK_EXTENDED, &data);
-        }
-        self.note(&lock, Action::Extended, Some(reason));
-        self.change_lock(lock)
-    }
-
-    /// Takes the lock of the cart's owner, which nobody holds.
-    pub fn acquire(
-        &mut self,
-        mut cart: Cart,
-        method: Method,
-        transaction_id: Option<Token>,
-    ) -> Result<Lock> {
-        let address = self.address(Aggregate::Lock, &cart.owner);
-        self.reach_owner(&address, Mode::Exclusive)?;
-        let head = self.lock_head(&address)?;
-        let timeout = self.world.policy.timeout(method).min(self.world.policy.cap);
-        let lock = Lock {
-            head,
-            state: lock::State::Held,
-            cart_id: cart.head.address.id.clone(),
-            token: self.fencing_token()?,
-            method,
-            acquired_at: self.now,
-            expires_at: self.now.plus(timeout),
-            transaction_id,
-            fingerprint: cart.fingerprint(),
-            amount: cart.due(),
-            reason: None,
-            refusals: 0,
-        };
-        cart.locked_until = Some(lock.expires_at);
-        let data = json!({
-            "token": lock.token, "method": method, "expires_at": lock.expires_at,
-            "fingerprint": lock.fingerprint, "amount": lock.amount,
-        });
-        self.record(cart, CART_LOCKED, &data);
-        self.note(&lock, Action::Acquired, None);
-        self.changes.metrics.push(LockMetric::Acquired(method));
-        self.change_lock(lock.clone())?;
-        Ok(lock)
-    }
-
-    /// Puts another transaction on a held lock; the deadline stays.
-    pub fn bind(&mut self, lock: Lock, transaction_id: &Token) -> Result<()> {
-        let lock = Lock { transaction_id: Some(transaction_id.clone()), ..lock };
-        if let Some(cart) = self.cart(&lock.cart())? {
-            self.record(cart, CART_TRANSACTION_BOUND, &json!({ "token": lock.token }));
-        }
-        self.note(&lock, Action::Bound, None);
-        self.change_lock(lock)
-    }
-
-    pub fn release(&mut self, lock: Lock, reason: &str) -> Result<()> {
-        self.end_lock(lock, Action::Released, reason)
-    }
-
-    fn end_lock(&mut self, lock: Lock, action: Action, reason: &str) -> Result<()> {
-        if let Some(mut cart) = self.cart(&lock.cart())? {
-            cart.locked_until = None;
-            let kind = if action == Action::Expired { CART_LOCK_EXPIRED } else { CART_UNLOCKED };
-            self.record(cart, kind, &json!({ "token": lock.token, "reason": reason }));
-        }
-        self.note(&lock, action, Some(reason));
-        let millis = lock.acquired_at.millis_until(self.now);
-        self.changes.metrics.push(LockMetric::Held { method: lock.method, millis, ended: action });
-        self.change_lock(lock.released(reason))
-    }
-
-    /// Gives the lock of a session to the user that the session turned out to be.
-    pub fn hand_over(&mut self, lock: Lock, user: &Token) -> Result<()> {
-        let address = self.address(Aggregate::Lock, user);
-        let head = self.lock_head(&address)?;
-        let taken = Lock { head, ..lock.clone() };
-        self.note(&lock, Action::Released, Some("claimed"));
-        self.note(&taken, Action::Acquired, Some("claimed"));
-        self.change_lock(lock.released("claimed"))?;
-        self.change_lock(taken)
-    }
-
-    /// The head of a lock that is about to change. One without a row may have had one, which was
-    /// deleted: the new one goes on above all versions that ever were.
-    fn lock_head(&self, lock: &Address) -> Result<Head> {
-        if let Some(row) = self.lock_row(lock) {
-            return Ok(row.head.clone());
-        }
-        let floor = self.world.reach.lock_floors.get(&lock.tenant).copied();
-        let want = || Stop::OutOfReach(Some(Want::LockFloor(lock.tenant.clone())));
-        Ok(Head { version: floor.ok_or_else(want)?, ..Head::unborn(lock.clone(), self.now) })
-    }
-
-    fn change_lock(&mut self, mut lock: Lock) -> Result<()> {
-        self.reach_owner(&lock.head.address, Mode::Exclusive)?;
-        lock.head.version += 1;
-        lock.head.at = self.now;
-        self.changes.states.insert(lock.head.address.clone(), State::Lock(lock));
-        Ok(())
-    }
-
-    fn note(&mut self, lock: &Lock, action: Action, reason: Option<&str>) {
-        self.changes.history.push(HistoryRow {
-            tenant: lock.head.address.tenant.clone(),
-            owner: lock.head.address.id.clone(),
-            cart_id: lock.cart_id.clone(),
-            token: Some(lock.token),
-            action,
-            method: Some(lock.method),
-            reason: reason.map(str::to_owned),
-            actor: self.command.actor.clone(),
-            at: self.now,
-        });
-    }
-}
-
-/// Writes down that a `lock` or an `initiate` was refused. Past [`MOST_REFUSALS`] for one token, or
-/// for a cart that no live lock holds, it is not written down any more, so that nobody can fill the
-/// history. Counting changes no version.
-pub(super) fn note_refusal(draft: &mut Draft<'_>, body: &Body, refusal: &Refusal) -> Result<()> {
-    let (cart, method) = match (body, &draft.command.request) {
-        (Body::Cart(cart::Verb::Lock(lock)), Ok(request)) => (request.address.clone(), lock.method),
-        (Body::Payment(payment::Verb::Initiate(initiate)), _) => match &initiate.target {
-            Target::Cart(id) => (draft.address(Aggregate::Cart, id), initiate.method),
-            Target::Order(_) => return Ok(()),
-        },
-        _ => return Ok(()),
-    };
-    let Some(cart) = draft.cart(&cart)? else { return Ok(()) };
-    let lock = draft.live_lock(&cart.owner)?;
-    let token = lock.as_ref().map(|lock| lock.token);
-    draft.changes.metrics.push(LockMetric::Refused(method, refusal.code.clone()));
-    // Looking at the lock may have ended it, which changes its cart.
-    let mut cart = draft.again(cart);
-    let refusals = lock.as_ref().map_or(cart.refusals, |lock| lock.refusals);
-    if refusals >= MOST_REFUSALS {
-        return Ok(());
-    }
-    let counted = match lock {
-        Some(mut lock) => {
-            lock.refusals += 1;
-            draft.reach_owner(&lock.head.address, Mode::Exclusive)?;
-            State::Lock(lock)
-        }
-        None => {
-            cart.refusals += 1;
-            State::Cart(cart.clone())
-        }
-    };
-    draft.changes.states.insert(counted.head().address.clone(), counted);
-    draft.changes.history.push(HistoryRow {
-        tenant: cart.head.address.tenant,
-        owner: cart.owner,
-        cart_id: cart.head.address.id,
-        token,
-        action: Action::Refused,
-        method: Some(method),
-        reason: Some(refusal.code.to_string()),
-        actor: draft.command.actor.clone(),
-        at: draft.now,
-    });
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Sequences of commands on a few carts, payments, orders and tables, made of random choices. The same
-//! sequences can be played against the pure core and against a running fleet.
+//! Sequences of commands on a few carts, payments, orders and tables, made of random choices. The
+//! same sequences can be played against the pure core and against a running fleet.
 
 use brigade_contracts::Outcome;
 use serde_json::{Value, json};
 
-/// What is done next.
+/// One step of a sequence.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Time passes, in minutes of the default lock policy.
@@ -16,8 +16,8 @@ pub enum Step {
     },
 }
 
-/// Turns choices into steps. It remembers the fencing tokens that it was told, so that some of
-/// what it asks for is right, and some is old.
+/// Turns choices into steps. It remembers the fencing tokens that it has seen, so that some of its
+/// steps use the right token, and some an old one.
 #[derive(Clone, Debug, Default)]
 pub struct Player {
     tokens: Vec<i64>,
@@ -55,8 +55,8 @@ impl Player {
         steps
     }
 
-    /// Remembers the token of a lock that was taken.
-    pub fn told(&mut self, outcome: &Outcome) {
+    /// Remembers the fencing token in an outcome.
+    pub fn observe(&mut self, outcome: &Outcome) {
         let data = serde_json::from_str::<Value>(outcome.data.get()).unwrap_or_default();
         self.tokens.extend(data["token"].as_i64());
     }

@@ -1,11 +1,11 @@
-//! A small world in which everything is in reach, for tests.
+//! A small batch in which everything is in reach, for tests.
 
 use std::{collections::HashMap, time::Duration};
 
 use brigade_contracts::{Address, Aggregate, Command, Outcome, Part, Timestamp, Token};
 use serde_json::{Map, Value, json};
 
-use super::{LockPolicy, Mode, Reach, State, World};
+use super::{BatchState, LockPolicy, LockSet, Mode, State};
 
 pub const OWNERS: [&str; 6] = ["ada", "bob", "cid", "eve", "s1", "s2"];
 
@@ -22,7 +22,7 @@ pub fn address(aggregate: Aggregate, id: &str) -> Address {
 }
 
 /// Ids 1 to 9 of each kind and of turns, all owners exclusively, both sessions.
-pub fn reach() -> Reach {
+pub fn reach() -> LockSet {
     let ids = [
         (Aggregate::Cart, 'c'),
         (Aggregate::Payment, 'p'),
@@ -33,19 +33,19 @@ pub fn reach() -> Reach {
         |(aggregate, letter)| (1..10).map(move |n| address(aggregate, &format!("{letter}{n}")));
     let owner = |owner| (address(Aggregate::Lock, owner), Mode::Exclusive);
     let session = |session| ((token("t1"), token(session)), Vec::new());
-    Reach {
+    LockSet {
         addresses: ids.into_iter().flat_map(numbered).collect(),
         owners: OWNERS.into_iter().map(owner).collect(),
         lock_floors: HashMap::from([(token("t1"), 0)]),
         sessions: ["s1", "s2"].into_iter().map(session).collect(),
         open_carts: OWNERS.map(|owner| ((token("t1"), token(owner)), 0)).into_iter().collect(),
         turns: (1..10).map(|n| ((token("t1"), token(&format!("u{n}"))), None)).collect(),
-        ..Reach::default()
+        ..LockSet::default()
     }
 }
 
-pub fn world(states: impl IntoIterator<Item = State>) -> World {
-    World::new(states, reach(), LockPolicy::default(), 1..10_000)
+pub fn batch(states: impl IntoIterator<Item = State>) -> BatchState {
+    BatchState::new(states, reach(), LockPolicy::default(), 1..10_000)
 }
 
 pub fn command(target: &str, headers: &[(&str, &str)], payload: &Value) -> Command {
@@ -56,24 +56,24 @@ pub fn command(target: &str, headers: &[(&str, &str)], payload: &Value) -> Comma
 /// `cart.c1.open`, or `+` and milliseconds to wait; and the payload.
 pub type Step = (String, Value);
 
-/// A world and its clock.
-pub struct Stand {
-    pub world: World,
+/// A batch and its clock.
+pub struct Fixture {
+    pub batch: BatchState,
     pub now: Timestamp,
 }
 
-impl Stand {
+impl Fixture {
     pub fn new(steps: &[Step]) -> Self {
-        let mut stand = Self { world: world([]), now: start() };
+        let mut fixture = Self { batch: batch([]), now: start() };
         for (target, payload) in steps {
             if let Some(millis) = target.strip_prefix('+') {
-                stand.wait(millis.parse().unwrap());
+                fixture.wait(millis.parse().unwrap());
                 continue;
             }
-            let outcome = stand.send(target, payload);
+            let outcome = fixture.send(target, payload);
             assert!(outcome.status < 300, "{target} {payload}: {outcome:?}");
         }
-        stand
+        fixture
     }
 
     pub fn wait(&mut self, millis: u64) {
@@ -82,18 +82,18 @@ impl Stand {
 
     pub fn send(&mut self, target: &str, payload: &Value) -> Outcome {
         let command = command(target, &[], payload);
-        self.world
-            .decide(&command, self.now)
-            .unwrap_or_else(|| panic!("{target} {payload} is postponed: {:?}", self.world.wanted()))
+        self.batch.decide(&command, self.now).unwrap_or_else(|| {
+            panic!("{target} {payload} is postponed: {:?}", self.batch.missing())
+        })
     }
 
-    /// Sends one command and tells everything that can be seen of it: the outcome, what is shown
-    /// now, and its events, audit rows and refund tasks.
+    /// Sends one command and returns everything that can be seen of it: the outcome, the
+    /// projections now, and its events, audit rows and refund tasks.
     pub fn when(&mut self, (target, payload): &Step) -> Value {
-        let (events, rows) = (self.world.events().len(), self.world.history().len());
+        let (events, rows) = (self.batch.events().len(), self.batch.history().len());
         let outcome = self.send(target, payload);
         let mut seen = Map::new();
-        for state in self.world.changed() {
+        for state in self.batch.changed() {
             let head = &state.head().address;
             let part = |part| serde_json::from_str::<Value>(state.part(part).get()).unwrap();
             let shown = match state {
@@ -105,22 +105,22 @@ impl Stand {
             };
             seen.insert(format!("{}.{}", head.aggregate, head.id), shown);
         }
-        for (_, table, turn) in self.world.turns() {
+        for (_, table, turn) in self.batch.turns() {
             let reason = turn.close_reason.map(brigade_contracts::table::CloseReason::as_str);
             let turn = (format!("turn.{}", turn.id), json!({ "table": table, "closed": reason }));
             seen.extend([turn]);
         }
-        let data: Vec<Value> = self.world.events()[events..]
+        let data: Vec<Value> = self.batch.events()[events..]
             .iter()
             .map(|event| serde_json::from_str(event.payload.data.get()).unwrap())
             .collect();
         seen.insert("data".into(), data.into());
-        let events = self.world.events()[events..].iter();
+        let events = self.batch.events()[events..].iter();
         let name =
             |e: &super::Event| format!("{}.{} {}", e.address.aggregate, e.address.id, e.kind.name);
-        let rows = self.world.history()[rows..].iter();
+        let rows = self.batch.history()[rows..].iter();
         let tasks: HashMap<_, _> = self
-            .world
+            .batch
             .refund_tasks()
             .map(|(_, task)| {
                 (task.id.clone(), format!("{} {}", task.amount.minor_units(), task.status.as_str()))
@@ -144,8 +144,8 @@ pub type Case = (&'static str, Vec<Step>, Step, (u16, &'static str), Vec<(&'stat
 
 pub fn check(cases: Vec<Case>) {
     for (name, given, when, (status, code), then) in cases {
-        let mut stand = Stand::new(&given);
-        let seen = stand.when(&when);
+        let mut fixture = Fixture::new(&given);
+        let seen = fixture.when(&when);
         let outcome = &seen["outcome"];
         assert_eq!(
             (&outcome["status"], &outcome["code"]),

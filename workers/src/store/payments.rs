@@ -4,7 +4,7 @@ use brigade_contracts::{
     Address, Aggregate, Currency, Money, Timestamp, Token,
     payment::{Method, RefundTask, Status, Target},
 };
-use brigade_domain::{Payment, payment::Capture};
+use brigade_domain::{Capture, Payment};
 use serde::Deserialize;
 use sqlx::PgExecutor;
 

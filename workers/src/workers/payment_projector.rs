@@ -9,7 +9,7 @@ use brigade_contracts::{
     key::{self, Bucket, ENDED_TTL, REMOVED_TTL},
     order,
 };
-use brigade_domain::order::active_payment;
+use brigade_domain::active_payment;
 
 use crate::{
     infra::Context,

@@ -60,7 +60,7 @@ impl Sequence<'_> {
             let answers = steps.iter().zip(together).map(|(step, [.., b])| self.step(step, *b));
             for body in join_all(answers).await.into_iter().flatten() {
                 done += 1;
-                player.told(&serde_json::from_slice(&body).unwrap());
+                player.observe(&serde_json::from_slice(&body).unwrap());
             }
         }
         done

@@ -8,21 +8,21 @@ use super::*;
 use crate::Table;
 
 /// What one may hold that nothing can be put in any more.
-fn full_cart(stand: &mut Stand, cart: &str, owner: &str, session: Option<&str>, member: &str) {
-    stand.done([open(cart, "team", owner, session)]);
+fn full_cart(fixture: &mut Fixture, cart: &str, owner: &str, session: Option<&str>, member: &str) {
+    fixture.done([open(cart, "team", owner, session)]);
     let verb = |verb: &str, payload| step(&format!("cart.{cart}.{verb}"), payload);
     for n in 0..150 {
-        stand.done([verb("join", json!({ "user": long("b", n) }))]);
+        fixture.done([verb("join", json!({ "user": long("b", n) }))]);
     }
-    stand.done([verb("join", json!({ "user": member }))]);
-    fill(stand, cart, Some(member));
+    fixture.done([verb("join", json!({ "user": member }))]);
+    fill(fixture, cart, Some(member));
     for n in 0..150 {
-        stand.done([verb("commit_cod", json!({ "user": long("b", n) }))]);
+        fixture.done([verb("commit_cod", json!({ "user": long("b", n) }))]);
     }
 }
 
 /// Puts items into what is left of the room, the longest first.
-fn fill(stand: &mut Stand, cart: &str, member: Option<&str>) {
+fn fill(fixture: &mut Fixture, cart: &str, member: Option<&str>) {
     for (at, characters) in [200, 20, 0].into_iter().enumerate() {
         for n in 0..200 {
             let payload = json!({
@@ -30,7 +30,7 @@ fn fill(stand: &mut Stand, cart: &str, member: Option<&str>) {
                 "name": wide(characters), "unit_price": 9_000_000_000_000_i64, "quantity": 999,
                 "user": member.filter(|_| characters == 0),
             });
-            match stand.code(&step(&format!("cart.{cart}.add_item"), payload)) {
+            match fixture.code(&step(&format!("cart.{cart}.add_item"), payload)) {
                 (200, _) => {}
                 refusal => {
                     assert_eq!(refusal, refused(422, "too_large"));
@@ -42,77 +42,77 @@ fn fill(stand: &mut Stand, cart: &str, member: Option<&str>) {
 }
 
 /// As many payments as there may be, of long names, from the n-th on.
-fn payments(stand: &mut Stand, target: &Value, from: usize, amount: i64) -> Vec<String> {
+fn payments(fixture: &mut Fixture, target: &Value, from: usize, amount: i64) -> Vec<String> {
     let names: Vec<_> = (from..from + MAX_PAYMENTS).map(|n| long("p", n)).collect();
     for name in &names {
         let user = json!({ "user": long("b", 1), "transaction_id": long("g", 1) });
-        stand.done([testing::with(pay(name, target, amount), user)]);
+        fixture.done([testing::with(pay(name, target, amount), user)]);
     }
     names
 }
 
-fn carts(stand: &mut Stand) {
+fn carts(fixture: &mut Fixture) {
     let (owner, reason) = (long("a", 0), json!({ "reason": wide(500) }));
     let verb = |n: usize, verb: &str| format!("cart.{}.{verb}", long("c", n));
-    let held = |stand: &mut Stand, n: usize| {
+    let held = |fixture: &mut Fixture, n: usize| {
         let lock = json!({ "transaction_id": long("g", 1), "method": "wallet" });
-        let told = stand.send(&verb(n, "lock"), &lock);
+        let told = fixture.send(&verb(n, "lock"), &lock);
         let told: Value = serde_json::from_str(told.data.get()).unwrap();
         told["token"].clone()
     };
 
     // One that is paid and becomes an order, with an owner of its own.
-    full_cart(stand, &long("c", 0), &owner, Some(&long("s", 9)), &long("b", 200));
+    full_cart(fixture, &long("c", 0), &owner, Some(&long("s", 9)), &long("b", 200));
     let id = |n: usize, k: usize| json!({ "item_id": long("i", n), "quantity": k });
-    stand.done([(verb(0, "set_item"), id(0, 998))]);
-    let token = held(stand, 0);
+    fixture.done([(verb(0, "set_item"), id(0, 998))]);
+    let token = held(fixture, 0);
     let bind = json!({ "token": token, "transaction_id": long("g", 2) });
-    stand.done([
+    fixture.done([
         (verb(0, "bind_transaction"), bind),
         (verb(0, "extend"), json!({ "token": token, "seconds": 1 })),
         (verb(0, "unlock"), json!({ "token": token, "reason": wide(500) })),
     ]);
-    held(stand, 0);
-    stand.wait(11 * 60_000);
-    stand.done([(verb(0, "remove_item"), json!({ "item_id": long("i", 0) }))]);
+    held(fixture, 0);
+    fixture.wait(11 * 60_000);
+    fixture.done([(verb(0, "remove_item"), json!({ "item_id": long("i", 0) }))]);
     let target = json!({ "cart": long("c", 0) });
-    let names = payments(stand, &target, 0, 9_000_000_000_000);
+    let names = payments(fixture, &target, 0, 9_000_000_000_000);
     for name in &names {
-        stand.done([result(name, "captured", &long("g", 3), 9_000_000_000_001)]);
+        fixture.done([result(name, "captured", &long("g", 3), 9_000_000_000_001)]);
     }
     let order = json!({ "order_id": long("o", 0) });
-    stand.done([(verb(0, "check_out"), order)]);
+    fixture.done([(verb(0, "check_out"), order)]);
 
     // One of a session that is claimed by a user of a longer name, loses a member and is given up.
     let (cart, session) = (long("c", 1), long("s", 1));
-    full_cart(stand, &cart, &session, Some(&session), &long("b", 200));
+    full_cart(fixture, &cart, &session, Some(&session), &long("b", 200));
     let target = json!({ "cart": cart });
-    for name in payments(stand, &target, 60, 9_000_000_000_000) {
-        stand.done([cancel(&name)]);
+    for name in payments(fixture, &target, 60, 9_000_000_000_000) {
+        fixture.done([cancel(&name)]);
     }
-    stand.done([
+    fixture.done([
         (verb(1, "claim"), json!({ "user": long("a", 1) })),
         (verb(1, "leave"), json!({ "user": long("b", 200) })),
         (verb(1, "abandon"), reason),
     ]);
 
     // One of items alone: what it becomes tells of all of them, and of its payments.
-    stand.done([open(&long("c", 2), "menu", &long("a", 2), None)]);
-    fill(stand, &long("c", 2), None);
-    for name in payments(stand, &json!({ "cart": long("c", 2) }), 180, 9_000_000_000_000) {
-        stand.done([cancel(&name)]);
+    fixture.done([open(&long("c", 2), "menu", &long("a", 2), None)]);
+    fill(fixture, &long("c", 2), None);
+    for name in payments(fixture, &json!({ "cart": long("c", 2) }), 180, 9_000_000_000_000) {
+        fixture.done([cancel(&name)]);
     }
-    stand.done([(verb(2, "check_out"), json!({ "order_id": long("o", 5) }))]);
+    fixture.done([(verb(2, "check_out"), json!({ "order_id": long("o", 5) }))]);
 }
 
-fn payments_and_orders(stand: &mut Stand) {
+fn payments_and_orders(fixture: &mut Fixture) {
     let order = |n: usize, verb: &str| format!("order.{}.{verb}", long("o", n));
     let note = json!({ "sku": wide(200), "name": wide(200), "note": wide(500), "quantity": 999,
                        "item_id": null, "unit_price": 9_000_000_000_000_i64 });
     // What fits into a payload.
     let items = vec![note; 17];
     let at = json!({ "table_id": long("t", 0), "items": items, "currency": "EUR" });
-    stand.done([
+    fixture.done([
         step(
             &format!("table.{}.register", long("t", 0)),
             json!({ "label": wide(200), "seats": 999 }),
@@ -126,12 +126,12 @@ fn payments_and_orders(stand: &mut Stand) {
         (order(2, "cancel"), json!({ "reason": wide(500) })),
     ]);
     let target = json!({ "order": long("o", 1) });
-    let names = payments(stand, &target, 120, 9_000_000_000_000);
+    let names = payments(fixture, &target, 120, 9_000_000_000_000);
     let verb = |n: usize, verb: &str| format!("payment.{}.{verb}", names[n]);
     let gateway =
         |n: usize, kind: &str, amount: i64| result(&names[n], kind, &long("g", 1), amount);
     let bind = json!({ "transaction_id": long("g", 1) });
-    stand.done([
+    fixture.done([
         (verb(0, "bind_transaction"), bind),
         gateway(0, "unknown", 0),
         gateway(0, "captured", 9_000_000_000_001),
@@ -141,9 +141,9 @@ fn payments_and_orders(stand: &mut Stand) {
         gateway(2, "captured", 9_000_000_000_001),
     ]);
     for name in &names[3..] {
-        stand.done([result(name, "captured", &long("g", 1), 9_000_000_000_000)]);
+        fixture.done([result(name, "captured", &long("g", 1), 9_000_000_000_000)]);
     }
-    stand.done([
+    fixture.done([
         testing::with(initiate(&long("p", 290), &target), json!({ "method": "cash" })),
         step(
             &format!("payment.{}.confirm_cash", long("p", 290)),
@@ -151,38 +151,38 @@ fn payments_and_orders(stand: &mut Stand) {
         ),
     ]);
     for to in ["accept", "prepare", "ready", "serve", "complete"] {
-        stand.done([(order(1, to), json!({}))]);
+        fixture.done([(order(1, to), json!({}))]);
     }
     let status = json!({ "status": "reserved", "reason": wide(500) });
-    stand.done([step(&format!("table.{}.set_status", long("t", 0)), status)]);
+    fixture.done([step(&format!("table.{}.set_status", long("t", 0)), status)]);
 }
 
 /// Evidence may be whatever fits into a payload. Numbers grow most when they are written anew.
-fn reconciled(stand: &mut Stand) {
+fn reconciled(fixture: &mut Fixture) {
     let address = testing::address(Aggregate::Table, &long("t", 1));
     let register = json!({ "label": wide(200), "seats": 999 });
-    stand.done([step(&format!("table.{}.register", long("t", 1)), register)]);
-    let table = stand.world.states[&address].table().expect("a table").clone();
+    fixture.done([step(&format!("table.{}.register", long("t", 1)), register)]);
+    let table = fixture.batch.loaded.states[&address].table().expect("a table").clone();
     let damaged = Table { status: table::Status::Occupied, ..table };
-    stand.world.states.insert(address, State::Table(damaged));
+    fixture.batch.loaded.states.insert(address, State::Table(damaged));
     let evidence = "1e15,".repeat(13_000) + "1";
     let payload =
         format!(r#"{{"expected_version":1,"finding":"ghost_no_turn","evidence":[{evidence}]}}"#);
     let target = format!("req.t1.table.{}.reconcile", long("t", 1));
     let headers = [("Command-Id", "k")].into_iter();
     let command = brigade_contracts::Command::decode(&target, headers, payload.as_bytes()).unwrap();
-    let outcome = stand.world.decide(&command, stand.now).unwrap();
+    let outcome = fixture.batch.decide(&command, fixture.now).unwrap();
     assert_eq!(outcome.status, 200, "{outcome:?}");
 }
 
 #[test]
 fn the_largest_event_of_every_kind_is_below_256_kib() {
-    let mut stand = stand([]);
-    carts(&mut stand);
-    payments_and_orders(&mut stand);
-    reconciled(&mut stand);
+    let mut fixture = fixture([]);
+    carts(&mut fixture);
+    payments_and_orders(&mut fixture);
+    reconciled(&mut fixture);
     let mut sizes: HashMap<String, usize> = HashMap::new();
-    for event in stand.world.events() {
+    for event in fixture.batch.events() {
         let size = sizes.entry(format!("{}.{}", event.kind.aggregate, event.kind.name));
         let size = size.or_default();
         *size = weigh(event).max(*size);

@@ -37,14 +37,14 @@ fn chosen([kind, about, more]: Choice) -> Step {
     }
 }
 
-fn check(stand: &Stand) {
+fn check(fixture: &Fixture) {
     let mut open = BTreeMap::new();
     let refunded = |target: &Target, currency| {
-        let payments = stand.world.states.values().filter_map(State::payment);
+        let payments = fixture.batch.loaded.states.values().filter_map(State::payment);
         let own = payments.filter(|p| p.target == *target && p.currency == currency);
         own.map(|payment| payment.refunded_amount.minor_units()).sum::<i64>()
     };
-    for state in stand.world.changed() {
+    for state in fixture.batch.changed() {
         let id = state.head().address.id.clone();
         let (entries, core) = match state {
             State::Cart(cart) => (&cart.payments, cart.part(Part::Core)),
@@ -70,7 +70,7 @@ fn check(stand: &Stand) {
         }
     }
     assert!(open.values().all(|count| *count <= MAX_OPEN_CARTS), "{open:?}");
-    let counted = &stand.world.reach.open_carts;
+    let counted = &fixture.batch.loaded.locked.open_carts;
     for (owner, count) in open {
         assert_eq!(counted[&(token("t1"), owner.clone())], count, "{owner}");
     }
@@ -83,28 +83,28 @@ proptest! {
         before in 0..60_usize,
         choices in prop::collection::vec(any::<Choice>(), 1..100),
     ) {
-        let mut stand = stand([]);
+        let mut fixture = fixture([]);
         for cart in ["c0", "c1"] {
-            stand.done([open(cart, "team", "s1", Some("s1")), add(cart, "i1", 100_000)]);
+            fixture.done([open(cart, "team", "s1", Some("s1")), add(cart, "i1", 100_000)]);
         }
-        stand.done([place("o1", json!({}))]);
-        stand.done((2..before).map(|n| open(&format!("c{n}"), "menu", "s1", Some("s1"))).take(45));
+        fixture.done([place("o1", json!({}))]);
+        fixture.done((2..before).map(|n| open(&format!("c{n}"), "menu", "s1", Some("s1"))).take(45));
         for n in 0..before {
             let (of_cart, of_order) = (format!("p{}", 100 + n), format!("p{}", 200 + n));
-            stand.code(&pay(&of_cart, &json!({ "cart": "c0" }), 1));
-            stand.code(&pay(&of_order, &json!({ "order": "o1" }), 1));
+            fixture.code(&pay(&of_cart, &json!({ "cart": "c0" }), 1));
+            fixture.code(&pay(&of_order, &json!({ "order": "o1" }), 1));
             if n % 3 == 0 {
-                stand.code(&cancel(&of_cart));
-                stand.code(&cancel(&of_order));
+                fixture.code(&cancel(&of_cart));
+                fixture.code(&cancel(&of_order));
             }
         }
         for choice in choices {
-            let seen = stand.world.events().len();
-            stand.code(&chosen(choice));
-            for event in &stand.world.events()[seen..] {
+            let seen = fixture.batch.events().len();
+            fixture.code(&chosen(choice));
+            for event in &fixture.batch.events()[seen..] {
                 prop_assert!(weigh(event) < 256 * 1024);
             }
-            check(&stand);
+            check(&fixture);
         }
     }
 }

@@ -1,69 +1,69 @@
 //! A session turns out to be a user.
 
 use brigade_contracts::{
-    Aggregate, MAX_OPEN_CARTS, Money, Refusal, Token,
+    Address, Aggregate, MAX_OPEN_CARTS, Money, Refusal, Token,
     cart::{Standing, Status},
     event::CART_CLAIMED,
 };
 use serde_json::json;
 
-use super::{
-    super::{
-        Want,
-        draft::{Done, Draft, Result, Stop},
-    },
-    Cart, too_many_carts,
+use super::checks::{count_open, open, require_fitting, too_many_carts};
+use crate::{
+    loaded::Mode,
+    lock,
+    outcome::{Done, Result},
+    state::Cart,
+    unit_of_work::UnitOfWork,
 };
 
-/// All open carts that the cart's session owns, and its lock, become the user's.
-pub(super) fn claim(draft: &mut Draft<'_>, cart: Cart, user: &Token) -> Result<Done> {
-    let Some(session) = cart.session.clone() else {
+/// Gives to the user all open carts that the cart's session owns, and its lock.
+pub(super) fn claim(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) -> Result<Done> {
+    let cart = open(work, address)?;
+    let Cart { owner, session, .. } = &work[cart];
+    let Some(session) = session.clone() else {
         return Err(Refusal::new(409, "no_session", "the cart has no session").into());
     };
-    if cart.owner == *user {
+    if owner == user {
         return Ok(Done::ok());
     }
-    if cart.owner != session {
+    if *owner != session {
         return Err(Refusal::new(409, "already_claimed", "the cart is another user's").into());
     }
-    let of_session = draft.live_lock(&session)?;
-    let of_user = draft.live_lock(user)?;
+    let of_session = lock::live(work, &session)?;
+    let of_user = lock::live(work, user)?;
     match (of_session, of_user) {
-        (Some(_), Some(held)) => return Err(held.refusal(draft.now)),
-        (Some(lock), None) => draft.hand_over(lock, user)?,
+        (Some(_), Some(held)) => return Err(work[held].refusal(work.now).into()),
+        (Some(lock), None) => lock::hand_over(work, lock, user)?,
         (None, _) => {}
     }
-    let key = (draft.command.tenant.clone(), session.clone());
-    let Some(carts) = draft.world.reach.sessions.get(&key).cloned() else {
-        return Err(Stop::OutOfReach(Some(Want::Session(key.0, key.1))));
-    };
+    let carts = work.carts_of_session(&session)?;
     for owner in [&session, user] {
         // A cart that is being opened or changed under either owner is seen, or waits.
-        let lock = draft.address(Aggregate::Lock, owner);
-        draft.reach_owner(&lock, super::super::Mode::Exclusive)?;
+        let lock = work.address(Aggregate::Lock, owner);
+        work.require_owner(&lock, Mode::Exclusive)?;
     }
-    let mut open = draft.open_carts(user)?;
+    let mut count = count_open(work, user)?;
     for address in carts {
-        let Some(cart) = draft.cart(&address)? else { continue };
-        if cart.status == Status::Open && cart.owner == session {
-            open += 1;
-            if open > MAX_OPEN_CARTS {
+        let Some(cart) = work.load::<Cart>(address)? else { continue };
+        if work[cart].status == Status::Open && work[cart].owner == session {
+            count += 1;
+            if count > MAX_OPEN_CARTS {
                 return Err(too_many_carts().into());
             }
-            let cart = cart.claimed(&session, user);
-            cart.require_fitting()?;
-            draft.record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
+            work[cart].give(&session, user);
+            require_fitting(&work[cart])?;
+            work.record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
         }
     }
     Ok(Done::ok())
 }
 
 impl Cart {
-    /// What was the session's is the user's, who may have been a member besides.
-    fn claimed(mut self, session: &Token, user: &Token) -> Self {
+    /// Gives to the user what was the session's. The user may have been a member too.
+    fn give(&mut self, session: &Token, user: &Token) {
         self.owner = user.clone();
         let Some(at) = self.members.iter().position(|member| member.user == *session) else {
-            return self;
+            return;
         };
         let known = self.members.iter().position(|member| member.user == *user);
         let joined = known.map(|at| self.members[at].clone());
@@ -81,6 +81,5 @@ impl Cart {
         for item in self.items.iter_mut().filter(|item| item.user.as_ref() == Some(session)) {
             item.user = Some(user.clone());
         }
-        self
     }
 }

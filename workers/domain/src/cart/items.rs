@@ -1,30 +1,33 @@
-//! What is in a cart.
+//! The items of a cart.
 
 use brigade_contracts::{
-    MAX_ITEMS, Refusal,
+    Address, MAX_ITEMS, Refusal,
     cart::{AddItem, Item, RemoveItem, SetItem},
     event::{CART_ITEM_ADDED, CART_ITEM_CHANGED, CART_ITEM_REMOVED},
 };
 
-use super::{
-    super::draft::{Done, Draft, Result},
-    Cart, not_a_member, too_large,
+use super::checks::{not_a_member, require_fitting, require_unpaid, unlocked};
+use crate::{
+    outcome::{Done, Result},
+    refusal::too_large,
+    unit_of_work::UnitOfWork,
 };
 
-pub(super) fn add(draft: &mut Draft<'_>, cart: Cart, add: &AddItem) -> Result<Done> {
-    let mut cart = cart.with_items_free()?;
-    if cart.items.iter().any(|item| item.item_id == add.item_id) {
+pub(super) fn add(work: &mut UnitOfWork<'_>, address: &Address, add: &AddItem) -> Result<Done> {
+    let cart = unlocked(work, address)?;
+    let present = &work[cart];
+    require_unpaid(present)?;
+    if present.items.iter().any(|item| item.item_id == add.item_id) {
         return Err(Refusal::new(409, "item_exists", "there is an item of this id").into());
     }
-    if let Some(user) = &add.user
-        && !cart.is_member(user)
-    {
+    if add.user.as_ref().is_some_and(|user| !present.is_member(user)) {
         return Err(not_a_member().into());
     }
-    if cart.items.len() >= MAX_ITEMS {
+    if present.items.len() >= MAX_ITEMS {
         return Err(too_large("a cart has at most 200 items").into());
     }
-    cart.items.push(Item {
+    let changed = &mut work[cart];
+    changed.items.push(Item {
         item_id: add.item_id.clone(),
         sku: add.sku.clone(),
         name: add.name.clone(),
@@ -32,27 +35,34 @@ pub(super) fn add(draft: &mut Draft<'_>, cart: Cart, add: &AddItem) -> Result<Do
         quantity: add.quantity,
         user: add.user.clone(),
     });
-    cart.total()?;
-    cart.require_fitting()?;
-    draft.record(cart, CART_ITEM_ADDED, add);
+    changed.total()?;
+    require_fitting(changed)?;
+    work.record(cart, CART_ITEM_ADDED, add);
     Ok(Done::ok())
 }
 
-pub(super) fn set(draft: &mut Draft<'_>, cart: Cart, set: &SetItem) -> Result<Done> {
-    let mut cart = cart.with_items_free()?;
-    let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
+pub(super) fn set(work: &mut UnitOfWork<'_>, address: &Address, set: &SetItem) -> Result<Done> {
+    let cart = unlocked(work, address)?;
+    require_unpaid(&work[cart])?;
+    let changed = &mut work[cart];
+    let item = changed.items.iter_mut().find(|item| item.item_id == set.item_id);
     item.ok_or_else(item_not_found)?.quantity = set.quantity;
-    cart.total()?;
-    cart.require_fitting()?;
-    draft.record(cart, CART_ITEM_CHANGED, set);
+    changed.total()?;
+    require_fitting(changed)?;
+    work.record(cart, CART_ITEM_CHANGED, set);
     Ok(Done::ok())
 }
 
-pub(super) fn remove(draft: &mut Draft<'_>, cart: Cart, remove: &RemoveItem) -> Result<Done> {
-    let mut cart = cart.with_items_free()?;
-    let at = cart.items.iter().position(|item| item.item_id == remove.item_id);
-    cart.items.remove(at.ok_or_else(item_not_found)?);
-    draft.record(cart, CART_ITEM_REMOVED, remove);
+pub(super) fn remove(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    remove: &RemoveItem,
+) -> Result<Done> {
+    let cart = unlocked(work, address)?;
+    require_unpaid(&work[cart])?;
+    let at = work[cart].items.iter().position(|item| item.item_id == remove.item_id);
+    work[cart].items.remove(at.ok_or_else(item_not_found)?);
+    work.record(cart, CART_ITEM_REMOVED, remove);
     Ok(Done::ok())
 }
 

@@ -1,96 +1,83 @@
 //! The lock as its holder asks for it, at the cart that is paid.
 
 use brigade_contracts::{
-    Refusal, Token,
-    cart::{BindTransaction, Extend, Lock, Unlock},
+    Address, Refusal,
+    cart::{BindTransaction, Extend, Lock as LockVerb, Unlock},
 };
 
-use super::{
-    super::{
-        Lock as LockRow,
-        draft::{Done, Draft, Result, Stop},
-        lock::stale_token,
-        raw,
-    },
-    Cart, payment_open,
+use super::checks::{cart_empty, open};
+use crate::{
+    json::raw,
+    lock,
+    outcome::{Done, NotDone, Result},
+    refusal::payment_open,
+    state::Lock,
+    unit_of_work::UnitOfWork,
 };
 
-pub(super) fn lock(draft: &mut Draft<'_>, cart: Cart, said: &Lock) -> Result<Done> {
-    if let Some(held) = draft.live_lock(&cart.owner)? {
-        return Err(held.refusal(draft.now));
+pub(super) fn lock(work: &mut UnitOfWork<'_>, address: &Address, verb: &LockVerb) -> Result<Done> {
+    let cart = open(work, address)?;
+    if let Some(held) = lock::live_over(work, cart)? {
+        return Err(work[held].refusal(work.now).into());
     }
-    let cart = draft.again(cart);
-    if cart.items.is_empty() {
+    if work[cart].items.is_empty() {
         return Err(cart_empty().into());
     }
-    let fingerprint = cart.fingerprint();
-    if said.fingerprint.as_ref().is_some_and(|said| said.as_str() != fingerprint) {
+    let fingerprint = work[cart].fingerprint();
+    if verb.fingerprint.as_ref().is_some_and(|expected| expected.as_str() != fingerprint) {
         let refusal = Refusal::new(409, "cart_changed", "the cart holds something else by now");
         let extra = ("fingerprint", raw(&fingerprint));
-        return Err(Stop::Refused(Box::new((refusal, Some(extra)))));
+        return Err(NotDone::Refused(Box::new((refusal, Some(extra)))));
     }
-    let lock = draft.acquire(cart, said.method, Some(said.transaction_id.clone()))?;
-    let amount = lock.amount;
-    Ok(lock.tell(Done::ok(), amount))
+    let lock = lock::acquire(work, cart, verb.method, Some(verb.transaction_id.clone()))?;
+    Ok(lock::describe(Done::ok(), &work[lock], work[lock].amount))
 }
 
 pub(super) fn bind_transaction(
-    draft: &mut Draft<'_>,
-    cart: Cart,
-    said: &BindTransaction,
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &BindTransaction,
 ) -> Result<Done> {
-    let lock = draft.held_lock(&cart, said.token)?;
-    draft.bind(lock.clone(), &said.transaction_id)?;
-    Ok(standing(&lock))
+    let cart = open(work, address)?;
+    let lock = lock::live_of(work, cart, verb.token)?;
+    lock::bind(work, lock, &verb.transaction_id)?;
+    Ok(deadline(&work[lock]))
 }
 
-pub(super) fn extend(draft: &mut Draft<'_>, cart: Cart, said: &Extend) -> Result<Done> {
-    let lock = draft.held_lock(&cart, said.token)?;
-    draft.extend(lock, said.seconds.get())?;
-    let lock = draft.held_lock(&cart, said.token)?;
-    Ok(standing(&lock))
+pub(super) fn extend(work: &mut UnitOfWork<'_>, address: &Address, verb: &Extend) -> Result<Done> {
+    let cart = open(work, address)?;
+    let lock = lock::live_of(work, cart, verb.token)?;
+    lock::extend(work, lock, verb.seconds.get())?;
+    Ok(deadline(&work[lock]))
 }
 
-pub(super) fn unlock(draft: &mut Draft<'_>, cart: Cart, said: &Unlock) -> Result<Done> {
-    let lock = draft.held_lock(&cart, said.token)?;
-    if draft.again(cart).has_open_payment(Some(said.token)) {
+pub(super) fn unlock(work: &mut UnitOfWork<'_>, address: &Address, verb: &Unlock) -> Result<Done> {
+    let cart = open(work, address)?;
+    let lock = lock::live_of(work, cart, verb.token)?;
+    if work[cart].has_open_payment(Some(verb.token)) {
         return Err(payment_open().into());
     }
-    draft.release(lock, said.reason.as_str())?;
+    lock::release(work, lock, verb.reason.as_str())?;
     Ok(Done::ok())
 }
 
-/// Looking at a lock that is past its deadline decides about it; what is left to tell is how.
-pub(super) fn expire(draft: &mut Draft<'_>, cart: Cart, token: i64) -> Result<Done> {
-    let Some(before) = draft.held_row(&cart.owner, &cart.head.address.id, token)? else {
-        return Err(stale_token());
-    };
-    if draft.now < before.expires_at {
-        let retry_after_ms = Some(draft.now.millis_until(before.expires_at));
+/// Ends or extends a lock that is past its deadline, as every command does that meets it, and
+/// reports which.
+pub(super) fn expire(work: &mut UnitOfWork<'_>, address: &Address, token: i64) -> Result<Done> {
+    let cart = open(work, address)?;
+    let lock = lock::held_by(work, cart, token)?;
+    let expires_at = work[lock].expires_at;
+    if work.now < expires_at {
+        let retry_after_ms = Some(work.now.millis_until(expires_at));
         let refusal = Refusal::new(409, "not_due", "the deadline has not passed");
         return Err(Refusal { retry_after_ms, ..refusal }.into());
     }
-    match draft.live_lock(&cart.owner)? {
-        Some(extended) => Ok(standing(&extended)),
-        None => Ok(Done::code("ok").with("token", &token)),
+    match lock::live_over(work, cart)? {
+        Some(extended) => Ok(deadline(&work[extended])),
+        None => Ok(Done::ok().with("token", &token)),
     }
 }
 
-impl Draft<'_> {
-    /// The held lock of this token and cart, be it past its deadline.
-    fn held_row(&mut self, owner: &Token, cart: &Token, token: i64) -> Result<Option<LockRow>> {
-        let address = self.address(brigade_contracts::Aggregate::Lock, owner);
-        self.reach_owner(&address, super::Mode::Shared)?;
-        let lock = self.lock_row(&address);
-        let named = |l: &&LockRow| l.is_held() && l.token == token && l.cart_id == *cart;
-        Ok(lock.filter(named).cloned())
-    }
-}
-
-fn standing(lock: &LockRow) -> Done {
+fn deadline(lock: &Lock) -> Done {
     Done::ok().with("token", &lock.token).with("expires_at", &lock.expires_at)
-}
-
-pub(crate) fn cart_empty() -> Refusal {
-    Refusal::new(422, "cart_empty", "there is nothing in the cart")
 }

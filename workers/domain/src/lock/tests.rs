@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use crate::testing::{
-    Case, Stand, Step, add, check, initiate, lock, open, result, step, wait, with,
+    Case, Fixture, Step, add, check, initiate, lock, open, result, step, wait, with,
 };
 
 const MINUTE: u64 = 60_000;
@@ -457,12 +457,12 @@ fn each_rule_of_cart_locks_holds() {
 
 #[test]
 fn refusals_of_one_token_are_written_down_a_thousand_times_and_change_no_version() {
-    let mut stand = Stand::new(&locked());
+    let mut fixture = Fixture::new(&locked());
     for _ in 0..1010 {
         let (target, payload) = lock("c1");
-        assert_eq!(stand.send(&target, &payload).status, 423);
+        assert_eq!(fixture.send(&target, &payload).status, 423);
     }
-    assert_eq!(stand.world.history().len(), 1001);
-    let lock = stand.world.changed().find_map(crate::State::lock).unwrap();
+    assert_eq!(fixture.batch.history().len(), 1001);
+    let lock = fixture.batch.changed().find_map(crate::State::lock).unwrap();
     assert_eq!((lock.head.version, lock.refusals), (1, 1000));
 }

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Cart, Entry, Lock, Order, Payment, State, Table, Turn, World,
+    BatchState, Cart, Entry, Lock, Order, Payment, State, Table, Turn,
     testing::{self, command, start},
 };
 
@@ -48,7 +48,7 @@ const FROZEN: [&str; 7] =
 const HOLDERS: [&str; 4] = ["unlock", "extend", "bind_transaction", "expire_lock"];
 
 struct Play {
-    world: World,
+    batch: BatchState,
     now: Timestamp,
     reference: Reference,
 }
@@ -64,11 +64,11 @@ impl Play {
             }
             Step::Command { target, payload } => (target, payload),
         };
-        let (events, rows) = (self.world.events().len(), self.world.history().len());
-        let outcome = self.world.decide(&command(target, &[], payload), self.now);
+        let (events, rows) = (self.batch.events().len(), self.batch.history().len());
+        let outcome = self.batch.decide(&command(target, &[], payload), self.now);
         let outcome = outcome.expect("everything is in reach");
         if outcome.status < 300 {
-            player.told(&outcome);
+            player.observe(&outcome);
         }
         let repaired = target.ends_with(".reconcile") && outcome.status < 300;
         prop_assert!(!repaired, "a table is never wrong");
@@ -76,12 +76,12 @@ impl Play {
         self.follow(events, rows)?;
         if outcome.status >= 300 {
             let only_locks = |e: &crate::Event| e.kind.name.starts_with("lock_ex");
-            prop_assert!(self.world.events()[events..].iter().all(only_locks));
+            prop_assert!(self.batch.events()[events..].iter().all(only_locks));
             prop_assert!(outcome.effects.is_empty());
         }
         let mut states = self.reference.before.clone();
         let mut changed = Vec::new();
-        for state in self.world.changed() {
+        for state in self.batch.changed() {
             let address = &state.head().address;
             if states.get(address).is_none_or(|before| **before != *state) {
                 states.insert(address.clone(), Rc::new(state.clone()));
@@ -132,7 +132,7 @@ impl Play {
     fn follow(&mut self, events: usize, rows: usize) -> Checked {
         let now = self.now;
         let reference = &mut self.reference;
-        for event in &self.world.events()[events..] {
+        for event in &self.batch.events()[events..] {
             let version = reference.versions.entry(event.address.clone()).or_default();
             *version += 1;
             prop_assert_eq!(event.version, *version);
@@ -140,7 +140,7 @@ impl Play {
                 prop_assert!(reference.paid_events.insert(event.address.clone()), "paid twice");
             }
         }
-        for row in &self.world.history()[rows..] {
+        for row in &self.batch.history()[rows..] {
             let token = row.token.unwrap_or_default();
             let held = reference.held.get(&row.owner).cloned();
             let claimed = row.reason.as_deref() == Some("claimed");
@@ -167,7 +167,7 @@ impl Play {
                 reference.held.remove(&row.owner);
                 continue;
             }
-            let mut locks = self.world.changed().filter_map(State::lock);
+            let mut locks = self.batch.changed().filter_map(State::lock);
             let lock = locks.find(|lock| lock.head.address.id == row.owner);
             // It may be gone again by the end of the command: a later row says so.
             if let Some(lock) = lock.filter(|lock| lock.is_held()) {
@@ -218,7 +218,7 @@ impl Play {
                 _ => {}
             }
         }
-        for (_, table, turn) in self.world.turns() {
+        for (_, table, turn) in self.batch.turns() {
             self.turn(table, turn, states)?;
         }
         Ok(())
@@ -358,12 +358,12 @@ fn members(cart: &Cart) -> Money {
 fn entries(entries: &[Entry], refunded: Money, states: &States) -> Checked {
     let mut sum = Money::ZERO;
     for entry in entries {
-        let address = testing::address(Aggregate::Payment, entry.shown.id.as_str());
+        let address = testing::address(Aggregate::Payment, entry.payment.id.as_str());
         let payment = states.get(&address).and_then(|s| s.payment()).expect("an entry's payment");
-        prop_assert_eq!(payment.status, entry.shown.status);
+        prop_assert_eq!(payment.status, entry.payment.status);
         prop_assert_eq!(payment.applied, entry.applied);
         if payment.currency.as_str() == "EUR" {
-            prop_assert_eq!(payment.refunded_amount, entry.shown.refunded_amount);
+            prop_assert_eq!(payment.refunded_amount, entry.payment.refunded_amount);
             sum = sum.plus(payment.refunded_amount).unwrap();
         }
     }
@@ -373,8 +373,8 @@ fn entries(entries: &[Entry], refunded: Money, states: &States) -> Checked {
 
 fn play(choices: &[Choice]) -> Result<Play, TestCaseError> {
     let mut player = Player::default();
-    let (world, now, reference) = (testing::world([]), start(), Reference::default());
-    let mut play = Play { world, now, reference };
+    let (batch, now, reference) = (testing::batch([]), start(), Reference::default());
+    let mut play = Play { batch, now, reference };
     for step in Player::prelude() {
         play.step(&mut player, &step)?;
     }
@@ -403,7 +403,7 @@ fn the_sequences_come_to_every_kind_of_event() {
         let choices = prop::collection::vec(any::<Choice>(), 50).new_tree(&mut runner).unwrap();
         let play = play(&choices.current()).unwrap();
         seen.extend(
-            play.world.events().iter().map(|e| format!("{} {}", e.kind.aggregate, e.kind.name)),
+            play.batch.events().iter().map(|e| format!("{} {}", e.kind.aggregate, e.kind.name)),
         );
     }
     // The last one takes a damaged row. Users have a model of their own.

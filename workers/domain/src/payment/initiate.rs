@@ -6,109 +6,148 @@ use brigade_contracts::{
     payment::{self, Initiate, Target},
 };
 
-use super::{
-    super::{
-        Cart, Entry, Head, Lock,
-        cart::{cart_empty, closed, not_a_member},
-        draft::{Done, Draft, Result},
-        lock::stale_token,
+use super::target::PaymentTarget;
+use crate::{
+    cart::{cart_empty, closed, not_a_member},
+    head::Head,
+    lock,
+    outcome::{Done, Result},
+    refusal::already_exists,
+    state::{
+        Cart, Lock, Order, Payment,
+        entry::{Entry, has_room, open},
     },
-    Payment,
-    entry::has_room,
-    home::Home,
-    open,
+    unit_of_work::{Handle, UnitOfWork},
 };
 
-pub(super) fn initiate(draft: &mut Draft<'_>, address: &Address, said: &Initiate) -> Result<Done> {
-    match &said.target {
-        Target::Cart(id) => {
-            let cart = draft.address(Aggregate::Cart, id);
-            of_cart(draft, address, said, &cart)
-        }
-        Target::Order(id) => {
-            let order = draft.address(Aggregate::Order, id);
-            of_order(draft, address, said, &order)
-        }
+pub(super) fn initiate(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &Initiate,
+) -> Result<Done> {
+    if work.find::<Payment>(address)?.is_some() {
+        return Err(already_exists().into());
+    }
+    match &verb.target {
+        Target::Cart(id) => of_cart(work, address, verb, &work.address(Aggregate::Cart, id)),
+        Target::Order(id) => of_order(work, address, verb, &work.address(Aggregate::Order, id)),
     }
 }
 
 fn of_order(
-    draft: &mut Draft<'_>,
+    work: &mut UnitOfWork<'_>,
     address: &Address,
-    said: &Initiate,
+    verb: &Initiate,
     order: &Address,
 ) -> Result<Done> {
-    let order = draft.order(order)?.ok_or_else(|| target_not_found("order_not_found"))?;
+    let order = work.load::<Order>(order)?.ok_or_else(|| target_not_found("order_not_found"))?;
+    let order = &work[order];
     if order.status == order::Status::Cancelled {
         return Err(Refusal::new(409, "order_cancelled", "the order is cancelled").into());
     }
     require_room(&order.payments)?;
-    let open = sum(open(&order.payments).map(|entry| entry.shown.amount))?;
-    let amount = amount(said, order.due().less(open))?;
-    let payment = Payment::new(draft, address, said, amount, order.currency);
-    begin(draft, payment, said)?;
+    let open = sum(open(&order.payments).map(|entry| entry.payment.amount))?;
+    let amount = amount(verb, order.due().less(open))?;
+    let payment = new(work, address, verb, amount, order.currency);
+    begin(work, payment, verb)?;
     Ok(Done::created())
 }
 
 fn of_cart(
-    draft: &mut Draft<'_>,
+    work: &mut UnitOfWork<'_>,
     address: &Address,
-    said: &Initiate,
+    verb: &Initiate,
     cart: &Address,
 ) -> Result<Done> {
-    let cart = draft.cart(cart)?.ok_or_else(|| target_not_found("cart_not_found"))?;
-    if cart.status != Status::Open {
-        return Err(closed().into());
-    }
-    if cart.kind == Kind::Team && said.user.as_ref().is_some_and(|user| !cart.is_member(user)) {
-        return Err(not_a_member().into());
-    }
-    let lock = joined(draft, &cart, said)?;
-    let cart = draft.again(cart);
-    if cart.items.is_empty() {
+    let cart = work.load::<Cart>(cart)?.ok_or_else(|| target_not_found("cart_not_found"))?;
+    require_payer(&work[cart], verb)?;
+    let joined = joined_lock(work, cart, verb)?;
+    let present = &work[cart];
+    if present.items.is_empty() {
         return Err(cart_empty().into());
     }
-    require_room(&cart.payments)?;
-    let under = |lock: &Lock| {
-        let entries = open(&cart.payments).filter(|entry| entry.token == Some(lock.token));
-        sum(entries.map(|entry| entry.shown.amount))
+    require_room(&present.payments)?;
+    let being_paid = match joined {
+        Some(lock) => {
+            let token = Some(work[lock].token);
+            let entries = open(&present.payments).filter(|entry| entry.token == token);
+            sum(entries.map(|entry| entry.payment.amount))?
+        }
+        None => Money::ZERO,
     };
-    let open = lock.as_ref().map(under).transpose()?.unwrap_or_default();
-    let amount = amount(said, cart.due().less(open))?;
-    let (currency, fingerprint) = (cart.currency, cart.fingerprint());
-    let lock = match lock {
+    let amount = amount(verb, present.due().less(being_paid))?;
+    let payment = new(work, address, verb, amount, present.currency);
+    let fingerprint = Some(present.fingerprint());
+    let lock = match joined {
         Some(lock) => lock,
-        None => draft.acquire(cart, said.method, said.transaction_id.clone())?,
+        None => lock::acquire(work, cart, verb.method, verb.transaction_id.clone())?,
     };
-    let payment = Payment {
-        token: Some(lock.token),
-        fingerprint: Some(fingerprint),
-        ..Payment::new(draft, address, said, amount, currency)
-    };
-    begin(draft, payment, said)?;
-    Ok(lock.tell(Done::created(), amount))
+    begin(work, Payment { token: Some(work[lock].token), fingerprint, ..payment }, verb)?;
+    Ok(lock::describe(Done::created(), &work[lock], amount))
 }
 
-/// The live lock that this payment may join: it is this cart's, and the token names it or another
-/// payment is open under it. `None`: there is no lock, it is to be taken.
-fn joined(draft: &mut Draft<'_>, cart: &Cart, said: &Initiate) -> Result<Option<Lock>> {
-    let lock = draft.live_lock(&cart.owner)?;
-    let is_its = |lock: &Lock| lock.cart_id == cart.head.address.id;
-    match (lock, said.token) {
-        (None, None) => Ok(None),
-        (Some(lock), Some(token)) if lock.token == token && is_its(&lock) => Ok(Some(lock)),
-        (_, Some(_)) => Err(stale_token()),
-        (Some(lock), None) if is_its(&lock) && cart.has_open_payment(Some(lock.token)) => {
-            Ok(Some(lock))
-        }
-        (Some(lock), None) => Err(lock.refusal(draft.now)),
+fn require_payer(cart: &Cart, verb: &Initiate) -> std::result::Result<(), Refusal> {
+    if cart.status != Status::Open {
+        return Err(closed());
+    }
+    if cart.kind == Kind::Team && verb.user.as_ref().is_some_and(|user| !cart.is_member(user)) {
+        return Err(not_a_member());
+    }
+    Ok(())
+}
+
+/// Returns the live lock that this payment may join: it is this cart's, and the token names it or
+/// another payment is open under it. `None`: there is no lock, it is to be taken.
+fn joined_lock(
+    work: &mut UnitOfWork<'_>,
+    cart: Handle<Cart>,
+    verb: &Initiate,
+) -> Result<Option<Handle<Lock>>> {
+    let Some(lock) = lock::live_over(work, cart)? else {
+        return if verb.token.is_none() { Ok(None) } else { Err(lock::stale_token().into()) };
+    };
+    let (held, cart) = (&work[lock], &work[cart]);
+    let is_its = held.cart_id == cart.head.address.id;
+    match verb.token {
+        Some(token) if is_its && token == held.token => Ok(Some(lock)),
+        Some(_) => Err(lock::stale_token().into()),
+        None if is_its && cart.has_open_payment(Some(held.token)) => Ok(Some(lock)),
+        None => Err(held.refusal(work.now).into()),
     }
 }
 
-fn begin(draft: &mut Draft<'_>, payment: Payment, said: &Initiate) -> Result<()> {
-    let home = Home::of(draft, &payment.target)?;
-    draft.record(payment.clone(), PAYMENT_INITIATED, said);
-    home.show(draft, &payment, Money::ZERO, Money::ZERO)
+fn begin(work: &mut UnitOfWork<'_>, payment: Payment, verb: &Initiate) -> Result<()> {
+    let payment = work.create(payment);
+    let target = PaymentTarget::of(work, payment)?;
+    work.record(payment, PAYMENT_INITIATED, verb);
+    target.update(work, payment, Money::ZERO, Money::ZERO)
+}
+
+fn new(
+    work: &UnitOfWork<'_>,
+    address: &Address,
+    verb: &Initiate,
+    amount: Money,
+    currency: Currency,
+) -> Payment {
+    Payment {
+        head: Head::unborn(address.clone(), work.now),
+        target: verb.target.clone(),
+        method: verb.method,
+        status: payment::Status::Initiated,
+        amount,
+        currency,
+        refunded_amount: Money::ZERO,
+        user: verb.user.clone(),
+        token: None,
+        fingerprint: None,
+        transaction_id: verb.transaction_id.clone(),
+        applied: Money::ZERO,
+        captures: Vec::new(),
+        order_id: verb.order_id.clone(),
+        table_id: verb.table_id.clone(),
+        tasks: Vec::new(),
+    }
 }
 
 fn require_room(entries: &[Entry]) -> Result<()> {
@@ -119,9 +158,9 @@ fn require_room(entries: &[Entry]) -> Result<()> {
     Err(Refusal::new(422, "too_many_payments", message).into())
 }
 
-/// By default, and at most, what is left to pay.
-fn amount(said: &Initiate, left: Money) -> Result<Money> {
-    let amount = said.amount.unwrap_or(left);
+/// Returns the amount of a payment: by default, and at most, what is left to pay.
+fn amount(verb: &Initiate, left: Money) -> Result<Money> {
+    let amount = verb.amount.unwrap_or(left);
     if amount == Money::ZERO || left == Money::ZERO {
         return Err(Refusal::new(409, "nothing_due", "there is nothing left to pay").into());
     }
@@ -138,33 +177,4 @@ fn sum(mut amounts: impl Iterator<Item = Money>) -> Result<Money> {
 
 fn target_not_found(code: &'static str) -> Refusal {
     Refusal::new(404, code, "there is nothing of this id to be paid")
-}
-
-impl Payment {
-    fn new(
-        draft: &Draft<'_>,
-        address: &Address,
-        said: &Initiate,
-        amount: Money,
-        currency: Currency,
-    ) -> Self {
-        Self {
-            head: Head::unborn(address.clone(), draft.now),
-            target: said.target.clone(),
-            method: said.method,
-            status: payment::Status::Initiated,
-            amount,
-            currency,
-            refunded_amount: Money::ZERO,
-            user: said.user.clone(),
-            token: None,
-            fingerprint: None,
-            transaction_id: said.transaction_id.clone(),
-            applied: Money::ZERO,
-            captures: Vec::new(),
-            order_id: said.order_id.clone(),
-            table_id: said.table_id.clone(),
-            tasks: Vec::new(),
-        }
-    }
 }

@@ -1,73 +1,87 @@
 //! Money went back.
 
 use brigade_contracts::{
-    Currency, Money, Refusal,
+    Address, Currency, Money, Refusal,
     event::PAYMENT_REFUNDED,
     payment::{Refund, RefundTask, Status, TaskStatus},
 };
 
-use super::{
-    super::draft::{Done, Draft, Result},
-    Payment,
-    home::Home,
+use super::target::PaymentTarget;
+use crate::{
+    outcome::{Done, Result},
+    state::Payment,
+    unit_of_work::UnitOfWork,
 };
 
-/// At most what was captured in a currency, by all transactions, and has not gone back. What is
-/// paid stays as it is. What came in another currency than the payment's is nothing but owed back, so
-/// only refund tasks know of it.
-pub(super) fn refund(draft: &mut Draft<'_>, mut payment: Payment, said: &Refund) -> Result<Done> {
-    if payment.captures.is_empty() {
+/// Records a refund: at most what was captured in a currency, by all transactions, and has not gone
+/// back. What is paid stays as it is. Money that came in another currency than the payment's is
+/// nothing but owed back, so only refund tasks know of it.
+pub(super) fn refund(work: &mut UnitOfWork<'_>, address: &Address, verb: &Refund) -> Result<Done> {
+    let payment = work.existing::<Payment>(address)?;
+    let present = &work[payment];
+    if present.captures.is_empty() {
         return Err(Refusal::new(409, "not_captured", "nothing was captured").into());
     }
-    let currency = said.currency.unwrap_or(payment.currency);
-    let is_own = currency == payment.currency;
+    let currency = verb.currency.unwrap_or(present.currency);
+    let is_own = currency == present.currency;
     let left = if is_own {
-        payment.captured()?.less(payment.refunded_amount)
+        present.captured()?.less(present.refunded_amount)
     } else {
-        payment.owed(currency)?
+        present.owed(currency)?
     };
-    let amount = said.amount.unwrap_or(left);
-    if amount == Money::ZERO || left == Money::ZERO {
-        return Err(Refusal::new(409, "nothing_to_refund", "there is nothing to give back").into());
-    }
-    if amount > left {
-        let message = "this is more than was captured and has not gone back";
-        return Err(Refusal::new(409, "amount_too_high", message).into());
-    }
+    let amount = amount(verb, left)?;
+    let changed = &mut work[payment];
     let refunded = if is_own { amount } else { Money::ZERO };
-    payment.refunded_amount = payment.refunded_amount.plus(refunded)?;
+    changed.refunded_amount = changed.refunded_amount.plus(refunded)?;
     if is_own && amount == left {
-        payment.status = Status::Refunded;
+        changed.status = Status::Refunded;
     }
-    let tasks = payment.settle(amount, currency)?;
-    let home = Home::of(draft, &payment.target)?;
-    let said =
-        Refund { amount: Some(amount), currency: Some(currency), reason: said.reason.clone() };
-    draft.record(payment.clone(), PAYMENT_REFUNDED, &said);
+    let tasks = changed.settle(amount, currency)?;
+    let target = PaymentTarget::of(work, payment)?;
+    let (amount, currency) = (Some(amount), Some(currency));
+    let data = Refund { amount, currency, reason: verb.reason.clone() };
+    work.record(payment, PAYMENT_REFUNDED, &data);
     for task in &tasks {
-        draft.note_task(task.clone());
+        work.record_refund_task(task.clone());
     }
-    home.show(draft, &payment, Money::ZERO, refunded)?;
+    target.update(work, payment, Money::ZERO, refunded)?;
     Ok(Done::ok().with("refund_tasks", &tasks))
 }
 
+/// Returns the amount of a refund: by default, and at most, what has not gone back.
+fn amount(verb: &Refund, left: Money) -> std::result::Result<Money, Refusal> {
+    let amount = verb.amount.unwrap_or(left);
+    if amount == Money::ZERO || left == Money::ZERO {
+        return Err(Refusal::new(409, "nothing_to_refund", "there is nothing to give back"));
+    }
+    if amount > left {
+        let message = "this is more than was captured and has not gone back";
+        return Err(Refusal::new(409, "amount_too_high", message));
+    }
+    Ok(amount)
+}
+
 impl Payment {
-    /// All that came in, in the payment's currency.
-    fn captured(&self) -> Result<Money> {
+    /// Returns all that came in, in the payment's currency.
+    fn captured(&self) -> std::result::Result<Money, Refusal> {
         let same = self.captures.iter().filter(|capture| capture.currency == self.currency);
-        Ok(same.map(|capture| capture.amount).try_fold(Money::ZERO, Money::plus)?)
+        same.map(|capture| capture.amount).try_fold(Money::ZERO, Money::plus)
     }
 
-    /// What open tasks in a currency still ask for.
-    fn owed(&self, currency: Currency) -> Result<Money> {
+    /// Returns what open tasks in a currency still ask for.
+    fn owed(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
         let open = self.tasks.iter().filter(|task| task.is_open_in(currency));
         let mut left = open.map(|task| task.amount.less(task.refunded));
-        Ok(left.try_fold(Money::ZERO, Money::plus)?)
+        left.try_fold(Money::ZERO, Money::plus)
     }
 
     /// Puts an amount towards the open tasks in its currency, oldest first. A task is done when all
     /// of it has gone back, by however many refunds. Returns those that changed.
-    fn settle(&mut self, mut amount: Money, currency: Currency) -> Result<Vec<RefundTask>> {
+    fn settle(
+        &mut self,
+        mut amount: Money,
+        currency: Currency,
+    ) -> std::result::Result<Vec<RefundTask>, Refusal> {
         let mut changed = Vec::new();
         for task in self.tasks.iter_mut().filter(|task| task.is_open_in(currency)) {
             let part = amount.min(task.amount.less(task.refunded));

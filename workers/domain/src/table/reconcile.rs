@@ -1,34 +1,44 @@
-//! A table is made again what its turn and their orders say.
+//! A table is made consistent with its turn and their orders.
 
 use brigade_contracts::{
-    Refusal, Timestamp,
+    Address, Refusal, Timestamp,
     event::TABLE_RECONCILED,
     table::{CloseReason, Finding, Reconcile, Status},
 };
 use serde_json::json;
 
 use super::{
-    super::draft::{Done, Draft, Result},
-    Table, Turn,
-    turn::Bill,
+    bill::{Bill, bill},
+    change::change,
+};
+use crate::{
+    outcome::{Done, Result},
+    state::{Table, Turn},
+    unit_of_work::UnitOfWork,
 };
 
-pub(super) fn reconcile(draft: &mut Draft<'_>, table: Table, said: &Reconcile) -> Result<Done> {
-    if said.expected_version != table.head.version {
+pub(super) fn reconcile(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &Reconcile,
+) -> Result<Done> {
+    let table = work.existing::<Table>(address)?;
+    if verb.expected_version != work[table].head.version {
         let message = "the table has changed since it was looked at";
         return Err(Refusal::new(412, "version_mismatch", message).into());
     }
-    let bill = draft.bill(&table)?;
-    if !table.has(said.finding, &bill) {
+    let bill = bill(work, table)?;
+    let present = &work[table];
+    if !present.has(verb.finding, &bill) {
         return Err(Refusal::new(409, "not_found_so", "this does not hold of the table").into());
     }
-    let from = table.status;
-    let (status, turn) = table.derived(&bill, draft.now);
+    let (status, turn) = present.derived(&bill, work.now);
     let data = json!({
-        "finding": said.finding, "evidence": said.evidence, "cause": cause(said.finding),
-        "from": from, "status": status, "turn_id": table.turn.as_ref().map(|turn| &turn.id),
+        "finding": verb.finding, "evidence": verb.evidence, "cause": cause(verb.finding),
+        "from": present.status, "status": status,
+        "turn_id": present.turn.as_ref().map(|turn| &turn.id),
     });
-    draft.change_table(table, status, turn, TABLE_RECONCILED, &data);
+    change(work, table, status, turn, TABLE_RECONCILED, &data);
     Ok(Done::ok())
 }
 
@@ -42,7 +52,7 @@ fn cause(finding: Finding) -> &'static str {
 }
 
 impl Table {
-    /// Whether a finding holds by its definition.
+    /// Returns whether a finding holds by its definition.
     fn has(&self, finding: Finding, bill: &Bill) -> bool {
         let available = self.status == Status::Available;
         match finding {
@@ -61,7 +71,7 @@ impl Table {
         self.turn.as_ref().is_some_and(left) && !bill.unpaid.is_empty()
     }
 
-    /// The status, and the turn where it changes: by these no finding holds any more.
+    /// Returns the status, and the turn if it changes, by which no finding holds any more.
     fn derived(&self, bill: &Bill, now: Timestamp) -> (Status, Option<Turn>) {
         match &self.turn {
             Some(turn) if turn.is_open() && bill.is_settled() => {

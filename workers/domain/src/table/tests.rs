@@ -2,9 +2,9 @@ use brigade_contracts::{Aggregate, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
-    LockPolicy, State, Table, Want, World,
+    BatchState, LockPolicy, Missing, State, Table,
     testing::{
-        self, Case, Stand, Step, add, address, check, initiate, open, result, start, step, token,
+        self, Case, Fixture, Step, add, address, check, initiate, open, result, start, step, token,
         with,
     },
 };
@@ -488,9 +488,9 @@ fn every_rule_of_statuses_holds() {
 }
 
 /// A table after these steps, its row then damaged, as the next batch loads it.
-fn damaged(steps: &[Step], damage: impl Fn(&mut Table)) -> Stand {
-    let stand = Stand::new(steps);
-    let mut states: Vec<State> = stand.world.changed().cloned().collect();
+fn damaged(steps: &[Step], damage: impl Fn(&mut Table)) -> Fixture {
+    let fixture = Fixture::new(steps);
+    let mut states: Vec<State> = fixture.batch.changed().cloned().collect();
     let mut reach = testing::reach();
     let orders = states.iter().filter_map(State::order).filter_map(|order| {
         let key = (token("t1"), order.turn_id.clone()?);
@@ -499,7 +499,7 @@ fn damaged(steps: &[Step], damage: impl Fn(&mut Table)) -> Stand {
     for (key, order) in orders {
         reach.turn_orders.entry(key).or_default().push(order);
     }
-    for (_, table, turn) in stand.world.turns() {
+    for (_, table, turn) in fixture.batch.turns() {
         let key = (token("t1"), turn.id.clone());
         reach.turn_orders.entry(key.clone()).or_default();
         reach.turns.insert(key, Some(table.clone()));
@@ -509,8 +509,8 @@ fn damaged(steps: &[Step], damage: impl Fn(&mut Table)) -> Stand {
             damage(table);
         }
     }
-    let world = World::new(states, reach, LockPolicy::default(), 1..100);
-    Stand { world, now: stand.now }
+    let batch = BatchState::new(states, reach, LockPolicy::default(), 1..100);
+    Fixture { batch, now: fixture.now }
 }
 
 fn turn(table: &mut Table) -> &mut crate::Turn {
@@ -616,9 +616,9 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
         ),
     ];
     for (name, steps, damage, finding, becomes, closed) in cases {
-        let mut stand = damaged(&steps, damage);
+        let mut fixture = damaged(&steps, damage);
         let evidence = json!({"seen": "at noon"});
-        let version = stand.world.states[&address(Aggregate::Table, "t1")].head().version;
+        let version = fixture.batch.loaded.states[&address(Aggregate::Table, "t1")].head().version;
         let ask = |version, finding: &str| {
             let payload =
                 json!({"expected_version": version, "finding": finding, "evidence": evidence});
@@ -626,13 +626,13 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
         };
         for other in brigade_contracts::table::Finding::ALL {
             if other.as_str() != finding {
-                let seen = stand.when(&ask(version, other.as_str()));
+                let seen = fixture.when(&ask(version, other.as_str()));
                 assert_eq!(seen["outcome"]["code"], "not_found_so", "{name}: {other:?}");
             }
         }
-        let seen = stand.when(&ask(version + 1, finding));
+        let seen = fixture.when(&ask(version + 1, finding));
         assert_eq!(seen["outcome"]["status"], 412, "{name}");
-        let seen = stand.when(&ask(version, finding));
+        let seen = fixture.when(&ask(version, finding));
         assert_eq!(seen["outcome"]["status"], 200, "{name}: {seen:#}");
         assert_eq!(seen["table.t1"]["status"], becomes, "{name}");
         assert_eq!(seen["table.t1"]["open_turn"].is_null(), becomes == "available", "{name}");
@@ -640,11 +640,11 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
         let data = &seen["data"][0];
         assert_eq!((&data["finding"], &data["evidence"]), (&json!(finding), &evidence), "{name}");
         assert!(data["cause"].is_string(), "{name}");
-        let state = &stand.world.states[&address(Aggregate::Table, "t1")];
+        let state = &fixture.batch.loaded.states[&address(Aggregate::Table, "t1")];
         let turn = state.table().unwrap().turn.as_ref();
         assert_eq!(json!(turn.and_then(|turn| turn.close_reason)), closed, "{name}");
         for any in brigade_contracts::table::Finding::ALL {
-            let seen = stand.when(&ask(version + 1, any.as_str()));
+            let seen = fixture.when(&ask(version + 1, any.as_str()));
             assert_eq!(seen["outcome"]["code"], "not_found_so", "{name}: {any:?} is left");
         }
     }
@@ -653,13 +653,13 @@ fn each_finding_is_repaired_once_by_what_the_orders_say() {
 #[test]
 fn a_party_that_just_sat_down_and_a_turn_that_was_forced_are_no_findings() {
     for steps in [given([]), seated([]), ordered([]), ordered([forced(json!("ran"))])] {
-        let mut stand = damaged(&steps, |_| {});
-        let version = stand.world.states[&address(Aggregate::Table, "t1")].head().version;
+        let mut fixture = damaged(&steps, |_| {});
+        let version = fixture.batch.loaded.states[&address(Aggregate::Table, "t1")].head().version;
         for finding in brigade_contracts::table::Finding::ALL {
             let payload = json!({
                 "expected_version": version, "finding": finding, "evidence": {},
             });
-            let seen = stand.when(&step("table.t1.reconcile", payload));
+            let seen = fixture.when(&step("table.t1.reconcile", payload));
             assert_eq!(seen["outcome"]["code"], "not_found_so", "{finding:?} of {steps:?}");
         }
     }
@@ -667,16 +667,16 @@ fn a_party_that_just_sat_down_and_a_turn_that_was_forced_are_no_findings() {
 
 #[test]
 fn what_is_not_loaded_of_a_table_is_wanted() {
-    let states = || Stand::new(&ordered([])).world.changed().cloned().collect::<Vec<_>>();
+    let states = || Fixture::new(&ordered([])).batch.changed().cloned().collect::<Vec<_>>();
     let wants = |reach, (target, payload): &Step| {
-        let mut world = World::new(states(), reach, LockPolicy::default(), []);
-        assert!(world.decide(&testing::command(target, &[], payload), start()).is_none());
-        world.wanted().iter().cloned().collect::<Vec<_>>()
+        let mut batch = BatchState::new(states(), reach, LockPolicy::default(), []);
+        assert!(batch.decide(&testing::command(target, &[], payload), start()).is_none());
+        batch.missing().iter().cloned().collect::<Vec<_>>()
     };
-    let table = Want::Aggregate(address(Aggregate::Table, "t1"));
+    let table = Missing::Aggregate(address(Aggregate::Table, "t1"));
     assert_eq!(wants(testing::reach(), &cancel("o1")), std::slice::from_ref(&table), "its orders");
     let mut reach = testing::reach();
     reach.turns.clear();
-    let of_turn = Want::Turn(token("t1"), token("u7"));
+    let of_turn = Missing::Turn(token("t1"), token("u7"));
     assert_eq!(wants(reach, &place("o2", json!({"turn_id": "u7"}))), [of_turn]);
 }

@@ -2,30 +2,37 @@ use brigade_contracts::{
     Address, Email, Refusal, event::USER_PROFILE_UPDATED, user::UpdateProfile,
 };
 
-use super::{
-    super::draft::{Done, Draft, Result},
-    User,
+use crate::{
+    outcome::{Done, Result},
+    state::User,
+    unit_of_work::UnitOfWork,
 };
 
-pub(super) fn update(draft: &mut Draft<'_>, mut user: User, said: &UpdateProfile) -> Result<Done> {
-    if said.profile_id.is_none() && said.email.is_none() {
+pub(super) fn update(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    update: &UpdateProfile,
+) -> Result<Done> {
+    let user = work.existing::<User>(address)?;
+    let UpdateProfile { profile_id, email } = update;
+    if profile_id.is_none() && email.is_none() {
         return Err(Refusal::new(422, "nothing_to_change", "neither profile_id nor email").into());
     }
-    if let Some(email) = &said.email {
-        require_free(draft, &user.head.address, email)?;
-        user.email = email.clone();
+    if let Some(email) = email {
+        require_free(work, address, email)?;
+        work[user].email = email.clone();
     }
-    if let Some(profile_id) = &said.profile_id {
-        user.profile_id = profile_id.clone();
+    if let Some(profile_id) = profile_id {
+        work[user].profile_id = profile_id.clone();
     }
-    draft.record(user, USER_PROFILE_UPDATED, said);
+    work.record(user, USER_PROFILE_UPDATED, update);
     Ok(Done::ok())
 }
 
 /// Refuses an email that another user of the tenant has, whatever the case of its letters.
-pub(super) fn require_free(draft: &mut Draft<'_>, user: &Address, email: &Email) -> Result<()> {
-    match draft.owner_of(email)? {
-        Some(owner) if owner != *user => {
+pub(super) fn require_free(work: &UnitOfWork<'_>, user: &Address, email: &Email) -> Result<()> {
+    match work.owner_of_email(email)? {
+        Some(owner) if owner != user => {
             Err(Refusal::new(409, "email_taken", "another user has this email").into())
         }
         _ => Ok(()),

@@ -6,144 +6,144 @@
 //!                     └──┘ login (another session), refresh (the same, other tokens)
 //! ```
 //!
-//! An access token is short-lived and checked at each request; a refresh token is used once. Whoever
-//! stole one, or lost it to a thief, is found out when the other comes with a token that was rotated
-//! away: then the session ends for both.
+//! An access token is short-lived and checked at each request; a refresh token is used once.
+//! Whoever stole one, or lost it to a thief, is found out when the other comes with a token that
+//! was rotated away: then the session ends for both.
 
 use std::time::Duration;
 
 use brigade_contracts::{
-    Refusal, Secret, Timestamp, Token,
+    Address, Refusal, Secret,
     command::Request,
     event::{USER_LOGGED_IN, USER_LOGGED_OUT, USER_REFRESHED},
     user::{Login, Refresh, Tokens, next_refresh_token, session_of, token},
 };
 use serde_json::json;
 
-use super::{
-    super::draft::{Done, Draft, Result},
-    User, throttle, unauthorized,
+use crate::{
+    outcome::{Done, Result},
+    state::{Rotated, Session, User},
+    throttle::{FailureKey, MOST_FAILURES, WINDOW, keys_of},
+    unit_of_work::{Handle, UnitOfWork},
 };
 
 /// From issue to expiry of an access token: how long a stolen one is good for at most.
 pub const ACCESS_LASTS: Duration = Duration::from_secs(15 * 60);
-/// The same of a refresh token: how long an app may stay unopened until a password is asked for.
+/// From issue to expiry of a refresh token: how long an app may stay unopened until it asks for a
+/// password.
 pub const REFRESH_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// What is kept of a session. The hashes are lower-case hex SHA-256.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Session {
-    /// Of what all its refresh tokens have in common.
-    pub hash: String,
-    pub access_hash: String,
-    pub access_expires_at: Timestamp,
-    pub refresh_hash: String,
-    pub refresh_expires_at: Timestamp,
-    pub rotated: Option<Rotated>,
-}
-
-/// The refresh token before the present one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rotated {
-    pub hash: String,
-    /// The Command-Id of the `refresh` that it was used in.
-    pub by: Token,
-}
-
-pub(super) fn login(draft: &mut Draft<'_>, request: &Request, said: &Login) -> Result<Done> {
-    let keys = throttle::keys_of(draft.command);
-    if let Some(wait) = draft.throttled(&keys)? {
+pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login) -> Result<Done> {
+    let keys = keys_of(work.command);
+    if let Some(wait) = throttled(work, &keys)? {
         let message = "too many failed logins; even the right password has to wait";
         let refusal = Refusal::new(429, "too_many_attempts", message);
         return Err(Refusal { retry_after_ms: Some(wait), ..refusal }.into());
     }
-    let email = said.email.folded();
-    let user = draft.user(&request.address)?.filter(|user| user.email.folded() == email);
-    let right = draft.verified(&email, user.as_ref())?;
-    let Some(mut user) = user.filter(|_| right) else {
-        draft.changes.failures.extend(keys);
-        draft.keep();
+    let email = login.email.folded();
+    let user = work.load::<User>(&request.address)?;
+    let user = user.filter(|user| work[*user].email.folded() == email);
+    let right = work.verified(&email, user.map(|user| &work[user].password_hash))?;
+    let Some(user) = user.filter(|_| right) else {
+        work.changes.failures.extend(keys);
+        work.keep();
         let message = "there is no user of this email and password";
         return Err(unauthorized("wrong_credentials", message).into());
     };
-    draft.expect_version(request)?;
-    // Of the source it says nothing: anybody can log in to an account of their own.
-    draft.changes.cleared.extend(keys.into_iter().filter(|key| !key.is_of_source()));
-    let refresh_token = token(&request.address.id, &draft.random()?);
-    let tokens = issue(draft, &mut user, refresh_token, None)?;
-    user.last_login_at = Some(draft.now);
+    work.expect_version(request)?;
+    // This says nothing of the source: anybody can log in to an account of their own.
+    work.changes.cleared.extend(keys.into_iter().filter(|key| !key.is_of_source()));
+    let refresh_token = token(&request.address.id, &work.random()?);
+    let tokens = issue(work, user, refresh_token, None)?;
+    work[user].last_login_at = Some(work.now);
     let data = json!({
         "expires_at": tokens.expires_at, "refresh_expires_at": tokens.refresh_expires_at,
-        "source": draft.command.source,
+        "source": work.command.source,
     });
-    draft.record(user, USER_LOGGED_IN, &data);
-    draft.changes.tokens_told = Some(tokens);
+    work.record(user, USER_LOGGED_IN, &data);
+    work.changes.issued = Some(tokens);
     Ok(Done::ok())
 }
 
-pub(super) fn refresh(draft: &mut Draft<'_>, request: &Request, said: &Refresh) -> Result<Done> {
-    let used = &said.refresh_token;
-    let user = draft.user(&request.address)?;
-    let session = user.as_ref().and_then(|user| user.session.clone());
-    let (Some(mut user), Some(session)) = (user, session) else { return Err(invalid_token()) };
+/// Returns how long a login has to wait, in milliseconds.
+fn throttled(work: &UnitOfWork<'_>, keys: &[FailureKey]) -> Result<Option<u64>> {
+    let mut longest = None;
+    for key in keys {
+        let count = work.failures(key)?;
+        if count.failures >= MOST_FAILURES {
+            let until = count.oldest.unwrap_or(work.now).plus(WINDOW);
+            longest = longest.max(Some(work.now.millis_until(until).max(1)));
+        }
+    }
+    Ok(longest)
+}
+
+pub(super) fn refresh(
+    work: &mut UnitOfWork<'_>,
+    request: &Request,
+    refresh: &Refresh,
+) -> Result<Done> {
+    let used = &refresh.refresh_token;
+    let user = work.load::<User>(&request.address)?.ok_or_else(invalid_token)?;
+    let session = work[user].session.as_ref().ok_or_else(invalid_token)?;
     let hash = used.sha256();
     // Its answer may have been lost, and only hashes of the tokens in it are left: they are
     // replaced once more.
-    let repeats =
-        |rotated: &Rotated| rotated.hash == hash && rotated.by == draft.command.command_id;
+    let repeats = |rotated: &Rotated| rotated.hash == hash && rotated.by == work.command.command_id;
     if hash != session.refresh_hash && !session.rotated.as_ref().is_some_and(repeats) {
         if session_of(used).is_none_or(|of| of.sha256() != session.hash) {
-            return Err(invalid_token());
+            return Err(invalid_token().into());
         }
-        end(draft, user, "token_reused");
-        draft.keep();
+        end(work, user, "token_reused");
+        work.keep();
         let message = "this token was used before: the session is ended";
         return Err(unauthorized("token_reused", message).into());
     }
-    if draft.now >= session.refresh_expires_at {
+    if work.now >= session.refresh_expires_at {
         return Err(unauthorized("token_expired", "log in again").into());
     }
-    draft.expect_version(request)?;
-    let next = next_refresh_token(used, &draft.random()?).ok_or_else(invalid_token)?;
-    let rotated = Rotated { hash, by: draft.command.command_id.clone() };
-    let tokens = issue(draft, &mut user, next, Some(rotated))?;
+    work.expect_version(request)?;
+    let next = next_refresh_token(used, &work.random()?).ok_or_else(invalid_token)?;
+    let rotated = Rotated { hash, by: work.command.command_id.clone() };
+    let tokens = issue(work, user, next, Some(rotated))?;
     let data = json!({
         "expires_at": tokens.expires_at, "refresh_expires_at": tokens.refresh_expires_at,
     });
-    draft.record(user, USER_REFRESHED, &data);
-    draft.changes.tokens_told = Some(tokens);
+    work.record(user, USER_REFRESHED, &data);
+    work.changes.issued = Some(tokens);
     Ok(Done::ok())
 }
 
-pub(super) fn logout(draft: &mut Draft<'_>, user: User) -> Result<Done> {
-    if user.session.is_none() {
+pub(super) fn logout(work: &mut UnitOfWork<'_>, address: &Address) -> Result<Done> {
+    let user = work.existing::<User>(address)?;
+    if work[user].session.is_none() {
         return Err(Refusal::new(409, "not_logged_in", "there is no session").into());
     }
-    end(draft, user, "logout");
+    end(work, user, "logout");
     Ok(Done::ok())
 }
 
-fn end(draft: &mut Draft<'_>, mut user: User, reason: &str) {
-    user.session = None;
-    draft.record(user, USER_LOGGED_OUT, &json!({"reason": reason}));
+fn end(work: &mut UnitOfWork<'_>, user: Handle<User>, reason: &str) {
+    work[user].session = None;
+    work.record(user, USER_LOGGED_OUT, &json!({"reason": reason}));
 }
 
-/// New tokens instead of those before, whatever session they were of.
+/// Issues new tokens in place of those before, whatever session they were of.
 fn issue(
-    draft: &mut Draft<'_>,
-    user: &mut User,
+    work: &mut UnitOfWork<'_>,
+    user: Handle<User>,
     refresh_token: Secret,
     rotated: Option<Rotated>,
 ) -> Result<Tokens> {
-    let access_token = token(&user.head.address.id, &draft.random()?);
+    let random = work.random()?;
     let tokens = Tokens {
-        access_token,
+        access_token: token(&work[user].head.address.id, &random),
         refresh_token,
-        expires_at: draft.now.plus(ACCESS_LASTS),
-        refresh_expires_at: draft.now.plus(REFRESH_LASTS),
+        expires_at: work.now.plus(ACCESS_LASTS),
+        refresh_expires_at: work.now.plus(REFRESH_LASTS),
     };
     let of = session_of(&tokens.refresh_token).ok_or_else(invalid_token)?;
-    user.session = Some(Session {
+    work[user].session = Some(Session {
         hash: of.sha256(),
         access_hash: tokens.access_token.sha256(),
         access_expires_at: tokens.expires_at,
@@ -154,6 +154,10 @@ fn issue(
     Ok(tokens)
 }
 
-fn invalid_token() -> super::super::draft::Stop {
-    unauthorized("invalid_token", "this is not the token of a session").into()
+fn invalid_token() -> Refusal {
+    unauthorized("invalid_token", "this is not the token of a session")
+}
+
+fn unauthorized(code: &'static str, message: &'static str) -> Refusal {
+    Refusal::new(401, code, message)
 }

@@ -1,73 +1,95 @@
+//! The subscription of a user.
+//!
 //! ```text
 //! (none), cancelled ── register ──► registered ── activate ──► active ─┐
 //!                                        └──────── cancel ───────┴─────┴──► cancelled
 //! ```
+//!
 //! `activate` with a plan or an end renews what is active.
 
 use brigade_contracts::{
-    Refusal, event,
+    Address, Refusal,
+    event::{
+        Kind, USER_SUBSCRIPTION_ACTIVATED, USER_SUBSCRIPTION_CANCELLED,
+        USER_SUBSCRIPTION_REGISTERED,
+    },
     user::{Subscribe, Subscription, SubscriptionStatus as Status},
 };
 
-use super::{
-    super::draft::{Done, Draft, Result},
-    User,
+use crate::{
+    outcome::{Done, Result},
+    state::User,
+    unit_of_work::{Handle, UnitOfWork},
 };
 
-pub(super) fn register(draft: &mut Draft<'_>, mut user: User, said: &Subscribe) -> Result<Done> {
-    if let Some(present) = &user.subscription
-        && (present.status != Status::Cancelled || present.subscription_id == said.subscription_id)
-    {
-        return Err(conflict("subscription_exists", "there is a subscription already"));
-    }
-    user.subscription = Some(Subscription {
-        subscription_id: said.subscription_id.clone(),
-        plan: said.plan.clone(),
-        status: Status::Registered,
-        until: said.until,
-    });
-    draft.record(user, event::USER_SUBSCRIPTION_REGISTERED, said);
-    Ok(Done::ok())
-}
-
-pub(super) fn activate(draft: &mut Draft<'_>, user: User, said: &Subscribe) -> Result<Done> {
-    let present = find(&user, said)?;
-    let renews = said.plan.is_some() || said.until.is_some();
-    if present.status == Status::Active && !renews {
-        return Err(conflict("already_active", "the subscription is active already"));
-    }
-    turn(draft, user, said, Status::Active, event::USER_SUBSCRIPTION_ACTIVATED)
-}
-
-pub(super) fn cancel(draft: &mut Draft<'_>, user: User, said: &Subscribe) -> Result<Done> {
-    find(&user, said)?;
-    turn(draft, user, said, Status::Cancelled, event::USER_SUBSCRIPTION_CANCELLED)
-}
-
-fn turn(
-    draft: &mut Draft<'_>,
-    mut user: User,
-    said: &Subscribe,
-    status: Status,
-    kind: event::Kind,
+pub(super) fn register(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &Subscribe,
 ) -> Result<Done> {
-    user.subscription = user.subscription.map(|present| Subscription {
-        subscription_id: present.subscription_id,
-        plan: said.plan.clone().or(present.plan),
-        status,
-        until: said.until.or(present.until),
+    let user = work.existing::<User>(address)?;
+    if let Some(present) = &work[user].subscription
+        && (present.status != Status::Cancelled || present.subscription_id == verb.subscription_id)
+    {
+        return Err(conflict("subscription_exists", "there is a subscription already").into());
+    }
+    work[user].subscription = Some(Subscription {
+        subscription_id: verb.subscription_id.clone(),
+        plan: verb.plan.clone(),
+        status: Status::Registered,
+        until: verb.until,
     });
-    draft.record(user, kind, said);
+    work.record(user, USER_SUBSCRIPTION_REGISTERED, verb);
     Ok(Done::ok())
 }
 
-/// The subscription that is meant, unless it is cancelled.
-fn find<'a>(user: &'a User, said: &Subscribe) -> Result<&'a Subscription> {
-    let meant = |s: &&Subscription| s.subscription_id == said.subscription_id;
-    match user.subscription.as_ref().filter(meant) {
+pub(super) fn activate(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &Subscribe,
+) -> Result<Done> {
+    let user = work.existing::<User>(address)?;
+    let present = find(&work[user], verb)?;
+    let renews = verb.plan.is_some() || verb.until.is_some();
+    if present.status == Status::Active && !renews {
+        return Err(conflict("already_active", "the subscription is active already").into());
+    }
+    change(work, user, verb, Status::Active, USER_SUBSCRIPTION_ACTIVATED)
+}
+
+pub(super) fn cancel(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &Subscribe,
+) -> Result<Done> {
+    let user = work.existing::<User>(address)?;
+    find(&work[user], verb)?;
+    change(work, user, verb, Status::Cancelled, USER_SUBSCRIPTION_CANCELLED)
+}
+
+fn change(
+    work: &mut UnitOfWork<'_>,
+    user: Handle<User>,
+    verb: &Subscribe,
+    status: Status,
+    kind: Kind,
+) -> Result<Done> {
+    if let Some(present) = &mut work[user].subscription {
+        present.status = status;
+        present.plan = verb.plan.clone().or_else(|| present.plan.take());
+        present.until = verb.until.or(present.until);
+    }
+    work.record(user, kind, verb);
+    Ok(Done::ok())
+}
+
+/// Returns the named subscription, unless it is cancelled.
+fn find<'a>(user: &'a User, verb: &Subscribe) -> std::result::Result<&'a Subscription, Refusal> {
+    let named = |s: &&Subscription| s.subscription_id == verb.subscription_id;
+    match user.subscription.as_ref().filter(named) {
         None => {
             let message = "the user has no subscription of this id";
-            Err(Refusal::new(404, "subscription_not_found", message).into())
+            Err(Refusal::new(404, "subscription_not_found", message))
         }
         Some(present) if present.status == Status::Cancelled => {
             Err(conflict("subscription_cancelled", "the subscription is cancelled"))
@@ -76,6 +98,6 @@ fn find<'a>(user: &'a User, said: &Subscribe) -> Result<&'a Subscription> {
     }
 }
 
-fn conflict(code: &'static str, message: &'static str) -> super::super::draft::Stop {
-    Refusal::new(409, code, message).into()
+fn conflict(code: &'static str, message: &'static str) -> Refusal {
+    Refusal::new(409, code, message)
 }

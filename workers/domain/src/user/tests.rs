@@ -1,5 +1,5 @@
 mod events;
+mod fixture;
 mod model;
 mod rules;
 mod throttle;
-mod world;

@@ -22,7 +22,7 @@ use brigade_contracts::{
     key::{self, Bucket, Versions},
     order,
 };
-use brigade_domain::{State, order::active_payment};
+use brigade_domain::{State, active_payment};
 use futures::future::join_all;
 use serde_json::Value;
 use tokio::time::{Duration, sleep};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use brigade_contracts::{Address, Command, subject};
-use brigade_domain::{State, Want, user::Checked};
+use brigade_domain::{Missing, State, user::Checked};
 use tokio::time::sleep;
 
 use super::{
@@ -151,7 +151,7 @@ impl Run<'_> {
         self.changed.extend(changed);
         self.show_again.extend(decided.show_again);
         self.shards |= decided.shards;
-        if decided.wanted.iter().any(|want| matches!(want, Want::Password(..))) {
+        if decided.wanted.iter().any(|want| matches!(want, Missing::Password(..))) {
             self.check_again(&postponed).await;
         }
         match sub_batch.with_missing(postponed, decided.wanted) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brigade_domain::Want;
+use brigade_domain::Missing;
 
 use crate::infra::postgres::{Failure, failure, is_held_up, is_mismatch, is_too_slow};
 
@@ -31,7 +31,7 @@ pub struct SubBatch {
     pub positions: Vec<usize>,
     tries: usize,
     /// What its commands lacked when they were decided before.
-    pub missing: BTreeSet<Want>,
+    pub missing: BTreeSet<Missing>,
     rounds: usize,
     /// Its command may wait for something that somebody else has locked.
     pub is_suspect: bool,
@@ -170,7 +170,7 @@ impl SubBatch {
     pub fn with_missing(
         self,
         positions: Vec<usize>,
-        missing: BTreeSet<Want>,
+        missing: BTreeSet<Missing>,
     ) -> Result<Self, Vec<usize>> {
         if self.rounds == MAX_ROUNDS {
             return Err(positions);

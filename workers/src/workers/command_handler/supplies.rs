@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, io};
 
 use brigade_contracts::{Address, Aggregate, Body, Command, Token, user::Verb};
 use brigade_domain::{
-    State, Want,
-    user::{FailureKey, Supplies, Throttle, keys_of},
+    Missing, State,
+    user::{AuthInputs, FailureKey, Throttle, keys_of},
 };
 use rand::{TryRngCore, rngs::OsRng};
 use sqlx::{Postgres, Transaction};
@@ -33,13 +33,13 @@ struct Named {
 pub async fn supply(
     tx: &mut Transaction<'_, Postgres>,
     commands: &[&Command],
-    wanted: &BTreeSet<Want>,
+    wanted: &BTreeSet<Missing>,
     taken: &mut Taken,
-) -> sqlx::Result<Supplies> {
+) -> sqlx::Result<AuthInputs> {
     let is_user = |address: &&Address| address.aggregate == Aggregate::User;
     let addresses: Vec<Address> = taken.reach.addresses.iter().filter(is_user).cloned().collect();
     if addresses.is_empty() {
-        return Ok(Supplies::default());
+        return Ok(AuthInputs::default());
     }
     lock(tx, &addresses).await?;
     // In a statement of its own, which begins when they are locked.
@@ -59,7 +59,7 @@ pub async fn supply(
     for random in &mut randoms {
         OsRng.try_fill_bytes(random).map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
     }
-    Ok(Supplies { randoms, throttle })
+    Ok(AuthInputs { randoms, throttle })
 }
 
 async fn lock(tx: &mut Transaction<'_, Postgres>, addresses: &[Address]) -> sqlx::Result<()> {
@@ -77,20 +77,20 @@ async fn lock(tx: &mut Transaction<'_, Postgres>, addresses: &[Address]) -> sqlx
 }
 
 impl Named {
-    fn of(commands: &[&Command], wanted: &BTreeSet<Want>) -> Self {
+    fn of(commands: &[&Command], wanted: &BTreeSet<Missing>) -> Self {
         let mut named = Self::default();
         for command in commands {
             named.add(command);
         }
         for want in wanted {
             match want {
-                Want::Email(tenant, email) => {
+                Missing::Email(tenant, email) => {
                     named.emails.insert((tenant.clone(), email.clone()));
                 }
-                Want::Failures(key) => {
+                Missing::Failures(key) => {
                     named.failures.insert(key.clone());
                 }
-                Want::Random => named.randoms += 1,
+                Missing::Random => named.randoms += 1,
                 _ => {}
             }
         }

@@ -8,7 +8,7 @@ use brigade_contracts::{
     Address, Aggregate, Body, Command, MAX_OPEN_CARTS, Timestamp, Token, cart, command::Request,
     order, payment, table,
 };
-use brigade_domain::{Mode, Reach, State, Want};
+use brigade_domain::{LockSet, Missing, Mode, State};
 use serde::Deserialize;
 use sqlx::{Postgres, Transaction};
 
@@ -26,7 +26,7 @@ pub struct Taken {
     /// Stored outcomes of these commands, by tenant and Command-Id.
     pub outcomes: HashMap<(Token, Token), OutcomeRow>,
     pub states: Vec<State>,
-    pub reach: Reach,
+    pub reach: LockSet,
     pub fencing_tokens: Vec<i64>,
     /// Of the aggregates of commands that were decided before those that KV may not show.
     pub unshown: BTreeSet<Address>,
@@ -85,7 +85,7 @@ pub fn named(command: &Command) -> BTreeSet<Address> {
 }
 
 /// Returns the aggregates that are wanted by name, and the owners as their locks.
-pub fn wanted(wanted: &BTreeSet<Want>) -> BTreeSet<Address> {
+pub fn wanted(wanted: &BTreeSet<Missing>) -> BTreeSet<Address> {
     let mut named = Named::default();
     for want in wanted {
         named.want(want);
@@ -117,7 +117,7 @@ struct Named {
 pub async fn take(
     tx: &mut Transaction<'_, Postgres>,
     commands: &[&Command],
-    wanted: &BTreeSet<Want>,
+    wanted: &BTreeSet<Missing>,
 ) -> sqlx::Result<Taken> {
     let mut named = Named::default();
     for request in commands.iter().filter_map(|command| command.request.as_ref().ok()) {
@@ -157,7 +157,7 @@ pub async fn take(
         now: Timestamp::parse("1970-01-01T00:00:00Z").map_err(refused)?,
         outcomes: HashMap::new(),
         states: Vec::with_capacity(rows.len()),
-        reach: Reach { addresses, ..Reach::default() },
+        reach: LockSet { addresses, ..LockSet::default() },
         fencing_tokens: Vec::new(),
         unshown: BTreeSet::new(),
         without_lock: BTreeSet::new(),
@@ -347,23 +347,24 @@ impl Named {
         self.aggregates.into_keys().chain(self.owners.into_keys()).collect()
     }
 
-    fn want(&mut self, want: &Want) {
+    fn want(&mut self, want: &Missing) {
         match want {
-            Want::Aggregate(address) => self.aggregate(address.clone(), false),
-            Want::Owner(lock, mode) => {
+            Missing::Aggregate(address) => self.aggregate(address.clone(), false),
+            Missing::Owner(lock, mode) => {
                 self.owner(&lock.tenant, &lock.id, *mode == Mode::Exclusive);
             }
-            Want::LockFloor(tenant) => {
+            Missing::LockFloor(tenant) => {
                 self.locking.insert(tenant.clone());
             }
-            Want::Session(tenant, session) => {
+            Missing::Session(tenant, session) => {
                 self.sessions.insert((tenant.clone(), session.clone()));
             }
-            Want::OpenCarts(tenant, name) => self.counted(tenant, name),
-            Want::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
-            Want::FencingToken => self.fencing_tokens += 1,
+            Missing::OpenCarts(tenant, name) => self.counted(tenant, name),
+            Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
+            Missing::FencingToken => self.fencing_tokens += 1,
             // Of users: see `supplies`.
-            Want::Email(..) | Want::Password(..) | Want::Random | Want::Failures(_) => {}
+            Missing::Email(..) | Missing::Password(..) | Missing::Random | Missing::Failures(_) => {
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
-use brigade_domain::{Event, LockPolicy, State, Want, World, user::Checked};
+use brigade_domain::{BatchState, Event, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ use crate::{
 pub struct Decided {
     /// One a command; `None`: it is decided in the next batch, which has to take what is wanted.
     pub answers: Vec<Option<Answer>>,
-    pub wanted: BTreeSet<Want>,
+    pub wanted: BTreeSet<Missing>,
     /// Aggregates whose newest state may not stand in KV yet.
     pub to_show: Vec<State>,
     /// Those of which nothing that KV is believed to hold counts.
@@ -55,7 +55,7 @@ pub struct Batch<'a> {
     /// Each command, and beside it what its password came to.
     pub asked: &'a [(&'a Command, Option<&'a Checked>)],
     /// What its commands lacked when they were tried before.
-    pub wanted: &'a BTreeSet<Want>,
+    pub wanted: &'a BTreeSet<Missing>,
     /// Versions known to stand in KV, whose notes go.
     pub shown: &'a [(Address, u64)],
 }
@@ -81,7 +81,7 @@ pub async fn decide(
     let mut before: HashMap<_, _> =
         taken.outcomes.into_iter().map(|(key, row)| (key, Before::stored(row))).collect();
     let mut world =
-        World::new(taken.states, taken.reach, lock_policy.clone(), taken.fencing_tokens)
+        BatchState::new(taken.states, taken.reach, lock_policy.clone(), taken.fencing_tokens)
             .with_users(supplies);
     let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
     let mut fresh: Vec<(&Command, usize)> = Vec::new();
@@ -121,9 +121,9 @@ pub async fn decide(
     let noted = |address: &&&Address| taken.unshown.contains(**address);
     let again = repeated.iter().filter(noted).filter_map(|address| world.unchanged(address));
     Ok(Decided {
-        wanted: world.wanted().clone(),
+        wanted: world.missing().clone(),
         to_show: again.cloned().chain(changed.iter().cloned()).collect(),
-        show_again: world.shown_again().cloned().collect(),
+        show_again: world.reprojected().cloned().collect(),
         shards: shards.fold(0, |mask, shard| mask | 1 << shard),
         answers,
     })
@@ -133,7 +133,7 @@ pub async fn decide(
 async fn save(
     tx: &mut Transaction<'_, Postgres>,
     changed: &[State],
-    world: &World,
+    world: &BatchState,
 ) -> sqlx::Result<()> {
     let all: Vec<_> = changed.iter().filter_map(State::lock).collect();
     locks::save(tx, &all).await?;

@@ -1,7 +1,7 @@
 use brigade_contracts::{Aggregate, event, user::MAX_ROLES};
 use serde_json::json;
 
-use super::world::{PASSWORD, Town, longest_email};
+use super::fixture::{Fixture, PASSWORD, longest_email};
 use crate::bounds::weigh;
 
 #[test]
@@ -12,20 +12,20 @@ fn the_largest_event_of_every_kind_is_small() {
     let roles: Vec<_> = (0..MAX_ROLES).map(|n| long("r", n)).collect();
     let plan = json!({ "subscription_id": long("s", 1), "plan": text,
                        "until": "2027-01-02T03:04:05.678Z" });
-    let mut town = Town::new();
-    assert_eq!(town.register(&id, &email).outcome.status, 201);
-    assert_eq!(town.send(&id, "change_roles", &json!({ "roles": roles })).outcome.status, 200);
-    assert_eq!(town.send(&id, "register_subscription", &plan).outcome.status, 200);
-    assert_eq!(town.send(&id, "activate_subscription", &plan).outcome.status, 200);
-    let tokens = town.login(&id, &email, PASSWORD).tokens.expect("tokens");
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.register(&id, &email).outcome.status, 201);
+    assert_eq!(fixture.send(&id, "change_roles", &json!({ "roles": roles })).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "register_subscription", &plan).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "activate_subscription", &plan).outcome.status, 200);
+    let tokens = fixture.login(&id, &email, PASSWORD).tokens.expect("tokens");
     let refresh = json!({ "refresh_token": tokens.refresh_token.expose() });
-    assert_eq!(town.send(&id, "refresh", &refresh).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "refresh", &refresh).outcome.status, 200);
     let profile = json!({ "profile_id": long("p", 1), "email": email });
-    assert_eq!(town.send(&id, "update_profile", &profile).outcome.status, 200);
-    assert_eq!(town.send(&id, "logout", &json!({})).outcome.status, 200);
-    assert_eq!(town.send(&id, "cancel_subscription", &plan).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "update_profile", &profile).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "logout", &json!({})).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "cancel_subscription", &plan).outcome.status, 200);
     for kind in event::ALL.iter().filter(|kind| kind.aggregate == Aggregate::User) {
-        let largest = town.events.iter().filter(|event| event.kind == *kind).map(weigh).max();
+        let largest = fixture.events.iter().filter(|event| event.kind == *kind).map(weigh).max();
         let largest = largest.unwrap_or_else(|| panic!("there was no {}", kind.name));
         assert!(largest < 16 * 1024, "{}: {largest}", kind.name);
     }

@@ -4,26 +4,26 @@ use brigade_contracts::{Part, Secret, user::Tokens};
 use serde_json::{Value, json};
 
 use super::{
-    super::super::Want,
-    world::{PASSWORD, Town, command, hash_of, user_address},
+    super::super::Missing,
+    fixture::{Fixture, PASSWORD, command, hash_of, user_address},
 };
 
 fn subscribe(id: &str) -> Value {
     json!({"subscription_id": id, "plan": "gold", "until": "2027-01-01T00:00:00Z"})
 }
 
-fn parts(town: &Town) -> Vec<u64> {
-    let parts = town.user("ada").unwrap().head.part_versions();
+fn parts(fixture: &Fixture) -> Vec<u64> {
+    let parts = fixture.user("ada").unwrap().head.part_versions();
     [Part::Auth, Part::Subscription, Part::Roles].map(|part| parts[&part]).to_vec()
 }
 
 #[test]
 fn a_user_is_registered_once_with_the_role_customer_and_no_session() {
-    let mut town = Town::new();
-    let answer = town.register("ada", "Ada@Example.org");
-    assert_eq!(answer.told(), (201, "created"));
+    let mut fixture = Fixture::new();
+    let answer = fixture.register("ada", "Ada@Example.org");
+    assert_eq!(answer.result(), (201, "created"));
     assert_eq!(answer.outcome.effects, ["user.ada@1"]);
-    let at = town.now.to_string();
+    let at = fixture.now.to_string();
     let auth = json!({"version": 1, "at": at, "user": "ada", "profile_id": "p1",
         "email": "Ada@Example.org", "status": "active", "access_expires_at": null,
         "refresh_expires_at": null, "last_login_at": null});
@@ -32,12 +32,12 @@ fn a_user_is_registered_once_with_the_role_customer_and_no_session() {
     let roles = json!({"version": 1, "at": at, "roles": ["customer"]});
     let expected = json!({"auth": auth, "subscription": subscription, "roles": roles});
     assert_eq!(answer.data(), expected);
-    assert_eq!(town.user("ada").unwrap().password_hash, hash_of(PASSWORD));
+    assert_eq!(fixture.user("ada").unwrap().password_hash, hash_of(PASSWORD));
 }
 
 #[test]
 fn each_verb_makes_its_event_and_touches_its_parts_only() {
-    let mut town = Town::with_ada();
+    let mut fixture = Fixture::with_ada();
     let login = json!({"email": "ada@example.org", "password": PASSWORD});
     // Verb, payload, event, versions of auth, subscription and roles.
     for (verb, payload, event, expected) in [
@@ -63,10 +63,10 @@ fn each_verb_makes_its_event_and_touches_its_parts_only() {
         ("logout", json!({}), "logged_out", [11, 10, 3]),
         ("register_subscription", subscribe("s2"), "subscription_registered", [11, 12, 3]),
     ] {
-        let answer = town.send("ada", verb, &payload);
-        assert_eq!(answer.told(), (200, "ok"), "{verb}");
-        let made = town.events.last().unwrap();
-        assert_eq!((made.kind.name, parts(&town)), (event, expected.to_vec()), "{verb}");
+        let answer = fixture.send("ada", verb, &payload);
+        assert_eq!(answer.result(), (200, "ok"), "{verb}");
+        let made = fixture.events.last().unwrap();
+        assert_eq!((made.kind.name, parts(&fixture)), (event, expected.to_vec()), "{verb}");
         assert_eq!(answer.outcome.version, Some(made.version));
         let after = &made.payload.after;
         let carried = [&after.core, &after.payments, &after.subscription, &after.roles];
@@ -74,7 +74,7 @@ fn each_verb_makes_its_event_and_touches_its_parts_only() {
             [Part::Subscription, Part::Roles].map(|part| made.kind.touches.contains(&part));
         assert_eq!(carried.map(Option::is_some), [false, false, touched[0], touched[1]], "{verb}");
     }
-    let ada = town.user("ada").unwrap();
+    let ada = fixture.user("ada").unwrap();
     assert_eq!(json!(ada.roles), json!(["staff", "manager"]));
     assert_eq!(
         json!(ada.subscription),
@@ -86,13 +86,13 @@ fn each_verb_makes_its_event_and_touches_its_parts_only() {
 
 #[test]
 fn what_is_refused_says_why_and_changes_nothing() {
-    let mut town = Town::with_ada();
-    town.register("bob", "bob@example.org");
-    town.send("ada", "register_subscription", &subscribe("s1"));
+    let mut fixture = Fixture::with_ada();
+    fixture.register("bob", "bob@example.org");
+    fixture.send("ada", "register_subscription", &subscribe("s1"));
     let person = |email: &str| json!({"email": email, "profile_id": "p", "password": "p"});
     let roles: Vec<_> = (0..33).map(|n| format!("r{n}")).collect();
-    let before = town.users.clone();
-    let events = town.events.len();
+    let before = fixture.users.clone();
+    let events = fixture.events.len();
     for (id, verb, payload, status, code) in [
         ("ada", "register", person("eve@example.org"), 409, "already_exists"),
         ("eve", "register", person("ADA@example.org"), 409, "email_taken"),
@@ -109,10 +109,10 @@ fn what_is_refused_says_why_and_changes_nothing() {
         ("eve", "change_roles", json!({"roles": []}), 404, "not_found"),
         ("eve", "rebuild_cache", json!({}), 404, "not_found"),
     ] {
-        let answer = town.send(id, verb, &payload);
-        assert_eq!(answer.told(), (status, code), "{id} {verb} {payload}");
+        let answer = fixture.send(id, verb, &payload);
+        assert_eq!(answer.result(), (status, code), "{id} {verb} {payload}");
         assert_eq!((answer.outcome.effects, answer.tokens), (vec![], None), "{verb}");
-        assert_eq!((&town.users, town.events.len()), (&before, events), "{verb}");
+        assert_eq!((&fixture.users, fixture.events.len()), (&before, events), "{verb}");
     }
     let renew = json!({"subscription_id": "s1"});
     for (verb, expected) in [
@@ -123,14 +123,14 @@ fn what_is_refused_says_why_and_changes_nothing() {
         ("activate_subscription", (409, "subscription_cancelled")),
         ("register_subscription", (409, "subscription_exists")),
     ] {
-        assert_eq!(town.send("ada", verb, &renew).told(), expected, "{verb}");
+        assert_eq!(fixture.send("ada", verb, &renew).result(), expected, "{verb}");
     }
 }
 
 #[test]
 fn nobody_can_tell_an_unknown_email_from_a_wrong_password() {
-    let mut town = Town::with_ada();
-    town.register("bob", "bob@example.org");
+    let mut fixture = Fixture::with_ada();
+    fixture.register("bob", "bob@example.org");
     let mut answers = Vec::new();
     for (id, email, password) in [
         ("ada", "ada@example.org", "wrong"),
@@ -142,13 +142,13 @@ fn nobody_can_tell_an_unknown_email_from_a_wrong_password() {
             [&[("Command-Id", "k")][..], &[("Command-Id", "k"), ("Expected-Version", "9")]]
         {
             let login = json!({"email": email, "password": password});
-            let answer = town.decide(&command(id, "login", &login, headers));
-            assert_eq!(answer.told(), (401, "wrong_credentials"), "{id} {email}");
+            let answer = fixture.decide(&command(id, "login", &login, headers));
+            assert_eq!(answer.result(), (401, "wrong_credentials"), "{id} {email}");
             answers.push(serde_json::to_string(&answer.outcome).unwrap());
         }
     }
     let unknown = json!({"email": "eve@example.org", "password": "wrong"});
-    let answer = town.decide(&command("nobody", "login", &unknown, &[("Command-Id", "k")]));
+    let answer = fixture.decide(&command("nobody", "login", &unknown, &[("Command-Id", "k")]));
     answers.push(serde_json::to_string(&answer.outcome).unwrap().replace("nobody", "ada"));
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:#?}");
@@ -156,71 +156,71 @@ fn nobody_can_tell_an_unknown_email_from_a_wrong_password() {
 
 #[test]
 fn a_session_is_refused_without_a_word_about_the_user() {
-    let mut town = Town::with_ada();
-    let of_ada = town.log_ada_in();
+    let mut fixture = Fixture::with_ada();
+    let of_ada = fixture.log_ada_in();
     let forged = Secret::new(format!("ada.{}", "A".repeat(43))).unwrap();
     let no_token = Secret::new("ada".to_owned()).unwrap();
     for token in [&forged, &no_token, &of_ada.access_token] {
-        let answer = town.refresh("k", token);
-        assert_eq!(answer.told(), (401, "invalid_token"));
+        let answer = fixture.refresh("k", token);
+        assert_eq!(answer.result(), (401, "invalid_token"));
         assert_eq!(answer.outcome.version, None);
     }
-    assert!(town.validates(&of_ada.access_token), "the session goes on");
+    assert!(fixture.validates(&of_ada.access_token), "the session goes on");
     let payload = json!({"refresh_token": of_ada.refresh_token.expose()});
-    assert_eq!(town.send("bob", "refresh", &payload).told(), (401, "invalid_token"));
+    assert_eq!(fixture.send("bob", "refresh", &payload).result(), (401, "invalid_token"));
     let expecting = [("Expected-Version", "1")];
-    let answer = town.send_with("ada", "refresh", &payload, &expecting);
-    assert_eq!(answer.told(), (412, "version_mismatch"));
-    town.now = town.now.plus(super::super::session::REFRESH_LASTS);
-    assert_eq!(town.send("ada", "refresh", &payload).told(), (401, "token_expired"));
+    let answer = fixture.send_with("ada", "refresh", &payload, &expecting);
+    assert_eq!(answer.result(), (412, "version_mismatch"));
+    fixture.now = fixture.now.plus(super::super::session::REFRESH_LASTS);
+    assert_eq!(fixture.send("ada", "refresh", &payload).result(), (401, "token_expired"));
 }
 
 #[test]
 fn a_login_is_done_only_with_the_password_that_was_verified_against_the_present_hash() {
-    let mut town = Town::with_ada();
+    let mut fixture = Fixture::with_ada();
     let login = json!({"email": "ada@example.org", "password": PASSWORD});
     let command = command("ada", "login", &login, &[("Command-Id", "k")]);
-    let before = town.check(&command);
-    town.users[0].password_hash = hash_of("another by now");
-    let wanted = Want::Password(command.tenant.clone(), command.command_id.clone());
+    let before = fixture.check(&command);
+    fixture.users[0].password_hash = hash_of("another by now");
+    let wanted = Missing::Password(command.tenant.clone(), command.command_id.clone());
     for checked in [None, before.as_ref()] {
-        let mut world = town.world(&command);
-        assert!(world.decide_checked(&command, town.now, checked).is_none());
-        assert!(world.wanted().contains(&wanted));
-        assert_eq!(world.changed().count(), 0);
+        let mut batch = fixture.batch(&command);
+        assert!(batch.decide_checked(&command, fixture.now, checked).is_none());
+        assert!(batch.missing().contains(&wanted));
+        assert_eq!(batch.changed().count(), 0);
     }
-    assert_eq!(town.decide(&command).told(), (401, "wrong_credentials"));
-    town.users[0].password_hash = hash_of(PASSWORD);
-    assert_eq!(town.decide(&command).told(), (200, "ok"));
+    assert_eq!(fixture.decide(&command).result(), (401, "wrong_credentials"));
+    fixture.users[0].password_hash = hash_of(PASSWORD);
+    assert_eq!(fixture.decide(&command).result(), (200, "ok"));
 }
 
 #[test]
 fn what_was_not_loaded_is_wanted() {
-    let mut town = Town::with_ada();
-    let tokens = town.log_ada_in();
+    let mut fixture = Fixture::with_ada();
+    let tokens = fixture.log_ada_in();
     let refresh = json!({"refresh_token": tokens.refresh_token.expose()});
     for (verb, payload) in
         [("update_profile", json!({"email": "zoe@example.org"})), ("refresh", refresh)]
     {
         let command = command("ada", verb, &payload, &[("Command-Id", "k")]);
-        let mut world = town.world(&command).with_users(super::super::Supplies::default());
-        assert!(world.decide(&command, town.now).is_none(), "{verb}");
+        let mut batch = fixture.batch(&command).with_users(super::super::AuthInputs::default());
+        assert!(batch.decide(&command, fixture.now).is_none(), "{verb}");
         let expected = match verb {
-            "refresh" => Want::Random,
-            _ => Want::Email(command.tenant.clone(), "zoe@example.org".to_owned()),
+            "refresh" => Missing::Random,
+            _ => Missing::Email(command.tenant.clone(), "zoe@example.org".to_owned()),
         };
-        assert!(world.wanted().contains(&expected), "{verb}");
+        assert!(batch.missing().contains(&expected), "{verb}");
     }
     let login = json!({"email": "ada@example.org", "password": PASSWORD});
     let command = command("ada", "login", &login, &[("Command-Id", "k")]);
-    let mut world = town.world(&command).with_users(super::super::Supplies::default());
-    assert!(world.decide(&command, town.now).is_none());
-    assert!(matches!(world.wanted().first(), Some(Want::Failures(_))));
+    let mut batch = fixture.batch(&command).with_users(super::super::AuthInputs::default());
+    assert!(batch.decide(&command, fixture.now).is_none());
+    assert!(matches!(batch.missing().first(), Some(Missing::Failures(_))));
 }
 
 #[test]
 fn later_commands_of_a_batch_see_who_has_an_email_now() {
-    let mut town = Town::with_ada();
+    let mut fixture = Fixture::with_ada();
     let person = json!({"email": "eve@example.org", "profile_id": "p", "password": "p"});
     let moves = command(
         "ada",
@@ -233,10 +233,10 @@ fn later_commands_of_a_batch_see_who_has_an_email_now() {
     let freed = json!({"email": "ada@example.org", "profile_id": "p", "password": "p"});
     let freed = command("bob", "register", &freed, &[("Command-Id", "k3")]);
     let other = command("bob", "register", &person, &[("Command-Id", "k4")]);
-    let checked = town.check(&other);
-    let mut world = town.world(&taken);
+    let checked = fixture.check(&other);
+    let mut batch = fixture.batch(&taken);
     let codes = [moves, taken, freed].map(|command| {
-        let (outcome, _) = world.decide_checked(&command, town.now, checked.as_ref()).unwrap();
+        let (outcome, _) = batch.decide_checked(&command, fixture.now, checked.as_ref()).unwrap();
         outcome.code.into_owned()
     });
     assert_eq!(codes, ["ok", "email_taken", "created"]);
@@ -244,31 +244,31 @@ fn later_commands_of_a_batch_see_who_has_an_email_now() {
 
 #[test]
 fn rebuild_shows_what_command_handler_owns_and_repeats_the_events_of_the_rest() {
-    let mut town = Town::with_ada();
+    let mut fixture = Fixture::with_ada();
     for (part, shown, repeated) in [
         (json!({}), 1, vec![Part::Subscription, Part::Roles]),
         (json!({"part": "auth"}), 1, vec![]),
         (json!({"part": "roles"}), 0, vec![Part::Roles]),
     ] {
         let command = command("ada", "rebuild_cache", &part, &[("Command-Id", "k")]);
-        let mut world = town.world(&command);
-        assert_eq!(world.decide(&command, town.now).unwrap().status, 200);
-        assert_eq!(world.shown_again().count(), shown);
+        let mut batch = fixture.batch(&command);
+        assert_eq!(batch.decide(&command, fixture.now).unwrap().status, 200);
+        assert_eq!(batch.reprojected().count(), shown);
         let expected: Vec<_> =
             repeated.into_iter().map(|part| (user_address("ada"), part)).collect();
-        assert_eq!(world.repeat_events().iter().cloned().collect::<Vec<_>>(), expected);
+        assert_eq!(batch.repeat_events().iter().cloned().collect::<Vec<_>>(), expected);
     }
 }
 
 #[test]
 fn only_the_sender_is_told_the_tokens() {
-    let mut town = Town::with_ada();
-    let answer = town.login("ada", "ada@example.org", PASSWORD);
+    let mut fixture = Fixture::with_ada();
+    let answer = fixture.login("ada", "ada@example.org", PASSWORD);
     let tokens = answer.tokens.as_ref().unwrap();
     let sent: Value = serde_json::from_str(&tokens.answer(&answer.outcome)).unwrap();
     let told: Tokens = serde_json::from_value(sent["data"].clone()).unwrap();
     assert_eq!(&told, tokens);
-    assert!(town.validates(&told.access_token));
+    assert!(fixture.validates(&told.access_token));
     let mut stored = serde_json::to_value(&answer.outcome).unwrap();
     for name in ["access_token", "refresh_token", "expires_at", "refresh_expires_at"] {
         assert!(stored["data"][name].is_null(), "{name}");

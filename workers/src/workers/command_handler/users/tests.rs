@@ -3,8 +3,8 @@ use std::time::Duration;
 use anyhow::Result;
 use brigade_contracts::{Address, Aggregate, Command, Email, Secret, Token, event, user::Status};
 use brigade_domain::{
-    Head, LockPolicy, Reach, State, World,
-    user::{Checked, FailureKind, Supplies, Verified, keys_of},
+    BatchState, Head, LockPolicy, LockSet, State,
+    user::{AuthInputs, Checked, FailureKind, Verified, keys_of},
 };
 use brigade_servers::{Binaries, Postgres as Server, config::StackConfig};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -64,14 +64,14 @@ async fn log_in(sql: &mut PgConnection, ok: bool) -> Result<(u16, User)> {
     let asked = [address("ada")];
     let users = read(&mut *sql, asked.iter()).await?;
     let throttle = Throttle::new(failures(&mut *sql, &keys_of(&command)).await?);
-    let reach = Reach { addresses: asked.into_iter().collect(), ..Reach::default() };
-    let supplies = Supplies { randoms: vec![[1; 32], [2; 32]], throttle };
+    let reach = LockSet { addresses: asked.into_iter().collect(), ..LockSet::default() };
+    let supplies = AuthInputs { randoms: vec![[1; 32], [2; 32]], throttle };
     let users = users.into_iter().map(State::User);
-    let mut world = World::new(users, reach, LockPolicy::default(), []).with_users(supplies);
+    let mut world = BatchState::new(users, reach, LockPolicy::default(), []).with_users(supplies);
     let at: OffsetDateTime =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut *sql).await?;
     let decided = world.decide_checked(&command, at.into(), Some(&checked));
-    let (outcome, _) = decided.ok_or_else(|| anyhow::anyhow!("{:?}", world.wanted()))?;
+    let (outcome, _) = decided.ok_or_else(|| anyhow::anyhow!("{:?}", world.missing()))?;
     let mut tx = sql.begin().await?;
     let changed: Vec<_> = world.changed().filter_map(State::user).collect();
     save(&mut tx, &changed).await?;

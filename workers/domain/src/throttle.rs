@@ -1,8 +1,8 @@
 //! Failed logins, counted so that nobody can guess for long.
 //!
-//! A failure counts for [`WINDOW`], by the user, the email and the source that were told. With
-//! [`MOST_FAILURES`] under any of these nothing is verified until the oldest of them is past: what is
-//! refused for that does not count, or whoever keeps asking would lock a user out for ever.
+//! A failure counts for [`WINDOW`], by the user, the email and the source of the login. With
+//! [`MOST_FAILURES`] under any of these nothing is verified until the oldest of them is past: what
+//! is refused for that does not count, or whoever keeps asking would lock a user out for ever.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,15 +11,10 @@ use std::{
 
 use brigade_contracts::{Body, Command, Timestamp, Token, user::Verb};
 
-use super::super::{
-    Want,
-    draft::{Draft, Result, Stop},
-};
-
 pub const MOST_FAILURES: u32 = 10;
 pub const WINDOW: Duration = Duration::from_secs(15 * 60);
 
-/// What failures are counted by.
+/// A property of a login that failures are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureKind {
     /// The id in the subject, whether there is such a user or not.
@@ -51,12 +46,12 @@ pub struct FailureKey {
 }
 
 impl FailureKey {
-    pub(super) fn is_of_source(&self) -> bool {
+    pub(crate) fn is_of_source(&self) -> bool {
         self.kind == FailureKind::Source
     }
 }
 
-/// The keys by which a command is counted; none of what is no `login`.
+/// Returns the keys by which a `login` is counted; none for any other command.
 #[must_use]
 pub fn keys_of(command: &Command) -> Vec<FailureKey> {
     let Ok(request) = &command.request else { return Vec::new() };
@@ -72,7 +67,7 @@ pub fn keys_of(command: &Command) -> Vec<FailureKey> {
     .collect()
 }
 
-/// How often a key has failed within the window, and when first.
+/// The failures of a key within the window, and the time of the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub failures: u32,
@@ -89,22 +84,26 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// The counts of all keys that the batch may ask for, those without failures too.
+    /// Holds the counts of all keys that the batch may look up, those without failures too.
     #[must_use]
     pub fn new(loaded: impl IntoIterator<Item = (FailureKey, Count)>) -> Self {
         Self { counts: loaded.into_iter().collect(), ..Self::default() }
     }
 
-    /// New failures, to be stored after [`Throttle::cleared`] are deleted.
+    /// Returns the new failures, to be stored after [`Throttle::cleared`] are deleted.
     #[must_use]
     pub fn added(&self) -> &[(FailureKey, Timestamp)] {
         &self.added
     }
 
-    /// Keys of which all stored failures are to be deleted.
+    /// Returns the keys of which all stored failures are to be deleted.
     #[must_use]
     pub fn cleared(&self) -> &BTreeSet<FailureKey> {
         &self.cleared
+    }
+
+    pub(crate) fn count(&self, key: &FailureKey) -> Option<Count> {
+        self.counts.get(key).copied()
     }
 
     pub(crate) fn clear(&mut self, key: FailureKey) {
@@ -118,21 +117,5 @@ impl Throttle {
         count.failures += 1;
         count.oldest.get_or_insert(now);
         self.added.push((key, now));
-    }
-}
-
-impl Draft<'_> {
-    /// How long a login has to wait, in milliseconds.
-    pub(super) fn throttled(&self, keys: &[FailureKey]) -> Result<Option<u64>> {
-        let mut longest = None;
-        for key in keys {
-            let wanted = || Stop::OutOfReach(Some(Want::Failures(key.clone())));
-            let count = self.world.supplies.throttle.counts.get(key).ok_or_else(wanted)?;
-            if count.failures >= MOST_FAILURES {
-                let until = count.oldest.unwrap_or(self.now).plus(WINDOW);
-                longest = longest.max(Some(self.now.millis_until(until).max(1)));
-            }
-        }
-        Ok(longest)
     }
 }

@@ -1,4 +1,4 @@
-//! A world in which users are decided as messages would ask for it, with passwords that are checked
+//! A batch in which users are decided as messages would ask for it, with passwords that are checked
 //! the way command-handler does it: against what the user had when the command was taken.
 
 use brigade_contracts::{
@@ -7,8 +7,8 @@ use brigade_contracts::{
 use serde_json::{Value, json};
 
 use super::super::{
-    super::{Event, LockPolicy, Reach, State, User, World},
-    Checked, Count, FailureKey, Supplies, Throttle, Verified, keys_of,
+    super::{BatchState, Event, LockPolicy, LockSet, State, User},
+    AuthInputs, Checked, Count, FailureKey, Throttle, Verified, keys_of,
 };
 
 pub const PASSWORD: &str = "correct horse battery";
@@ -26,7 +26,7 @@ pub fn user_address(id: &str) -> Address {
     Address::new("t1", Aggregate::User, id).unwrap()
 }
 
-pub struct Town {
+pub struct Fixture {
     pub now: Timestamp,
     pub users: Vec<User>,
     pub failures: Vec<(FailureKey, Timestamp)>,
@@ -44,7 +44,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn told(&self) -> (u16, &str) {
+    pub fn result(&self) -> (u16, &str) {
         (self.outcome.status, &self.outcome.code)
     }
 
@@ -53,7 +53,7 @@ impl Answer {
     }
 }
 
-impl Town {
+impl Fixture {
     pub fn new() -> Self {
         Self {
             now: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
@@ -66,11 +66,11 @@ impl Town {
         }
     }
 
-    /// A town with the user `ada`.
+    /// A fixture with the user `ada`.
     pub fn with_ada() -> Self {
-        let mut town = Self::new();
-        assert_eq!(town.register("ada", "Ada@Example.org").told(), (201, "created"));
-        town
+        let mut fixture = Self::new();
+        assert_eq!(fixture.register("ada", "Ada@Example.org").result(), (201, "created"));
+        fixture
     }
 
     pub fn user(&self, id: &str) -> Option<&User> {
@@ -119,14 +119,14 @@ impl Town {
     /// One batch of one command, with everything loaded that it may need.
     pub fn decide(&mut self, command: &Command) -> Answer {
         let checked = self.check(command);
-        let mut world = self.world(command);
+        let mut batch = self.batch(command);
         let (outcome, tokens) =
-            world.decide_checked(command, self.now, checked.as_ref()).unwrap_or_else(|| {
-                panic!("{command:?} is out of reach: {:?}", world.wanted());
+            batch.decide_checked(command, self.now, checked.as_ref()).unwrap_or_else(|| {
+                panic!("{command:?} is out of reach: {:?}", batch.missing());
             });
-        self.said += &format!("{command:?} {checked:?} {world:?} {outcome:?} {tokens:?}\n");
+        self.said += &format!("{command:?} {checked:?} {batch:?} {outcome:?} {tokens:?}\n");
         self.said += &serde_json::to_string(&outcome).unwrap();
-        self.absorb(&world);
+        self.absorb(&batch);
         Answer { outcome, tokens }
     }
 
@@ -150,8 +150,8 @@ impl Town {
         }
     }
 
-    pub fn world(&mut self, command: &Command) -> World {
-        let mut reach = Reach::default();
+    pub fn batch(&mut self, command: &Command) -> BatchState {
+        let mut reach = LockSet::default();
         reach.addresses.extend(command.request.as_ref().ok().map(|r| r.address.clone()));
         let emails = ["ada@example.org", "bob@example.org", "eve@example.org", &*longest_email()];
         for email in emails {
@@ -174,23 +174,23 @@ impl Town {
             random.chunks_mut(8).for_each(|c| c.copy_from_slice(&self.randoms.to_le_bytes()));
             random
         };
-        let supplies = Supplies { randoms: vec![random(), random()], throttle };
+        let supplies = AuthInputs { randoms: vec![random(), random()], throttle };
         let users = self.users.iter().cloned().map(State::User);
-        World::new(users, reach, LockPolicy::default(), []).with_users(supplies)
+        BatchState::new(users, reach, LockPolicy::default(), []).with_users(supplies)
     }
 
-    pub fn absorb(&mut self, world: &World) {
-        for user in world.changed().filter_map(State::user) {
+    pub fn absorb(&mut self, batch: &BatchState) {
+        for user in batch.changed().filter_map(State::user) {
             self.users.retain(|known| known.head.address != user.head.address);
             self.users.push(user.clone());
         }
-        for event in world.events() {
+        for event in batch.events() {
             self.said += &serde_json::to_string(&event.payload).unwrap();
         }
-        self.events.extend(world.events().iter().cloned());
-        let cleared = world.throttle().cleared();
+        self.events.extend(batch.events().iter().cloned());
+        let cleared = batch.throttle().cleared();
         self.failures.retain(|(key, _)| !cleared.contains(key));
-        self.failures.extend(world.throttle().added().iter().cloned());
+        self.failures.extend(batch.throttle().added().iter().cloned());
     }
 
     /// Whether a token is let in now.

@@ -1,0 +1,247 @@
+//! The commands of one batch, one after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use brigade_contracts::{
+    Address, Command, Outcome, Part, Timestamp, Token, cart::Status, payment::RefundTask,
+    user::Tokens,
+};
+
+use crate::{
+    changes::{Changes, Event, HistoryRow, LockMetric},
+    decide::decide,
+    inputs::{AuthInputs, Checked},
+    loaded::{Loaded, LockSet, Missing},
+    policy::LockPolicy,
+    state::{State, Turn},
+    throttle::Throttle,
+    unit_of_work::UnitOfWork,
+};
+
+/// The aggregates that a batch works on, as they are after the commands decided so far, and what is
+/// to be stored.
+#[derive(Debug, Default)]
+pub struct BatchState {
+    pub(crate) loaded: Loaded,
+    missing: BTreeSet<Missing>,
+    changed: BTreeSet<Address>,
+    events: Vec<Event>,
+    history: Vec<HistoryRow>,
+    refund_tasks: BTreeMap<(Token, String), RefundTask>,
+    turns: BTreeMap<(Token, Token), (Token, Turn)>,
+    metrics: Vec<LockMetric>,
+    reprojected: BTreeSet<Address>,
+    repeat_events: BTreeSet<(Address, Part)>,
+}
+
+impl BatchState {
+    /// Returns the state of a batch that has loaded `states`; of the rest of `locked` nothing
+    /// exists. The fencing tokens ascend, and were drawn while the owners were locked.
+    #[must_use]
+    pub fn new(
+        states: impl IntoIterator<Item = State>,
+        locked: LockSet,
+        policy: LockPolicy,
+        tokens: impl IntoIterator<Item = i64>,
+    ) -> Self {
+        let states = states.into_iter().map(|state| (state.head().address.clone(), state));
+        let mut tokens: Vec<_> = tokens.into_iter().collect();
+        tokens.reverse();
+        let states = states.collect();
+        let loaded = Loaded { states, locked, policy, tokens, ..Loaded::default() };
+        Self { loaded, ..Self::default() }
+    }
+
+    /// Adds what decisions about users need.
+    #[must_use]
+    pub fn with_users(mut self, inputs: AuthInputs) -> Self {
+        self.loaded.inputs = inputs;
+        self
+    }
+
+    /// Decides one command at the time `now` of the database. An outcome of 503 is not final: it is
+    /// not to be stored.
+    ///
+    /// Returns `None` if the command is deferred, which changes nothing: it needs something that is
+    /// not loaded ([`BatchState::missing`]), or that a command deferred before it is about. It
+    /// keeps its place before all later ones on the same things if it is decided first in the next
+    /// batch.
+    pub fn decide(&mut self, command: &Command, now: Timestamp) -> Option<Outcome> {
+        self.decide_checked(command, now, None).map(|(outcome, _)| outcome)
+    }
+
+    /// Decides one command, given the check of its password. The outcome may be stored: it holds no
+    /// secret. The tokens, of a `login` or `refresh` that is done, are for the sender alone
+    /// ([`Tokens::answer`]).
+    pub fn decide_checked(
+        &mut self,
+        command: &Command,
+        now: Timestamp,
+        checked: Option<&Checked>,
+    ) -> Option<(Outcome, Option<Tokens>)> {
+        let request = match &command.request {
+            Ok(request) => request,
+            Err(refusal) => return Some((Outcome::refused(command, refusal.clone(), None), None)),
+        };
+        let mut work = UnitOfWork::new(&self.loaded, command, now, checked);
+        let decided = decide(&mut work, request);
+        let (states, mut changes, seen) = work.into_parts();
+        match decided {
+            Ok(outcome) => {
+                let tokens = changes.issued.take();
+                self.apply(states, changes, now);
+                Some((outcome, tokens))
+            }
+            Err(missing) => {
+                self.loaded.deferred.extend(seen);
+                self.missing.extend(missing);
+                None
+            }
+        }
+    }
+
+    /// Returns the changed aggregates and locks, sorted by address.
+    pub fn changed(&self) -> impl Iterator<Item = &State> {
+        self.changed.iter().filter_map(|address| self.loaded.states.get(address))
+    }
+
+    /// Returns an aggregate that was loaded and not changed.
+    #[must_use]
+    pub fn unchanged(&self, address: &Address) -> Option<&State> {
+        self.loaded.states.get(address).filter(|_| !self.changed.contains(address))
+    }
+
+    /// Returns the events so far, in the order in which they were decided.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Returns the audit rows so far, in the order in which they were decided.
+    #[must_use]
+    pub fn history(&self) -> &[HistoryRow] {
+        &self.history
+    }
+
+    /// Returns the refund tasks that are new or changed, with their tenants, sorted by tenant and
+    /// id.
+    pub fn refund_tasks(&self) -> impl Iterator<Item = (&Token, &RefundTask)> {
+        self.refund_tasks.iter().map(|((tenant, _), task)| (tenant, task))
+    }
+
+    /// Returns the turns that are new or changed: tenant, table and turn, sorted by tenant and id.
+    pub fn turns(&self) -> impl Iterator<Item = (&Token, &Token, &Turn)> {
+        self.turns.iter().map(|((tenant, _), (table, turn))| (tenant, table, turn))
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &[LockMetric] {
+        &self.metrics
+    }
+
+    /// Returns what the deferred commands need the next batch to load.
+    #[must_use]
+    pub fn missing(&self) -> &BTreeSet<Missing> {
+        &self.missing
+    }
+
+    /// Returns the aggregates whose own parts are to be projected again, whatever KV is believed to
+    /// hold.
+    pub fn reprojected(&self) -> impl Iterator<Item = &State> {
+        self.reprojected.iter().filter_map(|address| self.loaded.states.get(address))
+    }
+
+    /// Returns the parts whose last event is to go to the outbox again.
+    #[must_use]
+    pub fn repeat_events(&self) -> &BTreeSet<(Address, Part)> {
+        &self.repeat_events
+    }
+
+    /// Returns the failed logins, to be stored or forgotten.
+    #[must_use]
+    pub fn throttle(&self) -> &Throttle {
+        &self.loaded.inputs.throttle
+    }
+
+    fn apply(&mut self, states: Vec<State>, changes: Changes, now: Timestamp) {
+        for state in states {
+            let address = state.head().address.clone();
+            let before = self.loaded.states.insert(address.clone(), state);
+            self.move_email(&address, before.as_ref());
+            self.count_open(&address, before.as_ref());
+            if before.is_none() {
+                self.list(&address);
+            }
+            self.changed.insert(address);
+        }
+        let Loaded { locked, tokens, inputs, .. } = &mut self.loaded;
+        for (key, (table, turn)) in changes.turns {
+            locked.turns.insert(key.clone(), Some(table.clone()));
+            locked.turn_orders.entry(key.clone()).or_default();
+            self.turns.insert(key, (table, turn));
+        }
+        tokens.truncate(tokens.len() - changes.tokens);
+        let AuthInputs { randoms, throttle } = inputs;
+        randoms.truncate(randoms.len() - changes.randoms);
+        changes.cleared.into_iter().for_each(|key| throttle.clear(key));
+        changes.failures.into_iter().for_each(|key| throttle.fail(key, now));
+        self.events.extend(changes.events);
+        self.history.extend(changes.history);
+        self.refund_tasks.extend(changes.refund_tasks);
+        self.metrics.extend(changes.metrics);
+        self.reprojected.extend(changes.reprojected);
+        self.repeat_events.extend(changes.repeat_events);
+    }
+
+    /// Lets later commands see who has an email now.
+    fn move_email(&mut self, address: &Address, before: Option<&State>) {
+        let key = |state: &State| {
+            let user = state.user()?;
+            Some((address.tenant.clone(), user.email.folded()))
+        };
+        let emails = &mut self.loaded.locked.emails;
+        if let Some(owner) = before.and_then(key).and_then(|key| emails.get_mut(&key)) {
+            *owner = None;
+        }
+        if let Some(key) = self.loaded.states.get(address).and_then(key) {
+            emails.insert(key, Some(address.clone()));
+        }
+    }
+
+    /// Lets later commands see how many open carts there are now.
+    fn count_open(&mut self, address: &Address, before: Option<&State>) {
+        let names = |state: Option<&State>| {
+            let cart = state.and_then(State::cart).filter(|cart| cart.status == Status::Open);
+            let names =
+                cart.into_iter().flat_map(|cart| [Some(&cart.owner), cart.session.as_ref()]);
+            names.flatten().cloned().collect::<BTreeSet<Token>>()
+        };
+        let (before, after) = (names(before), names(self.loaded.states.get(address)));
+        for name in before.symmetric_difference(&after) {
+            let key = (address.tenant.clone(), name.clone());
+            let Some(count) = self.loaded.locked.open_carts.get_mut(&key) else { continue };
+            *count = if after.contains(name) { *count + 1 } else { count.saturating_sub(1) };
+        }
+    }
+
+    /// Puts what is new into the list that it belongs to.
+    fn list(&mut self, address: &Address) {
+        let key = |id: &Token| (address.tenant.clone(), id.clone());
+        let list = match self.loaded.states.get(address) {
+            Some(State::Cart(cart)) => {
+                cart.session.as_ref().and_then(|id| self.loaded.locked.sessions.get_mut(&key(id)))
+            }
+            Some(State::Order(order)) => order
+                .turn_id
+                .as_ref()
+                .and_then(|id| self.loaded.locked.turn_orders.get_mut(&key(id))),
+            _ => None,
+        };
+        if let Some(list) = list {
+            list.push(address.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+use brigade_contracts::{
+    Address, MAX_OPEN_CARTS, Money,
+    cart::{Kind, Open, Standing, Status},
+    event::CART_OPENED,
+};
+
+use super::checks::{count_open, too_many_carts};
+use crate::{
+    head::Head,
+    outcome::{Done, Result},
+    refusal::already_exists,
+    state::Cart,
+    unit_of_work::UnitOfWork,
+};
+
+pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) -> Result<Done> {
+    if work.find::<Cart>(address)?.is_some() {
+        return Err(already_exists().into());
+    }
+    for name in [Some(&open.owner), open.session.as_ref()].into_iter().flatten() {
+        if count_open(work, name)? >= MAX_OPEN_CARTS {
+            return Err(too_many_carts().into());
+        }
+    }
+    let member = Standing { user: open.owner.clone(), committed: None, paid: Money::ZERO };
+    let cart = work.create(Cart {
+        head: Head::unborn(address.clone(), work.now),
+        kind: open.kind,
+        owner: open.owner.clone(),
+        session: open.session.clone(),
+        status: Status::Open,
+        currency: open.currency,
+        members: if open.kind == Kind::Team { vec![member] } else { Vec::new() },
+        items: Vec::new(),
+        paid: Money::ZERO,
+        refunded: Money::ZERO,
+        payments: Vec::new(),
+        order_id: None,
+        locked_until: None,
+        refusals: 0,
+    });
+    work.record(cart, CART_OPENED, open);
+    Ok(Done::created())
+}

@@ -1,0 +1,78 @@
+//! The results of a command, or of a batch, that are stored with the states of its aggregates.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use brigade_contracts::{
+    Address, Part, Timestamp, Token, event,
+    lock::Action,
+    payment::{Method, RefundTask},
+    user::Tokens,
+};
+
+use crate::{state::Turn, throttle::FailureKey};
+
+/// A fact that was decided, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub address: Address,
+    pub version: u64,
+    pub kind: event::Kind,
+    pub at: Timestamp,
+    pub payload: event::Payload,
+    pub command_id: Token,
+    pub traceparent: Option<String>,
+}
+
+/// A row of the history of locks, which is only ever added to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistoryRow {
+    pub tenant: Token,
+    pub owner: Token,
+    pub cart_id: Token,
+    pub token: Option<i64>,
+    pub action: Action,
+    pub method: Option<Method>,
+    pub reason: Option<String>,
+    pub actor: Option<Token>,
+    pub at: Timestamp,
+}
+
+/// An observation about a lock, which is counted once the decision is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockMetric {
+    Acquired(Method),
+    /// A `lock` or an `initiate` was refused with this code.
+    Refused(Method, Cow<'static, str>),
+    /// The lock was held so long, until it was released or expired.
+    Held {
+        method: Method,
+        millis: u64,
+        ended: Action,
+    },
+}
+
+/// The results of one command, except the changed states.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    pub events: Vec<Event>,
+    pub history: Vec<HistoryRow>,
+    /// By tenant and id.
+    pub refund_tasks: BTreeMap<(Token, String), RefundTask>,
+    /// By tenant and id, with the table's.
+    pub turns: BTreeMap<(Token, Token), (Token, Turn)>,
+    pub metrics: Vec<LockMetric>,
+    /// Aggregates whose own parts are to be projected again.
+    pub reprojected: Vec<Address>,
+    /// Parts whose last event is to go to the outbox again.
+    pub repeat_events: Vec<(Address, Part)>,
+    /// The number of fencing tokens that were used.
+    pub tokens: usize,
+    /// The number of random numbers that were used.
+    pub randoms: usize,
+    /// The keys of failed logins.
+    pub failures: Vec<FailureKey>,
+    /// The keys whose earlier failures do not count any more.
+    pub cleared: Vec<FailureKey>,
+    /// The tokens that only the sender gets.
+    pub issued: Option<Tokens>,
+}

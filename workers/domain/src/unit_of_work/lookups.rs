@@ -1,0 +1,114 @@
+//! Lookups of what a batch has loaded with its states: lists, counts, tokens, checked passwords.
+
+use brigade_contracts::{Address, Email, Secret, Token, user::Random};
+
+use super::UnitOfWork;
+use crate::{
+    inputs::{Checked, Verified},
+    loaded::Missing,
+    outcome::{NotDone, Result},
+    throttle::{Count, FailureKey},
+};
+
+impl<'b> UnitOfWork<'b> {
+    /// Returns the next fencing token.
+    pub fn fencing_token(&mut self) -> Result<i64> {
+        let token = self.batch.tokens.iter().rev().nth(self.changes.tokens);
+        let token = token.ok_or(Missing::FencingToken)?;
+        self.changes.tokens += 1;
+        Ok(*token)
+    }
+
+    /// Returns a random number that nobody else gets.
+    pub fn random(&mut self) -> Result<Random> {
+        let random = self.batch.inputs.randoms.iter().rev().nth(self.changes.randoms);
+        let random = random.ok_or(Missing::Random)?;
+        self.changes.randoms += 1;
+        Ok(*random)
+    }
+
+    /// Returns the version above which a lock begins that has no row.
+    pub fn lock_floor(&self) -> Result<u64> {
+        let tenant = &self.command.tenant;
+        let floor = self.batch.locked.lock_floors.get(tenant).copied();
+        floor.ok_or_else(|| Missing::LockFloor(tenant.clone()).into())
+    }
+
+    /// Returns every cart of a session.
+    pub fn carts_of_session(&self, session: &Token) -> Result<&'b [Address]> {
+        let key = self.key(session);
+        match self.batch.locked.sessions.get(&key) {
+            Some(carts) => Ok(carts),
+            None => Err(Missing::Session(key.0, key.1).into()),
+        }
+    }
+
+    /// Returns how many open carts have this name as their owner or their session.
+    pub fn open_carts(&self, name: &Token) -> Result<usize> {
+        let key = self.key(name);
+        let known = self.batch.locked.open_carts.get(&key).copied();
+        known.ok_or_else(|| Missing::OpenCarts(key.0, key.1).into())
+    }
+
+    /// Returns the table that a turn is or was at, or `None` if there is no such turn.
+    pub fn table_of_turn(&self, turn: &Token) -> Result<Option<&'b Token>> {
+        let key = self.key(turn);
+        match self.batch.locked.turns.get(&key) {
+            Some(table) => Ok(table.as_ref()),
+            None => Err(Missing::Turn(key.0, key.1).into()),
+        }
+    }
+
+    /// Returns the orders that the turn of a table had before the command.
+    pub fn orders_of_turn(&self, turn: &Token, table: &Address) -> Result<&'b [Address]> {
+        match self.batch.locked.turn_orders.get(&self.key(turn)) {
+            Some(orders) => Ok(orders),
+            None => Err(Missing::Aggregate(table.clone()).into()),
+        }
+    }
+
+    /// Returns the user who has an email, in whatever case.
+    pub fn owner_of_email(&self, email: &Email) -> Result<Option<&'b Address>> {
+        let key = (self.command.tenant.clone(), email.folded());
+        match self.batch.locked.emails.get(&key) {
+            Some(owner) => Ok(owner.as_ref()),
+            None => Err(Missing::Email(key.0, key.1).into()),
+        }
+    }
+
+    /// Returns how often a key has failed.
+    pub fn failures(&self, key: &FailureKey) -> Result<Count> {
+        let count = self.batch.inputs.throttle.count(key);
+        count.ok_or_else(|| Missing::Failures(key.clone()).into())
+    }
+
+    /// Returns the hash of the password in the command.
+    pub fn hashed_password(&self) -> Result<&'b Secret> {
+        match self.checked {
+            Some(Checked::Hashed(hash)) => Ok(hash),
+            _ => Err(self.unchecked()),
+        }
+    }
+
+    /// Returns whether the password in the command is right. It has to be verified against the
+    /// email in the command and the hash that the user has now.
+    pub fn verified(&self, email: &str, password_hash: Option<&Secret>) -> Result<bool> {
+        match self.checked {
+            Some(Checked::Verified(Verified { email_folded, password_hash_seen, ok }))
+                if email_folded == email && password_hash_seen.as_ref() == password_hash =>
+            {
+                Ok(*ok)
+            }
+            _ => Err(self.unchecked()),
+        }
+    }
+
+    fn unchecked(&self) -> NotDone {
+        let (tenant, id) = (self.command.tenant.clone(), self.command.command_id.clone());
+        Missing::Password(tenant, id).into()
+    }
+
+    fn key(&self, name: &Token) -> (Token, Token) {
+        (self.command.tenant.clone(), name.clone())
+    }
+}
