@@ -71,7 +71,7 @@ const INTERNAL_CODES: &[&str] = &["unknown_aggregate"];
 /// Where a refusal is made of a code that a function is given, or of a table.
 const CODE_IS_GIVEN: &[&str] = &[
     "workers/domain/src/payment/initiate.rs",
-    "workers/domain/src/user/mod.rs",
+    "workers/domain/src/user/session.rs",
     "workers/domain/src/user/subscription.rs",
     "workers/src/workers/edge/http/openapi/responses.rs",
 ];
