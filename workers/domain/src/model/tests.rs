@@ -55,6 +55,17 @@ struct Play {
 
 type Checked = Result<(), TestCaseError>;
 
+/// Returns whether two states of one version differ in their counts of refusals at most.
+fn differ_in_refusals(before: &State, after: &State) -> bool {
+    let mut before = before.clone();
+    match (&mut before, after) {
+        (State::Cart(before), State::Cart(after)) => before.refusals = after.refusals,
+        (State::Lock(before), State::Lock(after)) => before.refusals = after.refusals,
+        _ => {}
+    }
+    before == *after
+}
+
 impl Play {
     fn step(&mut self, player: &mut Player, step: &Step) -> Checked {
         let (target, payload) = match step {
@@ -83,7 +94,14 @@ impl Play {
         let mut changed = Vec::new();
         for state in self.batch.changed() {
             let address = &state.head().address;
-            if states.get(address).is_none_or(|before| **before != *state) {
+            let before = states.get(address);
+            if let Some(before) = before.filter(|b| b.head().version == state.head().version) {
+                prop_assert!(
+                    differ_in_refusals(before, state),
+                    "changed without an event: {state:?}"
+                );
+            }
+            if before.is_none_or(|before| **before != *state) {
                 states.insert(address.clone(), Rc::new(state.clone()));
                 changed.push(address.clone());
             }
