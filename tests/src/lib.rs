@@ -5,12 +5,12 @@
 
 pub mod check;
 pub mod deadlines;
-pub mod gate;
 pub mod locks;
 pub mod money;
 pub mod paying;
 pub mod process;
 pub mod producer;
+pub mod proxy;
 pub mod raw;
 pub mod screen;
 pub mod shared;
@@ -19,7 +19,6 @@ pub mod stranger;
 pub mod tls;
 pub mod town;
 pub mod web;
-pub mod wire;
 pub mod workload;
 
 use std::{

@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     PATIENCE, Producer, Web, check,
-    gate::Gate,
+    proxy::TcpProxy,
     shared::{self, role_password, shared},
     tls::{self, Authority, Trust},
     until,
@@ -258,7 +258,7 @@ impl Town {
     ///
     /// # Panics
     /// Where the server refuses it.
-    pub async fn connect_through(&self, gate: &Gate, user: &str) -> async_nats::Client {
+    pub async fn connect_through(&self, gate: &TcpProxy, user: &str) -> async_nats::Client {
         let url = format!("nats://{user}:{}@127.0.0.1:{}", self.passwords[user], gate.port());
         connect(&url, None).await
     }

@@ -8,8 +8,8 @@ use brigade_contracts::{
 };
 use brigade_tests::{
     Producer, Town,
-    gate::Gate,
     producer::placed,
+    proxy::TcpProxy,
     town::{DEAF, SUPERUSER},
 };
 use futures::{FutureExt, StreamExt};
@@ -146,7 +146,7 @@ async fn s4_07_with_every_push_lost_the_poll_alone_converges() {
 async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
     let mut town = Town::start().await;
     let producer = town.producer().await;
-    let gate = Gate::to(town.nats.port()).await;
+    let gate = TcpProxy::to(town.nats.port()).await;
     let client = client(town.connect_through(&gate, "t1-watcher").await);
     for order in ["o1", "o2", "o3"] {
         place(&producer, order).await;
@@ -241,7 +241,7 @@ async fn a_watched_view_keeps_up_by_pushes_and_by_polls_and_never_goes_down() {
     let town = Town::start().await;
     let producer = town.producer().await;
     let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
-    let gate = Gate::to(town.nats.port()).await;
+    let gate = TcpProxy::to(town.nats.port()).await;
     let hearing = client(town.connect_through(&gate, "t1-watcher").await);
     let deaf = client(town.connect(DEAF).await);
     let mut pushed = hearing.watch_view(&order).await.unwrap().polling_every(NEVER);

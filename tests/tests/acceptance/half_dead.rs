@@ -8,11 +8,10 @@ use brigade_domain::LockPolicy;
 use brigade_tests::{
     Producer, Town,
     deadlines::until_no_lock_is_held,
-    gate::Gate,
     producer::{item, placed},
+    proxy::TcpProxy,
     town::ready,
     until,
-    wire::Wire,
 };
 use serde_json::json;
 use time::OffsetDateTime;
@@ -39,8 +38,8 @@ fn start(town: &Town, worker: WorkerName, servers: Servers) -> Instance {
 /// A worker and its ways to both servers.
 struct Wired {
     worker: WorkerName,
-    nats: Wire,
-    postgres: Wire,
+    nats: TcpProxy,
+    postgres: TcpProxy,
 }
 
 /// A fleet each of whose workers has wires of its own.
@@ -53,8 +52,8 @@ async fn wired() -> (Town, Vec<Wired>) {
     let mut wires = Vec::new();
     for worker in WorkerName::ALL {
         let (nats, postgres) =
-            (Wire::to(town.nats.port()).await, Wire::to(postgres_port(&town)).await);
-        let instance = start(&town, worker, by(&town, worker, nats.port, postgres.port));
+            (TcpProxy::to(town.nats.port()).await, TcpProxy::to(postgres_port(&town)).await);
+        let instance = start(&town, worker, by(&town, worker, nats.port(), postgres.port()));
         ready(&instance).await;
         town.adopt(instance);
         wires.push(Wired { worker, nats, postgres });
@@ -122,7 +121,7 @@ async fn now(town: &Town) -> OffsetDateTime {
     sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.expect("a time")
 }
 
-async fn each_goes_silent(server: &str, wire: fn(&Wired) -> &Wire) {
+async fn each_goes_silent(server: &str, wire: fn(&Wired) -> &TcpProxy) {
     let (town, wires) = wired().await;
     let producer = town.producer().await;
     let began = now(&town).await;
@@ -255,8 +254,8 @@ async fn s5_06_recovery_of_each_worker() {
 }
 
 /// Two of a worker, of which one is by a gate to NATS, the other holds nothing yet.
-async fn one_by_a_gate(town: &Town, worker: WorkerName) -> (Gate, Instance) {
-    let gate = Gate::to(town.nats.port()).await;
+async fn one_by_a_gate(town: &Town, worker: WorkerName) -> (TcpProxy, Instance) {
+    let gate = TcpProxy::to(town.nats.port()).await;
     let postgres = postgres_port(town);
     let instance = start(town, worker, by(town, worker, gate.port(), postgres));
     ready(&instance).await;

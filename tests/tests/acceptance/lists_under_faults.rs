@@ -6,7 +6,7 @@ use async_nats::Client;
 use brigade::fleet::Instance;
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town, producer::placed, screen::Screen, town::ready, until, wire::Wire,
+    Producer, Town, producer::placed, proxy::TcpProxy, screen::Screen, town::ready, until,
 };
 use futures::future::join_all;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -63,9 +63,9 @@ impl Meal {
 }
 
 /// An edge whose connection to NATS can be cut, ready.
-async fn edge_by(wire: &Wire, town: &Town) -> Instance {
+async fn edge_by(wire: &TcpProxy, town: &Town) -> Instance {
     let mut servers = town.servers(WorkerName::Edge);
-    let (far, near) = (town.nats.port().to_string(), wire.port.to_string());
+    let (far, near) = (town.nats.port().to_string(), wire.port().to_string());
     servers.nats_url = servers.nats_url.replace(&far, &near);
     let (metrics, fail) = (town.metrics.clone(), town.fail.clone());
     let edge = Instance::start(WorkerName::Edge, servers, metrics, fail);
@@ -74,7 +74,7 @@ async fn edge_by(wire: &Wire, town: &Town) -> Instance {
 }
 
 /// What cuts the watch, at random.
-async fn cut_the_watch(town: &mut Town, operator: &Client, wire: &Wire, how: u32) {
+async fn cut_the_watch(town: &mut Town, operator: &Client, wire: &TcpProxy, how: u32) {
     match how {
         0 => drop(end_watches(operator).await),
         1 => wire.cut(),
@@ -92,7 +92,7 @@ async fn s4_04_the_list_equals_sql_after_10000_random_operations_with_the_watch_
     let mut town = Town::start().await;
     let producer = town.producer().await;
     let operator = town.connect("operator").await;
-    let wire = Wire::to(town.nats.port()).await;
+    let wire = TcpProxy::to(town.nats.port()).await;
     town.take(WorkerName::Edge).stop().await;
     town.adopt(edge_by(&wire, &town).await);
     let mut random = StdRng::seed_from_u64(404);
@@ -195,7 +195,7 @@ async fn s4_06_after_a_killed_edge_nats_server_or_cut_connection_the_list_is_rig
     let operator = town.connect("operator").await;
     // The edge whose connection can be cut.
     town.take(WorkerName::Edge).stop().await;
-    let wire = Wire::to(town.nats.port()).await;
+    let wire = TcpProxy::to(town.nats.port()).await;
     let mut edge = edge_by(&wire, &town).await;
     until_caught_up(&town, 0).await;
     for n in 0..20 {

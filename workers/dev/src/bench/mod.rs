@@ -28,7 +28,6 @@ mod stage;
 mod times;
 mod waiters;
 mod web;
-mod zipf;
 
 use std::{
     process::ExitCode,

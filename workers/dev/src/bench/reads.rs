@@ -9,12 +9,11 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::{
     Plan, check,
     load::closed,
-    mix::{CARTS, TENANTS},
+    mix::{CARTS, TENANTS, Tenants},
     queries::query,
     report::Report,
     rush::Rush,
     stage::Stage,
-    zipf::Zipf,
 };
 
 const LANES: usize = 64;
@@ -27,7 +26,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     stage.start_workers().await?;
     let rush = Rush::open(&stage, CARTS).await?;
     rush.stock(plan.length / 5).await?;
-    let drawn = Arc::new(Mutex::new((StdRng::seed_from_u64(11), Zipf::new(TENANTS))));
+    let drawn = Arc::new(Mutex::new((StdRng::seed_from_u64(11), Tenants::new())));
     let (client, carts, sender) = (stage.operator.client(), rush.mix.carts(), rush.clone());
     let before = Content::of(&stage).await?;
     let rate = closed(LANES, plan.length, move |_| {

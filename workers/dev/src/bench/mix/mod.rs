@@ -19,6 +19,7 @@ mod tests;
 use std::sync::{Mutex, PoisonError};
 
 use rand::Rng;
+use rand_distr::{Distribution, Zipf};
 use serde_json::json;
 
 pub use self::command::Command;
@@ -32,6 +33,21 @@ pub const TENANTS: usize = 200;
 pub const CARTS: usize = 10_000;
 /// Commands that may be repeated.
 const REMEMBERED: usize = 2000;
+
+/// Draws tenants by Zipf's law: the n-th 1/n as often as the first.
+pub struct Tenants(Zipf<f64>);
+
+impl Tenants {
+    /// # Panics
+    /// Never: there is a tenant, and the exponent is 1.
+    pub fn new() -> Self {
+        Self(Zipf::new(TENANTS as f64, 1.0).expect("a distribution"))
+    }
+
+    pub fn draw(&self, random: &mut impl Rng) -> usize {
+        self.0.sample(random) as usize - 1
+    }
+}
 
 /// What is to be sent next; shared by all senders.
 pub struct Mix(Mutex<State>);

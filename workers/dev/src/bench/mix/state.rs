@@ -4,15 +4,14 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use super::{
-    super::zipf::Zipf,
-    TENANTS,
+    TENANTS, Tenants,
     command::{Command, Order, STEPS, Then},
 };
 
 /// What has been sent, and what that makes possible.
 pub(super) struct State {
     pub(super) random: StdRng,
-    pub(super) tenants: Zipf,
+    pub(super) tenants: Tenants,
     pub(super) carts: usize,
     /// Distinct commands so far.
     pub(super) made: u64,
@@ -26,7 +25,7 @@ impl State {
     pub(super) fn new(carts: usize) -> Self {
         Self {
             random: StdRng::seed_from_u64(7),
-            tenants: Zipf::new(TENANTS),
+            tenants: Tenants::new(),
             carts,
             made: 0,
             orders: VecDeque::new(),
