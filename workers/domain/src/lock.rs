@@ -214,6 +214,13 @@ pub(crate) fn describe(done: Done, lock: &Lock, amount: Money) -> Done {
         .with("amount", &amount)
 }
 
+/// Refuses the token of a lock that nobody holds any more: a capture that paid the cart fully has
+/// released it, or its deadline has passed.
+pub(crate) fn ended_token() -> Refusal {
+    let message = "the lock of this token has ended; the cart is not locked: send no token";
+    Refusal::new(409, "stale_token", message)
+}
+
 pub(crate) fn stale_token() -> Refusal {
     Refusal::new(409, "stale_token", "this is not the token of the cart's lock")
 }

@@ -49,7 +49,7 @@ fn named_lock(
     token: Option<i64>,
 ) -> Result<Option<Handle<Lock>>> {
     let Some(lock) = lock::live_over(work, cart)? else {
-        return if token.is_none() { Ok(None) } else { Err(lock::stale_token().into()) };
+        return if token.is_none() { Ok(None) } else { Err(lock::ended_token().into()) };
     };
     let held = &work[lock];
     if token.is_some_and(|token| token != held.token) {

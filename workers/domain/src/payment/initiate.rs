@@ -104,7 +104,7 @@ fn joined_lock(
     verb: &Initiate,
 ) -> Result<Option<Handle<Lock>>> {
     let Some(lock) = lock::live_over(work, cart)? else {
-        return if verb.token.is_none() { Ok(None) } else { Err(lock::stale_token().into()) };
+        return if verb.token.is_none() { Ok(None) } else { Err(lock::ended_token().into()) };
     };
     let (held, cart) = (&work[lock], &work[cart]);
     let is_its = held.cart_id == cart.head.address.id;
@@ -112,7 +112,10 @@ fn joined_lock(
         Some(token) if is_its && token == held.token => Ok(Some(lock)),
         Some(_) => Err(lock::stale_token().into()),
         None if is_its && cart.has_open_payment(Some(held.token)) => Ok(Some(lock)),
-        None => Err(held.refusal(work.now).into()),
+        None => {
+            let message = "this cart is being paid; a payment under its lock gives the lock's token";
+            Err(Refusal { message: message.into(), ..held.refusal(work.now) }.into())
+        }
     }
 }
 
