@@ -92,28 +92,20 @@ impl Nats {
                 std::future::ready(())
             }
         };
-        // The events do not say why a connection cannot be made; what is known of the servers does.
-        let before_connecting = {
-            let health = health.clone();
-            move |servers: Vec<Server>, _| {
-                let why = servers.iter().find_map(|server| {
-                    let (host, port) = (server.addr.host(), server.addr.port());
-                    Some(format!("{host}:{port}: {}", server.last_error.as_ref()?))
-                });
-                if let Some(why) = why {
-                    health.away("nats", &why);
-                }
-                // The client chooses the server.
-                std::future::ready(None)
-            }
-        };
         let client = options
             .name(health.worker.as_str())
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| RECONNECT_DELAY)
             .ping_interval(PING)
             .event_callback(on_event)
-            .reconnect_to_server_callback(before_connecting)
+            .reconnect_to_server_callback({
+                let health = health.clone();
+                move |servers, _| {
+                    report_last_error(&health, &servers);
+                    // The client chooses the server.
+                    std::future::ready(None)
+                }
+            })
             .connect(address)
             .await
             .context("cannot connect to NATS")?;
@@ -178,6 +170,18 @@ impl Nats {
             // The client is gone, and so is whoever waits here.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Reports why a connection could not be made: the client's events do not say it, what it knows of
+/// the servers does.
+fn report_last_error(health: &Health, servers: &[Server]) {
+    let last_error = servers.iter().find_map(|server| {
+        let (host, port) = (server.addr.host(), server.addr.port());
+        Some(format!("{host}:{port}: {}", server.last_error.as_ref()?))
+    });
+    if let Some(why) = last_error {
+        health.away("nats", &why);
     }
 }
 

@@ -113,7 +113,8 @@ fn joined_lock(
         Some(_) => Err(lock::stale_token().into()),
         None if is_its && cart.has_open_payment(Some(held.token)) => Ok(Some(lock)),
         None => {
-            let message = "this cart is being paid; a payment under its lock gives the lock's token";
+            let message =
+                "this cart is being paid; a payment under its lock gives the lock's token";
             Err(Refusal { message: message.into(), ..held.refusal(work.now) }.into())
         }
     }
