@@ -91,3 +91,38 @@ async fn ask(
         Response::Err { error } => Ok(Err(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Database;
+
+    fn command(id: &str, payload: &str) -> Command {
+        let headers = [("Command-Id", id)];
+        Command::decode("cmd.t1.cart.c1.join", headers.into_iter(), payload.as_bytes()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_what_has_its_own_outcome_for_some_time_goes() -> anyhow::Result<()> {
+        let database = Database::start().await?;
+        let bob = r#"{"user":"bob"}"#;
+        let asked = [("old", bob), ("reused", r#"{"user":"eve"}"#), ("young", bob), ("none", bob)];
+        let commands: Vec<_> = (1..).zip(asked.map(|(id, payload)| command(id, payload))).collect();
+        for (id, seconds) in [("old", 60.0), ("reused", 60.0), ("young", 0.0)] {
+            sqlx::query(
+                "insert into brigade.command_inbox
+                     (tenant, command_id, subject, payload_hash, outcome, decided_at)
+                 values ('t1', $1, 'req.t1.cart.c1.join', $2, '{}',
+                         now() - make_interval(secs => $3))",
+            )
+            .bind(id)
+            .bind(&command(id, bob).payload_hash[..])
+            .bind(seconds)
+            .execute(&database.sql)
+            .await?;
+        }
+        let decided = decided_since(&database.sql, &commands, ANSWERED).await?;
+        assert_eq!(decided.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1]);
+        Ok(())
+    }
+}
