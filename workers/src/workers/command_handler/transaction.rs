@@ -156,7 +156,7 @@ async fn save(
     let all: Vec<_> = changed.iter().filter_map(State::user).collect();
     users::save(tx, &all).await?;
     users::save_failures(tx, world.throttle()).await?;
-    repeat_parts(&mut **tx, world.repeat_events()).await?;
+    repeat_parts(tx, world.repeat_events()).await?;
     Ok(())
 }
 
