@@ -150,7 +150,10 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
             .consumes("COMMANDS")
             .overtakes("COMMANDS", &OVERTAKING)
-            .publish(["INFO", "PURGE"].map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")))
+            .publish(
+                ["INFO", "PURGE", "MSG.GET", "MSG.DELETE"]
+                    .map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")),
+            )
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
             .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])

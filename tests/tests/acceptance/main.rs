@@ -40,6 +40,7 @@ mod payment_results;
 mod payments;
 mod permissions;
 mod reads;
+mod retrying;
 mod shares;
 mod standby;
 mod strange_bytes;

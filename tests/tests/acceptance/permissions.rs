@@ -91,6 +91,8 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
         ("cmd.t1.cart.c1.expire_lock", &["operator"]),
         ("req.t1.table.tb1.reconcile", &["operator"]),
         ("$JS.API.STREAM.PURGE.COMMANDS", &["command-handler", "operator"]),
+        ("$JS.API.STREAM.MSG.DELETE.COMMANDS", &["command-handler", "operator"]),
+        ("$JS.API.STREAM.MSG.DELETE.EVENTS", &["operator"]),
         ("$JS.API.STREAM.DELETE.EVENTS", &["operator"]),
         ("$JS.API.CONSUMER.DELETE.COMMANDS.command-handler", &["operator"]),
         (

@@ -32,14 +32,6 @@ pub enum Settlement {
     Aside(String),
 }
 
-impl Settlement {
-    /// Tells whether the message is not done, and leaves the hand all the same.
-    #[must_use]
-    pub fn gives_up(&self) -> bool {
-        matches!(self, Self::Nak(_) | Self::Bury(_))
-    }
-}
-
 /// Verdict and number of deliveries (1 for the first) → settlement. Deliveries only set the delay:
 /// how often a message may fail is counted by its tries alone.
 #[must_use]

@@ -6,11 +6,14 @@ use std::{
 use super::{
     MAX_BATCH,
     queues::{ALONE_FROM, Batch},
+    shares::OfTenant,
 };
 use crate::runtime::{Delivery, delivery::Origin};
 
 /// Most messages that are put aside; more are given back.
 const MAX_ASIDE: usize = 1024;
+/// Most of them of one tenant.
+const MAX_ASIDE_OF_TENANT: usize = MAX_ASIDE / 4;
 /// Pause between two tries of a message that is put aside.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// How long a request waits for what somebody else has locked. After that its sender is told to
@@ -49,9 +52,10 @@ impl Aside {
     /// Puts a message aside. It holds no permit of its source any more.
     ///
     /// # Errors
-    /// The message, where too many are aside already.
+    /// The message, where too many are aside already, or too many of its tenant.
     pub(super) fn push(&mut self, delivery: Delivery, key: String) -> Result<(), Box<Delivery>> {
-        if self.held.len() >= MAX_ASIDE {
+        let of_tenant = || self.iter().filter(|held| held.tenant() == delivery.tenant()).count();
+        if self.held.len() >= MAX_ASIDE || of_tenant() >= MAX_ASIDE_OF_TENANT {
             return Err(Box::new(delivery));
         }
         let delivery = Delivery { permit: None, ..delivery };
@@ -101,7 +105,10 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::queues::tests::delivery, *};
+    use super::{
+        super::queues::tests::{delivery, of},
+        *,
+    };
 
     fn put(aside: &mut Aside, deliveries: i64, key: &str) {
         assert!(aside.push(delivery(0, deliveries), key.to_owned()).is_ok());
@@ -152,9 +159,14 @@ mod tests {
     #[test]
     fn what_has_no_room_is_handed_back() {
         let mut aside = Aside::default();
-        for _ in 0..MAX_ASIDE {
+        for _ in 0..MAX_ASIDE_OF_TENANT {
             put(&mut aside, 1, "k");
         }
         assert!(aside.push(delivery(0, 1), "k".to_owned()).is_err());
+        assert!(aside.push(of("t2", 0, 1), "k".to_owned()).is_ok());
+        for n in aside.len()..MAX_ASIDE {
+            assert!(aside.push(of(&n.to_string(), 0, 1), "k".to_owned()).is_ok());
+        }
+        assert!(aside.push(of("t3", 0, 1), "k".to_owned()).is_err());
     }
 }

@@ -28,6 +28,8 @@ pub struct Lane {
     pending: watch::Sender<u64>,
     /// The tenants of the last messages that came while there was a backlog.
     recent: Mutex<VecDeque<Box<str>>>,
+    /// The tenants of the last messages that came again.
+    again: Mutex<VecDeque<Box<str>>>,
 }
 
 impl Lane {
@@ -39,6 +41,7 @@ impl Lane {
             overtakes: None,
             pending: watch::Sender::default(),
             recent: Mutex::default(),
+            again: Mutex::default(),
         }
     }
 
@@ -78,13 +81,10 @@ impl Lane {
     /// Notes what was delivered, in order.
     pub(super) fn note(&self, deliveries: &[Delivery]) {
         let Some(last) = deliveries.last() else { return };
-        let mut recent = self.lock();
-        for delivery in deliveries.iter().filter(|delivery| delivery.pending > BACKLOG) {
-            if recent.len() >= RECENT {
-                recent.pop_front();
-            }
-            recent.push_back(delivery.tenant().into());
-        }
+        let again = deliveries.iter().filter(|delivery| delivery.deliveries() > 1);
+        remember(&mut lock(&self.again), again);
+        let mut recent = lock(&self.recent);
+        remember(&mut recent, deliveries.iter().filter(|delivery| delivery.pending > BACKLOG));
         if last.pending <= BACKLOG {
             // The next backlog is caused by others, perhaps.
             recent.clear();
@@ -105,12 +105,27 @@ impl Lane {
     /// Returns the tenants of the last messages that came while there was a backlog.
     #[must_use]
     pub fn recent(&self) -> Vec<Box<str>> {
-        self.lock().iter().cloned().collect()
+        lock(&self.recent).iter().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Box<str>>> {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the tenants of the last messages that came again.
+    #[must_use]
+    pub fn again(&self) -> Vec<Box<str>> {
+        lock(&self.again).iter().cloned().collect()
     }
+}
+
+fn remember<'a>(tenants: &mut VecDeque<Box<str>>, deliveries: impl Iterator<Item = &'a Delivery>) {
+    for delivery in deliveries {
+        if tenants.len() >= RECENT {
+            tenants.pop_front();
+        }
+        tenants.push_back(delivery.tenant().into());
+    }
+}
+
+fn lock(tenants: &Mutex<VecDeque<Box<str>>>) -> MutexGuard<'_, VecDeque<Box<str>>> {
+    tenants.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -139,6 +154,9 @@ mod tests {
         lane.set_idle();
         assert!(!lane.is_backlogged());
         assert_eq!(lane.recent().len(), 1, "too many may be in hand");
+        assert_eq!(lane.again().len(), 0);
+        lane.note(&[delivery(0, 1), delivery(0, 2)]);
+        assert_eq!(lane.again().len(), 1, "with or without a backlog");
     }
 
     #[test]

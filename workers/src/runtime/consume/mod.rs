@@ -9,11 +9,12 @@
 //! is handled alone and what waits for somebody else's lock have room of their own.
 //!
 //! Where a consumer has a backlog, others may deliver ahead what is of other tenants ([`Lane`]).
-//! Such a message is done, or left to the consumer that delivers it too: that one alone tries it
-//! again, counts its tries and buries it. Batches are small meanwhile.
+//! Such a message is done, or left to the consumer that delivers it too: that one alone has its last
+//! try and buries it. Batches are small meanwhile.
 
 mod aside;
 mod attempts;
+mod given_back;
 mod lane;
 mod queues;
 mod receive;
@@ -37,7 +38,9 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     aside::Aside,
     attempts::Attempts,
+    given_back::GivenBack,
     queues::{Batch, Full, Queues},
+    settle::Retried,
     work::{Left, refuse, work},
 };
 use super::{Delivery, Verdict, delivery::Origin};
@@ -138,8 +141,6 @@ const MAX_IN_HAND: usize = 3 * MAX_BATCH;
 const MAX_WAITING: usize = 10_000;
 /// Most of them of one tenant; more are refused as `too_many`.
 const MAX_WAITING_OF_TENANT: usize = MAX_WAITING / 4;
-/// After this time the server delivers again what is given back because there is no room for it.
-const GIVEN_BACK: Duration = Duration::from_secs(30);
 /// The shortest `ack_wait` in the topology, which a test of the conformance suite holds.
 pub const ACK_WAIT: Duration = Duration::from_millis(1500);
 /// Three signs of life fit into the time after which the server gives a message away.
@@ -227,6 +228,8 @@ pub async fn consume<H: Handler>(
         aside: Aside::default(),
         at_work: Vec::with_capacity(H::AT_ONCE + 1),
     };
+    let mut given_back = GivenBack::default();
+    let mut retried = Retried::default();
     let turns = Arc::new(Semaphore::new(1));
     let mut turn = None;
     let mut tasks = JoinSet::new();
@@ -260,13 +263,9 @@ pub async fn consume<H: Handler>(
                     }
                     if delivery.overtakes {
                         cx.metrics.commands_overtaking.inc();
-                        if delivery.deliveries() >= ALONE_FROM {
-                            settle::leave(cx, &delivery).await;
-                            continue;
-                        }
                     }
                     if let Err((full, delivery)) = hand.queues.push(delivery) {
-                        turn_away(cx, &*handler, &delivery, full).await;
+                        turn_away(cx, &*handler, &delivery, full, &mut given_back).await;
                     }
                 },
                 None => open = false,
@@ -276,6 +275,7 @@ pub async fn consume<H: Handler>(
                 let at = hand.at_work.iter().position(|work| work.task == task);
                 let alone = at.is_some_and(|at| hand.at_work.swap_remove(at).alone);
                 hand.queues.keep(left.away, alone);
+                retried.add(left.retried);
                 let (overtaking, panicked): (Vec<_>, _) =
                     left.panicked.into_iter().partition(|delivery| delivery.overtakes);
                 for delivery in overtaking {
@@ -284,7 +284,7 @@ pub async fn consume<H: Handler>(
                 hand.queues.separate(panicked);
                 for (delivery, key) in left.aside {
                     if let Err(delivery) = hand.aside.push(delivery, key) {
-                        turn_away(cx, &*handler, &delivery, Full::Source).await;
+                        turn_away(cx, &*handler, &delivery, Full::Source, &mut given_back).await;
                     }
                 }
             }
@@ -305,6 +305,7 @@ pub async fn consume<H: Handler>(
                 // Without a connection nothing is sent, and the loop must not wait for one.
                 let alive = keep_alive(cx, &hand);
                 let _late = timeout(HEARTBEAT / 2, alive).await;
+                retried.tell(cx);
                 let take = |limit| hand.at_work.iter().all(|work| work.since.elapsed() < limit);
                 if ready && take(DRAIN_LIMIT) {
                     duty.moved();
@@ -314,7 +315,7 @@ pub async fn consume<H: Handler>(
                 if cx.drain.is_cancelled() {
                     // Whoever has it locked may have it for long.
                     for delivery in hand.aside.take() {
-                        turn_away(cx, &*handler, &delivery, Full::Drained).await;
+                        turn_away(cx, &*handler, &delivery, Full::Drained, &mut given_back).await;
                     }
                     let until = *drain_until.get_or_insert(Instant::now() + DRAIN_LIMIT);
                     if Instant::now() > until {
@@ -345,17 +346,26 @@ fn begin<H: Handler>(
 }
 
 /// Does not take a message: a request is refused, a stored message is given back.
-async fn turn_away<H: Handler>(cx: &Context, handler: &H, delivery: &Delivery, full: Full) {
-    let (why, delay) = match full {
-        Full::Source | Full::Alone => (Refused::Busy, GIVEN_BACK),
-        Full::Tenant => (Refused::TooMany, GIVEN_BACK),
-        Full::Drained => (Refused::Drained, Duration::ZERO),
-    };
+async fn turn_away<H: Handler>(
+    cx: &Context,
+    handler: &H,
+    delivery: &Delivery,
+    full: Full,
+    given_back: &mut GivenBack,
+) {
     if is_stored(delivery) {
-        settle::nak(cx, delivery, delay).await;
-    } else {
-        refuse(handler, delivery, why).await;
+        let delay = match full {
+            Full::Drained => Duration::ZERO,
+            _ => given_back.delay(delivery.tenant(), Instant::now()),
+        };
+        return settle::nak(cx, delivery, delay).await;
     }
+    let why = match full {
+        Full::Source | Full::Alone => Refused::Busy,
+        Full::Tenant => Refused::TooMany,
+        Full::Drained => Refused::Drained,
+    };
+    refuse(handler, delivery, why).await;
 }
 
 /// Tells the server that messages are still in hand, before their `ack_wait` is over.

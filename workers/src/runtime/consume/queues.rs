@@ -16,6 +16,8 @@ const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// Most messages in hand that are handled alone; more are given back. They hold no permit of their
 /// source, so that what fails again and again takes no room from the rest.
 const MAX_ALONE: usize = 256;
+/// Most of them of one tenant.
+const MAX_ALONE_OF_TENANT: usize = MAX_ALONE / 4;
 
 /// Most messages in a batch while some overtake others: who comes next waits for what has begun.
 const OVERTAKEN_BATCH: usize = 64;
@@ -51,7 +53,7 @@ pub(super) enum Full {
     Source,
     /// Too many of its tenant wait at its source.
     Tenant,
-    /// Too many that are handled alone are in hand.
+    /// Too many that are handled alone are in hand, or too many of its tenant.
     Alone,
     /// The worker ends.
     Drained,
@@ -88,7 +90,8 @@ impl Queues {
         }
         let waiting = &mut self.waiting[delivery.source];
         if delivery.deliveries() >= ALONE_FROM {
-            if self.alone.len() >= MAX_ALONE {
+            let of_tenant = self.alone.waiting_of(delivery.tenant());
+            if self.alone.len() >= MAX_ALONE || of_tenant >= MAX_ALONE_OF_TENANT {
                 return Err((Full::Alone, Box::new(delivery)));
             }
             self.alone.push_back(Delivery { permit: None, ..delivery });
@@ -185,7 +188,7 @@ pub(super) mod tests {
         of("t1", source, deliveries)
     }
 
-    fn of(tenant: &str, source: usize, deliveries: i64) -> Delivery {
+    pub(in super::super) fn of(tenant: &str, source: usize, deliveries: i64) -> Delivery {
         let subject = format!("req.{tenant}.cart.c1.join");
         let message = Message::new(subject.into(), None, None, bytes::Bytes::new());
         let stored = Origin::Stored { stream: "S".into(), sequence: 1, deliveries, stored_at: 0 };
@@ -311,11 +314,15 @@ pub(super) mod tests {
         let held = Delivery { permit: Some(permit.into()), ..delivery(0, ALONE_FROM) };
         assert!(queues.push(held).is_ok());
         assert_eq!(permits.available_permits(), 1);
-        for _ in 1..MAX_ALONE {
+        for _ in 1..MAX_ALONE_OF_TENANT {
             assert!(queues.push(delivery(0, ALONE_FROM)).is_ok());
         }
         assert_eq!(queues.push(delivery(0, ALONE_FROM)).unwrap_err().0, Full::Alone);
         assert!(queues.push(delivery(0, 1)).is_ok());
+        for n in MAX_ALONE_OF_TENANT..MAX_ALONE {
+            assert!(queues.push(of(&format!("o{n}"), 0, ALONE_FROM)).is_ok());
+        }
+        assert_eq!(queues.push(of("t2", 0, ALONE_FROM)).unwrap_err().0, Full::Alone);
     }
 
     #[test]

@@ -27,6 +27,9 @@ const PULL_HEARTBEAT: Duration = Duration::from_millis(300);
 /// A consumer that is silent for this long has lost the pull, such as one whose leader has died
 /// while the connection has not.
 const PULL_SILENT: Duration = Duration::from_millis(700);
+/// A consumer that is there only at times is asked for at least this often: where the one that it
+/// overtakes delivers nothing any more, nothing tells of a backlog.
+const PROBED: Duration = Duration::from_secs(1);
 /// Pause before a consumer that is there only at times is asked for again.
 const THERE: Duration = Duration::from_millis(100);
 /// Pulls in a row that nothing came of, not even a sign of life, until the consumer is looked for.
@@ -136,7 +139,7 @@ async fn pull_from(
 }
 
 /// Pulls until the drain from a consumer that is there only at times: from when the one that it
-/// overtakes has a backlog until it is gone.
+/// overtakes has a backlog, or delivers nothing any more, until it is gone.
 async fn pull_at_times(
     cx: &Context,
     intake: &Intake,
@@ -154,6 +157,7 @@ async fn pull_at_times(
         if let Some(overtaken) = lane.overtakes() {
             tokio::select! {
                 () = overtaken.backlogged() => {}
+                () = sleep(PROBED) => {}
                 () = cx.drain.cancelled() => return Ok(()),
             }
         }

@@ -1,6 +1,9 @@
 //! Turns verdicts into acknowledgements: the only place that does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use async_nats::Subject;
 use futures::future::{FutureExt, join_all};
@@ -28,6 +31,9 @@ pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdi
     let mut others = Vec::new();
     let mut left = Left::default();
     for (delivery, verdict) in batch.iter().zip(verdicts) {
+        if let Verdict::Retry(reason) = &verdict {
+            left.retried.note(cx, delivery, reason);
+        }
         match note(cx, delivery, verdict) {
             // What is lost of these costs a delivery, and their consumer may be gone.
             Settlement::Ack if delivery.overtakes => leave(cx, delivery).await,
@@ -55,19 +61,53 @@ pub(super) async fn settle(cx: &Context, batch: &[Delivery], verdicts: Vec<Verdi
 fn note(cx: &Context, delivery: &Delivery, verdict: Verdict) -> Settlement {
     let label = match &verdict {
         Verdict::Done => "done",
-        Verdict::Retry(reason) => {
-            tracing::warn!(worker = %cx.worker, subject = delivery.subject(), reason, "will retry");
-            "retry"
-        }
+        Verdict::Retry(_) => "retry",
         Verdict::Away(_) => "away",
         Verdict::Held(_) => "held",
         Verdict::Dead(_) => "dead",
     };
     let settlement = settlement(verdict, delivery.deliveries());
-    let is_left = delivery.overtakes && settlement.gives_up();
+    let is_left = delivery.overtakes && matches!(settlement, Settlement::Bury(_));
     let label = if is_left { "left" } else { label };
     cx.metrics.verdicts.with_label_values(&[cx.worker.as_str(), label]).inc();
     if is_left { Settlement::Ack } else { settlement }
+}
+
+/// How often a message that will be tried again is told of.
+const TOLD: Duration = Duration::from_secs(1);
+
+/// Messages that will be tried again. They may be many, each many times: a line tells of all of a
+/// second.
+#[derive(Default)]
+pub(super) struct Retried {
+    count: u64,
+    /// The subject of the last one, and why it failed.
+    last: Option<(String, String)>,
+    told: Option<Instant>,
+}
+
+impl Retried {
+    fn note(&mut self, cx: &Context, delivery: &Delivery, reason: &str) {
+        let subject = delivery.subject();
+        tracing::debug!(worker = %cx.worker, subject, reason, "failed");
+        self.count += 1;
+        self.last = Some((subject.to_owned(), reason.to_owned()));
+    }
+
+    pub(super) fn add(&mut self, more: Self) {
+        self.count += more.count;
+        self.last = more.last.or(self.last.take());
+    }
+
+    pub(super) fn tell(&mut self, cx: &Context) {
+        if self.told.is_some_and(|told| told.elapsed() < TOLD) {
+            return;
+        }
+        let Some((subject, reason)) = self.last.take() else { return };
+        let count = std::mem::take(&mut self.count);
+        tracing::warn!(worker = %cx.worker, count, subject, reason, "will retry");
+        self.told = Some(Instant::now());
+    }
 }
 
 /// Acknowledges a message that came ahead of its turn: it is done, or left to the consumer that it

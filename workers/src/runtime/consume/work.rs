@@ -6,7 +6,7 @@ use super::{
     Handler, Refused, Turn,
     attempts::{Attempts, MAX_TRIES},
     is_stored,
-    settle::settle,
+    settle::{Retried, settle},
 };
 use crate::{
     infra::Context,
@@ -22,6 +22,8 @@ pub(super) struct Left {
     pub(super) aside: Vec<(Delivery, String)>,
     /// The batch panicked.
     pub(super) panicked: Vec<Delivery>,
+    /// Not in hand any more: those that failed, to be told.
+    pub(super) retried: Retried,
 }
 
 /// Handles and settles a batch; with `attempts` it is one message alone, whose tries count.
@@ -99,7 +101,13 @@ async fn work_counted<H: Handler>(
             // One that panics here was certainly not done.
             match AssertUnwindSafe(handler.is_done(delivery)).catch_unwind().await {
                 Ok(Ok(true)) => Verdict::Done,
-                Ok(Ok(false)) | Err(_) => Verdict::Dead(why),
+                Ok(Ok(false)) | Err(_) => {
+                    if delivery.overtakes && number == MAX_TRIES {
+                        // The last try is that of the consumer that buries it.
+                        attempts.take_back(cx, delivery).await;
+                    }
+                    Verdict::Dead(why)
+                }
                 // Whoever cannot tell that could not have decided it either: the next try begins
                 // as this one did.
                 Ok(Err(error)) => {

@@ -16,7 +16,7 @@ use brigade_domain::user::WINDOW;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::old_locks::OldLocks;
+use super::{above_floor, old_locks::OldLocks};
 use crate::infra::{
     Context, Lease, Nats,
     health::Duty,
@@ -25,7 +25,7 @@ use crate::infra::{
 };
 
 const LEASE: &str = "command-handler.housekeeping";
-const STREAM: &str = "COMMANDS";
+pub(super) const STREAM: &str = "COMMANDS";
 /// How often it is looked what can go.
 const EVERY: Duration = Duration::from_secs(60);
 /// Decided commands stay this long, for people who look into the stream, unless it fills.
@@ -59,7 +59,7 @@ pub async fn keep(cx: Context) {
             continue;
         }
         look = Instant::now() + LOOK;
-        if let Err(error) = decided.purge(&cx.nats).await {
+        if let Err(error) = decided.purge(&cx, &duty).await {
             tracing::warn!(worker = %cx.worker, error = format!("{error:#}"), "cannot purge {STREAM}");
             fitness.fails();
         } else {
@@ -95,15 +95,22 @@ struct Decided {
     floor: u64,
     /// Up to where it was purged for being too full.
     purged: u64,
+    /// Up to where it was looked for decided ones above the floor.
+    looked: u64,
 }
 
 impl Decided {
     /// Purges what was decided an hour ago, and while the stream is half full what was decided
     /// since, oldest first. What is not decided is never purged.
-    async fn purge(&mut self, nats: &Nats) -> anyhow::Result<()> {
+    async fn purge(&mut self, cx: &Context, duty: &Duty) -> anyhow::Result<()> {
+        let nats = &cx.nats;
         purge(nats, |consumer, floor| self.note(Instant::now(), consumer, floor)).await?;
         while is_half_full(nats).await? {
-            let Some(next) = self.next() else { break };
+            let Some(next) = self.next() else {
+                let looked = above_floor::delete(cx, duty, self.looked.max(self.floor)).await?;
+                self.looked = looked.unwrap_or(0);
+                break;
+            };
             tracing::debug!(next, "{STREAM} fills");
             purge(nats, |consumer, _| (consumer == self.consumer).then_some(next)).await?;
         }
@@ -135,7 +142,9 @@ impl Decided {
     }
 }
 
-async fn is_half_full(nats: &Nats) -> anyhow::Result<bool> {
+/// # Errors
+/// Where the stream cannot be asked.
+pub async fn is_half_full(nats: &Nats) -> anyhow::Result<bool> {
     let info = ask(nats, format!("STREAM.INFO.{STREAM}"), json!({})).await?;
     let bytes = info["state"]["bytes"].as_u64().context("no bytes")?;
     // Less than nothing: it may hold any number.

@@ -14,6 +14,7 @@
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,
 //! of `versions` and of the parts `core` and `auth`.
 
+mod above_floor;
 mod answer;
 mod batch;
 mod carts;

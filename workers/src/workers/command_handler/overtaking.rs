@@ -1,14 +1,14 @@
 //! Overtaking: what one tenant has put into `COMMANDS` is not what the others wait for.
 //!
 //! The stream has one consumer that everybody shares, first come, first served. While it has a
-//! backlog, another consumer delivers the commands of all tenants but the **heavy** ones, who cause
+//! backlog, or so much waits there for its next try that it may soon deliver nothing new, another consumer delivers the commands of all tenants but the **heavy** ones, who cause
 //! that backlog, from about where the shared one is. If it gets a backlog of its own, a third one
 //! overtakes that, and so on: each is a lane beside the one before it, and a batch takes equal
 //! shares of all lanes.
 //!
 //! What was decided ahead of its turn is delivered by the shared consumer later, found in the inbox
-//! and acknowledged. The shared one alone says what is decided: what cannot be done in an
-//! overtaking lane is left to it, with its retries, tries and dead letters.
+//! and acknowledged. The shared one alone says what is decided: what an overtaking lane has tried in
+//! vain is left to it, with its last try and its dead letter.
 //!
 //! One command-handler makes and deletes the consumers, by a lease. It keeps nothing: who is
 //! heavy stands in the consumer's metadata. A lane that is there when its time is over, missing, or
@@ -106,6 +106,9 @@ struct Watched {
 struct Seen {
     created: String,
     pending: u64,
+    /// Those that are in hand or wait for their next try, and how many these may be.
+    undone: u64,
+    most_undone: u64,
     /// Everything up to that is done.
     floor: u64,
     /// The last one that it has delivered.
@@ -137,7 +140,7 @@ async fn round(
     let mut below = look(&cx.nats, lanes[0].durable).await?;
     let mut listed = None;
     for ((lane_below, lane), watched) in lanes.iter().zip(&lanes[1..]).zip(watched) {
-        let backlog = below.take().filter(|below| below.pending > BACKLOG);
+        let backlog = below.take().filter(Seen::is_overtaken);
         let above = if backlog.is_some() || watched.is_there != Some(false) {
             look(&cx.nats, lane.durable).await?
         } else {
@@ -150,7 +153,9 @@ async fn round(
                     listed = Some(tenants.list(&cx.postgres, 2 * MOST).await?);
                 }
                 let listed = listed.as_deref().unwrap_or_default();
-                step(below, above.as_ref(), watched.age(), &lane_below.recent(), listed)
+                let recent =
+                    if below.is_stalled() { lane_below.again() } else { lane_below.recent() };
+                step(below, above.as_ref(), watched.age(), &recent, listed)
             }
             None if above.is_some() && watched.is_calm() => Step::Delete,
             None => Step::Leave,
@@ -207,13 +212,24 @@ impl Seen {
         (self.floor + 1).max(self.delivered.saturating_sub(IN_HAND))
     }
 
+    /// Tells whether others have to wait for it.
+    fn is_overtaken(&self) -> bool {
+        self.pending > BACKLOG || self.is_stalled()
+    }
+
+    /// Tells whether it delivers nothing new, or may do so soon: it is half full of what waits for
+    /// its next try.
+    fn is_stalled(&self) -> bool {
+        self.undone * 2 >= self.most_undone
+    }
+
     fn delivers(&self, tenant: &str) -> bool {
         self.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
 }
 
-/// Returns what is done about a lane whose consumer below has a backlog, of which `recent` were the
-/// last deliveries; `above` is the consumer that overtakes it and is so old.
+/// Returns what is done about a lane whose consumer below is overtaken, of which `recent` were the
+/// last deliveries, or, where it stalls, the last that came again; `above` is the consumer that overtakes it and is so old.
 fn step(
     below: &Seen,
     above: Option<&Seen>,
@@ -278,6 +294,9 @@ fn seen(info: &Value) -> Option<Seen> {
     Some(Seen {
         created: info["created"].as_str()?.to_owned(),
         pending: info["num_pending"].as_u64()?,
+        undone: info["num_ack_pending"].as_u64()?,
+        // Less than nothing: any number.
+        most_undone: info["config"]["max_ack_pending"].as_u64().unwrap_or(u64::MAX),
         floor: info["ack_floor"]["stream_seq"].as_u64()?,
         delivered: info["delivered"]["stream_seq"].as_u64()?,
         tenants: (!tenants.is_empty()).then_some(tenants),
@@ -449,14 +468,16 @@ mod tests {
     #[test]
     fn a_consumer_is_read_as_it_was_made() {
         let info = json!({
-            "created": "now", "num_pending": 5,
+            "created": "now", "num_pending": 5, "num_ack_pending": 6,
             "ack_floor": {"stream_seq": 7}, "delivered": {"stream_seq": 9},
             "config": {
-                "filter_subjects": [filter("b"), filter("c")],
+                "max_ack_pending": 12, "filter_subjects": [filter("b"), filter("c")],
                 "metadata": { HEAVY: "a z", "_nats.ver": "2" },
             },
         });
         let read = seen(&info).unwrap();
+        assert!(read.is_stalled(), "half of what may be pending is");
+        assert!(!Seen { undone: 5, ..read.clone() }.is_overtaken());
         assert_eq!((read.tenants, read.heavy), (Some(names(&["b", "c"])), names(&["a", "z"])));
         assert_eq!((read.pending, read.floor, read.delivered), (5, 7, 9));
         let mut shared = info.clone();

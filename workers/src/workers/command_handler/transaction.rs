@@ -4,7 +4,10 @@
 //! each kind of aggregate that changed, and one for all that every batch writes → commit. The number
 //! of statements does not depend on the number of commands.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
 use brigade_domain::{BatchState, Event, LockPolicy, Missing, State, user::Checked};
@@ -223,6 +226,41 @@ pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bo
     });
     let found = found.await?;
     Ok(found.is_some_and(|row| is_outcome_of(command, &row.subject, &row.payload_hash)))
+}
+
+/// Returns those of some commands that have had their outcome for so long.
+///
+/// # Errors
+/// Those of Postgres.
+pub async fn decided_since<'a>(
+    postgres: &PgPool,
+    commands: &'a [(u64, Command)],
+    since: Duration,
+) -> sqlx::Result<Vec<&'a (u64, Command)>> {
+    let tenants: Vec<_> = commands.iter().map(|(_, command)| command.tenant.as_str()).collect();
+    let ids: Vec<_> = commands.iter().map(|(_, command)| command.command_id.as_str()).collect();
+    let found = bounded(postgres, async |connection| {
+        sqlx::query!(
+            "select i.tenant, i.command_id, i.subject, i.payload_hash
+             from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
+             join brigade.command_inbox i using (tenant, command_id)
+             where i.decided_at < statement_timestamp() - make_interval(secs => $3)",
+            &tenants as _,
+            &ids as _,
+            since.as_secs_f64(),
+        )
+        .fetch_all(&mut **connection)
+        .await
+    });
+    let found = found.await?;
+    let found: HashMap<_, _> =
+        found.iter().map(|row| ((row.tenant.as_str(), row.command_id.as_str()), row)).collect();
+    let is_decided = |(_, command): &&(u64, Command)| {
+        let row = found.get(&(command.tenant.as_str(), command.command_id.as_str()));
+        !command.is_decided_anew()
+            && row.is_some_and(|row| is_of(command, target(&row.subject), &row.payload_hash))
+    };
+    Ok(commands.iter().filter(is_decided).collect())
 }
 
 /// Writes the outcomes of commands that are decided anew each time, over earlier ones. Where the id
