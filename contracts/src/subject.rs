@@ -301,6 +301,14 @@ pub fn dead_letter(worker: WorkerName, original: &str) -> String {
     format!("dlq.{worker}.{}", if routable { original } else { "unroutable" })
 }
 
+/// Returns the tenant of a stored message: the second token, or the third of a timer.
+#[must_use]
+pub fn tenant_of(original: &str) -> Option<&str> {
+    let mut tokens = original.split('.');
+    let skipped = if matches!(tokens.next()?, "due" | "timer") { 1 } else { 0 };
+    tokens.nth(skipped)
+}
+
 fn split<const N: usize>(subject: &str) -> Option<[&str; N]> {
     let mut tokens = subject.split('.');
     let mut parts = [""; N];
