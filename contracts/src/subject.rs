@@ -324,6 +324,14 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_tenant_of_a_stored_message_is_in_its_subject() {
+        for subject in ["cmd.t1.cart.c1.open", "evt.t1.order.placed.03", "due.lock.t1.c1.7"] {
+            assert_eq!(tenant_of(subject), Some("t1"), "{subject}");
+        }
+        assert_eq!(tenant_of("cmd"), None);
+    }
+
     fn token() -> impl Strategy<Value = Token> {
         "[A-Za-z0-9_-]{1,64}".prop_map(|t| Token::new(&t).unwrap())
     }

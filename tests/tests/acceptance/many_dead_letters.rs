@@ -219,7 +219,7 @@ async fn a_page_of_letters_goes_on_where_the_last_one_ended() {
     desk.drop(&first.letters[1], "a test", "op1").await.unwrap();
     let left = desk.page(&rare, None, 2).await.unwrap();
     assert_eq!(numbers(&left.letters), [expected[0], expected[2]]);
-    let all = Filter { all: true, ..rare };
+    let all = Filter { all: true, ..rare.clone() };
     let all = desk.page(&all, None, 2).await.unwrap();
     assert_eq!(numbers(&all.letters), expected[..2]);
     assert_eq!(all.letters[1].action.as_deref(), Some("drop"));
@@ -244,4 +244,8 @@ async fn a_page_of_letters_goes_on_where_the_last_one_ended() {
     );
     // As `dlq ls | head -1` does.
     process::ends_quietly_unread(&town, "dlq ls --limit 5000", "number").await;
+    // Whoever acts goes on acting.
+    let drop = "dlq drop --matching --reason rare --because=flood";
+    process::ends_quietly_unread(&town, drop, "dropped").await;
+    assert_eq!(desk.list(&rare).await.unwrap().len(), 0);
 }

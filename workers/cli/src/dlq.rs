@@ -18,7 +18,7 @@ use sqlx::PgPool;
 use super::{
     causes::causes,
     output::{line, progress},
-    printable::printable,
+    printable::{printable, printable_json},
 };
 
 #[derive(clap::Args)]
@@ -190,7 +190,7 @@ fn list(page: &Page, json: bool) -> Result<()> {
     }
     for letter in &page.letters {
         if json {
-            line(format_args!("{}", as_json(letter)))?;
+            line(format_args!("{}", printable_json(&as_json(letter))))?;
             continue;
         }
         let number = letter.number;

@@ -138,8 +138,8 @@ pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns whether SQL keeps a further letter of its tenant whole. Two that ask at the same time
-/// may both be told so.
+/// Returns whether SQL keeps a further letter of its tenant whole. Two that are stored at the same
+/// time may both exceed the bound.
 async fn has_room(cx: &Context, letter: &str, payload: &[u8]) -> sqlx::Result<bool> {
     if payload.is_empty() {
         return Ok(true);
