@@ -305,8 +305,8 @@ pub fn dead_letter(worker: WorkerName, original: &str) -> String {
 #[must_use]
 pub fn tenant_of(original: &str) -> Option<&str> {
     let mut tokens = original.split('.');
-    let skipped = if matches!(tokens.next()?, "due" | "timer") { 1 } else { 0 };
-    tokens.nth(skipped)
+    let skipped = matches!(tokens.next()?, "due" | "timer");
+    tokens.nth(usize::from(skipped))
 }
 
 fn split<const N: usize>(subject: &str) -> Option<[&str; N]> {
