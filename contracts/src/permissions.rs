@@ -273,7 +273,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE tenants", "SELECT, INSERT"),
             ("TABLE dead_letter_actions", "SELECT, DELETE"),
-            ("TABLE dead_letters", "INSERT"),
+            ("TABLE user_activity", "SELECT, DELETE"),
+            ("TABLE dead_letters", "SELECT, INSERT"),
             ("SEQUENCE events_seq_seq", "USAGE"),
             ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
             ("SEQUENCE lock_token", "USAGE"),
@@ -282,12 +283,13 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE events", "SELECT"),
             ("TABLE outbox", "SELECT, DELETE"),
-            ("TABLE dead_letters", "INSERT"),
+            ("TABLE dead_letters", "SELECT, INSERT"),
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
-        // What the stream of dead letters does not take, whoever consumes puts there.
+        // What the stream of dead letters does not take, whoever consumes puts there, and counts how
+        // many of the tenant's are there.
         WorkerName::PaymentProjector | WorkerName::UserStateProjector => {
-            &[("TABLE dead_letters", "INSERT")]
+            &[("TABLE dead_letters", "SELECT, INSERT")]
         }
         // It may write nothing but its lease, which only saves work: two that find the same do no
         // harm.
@@ -301,7 +303,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE carts", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
-            ("TABLE dead_letters", "INSERT"),
+            ("TABLE dead_letters", "SELECT, INSERT"),
         ],
         WorkerName::CacheVerifier => &[
             ("TABLE carts", "SELECT"),
@@ -319,7 +321,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE unshown", "SELECT, INSERT, UPDATE"),
             ("TABLE stream_marks", "SELECT, INSERT, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
-            ("TABLE dead_letters", "INSERT"),
+            ("TABLE dead_letters", "SELECT, INSERT"),
             ("SEQUENCE events_seq_seq", "USAGE"),
         ],
         WorkerName::Edge => &[

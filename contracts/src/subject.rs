@@ -301,6 +301,14 @@ pub fn dead_letter(worker: WorkerName, original: &str) -> String {
     format!("dlq.{worker}.{}", if routable { original } else { "unroutable" })
 }
 
+/// Returns the tenant of a stored message: the second token, or the third of a timer.
+#[must_use]
+pub fn tenant_of(original: &str) -> Option<&str> {
+    let mut tokens = original.split('.');
+    let skipped = matches!(tokens.next()?, "due" | "timer");
+    tokens.nth(usize::from(skipped))
+}
+
 fn split<const N: usize>(subject: &str) -> Option<[&str; N]> {
     let mut tokens = subject.split('.');
     let mut parts = [""; N];
@@ -315,6 +323,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_tenant_of_a_stored_message_is_in_its_subject() {
+        for subject in ["cmd.t1.cart.c1.open", "evt.t1.order.placed.03", "due.lock.t1.c1.7"] {
+            assert_eq!(tenant_of(subject), Some("t1"), "{subject}");
+        }
+        assert_eq!(tenant_of("cmd"), None);
+    }
 
     fn token() -> impl Strategy<Value = Token> {
         "[A-Za-z0-9_-]{1,64}".prop_map(|t| Token::new(&t).unwrap())

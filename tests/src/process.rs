@@ -4,7 +4,7 @@
 //! process always is the code under test, fail points included.
 
 use std::{
-    process::Stdio,
+    process::{ExitCode, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -27,7 +27,11 @@ const ARGUMENTS: &str = "BRIGADE_TEST_ARGUMENTS";
 pub fn brigade_main() {
     let arguments = std::env::var(ARGUMENTS).expect("started by another test");
     let arguments = arguments.split(' ').map(Into::into);
-    let _code = brigade_cli::run_with(std::iter::once("brigade".into()).chain(arguments));
+    let code = brigade_cli::run_with(std::iter::once("brigade".into()).chain(arguments));
+    // Without the test's own last lines, which nobody may read any more.
+    if code == ExitCode::SUCCESS {
+        std::process::exit(0);
+    }
 }
 
 /// The program with these arguments, separated by spaces, in a process of its own.
@@ -42,17 +46,38 @@ fn brigade(arguments: &str) -> Command {
     command
 }
 
-/// What a command of operators prints, who reach the database as its owner.
+/// A command of operators, who reach the database as its owner.
+fn of_operators(town: &Town, arguments: &str) -> Command {
+    let database_url = town.sql.connect_options().to_url_lossy().to_string();
+    let mut command = brigade(arguments);
+    command
+        .env("BRIGADE_DATABASE_URL", database_url)
+        .env("BRIGADE_NATS_URL", town.nats_url("operator"))
+        .stdout(Stdio::piped());
+    command
+}
+
+/// Runs a command of operators and returns what it prints.
 ///
 /// # Panics
 /// Where it does not end well.
 pub async fn printed(town: &Town, arguments: &str) -> String {
-    let database_url = town.sql.connect_options().to_url_lossy().to_string();
-    let mut command = brigade(arguments);
-    let ended = command.env("BRIGADE_DATABASE_URL", database_url).stdout(Stdio::piped()).output();
-    let ended = ended.await.expect("it runs");
+    let ended = of_operators(town, arguments).output().await.expect("it runs");
     assert!(ended.status.success(), "{arguments}: {ended:?}");
     String::from_utf8(ended.stdout).expect("UTF-8")
+}
+
+/// Runs a command of operators whose reader goes away after the first line with this text.
+///
+/// # Panics
+/// Where the command does not end well and without a word.
+pub async fn ends_quietly_unread(town: &Town, arguments: &str, text: &str) {
+    let mut child = of_operators(town, arguments).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    while !lines.next_line().await.expect("text").expect("a line").contains(text) {}
+    drop(lines);
+    let ended = child.wait_with_output().await.expect("it runs");
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{arguments}: {ended:?}");
 }
 
 /// A `brigade run` of its own; killed when dropped.

@@ -10,14 +10,14 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 /// How many messages and bytes a stream holds.
-async fn held(town: &Town, stream: &str) -> (u64, u64) {
+pub async fn held(town: &Town, stream: &str) -> (u64, u64) {
     let js = jetstream::new(town.connect("operator").await);
     let state = js.get_stream(stream).await.unwrap().cached_info().state.clone();
     (state.messages, state.bytes)
 }
 
 /// Makes a stream smaller, as it would be with fewer bytes in the topology.
-async fn shrink(town: &Town, stream: &str, max_bytes: i64) {
+pub async fn shrink(town: &Town, stream: &str, max_bytes: i64) {
     let js = jetstream::new(town.connect("operator").await);
     let found: Value = js.request(format!("STREAM.INFO.{stream}"), &json!({})).await.unwrap();
     let mut config = found["config"].clone();
@@ -26,17 +26,17 @@ async fn shrink(town: &Town, stream: &str, max_bytes: i64) {
     assert!(answer["error"].is_null(), "{answer}");
 }
 
-async fn in_sql(town: &Town) -> i64 {
+pub async fn in_sql(town: &Town) -> i64 {
     let count = "select count(*) from brigade.dead_letters";
     sqlx::query_scalar(count).fetch_one(&town.sql).await.unwrap()
 }
 
-async fn desk(town: &Town) -> DeadLetters {
+pub async fn desk(town: &Town) -> DeadLetters {
     let js = jetstream::new(town.connect("operator").await);
     DeadLetters::open(js, town.sql.clone()).await.unwrap()
 }
 
-async fn letters(town: &Town, count: usize) -> Vec<Letter> {
+pub async fn letters(town: &Town, count: usize) -> Vec<Letter> {
     until("the dead letters", || async {
         let found = desk(town).await.list(&Filter::default()).await.unwrap();
         (found.len() == count).then_some(found)
@@ -143,8 +143,8 @@ async fn a_letter_that_was_done_with_is_taken_away_by_whoever_comes_next() {
     // A crash after the letter was deleted, and before that was noted.
     let forgotten = "update brigade.dead_letter_actions set left_at = null";
     sqlx::query(forgotten).execute(&town.sql).await.unwrap();
-    desk.take_away().await.unwrap();
-    desk.take_away().await.unwrap();
+    desk.remove_completed().await.unwrap();
+    desk.remove_completed().await.unwrap();
     assert!(left().await.unwrap());
     // Another stream of this name has its own first letter.
     sqlx::query(forgotten).execute(&town.sql).await.unwrap();
@@ -155,7 +155,7 @@ async fn a_letter_that_was_done_with_is_taken_away_by_whoever_comes_next() {
     })
     .await;
     let fresh = self::desk(&town).await;
-    fresh.take_away().await.unwrap();
+    fresh.remove_completed().await.unwrap();
     assert!(left().await.unwrap() && fresh.get(letter.number).await.is_err());
 }
 
@@ -316,6 +316,31 @@ async fn settled_letters_are_kept_for_30_days_and_others_for_ever() {
             .unwrap();
         assert!(left >= 1251);
         (left == 1251).then_some(())
+    })
+    .await;
+    handler.stop().await;
+}
+
+#[tokio::test]
+async fn session_events_are_known_for_30_days() {
+    let town = Town::empty().await;
+    // Ids of version 7, as events have them: the milliseconds, then a number.
+    let events = "insert into brigade.user_activity (event_id, tenant, id, version, type, at)
+                  select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0')
+                          || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
+                         't1', 'ada', n, 'logged_in', at
+                  from generate_series(1, 2500) n,
+                       lateral (select now() - make_interval(days => case when n % 2 = 0 then 31
+                                                                     else 29 end)) t (at)";
+    sqlx::query(events).execute(&town.sql).await.unwrap();
+    let handler = town.instance(WorkerName::CommandHandler);
+    until("old events to go", || async {
+        let left: Vec<i64> = sqlx::query_scalar("select version from brigade.user_activity")
+            .fetch_all(&town.sql)
+            .await
+            .unwrap();
+        assert!(left.len() >= 1250);
+        (left.len() == 1250 && left.iter().all(|n| n % 2 == 1)).then_some(())
     })
     .await;
     handler.stop().await;

@@ -31,6 +31,7 @@ mod lock_owners;
 mod lock_trail;
 mod locks;
 mod long_gone;
+mod many_dead_letters;
 mod money;
 mod nats_cli;
 mod openapi;

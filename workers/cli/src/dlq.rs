@@ -5,16 +5,21 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade::{
     fleet::config::{self, RunConfig},
     infra::Operator,
-    operations::dead_letters::{DeadLetters, Filter, Letter, Number},
+    operations::dead_letters::{DeadLetters, Filter, Letter, Number, Page},
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_SUBJECT},
         delivery::pairs,
     },
 };
 use clap::Subcommand;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use super::{causes::causes, printable::printable};
+use super::{
+    causes::causes,
+    output::{line, progress},
+    printable::{printable, printable_json},
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,13 +29,15 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List dead letters that nothing was done with yet
+    /// List dead letters that nobody has replayed or dropped yet, oldest first
     Ls {
         #[command(flatten)]
         filter: FilterArgs,
         /// Also those of the archive: replayed or dropped in the last 30 days
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Show one whole, also of the archive: headers and payload
     Show { number: Number },
@@ -51,6 +58,19 @@ enum Action {
         #[arg(long)]
         because: String,
     },
+}
+
+#[derive(clap::Args)]
+struct PageArgs {
+    /// Go on behind this number
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<Number>,
+    /// Letters at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// One JSON object a line, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -98,9 +118,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let letters = operator.explain(DeadLetters::open(jetstream, postgres).await)?;
     let mut code = ExitCode::SUCCESS;
     match args.action {
-        Action::Ls { filter, all } => list(&letters.list(&filter.filter(all)).await?),
+        Action::Ls { filter, all, page } => {
+            let limit = usize::try_from(page.limit)?;
+            let found = letters.page(&filter.filter(all), page.after, limit).await?;
+            list(&found, page.json)?;
+        }
         Action::Show { number } => {
-            show(&letters.get(number).await?, &letters.payload(number).await?);
+            show(&letters.get(number).await?, &letters.payload(number).await?)?;
         }
         Action::Replay { chosen, force } => {
             let (by, dry_run) = (by(&chosen), chosen.dry_run);
@@ -117,7 +141,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                     code = ExitCode::FAILURE;
                     continue;
                 }
-                println!("{} {number} {subject}", done(dry_run, "replayed"));
+                progress(format_args!("{} {number} {subject}", done(dry_run, "replayed")))?;
             }
         }
         Action::Drop { chosen, because } => {
@@ -127,7 +151,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                     letters.drop(&letter, &because, &by).await?;
                 }
                 let (number, subject) = (letter.number, printable(&letter.subject));
-                println!("{} {number} {subject}", done(dry_run, "dropped"));
+                progress(format_args!("{} {number} {subject}", done(dry_run, "dropped")))?;
             }
         }
     }
@@ -157,40 +181,70 @@ async fn choose(letters: &DeadLetters, chosen: Chosen) -> Result<Vec<Letter>> {
     Ok(found)
 }
 
-fn list(letters: &[Letter]) {
-    println!("{:>8}  {:<24}  {:<22}  {:<40}  reason", "number", "at", "worker", "subject");
-    for letter in letters {
+fn list(page: &Page, json: bool) -> Result<()> {
+    if !json {
+        line(format_args!(
+            "{:>8}  {:<24}  {:<22}  {:<40}  reason",
+            "number", "at", "worker", "subject"
+        ))?;
+    }
+    for letter in &page.letters {
+        if json {
+            line(format_args!("{}", printable_json(&as_json(letter))))?;
+            continue;
+        }
         let number = letter.number;
         let [at, worker, subject, reason] =
             [&letter.at, &letter.worker, &letter.subject, &letter.reason].map(|t| printable(t));
         let notes = notes(letter);
-        println!("{number:>8}  {at:<24}  {worker:<22}  {subject:<40}  {reason}{notes}");
+        line(format_args!("{number:>8}  {at:<24}  {worker:<22}  {subject:<40}  {reason}{notes}"))?;
     }
+    if let Some(last) = page.letters.last().filter(|_| page.more) {
+        eprintln!("There are more: go on with --after {}, or choose a --limit.", last.number);
+    }
+    Ok(())
 }
 
-/// What became of it.
+fn as_json(letter: &Letter) -> Value {
+    json!({
+        "number": letter.number.to_string(),
+        "at": letter.at,
+        "worker": letter.worker,
+        "subject": letter.subject,
+        "reason": letter.reason,
+        "headers": pairs(Some(&letter.headers)).collect::<Vec<_>>(),
+        "payload_gone": letter.payload_gone(),
+        "action": letter.action,
+        "outcome": letter.outcome,
+        "id_belongs_to": letter.id_belongs_to,
+    })
+}
+
+/// Returns what became of a letter, in brackets.
 fn notes(letter: &Letter) -> String {
+    let gone = letter.payload_gone().map(|_| " [payload not kept]").unwrap_or_default();
     let action = letter.action.as_ref().map(|action| format!(" [{action}]"));
     let outcome = letter.outcome.map(|status| format!(" [has the outcome {status}]"));
     let other = letter.id_belongs_to.as_ref();
     let other = other.map(|other| format!(" [its Command-Id belongs to {}]", printable(other)));
-    action.unwrap_or_default() + &outcome.or(other).unwrap_or_default()
+    gone.to_owned() + &action.unwrap_or_default() + &outcome.or(other).unwrap_or_default()
 }
 
-fn show(letter: &Letter, payload: &[u8]) {
+fn show(letter: &Letter, payload: &[u8]) -> Result<()> {
     let Letter { number, worker, subject, .. } = letter;
     let (worker, subject) = (printable(worker), printable(subject));
-    println!("{subject} (dead letter {number} of {worker}){}", notes(letter));
+    line(format_args!("{subject} (dead letter {number} of {worker}){}", notes(letter)))?;
     for (name, value) in pairs(Some(&letter.headers)) {
-        println!("{}: {}", printable(name), printable(value));
+        line(format_args!("{}: {}", printable(name), printable(value)))?;
         if [RAW_HEADERS, RAW_SUBJECT].contains(&name)
             && let Ok(raw) = BASE64_STANDARD.decode(value)
         {
-            println!("  = {}", raw.escape_ascii());
+            line(format_args!("  = {}", raw.escape_ascii()))?;
         }
     }
-    println!();
-    for line in String::from_utf8_lossy(payload).lines() {
-        println!("{}", printable(line));
+    line(format_args!(""))?;
+    for text in String::from_utf8_lossy(payload).lines() {
+        line(format_args!("{}", printable(text)))?;
     }
+    Ok(())
 }

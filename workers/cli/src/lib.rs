@@ -4,6 +4,7 @@ mod causes;
 mod dlq;
 mod locks;
 mod migrate;
+mod output;
 mod printable;
 mod provision;
 mod run;
@@ -90,6 +91,9 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
         }
     });
     result.unwrap_or_else(|error| {
+        if error.is::<output::Unread>() {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("brigade: {}", causes::causes(&error));
         ExitCode::FAILURE
     })

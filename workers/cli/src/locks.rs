@@ -5,7 +5,7 @@ use brigade::fleet::config::RunConfig;
 use brigade_contracts::Timestamp;
 use sqlx::PgPool;
 
-use super::printable::printable;
+use super::{output::line, printable::printable};
 
 /// Reads SQL by BRIGADE_DATABASE_URL.
 #[derive(clap::Args)]
@@ -56,18 +56,18 @@ async fn list(postgres: &PgPool, tenant: Option<&str>) -> Result<()> {
     )
     .fetch_all(postgres)
     .await?;
-    println!(
+    line(format_args!(
         "{:<16}  {:<24}  {:<24}  {:<8}  {:>8}  {:<24}  expires",
         "tenant", "owner", "cart", "method", "token", "acquired"
-    );
+    ))?;
     for lock in locks {
         let overdue = if lock.overdue { " [overdue]" } else { "" };
         let (acquired, expires) =
             (Timestamp::from(lock.acquired_at), Timestamp::from(lock.expires_at));
-        println!(
+        line(format_args!(
             "{:<16}  {:<24}  {:<24}  {:<8}  {:>8}  {acquired:<24}  {expires}{overdue}",
             lock.tenant, lock.owner, lock.cart_id, lock.method, lock.token
-        );
+        ))?;
     }
     Ok(())
 }
@@ -83,13 +83,13 @@ async fn history(postgres: &PgPool, tenant: &str, owner: &str, limit: u32) -> Re
     )
     .fetch_all(postgres)
     .await?;
-    println!(
+    line(format_args!(
         "{:<24}  {:<8}  {:<24}  {:>8}  {:<8}  {:<24}  reason",
         "at", "action", "cart", "token", "method", "actor"
-    );
+    ))?;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for entry in entries {
-        println!(
+        line(format_args!(
             "{:<24}  {:<8}  {:<24}  {:>8}  {:<8}  {:<24}  {}",
             Timestamp::from(entry.at),
             entry.action,
@@ -98,7 +98,7 @@ async fn history(postgres: &PgPool, tenant: &str, owner: &str, limit: u32) -> Re
             or_dash(entry.method),
             or_dash(entry.actor),
             printable(&or_dash(entry.reason)),
-        );
+        ))?;
     }
     Ok(())
 }

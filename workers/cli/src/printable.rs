@@ -1,6 +1,17 @@
+use serde_json::Value;
+
 /// Text that strangers sent, for a terminal: what would command it, or turn the direction of
 /// writing, is escaped.
 pub fn printable(text: &str) -> String {
+    escaped(text, |c| c.escape_unicode().to_string())
+}
+
+/// Returns JSON in one line, in which the same is escaped as JSON does.
+pub fn printable_json(value: &Value) -> String {
+    escaped(&value.to_string(), |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+fn escaped(text: &str, escape: impl Fn(char) -> String) -> String {
     let commands = |c: char| {
         let turns = matches!(
             c,
@@ -8,15 +19,15 @@ pub fn printable(text: &str) -> String {
         );
         c.is_control() || turns
     };
-    let mut printable = String::with_capacity(text.len());
+    let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if commands(c) {
-            printable.extend(c.escape_unicode());
+            escaped += &escape(c);
         } else {
-            printable.push(c);
+            escaped.push(c);
         }
     }
-    printable
+    escaped
 }
 
 #[cfg(test)]
@@ -28,5 +39,9 @@ mod tests {
         assert_eq!(printable("Müsli, \"7\" €"), "Müsli, \"7\" €");
         let title = printable("\u{1b}]0;owned\u{7}\r\n\u{9b}31m\u{202e}");
         assert_eq!(title, r"\u{1b}]0;owned\u{7}\u{d}\u{a}\u{9b}31m\u{202e}");
+        let value = Value::from("Müsli\u{1b}\n\u{9b}31m\u{202e}");
+        let json = printable_json(&value);
+        assert_eq!(json, r#""Müsli\u001b\n\u009b31m\u202e""#);
+        assert_eq!(serde_json::from_str::<Value>(&json).ok(), Some(value));
     }
 }

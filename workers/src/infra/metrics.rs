@@ -25,6 +25,7 @@ pub struct Metrics {
     pub restarts: IntCounterVec,
     pub dead_letters: IntCounterVec,
     pub dead_letters_in_sql: IntCounterVec,
+    pub dead_letters_without_payload: IntCounterVec,
     pub stream_filled: IntGaugeVec,
     pub visible_seconds: HistogramVec,
     pub shown_again: IntCounter,
@@ -193,6 +194,12 @@ impl Metrics {
             dead_letters_in_sql: counters(
                 "brigade_dead_letters_in_sql_total",
                 "Those of them that the stream DLQ did not take: it is full, or they are too large",
+                &["worker"],
+            ),
+            dead_letters_without_payload: counters(
+                "brigade_dead_letters_without_payload_total",
+                "Those of them whose payload is not kept: too many of their tenant are in SQL, which \
+                 nobody replays or drops",
                 &["worker"],
             ),
             stream_filled: gauges(
@@ -417,6 +424,7 @@ impl Metrics {
             metrics.restarts.with_label_values(&[worker.as_str()]);
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
             metrics.dead_letters_in_sql.with_label_values(&[worker.as_str()]);
+            metrics.dead_letters_without_payload.with_label_values(&[worker.as_str()]);
         }
         for method in Method::ALL {
             for result in ["acquired", "cart_locked", "cart_changed", "cart_empty"] {

@@ -3,6 +3,7 @@ use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade_contracts::subject;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::{
     Delivery,
@@ -16,6 +17,21 @@ pub const RAW_HEADERS: &str = "Dead-Raw-Headers";
 pub const RAW_HEADERS_IN_PAYLOAD: &str = "Dead-Raw-Headers-In-Payload";
 /// The subject of a message whose subject is no plain text, base64.
 pub const RAW_SUBJECT: &str = "Dead-Raw-Subject";
+
+/// The length of a payload that is not kept with its letter, and where it is or why not.
+pub const PAYLOAD_GONE: &str = "Dead-Payload";
+/// SHA-256 of the payload as it was sent, hex: which command a letter is of is known without it.
+pub const PAYLOAD_HASH: &str = "Dead-Payload-Hash";
+
+/// Letters of a tenant that SQL keeps whole. They are counted for each further one, which for so
+/// many takes some milliseconds.
+const MAX_WHOLE: i64 = 1000;
+/// Bytes of their payloads.
+const MAX_WHOLE_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Beginnings of names by which the server, or whoever reads the letter, would take a sender's
+/// header for one of their own.
+const RESERVED: [&str; 3] = ["Nats-", "Dead-", "Origin-"];
 
 /// Longest header block that is copied into a header or headers: JetStream stores no more than
 /// 64 KiB of them, base64 takes a third more, and a dead letter has headers of its own.
@@ -31,6 +47,7 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
         return Ok(());
     };
     let (mut headers, payload) = copy_of(delivery);
+    headers.insert(PAYLOAD_HASH, hash_of(delivery.payload()));
     headers.insert("Dead-Deliveries", deliveries.to_string());
     headers.insert("Origin-Stream", stream.as_str());
     headers.insert("Origin-Seq", sequence.to_string());
@@ -62,7 +79,7 @@ pub struct Letter<'a> {
 
 /// Stores a dead letter in the stream `DLQ`; where the stream does not take it (it is full, or the
 /// letter is too large), in `brigade.dead_letters`, once. An answer that was lost may leave it in
-/// both.
+/// both. SQL keeps so many letters of a tenant whole; further ones are kept without their payloads.
 ///
 /// # Errors
 /// Where it is stored in neither: a server is away.
@@ -91,11 +108,12 @@ pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
             return Err(error).context("not acknowledged");
         }
         tracing::error!(worker, %error, "the stream DLQ does not take a dead letter: put into SQL");
+        let whole = has_room(cx, &letter, &payload).await.context("nor does SQL")?;
+        let payload = if whole { payload } else { leave_out(&mut headers, &payload) };
         bounded(&cx.postgres, async |connection| {
-            // To name the column of the conflict takes a right to read it.
             sqlx::query!(
                 "insert into brigade.dead_letters (message, subject, headers, payload)
-                 values ($1, $2, $3::text::json, $4) on conflict do nothing",
+                 values ($1, $2, $3::text::json, $4) on conflict (message) do nothing",
                 format!("{worker}.{unique}"),
                 letter,
                 headers_as_json(&headers),
@@ -106,23 +124,85 @@ pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
         })
         .await
         .context("nor does SQL")?;
+        if !whole {
+            tracing::error!(
+                worker,
+                subject,
+                "SQL is full for its tenant: kept without its payload"
+            );
+            cx.metrics.dead_letters_without_payload.with_label_values(&[worker]).inc();
+        }
         cx.metrics.dead_letters_in_sql.with_label_values(&[worker]).inc();
     }
     cx.metrics.dead_letters.with_label_values(&[worker]).inc();
     Ok(())
 }
 
-/// The headers of a message, as its dead letter keeps them.
+/// Returns whether SQL keeps a further letter of its tenant whole. Two that are stored at the same
+/// time may both exceed the bound.
+async fn has_room(cx: &Context, letter: &str, payload: &[u8]) -> sqlx::Result<bool> {
+    if payload.is_empty() {
+        return Ok(true);
+    }
+    // `dlq.<worker>.<door>.<tenant>.…`: nothing in letters whose subjects are not made of Tokens,
+    // and `lock` in those of timers, which senders do not make.
+    let tenant = letter.split('.').nth(3).unwrap_or_default();
+    let kept = bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            r#"select count(*) as "letters!",
+                      coalesce(sum(octet_length(payload)), 0)::bigint as "bytes!"
+               from brigade.dead_letters
+               where split_part(subject, '.', 4) = $1 and payload <> ''"#,
+            tenant,
+        )
+        .fetch_one(&mut **connection)
+        .await
+    });
+    let kept = kept.await?;
+    let bytes = i64::try_from(payload.len()).unwrap_or(i64::MAX);
+    Ok(kept.letters < MAX_WHOLE && kept.bytes.saturating_add(bytes) <= MAX_WHOLE_BYTES)
+}
+
+/// Replaces the payload of a letter by headers with its length and its hash.
+fn leave_out(headers: &mut HeaderMap, payload: &[u8]) -> Bytes {
+    let why = "not kept: too many dead letters of this tenant are in SQL";
+    headers.insert(PAYLOAD_GONE, format!("{} bytes, {why}", payload.len()));
+    if headers.get(PAYLOAD_HASH).is_none() {
+        headers.insert(PAYLOAD_HASH, hash_of(payload));
+    }
+    Bytes::new()
+}
+
+fn hash_of(payload: &[u8]) -> String {
+    hex::encode(Sha256::digest(payload))
+}
+
+/// Returns the headers of a message as its dead letter keeps them: `Dead-` stands before the names
+/// that would be taken for the server's own or the letter's.
 pub fn copied<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> HeaderMap {
     let mut copied = HeaderMap::new();
     for (name, value) in headers {
-        // The server would act on its own headers again (ids, expectations, schedules).
-        match name.strip_prefix("Nats-") {
-            Some(rest) => copied.append(format!("Dead-Nats-{rest}"), value),
-            None => copied.append(name, value),
+        if is_reserved(name) {
+            copied.append(format!("Dead-{name}"), value);
+        } else {
+            copied.append(name, value);
         }
     }
     copied
+}
+
+/// Returns the name that a header of a dead letter had in its message; nothing for those of the
+/// letter, and for those on which the server would act again (ids, expectations, schedules).
+#[must_use]
+pub fn name_as_sent(name: &str) -> Option<&str> {
+    match name.strip_prefix("Dead-").filter(|sent| is_reserved(sent)) {
+        Some(sent) => (!sent.starts_with("Nats-")).then_some(sent),
+        None => (!is_reserved(name)).then_some(name),
+    }
+}
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|reserved| name.starts_with(reserved))
 }
 
 /// `[[name, value], …]`: a name may come more than once.
@@ -154,4 +234,25 @@ fn copy_of(delivery: &Delivery) -> (HeaderMap, Bytes) {
 /// A header's value cannot hold line breaks.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_senders_headers_are_told_from_those_of_the_letter() {
+        let sent = ["Command-Id", "Dead-Raw-Headers", "Dead-Nats-X", "Origin-Subject", "dead-at"];
+        let all = sent.into_iter().chain(["Nats-Msg-Id"]);
+        let copied = copied(all.map(|name| (name, "x")));
+        for own in [RAW_HEADERS, PAYLOAD_GONE, "Origin-Subject", "Nats-Msg-Id"] {
+            assert!(copied.get(own).is_none(), "{own}");
+            assert_eq!(name_as_sent(own), None, "{own}");
+        }
+        let mut again: Vec<_> = pairs(Some(&copied)).filter_map(|h| name_as_sent(h.0)).collect();
+        again.sort_unstable();
+        let mut sent = sent.to_vec();
+        sent.sort_unstable();
+        assert_eq!(again, sent);
+    }
 }

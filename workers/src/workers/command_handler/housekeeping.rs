@@ -1,5 +1,6 @@
 //! What is forgotten in time: decided commands in the stream, old outcomes in the inbox, failed
-//! logins that do not count any more, dead letters that were settled, locks of owners long gone.
+//! logins that do not count any more, dead letters that were settled, locks of owners long gone,
+//! session events that cannot come again.
 //!
 //! One command-handler does it, by a lease. Nothing is lost by doing it late, but a stream that is
 //! full takes no more: decided commands go by age, and sooner when they fill half of it.
@@ -36,6 +37,10 @@ const LOOK: Duration = Duration::from_secs(1);
 pub const OUTCOME_DAYS: i32 = 30;
 /// So long dead letters are kept after something was done with them, in days.
 const SETTLED_DAYS: i32 = 30;
+/// Session events are known this long, in days: events are kept, and so repeated or healed, for 7.
+const ACTIVITY_DAYS: i32 = 30;
+/// Pieces of them that are deleted in a round at most; more than a fleet commits in the meantime.
+const ACTIVITY_PIECES: usize = 50;
 /// Outcomes deleted in one go, so that no transaction is long.
 const AT_ONCE: i64 = 1000;
 
@@ -80,6 +85,9 @@ pub async fn keep(cx: Context) {
         }
         if let Err(error) = forget_settled(&cx, SETTLED_DAYS).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old dead letters");
+        }
+        if let Err(error) = delete_activity(&cx, &duty).await {
+            tracing::warn!(worker = %cx.worker, %error, "cannot delete old session events");
         }
     }
 }
@@ -236,6 +244,33 @@ async fn forget_settled(cx: &Context, days: i32) -> sqlx::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Deletes old rows of `user_activity`, in pieces. Ids of events grow with time, so the oldest ones
+/// are the first by key, and no piece reads more rows than it may delete.
+async fn delete_activity(cx: &Context, duty: &Duty) -> sqlx::Result<()> {
+    for _ in 0..ACTIVITY_PIECES {
+        let deleted = bounded(&cx.postgres, async |connection| {
+            sqlx::query!(
+                "delete from brigade.user_activity where event_id = any (array (
+                     select event_id from (
+                         select event_id, at from brigade.user_activity order by event_id limit $2
+                     ) oldest
+                     where at < statement_timestamp() - make_interval(days => $1)
+                 ))",
+                ACTIVITY_DAYS,
+                AT_ONCE,
+            )
+            .execute(&mut **connection)
+            .await
+        });
+        let deleted = deleted.await?.rows_affected();
+        duty.moved();
+        if deleted < AT_ONCE.cast_unsigned() || cx.drain.is_cancelled() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

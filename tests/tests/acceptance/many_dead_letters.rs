@@ -1,0 +1,251 @@
+//! Dead letters that are many, large or strange: none hides another, and the desk's work is bounded.
+
+use std::sync::atomic::Ordering;
+
+use async_nats::{HeaderMap, jetstream};
+use brigade::operations::dead_letters::{DeadLetters, Filter, Number};
+use brigade_tests::{Producer, Raw, Town, process, producer::placed, until};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::dead_letters::{desk, held, in_sql, letters, shrink};
+
+const OPEN: &str = r#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
+
+#[tokio::test]
+async fn s5_01_a_letter_with_a_strange_command_id_hides_no_other() {
+    let town = Town::start().await;
+    let mut raw = Raw::connect(&town.nats_url("t1-producer")).await;
+    let strange = b"NATS/1.0\r\nCommand-Id: a\0b\r\n\r\n";
+    let ack = raw.ask(b"cmd.t1.cart.c1.open", strange, OPEN.as_bytes()).await;
+    assert!(String::from_utf8_lossy(&ack.payload).contains("seq"), "{ack:?}");
+    let other = jetstream::new(town.connect("t2-producer").await);
+    other.publish("cmd.t2.cart.c1.open", OPEN.into()).await.unwrap().await.unwrap();
+    let all = letters(&town, 2).await;
+    let strange = all.iter().find(|letter| letter.subject.starts_with("cmd.t1.")).unwrap();
+    let desk = desk(&town).await;
+    assert_eq!(desk.get(strange.number).await.unwrap().headers, strange.headers);
+    assert_eq!(desk.payload(strange.number).await.unwrap(), OPEN);
+    let refused = desk.replay(strange, "op1").await.unwrap_err().to_string();
+    assert!(refused.contains("needs one header Command-Id"), "{refused}");
+    for letter in &all {
+        desk.drop(letter, "nobody can be told", "op1").await.unwrap();
+    }
+    let archive = Filter { all: true, ..Filter::default() };
+    assert_eq!(desk.list(&archive).await.unwrap().len(), 2);
+    town.finish().await;
+}
+
+/// A sender may call his headers as a dead letter calls its own.
+#[tokio::test]
+async fn s5_01_headers_of_a_sender_are_none_of_its_letter() {
+    let town = Town::start().await;
+    let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
+    sqlx::raw_sql(fault).execute(&town.sql).await.unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("Command-Id", "k1");
+    for name in ["Dead-Raw-Headers", "Dead-Payload", "Dead-Reason", "Origin-Subject", "Nats-X"] {
+        headers.insert(name, "x");
+    }
+    let js = jetstream::new(town.connect("t1-producer").await);
+    let place = placed(&[("Soup", 500, 1)]).to_string();
+    let sent = js.publish_with_headers("cmd.t1.order.o1.place", headers, place.into());
+    sent.await.unwrap().await.unwrap();
+    let letter = letters(&town, 1).await.remove(0);
+    let mended = "alter table brigade.orders drop constraint fault";
+    sqlx::raw_sql(mended).execute(&town.sql).await.unwrap();
+    assert_eq!(letter.subject, "cmd.t1.order.o1.place");
+    assert_ne!(letter.reason, "x");
+    // As it was sent it comes again, but for what the server would act on.
+    let mut stored = town.connect("operator").await.subscribe("cmd.>").await.unwrap();
+    desk(&town).await.replay(&letter, "op1").await.unwrap();
+    let producer = town.producer().await;
+    let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
+    assert_eq!(outcome.body()["status"], 201);
+    let replayed = futures::StreamExt::next(&mut stored).await.unwrap().headers.unwrap();
+    let mut names: Vec<String> = replayed.iter().map(|(name, _)| name.to_string()).collect();
+    names.retain(|name| !name.starts_with("Nats-"));
+    names.sort();
+    let expected =
+        ["Command-Id", "Dead-Payload", "Dead-Raw-Headers", "Dead-Reason", "Origin-Subject"];
+    assert_eq!(names, expected);
+    assert!(replayed.get("Nats-X").is_none());
+    town.finish().await;
+}
+
+/// A thousand letters of `t1` that their stream did not take.
+async fn fill_the_table(town: &Town) {
+    let filled = "insert into brigade.dead_letters (message, subject, headers, payload)
+                  select 'm' || n, 'dlq.command-handler.cmd.t1.cart.c1.open',
+                         '[[\"Origin-Subject\",\"cmd.t1.cart.c1.open\"]]', 'x'
+                  from generate_series(1, 1000) n";
+    sqlx::raw_sql(filled).execute(&town.sql).await.unwrap();
+}
+
+/// Nobody settles the letters, and one tenant goes on to send what becomes another one.
+#[tokio::test]
+async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
+    let town = Town::start().await;
+    shrink(&town, "DLQ", 64).await;
+    fill_the_table(&town).await;
+    // Both die: each under the Command-Id of another command.
+    let payload = r#"{"user":"bob"}"#;
+    for tenant in ["t1", "t2"] {
+        let producer = Producer::new(town.connect(&format!("{tenant}-producer")).await, tenant);
+        let open: Value = serde_json::from_str(OPEN).unwrap();
+        assert_eq!(producer.send_as("k1", "cart.c1.open", open).await.status, 201);
+        let js = jetstream::new(town.connect(&format!("{tenant}-producer")).await);
+        js.publish(format!("cmd.{tenant}.cart.c1.join"), payload.into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+    }
+    let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
+    sqlx::raw_sql(fault).execute(&town.sql).await.unwrap();
+    let place = placed(&[("Soup", 500, 1)]).to_string();
+    town.producer().await.store("k2", "order.o1.place", &place).await;
+    until("the dead letters", || async { (in_sql(&town).await == 1003).then_some(()) }).await;
+    let mended = "alter table brigade.orders drop constraint fault";
+    sqlx::raw_sql(mended).execute(&town.sql).await.unwrap();
+    let desk = desk(&town).await;
+    let all = desk.list(&Filter::default()).await.unwrap();
+    let of = |subject: &str| all.iter().find(|letter| letter.subject == subject).unwrap();
+    // The other tenant's is whole.
+    let whole = of("cmd.t2.cart.c1.join");
+    assert_eq!(desk.payload(whole.number).await.unwrap(), payload);
+    assert_eq!(whole.payload_gone(), None);
+    for (subject, payload) in [("cmd.t1.cart.c1.join", payload), ("cmd.t1.order.o1.place", &place)]
+    {
+        let bare = of(subject);
+        let hash = hex::encode(Sha256::digest(payload));
+        assert_eq!(bare.headers.get("Dead-Payload-Hash").unwrap().as_str(), hash);
+        assert!(bare.payload_gone().unwrap().starts_with(&format!("{} bytes", payload.len())));
+        assert_eq!(desk.payload(bare.number).await.unwrap(), "");
+        let refused = desk.force(bare, "so", "op1").await.unwrap_err().to_string();
+        assert!(refused.contains("payload was not kept"), "{refused}");
+    }
+    let counter = town.metrics.dead_letters_without_payload.with_label_values(&["command-handler"]);
+    assert_eq!(counter.get(), 2);
+    let listed = process::printed(&town, "dlq ls --reason constraint").await;
+    assert!(listed.contains("[payload not kept]"), "{listed}");
+    // Its sender, who has the payload still, is answered that it was dropped, and nobody else is.
+    desk.drop(of("cmd.t1.order.o1.place"), "too many", "op1").await.unwrap();
+    let producer = town.producer().await;
+    let again = producer.send_as("k2", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
+    assert_eq!((again.status, again.code()), (500, "dropped".to_owned()));
+    let other = producer.send_as("k2", "order.o1.place", placed(&[("Soup", 501, 1)])).await;
+    assert_eq!((other.status, other.code()), (409, "command_id_reused".to_owned()));
+    // Where there is room again the next one is whole.
+    sqlx::raw_sql("delete from brigade.dead_letters where message = 'm1'")
+        .execute(&town.sql)
+        .await
+        .unwrap();
+    let js = jetstream::new(town.connect("t1-producer").await);
+    js.publish("cmd.t1.cart.c1.leave", payload.into()).await.unwrap().await.unwrap();
+    let next = until("the next letter", || async {
+        let all = desk.list(&Filter::default()).await.unwrap();
+        all.into_iter().find(|letter| letter.subject == "cmd.t1.cart.c1.leave")
+    })
+    .await;
+    assert_eq!(desk.payload(next.number).await.unwrap(), payload);
+    town.finish().await;
+}
+
+/// Letters of commands that have their outcomes by now.
+const LETTERS: usize = 5000;
+
+async fn many_letters() -> Town {
+    let town = Town::empty().await;
+    let client = town.connect("payment-projector").await;
+    for n in 0..LETTERS {
+        let mut headers = HeaderMap::new();
+        headers.insert("Command-Id", format!("k{n}"));
+        headers.insert("Origin-Subject", format!("cmd.t1.cart.c{n}.open"));
+        headers.insert("Dead-Reason", if n % 50 == 0 { "rare" } else { "common" });
+        headers.insert("Dead-Payload-Hash", hex::encode(Sha256::digest(OPEN)));
+        let subject = format!("dlq.payment-projector.cmd.t1.cart.c{n}.open");
+        client.publish_with_headers(subject, headers, OPEN.into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    let stored = LETTERS as u64;
+    until("the letters", || async { (held(&town, "DLQ").await.0 == stored).then_some(()) }).await;
+    let decided = "insert into brigade.command_inbox
+                       (tenant, command_id, subject, payload_hash, outcome, decided_at)
+                   select 't1', 'k' || n, 'cmd.t1.cart.c' || n || '.open', $1,
+                          '{\"status\": 201}', now()
+                   from generate_series(0, $2 - 1) n";
+    let decided = sqlx::query(decided).bind(&Sha256::digest(OPEN)[..]).bind(stored.cast_signed());
+    decided.execute(&town.sql).await.unwrap();
+    town
+}
+
+/// Counted in messages that the desk sends, each of which waits for its answer.
+#[tokio::test]
+async fn the_desk_reads_many_letters_in_few_round_trips() {
+    let town = many_letters().await;
+    let client = town.connect("operator").await;
+    let sent = || client.statistics().out_messages.load(Ordering::Relaxed);
+    let js = jetstream::new(client.clone());
+    let desk = DeadLetters::open(js, town.sql.clone()).await.unwrap();
+    let before = sent();
+    let all = desk.list(&Filter::default()).await.unwrap();
+    let trips = sent() - before;
+    eprintln!("{} letters in {trips} round trips", all.len());
+    assert_eq!(all.len(), LETTERS);
+    assert!(all.iter().all(|letter| letter.outcome == Some(201)));
+    assert!(trips <= 50, "{trips} round trips");
+}
+
+#[tokio::test]
+async fn a_page_of_letters_goes_on_where_the_last_one_ended() {
+    let town = many_letters().await;
+    let desk = desk(&town).await;
+    fill_the_table(&town).await;
+    let rare = Filter { reason: Some("rare".to_owned()), ..Filter::default() };
+    let (first, second) = {
+        let first = desk.page(&rare, None, 60).await.unwrap();
+        let last = first.letters.last().unwrap().number;
+        (first, desk.page(&rare, Some(last), 60).await.unwrap())
+    };
+    let numbers = |page: &[brigade::operations::dead_letters::Letter]| {
+        page.iter().map(|letter| letter.number).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = (0..100).map(|n| Number::Stream(50 * n + 1)).collect();
+    assert_eq!(numbers(&first.letters), expected[..60]);
+    assert_eq!(numbers(&second.letters), expected[60..]);
+    assert_eq!((first.more, second.more), (true, false));
+    // What is archived stands between those that are not, and the table comes after the stream.
+    desk.drop(&first.letters[1], "a test", "op1").await.unwrap();
+    let left = desk.page(&rare, None, 2).await.unwrap();
+    assert_eq!(numbers(&left.letters), [expected[0], expected[2]]);
+    let all = Filter { all: true, ..rare.clone() };
+    let all = desk.page(&all, None, 2).await.unwrap();
+    assert_eq!(numbers(&all.letters), expected[..2]);
+    assert_eq!(all.letters[1].action.as_deref(), Some("drop"));
+    let any = Filter::default();
+    let last = desk.page(&any, Some(Number::Stream(4999)), 3).await.unwrap();
+    let expected = [Number::Stream(5000), Number::Table(1), Number::Table(2)];
+    assert_eq!((numbers(&last.letters), last.more), (expected.to_vec(), true));
+    let last = desk.page(&any, Some(Number::Table(998)), 3).await.unwrap();
+    assert_eq!(numbers(&last.letters), [Number::Table(999), Number::Table(1000)]);
+    assert!(!last.more);
+
+    let printed = process::printed(&town, "dlq ls").await;
+    assert_eq!(printed.matches("payment-projector").count(), 100, "{printed}");
+    let printed = process::printed(&town, "dlq ls --after 4990 --limit 30 --json").await;
+    let rows: Vec<Value> =
+        printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(rows.len(), 30);
+    assert_eq!((&rows[0]["number"], &rows[10]["number"]), (&json!("4991"), &json!("sql-1")));
+    assert_eq!(
+        (&rows[0]["outcome"], &rows[0]["subject"]),
+        (&json!(201), &json!("cmd.t1.cart.c4990.open"))
+    );
+    // As `dlq ls | head -1` does.
+    process::ends_quietly_unread(&town, "dlq ls --limit 5000", "number").await;
+    // Whoever acts goes on acting.
+    let drop = "dlq drop --matching --reason rare --because=flood";
+    process::ends_quietly_unread(&town, drop, "dropped").await;
+    assert_eq!(desk.list(&rare).await.unwrap().len(), 0);
+}

@@ -1,0 +1,115 @@
+//! Single letters where they are stored: read whole, and removed after an action.
+
+use anyhow::{Context as _, Result};
+use async_nats::jetstream::stream::RawMessageErrorKind;
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use super::{
+    DeadLetters, Letter, Number, STREAM,
+    letter::{headers_of, worker_of},
+};
+
+impl DeadLetters {
+    /// Returns one letter, also of the archive.
+    ///
+    /// # Errors
+    /// If there is none of this number.
+    pub async fn get(&self, number: Number) -> Result<Letter> {
+        let letter = match self.archived_letter(number).await? {
+            Some(letter) => Some(letter),
+            None => self.stored(number).await?.map(|(letter, _)| letter),
+        };
+        let mut letters = [letter.with_context(|| format!("no dead letter {number}"))?];
+        self.add_outcomes(&mut letters).await?;
+        let [letter] = letters;
+        Ok(letter)
+    }
+
+    /// Returns the payload of a letter, also of the archive.
+    ///
+    /// # Errors
+    /// If there is none of this number.
+    pub async fn payload(&self, number: Number) -> Result<Bytes> {
+        if let Some((_, payload)) = self.stored(number).await? {
+            return Ok(payload);
+        }
+        let payload = self.archived_payload(number).await?;
+        payload.with_context(|| format!("no dead letter {number}"))
+    }
+
+    /// Returns a letter with its payload, if it was not removed yet.
+    pub(super) async fn stored(&self, number: Number) -> Result<Option<(Letter, Bytes)>> {
+        let sequence = match number {
+            Number::Stream(sequence) => sequence,
+            Number::Table(_) => return self.stored_in_table(number).await,
+        };
+        let stream = self.js.get_stream_no_info(STREAM).await?;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => {
+                let worker = worker_of(&message.subject);
+                let letter = Letter::new(number, worker, message.headers, message.time);
+                Ok(Some((letter, message.payload)))
+            }
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn stored_in_table(&self, number: Number) -> Result<Option<(Letter, Bytes)>> {
+        let found = sqlx::query!(
+            r#"select subject, headers::text as "headers!", stored_at, payload
+               from brigade.dead_letters where number = $1"#,
+            self.key(number).1,
+        )
+        .fetch_optional(&self.postgres)
+        .await?;
+        let Some(row) = found else { return Ok(None) };
+        let headers = headers_of(&row.headers)?;
+        let letter = Letter::new(number, worker_of(&row.subject), headers, row.stored_at);
+        Ok(Some((letter, row.payload.into())))
+    }
+
+    /// Removes the letters whose actions are completed from the stream or the table, after the
+    /// archive has them whole.
+    ///
+    /// # Errors
+    /// If NATS or Postgres fails; a repetition goes on with the rest.
+    pub async fn remove_completed(&self) -> Result<()> {
+        // A stream that is gone took its letters with it.
+        sqlx::query!(
+            "update brigade.dead_letter_actions set left_at = clock_timestamp()
+             where done_at is not null and left_at is null and dlq_created <> all ($1)",
+            &[self.created, OffsetDateTime::UNIX_EPOCH],
+        )
+        .execute(&self.postgres)
+        .await?;
+        for (number, whole) in self.to_be_removed().await? {
+            if !whole && let Some((letter, payload)) = self.stored(number).await? {
+                self.complete_archive(&letter, &payload).await?;
+            }
+            match number {
+                Number::Stream(sequence) => self.delete_from_stream(sequence).await?,
+                Number::Table(_) => {
+                    let number = self.key(number).1;
+                    sqlx::query!("delete from brigade.dead_letters where number = $1", number)
+                        .execute(&self.postgres)
+                        .await?;
+                }
+            }
+            self.removed(number).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_from_stream(&self, sequence: u64) -> Result<()> {
+        let stream = self.js.get_stream_no_info(STREAM).await?;
+        let deleted = stream.delete_message(sequence).await;
+        // Somebody else has deleted it, or a run that was interrupted before it could record that.
+        if deleted.is_err() && self.stored(Number::Stream(sequence)).await?.is_none() {
+            return Ok(());
+        }
+        deleted.with_context(|| format!("dead letter {sequence} is still in the stream"))?;
+        Ok(())
+    }
+}
