@@ -153,7 +153,7 @@ impl Request {
         payload: &[u8],
     ) -> Result<Self, Refusal> {
         if payload.len() > MAX_PAYLOAD {
-            let message = format!("the payload has {} bytes of {MAX_PAYLOAD}", payload.len());
+            let message = format!("the payload has more than {MAX_PAYLOAD} bytes");
             return Err(Refusal::new(413, "payload_too_large", message));
         }
         if raw.door == Door::Durable && subject::carries_secret(&raw) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{MAX_HEADERS, Refusal, Timestamp, Token};
+use crate::{MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token};
 
 pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
@@ -74,8 +74,7 @@ impl CommandHeaders {
         let sent = headers.clone().filter(|(name, _)| *name != REQUEST_INFO);
         let size: usize = sent.map(|(name, value)| name.len() + value.len()).sum();
         if size > MAX_HEADERS {
-            let message = format!("the headers take {size} bytes of {MAX_HEADERS}");
-            return Err(Refusal::new(413, "headers_too_large", message));
+            return Err(too_large());
         }
         let one = |name| once(headers.clone(), name);
         let parsed = |name: &'static str, ok: bool| if ok { Ok(()) } else { Err(bad(name)) };
@@ -123,6 +122,15 @@ pub fn once<'a>(
     let mut values = headers.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value);
     let first = values.next();
     if values.next().is_some() { Err(bad(name)) } else { Ok(first) }
+}
+
+/// The refusal of headers beyond their bound.
+#[must_use]
+pub fn too_large() -> Refusal {
+    let message = format!(
+        "the headers take more than {MAX_HEADERS} bytes, or {MAX_HEADER_BLOCK} as they are written"
+    );
+    Refusal::new(413, "headers_too_large", message)
 }
 
 /// A decimal u64, digits only.

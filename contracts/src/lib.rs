@@ -55,6 +55,9 @@ pub use worker::WorkerName;
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 /// Most bytes that all headers of a command may take together, names and values.
 pub const MAX_HEADERS: usize = 4 * 1024;
+/// Largest header block of a command or a query, in bytes as it is written: of a larger one not all
+/// is read.
+pub const MAX_HEADER_BLOCK: usize = 2 * MAX_HEADERS;
 /// Most items in a cart or an order.
 pub const MAX_ITEMS: usize = 200;
 /// Longest name, in characters.

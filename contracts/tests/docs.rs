@@ -8,8 +8,8 @@ use std::{
 };
 
 use brigade_contracts::{
-    Aggregate, MAX_CONTENTS, MAX_EVENT, MAX_HEADERS, MAX_ITEMS, MAX_NAME, MAX_NOTE, MAX_OPEN_CARTS,
-    MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS, event,
+    Aggregate, MAX_CONTENTS, MAX_EVENT, MAX_HEADER_BLOCK, MAX_HEADERS, MAX_ITEMS, MAX_NAME,
+    MAX_NOTE, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS, event,
     list::{MAX_BYTES, MAX_ROWS},
     permissions::SYSTEM_VERBS,
     query::{MAX_HISTORY_LIMIT, MAX_WAIT_MS},
@@ -229,6 +229,7 @@ fn the_limits_are_those_of_the_code() {
     for (name, value) in [
         ("MAX_PAYLOAD", MAX_PAYLOAD),
         ("MAX_HEADERS", MAX_HEADERS),
+        ("MAX_HEADER_BLOCK", MAX_HEADER_BLOCK),
         ("MAX_NAME", MAX_NAME),
         ("MAX_NOTE", MAX_NOTE),
         ("MAX_CONTENTS", MAX_CONTENTS),

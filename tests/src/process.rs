@@ -193,9 +193,7 @@ impl Process {
     /// # Panics
     /// Where it is gone.
     pub async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await;
-        assert!(sent.expect("kill").success());
+        signal(self.child.id().expect("it runs"), name).await;
     }
 
     /// Where it serves: `http://<address>`.
@@ -241,6 +239,16 @@ impl Process {
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         self.child.wait().await.expect("waited for")
     }
+}
+
+/// Sends a signal, such as STOP, to a process that the test has started.
+///
+/// # Panics
+/// Where it is gone.
+pub async fn signal(process: u32, name: &str) {
+    let arguments = [format!("-{name}"), process.to_string()];
+    let sent = Command::new("kill").args(arguments).status().await;
+    assert!(sent.expect("kill").success());
 }
 
 fn keep(log: &Mutex<String>, line: &str) {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::NatsUser;
-use crate::{Refusal, Token, header::REQUEST_INFO};
+use crate::{MAX_PAYLOAD, Refusal, Token, header::REQUEST_INFO};
 
 /// The account of the workers, the operators and JetStream.
 const FLEET: &str = "BRIGADE";
@@ -19,14 +19,16 @@ const FLEET: &str = "BRIGADE";
 const TENANT_PREFIX: &str = "T-";
 
 /// Most connections of all programs of one tenant: its screens and tills, and those that come back
-/// before the server has noticed that they were gone.
-const MAX_CONNECTIONS: u32 = 512;
+/// before the server has noticed that they were gone. For each that does not read the server keeps
+/// up to its `max_pending`.
+const MAX_CONNECTIONS: u32 = 128;
 /// Most subscriptions of one connection, for which the server counts them: a program has one for
 /// each outcome that it waits for.
 const MAX_SUBSCRIPTIONS: u32 = 2_048;
-/// Largest message in bytes, headers and payload: the server's own limit. A command that is too
-/// large is answered with 413 up to there; beyond it the server ends the connection.
-const MAX_MESSAGE: u32 = 1024 * 1024;
+/// Largest message in bytes, headers and payload: four times the largest payload of a command. One
+/// that is too large by mistake is answered with 413 up to there; beyond it the server ends the
+/// connection, so that nobody fills those of workers with what is refused anyway.
+const MAX_MESSAGE: usize = 4 * MAX_PAYLOAD;
 
 /// Where a user's subjects mean something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -402,7 +402,7 @@ async fn the_durable_stream_takes_no_unknown_aggregate() {
         assert!(sent.await.is_err(), "{subject}");
     }
     // Nor what could not become a dead letter, for which its copy needs room.
-    let large = vec![b' '; 1_000_000];
+    let large = vec![b' '; 200_000];
     let sent = js.publish("cmd.t1.cart.c1.join", large.into()).await.unwrap();
     assert!(sent.await.is_err());
     let reply = producer.send("basket.b1.open", json!({})).await;

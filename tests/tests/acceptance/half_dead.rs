@@ -8,6 +8,7 @@ use brigade_domain::LockPolicy;
 use brigade_tests::{
     Producer, Town,
     deadlines::until_no_lock_is_held,
+    process::signal,
     producer::{item, placed},
     proxy::TcpProxy,
     town::ready,
@@ -147,6 +148,28 @@ async fn s5_06_a_connection_to_postgres_that_goes_silent_stops_no_worker() {
 #[tokio::test]
 async fn s5_06_a_connection_to_nats_that_goes_silent_stops_no_worker() {
     each_goes_silent("NATS", |wired| &wired.nats).await;
+}
+
+#[tokio::test]
+async fn s5_06_edge_is_not_ready_while_postgres_is_silent_though_nobody_asks() {
+    let town = Town::empty_with_own_postgres().await;
+    let edge = town.instance(WorkerName::Edge);
+    ready(&edge).await;
+    let postgres = town.postgres.as_ref().unwrap().pid();
+    let all = std::fs::read_to_string(format!("/proc/{postgres}/task/{postgres}/children"));
+    let all: Vec<u32> = all.unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
+    for process in all.iter().chain([&postgres]) {
+        signal(*process, "STOP").await;
+    }
+    until("edge to find out", || async {
+        edge.health.ready().err().filter(|why| why.contains("postgres")).map(drop)
+    })
+    .await;
+    for process in all.iter().chain([&postgres]) {
+        signal(*process, "CONT").await;
+    }
+    ready(&edge).await;
+    edge.stop().await;
 }
 
 /// Waits until a worker has done what only it does.

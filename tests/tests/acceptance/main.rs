@@ -13,6 +13,7 @@ mod crashes;
 mod database_faults;
 mod dead_letters;
 mod fairness;
+mod floods;
 mod freeing_tables;
 mod ghosts;
 mod half_dead;

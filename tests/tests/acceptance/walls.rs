@@ -8,7 +8,7 @@ use brigade::infra::as_user_of;
 use brigade_contracts::header::{COMMAND_ID, REQUEST_INFO};
 use brigade_servers::NatsServer;
 use brigade_tests::{
-    Producer, Town, check,
+    Producer, Raw, Town, check,
     shared::shared,
     town::{SUPERUSER, UNBOUND},
     until,
@@ -343,6 +343,14 @@ async fn a_tenants_account_has_limits() {
         subscribed.push(told.client.subscribe("live.*.t1.>").await.unwrap());
     }
     told.error("maximum subscriptions exceeded").await;
+    let mut connected = Vec::new();
+    while connected.len() < 127 {
+        connected.push(Raw::connect(&town.nats_url("t1-watcher")).await);
+    }
+    let refused = as_user_of(&town.nats_url("t1-producer")).unwrap();
+    let (options, address) = refused;
+    let refused = options.connect(address).await.expect_err("no room for one more");
+    assert!(refused.to_string().contains("maximum account active connections"), "{refused}");
 }
 
 #[tokio::test]

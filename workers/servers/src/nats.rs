@@ -166,6 +166,9 @@ pid_file: "nats-server.pid"
 # server finds out: after three of these, which is as long as a worker takes to find out itself.
 ping_interval: "1500ms"
 ping_max: 2
+# What is kept for a connection that does not read: less than usual, since each may do so. It is
+# more than any worker takes at once.
+max_pending: 32MB
 
 jetstream {{
   store_dir: "."

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Health, Intake, Metrics,
+    intake::Brings,
     login::{Login, RECONNECT_DELAY, refused, violated},
 };
 
@@ -132,8 +133,8 @@ impl Nats {
 
     /// Opens a connection of its own for what strangers send.
     #[must_use]
-    pub fn intake(&self) -> Intake {
-        Intake::open(self.login.clone(), self.health.clone(), self.metrics.clone())
+    pub fn intake(&self, brings: Brings) -> Intake {
+        Intake::open(brings, self.login.clone(), self.health.clone(), self.metrics.clone())
     }
 
     /// Waits until the client's task has died, which nothing else tells: what is sent or asked

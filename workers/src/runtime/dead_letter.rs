@@ -220,7 +220,7 @@ fn copy_of(delivery: &Delivery) -> (HeaderMap, Bytes) {
     if block.len() > MAX_BLOCK {
         headers.insert(RAW_HEADERS_IN_PAYLOAD, block.len().to_string());
         payload = [block, &payload].concat().into();
-    } else if delivery.readable().is_err() {
+    } else if delivery.readable().is_err() || delivery.is_cut() {
         headers.insert(RAW_HEADERS, BASE64_STANDARD.encode(block));
     } else {
         headers = copied(delivery.headers());

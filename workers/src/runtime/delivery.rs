@@ -106,6 +106,12 @@ impl Delivery {
         self.message.readable()
     }
 
+    /// Tells whether the headers are too large for all of them to be read.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.message.is_cut()
+    }
+
     /// All headers, name and value; a repeated name comes as often as it stands there.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.message.headers()

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Message,
+    Brings, Message,
     wire::{self, Op},
 };
 use crate::infra::{
@@ -81,6 +81,7 @@ pub(super) struct Subscribed {
 
 /// What is kept from one connection to the next.
 pub(super) struct Connection {
+    pub(super) brings: Brings,
     pub(super) login: Arc<Login>,
     pub(super) health: Health,
     pub(super) metrics: Arc<Metrics>,
@@ -119,7 +120,8 @@ impl Connection {
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut servers = self.login.servers.clone();
         loop {
-            let connecting = connect(self.login.clone(), servers.clone(), self.health.clone());
+            let (login, health) = (self.login.clone(), self.health.clone());
+            let connecting = connect(self.brings, login, servers.clone(), health);
             tokio::pin!(connecting);
             let accepted = loop {
                 tokio::select! {
@@ -138,7 +140,7 @@ impl Connection {
             self.begin();
             match self.serve(accepted, &mut orders).await {
                 Ok(()) => return,
-                Err(error) => self.health.away("intake", &format!("{error:#}")),
+                Err(error) => self.health.away(self.brings.name(), &format!("{error:#}")),
             }
             self.end();
         }
@@ -153,7 +155,7 @@ impl Connection {
         for sid in unknown.map(|(sid, _)| *sid).collect::<Vec<_>>() {
             self.ping(Pinged::Subscribed(sid));
         }
-        self.health.back("intake");
+        self.health.back(self.brings.name());
         self.count.send_modify(|count| *count += 1);
     }
 
@@ -215,7 +217,10 @@ impl Connection {
                 Op::Message { sid, message } => {
                     // Of one that has just ended nobody takes any.
                     if let Some(subscribed) = self.subscribed.get_mut(&sid) {
-                        subscribed.came.push(message);
+                        subscribed.came.push(match self.brings {
+                            Brings::Requests => message.shed(),
+                            Brings::Stored => message,
+                        });
                     }
                 }
                 Op::Ping => write(&mut self.out, &["PONG\r\n"]),
@@ -321,10 +326,15 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> io:
 }
 
 /// Connects to any of the servers, however long that takes.
-async fn connect(login: Arc<Login>, mut servers: Vec<ServerAddr>, health: Health) -> Accepted {
+async fn connect(
+    brings: Brings,
+    login: Arc<Login>,
+    mut servers: Vec<ServerAddr>,
+    health: Health,
+) -> Accepted {
     servers.shuffle(&mut rand::rng());
     for server in servers.iter().cycle() {
-        let error = match timeout(HANDSHAKE, handshake(&login, server)).await {
+        let error = match timeout(HANDSHAKE, handshake(brings, &login, server)).await {
             Ok(Ok(accepted)) => return accepted,
             Ok(Err(error)) => format!("{error:#}"),
             // The client library waits for INFO as well.
@@ -334,14 +344,14 @@ async fn connect(login: Arc<Login>, mut servers: Vec<ServerAddr>, health: Health
             }
             Err(_) => "no answer".to_owned(),
         };
-        health.away("intake", &format!("{}:{}: {error}", server.host(), server.port()));
+        health.away(brings.name(), &format!("{}:{}: {error}", server.host(), server.port()));
         sleep(RECONNECT_DELAY).await;
     }
     // A URL names a server at least.
     std::future::pending().await
 }
 
-async fn handshake(login: &Login, server: &ServerAddr) -> anyhow::Result<Accepted> {
+async fn handshake(brings: Brings, login: &Login, server: &ServerAddr) -> anyhow::Result<Accepted> {
     let stream = TcpStream::connect((server.host(), server.port())).await?;
     stream.set_nodelay(true)?;
     let mut stream: Box<dyn Transport> = Box::new(stream);
@@ -361,7 +371,7 @@ async fn handshake(login: &Login, server: &ServerAddr) -> anyhow::Result<Accepte
         "tls_required": tls,
         "user": login.user,
         "pass": login.password,
-        "name": format!("{} intake", login.name),
+        "name": format!("{} {}", login.name, brings.name()),
         "lang": "rust",
         "version": env!("CARGO_PKG_VERSION"),
         "protocol": 1,
@@ -423,6 +433,7 @@ mod tests {
         let (count, counted) = watch::channel(0);
         let login = Login::of("nats://edge:e@127.0.0.1:1", "edge").expect("a URL");
         let connection = Connection {
+            brings: Brings::Requests,
             login: Arc::new(login),
             health: Health::new(WorkerName::Edge),
             metrics: Arc::new(Metrics::new()),
@@ -504,7 +515,7 @@ mod tests {
             let login = Login::of(&format!("{scheme}://edge:e@{address}"), "edge").unwrap();
             let health = Health::new(WorkerName::Edge);
             let servers = login.servers.clone();
-            let connecting = connect(Arc::new(login), servers, health.clone());
+            let connecting = connect(Brings::Requests, Arc::new(login), servers, health.clone());
             assert!(timeout(HANDSHAKE * 2, connecting).await.is_err());
             assert!(health.ready().unwrap_err().contains(why), "{:?}", health.ready());
         }

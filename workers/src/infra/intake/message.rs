@@ -1,4 +1,15 @@
+use brigade_contracts::{MAX_HEADER_BLOCK, MAX_PAYLOAD};
 use bytes::Bytes;
+
+/// The server writes what it adds as the last line, which is shorter.
+const LAST_LINE: usize = 1024;
+/// What is read of the beginning of a header block that is too large: it is refused anyway, and
+/// whoever reads it has others to read as well.
+const HEAD: usize = 1024;
+/// A name that is longer than this is no header's.
+const MAX_NAME: usize = 512;
+/// Stands for a payload that is larger than any that is handled.
+static TOO_LARGE: [u8; MAX_PAYLOAD + 1] = [b' '; MAX_PAYLOAD + 1];
 
 /// A message as it came, with whatever bytes its sender chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +22,8 @@ pub struct Message {
     pub payload: Bytes,
     /// The subject as text, where it is not plain text by itself.
     escaped: Option<Box<str>>,
+    /// What is read of a block that is too large.
+    cut: Option<Bytes>,
     /// What the first line of the headers says, or why they cannot be read.
     status: Result<Option<u16>, &'static str>,
 }
@@ -20,8 +33,36 @@ impl Message {
     pub fn new(subject: Bytes, reply: Option<Bytes>, block: Option<Bytes>, payload: Bytes) -> Self {
         let plain = subject.iter().all(|&byte| is_plain(byte));
         let escaped = (!plain).then(|| escape(&subject));
-        let status = block.as_deref().map_or(Ok(None), status);
-        Self { subject, reply, block, payload, escaped, status }
+        let cut = block.as_deref().and_then(cut);
+        let status = cut.as_deref().or(block.as_deref()).map_or(Ok(None), status);
+        Self { subject, reply, block, payload, escaped, cut, status }
+    }
+
+    /// Lets go of what is too large to be handled, so that it takes no memory while it waits for
+    /// its refusal. For requests: of what is stored, all may be wanted again.
+    #[must_use]
+    pub fn shed(self) -> Self {
+        if self.cut.is_none() && self.payload.len() <= MAX_PAYLOAD {
+            return self;
+        }
+        let copy = |bytes: Bytes| Bytes::copy_from_slice(&bytes);
+        let payload = match self.payload.len() {
+            0..=MAX_PAYLOAD => copy(self.payload),
+            _ => Bytes::from_static(&TOO_LARGE),
+        };
+        Self {
+            subject: copy(self.subject),
+            reply: self.reply.map(copy),
+            block: self.cut.clone().or_else(|| self.block.map(copy)),
+            payload,
+            ..self
+        }
+    }
+
+    /// Tells whether the headers are too large for all of them to be read.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some()
     }
 
     /// The subject as text. Each byte that is no visible ASCII character, and each backslash, is
@@ -58,9 +99,10 @@ impl Message {
     }
 
     /// All headers, name and value, in the order in which they stand there; none of a block that
-    /// cannot be read.
+    /// cannot be read, and not all of one that is [cut](Message::is_cut).
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
-        let block = self.block.as_deref().filter(|_| self.status.is_ok());
+        let block = self.cut.as_deref().or(self.block.as_deref());
+        let block = block.filter(|_| self.status.is_ok());
         let text = block.and_then(|block| std::str::from_utf8(block).ok()).unwrap_or_default();
         text.split("\r\n")
             .skip(1)
@@ -84,6 +126,23 @@ fn escape(bytes: &[u8]) -> Box<str> {
         }
     }
     text.into()
+}
+
+/// Of a block that is too large, what is read of it: what has room at its beginning, and its last
+/// line; `None` of any other.
+fn cut(block: &[u8]) -> Option<Bytes> {
+    const END: &[u8] = b"\r\n\r\n";
+    let head = block.get(..HEAD).filter(|_| block.len() > MAX_HEADER_BLOCK)?;
+    let ends = |bytes: &[u8]| bytes.windows(2).rposition(|two| two == b"\r\n");
+    let whole = ends(head).unwrap_or_default();
+    // The line that does not fit is left out, unless it is none.
+    let is_line = head.len() - whole < MAX_NAME || head[whole..].contains(&b':');
+    let head = if is_line { &head[..whole] } else { head };
+    // What does not end as a block does cannot be read, however long it is.
+    let Some(rest) = block.strip_suffix(END) else { return Some(Bytes::copy_from_slice(head)) };
+    let tail = &rest[head.len().max(rest.len().saturating_sub(LAST_LINE)).min(rest.len())..];
+    let last = ends(tail).map_or(&[][..], |at| &tail[at..]);
+    Some([head, last, END].concat().into())
 }
 
 /// Reads a header block once, so that it can be gone through without a doubt afterwards. What
@@ -173,6 +232,48 @@ mod tests {
             assert!(message.readable().is_err(), "{}", bad.escape_ascii());
             assert_eq!((message.status(), pairs(&message)), (None, vec![]));
         }
+    }
+
+    #[test]
+    fn of_a_large_block_only_the_beginning_and_the_last_line_are_read() {
+        let block = |lines: &[u8]| [b"NATS/1.0\r\nA: b", lines, b"\r\nLast: x\r\n\r\n"].concat();
+        let lines = with(&block(&b"\r\na:".repeat(250_000)));
+        assert_eq!((lines.readable(), lines.is_cut()), (Ok(()), true));
+        assert!(lines.headers().count() <= HEAD / 4, "{}", lines.headers().count());
+        assert_eq!(lines.headers().next(), Some(("A", "b")));
+        assert_eq!(lines.headers().last(), Some(("Last", "x")));
+        let value = with(&block(format!("\r\nX: {}", "\u{fc}".repeat(30_000)).as_bytes()));
+        assert_eq!((value.readable(), pairs(&value)), (Ok(()), vec![("A", "b"), ("Last", "x")]));
+        // Where a line is cut between its name and its colon, it is left out as well.
+        for at in 0..40 {
+            let before = format!("\r\nB: {}", "x".repeat(HEAD - 40 + at));
+            let more = "\r\nName: b".repeat(MAX_HEADER_BLOCK);
+            let message = with(&block(format!("{before}{more}").as_bytes()));
+            assert_eq!((message.readable(), message.is_cut()), (Ok(()), true), "{at}");
+        }
+        for bad in [b"\r\nno colon".as_slice(), &[b"\r\nX", &b"x".repeat(60_000)[..]].concat()] {
+            let message = with(&block(&[bad, &b"\r\na:".repeat(MAX_HEADER_BLOCK)].concat()));
+            assert!(message.readable().is_err() && message.is_cut());
+        }
+        let no_end = with(&b"NATS/1.0\r\na: b".repeat(MAX_HEADER_BLOCK));
+        assert!(no_end.readable().is_err() && no_end.is_cut());
+        let small = with(&block(&b"x".repeat(MAX_HEADER_BLOCK / 2)));
+        assert!(!small.is_cut());
+    }
+
+    #[test]
+    fn what_is_too_large_to_be_handled_takes_no_memory() {
+        let block = [b"NATS/1.0\r\n".as_slice(), &b"a: b\r\n".repeat(10_000), b"\r\n"].concat();
+        let large = vec![b'x'; MAX_PAYLOAD + 9];
+        let message = Message::new("s".into(), Some("r".into()), Some(block.into()), large.into());
+        let shed = message.clone().shed();
+        assert_eq!(pairs(&shed), pairs(&message));
+        assert!(shed.is_cut() && shed.payload.len() == MAX_PAYLOAD + 1);
+        assert!(shed.block.as_ref().is_some_and(|block| block.len() <= HEAD + LAST_LINE));
+        assert_eq!((&shed.subject, &shed.reply), (&message.subject, &message.reply));
+        let most = vec![b'x'; MAX_PAYLOAD];
+        let fits = Message::new("s".into(), None, None, most.into());
+        assert_eq!(fits.clone().shed(), fits);
     }
 
     #[test]

@@ -35,6 +35,27 @@ pub use self::message::Message;
 /// until the server closes it as one that is too slow. Above what two pulls can bring one by one.
 const WAITING: usize = 1024;
 
+/// What a connection brings. Each has its own: however many requests come, and however large they
+/// are, what is stored comes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brings {
+    /// Requests, of which what is too large to be handled is not kept.
+    Requests,
+    /// Messages of streams.
+    Stored,
+}
+
+impl Brings {
+    /// What health calls the connection.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "intake",
+            Self::Stored => "pulls",
+        }
+    }
+}
+
 /// A connection that subscribes. It ends with its last handle.
 #[derive(Clone)]
 pub struct Intake {
@@ -56,11 +77,12 @@ pub struct Subscription {
 impl Intake {
     /// Connects, now and whenever the connection is lost.
     #[must_use]
-    pub fn open(login: Arc<Login>, health: Health, metrics: Arc<Metrics>) -> Self {
+    pub fn open(brings: Brings, login: Arc<Login>, health: Health, metrics: Arc<Metrics>) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
         let (count, connections) = watch::channel(0);
         let inbox = format!("{}.{}", inbox_prefix(&login.user), Uuid::now_v7().simple()).into();
         let connection = Connection {
+            brings,
             login,
             health,
             metrics,
@@ -127,6 +149,11 @@ impl Subscription {
         self.messages.recv().await
     }
 
+    /// Returns what has come already, if anything.
+    pub fn next_at_once(&mut self) -> Option<Vec<Message>> {
+        self.messages.try_recv().ok()
+    }
+
     /// Ends the subscription without losing a message: what the server had sent before it heard
     /// of this still comes.
     pub fn stop(&self) {
@@ -173,7 +200,8 @@ mod tests {
         let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port());
         let health = Health::new(WorkerName::Edge);
         let login = Arc::new(Login::of(&url("edge:e"), "edge")?);
-        let intake = Intake::open(login, health.clone(), Arc::new(Metrics::new()));
+        let intake =
+            Intake::open(Brings::Requests, login, health.clone(), Arc::new(Metrics::new()));
         let asker = async_nats::ConnectOptions::with_user_and_password("asker".into(), "a".into())
             .reconnect_delay_callback(|_| crate::infra::login::RECONNECT_DELAY)
             .connect(format!("127.0.0.1:{}", server.port()))
@@ -270,7 +298,8 @@ mod tests {
         let url = format!("nats://edge:wrong@127.0.0.1:{}", stand.server.port());
         let health = Health::new(WorkerName::Edge);
         let login = Arc::new(Login::of(&url, "edge")?);
-        let _intake = Intake::open(login, health.clone(), Arc::new(Metrics::new()));
+        let _intake =
+            Intake::open(Brings::Requests, login, health.clone(), Arc::new(Metrics::new()));
         let why = loop {
             match health.ready() {
                 Err(why) if why.contains("intake") => break why,

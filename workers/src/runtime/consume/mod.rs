@@ -44,7 +44,7 @@ use self::{
     work::{Left, refuse, work},
 };
 use super::{Delivery, Verdict, delivery::Origin};
-use crate::infra::{Context, health::Duty};
+use crate::infra::{Context, health::Duty, intake::Brings};
 
 pub use self::{
     aside::REQUEST_WAITS,
@@ -129,6 +129,15 @@ pub enum Source {
     Requests(&'static str),
 }
 
+impl Source {
+    fn brings(&self) -> Brings {
+        match self {
+            Self::Requests(_) => Brings::Requests,
+            Self::Stream(_) | Self::Lane(_) => Brings::Stored,
+        }
+    }
+}
+
 /// Most messages in one batch.
 pub const MAX_BATCH: usize = 256;
 /// Most handfuls of messages on their way to the loop, each of what came together.
@@ -211,16 +220,19 @@ pub async fn consume<H: Handler>(
     handler: H,
 ) -> anyhow::Result<()> {
     let (sender, mut received) = mpsc::channel(HANDFULS);
-    let intake = cx.nats.intake();
+    let (mut requests, mut stored) = (None, None);
     let opened = Arc::new(Semaphore::new(0));
     let mut receivers = Vec::new();
     for (number, source) in sources.iter().cloned().enumerate() {
-        let (intake, sender, opened) = (intake.clone(), sender.clone(), opened.clone());
+        let brings = source.brings();
+        let intake = if brings == Brings::Stored { &mut stored } else { &mut requests };
+        let intake = intake.get_or_insert_with(|| cx.nats.intake(brings)).clone();
+        let (sender, opened) = (sender.clone(), opened.clone());
         let task =
             tokio::spawn(receive::receive(cx.clone(), intake, source, number, sender, opened));
         receivers.push(AbortOnDropHandle::new(task));
     }
-    drop((sender, intake));
+    drop((sender, requests, stored));
     let attempts = Arc::new(Attempts::open(cx).await?);
     let handler = Arc::new(handler);
     let mut hand = InHand {

@@ -47,6 +47,7 @@ pub(super) async fn receive(
     sender: Sender,
     opened: Arc<Semaphore>,
 ) {
+    let brings = source.brings();
     let received = match source {
         Source::Stream(stream) => {
             let lane = Arc::new(Lane::new(stream, cx.worker.as_str()));
@@ -62,7 +63,7 @@ pub(super) async fn receive(
     };
     if let Err(error) = received {
         // Without its sources the worker ends, and is started again.
-        cx.health.away("intake", &format!("{error:#}"));
+        cx.health.away(brings.name(), &format!("{error:#}"));
     }
 }
 
@@ -354,7 +355,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::infra::{Health, Metrics, Nats};
+    use crate::infra::{Health, Metrics, Nats, intake::Brings};
 
     /// A stream with a consumer, from which is pulled.
     struct Stand {
@@ -384,7 +385,7 @@ mod tests {
             let config = Config { durable_name: Some("d".to_owned()), ..Default::default() };
             // On a busy machine an answer of JetStream may come after its limit.
             while stream.create_consumer(config.clone()).await.is_err() {}
-            let intake = nats.intake();
+            let intake = nats.intake(Brings::Stored);
             let inbox = format!("{}.S.d", intake.inbox());
             let (sender, received) = mpsc::channel(MAX_BATCH);
             let pulls = Pulls {

@@ -48,7 +48,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Command, Outcome, Refusal,
+    Command, Outcome, Refusal, header,
     subject::{REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
     topology::OVERTAKING,
 };
@@ -267,5 +267,16 @@ fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
                        stream stores a secret";
         return Err(unaddressed(Refusal::new(400, "secret_on_durable_door", message)));
     }
-    Command::decode(subject, delivery.headers(), delivery.payload()).map_err(unaddressed)
+    let command = Command::decode(subject, delivery.headers(), delivery.payload());
+    if !delivery.is_cut() {
+        return command.map_err(unaddressed);
+    }
+    // What makes it a command may stand in what was not read.
+    match command {
+        Ok(command) => Ok(Command { request: Err(header::too_large()), ..command }),
+        Err(refusal) if refusal.code == "missing_command_id" => {
+            Err(unaddressed(header::too_large()))
+        }
+        Err(refusal) => Err(unaddressed(refusal)),
+    }
 }

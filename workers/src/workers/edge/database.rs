@@ -16,7 +16,7 @@ use sqlx::{
 };
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -36,6 +36,11 @@ const PATIENCE: Duration = Duration::from_millis(900);
 const TRIES: usize = 6;
 /// While Postgres is away, it is looked for this often.
 const PROBE: Duration = Duration::from_millis(50);
+
+/// Postgres is looked for this often although nobody asks and nothing was slow.
+const LOOK: Duration = Duration::from_secs(1);
+/// Why Postgres is away, where no question says more.
+const SILENT: &str = "no answer";
 
 pub struct Database {
     known: Arc<Known>,
@@ -70,7 +75,8 @@ impl Database {
             .test_before_acquire(false)
             .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
             .connect_lazy_with(PgConnectOptions::clone(&pool.connect_options()));
-        let (away, suspected, why) = (AtomicBool::new(false), Notify::new(), Mutex::default());
+        let (away, suspected) = (AtomicBool::new(false), Notify::new());
+        let why = Mutex::new(SILENT.to_owned());
         let known = Arc::new(Known { pool, pings, health, away, suspected, why });
         let probed = known.clone();
         let probe = supervise("the look for Postgres", move || probe(probed.clone()));
@@ -92,7 +98,7 @@ impl Database {
             return Err(Unanswered::Away);
         }
         let until = Instant::now() + PATIENCE;
-        let mut why = "no answer".to_owned();
+        let mut why = SILENT.to_owned();
         for _ in 0..TRIES {
             let done = match connection(&self.known.pool, until).await {
                 Err(Error::PoolTimedOut) => break,
@@ -142,18 +148,26 @@ impl Known {
             sleep(PROBE).await;
         }
         self.away.store(false, Ordering::SeqCst);
+        SILENT.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
         self.health.back("postgres");
     }
 }
 
-/// Looks for a Postgres that is suspected to be away, or was never there, until it answers.
+/// Looks for a Postgres that is suspected to be away, or was never there, until it answers; and now
+/// and then for one that nobody asks.
 async fn probe(known: Arc<Known>) {
+    let mut suspected = true;
     loop {
         // The questions' own connections may be dead although Postgres is there.
-        let (answers, ()) = join(known.answers(), test_idle(&known.pool)).await;
+        let test_idle = async {
+            if suspected {
+                test_idle(&known.pool).await;
+            }
+        };
+        let (answers, ()) = join(known.answers(), test_idle).await;
         if !answers {
             known.lose().await;
         }
-        known.suspected.notified().await;
+        suspected = timeout(LOOK, known.suspected.notified()).await.is_ok();
     }
 }

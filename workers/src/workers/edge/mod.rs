@@ -16,7 +16,8 @@
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
 //! cannot be reached, or the server is in recovery, the answer is `503 unconfirmed` ([`database`]),
-//! not a guess. One tenant's queries leave room for others' ([`places`]). A drain answers
+//! not a guess. One tenant's queries leave room for others' ([`places`]),
+//! and so do its large answers ([`room`]). A drain answers
 //! every query that the server gave to this edge; those that wait are answered at once with what
 //! is there.
 //!
@@ -34,6 +35,7 @@ mod owners;
 mod places;
 mod queries;
 mod reply;
+mod room;
 mod service;
 mod streams;
 #[cfg(test)]
@@ -54,6 +56,7 @@ use brigade_contracts::{
     },
 };
 use brigade_domain::LockPolicy;
+use bytes::Bytes;
 use futures::future::join_all;
 use tokio::{task::JoinSet, time::interval};
 
@@ -67,17 +70,19 @@ use self::{
     owners::Owners,
     places::Places,
     reply::Reply,
+    room::Room,
     service::{Endpoint, Service},
     streams::Streams,
     together::Together,
     users::Users,
 };
 use crate::{
-    infra::{
-        Context, Kv,
-        intake::{Message, Subscription},
+    infra::{Context, Kv, intake::Subscription},
+    runtime::{
+        Delivery,
+        consume::{OfTenant, Shares},
+        http::Api,
     },
-    runtime::{Delivery, http::Api},
 };
 
 const VIEW: &str = "view";
@@ -95,6 +100,22 @@ const MAX_STRANGERS: usize = 2_048;
 /// Most queries that wait for something to happen, a quarter of them of one tenant: the others
 /// always have room.
 const MAX_WAITING: usize = 4_096;
+/// Most queries of a tenant that wait for their turn at an endpoint, to be answered or refused, and
+/// most of them if they are large. What comes beyond gets no answer: to refuse one takes as long as
+/// to answer it.
+const MAX_UNREAD: usize = 8_192;
+const MAX_UNREAD_LARGE: usize = 64;
+/// A query of more bytes is large; nearly all have none but their subject.
+const LARGE_QUERY: usize = 4 * 1024;
+/// Queries that are begun before the next look at what has come.
+const TURNS: usize = 64;
+/// Most handfuls that are taken at once.
+const HANDFULS: usize = 1024;
+/// Most lists and histories that are made or on their way, of up to 900 kB each; a quarter of them
+/// of one tenant.
+const MAX_ON_THEIR_WAY: usize = 256;
+/// An answer of more bytes has left only when it is written to the connection.
+const LARGE_ANSWER: usize = 64 * 1024;
 /// How often edge tells that it is well.
 const TICK: Duration = Duration::from_millis(500);
 /// A drain is over by then, below the 10 s that a process has. Every query takes less.
@@ -128,6 +149,7 @@ struct Edge {
     in_hand: Places,
     strangers: Places,
     waiting: Places,
+    room: Room,
 }
 
 /// # Errors
@@ -185,23 +207,39 @@ pub async fn run(cx: Context, settings: Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Answers the queries of an endpoint until the drain, and then those that are on their way.
+/// Answers the queries of an endpoint until the drain, and then those that are on their way; those
+/// of all tenants in turn.
 async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscription) {
+    let mut waiting = Shares::default();
     let mut tasks = JoinSet::new();
-    let mut taking = true;
-    loop {
-        tokio::select! {
-            came = requests.next() => match came {
-                Some(came) => for request in came {
-                    take(edge, endpoint, request, &mut tasks).await;
-                },
-                None => break,
-            },
+    let (mut taking, mut open) = (true, true);
+    while open || !waiting.is_empty() {
+        let came = tokio::select! {
+            came = requests.next(), if open => came.or_else(|| {
+                open = false;
+                None
+            }),
             () = edge.cx.drain.cancelled(), if taking => {
                 taking = false;
                 requests.stop();
+                None
             }
-            Some(done) = tasks.join_next() => told(done),
+            Some(done) = tasks.join_next() => {
+                told(done);
+                None
+            }
+            () = tokio::task::yield_now(), if !waiting.is_empty() => None,
+        };
+        // All that has come is sorted first: what waits in a row is served in a row.
+        let more = (0..HANDFULS).map_while(|_| requests.next_at_once());
+        for request in came.into_iter().chain(more).flatten() {
+            queue(edge, endpoint, &mut waiting, Delivery::request(request, 0));
+        }
+        while let Some(done) = tasks.try_join_next() {
+            told(done);
+        }
+        for query in (0..TURNS).map_while(|_| waiting.pop()).collect::<Vec<_>>() {
+            take(edge, endpoint, query, &mut tasks).await;
         }
     }
     while let Some(done) = tasks.join_next().await {
@@ -214,14 +252,25 @@ fn tenant(subject: &str) -> &str {
     subject.split('.').nth(1).unwrap_or_default()
 }
 
+/// Queues a query, if there is room.
+fn queue(edge: &Edge, endpoint: &Endpoint, waiting: &mut Shares<Delivery>, query: Delivery) {
+    let headers = query.message.block.as_ref().map_or(0, Bytes::len);
+    let is_large = query.payload().len() + headers > LARGE_QUERY;
+    let most = if is_large { MAX_UNREAD_LARGE } else { MAX_UNREAD };
+    if waiting.waiting_of(OfTenant::tenant(&query)) < most {
+        waiting.push_back(query);
+    } else {
+        edge.cx.metrics.queries.with_label_values(&[endpoint.name, "unanswered"]).inc();
+    }
+}
+
 /// Begins to answer a query, if there is room.
 async fn take(
     edge: &Arc<Edge>,
     endpoint: &Arc<Endpoint>,
-    request: Message,
+    query: Delivery,
     tasks: &mut JoinSet<()>,
 ) {
-    let query = Delivery::request(request, 0);
     match edge.in_hand.take(tenant(query.subject())) {
         Ok(place) => {
             let (edge, endpoint) = (edge.clone(), endpoint.clone());
@@ -262,14 +311,24 @@ impl Edge {
             in_hand: Places::new(MAX_IN_HAND),
             strangers: Places::new(MAX_STRANGERS),
             waiting: Places::new(MAX_WAITING),
+            room: Room::new(MAX_ON_THEIR_WAY),
             cx,
             settings,
         })
     }
 
     async fn answer(&self, endpoint: &Endpoint, query: &Delivery) {
+        let _room = match endpoint.name {
+            ACTIVE_ORDERS | LOCK_HISTORY => Some(self.room.take(tenant(query.subject())).await),
+            _ => None,
+        };
         let reply = self.query(endpoint.name, query).await.unwrap_or_else(|error| error);
+        let is_large = reply.body.len() > LARGE_ANSWER;
         self.send(endpoint, query, reply).await;
+        if is_large {
+            // Where the connection is lost, so is the answer.
+            let _lost = self.cx.nats.client.flush().await;
+        }
     }
 
     /// Waits until nothing is in hand.

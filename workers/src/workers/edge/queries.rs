@@ -2,7 +2,7 @@
 //! that answers it. HTTP calls the same functions ([`super::http`]).
 
 use brigade_contracts::{
-    Aggregate, Refusal,
+    Aggregate, Refusal, header,
     list::ListHeaders,
     permissions::check_sender,
     query::{self, HistoryHeaders, ViewHeaders},
@@ -20,6 +20,9 @@ impl Edge {
     pub(super) async fn query(&self, endpoint: &str, query: &Delivery) -> Result<Reply, Reply> {
         query.readable().map_err(|why| Refusal::new(400, "bad_header", why))?;
         check_sender(query.subject(), query.headers())?;
+        if query.is_cut() {
+            return Err(header::too_large().into());
+        }
         match endpoint {
             VIEW => self.query_view(query).await,
             ACTIVE_ORDERS => self.query_active_orders(query).await,

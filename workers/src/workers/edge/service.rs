@@ -17,7 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{reply::Reply, told};
 use crate::{
-    infra::{Intake, Nats, intake::Subscription},
+    infra::{
+        Intake, Nats,
+        intake::{Brings, Subscription},
+    },
     runtime::Delivery,
 };
 
@@ -71,7 +74,7 @@ impl Service {
         let asked = nats.client.subscribe("$SRV.>").await?;
         let told = tell(nats.client.clone(), asked, identity, endpoints.clone());
         let _told = AbortOnDropHandle::new(tokio::spawn(told));
-        Ok(Self { intake: nats.intake(), endpoints, _told })
+        Ok(Self { intake: nats.intake(Brings::Requests), endpoints, _told })
     }
 
     /// Takes requests of each endpoint, shared with all instances of the service. Returns when the
