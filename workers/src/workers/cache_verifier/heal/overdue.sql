@@ -1,12 +1,13 @@
--- How many of some aggregates are overdue to be shown ($1 tenants, $2 aggregates, $3 ids), and whether
--- anything is.
+-- How many of some aggregates ($1 tenants, $2 aggregates, $3 ids) are overdue in the projection backlog,
+-- and whether anything is.
 with sampled as (
     select count(*) as count
-    from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, aggregate, id)
+    from unnest($1::text[], $2::text[], $3::text[]) as sample (tenant, aggregate, id)
     cross join lateral (
-        select from brigade.unshown note
-        where (note.tenant, note.aggregate, note.id) = (asked.tenant, asked.aggregate, asked.id)
-          and note.at < statement_timestamp() - interval '2 seconds'
+        select from brigade.unshown entry
+        where (entry.tenant, entry.aggregate, entry.id)
+              = (sample.tenant, sample.aggregate, sample.id)
+          and entry.at < statement_timestamp() - interval '2 seconds'
         limit 1
     ) overdue
 )

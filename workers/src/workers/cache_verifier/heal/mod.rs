@@ -1,0 +1,194 @@
+//! Healing: brings back what was lost, by rows in SQL for those who own it.
+//!
+//! [`plan`] decides what has to be done; this module does it. All of it may be repeated: the
+//! projection backlog never lowers a version, and an event that is published once more changes
+//! nothing. It goes in batches, so that no statement holds rows for long that command-handler waits
+//! for, and so that progress is seen.
+
+mod backlog;
+mod events;
+mod plan;
+mod scan;
+mod scope;
+
+use anyhow::bail;
+use async_nats::jetstream::response::Response;
+use brigade_contracts::{Address, Part};
+use serde_json::Value;
+use tokio::time::{Duration, Instant, sleep};
+
+use self::{backlog::BacklogSample, scope::HealAction};
+pub use self::{
+    backlog::in_backlog,
+    plan::{EventReplay, HealPlan},
+};
+use crate::{
+    infra::{
+        Context, Lease,
+        health::Duty,
+        lease::{Fitness, RENEW},
+        postgres::bounded,
+    },
+    store::outbox::repeat_parts,
+};
+
+/// Rows of a batch: some 50 ms.
+const BATCH: i64 = 2000;
+/// After a loss of `versions`, events wait until the backlog is projected, but without any progress
+/// of that for this long healing goes on.
+const STALLED: Duration = Duration::from_secs(3);
+/// How often the progress of the backlog is read.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+/// How often the progress of the backlog is logged at most.
+const LOG_PERIOD: Duration = Duration::from_secs(1);
+
+/// An aggregate, and its version in SQL.
+pub type VersionedAddress = (Address, i64);
+
+/// Heals, under a lease of its own or the audit's.
+pub struct Healer<'a> {
+    cx: &'a Context,
+    lease: &'static str,
+    duty: &'a Duty,
+    lease_renewed: Option<Instant>,
+    sample: BacklogSample,
+}
+
+impl<'a> Healer<'a> {
+    pub fn new(cx: &'a Context, lease: &'static str, duty: &'a Duty) -> Self {
+        Self { cx, lease, duty, lease_renewed: None, sample: BacklogSample::default() }
+    }
+
+    /// Carries out a plan. All streams but `EVENTS` exist already.
+    ///
+    /// # Errors
+    /// If either server fails or the lease is lost; then all of it has to be done again.
+    pub async fn run(&mut self, plan: &HealPlan) -> anyhow::Result<()> {
+        let worker = self.cx.worker;
+        for scope in plan.scopes() {
+            let aggregates = self.heal_scope(scope, HealAction::Project).await?;
+            tracing::info!(
+                %worker, ?scope, aggregates,
+                "aggregates added to the projection backlog: command-handler projects them"
+            );
+        }
+        if plan.lost_versions() {
+            // Projectors that find nothing at a key ask `versions`, and a message may only fail so
+            // often.
+            self.wait_for_backlog().await?;
+        }
+        if let Some(replay) = plan.event_replay() {
+            // Before the stream is there: the relay, and all who consume it, find old events first.
+            self.replay_events(replay).await?;
+        }
+        if plan.is_absent("EVENTS") {
+            self.create_stream("EVENTS").await?;
+        }
+        if plan.lost_projected_parts() {
+            for scope in plan.scopes() {
+                let parts = self.heal_scope(scope, HealAction::Republish).await?;
+                tracing::info!(
+                    %worker, ?scope, parts,
+                    "last events put into the outbox: projectors write these parts from them"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a stream of the topology; one that exists stays as it is.
+    ///
+    /// # Errors
+    /// If the server refuses to create it.
+    pub async fn create_stream(&self, name: &str) -> anyhow::Result<()> {
+        let declared = self.cx.topology.stream(name);
+        let request = self.cx.nats.jetstream.request(format!("STREAM.CREATE.{name}"), &declared);
+        match request.await? {
+            Response::Ok::<Value>(_) => {
+                tracing::warn!(
+                    worker = %self.cx.worker, stream = name,
+                    "stream was absent and is created from the topology"
+                );
+                Ok(())
+            }
+            Response::Err { error } => bail!("cannot create {name}: {error}"),
+        }
+    }
+
+    /// Adds aggregates to the projection backlog, as overdue: they are projected at once.
+    ///
+    /// # Errors
+    /// If Postgres refuses the statement.
+    pub async fn add_to_backlog(&self, aggregates: &[VersionedAddress]) -> sqlx::Result<u64> {
+        let added = bounded(&self.cx.postgres, async |c| backlog::add(c, aggregates).await).await?;
+        self.cx.metrics.healed.with_label_values(&["aggregates"]).inc_by(added);
+        Ok(added)
+    }
+
+    /// Puts the newest event that carries each of these parts into the outbox.
+    ///
+    /// # Errors
+    /// If Postgres refuses the statement.
+    pub async fn republish(&self, parts: &[(Address, Part)]) -> sqlx::Result<u64> {
+        let added = bounded(&self.cx.postgres, async |c| repeat_parts(c, parts).await).await?;
+        self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(added);
+        Ok(added)
+    }
+
+    async fn replay_events(&mut self, replay: &EventReplay) -> anyhow::Result<()> {
+        let mut count = 0;
+        let mut range = events::range_since(self.cx, replay.since).await?;
+        loop {
+            self.ensure_lease().await?;
+            let batch = events::load_batch(self.cx, &mut range, BATCH).await?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let added = events::republish(self.cx, &batch, replay.under_new_ids).await?;
+            count += added;
+            self.cx.metrics.healed.with_label_values(&["events"]).inc_by(added);
+            tracing::info!(
+                worker = %self.cx.worker, events = count,
+                "lost events put into the outbox: outbox-relay publishes them"
+            );
+        }
+    }
+
+    /// Waits until command-handler has projected what is overdue, and logs the progress.
+    async fn wait_for_backlog(&mut self) -> anyhow::Result<()> {
+        let (mut least, mut since) = (i64::MAX, Instant::now());
+        loop {
+            self.ensure_lease().await?;
+            let left = backlog::estimate_overdue(self.cx, &self.sample).await?;
+            self.cx.metrics.heal_left.set(left);
+            if left < least {
+                if since.elapsed() > LOG_PERIOD || least == i64::MAX {
+                    let message = "republishing waits until command-handler has projected about so \
+                                   many aggregates";
+                    tracing::info!(worker = %self.cx.worker, left, "{message}");
+                }
+                (least, since) = (left, Instant::now());
+            }
+            if left == 0 || since.elapsed() > STALLED || self.cx.drain.is_cancelled() {
+                return Ok(());
+            }
+            sleep(PROGRESS_PERIOD).await;
+        }
+    }
+
+    /// Renews the lease between batches, when it is time. Another holder heals as well.
+    async fn ensure_lease(&mut self) -> anyhow::Result<()> {
+        if self.cx.drain.is_cancelled() {
+            bail!("draining: the next holder of the lease heals");
+        }
+        if self.lease_renewed.is_none_or(|at| at.elapsed() >= RENEW) {
+            let now = Instant::now();
+            if !Lease::hold(self.cx, self.lease, &Fitness::default()).await? {
+                bail!("lease lost: another instance heals");
+            }
+            self.lease_renewed = Some(now);
+        }
+        self.duty.moved();
+        Ok(())
+    }
+}

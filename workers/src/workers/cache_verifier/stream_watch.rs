@@ -1,0 +1,184 @@
+//! Compares the streams with their checkpoints each second, and has losses healed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{
+    checkpoints::{self, ObservedStream, StreamCheckpoint, StreamLoss, detect_loss, observe},
+    failed_dependency,
+    heal::{HealPlan, Healer},
+};
+use crate::infra::{
+    Context, Lease,
+    health::Duty,
+    lease::{Fitness, RENEW},
+};
+
+const LEASE: &str = "cache-verifier.marks";
+/// How often streams are compared with their checkpoints.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often checkpoints older than a day are deleted.
+const CLEANUP_PERIOD: Duration = Duration::from_secs(60);
+
+type ObservedStreams = BTreeMap<String, ObservedStream>;
+
+/// Watches the streams, under the lease, until the drain. Errors pause it: the next round begins
+/// with the same checkpoints.
+pub async fn watch_streams(cx: &Context) {
+    let duty = cx.health.duty("marks");
+    let mut fitness = Fitness::default();
+    let mut tick = interval(RENEW);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut next, mut cleanup) = (Instant::now(), Instant::now());
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = cx.drain.cancelled() => return,
+        }
+        let round = async {
+            let holds = Lease::hold(cx, LEASE, &fitness).await?;
+            if holds && Instant::now() >= next {
+                next = Instant::now() + PERIOD;
+                compare(cx, &duty).await?;
+                fitness.works();
+                if Instant::now() >= cleanup {
+                    cleanup = Instant::now() + CLEANUP_PERIOD;
+                    checkpoints::delete_old(&cx.postgres, &declared_streams(cx)).await?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        match round.await {
+            Ok(()) => {
+                cx.health.back("postgres");
+                cx.health.back("streams");
+                duty.moved();
+            }
+            Err(error) => {
+                let dependency = failed_dependency(&error);
+                if dependency == "streams" {
+                    fitness.fails();
+                }
+                duty.went_round();
+                cx.health.away(dependency, &format!("{error:#}"));
+            }
+        }
+    }
+}
+
+fn declared_streams(cx: &Context) -> Vec<String> {
+    cx.topology.streams.keys().cloned().collect()
+}
+
+/// Heals what was lost since the last checkpoints, then saves new ones.
+async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
+    let streams = declared_streams(cx);
+    // Before the streams are observed: what is written meanwhile counts as later than the
+    // checkpoint.
+    let (now, before) = checkpoints::load_latest(&cx.postgres, &streams).await?;
+    let mut observed = ObservedStreams::new();
+    for stream in streams {
+        let found = observe(cx, &stream, now).await?;
+        duty.went_round();
+        observed.insert(stream, found);
+    }
+    let plan = plan_heal(cx, &before, &observed, now);
+    if !plan.is_empty() {
+        heal(cx, duty, &plan, &mut observed, now).await?;
+    }
+    let checkpoints: Vec<(&str, &StreamCheckpoint)> = observed
+        .iter()
+        .filter_map(|(stream, found)| match found {
+            ObservedStream::Present(checkpoint) => Some((stream.as_str(), checkpoint)),
+            ObservedStream::Absent => None,
+        })
+        .collect();
+    Ok(checkpoints::save(&cx.postgres, &checkpoints, now).await?)
+}
+
+/// Reports each loss, and plans what has to be healed.
+fn plan_heal(
+    cx: &Context,
+    before: &HashMap<String, StreamCheckpoint>,
+    observed: &ObservedStreams,
+    now: OffsetDateTime,
+) -> HealPlan {
+    let mut plan = HealPlan::default();
+    let mut restarted = Vec::new();
+    for (stream, found) in observed {
+        let checkpoint = before.get(stream);
+        let replicas = cx.topology.streams[stream].get("num_replicas");
+        let one_server = replicas.is_none_or(|replicas| replicas == 1);
+        let loss = detect_loss(checkpoint, found, one_server);
+        let Some(loss) = loss.filter(|loss| loss.counts_for(stream)) else { continue };
+        match loss {
+            StreamLoss::ServerRestarted => restarted.push(stream.as_str()),
+            _ => report(cx, stream, loss, checkpoint),
+        }
+        plan.add_loss(stream, loss, found, checkpoint, now);
+    }
+    if !restarted.is_empty() {
+        cx.metrics.server_restarts.inc();
+        let streams = restarted.join(" ");
+        tracing::info!(
+            worker = %cx.worker, streams,
+            "nats-server was restarted: what changed since the last checkpoint is healed"
+        );
+    }
+    plan
+}
+
+async fn heal(
+    cx: &Context,
+    duty: &Duty,
+    plan: &HealPlan,
+    observed: &mut ObservedStreams,
+    now: OffsetDateTime,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    cx.fail.point("cache-verifier.before_heal").await;
+    let mut healer = Healer::new(cx, LEASE, duty);
+    // Writers wait for buckets; what they write meanwhile is not lost again. Their canaries are
+    // there before anything is brought back, and so reveal another purge in between.
+    for (stream, found) in &mut *observed {
+        if matches!(found, ObservedStream::Absent) && stream != "EVENTS" {
+            healer.create_stream(stream).await?;
+            *found = observe(cx, stream, now).await?;
+        }
+    }
+    healer.run(plan).await?;
+    cx.fail.point("cache-verifier.after_heal").await;
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(
+        worker = %cx.worker, seconds,
+        "healing is done: the rest is up to command-handler, outbox-relay and the projectors"
+    );
+    for (stream, found) in observed {
+        if matches!(found, ObservedStream::Absent) {
+            *found = observe(cx, stream, now).await?;
+        }
+    }
+    Ok(())
+}
+
+fn report(cx: &Context, stream: &str, loss: StreamLoss, checkpoint: Option<&StreamCheckpoint>) {
+    cx.metrics.heals.with_label_values(&[stream, loss.as_str()]).inc();
+    let (worker, loss) = (cx.worker, loss.as_str());
+    let since = checkpoint.map(|checkpoint| checkpoint.taken_at.to_string());
+    match stream {
+        // Nobody else has what was in them.
+        "COMMANDS" | "DLQ" => tracing::error!(
+            %worker, stream, loss, since,
+            "stream lost messages for good: they are nowhere else"
+        ),
+        _ => tracing::warn!(
+            %worker, stream, loss, since,
+            "stream lost messages: they are brought back from SQL"
+        ),
+    }
+}
