@@ -95,7 +95,9 @@ pub fn is_secret(aggregate: &str, verb: &str) -> bool {
     aggregate == "user" && ["register", "login", "refresh"].contains(&verb)
 }
 
-/// `req.…` of a command whose verb is one of the contract's ([`Body::encode`](crate::Body::encode)).
+/// Returns `req.…` of a command whose verb is one of the contract's ([`Body::encode`]).
+///
+/// [`Body::encode`]: crate::Body::encode
 #[must_use]
 pub fn request(address: &Address, verb: &'static str) -> String {
     format!("{}.{address}.{verb}", Door::Request.prefix())

@@ -6,7 +6,7 @@
 //! | finding | meaning | action |
 //! |---|---|---|
 //! | ok | the key has the event's version, or a later one that SQL knows | none |
-//! | missing, stale | no value, or an earlier version, in three reads | command-handler projects it again |
+//! | missing, stale | no value or an earlier version, in three reads | projected by command-handler |
 //! | ahead | a later version than SQL has ever had | an error is logged, as by [`super::audit`] |
 //!
 //! Side effects of an event happen here too, once per event and not on the path of any reply: a row
@@ -166,7 +166,7 @@ impl<P: Preload> Sessions<P> {
             SessionFinding::Ok => Verdict::Done,
             SessionFinding::Ahead => {
                 let key = key::user_state(user, Part::Auth);
-                tracing::error!(%worker, %user, key, "ahead of SQL; purge the key to have it healed");
+                tracing::error!(%worker, %user, key, "ahead of SQL: purge the key to heal it");
                 Verdict::Done
             }
             SessionFinding::Missing | SessionFinding::Stale => {

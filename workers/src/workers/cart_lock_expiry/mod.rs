@@ -6,14 +6,14 @@
 //! **stale** when its lock is held no more, or under another token, or until later: a lock whose
 //! deadline moved has a timer of the new one.
 //!
-//! Triggered by the timers that have fired (`due.lock.>` of the stream `TIMERS`). Behind them stands
-//! the sweep of overdue locks, by one instance every half second, which should find nothing. Either
-//! way the lock is loaded from SQL, and if it is due, command-handler gets the command `expire_lock`
-//! ([`expire`]), each time under a new Command-Id. Sending it twice does no harm: the second command
-//! finds the token stale.
+//! Triggered by the timers that have fired (`due.lock.>` of the stream `TIMERS`). Behind them
+//! stands the sweep of overdue locks, by one instance every half second, which should find nothing.
+//! Either way the lock is loaded from SQL, and if it is due, command-handler gets the command
+//! `expire_lock` ([`expire`]), each time under a new Command-Id. Sending it twice does no harm: the
+//! second command finds the token stale.
 //!
-//! Besides, one instance scans for carts that are **idle**, and sends `abandon` for them ([`idle`]);
-//! with `BRIGADE_IDLE_CART_HOURS=0` none does.
+//! Besides, one instance scans for carts that are **idle**, and sends `abandon` for them
+//! ([`idle`]); with `BRIGADE_IDLE_CART_HOURS=0` none does.
 //!
 //! Guarantees: no lock outlives its deadline by more than 1 s while the fleet runs, whether its
 //! timer came or not, nor by more than 2 s after all of it was started again. A timer is
@@ -53,7 +53,8 @@ struct CartLockExpiry {
     cx: Context,
 }
 
-/// Runs until the drain. Open carts that nobody changes are abandoned after so many hours; 0: never.
+/// Runs until the drain. Open carts that nobody changes are abandoned after so many hours; 0:
+/// never.
 ///
 /// # Errors
 /// If the stream `TIMERS` cannot be consumed.

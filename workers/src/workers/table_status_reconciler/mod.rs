@@ -2,27 +2,27 @@
 //!
 //! An order is **unpaid** if it is neither paid nor cancelled. A table is a **ghost** when it is
 //! `occupied` without an open turn (`ghost_no_turn`), or when its open turn has orders and none of
-//! them is unpaid (`ghost_all_paid`). It is **phantom-free** when it is `available` with an open turn
-//! (`phantom_open_turn`), or with an unpaid order of its latest turn, unless that was closed by force
-//! (`phantom_unpaid`). A party that has just sat down, with no order yet, is neither. Every command
-//! leaves a table right in its own transaction, so every finding comes from a faulty program or from
-//! a change by hand.
+//! them is unpaid (`ghost_all_paid`). It is **phantom-free** when it is `available` with an open
+//! turn (`phantom_open_turn`), or with an unpaid order of its latest turn, unless that was closed
+//! by force (`phantom_unpaid`). A party that has just sat down, with no order yet, is neither.
+//! Every command leaves a table right in its own transaction, so every finding comes from a faulty
+//! program or from a change by hand.
 //!
-//! Each half second it checks the tables that were **hinted** at: an event of a table or of an order
-//! that may change one names it, once however many events there are, and to one instance of all. The
-//! holder of a lease also checks all tables, page by page ([`PAGE`]) and around again. The event only
-//! names a table; its inconsistency is read from SQL, by one statement. Each finding becomes a command
-//! `reconcile` with the finding, its evidence and the version of the table; command-handler checks
-//! again under its locks, so a finding that no longer holds, or that another instance repaired,
-//! changes nothing.
+//! Each half second it checks the tables that were **hinted** at: an event of a table or of an
+//! order that may change one names it, once however many events there are, and to one instance of
+//! all. The holder of a lease also checks all tables, page by page ([`PAGE`]) and around again. The
+//! event only names a table; its inconsistency is read from SQL, by one statement. Each finding
+//! becomes a command `reconcile` with the finding, its evidence and the version of the table;
+//! command-handler checks again under its locks, so a finding that no longer holds, or that another
+//! instance repaired, changes nothing.
 //!
-//! Guarantees: a ghost or phantom-free table is repaired within 3 s while the fleet runs, also where no
-//! event names it; in a healthy fleet there is no finding. A round reads 4,000 tables a second, an
-//! instance at most 1,000 hints, each with at most 3 rows besides, however many orders, turns and
-//! tenants there are. With more than 10,000 tables a round takes longer than 3 s, 25 s with 100,000,
-//! and only what is hinted at is repaired sooner. Its role may write nothing but its lease, and it may
-//! be started any number of times. With `BRIGADE_RECONCILER_DRY_RUN` it counts and logs, and sends
-//! nothing.
+//! Guarantees: a ghost or phantom-free table is repaired within 3 s while the fleet runs, also
+//! where no event names it; in a healthy fleet there is no finding. A round reads 4,000 tables a
+//! second, an instance at most 1,000 hints, each with at most 3 rows besides, however many orders,
+//! turns and tenants there are. With more than 10,000 tables a round takes longer than 3 s, 25 s
+//! with 100,000, and only what is hinted at is repaired sooner. Its role may write nothing but its
+//! lease, and it may be started any number of times. With `BRIGADE_RECONCILER_DRY_RUN` it counts
+//! and logs, and sends nothing.
 //!
 //! Not responsible for: deciding the repair (command-handler), tables projected wrongly into KV
 //! (cache-verifier).
