@@ -95,28 +95,12 @@ pub fn is_secret(aggregate: &str, verb: &str) -> bool {
     aggregate == "user" && ["register", "login", "refresh"].contains(&verb)
 }
 
-/// Asks for the decision that a cart's lock has expired.
+/// Returns `req.…` of a command whose verb is one of the contract's ([`Body::encode`]).
+///
+/// [`Body::encode`]: crate::Body::encode
 #[must_use]
-pub fn expire_lock(cart: &Address) -> String {
-    format!("req.{cart}.expire_lock")
-}
-
-/// Asks for a cart to be abandoned.
-#[must_use]
-pub fn abandon(cart: &Address) -> String {
-    format!("req.{cart}.abandon")
-}
-
-/// Asks for the repair of a table.
-#[must_use]
-pub fn reconcile(table: &Address) -> String {
-    format!("req.{table}.reconcile")
-}
-
-/// Asks for a user's parts to be shown again.
-#[must_use]
-pub fn rebuild_cache(user: &Address) -> String {
-    format!("req.{user}.rebuild_cache")
+pub fn request(address: &Address, verb: &'static str) -> String {
+    format!("{}.{address}.{verb}", Door::Request.prefix())
 }
 
 /// Splits a command's subject; `None` where the door or the number of tokens is off.

@@ -15,6 +15,7 @@
 //!
 //! [`Lease::hold`]: crate::infra::Lease::hold
 
+pub mod command_client;
 pub mod consume;
 pub mod dead_letter;
 pub mod delivery;
@@ -22,6 +23,7 @@ pub mod http;
 pub mod supervise;
 pub mod verdict;
 
+pub use command_client::{CommandClient, CommandOptions, NotDecided};
 pub use consume::{Handler, Refused, Source, Turn, consume};
 pub use delivery::Delivery;
 pub use verdict::Verdict;

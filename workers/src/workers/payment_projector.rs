@@ -1,4 +1,4 @@
-//! payment-projector: shows what is paid.
+//! payment-projector: projects payments into KV.
 //!
 //! Writes the part `payments` of carts and orders into `views`, and of orders the payment row of
 //! `active_orders`; see [`projector`].
@@ -13,7 +13,7 @@ use brigade_domain::active_payment;
 
 use crate::{
     infra::Context,
-    workers::projector::{self, Projection, Shown},
+    workers::projector::{self, ProjectedKey, Projection},
 };
 
 const PROJECTION: Projection = Projection {
@@ -23,13 +23,15 @@ const PROJECTION: Projection = Projection {
     after_show: "payment-projector.after_show",
 };
 
+/// Runs until the drain.
+///
 /// # Errors
-/// Where its stream cannot be consumed.
+/// If the stream `EVENTS` cannot be consumed.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     projector::run(cx, PROJECTION).await
 }
 
-fn decode(address: &Address, after: After) -> Result<Vec<Shown>, String> {
+fn decode(address: &Address, after: After) -> Result<Vec<ProjectedKey>, String> {
     let Some(part) = after.payments else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     if address.aggregate == Aggregate::Order {
@@ -37,10 +39,17 @@ fn decode(address: &Address, after: After) -> Result<Vec<Shown>, String> {
             serde_json::from_str(part.get()).map_err(|error| error.to_string())?;
         let place = (Bucket::ActiveOrders, key::active_order(address, Part::Payments));
         let ttl = after.ended.then_some(REMOVED_TTL);
-        all.push(Shown::new(address, Part::Payments, &part, place, active_payment(&paid), ttl)?);
+        all.push(ProjectedKey::new(
+            address,
+            Part::Payments,
+            &part,
+            place,
+            active_payment(&paid),
+            ttl,
+        )?);
     }
     let place = (Bucket::Views, key::view(address, Part::Payments));
     let ttl = after.ended.then_some(ENDED_TTL);
-    all.push(Shown::new(address, Part::Payments, &part, place, part.clone(), ttl)?);
+    all.push(ProjectedKey::new(address, Part::Payments, &part, place, part.clone(), ttl)?);
     Ok(all)
 }

@@ -1,6 +1,6 @@
-//! What the projectors have in common: each shows some parts of aggregates in KV, from the events
-//! (stream `EVENTS`) that carry these parts whole. So only the newest of a batch is written per key,
-//! duplicates and reordering change nothing, and no SQL is read.
+//! The common part of the projectors: each projects some parts of aggregates into KV, from the
+//! events (stream `EVENTS`) that carry these parts whole. So only the newest of a batch is written
+//! per key, duplicates and reordering change nothing, and no SQL is read.
 //!
 //! Guarantees: at quiescence the parts equal SQL; their versions never go down. Not responsible for
 //! the other parts and `versions` (command-handler) nor for lost buckets (cache-verifier).
@@ -30,20 +30,20 @@ use crate::{
     },
 };
 
-/// What a projector is.
+/// The definition of a projector.
 #[derive(Clone, Copy)]
 pub struct Projection {
-    /// That it writes.
+    /// The buckets that it writes.
     pub buckets: &'static [Bucket],
-    /// What an event shows; nothing of one that carries none of its parts.
-    pub decode: fn(&Address, After) -> Result<Vec<Shown>, String>,
-    /// Steps at which a test stops it.
+    /// Returns the keys that an event projects; none of an event without any of its parts.
+    pub decode: fn(&Address, After) -> Result<Vec<ProjectedKey>, String>,
+    /// The fail points at which a test stops it.
     pub before_show: &'static str,
     pub after_show: &'static str,
 }
 
-/// One key that an event shows.
-pub struct Shown {
+/// One key with the value that an event projects.
+pub struct ProjectedKey {
     pub address: Address,
     pub part: Part,
     pub at: Timestamp,
@@ -51,18 +51,18 @@ pub struct Shown {
     pub put: Put,
 }
 
-/// The keys of an event.
-pub struct Message {
-    shown: Vec<Shown>,
-    /// Repair asked for this event again: what is remembered of its keys may be untrue.
+/// An event as the keys that it projects.
+pub struct ProjectionEvent {
+    keys: Vec<ProjectedKey>,
+    /// True if repair published this event again: the remembered versions of its keys may be wrong.
     again: bool,
-    /// Since when it is in hand to be handled alone; before that it comes again by itself.
+    /// When it was received to be handled alone; before that it is redelivered by itself.
     alone_since: Option<Instant>,
 }
 
-/// How long an event waits, without using up its tries, for `versions` to be there again. Healing
-/// takes seconds, and a server that dies meanwhile makes it begin anew. It has an end because an event
-/// that nobody committed would wait for ever.
+/// The longest time that an event waits, without using up its tries, for `versions` to be healed.
+/// Healing takes seconds, and starts over if a server dies meanwhile. Without a limit an event that
+/// nobody committed would wait for ever.
 const HEALING: Duration = Duration::from_secs(30);
 
 struct Projector {
@@ -72,8 +72,10 @@ struct Projector {
     versions: Kv,
 }
 
+/// Runs a projector until the drain.
+///
 /// # Errors
-/// Where its stream cannot be consumed.
+/// If the stream `EVENTS` cannot be consumed.
 pub async fn run(cx: Context, projection: Projection) -> anyhow::Result<()> {
     let mut buckets = Vec::new();
     for bucket in projection.buckets {
@@ -85,9 +87,9 @@ pub async fn run(cx: Context, projection: Projection) -> anyhow::Result<()> {
 }
 
 impl Handler for Projector {
-    type Message = Message;
+    type Message = ProjectionEvent;
 
-    fn decode(&self, delivery: &Delivery) -> Result<Message, String> {
+    fn decode(&self, delivery: &Delivery) -> Result<ProjectionEvent, String> {
         let (address, _) =
             subject::parse_event(delivery.subject(), delivery.header(header::CE_SUBJECT))
                 .ok_or("not an event's subject and ce-subject")?;
@@ -95,35 +97,35 @@ impl Handler for Projector {
             serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
         let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);
         let alone_since = (delivery.deliveries() >= ALONE_FROM).then_some(delivery.received);
-        Ok(Message {
-            shown: (self.projection.decode)(&address, payload.after)?,
+        Ok(ProjectionEvent {
+            keys: (self.projection.decode)(&address, payload.after)?,
             again,
             alone_since,
         })
     }
 
-    async fn handle(&self, batch: Vec<Message>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<ProjectionEvent>, _turn: Turn) -> Vec<Verdict> {
         self.cx.fail.point(self.projection.before_show).await;
-        let all = || batch.iter().flat_map(|message| &message.shown);
+        let all = || batch.iter().flat_map(|message| &message.keys);
         let again = batch.iter().filter(|message| message.again);
-        for shown in again.flat_map(|message| &message.shown) {
-            self.bucket(shown.bucket).forget_key(&shown.put.key);
+        for key in again.flat_map(|message| &message.keys) {
+            self.bucket(key.bucket).forget_key(&key.put.key);
         }
-        let newest: Vec<&Shown> = newest(all()).into_values().collect();
-        let buckets = self.buckets.iter().map(|bucket| self.show(bucket, &newest));
+        let newest: Vec<&ProjectedKey> = newest(all()).into_values().collect();
+        let buckets = self.buckets.iter().map(|bucket| self.project(bucket, &newest));
         let verdicts: HashMap<_, _> = join_all(buckets).await.into_iter().flatten().collect();
-        for shown in &newest {
-            // Of a part that stands at two keys once.
-            if shown.bucket == self.projection.buckets[0]
-                && verdicts.get(&place(shown)) == Some(&Verdict::Done)
+        for key in &newest {
+            // A part that stands at two keys counts once.
+            if key.bucket == self.projection.buckets[0]
+                && verdicts.get(&bucket_key(key)) == Some(&Verdict::Done)
             {
-                self.cx.metrics.visible(shown.part, shown.at);
+                self.cx.metrics.visible(key.part, key.at);
             }
         }
         self.cx.fail.point(self.projection.after_show).await;
         // An older event of the batch is done when the newest of its keys are.
-        let verdict_of = |message: &Message| {
-            let mut verdicts = message.shown.iter().filter_map(|shown| verdicts.get(&place(shown)));
+        let verdict_of = |message: &ProjectionEvent| {
+            let mut verdicts = message.keys.iter().filter_map(|key| verdicts.get(&bucket_key(key)));
             match verdicts.find(|verdict| **verdict != Verdict::Done) {
                 Some(Verdict::Retry(why)) if message.waits() => Verdict::Away(why.clone()),
                 worst => worst.cloned().unwrap_or(Verdict::Done),
@@ -133,18 +135,19 @@ impl Handler for Projector {
     }
 }
 
-impl Message {
-    /// Whether what is lost may be on its way back: a dependency is away, the event has not failed.
+impl ProjectionEvent {
+    /// Returns true while lost keys may still be healed: a dependency is unavailable, the event has
+    /// not failed.
     fn waits(&self) -> bool {
         self.alone_since.is_some_and(|since| since.elapsed() < HEALING)
     }
 }
 
-/// Bucket and key.
-type Place<'a> = (Bucket, &'a str);
+/// A bucket and one of its keys.
+type BucketKey<'a> = (Bucket, &'a str);
 
-fn place(shown: &Shown) -> Place<'_> {
-    (shown.bucket, &shown.put.key)
+fn bucket_key(key: &ProjectedKey) -> BucketKey<'_> {
+    (key.bucket, &key.put.key)
 }
 
 impl Projector {
@@ -153,38 +156,42 @@ impl Projector {
         own.expect("a projection names the buckets that it writes")
     }
 
-    /// Writes into one bucket.
-    async fn show<'a>(&self, bucket: &Kv, what: &[&'a Shown]) -> Vec<(Place<'a>, Verdict)> {
-        let of_bucket = what.iter().filter(|shown| shown.bucket == bucket.bucket());
-        let what: Vec<&'a Shown> = of_bucket.copied().collect();
-        let puts: Vec<Put> = what.iter().map(|shown| shown.put.clone()).collect();
+    /// Writes the keys of one bucket, and returns their verdicts.
+    async fn project<'a>(
+        &self,
+        bucket: &Kv,
+        what: &[&'a ProjectedKey],
+    ) -> Vec<(BucketKey<'a>, Verdict)> {
+        let of_bucket = what.iter().filter(|key| key.bucket == bucket.bucket());
+        let what: Vec<&'a ProjectedKey> = of_bucket.copied().collect();
+        let puts: Vec<Put> = what.iter().map(|key| key.put.clone()).collect();
         let stored = bucket.put(&puts, WhenAbsent::Ask).await;
-        // A bucket that was lost is absent at every key: all of them are asked about at once.
-        let verdicts = what.into_iter().zip(stored).map(|(shown, stored)| async move {
+        // A bucket that was lost is absent at every key: the versions of all are read at once.
+        let verdicts = what.into_iter().zip(stored).map(|(key, stored)| async move {
             let verdict = match stored {
                 Stored::Shown => Verdict::Done,
                 Stored::Failed(why) => Verdict::Away(why),
-                Stored::Absent => self.show_absent(bucket, shown).await,
+                Stored::Absent => self.project_absent(bucket, key).await,
             };
-            (place(shown), verdict)
+            (bucket_key(key), verdict)
         });
         join_all(verdicts).await
     }
 
-    /// Nothing stands at a key that must have had a value: it was not written yet, it expired, or
+    /// Writes a key without a value, which it must have had: it was not written yet, it expired, or
     /// it was lost. Only `versions` tells whether this event is still the newest.
-    async fn show_absent(&self, bucket: &Kv, shown: &Shown) -> Verdict {
-        let key = key::versions(&shown.address);
+    async fn project_absent(&self, bucket: &Kv, projected: &ProjectedKey) -> Verdict {
+        let key = key::versions(&projected.address);
         let newest = match self.versions.get(&key).await {
             Ok(Some(entry)) => serde_json::from_slice::<Versions>(&entry.value).ok(),
             Ok(None) => return Verdict::Retry(format!("no version of {key} yet")),
             Err(error) => return Verdict::Away(format!("{error:#}")),
         };
-        let newest = newest.and_then(|versions| versions.parts.get(&shown.part).copied());
-        if newest.is_some_and(|newest| newest > shown.put.version) {
+        let newest = newest.and_then(|versions| versions.parts.get(&projected.part).copied());
+        if newest.is_some_and(|newest| newest > projected.put.version) {
             return Verdict::Done;
         }
-        match bucket.put(std::slice::from_ref(&shown.put), WhenAbsent::Write).await.pop() {
+        match bucket.put(std::slice::from_ref(&projected.put), WhenAbsent::Write).await.pop() {
             Some(Stored::Shown) => Verdict::Done,
             Some(Stored::Failed(why)) => Verdict::Away(why),
             Some(Stored::Absent) | None => Verdict::Retry("the key is contended".to_owned()),
@@ -192,18 +199,18 @@ impl Projector {
     }
 }
 
-/// The version of a part and the time of the change, which stand in the part itself.
+/// The version of a part and the time of its change, as they stand in the part itself.
 #[derive(Deserialize)]
 struct PartHead {
     version: u64,
     at: Timestamp,
 }
 
-impl Shown {
-    /// `value` is what stands at the key, made of `part`.
+impl ProjectedKey {
+    /// Returns a key whose `value` is made of `part`.
     ///
     /// # Errors
-    /// Where the part is not one.
+    /// If the part has no version and time.
     pub fn new(
         address: &Address,
         kind: Part,
@@ -220,15 +227,17 @@ impl Shown {
     }
 }
 
-/// The newest of each key. An end may carry a part that it did not touch, at an old version: the
-/// later event wins then, because only it knows that the key may expire.
-fn newest<'a>(all: impl Iterator<Item = &'a Shown>) -> HashMap<Place<'a>, &'a Shown> {
-    let mut newest: HashMap<Place<'a>, &Shown> = HashMap::new();
-    for shown in all {
-        let known = newest.entry(place(shown)).or_insert(shown);
-        let (version, before) = (shown.put.version, known.put.version);
-        if version > before || shown.put.ttl.is_some() && version == before {
-            *known = shown;
+/// Returns the newest value of each key. An end may carry a part that it did not touch, at an old
+/// version: the later event wins then, because only it knows that the key may expire.
+fn newest<'a>(
+    all: impl Iterator<Item = &'a ProjectedKey>,
+) -> HashMap<BucketKey<'a>, &'a ProjectedKey> {
+    let mut newest: HashMap<BucketKey<'a>, &ProjectedKey> = HashMap::new();
+    for key in all {
+        let known = newest.entry(bucket_key(key)).or_insert(key);
+        let (version, before) = (key.put.version, known.put.version);
+        if version > before || key.put.ttl.is_some() && version == before {
+            *known = key;
         }
     }
     newest

@@ -1,7 +1,7 @@
-//! user-state-projector: shows subscriptions and roles.
+//! user-state-projector: projects subscriptions and roles into KV.
 //!
-//! Writes the parts `subscription` and `roles` of users into `user_state`, and never `auth`, which is
-//! command-handler's; see [`projector`].
+//! Writes the parts `subscription` and `roles` of users into `user_state`, and never `auth`, which
+//! is command-handler's; see [`projector`].
 
 use brigade_contracts::{
     Address, Part,
@@ -11,7 +11,7 @@ use brigade_contracts::{
 
 use crate::{
     infra::Context,
-    workers::projector::{self, Projection, Shown},
+    workers::projector::{self, ProjectedKey, Projection},
 };
 
 const PROJECTION: Projection = Projection {
@@ -21,18 +21,20 @@ const PROJECTION: Projection = Projection {
     after_show: "user-state-projector.after_show",
 };
 
+/// Runs until the drain.
+///
 /// # Errors
-/// Where its stream cannot be consumed.
+/// If the stream `EVENTS` cannot be consumed.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     projector::run(cx, PROJECTION).await
 }
 
-fn decode(address: &Address, after: After) -> Result<Vec<Shown>, String> {
+fn decode(address: &Address, after: After) -> Result<Vec<ProjectedKey>, String> {
     let parts = [(Part::Subscription, after.subscription), (Part::Roles, after.roles)];
     let carried = parts.into_iter().filter_map(|(kind, part)| Some((kind, part?)));
     let shown = carried.map(|(kind, part)| {
         let place = (Bucket::UserState, key::user_state(address, kind));
-        Shown::new(address, kind, &part, place, part.clone(), None)
+        ProjectedKey::new(address, kind, &part, place, part.clone(), None)
     });
     shown.collect()
 }
@@ -44,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_shows_the_parts_that_it_carries_and_nothing_else() {
+    fn an_event_projects_the_parts_that_it_carries_and_nothing_else() {
         let user = Address::new("t1", brigade_contracts::Aggregate::User, "ada").unwrap();
         let at = "2026-01-02T03:04:05.678Z";
         let part = |version| Some(to_raw_value(&json!({"version": version, "at": at})).unwrap());

@@ -1,16 +1,16 @@
-//! What is cached of users' sessions, verified with the events that say what must stand there.
+//! Verifies the cached sessions of users against the events that determine them.
 //!
 //! Consumes the events that touch the part `auth` (stream `EVENTS`) and compares the key in
 //! `user_state`. It writes no key: a consumer that did would put an old session over a new one.
 //!
-//! | finding | what it is | what is done |
+//! | finding | meaning | action |
 //! |---|---|---|
-//! | ok | the event's version, or a later one that SQL knows | nothing |
-//! | missing, stale | no value, or an earlier one, at three looks | command-handler is asked to show it |
-//! | ahead | a later version than SQL has ever had | reported only, as by [`super::audit`] |
+//! | ok | the key has the event's version, or a later one that SQL knows | none |
+//! | missing, stale | no value or an earlier version, in three reads | projected by command-handler |
+//! | ahead | a later version than SQL has ever had | an error is logged, as by [`super::audit`] |
 //!
-//! Side effects of an event happen here too, once per event and outside of any answer: a row in
-//! `user_activity`, and [`Preload`] for whoever has logged in.
+//! Side effects of an event happen here too, once per event and not on the path of any reply: a row
+//! in `user_activity`, and [`Preload`] for a user who has logged in.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::{Client, Request};
 use brigade_contracts::{
     Address, Aggregate, Body, Outcome, Part, Text, Timestamp, Token,
     event::{Payload, USER_LOGGED_IN},
@@ -38,64 +38,64 @@ use crate::{
         Context, Kv,
         postgres::{Failure, bounded, failure},
     },
-    runtime::{Delivery, Handler, Turn, Verdict},
+    runtime::{CommandClient, CommandOptions, Delivery, Handler, NotDecided, Turn, Verdict},
     store::rows::keys,
 };
 
-/// Between the looks at a suspect; longer than a commit takes to be shown.
+/// The time between two reads of a suspect; longer than the projection of a commit takes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Looks after the first one.
-const LOOKS: usize = 2;
-/// An answer takes milliseconds. What is not answered by then is asked again.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Nobody waits for what is only to be warm.
-const PRELOAD_PATIENCE: Duration = Duration::from_millis(500);
+/// Reads after the first one.
+const REREADS: usize = 2;
+/// An outcome takes milliseconds. Without one by then the event is handled again.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Nothing depends on a preload.
+const PRELOAD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is done ahead for a user who has logged in and is about to ask.
+/// Prepares the queries of a user who has just logged in.
 pub trait Preload: Send + Sync + 'static {
-    /// Best effort: it is not done again.
+    /// Preloads what a user's next queries need. Best effort: it is not repeated.
     fn preload(&self, user: &Address) -> impl Future<Output = ()> + Send;
 }
 
-/// Asks edge for the user's state, so that Postgres and edge have it at hand.
+/// Queries the user's state from edge, so that it is in the caches of Postgres and edge.
 pub struct AskForState(pub Client);
 
 impl Preload for AskForState {
     async fn preload(&self, user: &Address) {
-        let request = Request::new().timeout(Some(PRELOAD_PATIENCE));
+        let request = Request::new().timeout(Some(PRELOAD_TIMEOUT));
         if let Err(error) = self.0.send_request(subject::query_user_state(user), request).await {
-            tracing::debug!(%error, "nothing is preloaded");
+            tracing::debug!(%error, "preload failed");
         }
     }
 }
 
-/// Verifies sessions.
+/// The handler that verifies sessions.
 pub struct Sessions<P> {
     cx: Context,
     user_state: Kv,
     preload: P,
 }
 
-/// An event, as far as it says what must be cached.
+/// An event that touched a session.
 #[derive(Debug, PartialEq)]
-pub struct Event {
+pub struct SessionEvent {
     id: Uuid,
     user: Address,
-    /// Of the part `auth`, which the event touched.
+    /// The version of the part `auth` after the event.
     version: u64,
     name: Token,
     at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Finding {
+enum SessionFinding {
     Ok,
     Missing,
     Stale,
     Ahead,
 }
 
-impl Finding {
+impl SessionFinding {
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -105,7 +105,7 @@ impl Finding {
         }
     }
 
-    /// `sql`: the version that SQL had after the cache was looked at.
+    /// Compares versions; `sql` is the one that SQL had after the cache was read.
     fn of(event: u64, cached: Option<u64>, sql: u64) -> Self {
         match cached {
             None => Self::Missing,
@@ -117,6 +117,8 @@ impl Finding {
 }
 
 impl<P: Preload> Sessions<P> {
+    /// Opens the bucket of the cached sessions.
+    ///
     /// # Errors
     /// Never in practice: see [`Kv::open`].
     pub async fn open(cx: &Context, preload: P) -> anyhow::Result<Self> {
@@ -124,77 +126,71 @@ impl<P: Preload> Sessions<P> {
         Ok(Self { cx: cx.clone(), user_state, preload })
     }
 
-    /// The verdict about each event, and its findings reported and acted upon.
-    async fn verify(&self, events: &[Event]) -> anyhow::Result<Vec<Verdict>> {
-        let mut findings = self.look(events).await?;
-        for _ in 0..LOOKS {
-            if findings.iter().all(|finding| *finding == Finding::Ok) {
+    /// Compares the keys of the events with SQL, acts on the findings, and returns the verdicts.
+    async fn verify(&self, events: &[SessionEvent]) -> anyhow::Result<Vec<Verdict>> {
+        let mut findings = self.compare(events).await?;
+        for _ in 0..REREADS {
+            if findings.iter().all(|finding| *finding == SessionFinding::Ok) {
                 break;
             }
             tokio::select! {
                 () = sleep(PAUSE) => {}
                 () = self.cx.drain.cancelled() => anyhow::bail!("draining"),
             }
-            findings = self.look(events).await?;
+            findings = self.compare(events).await?;
         }
-        Ok(join_all(events.iter().zip(findings).map(|(e, found)| self.act(e, found))).await)
+        Ok(join_all(events.iter().zip(findings).map(|(e, finding)| self.act(e, finding))).await)
     }
 
-    async fn look(&self, events: &[Event]) -> anyhow::Result<Vec<Finding>> {
+    async fn compare(&self, events: &[SessionEvent]) -> anyhow::Result<Vec<SessionFinding>> {
         let read = events.iter().map(|event| {
             let key = key::user_state(&event.user, Part::Auth);
             async move { self.user_state.get(&key).await }
         });
         let cached = join_all(read).await;
-        // After the cache: what is shown was committed before.
+        // After the cache: what is projected was committed before.
         let sql = bounded(&self.cx.postgres, async |c| versions(c, events).await).await?;
         let findings = events.iter().zip(cached).map(|(event, cached)| {
             let sql = sql.get(&event.user).copied().unwrap_or(0);
-            Ok(Finding::of(event.version, cached?.map(|entry| entry.version), sql))
+            Ok(SessionFinding::of(event.version, cached?.map(|entry| entry.version), sql))
         });
         findings.collect()
     }
 
-    async fn act(&self, event: &Event, finding: Finding) -> Verdict {
-        let (worker, found) = (self.cx.worker, finding.as_str());
-        self.cx.metrics.session_checks.with_label_values(&[found]).inc();
+    /// Counts, logs and acts on one finding.
+    async fn act(&self, event: &SessionEvent, finding: SessionFinding) -> Verdict {
+        let (worker, label) = (self.cx.worker, finding.as_str());
+        self.cx.metrics.session_checks.with_label_values(&[label]).inc();
         let (user, version) = (&event.user, event.version);
         match finding {
-            Finding::Ok => Verdict::Done,
-            Finding::Ahead => {
+            SessionFinding::Ok => Verdict::Done,
+            SessionFinding::Ahead => {
                 let key = key::user_state(user, Part::Auth);
-                tracing::error!(%worker, %user, key, "ahead of SQL; purge the key to have it healed");
+                tracing::error!(%worker, %user, key, "ahead of SQL: purge the key to heal it");
                 Verdict::Done
             }
-            Finding::Missing | Finding::Stale => {
-                tracing::warn!(%worker, %user, version, found, "a cached session is wrong");
+            SessionFinding::Missing | SessionFinding::Stale => {
+                let finding = label;
+                tracing::warn!(%worker, %user, version, finding, "cached session is wrong");
                 self.cx.metrics.rebuilds_asked.inc();
-                self.ask_to_rebuild(event, finding).await
+                self.rebuild(event, finding).await
             }
         }
     }
 
-    /// Has the owner of the part show it again; at most once per event.
-    async fn ask_to_rebuild(&self, event: &Event, finding: Finding) -> Verdict {
-        let found = Text::new(finding.as_str().to_owned()).ok();
-        let body =
-            Body::Rebuild(Aggregate::User, Rebuild { part: Some(Part::Auth), finding: found });
-        let (_, payload) = body.encode();
-        let mut headers = HeaderMap::new();
-        headers.insert(header::COMMAND_ID, format!("verified-{}", event.id.simple()));
-        headers.insert(header::ACTOR, self.cx.worker.as_str());
-        let request = Request::new().headers(headers).payload(payload.into());
-        let request = request.timeout(Some(PATIENCE));
-        let asked = self.cx.nats.client.send_request(subject::rebuild_cache(&event.user), request);
-        match asked.await {
-            Ok(answer) => verdict(&answer.payload),
-            Err(error) => Verdict::Away(format!("command-handler: {error}")),
-        }
+    /// Has command-handler project the part again; at most once per event.
+    async fn rebuild(&self, event: &SessionEvent, finding: &str) -> Verdict {
+        let finding = Text::new(finding.to_owned()).ok();
+        let body = Body::Rebuild(Aggregate::User, Rebuild { part: Some(Part::Auth), finding });
+        let command_id = Some(format!("verified-{}", event.id.simple()));
+        let options = CommandOptions { command_id, ..Default::default() };
+        let outcome = CommandClient::new(&self.cx, TIMEOUT).send(&event.user, &body, options).await;
+        outcome.map_or_else(NotDecided::verdict, |outcome| verdict(&outcome))
     }
 
-    /// The side effects of events that had none yet.
-    async fn note(&self, events: &[Event]) -> sqlx::Result<()> {
-        let new = bounded(&self.cx.postgres, async |c| note_activity(c, events).await).await?;
+    /// Runs the side effects of the events that had none yet.
+    async fn run_side_effects(&self, events: &[SessionEvent]) -> sqlx::Result<()> {
+        let new = bounded(&self.cx.postgres, async |c| record_activity(c, events).await).await?;
         let logged_in = events
             .iter()
             .filter(|event| new.contains(&event.id) && event.name.as_str() == USER_LOGGED_IN.name);
@@ -204,42 +200,38 @@ impl<P: Preload> Sessions<P> {
 }
 
 impl<P: Preload> Handler for Sessions<P> {
-    type Message = Event;
+    type Message = SessionEvent;
 
-    fn decode(&self, delivery: &Delivery) -> Result<Event, String> {
+    fn decode(&self, delivery: &Delivery) -> Result<SessionEvent, String> {
         decode(delivery)
     }
 
-    async fn handle(&self, batch: Vec<Event>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<SessionEvent>, _turn: Turn) -> Vec<Verdict> {
         self.cx.fail.point("cache-verifier.before_verify").await;
-        if let Err(error) = self.note(&batch).await {
-            return vec![unread(&error.into()); batch.len()];
+        if let Err(error) = self.run_side_effects(&batch).await {
+            return vec![not_verified(&error.into()); batch.len()];
         }
         let verdicts = self.verify(&batch).await;
         self.cx.fail.point("cache-verifier.after_verify").await;
-        verdicts.unwrap_or_else(|error| vec![unread(&error); batch.len()])
+        verdicts.unwrap_or_else(|error| vec![not_verified(&error); batch.len()])
     }
 }
 
-fn unread(error: &anyhow::Error) -> Verdict {
+fn not_verified(error: &anyhow::Error) -> Verdict {
     match error.downcast_ref::<sqlx::Error>().map(failure) {
         Some(Failure::Fault) => Verdict::Retry(error.to_string()),
         Some(Failure::Away | Failure::Conflict) | None => Verdict::Away(format!("{error:#}")),
     }
 }
 
-fn verdict(answer: &[u8]) -> Verdict {
-    match serde_json::from_slice::<Outcome>(answer) {
-        Ok(Outcome { status: 200, .. }) => Verdict::Done,
-        Ok(Outcome { status: 429 | 503, code, .. }) => {
-            Verdict::Away(format!("command-handler: {code}"))
-        }
-        Ok(Outcome { status, code, .. }) => Verdict::Retry(format!("{status} {code}")),
-        Err(_) => Verdict::Retry("an answer that is no outcome".to_owned()),
+fn verdict(outcome: &Outcome) -> Verdict {
+    match outcome.status {
+        200 => Verdict::Done,
+        _ => NotDecided::unexpected(outcome).verdict(),
     }
 }
 
-fn decode(delivery: &Delivery) -> Result<Event, String> {
+fn decode(delivery: &Delivery) -> Result<SessionEvent, String> {
     let (user, name) =
         subject::parse_event(delivery.subject(), delivery.header(header::CE_SUBJECT))
             .ok_or("not an event's subject and ce-subject")?;
@@ -252,13 +244,13 @@ fn decode(delivery: &Delivery) -> Result<Event, String> {
     let version = version.map_err(|error: std::num::ParseIntError| error.to_string())?;
     let at = Timestamp::parse(header(header::CE_TIME)?);
     let at = at.map_err(|refusal| refusal.message.into_owned())?;
-    Ok(Event { id, user, version, name, at })
+    Ok(SessionEvent { id, user, version, name, at })
 }
 
-/// The versions of the part `auth` in SQL.
+/// Loads the versions of the part `auth`.
 async fn versions(
     postgres: &mut PgConnection,
-    events: &[Event],
+    events: &[SessionEvent],
 ) -> sqlx::Result<HashMap<Address, u64>> {
     let (tenants, ids) = keys(Aggregate::User, events.iter().map(|event| &event.user));
     let rows = sqlx::query!(
@@ -277,12 +269,13 @@ async fn versions(
     Ok(rows.into_iter().filter_map(|row| version((row.tenant, row.id, row.version))).collect())
 }
 
-/// Notes events that are not noted yet, and returns which these were.
-async fn note_activity(
+/// Records the events that are not recorded yet, and returns their ids.
+async fn record_activity(
     postgres: &mut PgConnection,
-    events: &[Event],
+    events: &[SessionEvent],
 ) -> sqlx::Result<HashSet<Uuid>> {
-    let text = |f: fn(&Event) -> &Token| events.iter().map(|e| f(e).as_str()).collect::<Vec<_>>();
+    let text =
+        |f: fn(&SessionEvent) -> &Token| events.iter().map(|e| f(e).as_str()).collect::<Vec<_>>();
     let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
     let versions: Vec<i64> = events.iter().map(|event| event.version.cast_signed()).collect();
     let times: Vec<OffsetDateTime> = events.iter().map(|event| event.at.inner()).collect();
@@ -308,30 +301,20 @@ async fn note_activity(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::command_client::outcome;
 
     #[test]
-    fn each_finding_is_told_from_the_versions() {
-        assert_eq!(Finding::of(3, None, 3), Finding::Missing);
-        assert_eq!(Finding::of(3, Some(2), 3), Finding::Stale);
-        assert_eq!(Finding::of(3, Some(3), 3), Finding::Ok);
-        assert_eq!(Finding::of(3, Some(5), 5), Finding::Ok, "the user went on");
-        assert_eq!(Finding::of(3, Some(6), 5), Finding::Ahead);
+    fn each_finding_follows_from_the_versions() {
+        assert_eq!(SessionFinding::of(3, None, 3), SessionFinding::Missing);
+        assert_eq!(SessionFinding::of(3, Some(2), 3), SessionFinding::Stale);
+        assert_eq!(SessionFinding::of(3, Some(3), 3), SessionFinding::Ok);
+        assert_eq!(SessionFinding::of(3, Some(5), 5), SessionFinding::Ok, "the user went on");
+        assert_eq!(SessionFinding::of(3, Some(6), 5), SessionFinding::Ahead);
     }
 
     #[test]
-    fn each_answer_has_its_verdict() {
-        let answered = |status: u16, code: &str| {
-            let outcome = serde_json::json!({
-                "command_id": "k1", "status": status, "code": code, "message": "",
-                "aggregate": "user", "id": "ada", "version": 7, "etag": null, "effects": [],
-                "data": {}, "retry_after_ms": null,
-            });
-            verdict(outcome.to_string().as_bytes())
-        };
-        assert_eq!(answered(200, "ok"), Verdict::Done);
-        assert!(matches!(answered(503, "busy"), Verdict::Away(_)));
-        assert!(matches!(answered(429, "too_many"), Verdict::Away(_)));
-        assert!(matches!(answered(404, "not_found"), Verdict::Retry(_)));
-        assert!(matches!(verdict(b"not JSON"), Verdict::Retry(_)));
+    fn each_outcome_has_its_verdict() {
+        assert_eq!(verdict(&outcome(200, "ok", None)), Verdict::Done);
+        assert!(matches!(verdict(&outcome(404, "not_found", None)), Verdict::Retry(_)));
     }
 }

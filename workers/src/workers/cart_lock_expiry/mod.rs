@@ -1,23 +1,23 @@
-//! cart-lock-expiry: ends what time has ended: locks whose deadline has passed, and carts that
-//! nobody has changed for long.
+//! cart-lock-expiry: ends locks whose deadline has passed, and carts that nobody has changed for
+//! long.
 //!
 //! A lock is **due** when it is held and its deadline has passed, on the database's clock. It is
 //! **overdue** when that was a while ago ([`sweep`]): its timer should have come. A timer is
 //! **stale** when its lock is held no more, or under another token, or until later: a lock whose
 //! deadline moved has a timer of the new one.
 //!
-//! Woken by the timers that have fired (`due.lock.>` of the stream `TIMERS`). Behind them stands a
-//! look for overdue locks, one instance's every half second, which should find nothing. Either
-//! way the lock is looked up in SQL, and if it is due, command-handler is asked to decide
-//! `expire_lock` ([`expire`]), each time under a new Command-Id. Asking twice does no harm: the
-//! second finds the token stale.
+//! Triggered by the timers that have fired (`due.lock.>` of the stream `TIMERS`). Behind them
+//! stands the sweep of overdue locks, by one instance every half second, which should find nothing.
+//! Either way the lock is loaded from SQL, and if it is due, command-handler gets the command
+//! `expire_lock` ([`expire`]), each time under a new Command-Id. Sending it twice does no harm: the
+//! second command finds the token stale.
 //!
-//! Besides, one instance looks for carts that are **idle**, and asks for them to be abandoned
+//! Besides, one instance scans for carts that are **idle**, and sends `abandon` for them
 //! ([`idle`]); with `BRIGADE_IDLE_CART_HOURS=0` none does.
 //!
 //! Guarantees: no lock outlives its deadline by more than 1 s while the fleet runs, whether its
 //! timer came or not, nor by more than 2 s after all of it was started again. A timer is
-//! acknowledged when its lock is decided, or it is seen to be stale. No cart stays open for ever
+//! acknowledged when its lock is decided, or the timer proves stale. No cart stays open for ever
 //! that nobody comes back to, unless there is money on it.
 //!
 //! Not responsible for: deciding (command-handler, which extends the lock while a payment is open
@@ -34,13 +34,15 @@ use brigade_contracts::{Token, lock::Due, subject};
 use futures::future::join_all;
 use sqlx::PgConnection;
 
-use self::expire::{Asked, Lock, expire};
+use self::expire::{ExpiringLock, ExpiryDecision, expire};
 use crate::{
     infra::{
         Context, Lease,
         postgres::{Failure, bounded, failure},
     },
-    runtime::{Delivery, Handler, Source, Turn, Verdict, consume, supervise::supervise},
+    runtime::{
+        Delivery, Handler, NotDecided, Source, Turn, Verdict, consume, supervise::supervise,
+    },
 };
 
 /// A timer that comes this much before its deadline, in milliseconds, comes again; more is not what
@@ -51,19 +53,20 @@ struct CartLockExpiry {
     cx: Context,
 }
 
-/// Runs until the drain. Open carts that nobody changes are abandoned after so many hours; 0: never.
+/// Runs until the drain. Open carts that nobody changes are abandoned after so many hours; 0:
+/// never.
 ///
 /// # Errors
-/// Where its stream cannot be consumed.
+/// If the stream `TIMERS` cannot be consumed.
 pub async fn run(cx: Context, idle_cart_hours: u16) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
     let sweeping = {
         let cx = cx.clone();
-        supervise("the look for overdue locks", move || sweep::keep(cx.clone()))
+        supervise("the sweep of overdue locks", move || sweep::keep(cx.clone()))
     };
     let idling = (idle_cart_hours > 0).then(|| {
         let cx = cx.clone();
-        supervise("the look for idle carts", move || idle::keep(cx.clone(), idle_cart_hours))
+        supervise("the scan for idle carts", move || idle::keep(cx.clone(), idle_cart_hours))
     });
     let handler = CartLockExpiry { cx: cx.clone() };
     consume(&cx, messages, &[Source::Stream("TIMERS")], handler).await?;
@@ -77,21 +80,21 @@ pub async fn run(cx: Context, idle_cart_hours: u16) -> anyhow::Result<()> {
 }
 
 impl Handler for CartLockExpiry {
-    type Message = Lock;
+    type Message = ExpiringLock;
 
-    fn decode(&self, delivery: &Delivery) -> Result<Lock, String> {
+    fn decode(&self, delivery: &Delivery) -> Result<ExpiringLock, String> {
         let due = subject::parse_lock_due(delivery.subject()).ok_or("not a timer's subject")?;
         let (cart, token) = due;
         let Due { owner } =
             serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
-        Ok(Lock { cart, owner, token })
+        Ok(ExpiringLock { cart, owner, token })
     }
 
-    async fn handle(&self, batch: Vec<Lock>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<ExpiringLock>, _turn: Turn) -> Vec<Verdict> {
         let held = bounded(&self.cx.postgres, async |c| held(c, &batch).await).await;
         let held = match held {
             Ok(held) => held,
-            Err(error) => return vec![unread(&error); batch.len()],
+            Err(error) => return vec![not_loaded(&error); batch.len()],
         };
         self.cx.fail.point("cart-lock-expiry.before_send").await;
         let verdicts = batch.iter().enumerate().map(|(at, lock)| {
@@ -110,23 +113,22 @@ impl Handler for CartLockExpiry {
     }
 }
 
-fn unread(error: &sqlx::Error) -> Verdict {
+fn not_loaded(error: &sqlx::Error) -> Verdict {
     match failure(error) {
         Failure::Away | Failure::Conflict => Verdict::Away(error.to_string()),
         Failure::Fault => Verdict::Retry(error.to_string()),
     }
 }
 
-fn verdict(asked: Asked) -> Verdict {
-    match asked {
-        Asked::Decided | Asked::Stale => Verdict::Done,
-        Asked::NotDue(early) => not_due(early),
-        Asked::Away(why) => Verdict::Away(why),
-        Asked::Refused(why) => Verdict::Retry(why),
+fn verdict(decision: Result<ExpiryDecision, NotDecided>) -> Verdict {
+    match decision {
+        Ok(ExpiryDecision::Decided | ExpiryDecision::Stale) => Verdict::Done,
+        Ok(ExpiryDecision::NotDue(early)) => not_due(early),
+        Err(not_decided) => not_decided.verdict(),
     }
 }
 
-/// `early`: milliseconds until the deadline.
+/// Returns the verdict on a timer that comes `early` milliseconds before the deadline of its lock.
 fn not_due(early: u64) -> Verdict {
     if early > EARLY {
         return Verdict::Done;
@@ -134,10 +136,14 @@ fn not_due(early: u64) -> Verdict {
     Verdict::Retry(format!("{early} ms before the deadline on the database's clock"))
 }
 
-/// Those of the locks that are held, by their place, with the milliseconds until their deadline; 0
-/// of one that is due.
-async fn held(postgres: &mut PgConnection, locks: &[Lock]) -> sqlx::Result<HashMap<usize, u64>> {
-    let text = |f: fn(&Lock) -> &Token| locks.iter().map(|l| f(l).as_str()).collect::<Vec<_>>();
+/// Returns the milliseconds until the deadlines of those locks that are held, by their place in
+/// `locks`; 0 of a lock that is due.
+async fn held(
+    postgres: &mut PgConnection,
+    locks: &[ExpiringLock],
+) -> sqlx::Result<HashMap<usize, u64>> {
+    let text =
+        |f: fn(&ExpiringLock) -> &Token| locks.iter().map(|l| f(l).as_str()).collect::<Vec<_>>();
     let tokens: Vec<i64> = locks.iter().map(|lock| lock.token).collect();
     let rows = sqlx::query!(
         r#"select asked.place as "place!",
@@ -165,11 +171,12 @@ mod tests {
     #[test]
     fn each_answer_has_its_verdict() {
         let why = || "why".to_owned();
-        assert_eq!(verdict(Asked::Decided), Verdict::Done);
-        assert_eq!(verdict(Asked::Stale), Verdict::Done);
-        assert_eq!(verdict(Asked::Away(why())), Verdict::Away(why()));
-        assert_eq!(verdict(Asked::Refused(why())), Verdict::Retry(why()));
-        assert_eq!(verdict(Asked::NotDue(1001)), Verdict::Done, "the new deadline has a timer");
-        assert!(matches!(verdict(Asked::NotDue(1000)), Verdict::Retry(_)));
+        assert_eq!(verdict(Ok(ExpiryDecision::Decided)), Verdict::Done);
+        assert_eq!(verdict(Ok(ExpiryDecision::Stale)), Verdict::Done);
+        assert_eq!(verdict(Err(NotDecided::Unavailable(why()))), Verdict::Away(why()));
+        assert_eq!(verdict(Err(NotDecided::Refused(why()))), Verdict::Retry(why()));
+        let moved = verdict(Ok(ExpiryDecision::NotDue(1001)));
+        assert_eq!(moved, Verdict::Done, "the new deadline has a timer");
+        assert!(matches!(verdict(Ok(ExpiryDecision::NotDue(1000))), Verdict::Retry(_)));
     }
 }

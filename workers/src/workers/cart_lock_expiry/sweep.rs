@@ -1,4 +1,4 @@
-//! The look for overdue locks, whose timers were lost, or fire by a clock that is late.
+//! The sweep of overdue locks, whose timers were lost, or fire by a clock that is late.
 
 use std::time::Duration;
 
@@ -7,28 +7,32 @@ use futures::future::join_all;
 use sqlx::PgConnection;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::expire::{Asked, Lock, expire};
-use crate::infra::{
-    Context, Lease,
-    health::Duty,
-    lease::{Fitness, RENEW},
-    postgres::bounded,
+use super::expire::{ExpiringLock, ExpiryDecision, expire};
+use crate::{
+    infra::{
+        Context, Lease,
+        health::Duty,
+        lease::{Fitness, RENEW},
+        postgres::bounded,
+    },
+    runtime::NotDecided,
 };
 
 const LEASE: &str = "cart-lock-expiry.sweep";
-/// How long a lock's own timer has: it fires up to 250 ms late, and has to be answered. With a look
-/// each [`RENEW`] every lock is found within 1 s of its deadline.
+/// How long a lock's own timer has: it fires up to 250 ms late, and its command takes time. With a
+/// sweep each [`RENEW`] every lock is loaded within 1 s of its deadline.
 const GRACE: Duration = Duration::from_millis(400);
-/// Most locks in hand.
+/// The most locks of a batch.
 const AT_ONCE: i64 = 256;
 
-/// Looks for overdue locks, under the lease, until the drain.
+/// Ends overdue locks, under the lease, until the drain.
 pub async fn keep(cx: Context) {
     let duty = cx.health.duty("sweep");
     let mut fitness = Fitness::default();
     let mut tick = interval(RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Where everything was killed, the lease is still a dead one's, and locks have waited long.
+    // Where the whole fleet was killed, a dead instance still holds the lease, and locks have been
+    // overdue for long.
     let mut at_start = true;
     loop {
         tokio::select! {
@@ -38,9 +42,9 @@ pub async fn keep(cx: Context) {
         let round: sqlx::Result<()> = async {
             let mine = Lease::hold(&cx, LEASE, &fitness).await?;
             if mine || at_start {
-                let answered = sweep(&cx, &duty).await?;
-                at_start = !answered;
-                if answered { fitness.works() } else { fitness.fails() }
+                let complete = sweep(&cx, &duty).await?;
+                at_start = !complete;
+                if complete { fitness.works() } else { fitness.fails() }
             }
             Ok(())
         }
@@ -58,7 +62,7 @@ pub async fn keep(cx: Context) {
     }
 }
 
-/// Ends what is overdue, the oldest first. False: nobody decides now.
+/// Ends overdue locks, the oldest first. Returns false if command-handler is unavailable.
 async fn sweep(cx: &Context, duty: &Duty) -> sqlx::Result<bool> {
     loop {
         duty.went_round();
@@ -66,28 +70,28 @@ async fn sweep(cx: &Context, duty: &Duty) -> sqlx::Result<bool> {
         if overdue.is_empty() {
             return Ok(true);
         }
-        let asked = join_all(overdue.iter().map(|lock| expire(cx, lock))).await;
-        let count = |is: fn(&Asked) -> bool| asked.iter().filter(|asked| is(asked)).count();
-        let decided = count(|asked| *asked == Asked::Decided);
-        let away = count(|asked| matches!(asked, Asked::Away(_)));
+        let decisions = join_all(overdue.iter().map(|lock| expire(cx, lock))).await;
+        let is_decided = |decision: &&_| matches!(decision, Ok(ExpiryDecision::Decided));
+        let decided = decisions.iter().filter(is_decided).count();
         cx.metrics.locks_overdue.inc_by(decided as u64);
-        if let Some(Asked::Away(why) | Asked::Refused(why)) =
-            asked.iter().find(|asked| asked.failed())
-        {
-            tracing::warn!(worker = %cx.worker, overdue = overdue.len(), why, "locks are overdue");
+        if let Some(why) = decisions.iter().find_map(|decision| decision.as_ref().err()) {
+            let overdue = overdue.len();
+            tracing::warn!(worker = %cx.worker, overdue, %why, "overdue locks not ended");
         }
         if decided > 0 {
             tracing::info!(worker = %cx.worker, decided, "locks ended without their timers");
         }
         let more = overdue.len() as i64 == AT_ONCE && decided > 0;
         if !more || cx.drain.is_cancelled() {
-            return Ok(away == 0);
+            let unavailable = |decision| matches!(decision, &Err(NotDecided::Unavailable(_)));
+            return Ok(!decisions.iter().any(unavailable));
         }
     }
 }
 
-async fn overdue(postgres: &mut PgConnection) -> sqlx::Result<Vec<Lock>> {
-    // The time of the statement: that of the clock would keep it from using the index.
+/// Loads the locks that are overdue, the oldest first.
+async fn overdue(postgres: &mut PgConnection) -> sqlx::Result<Vec<ExpiringLock>> {
+    // The start of the statement, which is constant: clock_timestamp() would rule out the index.
     let rows = sqlx::query!(
         "select tenant, owner, cart_id, token from brigade.cart_locks
          where state = 'held' and expires_at < statement_timestamp() - make_interval(secs => $1)
@@ -99,7 +103,7 @@ async fn overdue(postgres: &mut PgConnection) -> sqlx::Result<Vec<Lock>> {
     .await?;
     let lock = |tenant: &str, owner: &str, cart: &str, token| {
         let cart = Address::new(tenant, Aggregate::Cart, cart).ok()?;
-        Some(Lock { cart, owner: Token::new(owner).ok()?, token })
+        Some(ExpiringLock { cart, owner: Token::new(owner).ok()?, token })
     };
     Ok(rows
         .iter()

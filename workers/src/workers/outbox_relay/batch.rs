@@ -1,5 +1,5 @@
-//! One batch: read → publish → delete. Whatever fails, or kills it in between, it is read again
-//! and published again, and the stream recognises what it has.
+//! One batch: read → publish → delete. If a step fails, or the relay dies in between, the batch is
+//! read and published again, and the stream recognises the events that it has.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    floor::{Mark, Sessions},
     park::{Unfit, park},
-    publish::{self, Event},
+    publish::{self, OutboxEvent},
+    watermark::{RelaySessions, Watermark},
 };
 use crate::{
     infra::{Context, postgres::bounded},
@@ -26,55 +26,60 @@ const MOST_BYTES: i64 = 4 * 1024 * 1024;
 
 /// A shard to be read.
 #[derive(Clone, Copy, Debug)]
-pub struct Due {
+pub struct ShardRead {
     pub shard: i16,
-    pub floor: Mark,
+    pub watermark: Watermark,
 }
 
-/// How a batch left a shard.
+/// The progress of a shard in a batch.
 #[derive(Clone, Copy, Debug)]
-pub struct Left {
+pub struct ShardProgress {
     pub shard: i16,
-    /// Where its floor may rise to.
-    pub floor: Mark,
-    /// There may be more to read.
+    /// The watermark that the shard may rise to.
+    pub watermark: Watermark,
+    /// True if there may be more rows.
     pub more: bool,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Default)]
-pub struct Outcome {
-    /// Those of the shards that nothing failed in.
-    pub shards: Vec<Left>,
-    /// How many events left the outbox.
+pub struct BatchResult {
+    /// The shards in which nothing failed.
+    pub shards: Vec<ShardProgress>,
+    /// The number of events that left the outbox.
     pub relayed: usize,
-    pub trouble: Option<Trouble>,
+    pub failure: Option<RelayFailure>,
 }
 
-/// Who did not do what was asked.
+/// The server that failed, and why.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum RelayFailure {
     Postgres(String),
     Stream(String),
 }
 
-/// Relays the oldest events of some shards and deletes them from the outbox. `settled` is what is
-/// known to be settled before this begins.
-pub async fn relay(cx: &Context, sessions: &Sessions, due: &[Due], settled: Mark) -> Outcome {
-    relay_read(cx, sessions, due, settled).await.unwrap_or_else(|error| Outcome {
-        trouble: Some(Trouble::Postgres(error.to_string())),
-        ..Outcome::default()
+/// Relays the oldest events of some shards and deletes them from the outbox. `settled` is
+/// the number that is settled before this begins.
+pub async fn relay(
+    cx: &Context,
+    sessions: &RelaySessions,
+    due: &[ShardRead],
+    settled: Watermark,
+) -> BatchResult {
+    relay_read(cx, sessions, due, settled).await.unwrap_or_else(|error| BatchResult {
+        failure: Some(RelayFailure::Postgres(error.to_string())),
+        ..BatchResult::default()
     })
 }
 
 async fn relay_read(
     cx: &Context,
-    sessions: &Sessions,
-    due: &[Due],
-    settled: Mark,
-) -> sqlx::Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let Read { events, mut unfit, epoch, more } = read(sessions, due).await?;
+    sessions: &RelaySessions,
+    due: &[ShardRead],
+    settled: Watermark,
+) -> sqlx::Result<BatchResult> {
+    let mut result = BatchResult::default();
+    let LoadedBatch { events, mut unfit, epoch, more } = read(sessions, due).await?;
     let mut left: BTreeSet<(i16, i64)> = events.iter().map(|e| (e.shard, e.seq)).collect();
     left.extend(unfit.iter().map(|unfit| (unfit.shard, unfit.seq)));
     let mut gone = Vec::with_capacity(left.len());
@@ -89,12 +94,12 @@ async fn relay_read(
         stored = oldest.map(|oldest| (published.how, gone.len(), oldest));
         let refused = published.unfit.iter().map(|(at, why)| Unfit::refused(&events[*at], why));
         unfit.extend(refused);
-        outcome.trouble = published.error.map(Trouble::Stream);
+        result.failure = published.error.map(RelayFailure::Stream);
     }
-    if outcome.trouble.is_none() {
+    if result.failure.is_none() {
         let (parked, error) = park(cx, &unfit).await;
         gone.extend(unfit[..parked].iter().map(|unfit| (unfit.shard, unfit.seq)));
-        outcome.trouble = error.map(Trouble::Stream);
+        result.failure = error.map(RelayFailure::Stream);
     }
     if !gone.is_empty() {
         delete(sessions, &gone).await?;
@@ -102,7 +107,7 @@ async fn relay_read(
     if let Some((how, count, oldest)) = stored {
         cx.metrics.relayed(how, count, oldest);
     }
-    outcome.relayed = gone.len();
+    result.relayed = gone.len();
     gone.iter().for_each(|row| {
         left.remove(row);
     });
@@ -113,31 +118,31 @@ async fn relay_read(
         let last = events.iter().rfind(|event| event.shard == shard).map_or(0, |event| event.seq);
         // Nothing is left below what was read, and nothing at all where no more is.
         let seq = if more { settled.min(last) } else { settled };
-        outcome.shards.push(Left { shard, floor: Mark { seq, epoch }, more });
+        result.shards.push(ShardProgress { shard, watermark: Watermark { seq, epoch }, more });
     }
-    Ok(outcome)
+    Ok(result)
 }
 
-struct Read {
-    /// In the order of the queue.
-    events: Vec<Event>,
-    /// Rows that are no event.
+struct LoadedBatch {
+    /// The events, in the order of the queue.
+    events: Vec<OutboxEvent>,
+    /// The rows that are no event.
     unfit: Vec<Unfit>,
     epoch: u64,
-    /// Shards of which there is more than was taken.
+    /// The shards of which there are more rows than were read.
     more: BTreeSet<i16>,
 }
 
-async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
+async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<LoadedBatch> {
     let most = (MOST / due.len().max(1)).min(MOST_OF_A_SHARD);
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let rows = sessions.read(due.iter().map(|due| due.floor), async |session, epoch| {
-        let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
+    let rows = sessions.read(due.iter().map(|due| due.watermark), async |session, epoch| {
+        let watermarks: Vec<i64> = due.iter().map(|due| due.watermark.in_epoch(epoch)).collect();
         let rows = sqlx::query_file_as!(
-            Row,
+            OutboxRow,
             "src/workers/outbox_relay/read.sql",
             &shards,
-            &floors,
+            &watermarks,
             i64::try_from(most).unwrap_or(i64::MAX),
             MOST_BYTES,
         );
@@ -146,24 +151,26 @@ async fn read(sessions: &Sessions, due: &[Due]) -> sqlx::Result<Read> {
     let (rows, epoch) = rows.await?;
     let read_of = |shard| rows.iter().filter(|row| row.shard == shard).count();
     let more = shards.into_iter().filter(|shard| read_of(*shard) >= most).collect();
-    let mut read = Read { events: Vec::new(), unfit: Vec::new(), epoch, more };
+    let mut read = LoadedBatch { events: Vec::new(), unfit: Vec::new(), epoch, more };
     for mut row in rows {
         // The rows behind it of the same shard have none either, since bytes only grow.
         let Some(payload) = row.payload.take().map(Bytes::from) else {
             read.more.insert(row.shard);
             continue;
         };
-        let Row { shard, seq, event_seq, .. } = row;
+        let OutboxRow { shard, seq, event_seq, .. } = row;
         match row.envelope() {
-            Ok(envelope) => read.events.push(Event { shard, seq, event_seq, envelope, payload }),
+            Ok(envelope) => {
+                read.events.push(OutboxEvent { shard, seq, event_seq, envelope, payload })
+            }
             Err(refusal) => read.unfit.push(row.unfit(payload, &refusal)),
         }
     }
     Ok(read)
 }
 
-/// As `read.sql` gives it.
-struct Row {
+/// A row of `read.sql`.
+struct OutboxRow {
     shard: i16,
     seq: i64,
     event_seq: i64,
@@ -174,14 +181,14 @@ struct Row {
     id: String,
     version: i64,
     name: String,
-    /// Of those within the bytes of the batch.
+    /// None beyond the bytes of the batch.
     payload: Option<String>,
     at: time::OffsetDateTime,
     command_id: String,
     traceparent: Option<String>,
 }
 
-impl Row {
+impl OutboxRow {
     fn envelope(&self) -> Result<Envelope, Refusal> {
         let aggregate = Aggregate::parse(&self.aggregate)
             .ok_or_else(|| Refusal::new(500, "unknown_aggregate", self.aggregate.clone()))?;
@@ -197,7 +204,7 @@ impl Row {
         })
     }
 
-    /// What can be told of a row that is no event.
+    /// Returns what is known of a row that is no event.
     fn unfit(&self, payload: Bytes, refusal: &Refusal) -> Unfit {
         let Self { tenant, aggregate, id, name, .. } = self;
         let headers = [
@@ -221,8 +228,8 @@ impl Row {
     }
 }
 
-/// By shard and seq.
-async fn delete(sessions: &Sessions, rows: &[(i16, i64)]) -> sqlx::Result<()> {
+/// Deletes rows by shard and seq.
+async fn delete(sessions: &RelaySessions, rows: &[(i16, i64)]) -> sqlx::Result<()> {
     let (shards, seqs): (Vec<i16>, Vec<i64>) = rows.iter().copied().unzip();
     let deleted = bounded(&sessions.pool, async |session| {
         sqlx::query!(

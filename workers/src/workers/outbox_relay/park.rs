@@ -9,14 +9,14 @@ use async_nats::HeaderMap;
 use brigade_contracts::header;
 use bytes::Bytes;
 
-use super::publish::Event;
+use super::publish::OutboxEvent;
 use crate::{
     infra::Context,
     runtime::dead_letter::{self, Letter, copied, one_line},
 };
 
-/// What the headers of a letter may take beside its payload: those of the event, and why it is
-/// dead.
+/// The bytes that the headers of a letter may take beside its payload: those of the event, and the
+/// reason of its death.
 const HEADERS: usize = 8 * 1024;
 
 /// An event to be parked.
@@ -24,16 +24,16 @@ pub struct Unfit {
     pub shard: i16,
     pub seq: i64,
     pub event_seq: i64,
-    /// Where it would have been published.
+    /// The subject on which it would have been published.
     pub subject: String,
-    /// Those of the event, its `Nats-Msg-Id` among them.
+    /// The headers of the event, its `Nats-Msg-Id` among them.
     pub headers: Vec<(&'static str, String)>,
     pub payload: Bytes,
     pub reason: String,
 }
 
 impl Unfit {
-    pub fn refused(event: &Event, reason: &str) -> Self {
+    pub fn refused(event: &OutboxEvent, reason: &str) -> Self {
         Self {
             shard: event.shard,
             seq: event.seq,
@@ -45,7 +45,7 @@ impl Unfit {
         }
     }
 
-    /// Whether a dead letter can hold its payload.
+    /// Returns true if a dead letter can hold the payload.
     fn fits(&self, most: usize) -> bool {
         self.payload.len() + HEADERS <= most
     }

@@ -25,33 +25,34 @@ const AT_ONCE: usize = 64;
 /// the next try a slow one; a connection that is lost ends the wait at once.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the stream says of a message that it will never take. All else that it may say is about
-/// itself, and passes: it is full, sealed, without a leader.
+/// The errors of a message that the stream will never take. All other errors are about the stream
+/// itself, and pass: it is full, sealed, without a leader.
 const UNFIT: [ErrorCode; 2] =
     [ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM];
 
 /// An event on its way.
-pub struct Event {
+pub struct OutboxEvent {
     pub shard: i16,
     pub seq: i64,
-    /// Its place in `brigade.events`.
+    /// The `seq` of the event in `brigade.events`.
     pub event_seq: i64,
     pub envelope: Envelope,
     pub payload: Bytes,
 }
 
-/// What became of a batch.
+/// The result of publishing a batch.
 pub struct Published {
-    /// As the metric `brigade_relay_batches_total` calls it.
+    /// The label of the metric `brigade_relay_batches_total`.
     pub how: &'static str,
-    /// One an event: whether it stands in the stream for certain.
+    /// One entry per event: true if it stands in the stream for certain.
     pub done: Vec<bool>,
-    /// Those that the stream will never take, and why. Later ones of their aggregates may be done.
+    /// The events that the stream will never take, and why. Later ones of their aggregates may be
+    /// done.
     pub unfit: Vec<(usize, String)>,
     pub error: Option<String>,
 }
 
-enum Failed {
+enum PublishError {
     /// It will be refused whenever it is sent: the message is at fault.
     Unfit(String),
     /// The server will not have it, so nothing of it is stored.
@@ -68,7 +69,7 @@ impl Published {
 
 /// Publishes events. Of each aggregate an unbroken run from its first one on is done, but for those
 /// that are unfit.
-pub async fn publish(nats: &Nats, events: &[Event]) -> Published {
+pub async fn publish(nats: &Nats, events: &[OutboxEvent]) -> Published {
     if nats.client.connection_state() != State::Connected {
         // What is sent now would wait in the client's buffer.
         let error = Some("not connected".to_owned());
@@ -82,20 +83,20 @@ pub async fn publish(nats: &Nats, events: &[Event]) -> Published {
             return Published::new("atomic", vec![true; events.len()], None);
         }
         // Mostly: an id is known, because an earlier acknowledgement was lost. Or one is too large.
-        Err(Failed::Refused(why) | Failed::Unfit(why)) => {
+        Err(PublishError::Refused(why) | PublishError::Unfit(why)) => {
             tracing::debug!(why, "a batch is published one by one");
             return one_by_one(nats, events, "one_by_one").await;
         }
-        Err(Failed::Unknown(why)) => Some(why),
+        Err(PublishError::Unknown(why)) => Some(why),
     };
     Published::new("atomic", vec![false; events.len()], error)
 }
 
-/// All or nothing, in this order and without others in between.
-async fn atomic(nats: &Nats, events: &[Event]) -> Result<(), Failed> {
+/// Publishes all or none of the events, in this order and without others in between.
+async fn atomic(nats: &Nats, events: &[OutboxEvent]) -> Result<(), PublishError> {
     let id = Uuid::now_v7().simple().to_string();
     let Some((last, events)) = events.split_last() else { return Ok(()) };
-    let part = |event: &Event, place: usize| {
+    let part = |event: &OutboxEvent, place: usize| {
         let mut headers = headers(&event.envelope);
         headers.insert(HeaderName::from_static(header::BATCH_ID), id.as_str());
         headers.insert(HeaderName::from_static(header::BATCH_SEQUENCE), place.to_string());
@@ -106,24 +107,25 @@ async fn atomic(nats: &Nats, events: &[Event]) -> Result<(), Failed> {
             let (subject, headers) = (event.envelope.subject(), part(event, before + 1));
             let sent = nats.client.publish_with_headers(subject, headers, event.payload.clone());
             sent.await.map_err(|error| match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => Failed::Unfit(error.to_string()),
-                _ => Failed::Unknown(error.to_string()),
+                PublishErrorKind::MaxPayloadExceeded => PublishError::Unfit(error.to_string()),
+                _ => PublishError::Unknown(error.to_string()),
             })?;
         }
         Ok(())
     };
     // Only an outage makes it wait: the client's buffer is full.
     let sent = timeout(ACK_TIMEOUT, send).await;
-    sent.unwrap_or_else(|_| Err(Failed::Unknown("the batch was not sent in time".to_owned())))?;
+    sent.unwrap_or_else(|_| {
+        Err(PublishError::Unknown("the batch was not sent in time".to_owned()))
+    })?;
     let mut headers = part(last, events.len() + 1);
     headers.insert(HeaderName::from_static(header::BATCH_COMMIT), "1");
     acknowledged(nats, last, headers).await
 }
 
-/// Each event of an aggregate after the acknowledgement of the one before it, or after the stream
-/// has said that it will never take that. One that the stream knows already is acknowledged as
-/// well.
-async fn one_by_one(nats: &Nats, events: &[Event], how: &'static str) -> Published {
+/// Publishes each event of an aggregate after the acknowledgement of the one before it, or after
+/// the stream has refused that for good. An event that the stream has already is acknowledged too.
+async fn one_by_one(nats: &Nats, events: &[OutboxEvent], how: &'static str) -> Published {
     let mut runs: BTreeMap<&Address, Vec<usize>> = BTreeMap::new();
     for (at, event) in events.iter().enumerate() {
         runs.entry(&event.envelope.address).or_default().push(at);
@@ -134,8 +136,8 @@ async fn one_by_one(nats: &Nats, events: &[Event], how: &'static str) -> Publish
             let event = &events[at];
             match acknowledged(nats, event, headers(&event.envelope)).await {
                 Ok(()) => done.push(at),
-                Err(Failed::Unfit(why)) => unfit.push((at, why)),
-                Err(Failed::Refused(why) | Failed::Unknown(why)) => {
+                Err(PublishError::Unfit(why)) => unfit.push((at, why)),
+                Err(PublishError::Refused(why) | PublishError::Unknown(why)) => {
                     return (done, unfit, Some(why));
                 }
             }
@@ -155,32 +157,36 @@ async fn one_by_one(nats: &Nats, events: &[Event], how: &'static str) -> Publish
 }
 
 /// Publishes with these headers and waits for the acknowledgement of the stream.
-async fn acknowledged(nats: &Nats, event: &Event, headers: HeaderMap) -> Result<(), Failed> {
+async fn acknowledged(
+    nats: &Nats,
+    event: &OutboxEvent,
+    headers: HeaderMap,
+) -> Result<(), PublishError> {
     let request =
         Request::new().headers(headers).payload(event.payload.clone()).timeout(Some(ACK_TIMEOUT));
     let reply = tokio::select! {
         // First, so that it watches before anything is sent.
         biased;
         () = nats.reconnected() => {
-            return Err(Failed::Unknown("the connection was lost".to_owned()));
+            return Err(PublishError::Unknown("the connection was lost".to_owned()));
         }
         reply = nats.client.send_request(event.envelope.subject(), request) => reply,
     };
     let reply = reply.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => {
-            Failed::Unknown("there is no stream that takes events".to_owned())
+            PublishError::Unknown("there is no stream that takes events".to_owned())
         }
         // The client does not even send it.
-        RequestErrorKind::MaxPayloadExceeded => Failed::Unfit(error.to_string()),
-        _ => Failed::Unknown(error.to_string()),
+        RequestErrorKind::MaxPayloadExceeded => PublishError::Unfit(error.to_string()),
+        _ => PublishError::Unknown(error.to_string()),
     })?;
     match serde_json::from_slice::<Response<PublishAck>>(&reply.payload) {
         Ok(Response::Ok(_)) => Ok(()),
         Ok(Response::Err { error }) if UNFIT.contains(&error.error_code()) => {
-            Err(Failed::Unfit(error.to_string()))
+            Err(PublishError::Unfit(error.to_string()))
         }
-        Ok(Response::Err { error }) => Err(Failed::Refused(error.to_string())),
-        Err(error) => Err(Failed::Unknown(format!("not an acknowledgement: {error}"))),
+        Ok(Response::Err { error }) => Err(PublishError::Refused(error.to_string())),
+        Err(error) => Err(PublishError::Unknown(format!("not an acknowledgement: {error}"))),
     }
 }
 

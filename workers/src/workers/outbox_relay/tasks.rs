@@ -1,38 +1,42 @@
-//! What runs beside the relay's own loop: it gets copies and reports what it has [`Done`].
+//! The tasks beside the relay's own loop: they get copies and report a [`TaskResult`].
+
+use std::time::Duration;
 
 use brigade_contracts::subject;
 use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::{
-    SHARES,
-    batch::{Due, Outcome},
-    floor::{Mark, Sessions, Settling},
-    relay::{Mask, PAUSE},
+    batch::{BatchResult, ShardRead},
+    shards::{Mask, SHARES, mask},
+    watermark::{RelaySessions, Settling, Watermark},
 };
 use crate::infra::{Context, lease::Held};
 
-/// What a task has done.
-pub enum Done {
+/// An announcement that takes longer is given up.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The result of a task.
+pub enum TaskResult {
     Round(sqlx::Result<Held>),
-    Look(sqlx::Result<Looked>),
+    Probe(sqlx::Result<Probe>),
     Step(sqlx::Result<Settling>),
-    Batch(Mask, Outcome),
+    Batch(Mask, BatchResult),
 }
 
-/// A look at shards in which nothing was known to be due.
-pub struct Looked {
+/// A probe of shards in which no row was known to be due.
+pub struct Probe {
     pub at: Mask,
     pub found: Mask,
-    /// The floor of those in which nothing was found.
-    pub floor: Mark,
+    /// The watermark of the shards without a row.
+    pub watermark: Watermark,
 }
 
-/// A round of the shares. The other relays hear of it if it gives them something to do. One that
-/// is not `fit` to publish gives all of them back.
+/// Renews and balances the shares, and announces it if other relays have something to do then. A
+/// relay that is not `fit` to publish gives all of its shares back.
 pub async fn round(
     cx: &Context,
-    sessions: &Sessions,
+    sessions: &RelaySessions,
     first: bool,
     fit: bool,
 ) -> sqlx::Result<Held> {
@@ -47,16 +51,16 @@ pub async fn round(
     Ok(held)
 }
 
-/// Which of these shards have a row above their floor: one statement for all of them.
-pub async fn look(
-    sessions: &Sessions,
+/// Finds the shards that have a row above their watermark, in one statement.
+pub async fn probe(
+    sessions: &RelaySessions,
     at: Mask,
-    due: &[Due],
-    settled: Mark,
-) -> sqlx::Result<Looked> {
+    due: &[ShardRead],
+    settled: Watermark,
+) -> sqlx::Result<Probe> {
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let found = sessions.read(due.iter().map(|due| due.floor), async |session, epoch| {
-        let floors: Vec<i64> = due.iter().map(|due| due.floor.in_epoch(epoch)).collect();
+    let found = sessions.read(due.iter().map(|due| due.watermark), async |session, epoch| {
+        let watermarks: Vec<i64> = due.iter().map(|due| due.watermark.in_epoch(epoch)).collect();
         let found = sqlx::query_scalar!(
             r#"select due.shard as "shard!"
            from unnest($1::smallint[], $2::bigint[]) as due (shard, floor)
@@ -65,17 +69,17 @@ pub async fn look(
                where o.shard = due.shard and o.seq > due.floor limit 1
            ) as found"#,
             &shards,
-            &floors,
+            &watermarks,
         );
         Ok((found.fetch_all(session).await?, epoch))
     });
     let (found, epoch) = found.await?;
-    let found = found.iter().fold(0, |mask, shard| mask | 1 << shard);
-    Ok(Looked { at, found, floor: Mark { seq: settled.in_epoch(epoch), epoch } })
+    let found = mask(found.iter().map(|shard| shard.unsigned_abs().into()));
+    Ok(Probe { at, found, watermark: Watermark { seq: settled.in_epoch(epoch), epoch } })
 }
 
-/// Tells the other relays that shards change hands. A hint: they look every half second anyway.
+/// Publishes that shards change hands. A hint: the other relays renew every half second anyway.
 pub async fn announce(cx: &Context) {
     let publish = cx.nats.client.publish(subject::OUTBOX_RELAYS, Bytes::new());
-    let _hint = timeout(PAUSE, publish).await;
+    let _hint = timeout(ANNOUNCE_TIMEOUT, publish).await;
 }

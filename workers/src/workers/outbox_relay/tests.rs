@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use self::stand::{PAYLOAD, Stand, address, eventually, in_turns, insert};
 use super::{
-    batch::{self, Due},
-    floor::{Mark, Sessions, Settling},
-    publish::{Event, publish},
+    batch::{self, ShardRead},
+    publish::{OutboxEvent, publish},
+    watermark::{RelaySessions, Settling, Watermark},
 };
 use crate::infra::FailPoints;
 
@@ -185,14 +185,14 @@ async fn servers_that_are_killed_lose_no_event() -> Result<()> {
 
 /// A crash may give numbers out again that were drawn before it and not flushed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_floor_does_not_outlive_a_crash_of_postgres() -> Result<()> {
+async fn a_watermark_does_not_outlive_a_crash_of_postgres() -> Result<()> {
     let mut stand = Stand::start().await?;
     let cx = stand.context().await?;
-    let sessions = Sessions::new(&cx.postgres);
+    let sessions = RelaySessions::new(&cx.postgres);
     sqlx::query("select setval('brigade.events_seq_seq', 1000000)").execute(&stand.sql).await?;
     let settled = settle(&sessions).await?;
-    let floors = all(settled);
-    assert!(batch::relay(&cx, &sessions, &floors, settled).await.trouble.is_none());
+    let watermarks = all(settled);
+    assert!(batch::relay(&cx, &sessions, &watermarks, settled).await.failure.is_none());
     stand.postgres.kill().await;
     stand.postgres.restart().await?;
     let back = "select setval('brigade.events_seq_seq', 1)";
@@ -200,7 +200,7 @@ async fn a_floor_does_not_outlive_a_crash_of_postgres() -> Result<()> {
         .await?;
     stand.commit(&in_turns(100, 10)).await?;
     eventually("all of them", async || {
-        batch::relay(&cx, &sessions, &floors, settled).await;
+        batch::relay(&cx, &sessions, &watermarks, settled).await;
         Ok(stand.count("brigade.outbox").await? == 0)
     })
     .await?;
@@ -211,7 +211,7 @@ async fn a_floor_does_not_outlive_a_crash_of_postgres() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_committed_late_is_not_passed_over() -> Result<()> {
     let stand = Stand::start().await?;
-    let sessions = Sessions::new(&stand.context().await?.postgres);
+    let sessions = RelaySessions::new(&stand.context().await?.postgres);
     let relay = stand.relay(FailPoints::default());
     let mut late = PgConnection::connect(&stand.postgres.superuser_url("postgres")).await?;
     let mut tx = late.begin().await?;
@@ -240,27 +240,27 @@ async fn what_was_relayed_is_not_read_again_while_somebody_holds_back_xmin() -> 
     let mut tx = holder.begin().await?;
     hold_back_xmin(&mut tx).await?;
     let cx = stand.context().await?;
-    let sessions = Sessions::new(&cx.postgres);
+    let sessions = RelaySessions::new(&cx.postgres);
     stand.commit(&in_turns(20_000, 200)).await?;
-    let mut floors = all(Mark::default());
+    let mut watermarks = all(Watermark::default());
     while stand.count("brigade.outbox").await? > 0 {
         let settled = settle(&sessions).await?;
-        for left in batch::relay(&cx, &sessions, &floors, settled).await.shards {
-            floors[left.shard as usize].floor.raise(left.floor);
+        for left in batch::relay(&cx, &sessions, &watermarks, settled).await.shards {
+            watermarks[left.shard as usize].watermark.raise(left.watermark);
         }
     }
     stand.commit(&in_turns(20_400, 200).split_off(20_000)).await?;
-    let from_the_start = touched(&stand, &all(Mark::default())).await?;
-    let from_the_floors = touched(&stand, &floors).await?;
+    let from_the_start = touched(&stand, &all(Watermark::default())).await?;
+    let from_the_watermarks = touched(&stand, &watermarks).await?;
     // For each of the 16 shards the way down the index and some pages of the table.
-    assert!(from_the_floors <= 16 * 10, "{from_the_floors} pages");
-    assert!(from_the_start > 10 * from_the_floors, "{from_the_start} pages");
+    assert!(from_the_watermarks <= 16 * 10, "{from_the_watermarks} pages");
+    assert!(from_the_start > 10 * from_the_watermarks, "{from_the_start} pages");
     drop(tx);
     Ok(())
 }
 
-fn all(floor: Mark) -> Vec<Due> {
-    (0..16).map(|shard| Due { shard, floor }).collect()
+fn all(watermark: Watermark) -> Vec<ShardRead> {
+    (0..16).map(|shard| ShardRead { shard, watermark }).collect()
 }
 
 async fn hold_back_xmin(connection: &mut PgConnection) -> Result<()> {
@@ -271,7 +271,7 @@ async fn hold_back_xmin(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-async fn settle(sessions: &Sessions) -> Result<Mark> {
+async fn settle(sessions: &RelaySessions) -> Result<Watermark> {
     let mut settling = Settling::default();
     loop {
         settling = settling.step(sessions).await?;
@@ -282,14 +282,14 @@ async fn settle(sessions: &Sessions) -> Result<Mark> {
 }
 
 /// Pages of the outbox and its index that the relay's read touches.
-async fn touched(stand: &Stand, due: &[Due]) -> Result<i64> {
+async fn touched(stand: &Stand, due: &[ShardRead]) -> Result<i64> {
     let explain = format!("explain (analyze, buffers, format json) {}", include_str!("read.sql"));
     let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain))
         .bind(due.iter().map(|due| due.shard).collect::<Vec<_>>())
-        .bind(due.iter().map(|due| due.floor.seq).collect::<Vec<_>>())
+        .bind(due.iter().map(|due| due.watermark.seq).collect::<Vec<_>>())
         .bind(31_i64)
         .bind(i64::MAX)
-        .fetch_one(&Sessions::new(&stand.context().await?.postgres).pool)
+        .fetch_one(&RelaySessions::new(&stand.context().await?.postgres).pool)
         .await?;
     let mut nodes = vec![&plan[0]["Plan"]];
     while let Some(node) = nodes.pop() {
@@ -338,7 +338,7 @@ async fn measure() -> Result<()> {
     Ok(())
 }
 
-fn by_hand(n: usize) -> Vec<Event> {
+fn by_hand(n: usize) -> Vec<OutboxEvent> {
     let envelope = |i: usize| Envelope {
         event_id: Uuid::now_v7().to_string(),
         again: 0,
@@ -349,7 +349,7 @@ fn by_hand(n: usize) -> Vec<Event> {
         command_id: Token::new("k1").expect("a token"),
         traceparent: None,
     };
-    let event = |i| Event {
+    let event = |i| OutboxEvent {
         shard: 0,
         seq: 0,
         event_seq: 0,

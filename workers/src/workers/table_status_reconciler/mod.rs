@@ -1,30 +1,30 @@
-//! table-status-reconciler: finds tables that are not what their turns say, and has them repaired.
+//! table-status-reconciler: detects tables that contradict their turns, and has them repaired.
 //!
 //! An order is **unpaid** if it is neither paid nor cancelled. A table is a **ghost** when it is
 //! `occupied` without an open turn (`ghost_no_turn`), or when its open turn has orders and none of
-//! them is unpaid (`ghost_all_paid`). It is **phantom-free** when it is `available` with an open turn
-//! (`phantom_open_turn`), or with an unpaid order of its latest turn, unless that was closed by force
-//! (`phantom_unpaid`). A party that has just sat down, with no order yet, is neither. Every command
-//! leaves a table right in its own transaction, so whatever is found was made by a faulty program
-//! or by hand.
+//! them is unpaid (`ghost_all_paid`). It is **phantom-free** when it is `available` with an open
+//! turn (`phantom_open_turn`), or with an unpaid order of its latest turn, unless that was closed
+//! by force (`phantom_unpaid`). A party that has just sat down, with no order yet, is neither.
+//! Every command leaves a table right in its own transaction, so every finding comes from a faulty
+//! program or from a change by hand.
 //!
-//! Each half second it looks at the tables that were **hinted** at: an event of a table or of an order
-//! that may change one names it, once however many events there are, and to one instance of all. The
-//! holder of a lease looks besides at all tables, page by page ([`PAGE`]) and around again. The event
-//! only says where to look; what is wrong is read from SQL, by one statement. Each finding becomes a
-//! command `reconcile` with the finding, what was seen and the version of the table; command-handler
-//! looks again under its locks, so a finding that is not so any more, or that another instance
-//! repaired, changes nothing.
+//! Each half second it checks the tables that were **hinted** at: an event of a table or of an
+//! order that may change one names it, once however many events there are, and to one instance of
+//! all. The holder of a lease also checks all tables, page by page ([`PAGE`]) and around again. The
+//! event only names a table; its inconsistency is read from SQL, by one statement. Each finding
+//! becomes a command `reconcile` with the finding, its evidence and the version of the table;
+//! command-handler checks again under its locks, so a finding that no longer holds, or that another
+//! instance repaired, changes nothing.
 //!
-//! Guarantees: a ghost or phantom-free table is repaired within 3 s while the fleet runs, also where no
-//! event tells of it; in a healthy fleet nothing is found. A round reads 4,000 tables a second, an
-//! instance at most 1,000 hints, each with at most 3 rows besides, however many orders, turns and
-//! tenants there are. With more than 10,000 tables a round takes longer than 3 s, 25 s with 100,000,
-//! and only what is hinted at is repaired sooner. Its role may write nothing but its lease, and it may
-//! be started any number of times. With `BRIGADE_RECONCILER_DRY_RUN` it counts and logs, and sends
-//! nothing.
+//! Guarantees: a ghost or phantom-free table is repaired within 3 s while the fleet runs, also
+//! where no event names it; in a healthy fleet there is no finding. A round reads 4,000 tables a
+//! second, an instance at most 1,000 hints, each with at most 3 rows besides, however many orders,
+//! turns and tenants there are. With more than 10,000 tables a round takes longer than 3 s, 25 s
+//! with 100,000, and only what is hinted at is repaired sooner. Its role may write nothing but its
+//! lease, and it may be started any number of times. With `BRIGADE_RECONCILER_DRY_RUN` it counts
+//! and logs, and sends nothing.
 //!
-//! Not responsible for: deciding what is done (command-handler), tables shown wrongly in KV
+//! Not responsible for: deciding the repair (command-handler), tables projected wrongly into KV
 //! (cache-verifier).
 
 #[cfg(test)]
@@ -32,75 +32,85 @@ mod tests;
 
 use std::{collections::BTreeSet, mem, time::Duration};
 
-use async_nats::{HeaderMap, Message, Request};
+use async_nats::Message;
 use brigade_contracts::{
-    Address, Aggregate, Body, Outcome, header, subject,
+    Address, Aggregate, Body, header, subject,
     table::{Finding, Reconcile, Verb},
 };
 use futures::{StreamExt, future::join_all, stream::select_all};
 use sqlx::PgConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use uuid::Uuid;
 
-use crate::infra::{
-    Context, Lease,
-    lease::{Fitness, RENEW},
-    postgres::{Failure, bounded, failure},
+use crate::{
+    infra::{
+        Context, Lease,
+        lease::{Fitness, RENEW},
+        postgres::{Failure, bounded, failure},
+    },
+    runtime::{CommandClient, CommandOptions, NotDecided},
 };
 
 const LEASE: &str = "table-status-reconciler.round";
 /// Tables of a page, of which there is one each [`RENEW`]. It takes Postgres some 30 ms.
 const PAGE: i64 = 2000;
-/// How often a round through all tables begins, at most.
-const EVERY: Duration = Duration::from_secs(1);
-/// Most tables and orders that are hinted at in one go. What comes besides is left to the round.
+/// The shortest time between the beginnings of two scans of all tables.
+const SCAN_EVERY: Duration = Duration::from_secs(1);
+/// Most tables and orders that are hinted at between two steps. What comes besides is left to the
+/// scan.
 const HINTS: usize = 500;
-/// Most findings repaired in one go.
+/// Most commands in flight.
 const AT_ONCE: usize = 200;
-/// An answer takes milliseconds. What is not answered by then is found again.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// An outcome takes milliseconds. A table whose outcome comes later is detected again.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A table that is wrong.
+/// A table that contradicts its turns, and the command that repairs it.
 #[derive(Debug)]
-struct Found {
+struct InconsistentTable {
     table: Address,
     reconcile: Reconcile,
 }
 
-/// What came of a look.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Looked {
-    found: usize,
-    repaired: usize,
-    /// Not so any more when it was decided.
-    gone: usize,
-    /// Nobody decides now, or an answer that nobody expects.
-    failed: Vec<String>,
+/// A decision of command-handler about an inconsistent table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reconciliation {
+    Repaired,
+    /// The finding no longer held when it was decided.
+    Obsolete,
 }
 
-/// A way through all tables, by key.
-struct Round {
+/// The counts of one step.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ReconcilerStep {
+    found: usize,
+    repaired: usize,
+    obsolete: usize,
+    /// One entry per command that was not decided.
+    failed: Vec<NotDecided>,
+}
+
+/// A scan of all tables, by key.
+struct TableScan {
     /// The last table of the page before.
     after: (String, String),
-    /// When the next round begins.
+    /// When the next scan begins.
     next: Instant,
 }
 
 /// Runs until the drain. In a dry run it counts and logs, and sends nothing.
 ///
 /// # Errors
-/// Where NATS cannot be used.
+/// If NATS cannot be used.
 pub async fn run(cx: Context, dry_run: bool) -> anyhow::Result<()> {
     let mut hints = Vec::new();
     for subject in subject::TABLES_MAY_CHANGE {
-        // One instance of all hears of an event.
+        // Each event reaches one instance of all.
         hints.push(cx.nats.client.queue_subscribe(subject, cx.worker.to_string()).await?);
     }
     let mut hints = select_all(hints);
     let duty = cx.health.duty("looks");
     let mut tick = interval(RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut round = Round { after: Default::default(), next: Instant::now() };
+    let mut scan = TableScan { after: Default::default(), next: Instant::now() };
     let mut hinted = BTreeSet::new();
     loop {
         tokio::select! {
@@ -115,14 +125,14 @@ pub async fn run(cx: Context, dry_run: bool) -> anyhow::Result<()> {
             () = cx.drain.cancelled() => break,
         }
         duty.went_round();
-        match step(&cx, dry_run, &mut round, mem::take(&mut hinted)).await {
-            Ok(looked) => {
+        match step(&cx, dry_run, &mut scan, mem::take(&mut hinted)).await {
+            Ok(done) => {
                 cx.health.back("postgres");
                 duty.moved();
-                tell(&cx, &looked);
+                log(&cx, &done);
             }
             Err(error) if failure(&error) == Failure::Fault => {
-                tracing::error!(worker = %cx.worker, %error, "cannot look for ghosts");
+                tracing::error!(worker = %cx.worker, %error, "check of tables failed");
             }
             Err(error) => cx.health.away("postgres", &error.to_string()),
         }
@@ -132,46 +142,46 @@ pub async fn run(cx: Context, dry_run: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The table or the order that an event is of.
+/// Returns the table or the order that an event belongs to.
 fn named(hint: &Message) -> Option<Address> {
     let id = hint.headers.as_ref().and_then(|headers| headers.get(header::CE_SUBJECT));
     subject::parse_event(&hint.subject, id.map(|id| id.as_str())).map(|(address, _)| address)
 }
 
-/// Looks at what was hinted at and, under the lease, at the next page of all tables.
+/// Checks the hinted tables and, under the lease, the next page of all tables.
 async fn step(
     cx: &Context,
     dry_run: bool,
-    round: &mut Round,
+    scan: &mut TableScan,
     hinted: BTreeSet<Address>,
-) -> sqlx::Result<Looked> {
-    let (mut looked_at, mut after) = (hinted, None);
-    let begins = round.after == Default::default();
+) -> sqlx::Result<ReconcilerStep> {
+    let (mut suspects, mut after) = (hinted, None);
+    let begins = scan.after == Default::default();
     if Lease::hold(cx, LEASE, &Fitness::default()).await?
-        && (!begins || Instant::now() >= round.next)
+        && (!begins || Instant::now() >= scan.next)
     {
         if begins {
-            round.next = Instant::now() + EVERY;
+            scan.next = Instant::now() + SCAN_EVERY;
         }
-        let page = bounded(&cx.postgres, async |c| page(c, &round.after, PAGE).await).await?;
+        let page = bounded(&cx.postgres, async |c| page(c, &scan.after, PAGE).await).await?;
         let full = page.len() as i64 == PAGE;
         after = Some(page.last().filter(|_| full).cloned().unwrap_or_default());
         let table = |(tenant, id): &(String, String)| Address::new(tenant, Aggregate::Table, id);
-        looked_at.extend(page.iter().filter_map(|key| table(key).ok()));
+        suspects.extend(page.iter().filter_map(|key| table(key).ok()));
     }
-    let looked = if looked_at.is_empty() {
-        Looked::default()
+    let done = if suspects.is_empty() {
+        ReconcilerStep::default()
     } else {
-        look(cx, dry_run, &looked_at).await?
+        check(cx, dry_run, &suspects).await?
     };
-    // Not before: a page that could not be looked at comes again.
+    // Not before: a page that could not be checked is loaded again.
     if let Some(after) = after {
-        round.after = after;
+        scan.after = after;
     }
-    Ok(looked)
+    Ok(done)
 }
 
-/// The keys of the next tables.
+/// Loads the keys of the next tables.
 async fn page(
     postgres: &mut PgConnection,
     after: &(String, String),
@@ -189,80 +199,83 @@ async fn page(
     Ok(rows.into_iter().map(|row| (row.tenant, row.id)).collect())
 }
 
-fn tell(cx: &Context, looked: &Looked) {
-    let Looked { found, repaired, gone, failed } = looked;
+fn log(cx: &Context, done: &ReconcilerStep) {
+    let ReconcilerStep { found, repaired, obsolete, failed } = done;
     if let Some(why) = failed.first() {
-        tracing::warn!(worker = %cx.worker, found, failed = failed.len(), why, "not repaired");
+        let failed = failed.len();
+        tracing::warn!(worker = %cx.worker, found, failed, %why, "tables not repaired");
     }
     if *repaired > 0 {
-        tracing::warn!(worker = %cx.worker, found, repaired, gone, "ghosts repaired");
+        tracing::warn!(worker = %cx.worker, found, repaired, obsolete, "tables repaired");
     }
 }
 
-/// Looks at tables, and those of orders, and has repaired what is found.
-async fn look(cx: &Context, dry_run: bool, looked_at: &BTreeSet<Address>) -> sqlx::Result<Looked> {
-    let found = bounded(&cx.postgres, async |c| find(c, looked_at).await).await?;
-    let mut looked = Looked { found: found.len(), ..Looked::default() };
-    if found.is_empty() {
-        return Ok(looked);
+/// Detects which of these tables, and of the tables of these orders, are inconsistent, and has them
+/// repaired.
+async fn check(
+    cx: &Context,
+    dry_run: bool,
+    suspects: &BTreeSet<Address>,
+) -> sqlx::Result<ReconcilerStep> {
+    let inconsistent = bounded(&cx.postgres, async |c| find(c, suspects).await).await?;
+    let mut done = ReconcilerStep { found: inconsistent.len(), ..Default::default() };
+    if inconsistent.is_empty() {
+        return Ok(done);
     }
     cx.fail.point("table-status-reconciler.before_send").await;
-    for one in &found {
-        let Found { table, reconcile } = one;
-        let finding = reconcile.finding.as_str();
+    for InconsistentTable { table, reconcile } in &inconsistent {
+        let (finding, evidence) = (reconcile.finding.as_str(), &reconcile.evidence);
         cx.metrics.tables_found.with_label_values(&[finding]).inc();
-        tracing::warn!(worker = %cx.worker, %table, finding, evidence = %reconcile.evidence, "found");
+        tracing::warn!(worker = %cx.worker, %table, finding, %evidence, "inconsistent table");
     }
     if dry_run {
-        return Ok(looked);
+        return Ok(done);
     }
-    for some in found.chunks(AT_ONCE) {
-        let answers = join_all(some.iter().map(|one| repair(cx, one))).await;
-        for (one, answer) in some.iter().zip(answers) {
-            match answer {
-                Ok(true) => {
+    for some in inconsistent.chunks(AT_ONCE) {
+        let decisions = join_all(some.iter().map(|one| repair(cx, one))).await;
+        for (one, decision) in some.iter().zip(decisions) {
+            match decision {
+                Ok(Reconciliation::Repaired) => {
                     let finding = one.reconcile.finding.as_str();
                     cx.metrics.tables_repaired.with_label_values(&[finding]).inc();
-                    looked.repaired += 1;
+                    done.repaired += 1;
                 }
-                Ok(false) => looked.gone += 1,
-                Err(why) => looked.failed.push(why),
+                Ok(Reconciliation::Obsolete) => done.obsolete += 1,
+                Err(not_decided) => done.failed.push(not_decided),
             }
         }
-        // Nobody decides now: the rest is found again.
-        if !looked.failed.is_empty() {
+        // command-handler does not decide now: the rest is detected again.
+        if !done.failed.is_empty() {
             break;
         }
     }
     cx.fail.point("table-status-reconciler.after_send").await;
-    Ok(looked)
+    Ok(done)
 }
 
-/// Sends the command; false: it is not so any more.
-async fn repair(cx: &Context, found: &Found) -> Result<bool, String> {
-    let body = Body::Table(Verb::Reconcile(found.reconcile.clone()));
-    let (_, payload) = body.encode();
-    let mut headers = HeaderMap::new();
-    headers.insert(header::COMMAND_ID, Uuid::now_v7().to_string());
-    headers.insert(header::ACTOR, cx.worker.as_str());
-    let request = Request::new().headers(headers).payload(payload.into()).timeout(Some(PATIENCE));
-    let answer = cx.nats.client.send_request(subject::reconcile(&found.table), request).await;
-    let answer = answer.map_err(|error| format!("command-handler: {error}"))?;
-    let outcome: Outcome =
-        serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())?;
+/// Sends `reconcile` once, under a new Command-Id.
+async fn repair(
+    cx: &Context,
+    inconsistent: &InconsistentTable,
+) -> Result<Reconciliation, NotDecided> {
+    let InconsistentTable { table, reconcile } = inconsistent;
+    let body = Body::Table(Verb::Reconcile(reconcile.clone()));
+    let client = CommandClient::new(cx, TIMEOUT);
+    let outcome = client.send(table, &body, CommandOptions::default()).await?;
     match outcome.status {
-        200 => Ok(true),
-        404 | 409 | 412 if outcome.code != "unknown_verb" => Ok(false),
-        status => Err(format!("{status} {}: {}", outcome.code, outcome.message)),
+        200 => Ok(Reconciliation::Repaired),
+        404 | 409 | 412 if outcome.code != "unknown_verb" => Ok(Reconciliation::Obsolete),
+        _ => Err(NotDecided::unexpected(&outcome)),
     }
 }
 
+/// Returns those of these tables, and of the tables of these orders, that are inconsistent.
 async fn find(
     postgres: &mut PgConnection,
-    looked_at: &BTreeSet<Address>,
-) -> sqlx::Result<Vec<Found>> {
+    suspects: &BTreeSet<Address>,
+) -> sqlx::Result<Vec<InconsistentTable>> {
     let text = |aggregate: Aggregate, f: fn(&Address) -> &str| {
-        looked_at.iter().filter(|a| a.aggregate == aggregate).map(f).collect::<Vec<_>>()
+        suspects.iter().filter(|a| a.aggregate == aggregate).map(f).collect::<Vec<_>>()
     };
     let rows = sqlx::query_file!(
         "src/workers/table_status_reconciler/findings.sql",
@@ -273,9 +286,9 @@ async fn find(
     )
     .fetch_all(postgres)
     .await?;
-    let found = |tenant: &str, id: &str, finding: &str, version: i64, evidence: &str| {
+    let inconsistent = |tenant: &str, id: &str, finding: &str, version: i64, evidence: &str| {
         let finding = Finding::ALL.into_iter().find(|known| known.as_str() == finding)?;
-        Some(Found {
+        Some(InconsistentTable {
             table: Address::new(tenant, Aggregate::Table, id).ok()?,
             reconcile: Reconcile {
                 expected_version: version.cast_unsigned(),
@@ -286,6 +299,8 @@ async fn find(
     };
     Ok(rows
         .iter()
-        .filter_map(|row| found(&row.tenant, &row.id, &row.finding, row.version, &row.evidence))
+        .filter_map(|row| {
+            inconsistent(&row.tenant, &row.id, &row.finding, row.version, &row.evidence)
+        })
         .collect())
 }

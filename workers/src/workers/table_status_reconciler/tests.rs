@@ -1,4 +1,4 @@
-//! What a look reads, however much there is.
+//! The rows that a check reads, however many there are.
 
 use super::*;
 use crate::testing::Database;
@@ -21,7 +21,7 @@ const TABLES: &str = "
     select 't' || n % 10, 'o' || n || '-' || k, 1, now(), '{}', '{}', 'placed', 'EUR', 'tb' || n,
            case when k = 0 then 'closed' || n || '-1' else 'open' || n end, '[]', 100, now()
     from generate_series(1, 20000) n, generate_series(0, 3) k;";
-/// What a table's row, its turn and at most two orders are.
+/// The most rows of a table: its own, its turn and two orders.
 const EACH: u64 = 4;
 
 async fn read(database: &Database, tables: &[String], orders: &[&str]) -> anyhow::Result<u64> {
@@ -78,7 +78,7 @@ async fn a_hint_costs_a_few_rows_and_a_page_its_own_however_many_parties_there_a
 }
 
 #[tokio::test]
-async fn a_round_comes_to_every_table_once() -> anyhow::Result<()> {
+async fn a_scan_reaches_every_table_once() -> anyhow::Result<()> {
     let database = Database::start().await?;
     database.run(TABLES).await?;
     let mut connection = database.sql.acquire().await?;
