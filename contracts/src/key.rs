@@ -11,8 +11,8 @@ pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The rows of an order that is not active any more, and released locks, expire after this time.
 pub const REMOVED_TTL: Duration = Duration::from_secs(10 * 60);
 
-/// The key in each bucket that cache-verifier writes once and that never changes: whoever purges the
-/// bucket takes it away. No other key consists of one token, so it is no tenant's.
+/// The key in each bucket that cache-verifier writes once and that never changes: whoever purges
+/// the bucket takes it away. No other key consists of one token, so it is no tenant's.
 pub const CANARY: &str = "canary";
 
 /// A value of the bucket `versions`.
@@ -63,8 +63,8 @@ impl Bucket {
         }
     }
 
-    /// Whether the bucket has a [`CANARY`]. What stands in `attempts` expires, and nobody could bring
-    /// it back.
+    /// Whether the bucket has a [`CANARY`]. What stands in `attempts` expires, and nobody could
+    /// bring it back.
     #[must_use]
     pub fn has_canary(self) -> bool {
         self != Self::Attempts

@@ -173,8 +173,8 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Part::Subscription, Part::Roles].map(user_state_of)),
         WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK, ABANDON]),
         WorkerName::TableStatusReconciler => user.publish([RECONCILE]).subscribe(TABLES_MAY_CHANGE),
-        // It writes no key but the canaries, and no event: it notes in SQL what others have to write
-        // again, or asks them to.
+        // It writes no key but the canaries, and no event: it notes in SQL what others have to
+        // write again, or asks them to.
         WorkerName::CacheVerifier => user
             .consumes("EVENTS")
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
@@ -286,8 +286,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE dead_letters", "SELECT, INSERT"),
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
-        // What the stream of dead letters does not take, whoever consumes puts there, and counts how
-        // many of the tenant's are there.
+        // What the stream of dead letters does not take, whoever consumes puts there, and counts
+        // how many of the tenant's are there.
         WorkerName::PaymentProjector | WorkerName::UserStateProjector => {
             &[("TABLE dead_letters", "SELECT, INSERT")]
         }

@@ -4,7 +4,8 @@ mod schemas;
 
 use brigade_contracts::{Aggregate, Body, Command, Door, Refusal, schema, user::Validate};
 
-/// What a payload is refused with; by its schema too, which knows all but whether a key is repeated.
+/// What a payload is refused with; by its schema too, which knows all but whether a key is
+/// repeated.
 fn refused(aggregate: Aggregate, verb: &str, payload: &str) -> Refusal {
     let refusal = Body::decode(aggregate, verb, payload.as_bytes()).unwrap_err();
     let verbs = schema::verbs();

@@ -19,9 +19,9 @@ pub async fn until_no_lock_is_held(town: &Town) {
     .await;
 }
 
-/// The locks that outlived their deadline by more than [`OUTLIVES`]: the cart, by how much, and when
-/// it was seen (extended for an open payment, or ended), both in milliseconds; the time is since
-/// 1970 on the database's clock.
+/// The locks that outlived their deadline by more than [`OUTLIVES`]: the cart, by how much, and
+/// when it was seen (extended for an open payment, or ended), both in milliseconds; the time is
+/// since 1970 on the database's clock.
 ///
 /// # Panics
 /// Where Postgres does not answer.

@@ -123,8 +123,8 @@ impl Validate {
     }
 
     /// # Errors
-    /// 400 for what is not this JSON, without a quotation of it; `401 invalid_token` for what cannot
-    /// be a token.
+    /// 400 for what is not this JSON, without a quotation of it; `401 invalid_token` for what
+    /// cannot be a token.
     pub fn decode(payload: &[u8]) -> Result<Self, Refusal> {
         crate::verb::decode_payload(payload).map_err(|refusal| match refusal.status {
             400 => unquoted(refusal),

@@ -46,8 +46,8 @@ fn lock_timeouts(town: &Town) -> usize {
     log.matches("canceling statement due to lock timeout").count()
 }
 
-/// Each restart is one more delivery, and from the third on one more try that would count: more than
-/// a message may fail.
+/// Each restart is one more delivery, and from the third on one more try that would count: more
+/// than a message may fail.
 #[tokio::test]
 async fn s5_04_a_row_that_is_locked_by_hand_buries_nothing_however_often_it_is_tried() {
     let mut town = Town::start().await;
@@ -274,8 +274,8 @@ async fn s5_05_what_somebody_has_locked_holds_up_its_own_commands_only() {
             producer.request(&format!("q.t1.outcome.k{at}"), &[], b"").await.unwrap().status == 404
         );
         let waited = lock_timeouts(&town) - before;
-        // By the batch that met it, and by none of those after it. What cannot be asked for is tried
-        // now and then, beside the batches.
+        // By the batch that met it, and by none of those after it. What cannot be asked for is
+        // tried now and then, beside the batches.
         let is_asked_for = at < 3;
         assert!(!is_asked_for || waited <= 5, "{what}: {waited} batches waited for a lock");
         locked.rollback().await.unwrap();

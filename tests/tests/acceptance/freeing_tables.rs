@@ -1,5 +1,5 @@
-//! S3: success is answered when every effect is committed, and not before; whatever fails, all of it
-//! is done or nothing.
+//! S3: success is answered when every effect is committed, and not before; whatever fails, all of
+//! it is done or nothing.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, paying::result, process::Process, producer::placed, until};
@@ -96,7 +96,8 @@ async fn s3_07_a_table_that_cannot_be_changed_is_a_clear_error_and_a_repetition_
     holds.rollback().await.unwrap();
     let done = producer.insist("k", "payment.t1.record_result", captured.clone()).await;
     assert_eq!((done.status, stands(&town, "t1").await), (200, all()));
-    // The answer was lost on the way: the repetition gets the same bytes, and nothing is done twice.
+    // The answer was lost on the way: the repetition gets the same bytes, and nothing is done
+    // twice.
     let again = producer.send_as("k", "payment.t1.record_result", captured).await;
     assert_eq!(again.bytes, done.bytes);
     town.finish().await;

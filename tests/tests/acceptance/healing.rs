@@ -231,8 +231,8 @@ async fn a_consumer_goes_on_when_its_stream_was_made_again() {
     town.finish().await;
 }
 
-/// More than all the tries that a message has: they were over in six seconds, and healing may take as
-/// long where a server dies again and again.
+/// More than all the tries that a message has: they were over in six seconds, and healing may take
+/// as long where a server dies again and again.
 #[tokio::test]
 async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
     let town = Town::start_without(WorkerName::CacheVerifier).await;
@@ -405,8 +405,8 @@ async fn ten_thousand_aggregates_are_shown_again() {
     assert_eq!(check::dead_letters(&town).await.len(), 0);
 }
 
-/// A bucket that was away is tried by one write at first: by hundreds of large ones it would look as
-/// if it were away still.
+/// A bucket that was away is tried by one write at first: by hundreds of large ones it would look
+/// as if it were away still.
 #[tokio::test]
 async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
     let town = Town::start_without(WorkerName::CacheVerifier).await;

@@ -144,7 +144,8 @@ async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
     let (memory, sql) = (rows_from(&town, "memory"), rows_from(&town, "sql"));
     let off = [content(&producer.active_orders(&[]).await)];
     assert_eq!(on, off);
-    // A change may be told again while any transaction of the server is older: other tests have some.
+    // A change may be told again while any transaction of the server is older: other tests have
+    // some.
     let told = |changes: &[Value], order: &str| changes.iter().any(|row| row["order"] == order);
     assert!(told(&changes, "o1"), "{changes:?}");
     for _ in 0..3 {

@@ -122,7 +122,8 @@ async fn s2_04_with_a_lock_on_both_sides_nothing_is_claimed() {
     town.finish().await;
 }
 
-/// 50 at once, each under its own Command-Id. Returns how many were done, and the codes of the rest.
+/// 50 at once, each under its own Command-Id. Returns how many were done, and the codes of the
+/// rest.
 async fn race(producer: &Producer, ask: impl Fn(usize) -> (String, Value)) -> (usize, Vec<String>) {
     let replies = join_all((0..50).map(|n| {
         let (what, payload) = ask(n);

@@ -1,4 +1,5 @@
-//! Dead letters that are many, large or strange: none hides another, and the desk's work is bounded.
+//! Dead letters that are many, large or strange: none hides another, and the desk's work is
+//! bounded.
 
 use std::sync::atomic::Ordering;
 

@@ -232,8 +232,8 @@ async fn s1_07_what_is_found_wrong_is_repaired_by_its_owner_on_a_command() {
     }
     town.until_idle().await;
     assert_eq!(town.metrics.rebuilds_asked.get(), 0, "nothing is repaired without a fault");
-    // A bucket whose keys were all written since its last mark looks like a purged one, and would be
-    // healed as a whole: Dora's stay.
+    // A bucket whose keys were all written since its last mark looks like a purged one, and would
+    // be healed as a whole: Dora's stay.
     until_healed(&town).await;
     town.stop_one(WorkerName::CacheVerifier).await;
     for user in ["ada", "bob", "cleo"] {

@@ -18,7 +18,8 @@ pub struct Args {
 
 impl Args {
     /// Whether one thread is best, as measured on 2 cores: a worker by itself is one loop, of which
-    /// others only take parts over, and a command takes some 60 us of it. edge answers many at once.
+    /// others only take parts over, and a command takes some 60 us of it. edge answers many at
+    /// once.
     pub fn is_one_loop(&self) -> bool {
         parse(&self.workers).is_ok_and(|all| all.len() == 1 && all[0] != WorkerName::Edge)
     }

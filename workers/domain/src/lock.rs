@@ -1,7 +1,8 @@
 //! The lock of an owner over all its carts, while one of them is paid.
 //!
 //! ```text
-//! (nothing), released ── lock, initiate ──► held ── unlock, check_out, the last result ──► released
+//! (nothing), released ── lock, initiate ──► held ── unlock, check_out, the last result ──►
+//! released
 //!                                           │  ▲ └─ the deadline, nothing open under it ──► released
 //!                                           └──┘ bind_transaction, extend, the deadline with a
 //!                                                payment open under it (up to the cap)
@@ -231,8 +232,8 @@ fn holder(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<Option<Handle
     work.load(&address)
 }
 
-/// Returns the head of a lock that is about to change. One without a row may have had one, which was
-/// deleted: the new one goes on above all versions that ever were.
+/// Returns the head of a lock that is about to change. One without a row may have had one, which
+/// was deleted: the new one goes on above all versions that ever were.
 fn head(work: &UnitOfWork<'_>, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
     match released {
         Some(lock) => Ok(work[lock].head.clone()),

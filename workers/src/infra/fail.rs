@@ -4,7 +4,8 @@
 //! In the test's own process [`FailPoints::arm`] makes the next instance that reaches the
 //! place wait there until it is released (or its instance is killed). In a process of its own,
 //! `BRIGADE_FAIL_POINT=<name>` makes it abort there, as if killed with -9, and
-//! `BRIGADE_FAIL_POINT=stop:<name>` stops it there once, as SIGSTOP does, until somebody sends SIGCONT.
+//! `BRIGADE_FAIL_POINT=stop:<name>` stops it there once, as SIGSTOP does, until somebody sends
+//! SIGCONT.
 
 #[cfg(not(feature = "fail-points"))]
 mod hooks {

@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep};
 /// A worker one of whose duties has not moved for this long is not ready. Chosen above the longest
 /// thing that most duties wait for in one step, a statement of 4 s.
 const STALLED: Duration = Duration::from_secs(8);
-/// A duty that has not gone round for this long hangs, and its worker is started again. Chosen above
-/// the longest step of those that do not say otherwise: some statements and answers of 4 s each.
+/// A duty that has not gone round for this long hangs, and its worker is started again. Chosen
+/// above the longest step of those that do not say otherwise: some statements and answers of 4 s
+/// each.
 pub const HANGS: Duration = Duration::from_secs(20);
 /// How often it is looked whether a duty hangs.
 const LOOK: Duration = Duration::from_millis(500);
@@ -24,8 +25,8 @@ const REASONS: u32 = 5;
 /// How a worker is, as `/readyz` and `/livez` tell it.
 ///
 /// A worker has **duties**: what it does for as long as it runs, each in a loop of its own. A duty
-/// *goes round* whatever comes of it, and *moves* where that was in good order. So one that hangs is
-/// told from one whose servers are away: only the first one is mended by a new start.
+/// *goes round* whatever comes of it, and *moves* where that was in good order. So one that hangs
+/// is told from one whose servers are away: only the first one is mended by a new start.
 #[derive(Clone)]
 pub struct Health {
     pub worker: WorkerName,
@@ -113,8 +114,8 @@ impl Health {
         self.back("worker");
     }
 
-    /// The worker drains, or has: its duties end one after the other, and nobody waits for them. How
-    /// long it takes others see to.
+    /// The worker drains, or has: its duties end one after the other, and nobody waits for them.
+    /// How long it takes others see to.
     pub fn draining(&self) {
         self.state().started = None;
     }

@@ -144,8 +144,8 @@ impl Kv {
         self.bucket
     }
 
-    /// The number of writes that were acknowledged so far. What is [`Stored::Shown`] may have needed
-    /// none.
+    /// The number of writes that were acknowledged so far. What is [`Stored::Shown`] may have
+    /// needed none.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)

@@ -1,9 +1,9 @@
 //! The schema, and a Postgres role for each worker with the least that it needs.
 //!
 //! Migrations run while the fleet is at work. Each is a transaction, in which it waits for a lock
-//! for 200 ms at most, again and again: whoever waits for a lock of a whole table keeps out all who come
-//! after. An index on a table that is not new is built in a migration of its own: `-- no-transaction`
-//! in the first line, then the one statement `create index concurrently`.
+//! for 200 ms at most, again and again: whoever waits for a lock of a whole table keeps out all who
+//! come after. An index on a table that is not new is built in a migration of its own: `--
+//! no-transaction` in the first line, then the one statement `create index concurrently`.
 
 use std::time::{Duration, Instant};
 

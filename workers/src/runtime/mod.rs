@@ -9,8 +9,8 @@
 //! 4. A dependency that is away is no failure of a message: [`Verdict::Away`] keeps it in hand. Nor
 //!    is a lock that somebody else holds: [`Verdict::Held`] puts it aside, where it waits alone.
 //! 5. Drain ([`Context::drain`]): stop taking, finish what is in hand, acknowledge, return.
-//! 6. [`Health`] tells the progress of each duty: a worker one of whose duties hangs is not ready, and
-//!    is started again with new connections. Nothing waits for a server without a limit.
+//! 6. [`Health`] tells the progress of each duty: a worker one of whose duties hangs is not ready,
+//!    and is started again with new connections. Nothing waits for a server without a limit.
 //! 7. A duty that needs NATS is left to others while NATS is away ([`Lease::hold`]).
 //!
 //! [`Lease::hold`]: crate::infra::Lease::hold

@@ -1,5 +1,5 @@
-//! kill -9 at each step of each command of a payment. The commands go through the durable door, once:
-//! that they are stored is all that a producer waits for.
+//! kill -9 at each step of each command of a payment. The commands go through the durable door,
+//! once: that they are stored is all that a producer waits for.
 
 use std::time::Duration;
 
@@ -125,8 +125,8 @@ impl Server {
     }
 }
 
-/// A cart of `<kind>-<name>` of an owner of its own, by a client that repeats: the servers have just
-/// come back.
+/// A cart of `<kind>-<name>` of an owner of its own, by a client that repeats: the servers have
+/// just come back.
 async fn insisted_cart(producer: &Producer, kind: &str, name: &str) {
     let id = format!("{kind}-{name}");
     let open = json!({"kind": "menu", "owner": id, "currency": "EUR"});

@@ -1,5 +1,5 @@
-//! A handler that is stopped in the middle of a payment, for longer than the lock lives, and goes on
-//! later: what it read is not true any more, and what it writes is refused.
+//! A handler that is stopped in the middle of a payment, for longer than the lock lives, and goes
+//! on later: what it read is not true any more, and what it writes is refused.
 
 use std::time::{Duration, Instant};
 

@@ -19,10 +19,10 @@ type Parts = sqlx::types::Json<HashMap<String, i64>>;
 /// Longer than the fleet needs to show what it has in hand.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Fails unless everything that was answered was also done: all orders are brought to their end; then
-/// each distinct command that was sent has its row in the inbox and its event, the outbox is empty,
-/// nothing waits to be shown, and every key of `versions` and `views` stands at the version that SQL
-/// says, of each part. (Field by field the tests compare them.)
+/// Fails unless everything that was answered was also done: all orders are brought to their end;
+/// then each distinct command that was sent has its row in the inbox and its event, the outbox is
+/// empty, nothing waits to be shown, and every key of `versions` and `views` stands at the version
+/// that SQL says, of each part. (Field by field the tests compare them.)
 ///
 /// # Errors
 /// What is missing.

@@ -1,5 +1,5 @@
-//! The HTTP face of edge: reads and commands beside the same over NATS, and beside requests that are
-//! answered without doing anything; and how soon the readers of a stream see a new order.
+//! The HTTP face of edge: reads and commands beside the same over NATS, and beside requests that
+//! are answered without doing anything; and how soon the readers of a stream see a new order.
 
 use std::{
     collections::HashMap,

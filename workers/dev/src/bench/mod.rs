@@ -1,10 +1,10 @@
 //! `brigade bench`: how far from the limit, in one run, on any machine.
 //!
-//! Each path ([`PATHS`]) is measured beside a raw ceiling that knows nothing of brigade, on the same
-//! servers, in the same run, with messages and rows of the same size, so that a ratio means the same
-//! on a slow machine and a fast one. Each path has a stack of its own, new and empty. At its end
-//! everything that was answered must also have been done ([`check`]), or the bench fails: what was
-//! not done does not count.
+//! Each path ([`PATHS`]) is measured beside a raw ceiling that knows nothing of brigade, on the
+//! same servers, in the same run, with messages and rows of the same size, so that a ratio means
+//! the same on a slow machine and a fast one. Each path has a stack of its own, new and empty. At
+//! its end everything that was answered must also have been done ([`check`]), or the bench fails:
+//! what was not done does not count.
 
 mod ceilings;
 mod check;

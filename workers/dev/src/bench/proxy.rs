@@ -1,5 +1,5 @@
-//! The distance to a server: a TCP proxy that lets every byte wait for a millisecond, each way. Order
-//! and throughput stay.
+//! The distance to a server: a TCP proxy that lets every byte wait for a millisecond, each way.
+//! Order and throughput stay.
 
 use std::time::Duration;
 

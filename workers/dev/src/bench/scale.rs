@@ -1,6 +1,6 @@
-//! Scaling: 2 and 4 processes of a worker beside one, where each round trip to either server takes 2 ms
-//! more. So what is measured is how well processes share the work while they wait, as far as the
-//! cores of this machine let them; all else runs next to its servers.
+//! Scaling: 2 and 4 processes of a worker beside one, where each round trip to either server takes
+//! 2 ms more. So what is measured is how well processes share the work while they wait, as far as
+//! the cores of this machine let them; all else runs next to its servers.
 
 use std::time::{Duration, Instant};
 

@@ -3,8 +3,8 @@
 //!
 //! States are handed out by [`Handle`]: `work[cart]` reads the present state of a cart and changes
 //! it in place, so that no copy of it can be stale. A state is copied when it is first changed.
-//! [`UnitOfWork::record`] gives the change a version and an event; what is changed without is stored
-//! under the version that it had, which only counts of refusals may be.
+//! [`UnitOfWork::record`] gives the change a version and an event; what is changed without is
+//! stored under the version that it had, which only counts of refusals may be.
 
 mod lookups;
 

@@ -67,9 +67,9 @@ impl Drop for Pooled {
 /// A connection of the pool, within the pool's own limit.
 ///
 /// Unless one is idle it is awaited on a thread of its own, where a new one may be made. Its login
-/// takes 4,096 rounds of hashing, after each five of which `sqlx` lets everything else that is ready
-/// go first: among many busy tasks that is 820 turns of all of them, and takes longer than any limit.
-/// On a thread nobody is let go first.
+/// takes 4,096 rounds of hashing, after each five of which `sqlx` lets everything else that is
+/// ready go first: among many busy tasks that is 820 turns of all of them, and takes longer than
+/// any limit. On a thread nobody is let go first.
 ///
 /// # Errors
 /// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.

@@ -11,13 +11,13 @@ use crate::{
 pub(super) const MAX_TRIES: u32 = 5;
 
 /// Counts the tries of messages that are handled alone, noted before each begins, so that a message
-/// that kills its process is counted too. Other deliveries do not count: whoever shared a batch with
-/// such a message did nothing wrong.
+/// that kills its process is counted too. Other deliveries do not count: whoever shared a batch
+/// with such a message did nothing wrong.
 pub(super) struct Attempts {
     kv: Kv,
-    /// Tries that are noted, or perhaps noted, although this process outlived them without a fault of
-    /// the message, by the note's key: a server that dies takes acknowledgements along, and is not
-    /// there to have a try taken back. They are taken off when the next try is noted.
+    /// Tries that are noted, or perhaps noted, although this process outlived them without a fault
+    /// of the message, by the note's key: a server that dies takes acknowledgements along, and is
+    /// not there to have a try taken back. They are taken off when the next try is noted.
     outlived: Cache<String, u32>,
 }
 
@@ -29,7 +29,8 @@ struct Note {
     /// Of the note, so that a write is compare-and-set like any other.
     version: u64,
     tries: u32,
-    /// When the message was stored, in nanoseconds: a stream that is made again counts from 1 again.
+    /// When the message was stored, in nanoseconds: a stream that is made again counts from 1
+    /// again.
     stored_at: i128,
 }
 

@@ -9,8 +9,8 @@
 //! is handled alone and what waits for somebody else's lock have room of their own.
 //!
 //! Where a consumer has a backlog, others may deliver ahead what is of other tenants ([`Lane`]).
-//! Such a message is done, or left to the consumer that delivers it too: that one alone has its last
-//! try and buries it. Batches are small meanwhile.
+//! Such a message is done, or left to the consumer that delivers it too: that one alone has its
+//! last try and buries it. Batches are small meanwhile.
 
 mod aside;
 mod attempts;

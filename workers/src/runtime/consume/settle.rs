@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// How long a confirmation is awaited. It takes milliseconds, or never comes: the consumer went with
-/// its stream. The client's own limit of 10 s would hold up all messages behind.
+/// How long a confirmation is awaited. It takes milliseconds, or never comes: the consumer went
+/// with its stream. The client's own limit of 10 s would hold up all messages behind.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
 /// Settles each message as its verdict says, all of a batch at once.

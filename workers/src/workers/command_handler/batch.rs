@@ -92,8 +92,8 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the sub-batches to begin with, the last one first: all commands that nothing is known
-    /// to hold up and, where nobody waits for this batch, each suspect by itself.
+    /// Returns the sub-batches to begin with, the last one first: all commands that nothing is
+    /// known to hold up and, where nobody waits for this batch, each suspect by itself.
     fn sub_batches(&mut self) -> Vec<SubBatch> {
         let mut unsuspected = Vec::with_capacity(self.commands.len());
         let mut queue = Vec::new();
@@ -289,8 +289,8 @@ impl Run<'_> {
         }
     }
 
-    /// Projects what was changed, wakes the relay, and returns the dispositions: nothing is answered
-    /// before.
+    /// Projects what was changed, wakes the relay, and returns the dispositions: nothing is
+    /// answered before.
     async fn project(self) -> Vec<Disposition> {
         let handler = self.handler;
         handler.cx.fail.point("command-handler.after_commit").await;

@@ -1,14 +1,14 @@
 //! command-handler: decides commands.
 //!
-//! Takes commands from both doors in batches, half from each when both have work. A batch is decided in one transaction:
-//! inbox, aggregates, events and outbox commit together ([`transaction`]). Then the changed
-//! aggregates are shown in KV ([`show`]), and only then is anything answered. What was committed
-//! but perhaps not shown is noted in the same transaction ([`notes`]), so a crash at any point
-//! heals although nobody asks again.
+//! Takes commands from both doors in batches, half from each when both have work. A batch is
+//! decided in one transaction: inbox, aggregates, events and outbox commit together
+//! ([`transaction`]). Then the changed aggregates are shown in KV ([`show`]), and only then is
+//! anything answered. What was committed but perhaps not shown is noted in the same transaction
+//! ([`notes`]), so a crash at any point heals although nobody asks again.
 //!
 //! A command that carries a password is decided beside the batches, by itself, when the password
-//! is hashed ([`passwords`]): nobody else waits for that. What one tenant has put into the stream is
-//! overtaken by the others ([`overtaking`]).
+//! is hashed ([`passwords`]): nobody else waits for that. What one tenant has put into the stream
+//! is overtaken by the others ([`overtaking`]).
 //!
 //! Guarantees: a command has one effect and one outcome, however often it is sent; an answer is
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,

@@ -66,8 +66,8 @@ impl Notes {
 }
 
 /// Deletes notes up to the versions that were shown. A note that somebody is just raising is
-/// left: it speaks of a newer version. Each is found by its key, whatever the planner believes about
-/// a table that is empty at one moment and full at the next; they come sorted.
+/// left: it speaks of a newer version. Each is found by its key, whatever the planner believes
+/// about a table that is empty at one moment and full at the next; they come sorted.
 ///
 /// # Errors
 /// Those of Postgres.

@@ -1,14 +1,14 @@
 //! Overtaking: what one tenant has put into `COMMANDS` is not what the others wait for.
 //!
 //! The stream has one consumer that everybody shares, first come, first served. While it has a
-//! backlog, or so much waits there for its next try that it may soon deliver nothing new, another consumer delivers the commands of all tenants but the **heavy** ones, who cause
-//! that backlog, from about where the shared one is. If it gets a backlog of its own, a third one
-//! overtakes that, and so on: each is a lane beside the one before it, and a batch takes equal
-//! shares of all lanes.
+//! backlog, or so much waits there for its next try that it may soon deliver nothing new, another
+//! consumer delivers the commands of all tenants but the **heavy** ones, who cause that backlog,
+//! from about where the shared one is. If it gets a backlog of its own, a third one overtakes that,
+//! and so on: each is a lane beside the one before it, and a batch takes equal shares of all lanes.
 //!
 //! What was decided ahead of its turn is delivered by the shared consumer later, found in the inbox
-//! and acknowledged. The shared one alone says what is decided: what an overtaking lane has tried in
-//! vain is left to it, with its last try and its dead letter.
+//! and acknowledged. The shared one alone says what is decided: what an overtaking lane has tried
+//! in vain is left to it, with its last try and its dead letter.
 //!
 //! One command-handler makes and deletes the consumers, by a lease. It keeps nothing: who is
 //! heavy stands in the consumer's metadata. A lane that is there when its time is over, missing, or
@@ -229,7 +229,8 @@ impl Seen {
 }
 
 /// Returns what is done about a lane whose consumer below is overtaken, of which `recent` were the
-/// last deliveries, or, where it stalls, the last that came again; `above` is the consumer that overtakes it and is so old.
+/// last deliveries, or, where it stalls, the last that came again; `above` is the consumer that
+/// overtakes it and is so old.
 fn step(
     below: &Seen,
     above: Option<&Seen>,

@@ -17,8 +17,8 @@ pub enum ReplyTo {
 }
 
 impl CommandHandler {
-    /// Responds to whoever waits for a command, and returns what becomes of its message: one that is
-    /// not decided stays.
+    /// Responds to whoever waits for a command, and returns what becomes of its message: one that
+    /// is not decided stays.
     pub(super) async fn respond(
         &self,
         command: &Command,

@@ -1,5 +1,5 @@
-//! What a batch with commands about users needs besides, taken after all else: users are the last in
-//! the order in which everybody locks.
+//! What a batch with commands about users needs besides, taken after all else: users are the last
+//! in the order in which everybody locks.
 
 use std::{collections::BTreeSet, io};
 

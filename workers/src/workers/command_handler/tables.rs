@@ -39,8 +39,8 @@ pub async fn save(tx: &mut Transaction<'_, Postgres>, tables: &[&Table]) -> sqlx
 }
 
 /// Writes turns of tables that are locked: tenant, table, turn. Closed ones first, since a table
-/// has one open turn. Where another handler opened a turn of the same id at another table meanwhile,
-/// the transaction fails and is tried again.
+/// has one open turn. Where another handler opened a turn of the same id at another table
+/// meanwhile, the transaction fails and is tried again.
 ///
 /// # Errors
 /// Those of Postgres; `RowNotFound` where a turn is another table's.

@@ -1,8 +1,8 @@
 //! One batch of commands, one transaction.
 //!
 //! Lock and read (`brigade.take_batch`) → decide in memory, in order of arrival → one statement for
-//! each kind of aggregate that changed, and one for all that every batch writes → commit. The number
-//! of statements does not depend on the number of commands.
+//! each kind of aggregate that changed, and one for all that every batch writes → commit. The
+//! number of statements does not depend on the number of commands.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

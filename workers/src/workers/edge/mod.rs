@@ -3,12 +3,11 @@
 //! Serves `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
 //! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.user.<id>.validate` and
-//! `q.<tenant>.user.<id>.state` as endpoints of one NATS service, shared by all edges. Each query is a
-//! task of its own. A view's version is
-//! confirmed with SQL ([`confirm`], one statement for all who wait: [`together`]); its content
-//! comes from memory or KV where that is exactly the confirmed version, else from SQL
-//! ([`content`]). So it is with the active orders of a tenant ([`list`]). Outcomes are read from
-//! the inbox, locks and users from their tables.
+//! `q.<tenant>.user.<id>.state` as endpoints of one NATS service, shared by all edges. Each query
+//! is a task of its own. A view's version is confirmed with SQL ([`confirm`], one statement for all
+//! who wait: [`together`]); its content comes from memory or KV where that is exactly the confirmed
+//! version, else from SQL ([`content`]). So it is with the active orders of a tenant ([`list`]).
+//! Outcomes are read from the inbox, locks and users from their tables.
 //!
 //! Over HTTP it answers the same queries, sends commands on, and pushes what is new in a list or a
 //! view to whoever follows it ([`streams`]).

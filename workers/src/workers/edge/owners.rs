@@ -14,8 +14,8 @@ use crate::store::rows::{parse, refused};
 #[derive(Debug, Default, PartialEq)]
 pub struct Owned {
     users: Vec<String>,
-    /// A cart that is still its session's: whoever knows its id may claim it. Not a team cart, whose
-    /// id is known to all who were invited: it goes with another one of the session.
+    /// A cart that is still its session's: whoever knows its id may claim it. Not a team cart,
+    /// whose id is known to all who were invited: it goes with another one of the session.
     claimable: bool,
 }
 

@@ -40,7 +40,8 @@ impl Places {
     /// A place for a tenant. What is no tenant at all is one by its name as well.
     ///
     /// # Errors
-    /// `503 busy` where there is no room for anybody, `429 too_many` where the tenant has its share.
+    /// `503 busy` where there is no room for anybody, `429 too_many` where the tenant has its
+    /// share.
     pub fn take(&self, tenant: &str) -> Result<Place, Reply> {
         let permit = self.all.clone().try_acquire_owned().map_err(|_| Reply::busy())?;
         let mut counts = self.taken.counts();

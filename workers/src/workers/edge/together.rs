@@ -6,9 +6,9 @@
 //! gather for the next one; so the load on Postgres does not grow with the number of queries.
 //! Where more wait than one statement takes, tenants are served in turn.
 //!
-//! Each statement says `where (select pg_current_wal_lsn()) is not null`, which fails on a server in
-//! recovery, rows or no rows (it is asked once, before anything is read): a standby may be behind,
-//! and confirms nothing. That the session is one of a primary was seen when it was made
+//! Each statement says `where (select pg_current_wal_lsn()) is not null`, which fails on a server
+//! in recovery, rows or no rows (it is asked once, before anything is read): a standby may be
+//! behind, and confirms nothing. That the session is one of a primary was seen when it was made
 //! ([`refuse_standby`](crate::infra::postgres::refuse_standby)); this holds where a pooler stands
 //! in between as well.
 

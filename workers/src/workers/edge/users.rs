@@ -1,8 +1,8 @@
 //! Whether a token is that of a user's session, and what is known of a user.
 //!
 //! Both are read from SQL, in one statement for all who wait, so that a token that was just issued
-//! is good and one that was just replaced is not. A look at the version first, and at KV then, would
-//! cost the same statement and save nothing: it is one row. While Postgres is away nothing is
+//! is good and one that was just replaced is not. A look at the version first, and at KV then,
+//! would cost the same statement and save nothing: it is one row. While Postgres is away nothing is
 //! certain, and nobody is let in.
 
 use std::{collections::HashMap, sync::Arc};

@@ -7,9 +7,10 @@
 //! | 40 % | steps of orders: three of four orders go from `accept` to `complete`, the others are cancelled, so that each ends |
 //! | 10 % | cash commitments, each by another member of a team cart |
 //!
-//! Of all these, 5 % are repetitions: the same Command-Id and payload as an earlier command that has
-//! its outcome. A command that needs another one's effect is sent after that one's outcome. Tenants are
-//! drawn by Zipf's law; commitments go around all carts, so that no cart has a crowd of members.
+//! Of all these, 5 % are repetitions: the same Command-Id and payload as an earlier command that
+//! has its outcome. A command that needs another one's effect is sent after that one's outcome.
+//! Tenants are drawn by Zipf's law; commitments go around all carts, so that no cart has a crowd of
+//! members.
 
 mod command;
 mod state;

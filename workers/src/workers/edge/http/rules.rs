@@ -96,8 +96,8 @@ const TABLE: &[Row] = &[
     (User, "cancel_subscription", Oneself, &[]),
 ];
 
-/// What customers leave out. Carts of sessions are for backends: a session belongs to nobody who could
-/// be asked for a token. What somebody has subscribed to does not change by being cancelled.
+/// What customers leave out. Carts of sessions are for backends: a session belongs to nobody who
+/// could be asked for a token. What somebody has subscribed to does not change by being cancelled.
 const LEFT_OUT: &[(Aggregate, &str, &[&str])] =
     &[(Cart, "open", &["session"]), (User, "cancel_subscription", &["plan", "until"])];
 

@@ -197,9 +197,9 @@ fn target(payment: &Address, payload: &[u8]) -> Result<Option<Address>, Refusal>
     Ok(Some(Address { tenant: payment.tenant.clone(), aggregate, id }))
 }
 
-/// Whether a request names this machine as its host, and comes through no proxy. A page in a browser
-/// that has its own name resolved to this machine does not, and must not be trusted; nor whom a
-/// proxy on this machine lets in.
+/// Whether a request names this machine as its host, and comes through no proxy. A page in a
+/// browser that has its own name resolved to this machine does not, and must not be trusted; nor
+/// whom a proxy on this machine lets in.
 fn is_for_loopback(headers: &HeaderMap) -> bool {
     if ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name)) {
         return false;
