@@ -192,7 +192,7 @@ async fn a_dropped_handle_leaves_nothing_running() -> Result<()> {
 async fn servers_do_not_outlive_a_process_that_is_killed() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut owner = Command::new(std::env::current_exe()?)
-        .args(["--exact", "stack::tests::owner", "--ignored", "--nocapture"])
+        .args(["--exact", "tests::owner", "--ignored", "--nocapture"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -128,8 +128,9 @@ fn escape(bytes: &[u8]) -> Box<str> {
     text.into()
 }
 
-/// Of a block that is too large, what is read of it: what has room at its beginning, and its last
-/// line; `None` of any other.
+/// Returns what is read of a block that is too large: what has room at its beginning, the line with
+/// the Command-Id wherever it stands, so that the refusal reaches its sender, and the last line;
+/// `None` of any other block.
 fn cut(block: &[u8]) -> Option<Bytes> {
     const END: &[u8] = b"\r\n\r\n";
     let head = block.get(..HEAD).filter(|_| block.len() > MAX_HEADER_BLOCK)?;
@@ -142,7 +143,20 @@ fn cut(block: &[u8]) -> Option<Bytes> {
     let Some(rest) = block.strip_suffix(END) else { return Some(Bytes::copy_from_slice(head)) };
     let tail = &rest[head.len().max(rest.len().saturating_sub(LAST_LINE)).min(rest.len())..];
     let last = ends(tail).map_or(&[][..], |at| &tail[at..]);
-    Some([head, last, END].concat().into())
+    let between = &rest[head.len()..rest.len() - last.len()];
+    let id = command_id_line(between).map_or([&[][..], &[]], |line| [b"\r\n", line]);
+    Some([&[head], &id[..], &[last, END]].concat().concat().into())
+}
+
+/// Returns the first line of a part of a header block that carries a Command-Id.
+fn command_id_line(part: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"command-id:";
+    let is_id = |line: &&[u8]| {
+        line.len() < MAX_NAME
+            && line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+    };
+    let mut lines = part.split(|&byte| byte == b'\n');
+    lines.find(is_id).map(|line| line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// Reads a header block once, so that it can be gone through without a doubt afterwards. What
@@ -182,6 +196,24 @@ mod tests {
 
     fn pairs(message: &Message) -> Vec<(&str, &str)> {
         message.headers().collect()
+    }
+
+    #[test]
+    fn the_command_id_of_a_block_that_is_too_large_is_read_wherever_it_stands() {
+        let large = format!("X-Large: {}", "x".repeat(2 * MAX_HEADER_BLOCK));
+        let many = vec!["a:"; MAX_HEADER_BLOCK].join("\r\n");
+        for large in [large, many] {
+            for lines in [
+                format!("Command-Id: k1\r\n{large}\r\nLast: l"),
+                format!("{large}\r\ncommand-id: k1\r\nLast: l"),
+                format!("{large}\r\nCommand-Id: k1"),
+            ] {
+                let message = with(format!("NATS/1.0\r\n{lines}\r\n\r\n").as_bytes());
+                assert!(message.is_cut() && message.readable().is_ok());
+                let ids = message.headers().filter(|(n, _)| n.eq_ignore_ascii_case("command-id"));
+                assert_eq!(ids.map(|(_, id)| id).collect::<Vec<_>>(), ["k1"]);
+            }
+        }
     }
 
     #[test]
