@@ -2,14 +2,15 @@ use brigade_contracts::{
     Part, Timestamp, WorkerName, lock::Action, payment::Method, table::Finding,
 };
 use brigade_domain::LockMetric;
-use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+mod registry;
+
+pub use registry::{Buckets, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry};
 
 /// The metrics of a process. The texts are the help texts of `/metrics`.
 pub struct Metrics {
-    registry: Registry,
+    registry: MetricsRegistry,
     pub verdicts: IntCounterVec,
     pub redelivered: IntCounterVec,
     pub waiting: IntGaugeVec,
@@ -86,40 +87,18 @@ impl Metrics {
     /// Never: the names are constant, valid and distinct, which every test run proves.
     #[must_use]
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("valid");
-            registry.register(Box::new(counters.clone())).expect("distinct");
-            counters
+        let registry = MetricsRegistry::default();
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| registry.counters(name, help, labels);
+        let counter = |name: &str, help: &str| registry.counter(name, help);
+        let seconds = |name: &str, help: &str, labels: &[&str]| {
+            registry.histograms(name, help, labels, LATENCY_SECONDS)
         };
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help).expect("valid");
-            registry.register(Box::new(counter.clone())).expect("distinct");
-            counter
+        let held_seconds = |name: &str, help: &str, labels: &[&str]| {
+            registry.histograms(name, help, labels, LONG_SECONDS)
         };
-        let histograms = |name: &str, help: &str, labels: &[&str], (first, count)| {
-            let buckets = prometheus::exponential_buckets(first, 2.0, count).expect("valid");
-            let opts = HistogramOpts::new(name, help).buckets(buckets);
-            let histograms = HistogramVec::new(opts, labels).expect("valid");
-            registry.register(Box::new(histograms.clone())).expect("distinct");
-            histograms
-        };
-        // From half a millisecond to a quarter of a minute.
-        let seconds =
-            |name: &str, help: &str, labels: &[&str]| histograms(name, help, labels, (0.000_5, 16));
-        // From a quarter of a second to more than an hour.
-        let held_seconds =
-            |name: &str, help: &str, labels: &[&str]| histograms(name, help, labels, (0.25, 15));
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels).expect("valid");
-            registry.register(Box::new(gauges.clone())).expect("distinct");
-            gauges
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help).expect("valid");
-            registry.register(Box::new(gauge.clone())).expect("distinct");
-            gauge
-        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| registry.gauges(name, help, labels);
+        let gauge = |name: &str, help: &str| registry.gauge(name, help);
         let metrics = Self {
             verdicts: counters(
                 "brigade_messages_total",
@@ -535,14 +514,16 @@ impl Metrics {
         self.audit_round.set(time::OffsetDateTime::now_utc().unix_timestamp());
     }
 
-    /// The Prometheus text format.
+    /// Returns the metrics `G` of one room, the same ones for all workers of the process.
+    #[must_use]
+    pub fn group<G: MetricGroup>(&self) -> std::sync::Arc<G> {
+        self.registry.group()
+    }
+
+    /// Returns all metrics in the Prometheus text format.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be encoded");
-        }
-        String::from_utf8_lossy(&text).into_owned()
+        self.registry.render()
     }
 }
 
