@@ -8,7 +8,7 @@ use brigade_contracts::permissions::inbox_prefix;
 use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 
-use super::{Health, Metrics};
+use super::{Health, Metrics, metrics::ConnectionMetrics};
 
 /// A constant delay: the client's own grows, and comes 1 s late after an outage of 3 s.
 pub const RECONNECT_DELAY: Duration = Duration::from_millis(10);
@@ -115,7 +115,7 @@ pub fn refused(health: &Health, metrics: &Metrics, user: &str, text: &str) {
         tracing::debug!(worker, text, "refused by nats-server");
     } else if ["_inbox.", "_r_."].iter().any(|of| lower.contains(&format!("publish to \"{of}"))) {
         // Where a sender wants its answer is the sender's choice, and so is that it gets none.
-        metrics.replies_refused.with_label_values(&[worker]).inc();
+        metrics.group::<ConnectionMetrics>().replies_refused.with_label_values(&[worker]).inc();
         tracing::warn!(worker, text, "an answer may not go where its sender wants it");
     } else {
         violated(health, metrics, user, text);
@@ -125,7 +125,7 @@ pub fn refused(health: &Health, metrics: &Metrics, user: &str, text: &str) {
 /// Makes a worker unready for what the server refused, and says so where its user is another's.
 pub(super) fn violated(health: &Health, metrics: &Metrics, user: &str, text: &str) {
     let worker = health.worker.as_str();
-    metrics.violations.with_label_values(&[worker]).inc();
+    metrics.group::<ConnectionMetrics>().violations.with_label_values(&[worker]).inc();
     if user == worker {
         health.violation(text);
     } else {

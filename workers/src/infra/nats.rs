@@ -18,6 +18,7 @@ use super::{
     Health, Intake, Metrics,
     intake::Brings,
     login::{Login, RECONNECT_DELAY, refused, violated},
+    metrics::ConnectionMetrics,
 };
 
 /// How long an acknowledgement of JetStream is awaited. A publish in flight when the server
@@ -61,6 +62,8 @@ impl Nats {
         health: &Health,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
+        // Registered now, so that `/metrics` shows them before the first refusal.
+        let _registered = metrics.group::<ConnectionMetrics>();
         let login = Login::of(url, health.worker.as_str())?;
         let (options, address) = login.options();
         let (count, connections) = watch::channel(0);

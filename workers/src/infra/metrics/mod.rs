@@ -1,35 +1,19 @@
-use brigade_contracts::{
-    Part, Timestamp, WorkerName, lock::Action, payment::Method, table::Finding,
-};
-use brigade_domain::LockMetric;
+use brigade_contracts::{Timestamp, WorkerName, table::Finding};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod connection;
 mod registry;
+mod visibility;
 
+pub use connection::ConnectionMetrics;
 pub use registry::{Buckets, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry};
+pub use visibility::VisibilityMetrics;
 
 /// The metrics of a process. The texts are the help texts of `/metrics`.
 pub struct Metrics {
     registry: MetricsRegistry,
-    pub verdicts: IntCounterVec,
-    pub redelivered: IntCounterVec,
-    pub waiting: IntGaugeVec,
-    pub batch_seconds: HistogramVec,
-    pub commands: IntCounterVec,
-    pub held_up: IntGauge,
-    pub overtaking: IntGauge,
-    pub commands_overtaking: IntCounter,
-    pub lock_attempts: IntCounterVec,
-    pub lock_held_seconds: HistogramVec,
-    pub violations: IntCounterVec,
-    pub replies_refused: IntCounterVec,
     pub restarts: IntCounterVec,
-    pub dead_letters: IntCounterVec,
-    pub dead_letters_in_sql: IntCounterVec,
-    pub dead_letters_without_payload: IntCounterVec,
     pub stream_filled: IntGaugeVec,
-    pub visible_seconds: HistogramVec,
-    pub shown_again: IntCounter,
     pub relayed: IntCounter,
     pub events_parked: IntCounter,
     pub relay_batches: IntCounterVec,
@@ -71,7 +55,6 @@ pub struct Metrics {
     pub rebuilds_asked: IntCounter,
 }
 
-const VERDICTS: [&str; 6] = ["done", "retry", "away", "held", "dead", "left"];
 const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "413", "429", "503", "504", "unanswered"]),
     ("outcome", &["200", "400", "404", "413", "429", "503", "unanswered"]),
@@ -94,91 +77,12 @@ impl Metrics {
         let seconds = |name: &str, help: &str, labels: &[&str]| {
             registry.histograms(name, help, labels, LATENCY_SECONDS)
         };
-        let held_seconds = |name: &str, help: &str, labels: &[&str]| {
-            registry.histograms(name, help, labels, LONG_SECONDS)
-        };
         let gauges = |name: &str, help: &str, labels: &[&str]| registry.gauges(name, help, labels);
         let gauge = |name: &str, help: &str| registry.gauge(name, help);
         let metrics = Self {
-            verdicts: counters(
-                "brigade_messages_total",
-                "Messages by worker and verdict; `left` came ahead of its turn and waits for it now",
-                &["worker", "verdict"],
-            ),
-            redelivered: counters(
-                "brigade_redelivered_total",
-                "Messages that came again: their worker died, or asked for it",
-                &["worker"],
-            ),
-            waiting: gauges(
-                "brigade_messages_waiting",
-                "Messages in hand that no batch has taken yet",
-                &["worker"],
-            ),
-            batch_seconds: seconds(
-                "brigade_batch_seconds",
-                "Time from taking a batch to settling it",
-                &["worker"],
-            ),
-            commands: counters(
-                "brigade_commands_total",
-                "Outcomes given, by status; repetitions answered from the inbox are `again`",
-                &["status"],
-            ),
-            held_up: gauge(
-                "brigade_aggregates_held_up",
-                "Aggregates that somebody else has locked for longer than a batch waits; their \
-                 commands wait aside: look for transactions that stay open",
-            ),
-            overtaking: gauge(
-                "brigade_overtaking_consumers",
-                "Consumers of COMMANDS by which commands overtake what another tenant floods the \
-                 stream with, by the command-handler that makes them",
-            ),
-            commands_overtaking: counter(
-                "brigade_overtaking_total",
-                "Commands that came ahead of their turn in the stream",
-            ),
-            lock_attempts: counters(
-                "brigade_lock_attempts_total",
-                "Attempts to take the lock of a cart's owner, by method and result: acquired, or \
-                 the code of the refusal",
-                &["method", "result"],
-            ),
-            lock_held_seconds: held_seconds(
-                "brigade_lock_held_seconds",
-                "How long locks were held, by method and how that ended: released or expired",
-                &["method", "ended"],
-            ),
-            violations: counters(
-                "brigade_permission_violations_total",
-                "Refusals by the server of what a worker's permissions do not cover; stays 0",
-                &["worker"],
-            ),
-            replies_refused: counters(
-                "brigade_replies_refused_total",
-                "Answers that the server did not let go where their senders wanted them",
-                &["worker"],
-            ),
             restarts: counters(
                 "brigade_worker_restarts_total",
                 "Workers that ended before they were told to, and were started again",
-                &["worker"],
-            ),
-            dead_letters: counters(
-                "brigade_dead_letters_total",
-                "Messages copied to the dead letters",
-                &["worker"],
-            ),
-            dead_letters_in_sql: counters(
-                "brigade_dead_letters_in_sql_total",
-                "Those of them that the stream DLQ did not take: it is full, or they are too large",
-                &["worker"],
-            ),
-            dead_letters_without_payload: counters(
-                "brigade_dead_letters_without_payload_total",
-                "Those of them whose payload is not kept: too many of their tenant are in SQL, which \
-                 nobody replays or drops",
                 &["worker"],
             ),
             stream_filled: gauges(
@@ -186,15 +90,6 @@ impl Metrics {
                 "How much of its max_bytes a stream holds; from 50 on somebody has to look: dead \
                  letters nobody settles, commands nobody decides",
                 &["stream"],
-            ),
-            visible_seconds: seconds(
-                "brigade_commit_to_visible_seconds",
-                "Time from the change (database clock) to its part standing in KV",
-                &["part"],
-            ),
-            shown_again: counter(
-                "brigade_shown_again_total",
-                "Aggregates shown again because their first show was not noted as done",
             ),
             relayed: counter(
                 "brigade_events_relayed_total",
@@ -393,25 +288,7 @@ impl Metrics {
             registry,
         };
         for worker in WorkerName::ALL {
-            for verdict in VERDICTS {
-                metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
-            }
-            metrics.redelivered.with_label_values(&[worker.as_str()]);
-            metrics.waiting.with_label_values(&[worker.as_str()]);
-            metrics.violations.with_label_values(&[worker.as_str()]);
-            metrics.replies_refused.with_label_values(&[worker.as_str()]);
             metrics.restarts.with_label_values(&[worker.as_str()]);
-            metrics.dead_letters.with_label_values(&[worker.as_str()]);
-            metrics.dead_letters_in_sql.with_label_values(&[worker.as_str()]);
-            metrics.dead_letters_without_payload.with_label_values(&[worker.as_str()]);
-        }
-        for method in Method::ALL {
-            for result in ["acquired", "cart_locked", "cart_changed", "cart_empty"] {
-                metrics.lock_attempts.with_label_values(&[method.as_str(), result]);
-            }
-            for ended in ["released", "expired"] {
-                metrics.lock_held_seconds.with_label_values(&[method.as_str(), ended]);
-            }
         }
         for finding in Finding::ALL {
             metrics.tables_found.with_label_values(&[finding.as_str()]);
@@ -463,28 +340,6 @@ impl Metrics {
         metrics
     }
 
-    /// What was decided about locks, and is committed.
-    pub fn locks(&self, decided: &[LockMetric]) {
-        let attempt = |method: &Method, result: &str| {
-            self.lock_attempts.with_label_values(&[method.as_str(), result]).inc();
-        };
-        for one in decided {
-            match one {
-                LockMetric::Acquired(method) => attempt(method, Action::Acquired.as_str()),
-                LockMetric::Refused(method, code) => attempt(method, code),
-                LockMetric::Held { method, millis, ended } => self
-                    .lock_held_seconds
-                    .with_label_values(&[method.as_str(), ended.as_str()])
-                    .observe(*millis as f64 / 1000.0),
-            }
-        }
-    }
-
-    /// A part that was changed at `at` (database clock) stands in KV now.
-    pub fn visible(&self, part: Part, at: Timestamp) {
-        self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds_since(at));
-    }
-
     /// A row that was changed at `at` (database clock) stands in the memory of edge now.
     pub fn displayed(&self, at: Timestamp) {
         self.list_display_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
@@ -527,8 +382,9 @@ impl Metrics {
     }
 }
 
+/// Returns the seconds from a time of the database clock until now.
 #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
-fn seconds_since(at: Timestamp) -> f64 {
+pub(crate) fn seconds_since(at: Timestamp) -> f64 {
     at.millis_until(Timestamp::from(time::OffsetDateTime::now_utc())) as f64 / 1000.0
 }
 
