@@ -107,7 +107,7 @@ async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since:
         // Nobody held them that long before this without renewing them after it.
         let held = "select count(*) from brigade.leases
                     where name in ('cart-lock-expiry.sweep', 'command-handler.show',
-                                   'command-handler.housekeeping', 'cache-verifier.marks',
+                                   'command-handler.housekeeping', 'cache-verifier.checkpoints',
                                    'cache-verifier.audit')
                       and until > $1 + interval '2 seconds'";
         let held = sqlx::query_scalar::<_, i64>(held).bind(since);

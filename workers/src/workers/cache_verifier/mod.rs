@@ -51,10 +51,14 @@ use self::{
 use crate::{
     infra::{
         Context, Lease,
+        health::POSTGRES,
         postgres::{Failure, failure},
     },
     runtime::{Source, consume, supervise::supervise},
 };
+
+/// The dependency that fails if the streams cannot be read, as the health of the worker names it.
+const STREAMS: &str = "streams";
 
 /// Runs the worker until the drain.
 ///
@@ -83,7 +87,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
 /// Returns the server that failed.
 fn failed_dependency(error: &anyhow::Error) -> &'static str {
     match error.downcast_ref::<sqlx::Error>().map(failure) {
-        Some(Failure::Away | Failure::Conflict | Failure::Fault) => "postgres",
-        None => "streams",
+        Some(Failure::Away | Failure::Conflict | Failure::Fault) => POSTGRES,
+        None => STREAMS,
     }
 }

@@ -12,19 +12,20 @@ use std::time::Duration;
 use brigade_contracts::{Address, Aggregate, Body, Outcome, Text, cart, verb::Reason};
 use futures::future::join_all;
 use sqlx::PgConnection;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use crate::{
     infra::{
-        Context, Lease,
-        lease::{Fitness, RENEW},
+        Context,
+        health::POSTGRES,
+        lease::LeasedRounds,
         postgres::{Failure, bounded, failure},
     },
     runtime::{CommandClient, CommandOptions, NotDecided},
 };
 
 const LEASE: &str = "cart-lock-expiry.idle-carts";
-/// Carts of a page, of which there is one each [`RENEW`].
+/// Carts of a page, of which there is one each [`RENEW`](crate::infra::lease::RENEW).
 const PAGE: i64 = 100;
 /// The shortest time between the end of a scan and the next one.
 const SCAN_EVERY: Duration = Duration::from_secs(10);
@@ -89,38 +90,27 @@ impl CartScan {
 
 /// Ends idle carts, under the lease, until the drain.
 pub async fn keep(cx: Context, hours: u16) {
-    let duty = cx.health.duty("idle carts");
-    let (mut scan, mut fitness) = (CartScan::default(), Fitness::default());
-    let mut tick = interval(RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
-        match step(&cx, hours, &mut scan, &mut fitness).await {
-            Ok(()) => duty.moved(),
+    let mut scan = CartScan::default();
+    // The sweep of overdue locks reports whether Postgres can be reached.
+    let mut rounds = LeasedRounds::new(&cx, LEASE, cx.health.duty("idle carts"));
+    while rounds.begin().await {
+        let done = abandon_page(&cx, hours, &mut scan).await;
+        rounds.not_before(scan.next);
+        match done {
+            Ok(true) => rounds.succeeded(),
+            Ok(false) => rounds.blocked(),
             Err(error) => {
-                duty.went_round();
                 if failure(&error) == Failure::Fault {
                     tracing::error!(worker = %cx.worker, %error, "scan of idle carts failed");
                 }
-                // An unavailable Postgres is reported by the sweep of overdue locks.
+                rounds.failed(POSTGRES, &error.to_string());
             }
         }
     }
 }
 
-/// Ends the idle carts of the next page, if it is due.
-async fn step(
-    cx: &Context,
-    hours: u16,
-    scan: &mut CartScan,
-    fitness: &mut Fitness,
-) -> sqlx::Result<()> {
-    if !Lease::hold(cx, LEASE, fitness).await? || Instant::now() < scan.next {
-        return Ok(());
-    }
+/// Ends the idle carts of the next page. Returns false if command-handler is unavailable.
+async fn abandon_page(cx: &Context, hours: u16, scan: &mut CartScan) -> sqlx::Result<bool> {
     let hours = i32::from(hours);
     let page = bounded(&cx.postgres, async |c| page(c, hours, scan, PAGE).await).await?;
     scan.pass(&page);
@@ -130,19 +120,13 @@ async fn step(
     });
     let idle: Vec<(Address, i64)> = idle.collect();
     if idle.is_empty() {
-        fitness.works();
-        return Ok(());
+        return Ok(true);
     }
     cx.fail.point("cart-lock-expiry.before_abandon").await;
     let decisions = join_all(idle.iter().map(|(cart, version)| abandon(cx, cart, *version))).await;
-    let unavailable = |decision: &Decision| matches!(decision, Err(NotDecided::Unavailable(_)));
-    if decisions.iter().all(unavailable) {
-        fitness.fails()
-    } else {
-        fitness.works()
-    }
     log(cx, &decisions);
-    Ok(())
+    let unavailable = |decision: &Decision| matches!(decision, Err(NotDecided::Unavailable(_)));
+    Ok(!decisions.iter().all(unavailable))
 }
 
 /// Loads the next carts that have not changed for `hours`.

@@ -5,14 +5,13 @@ use std::time::Duration;
 use brigade_contracts::{Address, Aggregate, Token};
 use futures::future::join_all;
 use sqlx::PgConnection;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::expire::{ExpiringLock, ExpiryDecision, expire};
 use crate::{
     infra::{
-        Context, Lease,
-        health::Duty,
-        lease::{Fitness, RENEW},
+        Context,
+        health::{Duty, POSTGRES},
+        lease::LeasedRounds,
         postgres::bounded,
     },
     runtime::NotDecided,
@@ -20,44 +19,22 @@ use crate::{
 
 const LEASE: &str = "cart-lock-expiry.sweep";
 /// How long a lock's own timer has: it fires up to 250 ms late, and its command takes time. With a
-/// sweep each [`RENEW`] every lock is loaded within 1 s of its deadline.
+/// sweep each [`RENEW`](crate::infra::lease::RENEW) every lock is loaded within 1 s of its deadline.
 const GRACE: Duration = Duration::from_millis(400);
 /// The most locks of a batch.
 const AT_ONCE: i64 = 256;
 
 /// Ends overdue locks, under the lease, until the drain.
 pub async fn keep(cx: Context) {
-    let duty = cx.health.duty("sweep");
-    let mut fitness = Fitness::default();
-    let mut tick = interval(RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Where the whole fleet was killed, a dead instance still holds the lease, and locks have been
-    // overdue for long.
-    let mut at_start = true;
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
-        let round: sqlx::Result<()> = async {
-            let mine = Lease::hold(&cx, LEASE, &fitness).await?;
-            if mine || at_start {
-                let complete = sweep(&cx, &duty).await?;
-                at_start = !complete;
-                if complete { fitness.works() } else { fitness.fails() }
-            }
-            Ok(())
-        }
-        .await;
-        match round {
-            Ok(()) => {
-                cx.health.back("postgres");
-                duty.moved();
-            }
-            Err(error) => {
-                cx.health.away("postgres", &error.to_string());
-                duty.went_round();
-            }
+    // Where the whole fleet was killed, locks have been overdue for long.
+    let mut rounds = LeasedRounds::new(&cx, LEASE, cx.health.duty("sweep"))
+        .reporting(&[POSTGRES])
+        .unleased_at_start();
+    while rounds.begin().await {
+        match sweep(&cx, rounds.duty()).await {
+            Ok(true) => rounds.succeeded(),
+            Ok(false) => rounds.blocked(),
+            Err(error) => rounds.failed(POSTGRES, &error.to_string()),
         }
     }
 }

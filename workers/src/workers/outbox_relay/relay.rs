@@ -17,8 +17,8 @@ use super::{
 };
 use crate::infra::{
     Context,
-    health::Duty,
-    lease::{self, Fitness, Held},
+    health::{Duty, POSTGRES},
+    lease::{self, Fitness, HeldShares},
 };
 
 /// Large batches at once: while one is published another is read.
@@ -188,7 +188,7 @@ impl Relay {
         self.tasks.spawn(round);
     }
 
-    fn finish_round(&mut self, held: sqlx::Result<Held>) {
+    fn finish_round(&mut self, held: sqlx::Result<HeldShares>) {
         let again = if self.postgres_is_back(&held) { lease::RENEW } else { PAUSE };
         self.next_round = Some(Instant::now() + again);
         self.rounds.went_round();
@@ -285,7 +285,7 @@ impl Relay {
         }
         if let Some(failure) = result.failure {
             match failure {
-                RelayFailure::Postgres(why) => health.away("postgres", &why),
+                RelayFailure::Postgres(why) => health.away(POSTGRES, &why),
                 RelayFailure::Stream(why) => {
                     health.away("stream", &why);
                     if result.relayed == 0 {
@@ -300,7 +300,7 @@ impl Relay {
                 self.next_batch = now + PAUSE;
             }
         } else {
-            health.back("postgres");
+            health.back(POSTGRES);
             self.publishing.moved();
         }
     }
@@ -326,8 +326,8 @@ impl Relay {
 
     fn postgres_is_back<T>(&self, done: &sqlx::Result<T>) -> bool {
         match done {
-            Ok(_) => self.cx.health.back("postgres"),
-            Err(error) => self.cx.health.away("postgres", &error.to_string()),
+            Ok(_) => self.cx.health.back(POSTGRES),
+            Err(error) => self.cx.health.away(POSTGRES, &error.to_string()),
         }
         done.is_ok()
     }

@@ -44,6 +44,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::{
     infra::{
         Context, Lease,
+        health::POSTGRES,
         lease::{Fitness, RENEW},
         postgres::{Failure, bounded, failure},
     },
@@ -127,14 +128,14 @@ pub async fn run(cx: Context, dry_run: bool) -> anyhow::Result<()> {
         duty.went_round();
         match step(&cx, dry_run, &mut scan, mem::take(&mut hinted)).await {
             Ok(done) => {
-                cx.health.back("postgres");
+                cx.health.back(POSTGRES);
                 duty.moved();
                 log(&cx, &done);
             }
             Err(error) if failure(&error) == Failure::Fault => {
                 tracing::error!(worker = %cx.worker, %error, "check of tables failed");
             }
-            Err(error) => cx.health.away("postgres", &error.to_string()),
+            Err(error) => cx.health.away(POSTGRES, &error.to_string()),
         }
     }
     // Best effort: a lease that is not given back runs out.

@@ -23,12 +23,7 @@ pub use self::{
     plan::{EventReplay, HealPlan},
 };
 use crate::{
-    infra::{
-        Context, Lease,
-        health::Duty,
-        lease::{Fitness, RENEW},
-        postgres::bounded,
-    },
+    infra::{Context, lease::LeasedRounds, postgres::bounded},
     store::outbox::repeat_parts,
 };
 
@@ -45,18 +40,16 @@ const LOG_PERIOD: Duration = Duration::from_secs(1);
 /// An aggregate, and its version in SQL.
 pub type VersionedAddress = (Address, i64);
 
-/// Heals, under a lease of its own or the audit's.
+/// Heals in a round of the watch of streams or of the audit, under its lease.
 pub struct Healer<'a> {
     cx: &'a Context,
-    lease: &'static str,
-    duty: &'a Duty,
-    lease_renewed: Option<Instant>,
+    rounds: &'a mut LeasedRounds,
     sample: BacklogSample,
 }
 
 impl<'a> Healer<'a> {
-    pub fn new(cx: &'a Context, lease: &'static str, duty: &'a Duty) -> Self {
-        Self { cx, lease, duty, lease_renewed: None, sample: BacklogSample::default() }
+    pub fn new(cx: &'a Context, rounds: &'a mut LeasedRounds) -> Self {
+        Self { cx, rounds, sample: BacklogSample::default() }
     }
 
     /// Carries out a plan. All streams but `EVENTS` exist already.
@@ -176,19 +169,15 @@ impl<'a> Healer<'a> {
         }
     }
 
-    /// Renews the lease between batches, when it is time. Another holder heals as well.
+    /// Renews the lease between batches, if it is time. Another holder heals as well.
     async fn ensure_lease(&mut self) -> anyhow::Result<()> {
         if self.cx.drain.is_cancelled() {
             bail!("draining: the next holder of the lease heals");
         }
-        if self.lease_renewed.is_none_or(|at| at.elapsed() >= RENEW) {
-            let now = Instant::now();
-            if !Lease::hold(self.cx, self.lease, &Fitness::default()).await? {
-                bail!("lease lost: another instance heals");
-            }
-            self.lease_renewed = Some(now);
+        if !self.rounds.renew().await? {
+            bail!("lease lost: another instance heals");
         }
-        self.duty.moved();
+        self.rounds.duty().moved();
         Ok(())
     }
 }
