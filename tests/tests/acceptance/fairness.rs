@@ -1,5 +1,6 @@
 //! S5-08: what one tenant stores on the durable door is not what another waits for.
 
+use brigade::infra::nats::ConnectionMetrics;
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -94,7 +95,14 @@ async fn finish(town: Town, all: &[(&str, i64)]) {
         assert_eq!((count(&town, tenant).await, opened), (*all, *all), "{tenant}");
     }
     assert!(check::dead_letters(&town).await.is_empty());
-    assert_eq!(town.metrics.violations.with_label_values(&["command-handler"]).get(), 0);
+    assert_eq!(
+        town.metrics
+            .group::<ConnectionMetrics>()
+            .violations
+            .with_label_values(&["command-handler"])
+            .get(),
+        0
+    );
 }
 
 /// Waits until the shared consumer has nothing left.

@@ -44,7 +44,7 @@ use self::{
     work::{Left, refuse, work},
 };
 use super::{Delivery, Verdict, delivery::Origin};
-use crate::infra::{Context, health::Duty, intake::Brings};
+use crate::infra::{Context, health::Duty, intake::IntakeKind};
 
 pub use self::{
     aside::REQUEST_WAITS,
@@ -130,10 +130,10 @@ pub enum Source {
 }
 
 impl Source {
-    fn brings(&self) -> Brings {
+    fn intake_kind(&self) -> IntakeKind {
         match self {
-            Self::Requests(_) => Brings::Requests,
-            Self::Stream(_) | Self::Lane(_) => Brings::Stored,
+            Self::Requests(_) => IntakeKind::Requests,
+            Self::Stream(_) | Self::Lane(_) => IntakeKind::Stored,
         }
     }
 }
@@ -224,9 +224,9 @@ pub async fn consume<H: Handler>(
     let opened = Arc::new(Semaphore::new(0));
     let mut receivers = Vec::new();
     for (number, source) in sources.iter().cloned().enumerate() {
-        let brings = source.brings();
-        let intake = if brings == Brings::Stored { &mut stored } else { &mut requests };
-        let intake = intake.get_or_insert_with(|| cx.nats.intake(brings)).clone();
+        let kind = source.intake_kind();
+        let intake = if kind == IntakeKind::Stored { &mut stored } else { &mut requests };
+        let intake = intake.get_or_insert_with(|| cx.nats.intake(kind)).clone();
         let (sender, opened) = (sender.clone(), opened.clone());
         let task =
             tokio::spawn(receive::receive(cx.clone(), intake, source, number, sender, opened));

@@ -14,7 +14,7 @@ use super::{MAX_BATCH, MAX_IN_HAND, Source, lane::Lane};
 use crate::{
     infra::{
         Context, Intake,
-        intake::{Message, Subscription},
+        intake::{IntakeSubscription, Message},
     },
     runtime::Delivery,
 };
@@ -47,7 +47,7 @@ pub(super) async fn receive(
     sender: Sender,
     opened: Arc<Semaphore>,
 ) {
-    let brings = source.brings();
+    let kind = source.intake_kind();
     let received = match source {
         Source::Stream(stream) => {
             let lane = Arc::new(Lane::new(stream, cx.worker.as_str()));
@@ -63,7 +63,7 @@ pub(super) async fn receive(
     };
     if let Err(error) = received {
         // Without its sources the worker ends, and is started again.
-        cx.health.away(brings.name(), &format!("{error:#}"));
+        cx.health.away(kind.name(), &format!("{error:#}"));
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn receive(
 struct Pulls {
     lane: Arc<Lane>,
     intake: Intake,
-    messages: Subscription,
+    messages: IntakeSubscription,
     /// The prefix of where they come.
     inbox: String,
     /// Whom to ask for messages.
@@ -306,7 +306,7 @@ async fn subscribe(
     intake: &Intake,
     subject: &str,
     group: Option<&str>,
-) -> anyhow::Result<Option<Subscription>> {
+) -> anyhow::Result<Option<IntakeSubscription>> {
     tokio::select! {
         subscribed = intake.subscribe(subject, group) => subscribed.map(Some),
         () = cx.drain.cancelled() => Ok(None),
@@ -355,7 +355,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::infra::{Health, Metrics, Nats, intake::Brings};
+    use crate::infra::{Health, Metrics, Nats, intake::IntakeKind};
 
     /// A stream with a consumer, from which is pulled.
     struct Stand {
@@ -385,7 +385,7 @@ mod tests {
             let config = Config { durable_name: Some("d".to_owned()), ..Default::default() };
             // On a busy machine an answer of JetStream may come after its limit.
             while stream.create_consumer(config.clone()).await.is_err() {}
-            let intake = nats.intake(Brings::Stored);
+            let intake = nats.intake(IntakeKind::Stored);
             let inbox = format!("{}.S.d", intake.inbox());
             let (sender, received) = mpsc::channel(MAX_BATCH);
             let pulls = Pulls {

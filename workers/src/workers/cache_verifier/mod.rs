@@ -36,6 +36,7 @@ mod audit;
 mod checkpoints;
 mod heads;
 mod heal;
+mod metrics;
 mod sessions;
 mod stream_watch;
 
@@ -43,6 +44,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+pub use self::metrics::VerifierMetrics;
 use self::{
     audit::{Audit, keep_auditing},
     sessions::{AskForState, Sessions},
@@ -66,6 +68,7 @@ const STREAMS: &str = "streams";
 /// If NATS cannot be used at all.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
+    let metrics = cx.metrics.group::<VerifierMetrics>();
     let auditing = {
         let (cx, duty) = (cx.clone(), Arc::new(cx.health.duty("audit")));
         let audit = Arc::new(Mutex::new(Audit::open(&cx).await?));
@@ -74,7 +77,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
     let verifying = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
     let watching_streams = async {
-        watch_streams(&cx).await;
+        watch_streams(&cx, &metrics).await;
         anyhow::Ok(())
     };
     tokio::try_join!(watching_streams, verifying)?;

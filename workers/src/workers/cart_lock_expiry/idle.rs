@@ -7,13 +7,14 @@
 //! under its locks, so that a cart which changes at the same moment stays. Whatever it decides, the
 //! scan goes on with the next page, so that a cart that cannot be ended delays no other.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use brigade_contracts::{Address, Aggregate, Body, Outcome, Text, cart, verb::Reason};
 use futures::future::join_all;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
+use super::ExpiryMetrics;
 use crate::{
     infra::{
         Context,
@@ -45,13 +46,16 @@ struct UnchangedCart {
 
 /// A decision of command-handler about an idle cart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AbandonDecision {
+pub enum AbandonDecision {
     Abandoned,
     /// The cart is not idle any more.
     Changed,
 }
 
 impl AbandonDecision {
+    /// The values of the label `outcome` in metrics.
+    pub const LABELS: [&str; 2] = ["abandoned", "changed"];
+
     fn label(&self) -> &'static str {
         match self {
             Self::Abandoned => "abandoned",
@@ -89,12 +93,12 @@ impl CartScan {
 }
 
 /// Ends idle carts, under the lease, until the drain.
-pub async fn keep(cx: Context, hours: u16) {
+pub async fn keep(cx: Context, metrics: Arc<ExpiryMetrics>, hours: u16) {
     let mut scan = CartScan::default();
     // The sweep of overdue locks reports whether Postgres can be reached.
     let mut rounds = LeasedRounds::new(&cx, LEASE, cx.health.duty("idle carts"));
     while rounds.begin().await {
-        let done = abandon_page(&cx, hours, &mut scan).await;
+        let done = abandon_page(&cx, &metrics, hours, &mut scan).await;
         rounds.not_before(scan.next);
         match done {
             Ok(true) => rounds.succeeded(),
@@ -110,7 +114,12 @@ pub async fn keep(cx: Context, hours: u16) {
 }
 
 /// Ends the idle carts of the next page. Returns false if command-handler is unavailable.
-async fn abandon_page(cx: &Context, hours: u16, scan: &mut CartScan) -> sqlx::Result<bool> {
+async fn abandon_page(
+    cx: &Context,
+    metrics: &ExpiryMetrics,
+    hours: u16,
+    scan: &mut CartScan,
+) -> sqlx::Result<bool> {
     let hours = i32::from(hours);
     let page = bounded(&cx.postgres, async |c| page(c, hours, scan, PAGE).await).await?;
     scan.pass(&page);
@@ -123,7 +132,8 @@ async fn abandon_page(cx: &Context, hours: u16, scan: &mut CartScan) -> sqlx::Re
         return Ok(true);
     }
     cx.fail.point("cart-lock-expiry.before_abandon").await;
-    let decisions = join_all(idle.iter().map(|(cart, version)| abandon(cx, cart, *version))).await;
+    let decisions = idle.iter().map(|(cart, version)| abandon(cx, metrics, cart, *version));
+    let decisions = join_all(decisions).await;
     log(cx, &decisions);
     let unavailable = |decision: &Decision| matches!(decision, Err(NotDecided::Unavailable(_)));
     Ok(!decisions.iter().all(unavailable))
@@ -151,13 +161,13 @@ async fn page(
 }
 
 /// Sends `abandon` once, under a new Command-Id, and counts its outcome.
-async fn abandon(cx: &Context, cart: &Address, version: i64) -> Decision {
+async fn abandon(cx: &Context, metrics: &ExpiryMetrics, cart: &Address, version: i64) -> Decision {
     let version = Some(version.cast_unsigned());
     let options = CommandOptions { expected_version: version, ..Default::default() };
     let outcome = CommandClient::new(cx, TIMEOUT).send(cart, &body(), options).await;
     let decision = outcome.and_then(|outcome| decision(&outcome));
     let label = decision.as_ref().map_or_else(NotDecided::label, AbandonDecision::label);
-    cx.metrics.idle_carts.with_label_values(&[label]).inc();
+    metrics.idle_carts.with_label_values(&[label]).inc();
     decision
 }
 

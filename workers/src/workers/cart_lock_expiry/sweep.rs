@@ -1,12 +1,15 @@
 //! The sweep of overdue locks, whose timers were lost, or fire by a clock that is late.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use brigade_contracts::{Address, Aggregate, Token};
 use futures::future::join_all;
 use sqlx::PgConnection;
 
-use super::expire::{ExpiringLock, ExpiryDecision, expire};
+use super::{
+    ExpiryMetrics,
+    expire::{ExpiringLock, ExpiryDecision, expire},
+};
 use crate::{
     infra::{
         Context,
@@ -25,13 +28,13 @@ const GRACE: Duration = Duration::from_millis(400);
 const AT_ONCE: i64 = 256;
 
 /// Ends overdue locks, under the lease, until the drain.
-pub async fn keep(cx: Context) {
+pub async fn keep(cx: Context, metrics: Arc<ExpiryMetrics>) {
     // Where the whole fleet was killed, locks have been overdue for long.
     let mut rounds = LeasedRounds::new(&cx, LEASE, cx.health.duty("sweep"))
         .reporting(&[POSTGRES])
         .unleased_at_start();
     while rounds.begin().await {
-        match sweep(&cx, rounds.duty()).await {
+        match sweep(&cx, &metrics, rounds.duty()).await {
             Ok(true) => rounds.succeeded(),
             Ok(false) => rounds.blocked(),
             Err(error) => rounds.failed(POSTGRES, &error.to_string()),
@@ -40,17 +43,17 @@ pub async fn keep(cx: Context) {
 }
 
 /// Ends overdue locks, the oldest first. Returns false if command-handler is unavailable.
-async fn sweep(cx: &Context, duty: &Duty) -> sqlx::Result<bool> {
+async fn sweep(cx: &Context, metrics: &ExpiryMetrics, duty: &Duty) -> sqlx::Result<bool> {
     loop {
         duty.went_round();
         let overdue = bounded(&cx.postgres, async |c| overdue(c).await).await?;
         if overdue.is_empty() {
             return Ok(true);
         }
-        let decisions = join_all(overdue.iter().map(|lock| expire(cx, lock))).await;
+        let decisions = join_all(overdue.iter().map(|lock| expire(cx, metrics, lock))).await;
         let is_decided = |decision: &&_| matches!(decision, Ok(ExpiryDecision::Decided));
         let decided = decisions.iter().filter(is_decided).count();
-        cx.metrics.locks_overdue.inc_by(decided as u64);
+        metrics.locks_overdue.inc_by(decided as u64);
         if let Some(why) = decisions.iter().find_map(|decision| decision.as_ref().err()) {
             let overdue = overdue.len();
             tracing::warn!(worker = %cx.worker, overdue, %why, "overdue locks not ended");

@@ -1,7 +1,7 @@
 //! The state of a relay: the shards that it holds, its tasks, and the times at which the next ones
 //! are due. All of this changes here only.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     batch::{self, BatchResult, RelayFailure, ShardRead},
+    metrics::RelayMetrics,
     shards::{Mask, SHARES, mask, shards_in},
     tasks::{self, Probe, TaskResult},
     watermark::{RelaySessions, Settling, Watermarks},
@@ -50,6 +51,7 @@ const BATCH_HANGS: Duration = Duration::from_secs(120);
 
 pub struct Relay {
     cx: Context,
+    metrics: Arc<RelayMetrics>,
     sessions: RelaySessions,
     tasks: JoinSet<TaskResult>,
     rounds: Duty,
@@ -85,6 +87,7 @@ impl Relay {
             probes: cx.health.duty_within("looks", BATCH_HANGS),
             publishing: cx.health.duty_within("publishing", BATCH_HANGS),
             fitness: Fitness::default(),
+            metrics: cx.metrics.group(),
             cx,
             tasks: JoinSet::new(),
             held: None,
@@ -253,10 +256,10 @@ impl Relay {
         self.due &= !shards;
         self.at_work |= shards;
         self.batches += 1;
-        let (cx, sessions, settled) =
-            (self.cx.clone(), self.sessions.clone(), self.watermarks.settled);
+        let (cx, metrics) = (self.cx.clone(), self.metrics.clone());
+        let (sessions, settled) = (self.sessions.clone(), self.watermarks.settled);
         self.tasks.spawn(async move {
-            TaskResult::Batch(shards, batch::relay(&cx, &sessions, &due, settled).await)
+            TaskResult::Batch(shards, batch::relay(&cx, &metrics, &sessions, &due, settled).await)
         });
     }
 
@@ -334,6 +337,6 @@ impl Relay {
 
     fn shards_gauge(&self, held: u32) {
         let worker = [self.cx.worker.as_str()];
-        self.cx.metrics.outbox_shards.with_label_values(&worker).set(i64::from(held));
+        self.metrics.shards.with_label_values(&worker).set(i64::from(held));
     }
 }

@@ -26,12 +26,9 @@ use std::{
 
 use tokio::{sync::Mutex, time::Duration};
 
-pub use self::round::Audit;
-use self::{
-    expected::KeyDiscrepancy,
-    round::{Suspect, Suspects},
-};
-use super::{failed_dependency, heal::Healer};
+use self::round::{Suspect, Suspects};
+pub use self::{expected::KeyDiscrepancy, round::Audit};
+use super::{VerifierMetrics, failed_dependency, heal::Healer};
 use crate::infra::{Context, health::Duty, lease::LeasedRounds};
 
 const LEASE: &str = "cache-verifier.audit";
@@ -48,7 +45,7 @@ pub async fn keep_auditing(cx: Context, audit: Arc<Mutex<Audit>>, duty: Arc<Duty
     while rounds.begin().await {
         let round = async {
             let suspects = audit.next_page(&cx, rounds.duty()).await?;
-            heal(&cx, &mut rounds, &suspects).await
+            heal(&cx, &audit.metrics, &mut rounds, &suspects).await
         };
         let Err(error) = round.await else {
             rounds.succeeded();
@@ -66,11 +63,16 @@ pub async fn keep_auditing(cx: Context, audit: Arc<Mutex<Audit>>, duty: Arc<Duty
 }
 
 /// Reports and heals confirmed suspects.
-async fn heal(cx: &Context, rounds: &mut LeasedRounds, suspects: &Suspects) -> anyhow::Result<()> {
+async fn heal(
+    cx: &Context,
+    metrics: &VerifierMetrics,
+    rounds: &mut LeasedRounds,
+    suspects: &Suspects,
+) -> anyhow::Result<()> {
     let (mut own, mut projected) = (BTreeMap::new(), BTreeSet::new());
     for ((bucket, key), Suspect { address, part, discrepancy }) in suspects {
         let (worker, found) = (cx.worker, discrepancy.as_str());
-        cx.metrics.audit_findings.with_label_values(&[*bucket, found]).inc();
+        metrics.audit_findings.with_label_values(&[*bucket, found]).inc();
         if *discrepancy == KeyDiscrepancy::Ahead {
             let message = "key is ahead of SQL: purge it to have it healed";
             tracing::error!(%worker, bucket, key, "{message}");
@@ -84,7 +86,7 @@ async fn heal(cx: &Context, rounds: &mut LeasedRounds, suspects: &Suspects) -> a
             own.insert(address.clone(), 0);
         }
     }
-    let healer = Healer::new(cx, rounds);
+    let healer = Healer::new(cx, metrics, rounds);
     if !own.is_empty() {
         healer.add_to_backlog(&own.into_iter().collect::<Vec<_>>()).await?;
     }

@@ -22,6 +22,7 @@ pub use self::{
     backlog::in_backlog,
     plan::{EventReplay, HealPlan},
 };
+use super::metrics::{HealedRows, VerifierMetrics};
 use crate::{
     infra::{Context, lease::LeasedRounds, postgres::bounded},
     store::outbox::repeat_parts,
@@ -43,13 +44,18 @@ pub type VersionedAddress = (Address, i64);
 /// Heals in a round of the watch of streams or of the audit, under its lease.
 pub struct Healer<'a> {
     cx: &'a Context,
+    metrics: &'a VerifierMetrics,
     rounds: &'a mut LeasedRounds,
     sample: BacklogSample,
 }
 
 impl<'a> Healer<'a> {
-    pub fn new(cx: &'a Context, rounds: &'a mut LeasedRounds) -> Self {
-        Self { cx, rounds, sample: BacklogSample::default() }
+    pub fn new(
+        cx: &'a Context,
+        metrics: &'a VerifierMetrics,
+        rounds: &'a mut LeasedRounds,
+    ) -> Self {
+        Self { cx, metrics, rounds, sample: BacklogSample::default() }
     }
 
     /// Carries out a plan. All streams but `EVENTS` exist already.
@@ -114,7 +120,7 @@ impl<'a> Healer<'a> {
     /// If Postgres refuses the statement.
     pub async fn add_to_backlog(&self, aggregates: &[VersionedAddress]) -> sqlx::Result<u64> {
         let added = bounded(&self.cx.postgres, async |c| backlog::add(c, aggregates).await).await?;
-        self.cx.metrics.healed.with_label_values(&["aggregates"]).inc_by(added);
+        self.metrics.count_healed(HealedRows::Aggregates, added);
         Ok(added)
     }
 
@@ -124,7 +130,7 @@ impl<'a> Healer<'a> {
     /// If Postgres refuses the statement.
     pub async fn republish(&self, parts: &[(Address, Part)]) -> sqlx::Result<u64> {
         let added = bounded(&self.cx.postgres, async |c| repeat_parts(c, parts).await).await?;
-        self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(added);
+        self.metrics.count_healed(HealedRows::Parts, added);
         Ok(added)
     }
 
@@ -139,7 +145,7 @@ impl<'a> Healer<'a> {
             }
             let added = events::republish(self.cx, &batch, replay.under_new_ids).await?;
             count += added;
-            self.cx.metrics.healed.with_label_values(&["events"]).inc_by(added);
+            self.metrics.count_healed(HealedRows::Events, added);
             tracing::info!(
                 worker = %self.cx.worker, events = count,
                 "lost events put into the outbox: outbox-relay publishes them"
@@ -153,7 +159,7 @@ impl<'a> Healer<'a> {
         loop {
             self.ensure_lease().await?;
             let left = backlog::estimate_overdue(self.cx, &self.sample).await?;
-            self.cx.metrics.heal_left.set(left);
+            self.metrics.heal_left.set(left);
             if left < least {
                 if since.elapsed() > LOG_PERIOD || least == i64::MAX {
                     let message = "republishing waits until command-handler has projected about so \
