@@ -1,5 +1,6 @@
 //! Dead letters in an operator's hands.
 
+use brigade::workers::cache_verifier::VerifierMetrics;
 use std::collections::HashSet;
 
 use async_nats::jetstream;
@@ -234,7 +235,7 @@ async fn s5_07_letters_beyond_their_stream_stand_in_sql_and_nobody_waits() {
     let counter =
         town.metrics.group::<DeadLetterMetrics>().in_sql.with_label_values(&["command-handler"]);
     assert_eq!(usize::try_from(counter.get()).unwrap(), beyond.len());
-    let filled = town.metrics.stream_filled.with_label_values(&["DLQ"]);
+    let filled = town.metrics.group::<VerifierMetrics>().stream_filled.with_label_values(&["DLQ"]);
     until("the alarm", || async { (filled.get() >= 50).then_some(()) }).await;
     for letter in [stored[0], beyond[0]] {
         let shown = desk.get(letter.number).await.unwrap();
@@ -296,7 +297,8 @@ async fn s5_07_decided_commands_leave_a_stream_that_fills() {
         until("room", || async { (held(&town, "COMMANDS").await.1 < MOST / 2).then_some(()) })
             .await;
     }
-    let lost = town.metrics.heals.with_label_values(&["COMMANDS", "purged"]);
+    let lost =
+        town.metrics.group::<VerifierMetrics>().heals.with_label_values(&["COMMANDS", "purged"]);
     assert_eq!(lost.get(), 0, "what is decided and gone is no loss");
     town.finish().await;
 }

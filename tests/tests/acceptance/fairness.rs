@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, jetstream};
-use brigade::{infra::metrics::ConnectionMetrics, runtime::ConsumeMetrics};
+use brigade::{infra::nats::ConnectionMetrics, runtime::ConsumeMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, check, until};
 use futures::future::join_all;

@@ -2,6 +2,7 @@
 
 mod notes;
 
+use brigade::workers::cache_verifier::VerifierMetrics;
 use std::{
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -119,7 +120,9 @@ async fn what_a_killed_server_loses_is_made_again() {
 }
 
 fn heals(town: &Town, stream: &str) -> u64 {
-    let heals = |loss| town.metrics.heals.with_label_values(&[stream, loss]).get();
+    let heals = |loss| {
+        town.metrics.group::<VerifierMetrics>().heals.with_label_values(&[stream, loss]).get()
+    };
     ["missing", "made_again", "purged", "behind"].into_iter().map(heals).sum()
 }
 
@@ -343,7 +346,11 @@ async fn the_audit_finds_and_heals_single_keys() {
     spoil(&handler, "$KV.views.t1.order.o1.core", r#"{"version":99}"#).await;
     spoil(&projector, "$KV.active_orders.t1.o1.payment", r#"{"version":1,"paid":7}"#).await;
     let findings = |bucket: &str, finding: &str| {
-        town.metrics.audit_findings.with_label_values(&[bucket, finding]).get()
+        town.metrics
+            .group::<VerifierMetrics>()
+            .audit_findings
+            .with_label_values(&[bucket, finding])
+            .get()
     };
     until("the key ahead of SQL to be reported", || async {
         (findings("views", "ahead") > 0).then_some(())

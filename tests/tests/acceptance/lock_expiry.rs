@@ -1,5 +1,6 @@
 //! cart-lock-expiry on real servers; the tests decide in command-handler's place.
 
+use brigade::workers::cart_lock_expiry::ExpiryMetrics;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex},
@@ -243,11 +244,12 @@ async fn a_lock_whose_timer_is_lost_ends_all_the_same() {
     assert!(!live.is_released(&town).await);
     // One whose answer came too late is not counted.
     until("all to be counted", || async {
-        let late = town.metrics.lock_expiries.with_label_values(&["away"]).get();
-        (town.metrics.locks_overdue.get() + late >= 300).then_some(())
+        let late =
+            town.metrics.group::<ExpiryMetrics>().lock_expiries.with_label_values(&["away"]).get();
+        (town.metrics.group::<ExpiryMetrics>().locks_overdue.get() + late >= 300).then_some(())
     })
     .await;
-    assert!(town.metrics.locks_overdue.get() <= 300);
+    assert!(town.metrics.group::<ExpiryMetrics>().locks_overdue.get() <= 300);
     assert_eq!(decider.decided(), 300);
     town.finish().await;
 }

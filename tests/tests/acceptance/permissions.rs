@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use brigade::infra::{Health, Metrics, Nats, metrics::ConnectionMetrics};
+use brigade::infra::{Health, Metrics, Nats, nats::ConnectionMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, until};
 use serde_json::json;

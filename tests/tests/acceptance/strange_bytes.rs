@@ -1,6 +1,7 @@
 //! Bytes that no client library sends: each message gets its answer or its dead letter, and nobody
 //! else loses a connection, a turn or a try.
 
+use brigade::fleet::FleetMetrics;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -151,7 +152,12 @@ async fn all_well(town: &Town) {
     });
     ready.await;
     for worker in WorkerName::ALL {
-        let restarts = town.metrics.restarts.with_label_values(&[worker.as_str()]).get();
+        let restarts = town
+            .metrics
+            .group::<FleetMetrics>()
+            .restarts
+            .with_label_values(&[worker.as_str()])
+            .get();
         assert_eq!(restarts, 0, "{worker} was started again");
     }
 }
@@ -368,7 +374,8 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
 async fn s5_01_a_client_whose_task_dies_is_replaced() {
     let town = Town::start().await;
     let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
-    let restarts = town.metrics.restarts.with_label_values(&["command-handler"]);
+    let restarts =
+        town.metrics.group::<FleetMetrics>().restarts.with_label_values(&["command-handler"]);
     // Where command-handler is told that a key is stored.
     all.subscribe(b"$KV.versions.>").await;
     all.flush().await;

@@ -73,6 +73,9 @@ impl NotDecided {
         Self::Refused(format!("{} {}: {}", outcome.status, outcome.code, outcome.message))
     }
 
+    /// The values of the label `outcome` in metrics.
+    pub const LABELS: [&str; 2] = ["away", "refused"];
+
     /// Returns the value of the label `outcome` in metrics.
     #[must_use]
     pub fn label(&self) -> &'static str {

@@ -1,29 +1,17 @@
-use brigade_contracts::{Timestamp, WorkerName, table::Finding};
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use brigade_contracts::Timestamp;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-mod connection;
 mod registry;
 mod visibility;
 
-pub use connection::ConnectionMetrics;
-pub use registry::{Buckets, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry};
+pub use registry::{
+    Buckets, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry, seconds_since,
+};
 pub use visibility::VisibilityMetrics;
 
 /// The metrics of a process. The texts are the help texts of `/metrics`.
 pub struct Metrics {
     registry: MetricsRegistry,
-    pub restarts: IntCounterVec,
-    pub stream_filled: IntGaugeVec,
-    pub relayed: IntCounter,
-    pub events_parked: IntCounter,
-    pub relay_batches: IntCounterVec,
-    pub relay_lag_seconds: HistogramVec,
-    pub outbox_shards: IntGaugeVec,
-    pub lock_expiries: IntCounterVec,
-    pub locks_overdue: IntCounter,
-    pub idle_carts: IntCounterVec,
-    pub tables_found: IntCounterVec,
-    pub tables_repaired: IntCounterVec,
     pub queries: IntCounterVec,
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
@@ -43,16 +31,6 @@ pub struct Metrics {
     pub stream_changes: IntCounter,
     pub stream_ends: IntCounterVec,
     pub stream_display_seconds: HistogramVec,
-    pub heals: IntCounterVec,
-    pub server_restarts: IntCounter,
-    pub healed: IntCounterVec,
-    pub heal_left: IntGauge,
-    pub audited: IntCounter,
-    pub audit_findings: IntCounterVec,
-    pub audit_round: IntGauge,
-    pub audit_unreadable: IntCounter,
-    pub session_checks: IntCounterVec,
-    pub rebuilds_asked: IntCounter,
 }
 
 const QUERIES: &[(&str, &[&str])] = &[
@@ -77,74 +55,8 @@ impl Metrics {
         let seconds = |name: &str, help: &str, labels: &[&str]| {
             registry.histograms(name, help, labels, LATENCY_SECONDS)
         };
-        let gauges = |name: &str, help: &str, labels: &[&str]| registry.gauges(name, help, labels);
         let gauge = |name: &str, help: &str| registry.gauge(name, help);
         let metrics = Self {
-            restarts: counters(
-                "brigade_worker_restarts_total",
-                "Workers that ended before they were told to, and were started again",
-                &["worker"],
-            ),
-            stream_filled: gauges(
-                "brigade_stream_filled_percent",
-                "How much of its max_bytes a stream holds; from 50 on somebody has to look: dead \
-                 letters nobody settles, commands nobody decides",
-                &["stream"],
-            ),
-            relayed: counter(
-                "brigade_events_relayed_total",
-                "Events acknowledged by JetStream and deleted from the outbox",
-            ),
-            events_parked: counter(
-                "brigade_events_parked_total",
-                "Events that the stream refuses by themselves: dead letters of the relay, which \
-                 somebody has to look at",
-            ),
-            relay_batches: counters(
-                "brigade_relay_batches_total",
-                "Batches of the relay by how they were published: atomic, single, or one_by_one \
-                 after a lost acknowledgement",
-                &["how"],
-            ),
-            relay_lag_seconds: seconds(
-                "brigade_relay_lag_seconds",
-                "Time from the change (database clock) to its event acknowledged by JetStream, \
-                 of the oldest event of each batch",
-                &[],
-            ),
-            outbox_shards: gauges(
-                "brigade_relay_shards",
-                "Shards of the outbox that this relay holds",
-                &["worker"],
-            ),
-            lock_expiries: counters(
-                "brigade_lock_expiries_total",
-                "Times that cart-lock-expiry asked for a lock to be ended, by what came of it: \
-                 decided, stale, not_due, away (asked again), refused (a fault)",
-                &["outcome"],
-            ),
-            tables_found: counters(
-                "brigade_tables_found_total",
-                "Tables that were not what their turns say, each time one was seen; stays 0",
-                &["finding"],
-            ),
-            tables_repaired: counters(
-                "brigade_tables_repaired_total",
-                "Tables that were repaired, by what was wrong",
-                &["finding"],
-            ),
-            locks_overdue: counter(
-                "brigade_locks_overdue_total",
-                "Locks past their deadline that the look into SQL found, because their timers did \
-                 not come; should find nothing but after an outage",
-            ),
-            idle_carts: counters(
-                "brigade_idle_carts_total",
-                "Times that cart-lock-expiry asked for a cart to be abandoned that nobody had \
-                 changed for long, by what came of it: abandoned, changed (it was not idle any \
-                 more), away (asked again), refused (a fault)",
-                &["outcome"],
-            ),
             queries: counters(
                 "brigade_queries_total",
                 "Queries by kind and status",
@@ -236,84 +148,8 @@ impl Metrics {
                  readers of the list",
                 &[],
             ),
-            heals: counters(
-                "brigade_heals_total",
-                "Losses of JetStream that were healed, by stream and kind of loss; stays 0 in good \
-                 order, so an alarm can stand on it",
-                &["stream", "loss"],
-            ),
-            server_restarts: counter(
-                "brigade_server_restarts_total",
-                "Starts of nats-server after which the newest messages and keys were checked: a \
-                 suspicion, no loss",
-            ),
-            healed: counters(
-                "brigade_healed_total",
-                "What healing noted in SQL: aggregates to be shown, events to be published again",
-                &["what"],
-            ),
-            heal_left: gauge(
-                "brigade_heal_left",
-                "About how many aggregates a heal under way has noted that are not shown yet",
-            ),
-            audited: counter(
-                "brigade_audited_total",
-                "Aggregates that the rolling audit compared with SQL",
-            ),
-            audit_findings: counters(
-                "brigade_audit_findings_total",
-                "Keys that differ from SQL, confirmed twice: missing, stale, ahead (reported \
-                 only), different",
-                &["bucket", "finding"],
-            ),
-            audit_round: gauge(
-                "brigade_audit_round_time_seconds",
-                "When the audit last went through all aggregates, as Unix time; 0: not yet",
-            ),
-            audit_unreadable: counter(
-                "brigade_audit_unreadable_total",
-                "Aggregates that the audit could not read from SQL, and passed by",
-            ),
-            session_checks: counters(
-                "brigade_session_checks_total",
-                "What is cached of a user's session, compared with each event of it: ok, missing, \
-                 stale, ahead",
-                &["finding"],
-            ),
-            rebuilds_asked: counter(
-                "brigade_rebuilds_asked_total",
-                "Commands by which cache-verifier had a user's session shown again; stays 0 \
-                 without faults",
-            ),
             registry,
         };
-        for worker in WorkerName::ALL {
-            metrics.restarts.with_label_values(&[worker.as_str()]);
-        }
-        for finding in Finding::ALL {
-            metrics.tables_found.with_label_values(&[finding.as_str()]);
-            metrics.tables_repaired.with_label_values(&[finding.as_str()]);
-        }
-        for what in ["aggregates", "parts", "events"] {
-            metrics.healed.with_label_values(&[what]);
-        }
-        for outcome in ["decided", "stale", "not_due", "away", "refused"] {
-            metrics.lock_expiries.with_label_values(&[outcome]);
-        }
-        for outcome in ["abandoned", "changed", "away", "refused"] {
-            metrics.idle_carts.with_label_values(&[outcome]);
-        }
-        for bucket in ["versions", "views", "active_orders", "cart_locks", "user_state"] {
-            for finding in ["missing", "stale", "ahead", "different"] {
-                metrics.audit_findings.with_label_values(&[bucket, finding]);
-            }
-        }
-        for finding in ["ok", "missing", "stale", "ahead"] {
-            metrics.session_checks.with_label_values(&[finding]);
-        }
-        for how in ["atomic", "single", "one_by_one"] {
-            metrics.relay_batches.with_label_values(&[how]);
-        }
         for from in ["memory", "kv", "sql"] {
             metrics.content_from.with_label_values(&[from]);
         }
@@ -345,13 +181,6 @@ impl Metrics {
         self.list_display_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
     }
 
-    /// A batch of events, the oldest of them of a change at `at`, stands in JetStream now.
-    pub fn relayed(&self, how: &str, events: usize, at: Timestamp) {
-        self.relayed.inc_by(events as u64);
-        self.relay_batches.with_label_values(&[how]).inc();
-        self.relay_lag_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
-    }
-
     /// Rows that changed at these times (milliseconds of the Unix time, database clock) are handed
     /// to readers now.
     #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
@@ -361,12 +190,6 @@ impl Metrics {
             let seconds = (now - i128::from(at)).max(0) as f64 / 1000.0;
             self.stream_display_seconds.with_label_values::<&str>(&[]).observe(seconds);
         }
-    }
-
-    /// The audit has gone through all aggregates.
-    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
-    pub fn audit_went_round(&self) {
-        self.audit_round.set(time::OffsetDateTime::now_utc().unix_timestamp());
     }
 
     /// Returns the metrics `G` of one room, the same ones for all workers of the process.
@@ -380,12 +203,6 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.registry.render()
     }
-}
-
-/// Returns the seconds from a time of the database clock until now.
-#[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
-pub(crate) fn seconds_since(at: Timestamp) -> f64 {
-    at.millis_until(Timestamp::from(time::OffsetDateTime::now_utc())) as f64 / 1000.0
 }
 
 impl Default for Metrics {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     infra::{
         Context, Intake,
-        intake::{Message, Subscription},
+        intake::{IntakeSubscription, Message},
     },
     runtime::Delivery,
 };
@@ -36,7 +36,7 @@ const PULL_SILENT: Duration = Duration::from_millis(700);
 pub(super) struct PullConsumer {
     lane: Arc<Lane>,
     intake: Intake,
-    messages: Subscription,
+    messages: IntakeSubscription,
     /// The prefix of the subjects that the messages are sent to.
     inbox: String,
     /// The subject of the requests for messages.

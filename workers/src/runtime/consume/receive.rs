@@ -16,7 +16,7 @@ use super::{
     subscribe::{Sender, subscribe},
 };
 use crate::{
-    infra::{Context, Intake, intake::Brings},
+    infra::{Context, Intake, intake::IntakeKind},
     runtime::Delivery,
 };
 
@@ -58,9 +58,9 @@ pub(super) fn spawn(cx: &Context, sources: &[Source]) -> Receivers {
     let (mut requests, mut stored) = (None, None);
     let mut tasks = Vec::with_capacity(sources.len());
     for (number, source) in sources.iter().cloned().enumerate() {
-        let brings = source.brings();
-        let intake = if brings == Brings::Stored { &mut stored } else { &mut requests };
-        let intake = intake.get_or_insert_with(|| cx.nats.intake(brings)).clone();
+        let kind = source.intake_kind();
+        let intake = if kind == IntakeKind::Stored { &mut stored } else { &mut requests };
+        let intake = intake.get_or_insert_with(|| cx.nats.intake(kind)).clone();
         let (cx, sender, opened) = (cx.clone(), sender.clone(), opened.clone());
         let receiver = SourceReceiver { cx, intake, number, sender, opened };
         tasks.push(AbortOnDropHandle::new(tokio::spawn(receiver.run(source))));
@@ -70,7 +70,7 @@ pub(super) fn spawn(cx: &Context, sources: &[Source]) -> Receivers {
 
 impl SourceReceiver {
     async fn run(self, source: Source) {
-        let brings = source.brings();
+        let kind = source.intake_kind();
         let received = match source {
             Source::Stream(stream) => {
                 let lane = Arc::new(Lane::new(stream, self.cx.worker.as_str()));
@@ -82,7 +82,7 @@ impl SourceReceiver {
         };
         if let Err(error) = received {
             // Without its sources the worker ends, and is started again.
-            self.cx.health.away(brings.name(), &format!("{error:#}"));
+            self.cx.health.away(kind.name(), &format!("{error:#}"));
         }
     }
 

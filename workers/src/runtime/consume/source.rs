@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::lane::Lane;
-use crate::infra::intake::Brings;
+use crate::infra::intake::IntakeKind;
 
 /// A source of messages.
 #[derive(Clone, Debug)]
@@ -16,10 +16,10 @@ pub enum Source {
 
 impl Source {
     /// Returns the kind of intake that its messages come through.
-    pub(super) fn brings(&self) -> Brings {
+    pub(super) fn intake_kind(&self) -> IntakeKind {
         match self {
-            Self::Requests(_) => Brings::Requests,
-            Self::Stream(_) | Self::Lane(_) => Brings::Stored,
+            Self::Requests(_) => IntakeKind::Requests,
+            Self::Stream(_) | Self::Lane(_) => IntakeKind::Stored,
         }
     }
 }

@@ -1,7 +1,7 @@
 use tokio::sync::mpsc;
 
 use crate::{
-    infra::{Context, Intake, intake::Subscription},
+    infra::{Context, Intake, intake::IntakeSubscription},
     runtime::Delivery,
 };
 
@@ -14,7 +14,7 @@ pub(super) async fn subscribe(
     intake: &Intake,
     subject: &str,
     group: Option<&str>,
-) -> anyhow::Result<Option<Subscription>> {
+) -> anyhow::Result<Option<IntakeSubscription>> {
     tokio::select! {
         subscribed = intake.subscribe(subject, group) => subscribed.map(Some),
         () = cx.drain.cancelled() => Ok(None),

@@ -76,7 +76,7 @@ use self::{
     users::Users,
 };
 use crate::{
-    infra::{Context, Kv, intake::Subscription},
+    infra::{Context, Kv, intake::IntakeSubscription},
     runtime::{
         Delivery,
         consume::{FairQueue, HasTenant},
@@ -208,7 +208,7 @@ pub async fn run(cx: Context, settings: Settings) -> anyhow::Result<()> {
 
 /// Answers the queries of an endpoint until the drain, and then those that are on their way; those
 /// of all tenants in turn.
-async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscription) {
+async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: IntakeSubscription) {
     let mut waiting = FairQueue::default();
     let mut tasks = JoinSet::new();
     let (mut taking, mut open) = (true, true);

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::infra::{Health, Metrics, Nats, intake::Brings};
+use crate::infra::{Health, Metrics, Nats, intake::IntakeKind};
 
 /// A stream with a consumer to pull from.
 struct PullHarness {
@@ -38,7 +38,7 @@ impl PullHarness {
         let config = Config { durable_name: Some("d".to_owned()), ..Default::default() };
         // On a busy machine an answer of JetStream may come after its limit.
         while stream.create_consumer(config.clone()).await.is_err() {}
-        let intake = nats.intake(Brings::Stored);
+        let intake = nats.intake(IntakeKind::Stored);
         let inbox = format!("{}.S.d", intake.inbox());
         let (sender, received) = mpsc::channel(MAX_BATCH);
         let consumer = PullConsumer {

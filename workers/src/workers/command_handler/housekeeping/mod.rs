@@ -16,14 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{MissedTickBehavior, interval};
-
 use self::{old_locks::OldLocks, purge::PurgeProgress};
-use crate::infra::{
-    Context, Lease,
-    health::Duty,
-    lease::{self, Fitness},
-};
+use crate::infra::{Context, health::Duty, lease::LeasedRounds};
 
 pub use self::{old_rows::OUTCOME_DAYS, stream::purge};
 
@@ -35,37 +29,25 @@ const ROWS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Does the housekeeping, under the lease, until the drain.
 pub async fn keep(cx: Context) {
-    let mut tick = interval(lease::RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let duty = cx.health.duty("housekeeping");
-    let mut fitness = Fitness::default();
+    let mut rounds = LeasedRounds::new(&cx, LEASE, duty).every(STREAM_INTERVAL);
     let (mut progress, mut old_locks) = (PurgeProgress::default(), OldLocks::default());
-    let (mut stream_due, mut rows_due) = (Instant::now(), Instant::now());
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
-        // Other duties report a Postgres that is away.
-        duty.moved();
-        let is_mine = Lease::hold(&cx, LEASE, &fitness).await.unwrap_or(false);
-        if !is_mine || Instant::now() < stream_due {
-            continue;
-        }
-        stream_due = Instant::now() + STREAM_INTERVAL;
-        match progress.purge(&cx, &duty).await {
-            Ok(()) => fitness.works(),
-            Err(error) => {
-                warn(&cx, "decided commands", &format!("{error:#}"));
-                fitness.fails();
-            }
+    let mut rows_due = Instant::now();
+    while rounds.begin().await {
+        let purged = progress.purge(&cx, rounds.duty()).await;
+        if let Err(error) = &purged {
+            warn(&cx, "decided commands", &format!("{error:#}"));
         }
         if let Err(error) = old_locks.delete(&cx).await {
             warn(&cx, "old locks", &error);
         }
         if Instant::now() >= rows_due {
             rows_due = Instant::now() + ROWS_INTERVAL;
-            delete_rows(&cx, &duty).await;
+            delete_rows(&cx, rounds.duty()).await;
+        }
+        match purged {
+            Ok(()) => rounds.succeeded(),
+            Err(_) => rounds.blocked(),
         }
     }
 }

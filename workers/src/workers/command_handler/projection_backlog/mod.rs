@@ -14,9 +14,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::overdue::OverdueScan;
-pub use self::projected::{ProjectedVersions, flush};
 use super::{metrics::CommandHandlerMetrics, project::ProjectionWriter};
-use crate::infra::{Context, lease};
+use crate::infra::Context;
+
+pub use self::projected::{ProjectedVersions, flush};
 
 /// Entries of projected versions that no batch has deleted are deleted after this time.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
@@ -29,24 +30,20 @@ pub async fn keep(
     projected: Arc<ProjectedVersions>,
     metrics: Arc<CommandHandlerMetrics>,
 ) {
-    let duty = cx.health.duty("projection-backlog");
-    let mut flush_tick = interval(FLUSH_INTERVAL);
-    let mut scan_tick = interval(lease::RENEW);
-    flush_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    scan_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut scan = OverdueScan::new(cx.clone(), writer, projected.clone(), metrics);
+    let scan = OverdueScan::new(cx.clone(), writer, projected.clone(), metrics);
+    tokio::join!(flush_regularly(&cx, &projected), scan.run());
+}
+
+async fn flush_regularly(cx: &Context, projected: &ProjectedVersions) {
+    let mut tick = interval(FLUSH_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let done = tokio::select! {
-            _ = flush_tick.tick() => flush(&cx.postgres, &projected).await,
-            _ = scan_tick.tick() => scan.run(&duty).await,
-            () = cx.drain.cancelled() => break,
-        };
-        match done {
-            Ok(()) => duty.moved(),
-            Err(error) => {
-                duty.went_round();
-                tracing::debug!(worker = %cx.worker, %error, "the projection backlog is kept");
-            }
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = cx.drain.cancelled() => return,
+        }
+        if let Err(error) = flush(&cx.postgres, projected).await {
+            tracing::debug!(worker = %cx.worker, %error, "cannot delete backlog entries yet");
         }
     }
 }

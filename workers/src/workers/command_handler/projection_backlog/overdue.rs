@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::projected::{ProjectedVersions, flush};
 use crate::{
     infra::{
-        Context, Lease,
-        health::Duty,
-        lease::Fitness,
+        Context,
+        health::POSTGRES,
+        lease::LeasedRounds,
         postgres::{Failure, bounded, failure},
     },
     store::states,
@@ -29,12 +29,12 @@ const MAX_PAGE: i64 = 500;
 /// Tenant, aggregate and id of an entry.
 type EntryKey = (String, String, String);
 
-/// Projects overdue entries, in rounds.
+/// Projects overdue entries.
 ///
-/// A round goes through all entries by key, page by page. A page begins where the one before ended,
+/// A scan goes through all entries by key, page by page. A page begins where the one before ended,
 /// so nothing is read twice, however many entries there are, and those who write entries keep no
 /// index besides that of the key. An entry that cannot be projected now is passed over until the
-/// next round, so that it holds up no other.
+/// next scan, so that it holds up no other.
 pub(super) struct OverdueScan {
     cx: Context,
     writer: Arc<ProjectionWriter>,
@@ -44,12 +44,10 @@ pub(super) struct OverdueScan {
     after: EntryKey,
     /// The number of entries in a page.
     page_size: i64,
-    /// Entries up to this time with an unreadable address were logged in an earlier round.
+    /// Entries up to this time with an unreadable address were logged in an earlier scan.
     logged_until: OffsetDateTime,
-    /// The newest entry with an unreadable address in this round.
+    /// The newest entry with an unreadable address in this scan.
     newest_logged: OffsetDateTime,
-    /// Tells whether anything can be projected here.
-    fitness: Fitness,
 }
 
 /// A row of the backlog.
@@ -88,34 +86,53 @@ impl OverdueScan {
             page_size: MAX_PAGE,
             logged_until: OffsetDateTime::UNIX_EPOCH,
             newest_logged: OffsetDateTime::UNIX_EPOCH,
-            fitness: Fitness::default(),
         }
     }
 
-    /// Projects overdue entries until the round is over, or no entry of a page can be projected.
-    /// The round goes on with the next call then, so that a server that is away is not asked
-    /// without pause.
-    ///
-    /// # Errors
-    /// If Postgres refuses.
-    pub(super) async fn run(&mut self, duty: &Duty) -> sqlx::Result<()> {
-        while Lease::hold(&self.cx, LEASE, &self.fitness).await? {
-            duty.moved();
-            let page = load_page(&self.cx.postgres, &self.after, self.page_size).await?;
-            if page.is_empty() {
-                self.end_round();
-                return Ok(());
-            }
-            if self.project_page(&page).await? == 0 || self.cx.drain.is_cancelled() {
-                return Ok(());
+    /// Projects overdue entries, under the lease, until the drain.
+    pub(super) async fn run(mut self) {
+        let duty = self.cx.health.duty("projection-backlog");
+        let mut rounds = LeasedRounds::new(&self.cx, LEASE, duty);
+        while rounds.begin().await {
+            match self.project_overdue(&mut rounds).await {
+                Ok(true) => rounds.succeeded(),
+                Ok(false) => rounds.blocked(),
+                Err(error) => {
+                    let worker = self.cx.worker;
+                    tracing::debug!(%worker, %error, "cannot project the backlog");
+                    rounds.failed(POSTGRES, &error.to_string());
+                }
             }
         }
-        Ok(())
     }
 
-    /// Projects the entries of a page. Returns the number of projected aggregates.
-    async fn project_page(&mut self, page: &[BacklogEntry]) -> sqlx::Result<usize> {
-        let addresses = self.pass(page);
+    /// Projects overdue entries until the scan is over, or no entry of a page can be projected. The
+    /// scan goes on with the next round then, so that a server that is away is not asked without
+    /// pause. Returns whether there was nothing to project, or something was projected.
+    async fn project_overdue(&mut self, rounds: &mut LeasedRounds) -> sqlx::Result<bool> {
+        let mut has_projected = false;
+        while rounds.renew().await? {
+            rounds.duty().moved();
+            let entries = load_page(&self.cx.postgres, &self.after, self.page_size).await?;
+            if entries.is_empty() {
+                self.end();
+                return Ok(true);
+            }
+            match self.project_page(&entries).await? {
+                Page::Projected(0) => return Ok(true),
+                Page::Projected(_) => has_projected = true,
+                Page::Blocked => return Ok(has_projected),
+            }
+            if self.cx.drain.is_cancelled() {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Projects the entries of a page.
+    async fn project_page(&mut self, entries: &[BacklogEntry]) -> sqlx::Result<Page> {
+        let addresses = self.advance(entries);
         let CurrentStates { states, deleted } = read(&self.cx.postgres, &addresses).await?;
         let began = Instant::now();
         let projected = self.writer.reproject(&states).await;
@@ -127,25 +144,21 @@ impl OverdueScan {
         } else {
             (self.page_size * 2).min(MAX_PAGE)
         };
-        match count {
-            0 if !states.is_empty() => self.fitness.fails(),
-            _ => self.fitness.works(),
-        }
         if count > 0 {
-            let (worker, overdue) = (self.cx.worker, page.len());
+            let (worker, overdue) = (self.cx.worker, entries.len());
             tracing::info!(%worker, overdue, projected = count, "projected overdue aggregates");
         }
         self.metrics.reprojected.inc_by(count as u64);
         self.projected.add(projected);
-        self.projected.add(versions_of_deleted(page, &deleted));
+        self.projected.add(versions_of_deleted(entries, &deleted));
         flush(&self.cx.postgres, &self.projected).await?;
-        Ok(count)
+        Ok(if count > 0 || states.is_empty() { Page::Projected(count) } else { Page::Blocked })
     }
 
     /// Goes past a page, and returns the addresses of its entries.
-    fn pass(&mut self, page: &[BacklogEntry]) -> Vec<Address> {
+    fn advance(&mut self, entries: &[BacklogEntry]) -> Vec<Address> {
         let mut addresses = Vec::new();
-        for entry in page {
+        for entry in entries {
             match entry.address() {
                 Some(address) => addresses.push(address),
                 None if entry.at <= self.logged_until => {}
@@ -156,16 +169,24 @@ impl OverdueScan {
                 }
             }
         }
-        if let Some(last) = page.last() {
+        if let Some(last) = entries.last() {
             self.after = last.key();
         }
         addresses
     }
 
-    fn end_round(&mut self) {
+    fn end(&mut self) {
         self.after = EntryKey::default();
         self.logged_until = self.newest_logged;
     }
+}
+
+/// The result of a page.
+enum Page {
+    /// So many aggregates were projected. None if there was nothing to project.
+    Projected(usize),
+    /// None could be projected.
+    Blocked,
 }
 
 /// The present states of entries.
@@ -187,8 +208,11 @@ impl CurrentStates {
 
 /// Returns the versions in the entries of these deleted locks. A lock that is made again has a
 /// higher version, and keeps its entry.
-fn versions_of_deleted(page: &[BacklogEntry], deleted: &BTreeSet<Address>) -> Vec<(Address, u64)> {
-    let versions = page.iter().filter_map(|entry| {
+fn versions_of_deleted(
+    entries: &[BacklogEntry],
+    deleted: &BTreeSet<Address>,
+) -> Vec<(Address, u64)> {
+    let versions = entries.iter().filter_map(|entry| {
         let address = entry.address().filter(|address| deleted.contains(address))?;
         Some((address, entry.version.cast_unsigned()))
     });
@@ -270,10 +294,10 @@ mod tests {
         // All of them, each once.
         let (mut after, mut seen) = (EntryKey::default(), 0);
         loop {
-            let page = load_page(&database.sql, &after, MAX_PAGE).await?;
-            let Some(last) = page.last() else { break };
+            let entries = load_page(&database.sql, &after, MAX_PAGE).await?;
+            let Some(last) = entries.last() else { break };
             after = last.key();
-            seen += page.len();
+            seen += entries.len();
         }
         assert_eq!(seen, 20_000);
         Ok(())
