@@ -193,13 +193,11 @@ impl Shares {
 
 #[cfg(test)]
 mod tests {
-    use brigade_servers as stack;
-    use brigade_servers::{Binaries, config::StackConfig};
     use sqlx::{Connection, Error, PgConnection, postgres::PgPoolOptions};
     use tokio::time::advance;
 
     use super::*;
-    use crate::{infra::postgres::connection, operations::migrate};
+    use crate::{infra::postgres::connection, testing::TestDatabase};
 
     #[tokio::test(start_paused = true)]
     async fn who_fails_for_two_seconds_leaves_the_duty_to_others_and_ever_longer() {
@@ -232,11 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_gives_up_on_a_lease_keeps_no_place_in_the_pool() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let url = server.superuser_url("postgres");
-        migrate::run(&url, |_| None).await?;
+        let TestDatabase { url, .. } = TestDatabase::start().await?;
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy(&url)?;
         assert!(Lease::take(&pool, "duty", "me").await?);
 

@@ -173,7 +173,7 @@ mod tests {
     use anyhow::Result;
     use async_nats::Client;
     use brigade_contracts::WorkerName;
-    use brigade_servers::{Binaries, NatsServer, config::StackConfig};
+    use brigade_servers::NatsServer;
     use futures::StreamExt;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -181,11 +181,13 @@ mod tests {
     };
 
     use super::*;
+    use crate::testing::nats_server;
 
     const USERS: &str = "authorization { users: [{ user: edge, password: e }, \
                          { user: asker, password: a }] }\n";
 
-    struct Stand {
+    /// An intake of `edge`, and a client that sends to it.
+    struct TestIntake {
         server: NatsServer,
         intake: Intake,
         health: Health,
@@ -193,10 +195,8 @@ mod tests {
         _dir: tempfile::TempDir,
     }
 
-    async fn stand() -> Result<Stand> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, USERS).await?;
+    async fn start() -> Result<TestIntake> {
+        let (server, dir) = nats_server(USERS).await?;
         let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port());
         let health = Health::new(WorkerName::Edge);
         let login = Arc::new(Login::of(&url("edge:e"), "edge")?);
@@ -206,7 +206,7 @@ mod tests {
             .reconnect_delay_callback(|_| crate::infra::login::RECONNECT_DELAY)
             .connect(format!("127.0.0.1:{}", server.port()))
             .await?;
-        Ok(Stand { server, intake, health, asker, _dir: dir })
+        Ok(TestIntake { server, intake, health, asker, _dir: dir })
     }
 
     /// Nobody answers, which is a round trip all the same.
@@ -224,16 +224,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_subscription_that_ends_loses_nothing_and_takes_nothing_more() -> Result<()> {
-        let stand = stand().await?;
-        let requests = stand.intake.subscribe("q.*", Some("edge")).await?;
+        let test = start().await?;
+        let requests = test.intake.subscribe("q.*", Some("edge")).await?;
         for at in 0..1000 {
-            stand.asker.publish(format!("q.{at}"), "x".into()).await?;
+            test.asker.publish(format!("q.{at}"), "x".into()).await?;
         }
-        round_trip(&stand.asker).await;
+        round_trip(&test.asker).await;
         requests.stop();
         // Answered after the server has heard of the end.
-        drop(stand.intake.subscribe("other", None).await?);
-        let refused = stand.asker.request("q.after", "".into()).await.unwrap_err();
+        drop(test.intake.subscribe("other", None).await?);
+        let refused = test.asker.request("q.after", "".into()).await.unwrap_err();
         assert_eq!(refused.kind(), async_nats::RequestErrorKind::NoResponders);
         let all = all(requests).await;
         let subjects: Vec<_> = all.iter().map(Message::subject).collect();
@@ -243,9 +243,9 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_that_no_library_reads_cost_nobody_the_connection() -> Result<()> {
-        let stand = stand().await?;
-        let requests = stand.intake.subscribe("q.>", None).await?;
-        let mut raw = TcpStream::connect(("127.0.0.1", stand.server.port())).await?;
+        let test = start().await?;
+        let requests = test.intake.subscribe("q.>", None).await?;
+        let mut raw = TcpStream::connect(("127.0.0.1", test.server.port())).await?;
         raw.write_all(
             b"CONNECT {\"user\":\"asker\",\"pass\":\"a\",\"headers\":true,\"verbose\":false}\r\n\
               PUB q.\xff\xfe _INBOX.\xff 2\r\n\r\n\r\n\
@@ -264,29 +264,29 @@ mod tests {
         assert_eq!(all[0].reply.as_deref(), Some(&b"_INBOX.\xff"[..]));
         assert!(all[1].readable().is_err());
         assert_eq!(all[2].subject(), "q.last");
-        assert_eq!(*stand.intake.connections().borrow(), 1);
+        assert_eq!(*test.intake.connections().borrow(), 1);
         Ok(())
     }
 
     #[tokio::test]
     async fn a_subscription_outlives_the_server() -> Result<()> {
-        let mut stand = stand().await?;
-        let mut requests = stand.intake.subscribe("q.*", None).await?;
-        let left = stand.intake.subscribe("q.left", None).await?;
-        let mut connections = stand.intake.connections();
+        let mut test = start().await?;
+        let mut requests = test.intake.subscribe("q.*", None).await?;
+        let left = test.intake.subscribe("q.left", None).await?;
+        let mut connections = test.intake.connections();
         connections.mark_unchanged();
-        stand.server.stop().await;
+        test.server.stop().await;
         // One that ends meanwhile ends at once.
         left.stop();
         assert!(all(left).await.is_empty());
-        stand.server.restart().await?;
+        test.server.restart().await?;
         connections.changed().await?;
         // Answered after the server knows of what was there before.
-        drop(stand.intake.subscribe("other", None).await?);
-        let mut asked = stand.asker.subscribe("done").await?;
-        round_trip(&stand.asker).await;
-        stand.asker.publish("q.1", "x".into()).await?;
-        stand.asker.publish("done", "".into()).await?;
+        drop(test.intake.subscribe("other", None).await?);
+        let mut asked = test.asker.subscribe("done").await?;
+        round_trip(&test.asker).await;
+        test.asker.publish("q.1", "x".into()).await?;
+        test.asker.publish("done", "".into()).await?;
         assert!(asked.next().await.is_some());
         assert_eq!(requests.next().await.expect("a message")[0].subject(), "q.1");
         Ok(())
@@ -294,8 +294,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_that_is_wrong_is_told() -> Result<()> {
-        let stand = stand().await?;
-        let url = format!("nats://edge:wrong@127.0.0.1:{}", stand.server.port());
+        let test = start().await?;
+        let url = format!("nats://edge:wrong@127.0.0.1:{}", test.server.port());
         let health = Health::new(WorkerName::Edge);
         let login = Arc::new(Login::of(&url, "edge")?);
         let _intake =
@@ -307,7 +307,7 @@ mod tests {
             }
         };
         assert!(why.contains("Authorization Violation"), "{why}");
-        assert!(!stand.health.ready().unwrap_err().contains("intake"));
+        assert!(!test.health.ready().unwrap_err().contains("intake"));
         Ok(())
     }
 }

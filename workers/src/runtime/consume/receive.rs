@@ -351,14 +351,17 @@ mod tests {
     use anyhow::Result;
     use async_nats::jetstream::{consumer::pull::Config, stream};
     use brigade_contracts::WorkerName;
-    use brigade_servers::{Binaries, NatsServer, config::StackConfig};
+    use brigade_servers::NatsServer;
     use tempfile::TempDir;
 
     use super::*;
-    use crate::infra::{Health, Metrics, Nats, intake::Brings};
+    use crate::{
+        infra::{Health, Metrics, Nats, intake::Brings},
+        testing::nats_server,
+    };
 
     /// A stream with a consumer, from which is pulled.
-    struct Stand {
+    struct TestConsumer {
         server: NatsServer,
         nats: Nats,
         pulls: Pulls,
@@ -367,11 +370,9 @@ mod tests {
         _dir: TempDir,
     }
 
-    impl Stand {
+    impl TestConsumer {
         async fn start() -> Result<Self> {
-            let dir = tempfile::tempdir()?;
-            let binaries = Binaries::find(&StackConfig::from_env()).await?;
-            let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, "").await?;
+            let (server, dir) = nats_server("").await?;
             let url = format!("nats://test@127.0.0.1:{}", server.port());
             let health = Health::new(WorkerName::CommandHandler);
             let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;
@@ -413,40 +414,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_pull_brings_what_there_is_room_for() -> Result<()> {
-        let mut stand = Stand::start().await?;
+        let mut consumer = TestConsumer::start().await?;
         for at in 1..=5 {
-            stand.nats.jetstream.publish(format!("s.{at}"), "".into()).await?.await?;
+            consumer.nats.jetstream.publish(format!("s.{at}"), "".into()).await?.await?;
         }
-        assert_eq!(stand.pull(3).await?, Pulled::Done);
-        assert_eq!(stand.received(), ["s.1", "s.2", "s.3"]);
+        assert_eq!(consumer.pull(3).await?, Pulled::Done);
+        assert_eq!(consumer.received(), ["s.1", "s.2", "s.3"]);
         // The rest, and then the time is over.
-        assert_eq!(stand.pull(9).await?, Pulled::Done);
-        assert_eq!(stand.received(), ["s.4", "s.5"]);
-        stand.server.kill().await;
+        assert_eq!(consumer.pull(9).await?, Pulled::Done);
+        assert_eq!(consumer.received(), ["s.4", "s.5"]);
+        consumer.server.kill().await;
         Ok(())
     }
 
     #[tokio::test]
     async fn a_consumer_that_is_gone_or_silent_is_noticed() -> Result<()> {
-        let mut stand = Stand::start().await?;
-        while let Err(error) = stand.nats.jetstream.delete_stream("S").await {
+        let mut consumer = TestConsumer::start().await?;
+        while let Err(error) = consumer.nats.jetstream.delete_stream("S").await {
             if error.to_string().contains("not found") {
                 break;
             }
         }
         let why = loop {
-            match stand.pull(9).await? {
+            match consumer.pull(9).await? {
                 Pulled::Refused(why) => break why,
                 other => assert_eq!(other, Pulled::Silent, "there is no consumer"),
             }
         };
         assert!(why.ends_with("503"), "{why}");
         // Somebody listens there, and never says a word, as a leader that has died.
-        let _mute = stand.nats.client.subscribe(stand.pulls.next.clone()).await?;
+        let _mute = consumer.nats.client.subscribe(consumer.pulls.next.clone()).await?;
         // Answered after the server knows of the subscription.
-        assert!(stand.nats.client.request("nobody", "".into()).await.is_err());
+        assert!(consumer.nats.client.request("nobody", "".into()).await.is_err());
         let asked = time::Instant::now();
-        assert_eq!(stand.pull(9).await?, Pulled::Silent);
+        assert_eq!(consumer.pull(9).await?, Pulled::Silent);
         assert!(asked.elapsed() >= PULL_SILENT);
         Ok(())
     }

@@ -154,10 +154,12 @@ async fn judge<H: Handler>(
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+    use brigade_contracts::WorkerName;
+
     use super::*;
     use crate::{
-        infra::Nats, runtime::consume::queues::tests::delivery,
-        workers::outbox_relay::tests::stand::Stand,
+        runtime::consume::queues::tests::delivery,
+        testing::{SUPERUSER, TestServers},
     };
 
     /// Fails as long as the database is at fault, of which nothing can be told meanwhile.
@@ -189,10 +191,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_whose_tries_were_used_up_while_nothing_could_be_told_is_tried_again()
     -> anyhow::Result<()> {
-        let stand = Stand::start().await?;
-        let mut cx = stand.context().await?;
-        let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
-        cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;
+        let servers = TestServers::start().await?;
+        let cx = servers.context_as(WorkerName::OutboxRelay, SUPERUSER).await?;
         let attempts = Arc::new(Attempts::open(&cx).await?);
         let handler = Arc::new(Faulty::default());
         let batch = Arc::new(vec![delivery(0, 3)]);

@@ -95,7 +95,7 @@ async fn ask(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     fn command(id: &str, payload: &str) -> Command {
         let headers = [("Command-Id", id)];
@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_has_its_own_outcome_for_some_time_goes() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let bob = r#"{"user":"bob"}"#;
         let asked = [("old", bob), ("reused", r#"{"user":"eve"}"#), ("young", bob), ("none", bob)];
         let commands: Vec<_> = (1..).zip(asked.map(|(id, payload)| command(id, payload))).collect();

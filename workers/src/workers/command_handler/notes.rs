@@ -323,11 +323,11 @@ async fn overdue(postgres: &PgPool, round: &Round) -> sqlx::Result<Vec<Note>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     #[tokio::test]
     async fn a_piece_of_notes_is_all_that_is_read_however_many_there_are() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let overdue = async |after: &str| {
             let values = format!("1, {after}, {AT_ONCE}");
             let types = "float8, text, text, text, bigint";
