@@ -1,4 +1,4 @@
-//! What must hold at rest after every run, looked at from outside: SQL, KV and streams.
+//! The invariants that hold after every run, checked from outside: SQL, KV and streams.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,11 +8,11 @@ use futures::StreamExt;
 use serde_json::Value;
 use sqlx::Row;
 
-use crate::{Town, money};
+use crate::{TestFleet, money};
 
-/// Whether every durable consumer has acknowledged everything.
-pub async fn all_consumed(town: &Town) -> bool {
-    let js = jetstream::new(town.connect("operator").await);
+/// Returns whether every durable consumer has acknowledged everything.
+pub async fn all_consumed(fleet: &TestFleet) -> bool {
+    let js = jetstream::new(fleet.connect("operator").await);
     for (stream, consumers) in Topology::compiled_in().consumers {
         for durable in consumers.keys() {
             let info: Result<Value, _> = js
@@ -27,21 +27,23 @@ pub async fn all_consumed(town: &Town) -> bool {
     true
 }
 
+/// Checks all invariants of a fleet that is idle.
+///
 /// # Panics
-/// Where an invariant is broken.
-pub async fn invariants(town: &Town) {
-    versions_have_no_gap(town).await;
-    events_are_in_the_stream_in_order(town).await;
-    kv_equals_sql(town).await;
-    kv_equals_sql_of_payments(town).await;
-    money::invariants(town).await;
-    tables_are_as_their_turns_say(town).await;
-    kv_equals_sql_of_users(town).await;
-    nothing_is_dead(town).await;
+/// Where one is broken.
+pub async fn invariants(fleet: &TestFleet) {
+    versions_have_no_gap(fleet).await;
+    events_are_in_the_stream_in_order(fleet).await;
+    kv_equals_sql(fleet).await;
+    kv_equals_sql_of_payments(fleet).await;
+    money::invariants(fleet).await;
+    tables_are_as_their_turns_say(fleet).await;
+    kv_equals_sql_of_users(fleet).await;
+    nothing_is_dead(fleet).await;
 }
 
 /// I-2: versions of an aggregate are 1..n, and events likewise.
-async fn versions_have_no_gap(town: &Town) {
+async fn versions_have_no_gap(fleet: &TestFleet) {
     let broken: Vec<String> = sqlx::query_scalar(
         "select format('%s.%s.%s', tenant, aggregate, id) from brigade.events
          group by tenant, aggregate, id
@@ -57,17 +59,17 @@ async fn versions_have_no_gap(town: &Town) {
              select max(version) from brigade.events e
              where (e.tenant, e.aggregate, e.id) = (s.tenant, s.kind, s.id))",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
     assert_eq!(broken, Vec::<String>::new(), "versions with gaps");
 }
 
 /// I-3: every event is in `EVENTS`, and first occurrences are in order within the aggregate.
-pub async fn events_are_in_the_stream_in_order(town: &Town) {
+pub async fn events_are_in_the_stream_in_order(fleet: &TestFleet) {
     let mut last: HashMap<String, u64> = HashMap::new();
     let mut seen = 0;
-    for (address, name, version) in events_in_stream(town).await {
+    for (address, name, version) in events_in_stream(fleet).await {
         let last = last.entry(address.to_string()).or_default();
         assert!(version <= *last + 1, "{address}.{name} came at {version} after {last}");
         if version == *last + 1 {
@@ -76,7 +78,7 @@ pub async fn events_are_in_the_stream_in_order(town: &Town) {
         }
     }
     let stored: i64 = sqlx::query_scalar("select count(*) from brigade.events")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .expect("sql");
     assert_eq!(seen, stored, "events in EVENTS and in SQL");
@@ -86,15 +88,15 @@ pub async fn events_are_in_the_stream_in_order(town: &Town) {
 ///
 /// # Panics
 /// Where one is not.
-pub async fn events_are_in_the_stream_at_least_once(town: &Town) {
+pub async fn events_are_in_the_stream_at_least_once(fleet: &TestFleet) {
     let stored: Vec<String> = sqlx::query_scalar(
         "select format('%s.%s.%s.%s@%s', tenant, aggregate, id, type, version)
          from brigade.events",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
-    let found: HashSet<String> = events_in_stream(town)
+    let found: HashSet<String> = events_in_stream(fleet)
         .await
         .into_iter()
         .map(|(address, name, version)| format!("{address}.{name}@{version}"))
@@ -103,11 +105,11 @@ pub async fn events_are_in_the_stream_at_least_once(town: &Town) {
     assert!(lost.is_empty(), "{} of {} events are lost: {lost:?}", lost.len(), stored.len());
 }
 
-/// Address, name and version of everything in `EVENTS`, in order.
+/// Returns address, name and version of everything in `EVENTS`, in order.
 ///
 /// # Panics
 /// Where something is no event.
-pub async fn events_in_stream(town: &Town) -> Vec<(Address, Token, u64)> {
+pub async fn events_in_stream(fleet: &TestFleet) -> Vec<(Address, Token, u64)> {
     let read = |message: async_nats::Message| {
         let headers = message.headers.as_ref().expect("headers");
         let header = |name: &str| headers.get(name).map(|value| value.as_str());
@@ -116,16 +118,16 @@ pub async fn events_in_stream(town: &Town) -> Vec<(Address, Token, u64)> {
             subject::parse_event(&message.subject, header("ce-subject")).expect("an event");
         (address, name, version)
     };
-    raw_events(town).await.into_iter().map(read).collect()
+    raw_events(fleet).await.into_iter().map(read).collect()
 }
 
-/// Everything in `EVENTS`, in order.
-pub async fn raw_events(town: &Town) -> Vec<async_nats::Message> {
-    messages_of(town, "EVENTS").await
+/// Returns everything in `EVENTS`, in order.
+pub async fn raw_events(fleet: &TestFleet) -> Vec<async_nats::Message> {
+    messages_of(fleet, "EVENTS").await
 }
 
-async fn messages_of(town: &Town, stream: &str) -> Vec<async_nats::Message> {
-    let js = jetstream::new(town.connect("operator").await);
+async fn messages_of(fleet: &TestFleet, stream: &str) -> Vec<async_nats::Message> {
+    let js = jetstream::new(fleet.connect("operator").await);
     let mut stream = js.get_stream(stream).await.expect("a stream");
     let count = stream.info().await.expect("info").state.messages;
     if count == 0 {
@@ -138,16 +140,16 @@ async fn messages_of(town: &Town, stream: &str) -> Vec<async_nats::Message> {
     messages.take(count).map(|message| message.expect("a message").message).collect().await
 }
 
-/// I-4: KV is what SQL says.
-pub async fn kv_equals_sql(town: &Town) {
+/// I-4: KV equals SQL.
+pub async fn kv_equals_sql(fleet: &TestFleet) {
     let rows = sqlx::query(
         "select 'cart' as kind, to_jsonb(c) as row from brigade.carts c
          union all select 'order', to_jsonb(o) from brigade.orders o",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     for row in rows {
         let kind: &str = row.get("kind");
         let row: Value = row.get("row");
@@ -157,45 +159,45 @@ pub async fn kv_equals_sql(town: &Town) {
         assert_eq!(versions["version"], row["version"], "{key}");
         assert_eq!(versions["parts"], row["parts"], "{key}");
         for part in ["core", "payments"] {
-            let shown = kv_by(&js, "views", &format!("{key}.{part}")).await.unwrap_or_default();
-            assert_eq!(shown["version"], row["parts"][part], "{key}.{part}");
-            for (field, value) in shown.as_object().expect("an object") {
+            let projected = kv_by(&js, "views", &format!("{key}.{part}")).await.unwrap_or_default();
+            assert_eq!(projected["version"], row["parts"][part], "{key}.{part}");
+            for (field, value) in projected.as_object().expect("an object") {
                 let same = match field.as_str() {
                     // Of the part, or computed from several columns; unit tests hold these.
                     "version" | "at" | "total" => continue,
                     "members" if part == "core" => continue,
                     // One instant in two notations.
                     "created_at" | "paid_at" | "locked_until" if !value.is_null() => continue,
-                    "payments" => *value == shown_payments(&row[field]),
+                    "payments" => *value == projected_payments(&row[field]),
                     field => *value == row[field],
                 };
                 assert!(same, "{key}.{part}: {field} is {value} in KV, {} in SQL", row[field]);
             }
         }
         if kind == "order" {
-            let shown = kv_by(&js, "active_orders", &format!("{tenant}.{id}.core")).await;
-            let shown = shown.unwrap_or_default();
-            assert_eq!(shown["version"], row["parts"]["core"], "{key} in active_orders");
-            assert_eq!(shown["status"], row["status"], "{key} in active_orders");
-            assert_eq!(shown["items"], row["items"], "{key} in active_orders");
+            let projected = kv_by(&js, "active_orders", &format!("{tenant}.{id}.core")).await;
+            let projected = projected.unwrap_or_default();
+            assert_eq!(projected["version"], row["parts"]["core"], "{key} in active_orders");
+            assert_eq!(projected["status"], row["status"], "{key} in active_orders");
+            assert_eq!(projected["items"], row["items"], "{key} in active_orders");
             let paid = kv_by(&js, "active_orders", &format!("{tenant}.{id}.payment")).await;
             assert_eq!(paid.unwrap_or_default()["paid"], row["paid"], "{key} in active_orders");
         }
     }
 }
 
-/// What `carts` and `orders` keep of payments, without what is not shown.
-fn shown_payments(kept: &Value) -> Value {
-    let mut shown = kept.clone();
-    for payment in shown.as_array_mut().into_iter().flatten() {
+/// Returns the payments of a row of `carts` or `orders` as they are projected.
+fn projected_payments(kept: &Value) -> Value {
+    let mut projected = kept.clone();
+    for payment in projected.as_array_mut().into_iter().flatten() {
         let fields = payment.as_object_mut().expect("an object");
         fields.retain(|name, _| name != "token" && name != "applied");
     }
-    shown
+    projected
 }
 
-/// I-4 of payments, locks and tables, whose columns are named like what is shown.
-async fn kv_equals_sql_of_payments(town: &Town) {
+/// I-4 of payments, locks and tables, whose columns are named like the fields in KV.
+async fn kv_equals_sql_of_payments(fleet: &TestFleet) {
     let rows: Vec<(String, Value)> = sqlx::query_as(
         "select format('views|%s.payment.%s.core', tenant, id),
                 to_jsonb(p) || jsonb_build_object(
@@ -216,14 +218,14 @@ async fn kv_equals_sql_of_payments(town: &Town) {
                     from brigade.turns u where (u.tenant, u.id) = (t.tenant, t.open_turn_id)))
          from brigade.tables t",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     for (place, row) in rows {
         let (bucket, key) = place.split_once('|').expect("both");
-        let shown = kv_by(&js, bucket, key).await.unwrap_or_default();
-        for (field, value) in shown.as_object().unwrap_or_else(|| panic!("no {place}")) {
+        let projected = kv_by(&js, bucket, key).await.unwrap_or_default();
+        for (field, value) in projected.as_object().unwrap_or_else(|| panic!("no {place}")) {
             if field == "open_turn" {
                 let without_time = |turn: &Value| (turn["id"].clone(), turn["party_size"].clone());
                 assert_eq!(without_time(value), without_time(&row[field]), "{place}: {field}");
@@ -232,13 +234,13 @@ async fn kv_equals_sql_of_payments(town: &Town) {
                 assert_eq!(*value, row[field], "{place}: {field} in KV and in SQL");
             }
         }
-        assert_eq!(shown["version"], row["version"], "{place}");
+        assert_eq!(projected["version"], row["version"], "{place}");
     }
 }
 
 /// I-13: a table is occupied exactly as long as it has an open turn, and no turn that was closed
 /// but by force has an unpaid order, nor an open one nothing but paid and cancelled ones.
-async fn tables_are_as_their_turns_say(town: &Town) {
+async fn tables_are_as_their_turns_say(fleet: &TestFleet) {
     let broken: Vec<String> = sqlx::query_scalar(
         "select format('table %s.%s is %s', t.tenant, t.id, t.status) from brigade.tables t
          left join brigade.turns u
@@ -253,7 +255,7 @@ async fn tables_are_as_their_turns_say(town: &Town) {
          having bool_or(o.paid_at is null and o.status <> 'cancelled')
                 is distinct from (u.closed_at is null) and u.close_reason is distinct from 'forced'",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
     assert_eq!(broken, Vec::<String>::new(), "tables and turns");
@@ -262,15 +264,15 @@ async fn tables_are_as_their_turns_say(town: &Town) {
 /// I-4 of users.
 ///
 /// # Panics
-/// Where a part in KV is not what SQL says.
-pub async fn kv_equals_sql_of_users(town: &Town) {
+/// Where a part in KV differs from SQL.
+pub async fn kv_equals_sql_of_users(fleet: &TestFleet) {
     let rows: Vec<Value> = sqlx::query_scalar(
         "select to_jsonb(u) || jsonb_build_object('user', id) from brigade.users u",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     for row in rows {
         let (tenant, id) = (row["tenant"].as_str().unwrap(), row["id"].as_str().unwrap());
         let versions = kv_by(&js, "versions", &format!("{tenant}.user.{id}")).await;
@@ -278,15 +280,15 @@ pub async fn kv_equals_sql_of_users(town: &Town) {
         assert_eq!((&versions["version"], &versions["parts"]), (&row["version"], &row["parts"]));
         for part in ["auth", "subscription", "roles"] {
             let key = format!("{tenant}.{id}.{part}");
-            let shown = kv_by(&js, "user_state", &key).await.unwrap_or_default();
-            assert_eq!(shown["version"], row["parts"][part], "{key}");
-            for (field, value) in shown.as_object().expect("an object") {
-                let said = if part == "subscription" { &row["subscription"] } else { &row };
+            let projected = kv_by(&js, "user_state", &key).await.unwrap_or_default();
+            assert_eq!(projected["version"], row["parts"][part], "{key}");
+            for (field, value) in projected.as_object().expect("an object") {
+                let stored = if part == "subscription" { &row["subscription"] } else { &row };
                 match field.as_str() {
                     "version" | "at" => {}
                     // One instant in two notations.
-                    at if at.ends_with("_at") => assert_eq!(value.is_null(), said[at].is_null()),
-                    field => assert_eq!(*value, said[field], "{key}: {field} in KV and in SQL"),
+                    at if at.ends_with("_at") => assert_eq!(value.is_null(), stored[at].is_null()),
+                    field => assert_eq!(*value, stored[field], "{key}: {field} in KV and in SQL"),
                 }
             }
         }
@@ -294,20 +296,20 @@ pub async fn kv_equals_sql_of_users(town: &Town) {
 }
 
 /// I-14: nothing was dead-lettered.
-async fn nothing_is_dead(town: &Town) {
+async fn nothing_is_dead(fleet: &TestFleet) {
     let reason = |letter: &async_nats::Message| {
         letter.headers.as_ref().map(|headers| format!("{} {headers:?}", letter.subject))
     };
-    let dead: Vec<_> = dead_letters(town).await.iter().map(reason).collect();
+    let dead: Vec<_> = dead_letters(fleet).await.iter().map(reason).collect();
     assert!(dead.is_empty(), "dead letters: {dead:#?}");
 }
 
-/// Every subject that is stored, with the number of its messages, of all streams but those named.
+/// Returns the stored subjects of all streams but those named, with the number of messages each.
 ///
 /// # Panics
 /// Where a stream is not there.
-pub async fn stored_subjects(town: &Town, but: &[&str]) -> BTreeMap<String, u64> {
-    let js = jetstream::new(town.connect("operator").await);
+pub async fn stored_subjects(fleet: &TestFleet, but: &[&str]) -> BTreeMap<String, u64> {
+    let js = jetstream::new(fleet.connect("operator").await);
     let mut stored = BTreeMap::new();
     for stream in Topology::compiled_in().streams.keys() {
         if but.contains(&stream.as_str()) {
@@ -324,14 +326,14 @@ pub async fn stored_subjects(town: &Town, but: &[&str]) -> BTreeMap<String, u64>
     stored
 }
 
-/// Everything in `DLQ`.
-pub async fn dead_letters(town: &Town) -> Vec<async_nats::Message> {
-    messages_of(town, "DLQ").await
+/// Returns everything in `DLQ`.
+pub async fn dead_letters(fleet: &TestFleet) -> Vec<async_nats::Message> {
+    messages_of(fleet, "DLQ").await
 }
 
-/// A value as it stands in a bucket, read from the leader as an operator may.
-pub async fn kv(town: &Town, bucket: &str, key: &str) -> Option<Value> {
-    kv_by(&jetstream::new(town.connect("operator").await), bucket, key).await
+/// Reads a value of a bucket from the leader, as an operator may.
+pub async fn kv(fleet: &TestFleet, bucket: &str, key: &str) -> Option<Value> {
+    kv_by(&jetstream::new(fleet.connect("operator").await), bucket, key).await
 }
 
 pub(crate) async fn kv_by(js: &jetstream::Context, bucket: &str, key: &str) -> Option<Value> {

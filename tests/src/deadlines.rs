@@ -1,31 +1,31 @@
-//! I-15: no lock outlives its deadline, looked at from outside: SQL alone.
+//! I-15: no lock outlives its deadline, checked from outside in SQL.
 
 use sqlx::Row;
 
-use crate::{Town, until};
+use crate::{TestFleet, until};
 
-/// How long a lock may outlive its deadline while the fleet runs, in milliseconds (I-15).
+/// The time by which a lock may outlive its deadline while the fleet runs, in milliseconds (I-15).
 pub const OUTLIVES: i64 = 1000;
 /// The same where the fleet was down, counted from its restart.
 pub const OUTLIVES_RESTART: i64 = 2000;
 
 /// Waits until no lock is held.
-pub async fn until_no_lock_is_held(town: &Town) {
+pub async fn until_no_lock_is_held(fleet: &TestFleet) {
     until("every lock to end", || async {
         let held = "select count(*) from brigade.cart_locks where state = 'held'";
-        let held: i64 = sqlx::query_scalar(held).fetch_one(&town.sql).await.ok()?;
+        let held: i64 = sqlx::query_scalar(held).fetch_one(&fleet.sql).await.ok()?;
         (held == 0).then_some(())
     })
     .await;
 }
 
-/// The locks that outlived their deadline by more than [`OUTLIVES`]: the cart, by how much, and
-/// when it was seen (extended for an open payment, or ended), both in milliseconds; the time is
-/// since 1970 on the database's clock.
+/// Returns the locks that outlived their deadline by more than [`OUTLIVES`]: the cart, by how much,
+/// and when they were extended or ended, both in milliseconds, the time since 1970 on the
+/// database's clock.
 ///
 /// # Panics
 /// Where Postgres does not answer.
-pub async fn outlived(town: &Town) -> Vec<(String, i64, i64)> {
+pub async fn outlived(fleet: &TestFleet) -> Vec<(String, i64, i64)> {
     let rows = sqlx::query(
         "select id, late, at from (
              select id, type, (1000 * extract(epoch from at))::bigint as at,
@@ -39,7 +39,7 @@ pub async fn outlived(town: &Town) -> Vec<(String, i64, i64)> {
          where late > $1",
     )
     .bind(OUTLIVES)
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
     rows.iter().map(|row| (row.get("id"), row.get("late"), row.get("at"))).collect()

@@ -8,7 +8,7 @@ use brigade_contracts::{
 };
 use time::OffsetDateTime;
 
-use crate::Town;
+use crate::TestFleet;
 
 /// A lock of the restaurant `t1`.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ impl Lock {
     ///
     /// # Panics
     /// Where the owner or the cart is no Token.
-    pub async fn hold(town: &Town, owner: &str, cart: &str, seconds: f64) -> Self {
+    pub async fn hold(fleet: &TestFleet, owner: &str, cart: &str, seconds: f64) -> Self {
         let (token, expires_at): (i64, OffsetDateTime) = sqlx::query_as(
             "insert into brigade.cart_locks
                  (tenant, owner, version, updated_at, state, cart_id, token, method, acquired_at,
@@ -36,7 +36,7 @@ impl Lock {
         .bind(owner)
         .bind(cart)
         .bind(seconds)
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .expect("sql");
         let cart = Address::new("t1", Aggregate::Cart, cart).expect("tokens");
@@ -48,8 +48,8 @@ impl Lock {
     ///
     /// # Panics
     /// Where the stream does not take it.
-    pub async fn set_timer(&self, town: &Town) {
-        let js = jetstream::new(town.connect("command-handler").await);
+    pub async fn set_timer(&self, fleet: &TestFleet) {
+        let js = jetstream::new(fleet.connect("command-handler").await);
         let mut headers = HeaderMap::new();
         headers.insert(header::SCHEDULE, format!("@at {}", self.expires_at));
         headers.insert(header::SCHEDULE_TARGET, lock_due(&self.cart, self.token));
@@ -63,12 +63,12 @@ impl Lock {
     ///
     /// # Panics
     /// Where Postgres does not answer.
-    pub async fn is_released(&self, town: &Town) -> bool {
+    pub async fn is_released(&self, fleet: &TestFleet) -> bool {
         sqlx::query_scalar(
             "select state = 'released' from brigade.cart_locks where tenant = 't1' and owner = $1",
         )
         .bind(self.owner.as_str())
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .expect("sql")
     }

@@ -1,20 +1,22 @@
-//! What must hold of money and locks after every run (I-7 to I-12), looked at from outside in SQL.
+//! The invariants of money and locks (I-7 to I-12), checked from outside in SQL.
 
 use async_nats::jetstream;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::{Town, check, paying::fingerprint};
+use crate::{TestFleet, check, paying::fingerprint};
 
+/// Checks all invariants of money and locks.
+///
 /// # Panics
-/// Where an invariant is broken.
-pub async fn invariants(town: &Town) {
-    let mut connection = town.sql.acquire().await.expect("sql");
+/// Where one is broken.
+pub async fn invariants(fleet: &TestFleet) {
+    let mut connection = fleet.sql.acquire().await.expect("sql");
     assert_eq!(broken(&mut connection).await, Vec::<String>::new());
-    shares_sum_to_the_total(town).await;
+    shares_sum_to_the_total(fleet).await;
 }
 
-/// The invariants that do not hold, each with what breaks it.
+/// Returns the invariants that do not hold, each with the rows that break it.
 ///
 /// # Panics
 /// Where Postgres does not answer.
@@ -191,7 +193,7 @@ const NONE_OF: &[(&str, &str)] = &[
     ),
 ];
 
-/// I-9: what a payment was applied to holds what it held when the payment began.
+/// I-9: a cart that was paid holds the items that it held when the payment began.
 async fn paid_for_something_else(connection: &mut PgConnection) -> Vec<String> {
     let rows: Vec<(String, String, Value, Option<String>)> = sqlx::query_as(
         "select c.tenant || '.' || c.id, c.currency::text, c.items, p.fingerprint
@@ -202,24 +204,24 @@ async fn paid_for_something_else(connection: &mut PgConnection) -> Vec<String> {
     .fetch_all(connection)
     .await
     .expect("sql");
-    let told = |(cart, currency, items, locked): (String, String, Value, Option<String>)| {
+    let mismatch = |(cart, currency, items, locked): (String, String, Value, Option<String>)| {
         let present = fingerprint(&currency, items.as_array().expect("items"));
         (Some(present) != locked).then(|| format!("I-9: {cart} is not what was paid for"))
     };
-    rows.into_iter().filter_map(told).collect()
+    rows.into_iter().filter_map(mismatch).collect()
 }
 
-/// I-10: what the members of a team cart owe sums to its total, as it is shown.
-async fn shares_sum_to_the_total(town: &Town) {
+/// I-10: the shares of a team cart's members in KV sum to its total.
+async fn shares_sum_to_the_total(fleet: &TestFleet) {
     let carts: Vec<String> = sqlx::query_scalar(
         "select tenant || '.cart.' || id from brigade.carts where kind = 'team'",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql");
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     for cart in carts {
-        let core = check::kv_by(&js, "views", &format!("{cart}.core")).await.expect("shown");
+        let core = check::kv_by(&js, "views", &format!("{cart}.core")).await.expect("in KV");
         let shares = core["members"].as_array().expect("members").iter();
         let sum: i64 = shares.map(|member| member["share"].as_i64().expect("an amount")).sum();
         assert_eq!(sum, core["total"], "shares of {cart}");

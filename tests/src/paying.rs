@@ -1,13 +1,12 @@
-//! Paying, as a program outside asks for it; and time that passes for a lock without anybody
-//! waiting.
+//! Commands that pay, and time that passes for a lock without a test that waits.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{Producer, Reply, Town, producer::item};
+use crate::{Producer, Reply, TestFleet, producer::item};
 
 impl Producer {
-    /// A command that is done. Returns its `data`.
+    /// Sends a command that has to be done. Returns its `data`.
     ///
     /// # Panics
     /// Where it is refused.
@@ -17,10 +16,10 @@ impl Producer {
         reply.body()["data"].take()
     }
 
-    /// A command that is refused. Returns status and code.
+    /// Sends a command that has to be refused. Returns status and code.
     ///
     /// # Panics
-    /// Where it is done, or its answer is not that of a refusal.
+    /// Where it is done, or the refusal has effects.
     pub async fn refused(&self, what: &str, payload: Value) -> (u16, String) {
         let reply = self.send(what, payload).await;
         assert!(reply.status >= 300, "{what}: {}", reply.body());
@@ -28,13 +27,13 @@ impl Producer {
         (reply.status, reply.code())
     }
 
-    /// Opens a cart with an item each of (id, price, quantity), in EUR.
+    /// Opens a cart in EUR with an item each of (id, price, quantity).
     pub async fn cart_of(&self, id: &str, kind: &str, owner: &str, items: &[(&str, i64, i64)]) {
         let open = json!({ "kind": kind, "owner": owner, "currency": "EUR" });
         self.filled(id, open, items).await;
     }
 
-    /// The same of a session that nobody has logged in to.
+    /// Opens such a cart of a session that nobody has logged in to.
     pub async fn cart_of_session(&self, id: &str, session: &str, items: &[(&str, i64, i64)]) {
         let open = json!({ "kind": "ticket", "owner": session, "session": session,
                            "currency": "EUR" });
@@ -48,7 +47,7 @@ impl Producer {
         }
     }
 
-    /// The menu cart `c1` of ada, with 10.00 EUR in it.
+    /// Opens the menu cart `c1` of ada with an item of 10.00 EUR.
     pub async fn adas_cart(&self) {
         self.cart_of("c1", "menu", "ada", &[("i1", 1000, 1)]).await;
     }
@@ -70,35 +69,35 @@ impl Producer {
         self.done(&format!("payment.{payment}.initiate"), payload).await
     }
 
-    /// What the gateway said, in EUR.
+    /// Sends a result of the payment gateway, in EUR.
     pub async fn result(&self, payment: &str, kind: &str, transaction: &str, amount: i64) -> Reply {
         let payload = result(kind, transaction, amount);
         self.send(&format!("payment.{payment}.record_result"), payload).await
     }
 
-    /// What is paid of a cart or order, and what is still due.
+    /// Returns what is paid of a cart or order, and what is due.
     pub async fn paid_and_due(&self, what: &str) -> (Value, Value) {
         let view = self.view(what, None).await.body();
         (view["payments"]["paid"].clone(), view["due"].clone())
     }
 
-    /// The status of a payment, as queries show it.
+    /// Returns the status of a payment, as queries have it.
     pub async fn payment_status(&self, id: &str) -> String {
         let view = self.view(&format!("payment.{id}"), None).await.body();
         view["core"]["status"].as_str().unwrap_or_default().to_owned()
     }
 }
 
-/// A payload of `lock`.
+/// Returns a payload of `lock`.
 #[must_use]
 pub fn lock(method: &str) -> Value {
     json!({ "transaction_id": TEMPORARY, "method": method })
 }
 
-/// The transaction that [`lock`] names, which nobody but the holder may learn.
+/// The transaction in a payload of [`lock`], which nobody but the holder may learn.
 pub const TEMPORARY: &str = "temporary-transaction";
 
-/// A payload of `record_result`.
+/// Returns a payload of `record_result`.
 #[must_use]
 pub fn result(kind: &str, transaction: &str, amount: i64) -> Value {
     json!({
@@ -107,7 +106,7 @@ pub fn result(kind: &str, transaction: &str, amount: i64) -> Value {
     })
 }
 
-/// The fingerprint of a cart's contents, as the contract describes it.
+/// Returns the fingerprint of a cart's contents, as the contract describes it.
 #[must_use]
 pub fn fingerprint(currency: &str, items: &[Value]) -> String {
     let mut items: Vec<_> = items.iter().collect();
@@ -123,11 +122,11 @@ pub fn fingerprint(currency: &str, items: &[Value]) -> String {
     hex::encode(Sha256::digest(contents))
 }
 
-/// So many minutes pass for the lock of an owner, and for nothing else.
+/// Makes the lock of an owner this many minutes older, and nothing else.
 ///
 /// # Panics
 /// Where the owner never had a lock.
-pub async fn pass(town: &Town, owner: &str, minutes: i32) {
+pub async fn age_lock(fleet: &TestFleet, owner: &str, minutes: i32) {
     let moved = sqlx::query(
         "update brigade.cart_locks set acquired_at = acquired_at - make_interval(mins => $2),
              expires_at = expires_at - make_interval(mins => $2)
@@ -135,41 +134,44 @@ pub async fn pass(town: &Town, owner: &str, minutes: i32) {
     )
     .bind(owner)
     .bind(minutes)
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .expect("sql");
     assert_eq!(moved.rows_affected(), 1);
 }
 
-/// Owner and token of each held lock.
+/// Returns owner and token of each held lock.
 ///
 /// # Panics
 /// Where Postgres does not answer.
-pub async fn held(town: &Town) -> Vec<(String, i64)> {
+pub async fn held_locks(fleet: &TestFleet) -> Vec<(String, i64)> {
     let held = "select owner, token from brigade.cart_locks where state = 'held' order by owner";
-    sqlx::query_as(held).fetch_all(&town.sql).await.expect("sql")
+    sqlx::query_as(held).fetch_all(&fleet.sql).await.expect("sql")
 }
 
-/// Of each entry of an owner's history, oldest first: action, token and reason.
+/// Returns the history of an owner's locks, oldest first: action, token and reason.
 ///
 /// # Panics
 /// Where Postgres does not answer.
-pub async fn history(town: &Town, owner: &str) -> Vec<(String, Option<i64>, Option<String>)> {
+pub async fn lock_history(
+    fleet: &TestFleet,
+    owner: &str,
+) -> Vec<(String, Option<i64>, Option<String>)> {
     sqlx::query_as(
         "select action, token, reason from brigade.cart_lock_history
          where tenant = 't1' and owner = $1 order by seq",
     )
     .bind(owner)
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .expect("sql")
 }
 
-/// (amount, reason) of each refund task.
+/// Returns amount and reason of each refund task.
 ///
 /// # Panics
 /// Where Postgres does not answer.
-pub async fn owed(town: &Town) -> Vec<(i64, String)> {
+pub async fn refund_tasks(fleet: &TestFleet) -> Vec<(i64, String)> {
     let owed = "select amount, reason from brigade.refund_tasks order by payment_id, id";
-    sqlx::query_as(owed).fetch_all(&town.sql).await.expect("sql")
+    sqlx::query_as(owed).fetch_all(&fleet.sql).await.expect("sql")
 }

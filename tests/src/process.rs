@@ -16,13 +16,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{Town, until};
+use crate::{TestFleet, until};
 
 /// Name of the hidden test that calls [`brigade_main`].
 pub const HIDDEN_TEST: &str = "brigade_process";
 const ARGUMENTS: &str = "BRIGADE_TEST_ARGUMENTS";
 
-/// What the hidden test does: it is `brigade` with the arguments that the parent chose.
+/// Runs `brigade` with the arguments that the parent test chose: the hidden test.
 #[expect(clippy::disallowed_methods, reason = "how the parent test speaks to its child")]
 pub fn brigade_main() {
     let arguments = std::env::var(ARGUMENTS).expect("started by another test");
@@ -34,7 +34,7 @@ pub fn brigade_main() {
     }
 }
 
-/// The program with these arguments, separated by spaces, in a process of its own.
+/// Returns the command of the program with these arguments, separated by spaces.
 fn brigade(arguments: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
@@ -46,33 +46,33 @@ fn brigade(arguments: &str) -> Command {
     command
 }
 
-/// A command of operators, who reach the database as its owner.
-fn of_operators(town: &Town, arguments: &str) -> Command {
-    let database_url = town.sql.connect_options().to_url_lossy().to_string();
+/// Returns an operator's command, with the database's owner.
+fn of_operators(fleet: &TestFleet, arguments: &str) -> Command {
+    let database_url = fleet.sql.connect_options().to_url_lossy().to_string();
     let mut command = brigade(arguments);
     command
         .env("BRIGADE_DATABASE_URL", database_url)
-        .env("BRIGADE_NATS_URL", town.nats_url("operator"))
+        .env("BRIGADE_NATS_URL", fleet.nats_url("operator"))
         .stdout(Stdio::piped());
     command
 }
 
-/// Runs a command of operators and returns what it prints.
+/// Runs an operator's command and returns its output.
 ///
 /// # Panics
-/// Where it does not end well.
-pub async fn printed(town: &Town, arguments: &str) -> String {
-    let ended = of_operators(town, arguments).output().await.expect("it runs");
+/// Where it fails.
+pub async fn printed(fleet: &TestFleet, arguments: &str) -> String {
+    let ended = of_operators(fleet, arguments).output().await.expect("it runs");
     assert!(ended.status.success(), "{arguments}: {ended:?}");
     String::from_utf8(ended.stdout).expect("UTF-8")
 }
 
-/// Runs a command of operators whose reader goes away after the first line with this text.
+/// Runs an operator's command and closes its output after the first line with this text.
 ///
 /// # Panics
-/// Where the command does not end well and without a word.
-pub async fn ends_quietly_unread(town: &Town, arguments: &str, text: &str) {
-    let mut child = of_operators(town, arguments).spawn().expect("it starts");
+/// Where the command fails or complains.
+pub async fn ends_quietly_unread(fleet: &TestFleet, arguments: &str, text: &str) {
+    let mut child = of_operators(fleet, arguments).spawn().expect("it starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     while !lines.next_line().await.expect("text").expect("a line").contains(text) {}
     drop(lines);
@@ -83,21 +83,24 @@ pub async fn ends_quietly_unread(town: &Town, arguments: &str, text: &str) {
 /// A `brigade run` of its own; killed when dropped.
 pub struct Process {
     pub child: Child,
-    /// What it has logged.
+    /// The lines that it has logged.
     log: Arc<Mutex<String>>,
     /// Ends with the log.
     reader: JoinHandle<()>,
 }
 
 impl Process {
-    /// Starts workers in a process and waits until it says that they are ready. With a fail point
-    /// it aborts where that is reached, or stops there (`stop:<name>`). Its locks live as long as
-    /// those of the town, in whole seconds.
+    /// Starts workers in a process and waits until they are ready. With a fail point the process
+    /// aborts there, or stops there (`stop:<name>`). Its settings are those of the fleet.
     ///
     /// # Panics
     /// Where it does not start.
-    pub async fn start(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
-        let process = Self::spawn(town, workers, fail_point);
+    pub async fn start(
+        fleet: &TestFleet,
+        workers: &[WorkerName],
+        fail_point: Option<&str>,
+    ) -> Self {
+        let process = Self::spawn(fleet, workers, fail_point);
         // One that dies before it is ready closes its log: that is for the caller to see.
         until("the process to be ready or gone", || async {
             let over = process.reader.is_finished();
@@ -107,22 +110,22 @@ impl Process {
         process
     }
 
-    /// The same for one that may never be ready.
+    /// Starts workers in a process that may never be ready.
     ///
     /// # Panics
     /// Where it does not start.
     #[must_use]
-    pub fn spawn(town: &Town, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
+    pub fn spawn(fleet: &TestFleet, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
         let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
         let mut command = brigade(&format!("run {}", names.join(" ")));
         command.env("BRIGADE_LOG_FORMAT", "json").env("BRIGADE_LOG", "info,brigade=trace");
         for worker in workers {
-            let servers = town.servers(*worker);
+            let servers = fleet.servers(*worker);
             let suffix = worker.env_suffix();
             command.env(format!("BRIGADE_NATS_URL_{suffix}"), servers.nats_url);
             command.env(format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url);
         }
-        let policy = &town.settings.lock_policy;
+        let policy = &fleet.settings.lock_policy;
         for (method, timeout) in [
             ("CARD", policy.card),
             ("WALLET", policy.wallet),
@@ -132,8 +135,8 @@ impl Process {
             let seconds = timeout.as_secs().max(1).to_string();
             command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
-        command.env("BRIGADE_IDLE_CART_HOURS", town.settings.idle_cart_hours.to_string());
-        if let Some(trust) = &town.trust {
+        command.env("BRIGADE_IDLE_CART_HOURS", fleet.settings.idle_cart_hours.to_string());
+        if let Some(trust) = &fleet.trust {
             command.env("SSL_CERT_FILE", &trust.authority).env_remove("SSL_CERT_DIR");
         }
         if let Some(name) = fail_point {
@@ -146,13 +149,13 @@ impl Process {
         let written = log.clone();
         let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                keep(&written, &line);
+                append(&written, &line);
             }
         });
         Self { child, log, reader }
     }
 
-    /// Waits until it has logged a line with each of these in it.
+    /// Waits until it has logged a line with all of these parts.
     pub async fn until_logged(&self, parts: &[&str]) {
         until(&format!("{parts:?} in the log"), || async {
             let has_all = |line: &str| parts.iter().all(|part| line.contains(part));
@@ -161,7 +164,7 @@ impl Process {
         .await;
     }
 
-    /// What it has logged.
+    /// Returns what it has logged.
     ///
     /// # Panics
     /// Never.
@@ -170,7 +173,7 @@ impl Process {
         self.log.lock().expect("not poisoned").clone()
     }
 
-    /// Waits until it has stopped itself.
+    /// Waits until it has stopped itself at its fail point.
     ///
     /// # Panics
     /// Where it ends instead.
@@ -183,12 +186,12 @@ impl Process {
         .await;
     }
 
-    /// SIGCONT.
-    pub async fn goes_on(&self) {
+    /// Lets a stopped process go on (SIGCONT).
+    pub async fn resume(&self) {
         self.signal("CONT").await;
     }
 
-    /// A signal, such as TERM.
+    /// Sends it a signal, such as TERM.
     ///
     /// # Panics
     /// Where it is gone.
@@ -196,10 +199,10 @@ impl Process {
         signal(self.child.id().expect("it runs"), name).await;
     }
 
-    /// Where it serves: `http://<address>`.
+    /// Returns where it serves HTTP: `http://<address>`.
     ///
     /// # Panics
-    /// Where it did not say so.
+    /// Where it has not logged that.
     #[must_use]
     pub fn http(&self) -> String {
         let log = self.log();
@@ -208,7 +211,7 @@ impl Process {
         format!("http://{address}")
     }
 
-    /// What of its memory is in use, and was at most, in KiB.
+    /// Returns its memory now and at most, in KiB.
     ///
     /// # Panics
     /// Where it is gone, or this is not Linux.
@@ -224,7 +227,7 @@ impl Process {
         (field("VmRSS:"), field("VmHWM:"))
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     ///
     /// # Panics
     /// Where it cannot be killed.
@@ -232,7 +235,7 @@ impl Process {
         self.child.kill().await.expect("killed");
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended.
     ///
     /// # Panics
     /// Where it cannot be waited for.
@@ -251,7 +254,7 @@ pub async fn signal(process: u32, name: &str) {
     assert!(sent.expect("kill").success());
 }
 
-fn keep(log: &Mutex<String>, line: &str) {
+fn append(log: &Mutex<String>, line: &str) {
     let mut log = log.lock().expect("not poisoned");
     log.push_str(line);
     log.push('\n');

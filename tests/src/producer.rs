@@ -1,17 +1,19 @@
+//! A client of the restaurants over NATS.
+
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use futures::{StreamExt, future::join_all};
 use serde_json::Value;
 
-/// A program outside: knows subjects and JSON, and none of brigade's types.
+/// A client of one restaurant over NATS, which knows subjects and JSON and none of brigade's types.
 #[derive(Clone)]
 pub struct Producer {
     pub client: async_nats::Client,
     pub tenant: String,
 }
 
-/// An answer: the status, the ETag and the body.
+/// An answer over NATS.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     pub status: u16,
@@ -21,13 +23,13 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The body; null where there is none.
+    /// Returns the body; null where it is no JSON.
     #[must_use]
     pub fn body(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
     }
 
-    /// The `code` of an outcome or an error.
+    /// Returns the `code` of an outcome or an error; empty where there is none.
     #[must_use]
     pub fn code(&self) -> String {
         self.body()["code"].as_str().unwrap_or_default().to_owned()
@@ -40,7 +42,7 @@ impl Producer {
         Self { client, tenant: tenant.to_owned() }
     }
 
-    /// One request, with headers as they are given. `None`: nobody answered.
+    /// Sends a request with these headers; returns `None` where nobody answers within 10 s.
     pub async fn request(
         &self,
         subject: &str,
@@ -50,7 +52,7 @@ impl Producer {
         self.request_within(Duration::from_secs(10), subject, headers, payload).await
     }
 
-    /// The same with a time-out.
+    /// Sends a request with these headers; returns `None` where nobody answers in time.
     pub async fn request_within(
         &self,
         timeout: Duration,
@@ -86,7 +88,7 @@ impl Producer {
         })
     }
 
-    /// A command on the request door, under the given Command-Id.
+    /// Sends a command on the request door under this Command-Id.
     ///
     /// # Panics
     /// Where nobody answers.
@@ -97,14 +99,13 @@ impl Producer {
         reply.unwrap_or_else(|| panic!("no answer to {what}"))
     }
 
-    /// A command on the request door, such as `cart.c1.open`, under a Command-Id of its own.
+    /// Sends a command, such as `cart.c1.open`, on the request door under a new Command-Id.
     pub async fn send(&self, what: &str, payload: Value) -> Reply {
         self.send_as(&uuid::Uuid::now_v7().to_string(), what, payload).await
     }
 
-    /// As a client does that wants it done: repeats under the same Command-Id until there is an
-    /// answer other than 503.
-    pub async fn insist(&self, command_id: &str, what: &str, payload: Value) -> Reply {
+    /// Sends a command under this Command-Id until there is an answer other than 503.
+    pub async fn send_until_decided(&self, command_id: &str, what: &str, payload: Value) -> Reply {
         let subject = format!("req.{}.{what}", self.tenant);
         let payload = payload.to_string();
         crate::until(&format!("a decision about {what}"), || async {
@@ -118,11 +119,11 @@ impl Producer {
         .await
     }
 
-    /// A command on the durable door; returns when its outcome was published. As a program does
-    /// that knows only subjects: listens, publishes, waits for the PubAck, then for the outcome.
+    /// Sends a command on the durable door and returns its outcome: subscribes, publishes, waits
+    /// for the PubAck, then for the outcome.
     ///
     /// # Panics
-    /// Where the stream does not take it, or no outcome comes.
+    /// Where the stream refuses it, or no outcome comes.
     pub async fn publish(&self, command_id: &str, what: &str, payload: Value) -> Value {
         let subject = format!("outcome.{}.{command_id}", self.tenant);
         let mut outcomes = self.client.subscribe(subject).await.expect("subscribed");
@@ -132,10 +133,10 @@ impl Producer {
         serde_json::from_slice(&outcome.payload).expect("JSON")
     }
 
-    /// Publishes on the durable door and waits for the PubAck only.
+    /// Sends a command on the durable door and waits for the PubAck only.
     ///
     /// # Panics
-    /// Where the stream does not take it.
+    /// Where the stream refuses it.
     pub async fn store(&self, command_id: &str, what: &str, payload: &str) {
         let mut headers = HeaderMap::new();
         headers.insert("Command-Id", command_id);
@@ -145,7 +146,7 @@ impl Producer {
         sent.expect("sent").await.expect("a PubAck");
     }
 
-    /// A query of a view, such as `cart.c1`, with `If-None-Match`; again where it is 503.
+    /// Queries a view, such as `cart.c1`, with `If-None-Match`; repeats a query that is 503.
     ///
     /// # Panics
     /// Where nobody answers.
@@ -155,7 +156,7 @@ impl Producer {
         self.query(&subject, &headers).await
     }
 
-    /// A query of the active orders; again where it is 503.
+    /// Queries the active orders; repeats a query that is 503.
     ///
     /// # Panics
     /// Where nobody answers.
@@ -163,7 +164,7 @@ impl Producer {
         self.query(&format!("q.{}.active_orders", self.tenant), headers).await
     }
 
-    /// As a client does: on a machine that is too busy nothing can be confirmed for a moment.
+    /// Repeats a query that is 503: on a busy machine nothing can be confirmed for a moment.
     async fn query(&self, subject: &str, headers: &[(&str, &str)]) -> Reply {
         crate::until(&format!("an answer to {subject}"), || async {
             let reply = self.request(subject, headers, b"").await;
@@ -173,7 +174,7 @@ impl Producer {
         .await
     }
 
-    /// Opens a team cart of `owner` with these further members.
+    /// Opens a team cart of `owner` and lets these members join.
     ///
     /// # Panics
     /// Where it is refused.
@@ -186,7 +187,7 @@ impl Producer {
         }
     }
 
-    /// The same command `times` times at once.
+    /// Sends the same command `times` times at once.
     pub async fn all_at_once(
         &self,
         times: usize,
@@ -199,7 +200,7 @@ impl Producer {
     }
 }
 
-/// A payload of `add_item`.
+/// Returns a payload of `add_item`.
 #[must_use]
 pub fn item(id: &str, price: i64, quantity: i64) -> Value {
     serde_json::json!({
@@ -208,7 +209,7 @@ pub fn item(id: &str, price: i64, quantity: i64) -> Value {
     })
 }
 
-/// A payload of `place`: (name, price, quantity) each.
+/// Returns a payload of `place`: an item each of (name, price, quantity).
 #[must_use]
 pub fn placed(items: &[(&str, i64, i64)]) -> Value {
     let item = |(name, price, quantity): &(&str, i64, i64)| {

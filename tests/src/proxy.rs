@@ -1,3 +1,5 @@
+//! Faults of a network.
+
 use std::net::SocketAddr;
 
 use tokio::{
@@ -7,8 +9,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A port that leads to a port of this machine, and that can fail like a network. Dropping it ends
-/// what goes through it.
+/// A port that forwards to a port of this machine and can fail like a network. Its connections end
+/// when it is dropped.
 pub struct TcpProxy {
     port: u16,
     is_open: watch::Sender<bool>,
@@ -18,7 +20,7 @@ pub struct TcpProxy {
 }
 
 impl TcpProxy {
-    /// Returns an open way to a port.
+    /// Returns an open proxy of a port.
     ///
     /// # Panics
     /// If there is no free port.
@@ -37,22 +39,23 @@ impl TcpProxy {
         self.port
     }
 
-    /// Ends every connection, and each new one, until it is opened again.
+    /// Closes every connection, and each new one, until it is opened again.
     pub fn shut(&self) {
         self.is_open.send_replace(false);
     }
 
+    /// Lets new connections through again.
     pub fn open(&self) {
         self.is_open.send_replace(true);
     }
 
-    /// Ends every connection; who connects again gets through.
+    /// Closes every connection; new ones get through.
     pub fn cut(&self) {
         self.cut.send_replace(());
     }
 
-    /// Lets nothing more through any connection that there is, while both ends stay open. Who
-    /// connects again gets through.
+    /// Lets nothing more through the present connections, while both ends stay open; new ones get
+    /// through.
     pub fn silence(&self) {
         self.silent.send_replace(());
     }

@@ -1,69 +1,71 @@
-//! Server-sent events, as a program outside reads them: a parser of the WHATWG standard, and the
-//! kitchen's screen that is kept by what it is told.
+//! Server-sent events as a client reads them, and the list of active orders that it keeps by them.
+//!
+//! The reader is written here because libraries drop what tests look at: comments, which are the
+//! heartbeats, and fields that the standard does not know.
 
 use std::{collections::HashMap, io::BufRead, time::Duration};
 
 use reqwest::{Method, Response};
 use serde_json::Value;
 
-use crate::{PATIENCE, Page, Web};
+use crate::{HttpClient, HttpResponse, PATIENCE};
 
-/// An event.
+/// An event, its data decoded.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct SseEvent {
     pub kind: String,
     pub data: Value,
 }
 
-/// A connection that events come on; cut when it is dropped.
-pub struct Events {
+/// A response of events; its connection is closed when it is dropped.
+pub struct SseStream {
     response: Response,
-    /// What has come and is not a whole line yet.
+    /// Bytes that are not a whole line yet.
     text: Vec<u8>,
     kind: String,
     data: String,
-    /// Of the last `id` field.
+    /// The value of the last `id` field.
     pub id: String,
-    /// Comment lines so far.
+    /// The number of comment lines so far.
     pub comments: usize,
-    /// Of the last `retry` field, in milliseconds.
+    /// The value of the last `retry` field, in milliseconds.
     pub retry: Option<u64>,
 }
 
-impl Web {
-    /// Opens a stream: `active-orders/stream`, from the position `last` on.
+impl HttpClient {
+    /// Opens a stream, such as `active-orders/stream`, from the position `last` on.
     ///
     /// # Errors
-    /// An answer that is no stream.
+    /// The response, if it is no stream.
     ///
     /// # Panics
     /// Where there is no answer.
-    pub async fn stream(&self, path: &str, last: Option<&str>) -> Result<Events, Page> {
+    pub async fn stream(&self, path: &str, last: Option<&str>) -> Result<SseStream, HttpResponse> {
         self.try_stream(path, last).await.expect("an answer")
     }
 
-    /// The same where there may be nobody to answer.
+    /// Opens a stream of a server that may be down.
     ///
     /// # Errors
     /// Where the connection breaks.
     ///
     /// # Panics
-    /// Where the answer is not what it says.
+    /// Where the headers are not those of a stream.
     pub async fn try_stream(
         &self,
         path: &str,
         last: Option<&str>,
-    ) -> reqwest::Result<Result<Events, Page>> {
+    ) -> reqwest::Result<Result<SseStream, HttpResponse>> {
         let request = self.request(Method::GET, path).timeout(Duration::from_secs(600));
         let request = last.iter().fold(request, |with, id| with.header("Last-Event-ID", *id));
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         if status != 200 {
-            return Ok(Err(Page { status, headers, bytes: response.bytes().await? }));
+            return Ok(Err(HttpResponse { status, headers, bytes: response.bytes().await? }));
         }
         assert_eq!(headers["content-type"], "text/event-stream");
         assert_eq!(headers["cache-control"], "no-store");
-        Ok(Ok(Events {
+        Ok(Ok(SseStream {
             response,
             text: Vec::new(),
             kind: String::new(),
@@ -75,17 +77,17 @@ impl Web {
     }
 }
 
-impl Events {
-    /// The next event; `None`: the stream has ended, or its connection broke.
+impl SseStream {
+    /// Returns the next event; `None` once the stream has ended or its connection broke.
     ///
     /// # Panics
     /// Where nothing comes, or no JSON.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<SseEvent> {
         let (kind, data) = self.next_text().await?;
-        Some(Event { kind, data: serde_json::from_str(&data).expect("JSON") })
+        Some(SseEvent { kind, data: serde_json::from_str(&data).expect("JSON") })
     }
 
-    /// The next event, its kind and its data as they came.
+    /// Returns kind and data of the next event as they came.
     ///
     /// # Panics
     /// Where nothing comes.
@@ -120,7 +122,7 @@ impl Events {
         Some(())
     }
 
-    /// An event, if a whole one has come.
+    /// Returns an event, if a whole one has come.
     fn parse(&mut self) -> Option<(String, String)> {
         loop {
             let mut line = Vec::new();
@@ -153,11 +155,11 @@ impl Events {
     }
 }
 
-/// What a screen shows that is kept by events, and the position that it goes on from.
+/// The rows that a client has, and the position that it goes on from.
 #[derive(Default)]
-pub struct Board {
+pub struct StreamedOrders {
     rows: HashMap<String, Value>,
-    /// Of each order that it ever heard of: the versions of its parts.
+    /// The versions of the parts of each order that ever came.
     seen: HashMap<String, (u64, u64)>,
     pub id: Option<String>,
     pub snapshots: usize,
@@ -165,12 +167,12 @@ pub struct Board {
     pub changes: usize,
 }
 
-impl Board {
-    /// Takes an event in.
+impl StreamedOrders {
+    /// Applies an event.
     ///
     /// # Panics
-    /// Where it is of no known kind, or tells something older than what was told before.
-    pub fn take(&mut self, event: &Event, id: &str) {
+    /// Where its kind is unknown, or it is older than one before.
+    pub fn apply(&mut self, event: &SseEvent, id: &str) {
         self.id = Some(id.to_owned());
         match event.kind.as_str() {
             "change" => {
@@ -204,7 +206,7 @@ impl Board {
         }
     }
 
-    /// The rows, newest first.
+    /// Returns the rows, newest first.
     ///
     /// # Panics
     /// Never: all rows have these fields.
@@ -219,7 +221,7 @@ impl Board {
         rows
     }
 
-    /// Whether it knows this version of an order's core, or a later one.
+    /// Returns whether this version of an order's core came, or a later one.
     #[must_use]
     pub fn has(&self, order: &str, version: u64) -> bool {
         self.seen.get(order).is_some_and(|seen| seen.0 >= version)

@@ -1,9 +1,6 @@
-//! Certificates of a test's own.
+//! Certificates for a test.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
@@ -15,7 +12,7 @@ const CERTIFICATE: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
 const AUTHORITY: &str = "ca.pem";
 
-/// Before this a configuration says nothing of TLS.
+/// The line of a configuration after which TLS begins.
 pub(crate) const BEGIN: &str = "# TLS\n";
 
 /// Signs the certificates of servers.
@@ -25,6 +22,8 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// Makes a new authority.
+    ///
     /// # Panics
     /// Where there is no randomness.
     #[must_use]
@@ -57,7 +56,7 @@ impl Authority {
         self.write(&folder.join(AUTHORITY));
     }
 
-    /// Writes what whoever trusts this authority has to be given.
+    /// Writes the certificate of the authority, for clients that trust it.
     ///
     /// # Panics
     /// Where the file cannot be written.
@@ -72,19 +71,10 @@ impl Default for Authority {
     }
 }
 
-/// Configuration of a nats-server with these files beside it.
+/// Returns the configuration of a nats-server with these files beside it.
 pub(crate) fn configuration(more: &str) -> String {
     format!(
         "tls {{ cert_file: \"{CERTIFICATE}\", key_file: \"{KEY}\", ca_file: \"{AUTHORITY}\"\n\
          {more} }}\n"
     )
-}
-
-/// How the clients of a town connect.
-#[derive(Clone)]
-pub struct Trust {
-    /// `tls`; `nats` leaves it to the server to ask for TLS.
-    pub scheme: &'static str,
-    /// The certificate of the authority.
-    pub authority: PathBuf,
 }

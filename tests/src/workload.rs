@@ -1,4 +1,5 @@
-//! Work of a restaurant's day through both doors, by a client that repeats what is not decided.
+//! The commands of a restaurant's day through both doors, by a client that repeats them until they
+//! are decided.
 
 use std::{
     sync::{
@@ -17,24 +18,24 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::{
-    Town,
+    TestFleet,
     producer::{item, placed},
     until,
 };
 
-/// `parties` at once: each logs in, fills a cart, commits, orders and is served, and looks at every
-/// step.
+/// Runs `customers` at once: each logs in, fills a cart, commits, orders and logs out, and queries
+/// the view after every step.
 ///
 /// # Panics
-/// Where something is refused, or an older state is shown.
-pub async fn run(town: &Town, name: &str, parties: usize) {
-    let nats = town.connect("t1-producer").await;
+/// Where a command is refused, or a view is older than the outcome.
+pub async fn run(fleet: &TestFleet, name: &str, customers: usize) {
+    let nats = fleet.connect("t1-producer").await;
     let client = Arc::new(Client::new(nats, Duration::from_secs(60)));
-    let party = |n: usize| party(client.clone(), format!("{name}{n}"));
-    join_all((0..parties).map(party)).await;
+    let customer = |n: usize| customer(client.clone(), format!("{name}{n}"));
+    join_all((0..customers).map(customer)).await;
 }
 
-async fn party(client: Arc<Client>, name: String) {
+async fn customer(client: Arc<Client>, name: String) {
     let cart = Address::new("t1", Aggregate::Cart, &format!("cart-{name}")).expect("tokens");
     let order = Address::new("t1", Aggregate::Order, &format!("order-{name}")).expect("tokens");
     let user = Address::new("t1", Aggregate::User, &format!("user-{name}")).expect("tokens");
@@ -69,26 +70,26 @@ async fn party(client: Arc<Client>, name: String) {
     }
 }
 
-/// The same without an end, until it is stopped.
+/// The same without end, until it is stopped.
 pub struct Load {
-    /// Parties that have gone home.
+    /// The number of customers that are done.
     pub done: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    /// Starts `lanes` of parties, one after the other each.
-    pub async fn start(town: &Town, lanes: usize) -> Self {
-        Self::named(town, "", lanes).await
+    /// Starts `concurrency` customers at once; each is followed by another.
+    pub async fn start(fleet: &TestFleet, concurrency: usize) -> Self {
+        Self::named(fleet, "", concurrency).await
     }
 
-    /// The same, where there are parties of other names already.
-    pub async fn named(town: &Town, name: &str, lanes: usize) -> Self {
-        let nats = town.connect("t1-producer").await;
+    /// Starts the same with names of its own, beside another load.
+    pub async fn named(fleet: &TestFleet, name: &str, concurrency: usize) -> Self {
+        let nats = fleet.connect("t1-producer").await;
         let client = Arc::new(Client::new(nats, Duration::from_secs(60)));
         let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let lane = |lane: usize| {
+        let task = |task: usize| {
             let (client, done, stop) = (client.clone(), done.clone(), stop.clone());
             let name = name.to_owned();
             tokio::spawn(async move {
@@ -96,27 +97,27 @@ impl Load {
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
-                    party(client.clone(), format!("{name}{lane}-{n}")).await;
+                    customer(client.clone(), format!("{name}{task}-{n}")).await;
                     done.fetch_add(1, Ordering::SeqCst);
                 }
             })
         };
-        let tasks = (0..lanes).map(lane).collect();
+        let tasks = (0..concurrency).map(task).collect();
         Self { done, stop, tasks }
     }
 
-    /// Waits until so many parties have gone home.
+    /// Waits until this many customers are done.
     pub async fn until_done(&self, count: u64) {
-        until(&format!("{count} parties"), || async {
+        until(&format!("{count} customers"), || async {
             (self.done.load(Ordering::SeqCst) >= count).then_some(())
         })
         .await;
     }
 
-    /// Lets the last ones finish.
+    /// Waits for the last ones.
     ///
     /// # Panics
-    /// Where something was refused or stale.
+    /// Where a command was refused, or a view was too old.
     pub async fn stop(self) {
         self.stop.store(true, Ordering::SeqCst);
         for task in self.tasks {

@@ -13,6 +13,6 @@ pub mod infra;
 pub mod operations;
 pub mod runtime;
 pub mod store;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod workers;

@@ -1,13 +1,13 @@
 //! Every bad input that the doors, the queries and the events can carry: the outcome that the
 //! contract names, nothing changed, the next command served at once.
 
-use brigade_tests::{Producer, Reply, Town, check, producer::item, until};
+use brigade_tests::{Producer, Reply, TestFleet, check, producer::item, until};
 use serde_json::{Value, json};
 
-/// What is sent, and how it must be answered.
+/// A bad message and the answer that it must get.
 pub struct Bad {
     pub name: String,
-    /// Behind `<door>.<tenant>.`.
+    /// The rest of the subject, after `<door>.<tenant>.`.
     pub what: String,
     pub headers: Vec<(&'static str, String)>,
     pub payload: Vec<u8>,
@@ -31,7 +31,7 @@ fn with(mut case: Bad, name: &'static str, value: &str) -> Bad {
     case
 }
 
-/// `add_item` with one field replaced.
+/// Returns a payload of `add_item` with one field replaced.
 fn add(field: &str, value: &str) -> Vec<u8> {
     let mut fields = vec![
         ("item_id", "\"i1\"".to_owned()),
@@ -252,8 +252,8 @@ pub fn cases() -> Vec<Bad> {
 
 #[tokio::test]
 async fn bad_commands_through_either_door_are_answered_as_the_contract_says() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
     let order = brigade_tests::producer::placed(&[("Soup", 500, 1)]);
     assert_eq!(producer.send("order.o1.place", order).await.status, 201);
@@ -286,19 +286,19 @@ async fn bad_commands_through_either_door_are_answered_as_the_contract_says() {
     let versions: (i64, i64) = sqlx::query_as(
         "select (select version from brigade.carts), (select version from brigade.orders)",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(versions, (1, 1));
     let others: i64 = sqlx::query_scalar(
         "select (select count(*) from brigade.payments) + (select count(*) from brigade.cart_locks)",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(others, 0, "no payment and no lock");
     assert_eq!(producer.send("cart.c1.add_item", item("i1", 100, 1)).await.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 async fn durable(producer: &Producer, id: &str, case: &Bad, headers: &[(&str, &str)]) -> Value {
@@ -316,7 +316,7 @@ async fn durable(producer: &Producer, id: &str, case: &Bad, headers: &[(&str, &s
     reply.body()
 }
 
-/// A refusal is an outcome too, with nothing in it that happened.
+/// A refusal is an outcome too, without effects.
 fn refused_shape(case: &Bad, outcome: &Value) {
     assert_eq!(outcome["effects"], json!([]), "{}", case.name);
     assert_eq!(outcome["data"], json!({}), "{}", case.name);
@@ -339,9 +339,9 @@ fn refused_shape(case: &Bad, outcome: &Value) {
 }
 
 #[tokio::test]
-async fn what_cannot_carry_an_outcome_is_answered_on_one_door_and_buried_on_the_other() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+async fn what_cannot_carry_an_outcome_is_answered_or_dead_lettered() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let join = b"{\"user\":\"bob\"}";
     let ids: [&[(&str, &str)]; 4] = [
         &[],
@@ -372,7 +372,7 @@ async fn what_cannot_carry_an_outcome_is_answered_on_one_door_and_buried_on_the_
     assert_eq!(reused.await.status, 201);
     producer.store("k1", "cart.c1.join", "{\"user\":\"bob\"}").await;
     let letters = until("five dead letters", || async {
-        let letters = check::dead_letters(&town).await;
+        let letters = check::dead_letters(&fleet).await;
         (letters.len() == 5).then_some(letters)
     })
     .await;
@@ -389,13 +389,13 @@ async fn what_cannot_carry_an_outcome_is_answered_on_one_door_and_buried_on_the_
     assert!(reasons[4].starts_with("command_id_reused"), "{reasons:?}");
     assert!(letters.iter().all(|letter| &letter.payload[..] == join));
     assert_eq!(producer.send("cart.c1.add_item", item("i1", 1, 1)).await.status, 200);
-    town.until_idle().await;
+    fleet.until_idle().await;
 }
 
 #[tokio::test]
 async fn the_durable_stream_takes_no_unknown_aggregate() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let js = async_nats::jetstream::new(producer.client.clone());
     for subject in ["cmd.t1.basket.b1.open", "cmd.t1.user.u1.fly", "cmd.t1.cart.c1"] {
         let sent = js.publish(subject, "{}".into()).await.unwrap();
@@ -407,13 +407,13 @@ async fn the_durable_stream_takes_no_unknown_aggregate() {
     assert!(sent.await.is_err());
     let reply = producer.send("basket.b1.open", json!({})).await;
     assert_eq!((reply.status, reply.code().as_str()), (404, "unknown_verb"));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn bad_queries_are_refused_and_cost_nobody_else_anything() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
     let long = format!("q.t1.view.cart.{}", "x".repeat(65));
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16);
@@ -453,17 +453,17 @@ async fn bad_queries_are_refused_and_cost_nobody_else_anything() {
     }
     assert_eq!(producer.view("cart.c1", Some("W/\"1\", \"7\"")).await.status, 304);
     assert_eq!(producer.view("cart.c1", Some("*")).await.status, 304);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn events_that_nobody_committed_and_later_schemas_harm_nothing() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
-    town.until_idle().await;
-    let relay = async_nats::jetstream::new(town.connect("outbox-relay").await);
-    let payments = check::kv(&town, "views", "t1.cart.c1.payments").await.unwrap();
+    fleet.until_idle().await;
+    let relay = async_nats::jetstream::new(fleet.connect("outbox-relay").await);
+    let payments = check::kv(&fleet, "views", "t1.cart.c1.payments").await.unwrap();
     let mut newer = payments.clone();
     newer["field_of_a_later_schema"] = json!(true);
     for payload in [
@@ -480,24 +480,24 @@ async fn events_that_nobody_committed_and_later_schemas_harm_nothing() {
         sent.unwrap().await.unwrap();
     }
     until("the dead letters", || async {
-        (check::dead_letters(&town).await.len() == 3).then_some(())
+        (check::dead_letters(&fleet).await.len() == 3).then_some(())
     })
     .await;
-    assert_eq!(check::kv(&town, "views", "t1.cart.c1.payments").await.unwrap(), payments);
+    assert_eq!(check::kv(&fleet, "views", "t1.cart.c1.payments").await.unwrap(), payments);
     assert_eq!(producer.send("cart.c1.join", json!({"user": "bob"})).await.status, 200);
-    town.until_idle().await;
-    check::kv_equals_sql(&town).await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
 }
 
 #[tokio::test]
 async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
-    town.until_idle().await;
-    let before = check::kv(&town, "versions", "t1.cart.c1").await.unwrap();
-    let stored = check::stored_subjects(&town, &["COMMANDS"]).await;
-    let stranger = town.connect("t2-producer").await;
+    fleet.until_idle().await;
+    let before = check::kv(&fleet, "versions", "t1.cart.c1").await.unwrap();
+    let stored = check::stored_subjects(&fleet, &["COMMANDS"]).await;
+    let stranger = fleet.connect("t2-producer").await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("If-None-Match", "*");
     headers.insert("Command-Id", "k");
@@ -530,18 +530,18 @@ async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
     let own = Producer::new(stranger, "t2");
     assert_eq!(own.view("cart.c9", None).await.status, 404);
     assert_eq!(own.send("cart.c9.join", json!({"user": "eve"})).await.status, 404);
-    assert_eq!(check::kv(&town, "versions", "t1.cart.c1").await.unwrap(), before);
-    town.until_idle().await;
-    assert_eq!(check::stored_subjects(&town, &["COMMANDS"]).await, stored);
-    town.finish().await;
+    assert_eq!(check::kv(&fleet, "versions", "t1.cart.c1").await.unwrap(), before);
+    fleet.until_idle().await;
+    assert_eq!(check::stored_subjects(&fleet, &["COMMANDS"]).await, stored);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn an_id_of_one_tenant_silences_no_other() {
-    let town = Town::start().await;
+    let fleet = TestFleet::start().await;
     let open = json!({"kind": "menu", "owner": "a", "currency": "EUR"}).to_string();
     for tenant in ["t1", "t2"] {
-        let client = town.connect(&format!("{tenant}-producer")).await;
+        let client = fleet.connect(&format!("{tenant}-producer")).await;
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Command-Id", "k1");
         headers.insert("Nats-Msg-Id", "order-1");
@@ -559,5 +559,5 @@ async fn an_id_of_one_tenant_silences_no_other() {
         let outcome = producer.request(&query, &[("Wait-Ms", "20000")], b"").await.unwrap();
         assert_eq!(outcome.body()["status"], 201);
     }
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,5 +1,5 @@
-//! Bad payloads of the verbs that lock and pay, one field at a time: made of a table of the fields,
-//! since what can be wrong with one depends on its type only.
+//! Bad payloads of the verbs that lock and pay, one field at a time, made from a table of the
+//! fields: the bad values of a field depend on its type only.
 
 use super::bad_input::{Bad, bad};
 
@@ -12,9 +12,9 @@ enum Type {
     /// A fencing token.
     Number,
     Seconds,
-    /// Of so many characters at most.
+    /// Text of at most this many characters.
     Text(usize),
-    /// One of a few words, such as this one.
+    /// An enum, with one of its values.
     Word(&'static str),
     Target,
 }
@@ -32,7 +32,7 @@ impl Type {
         }
     }
 
-    /// Values, and how each is refused.
+    /// Returns bad values, with status and code of the refusal.
     fn bad(self) -> Vec<(String, u16, &'static str)> {
         let long = |length: usize| format!("\"{}\"", "x".repeat(length));
         let malformed = |values: &[&str]| {
@@ -87,7 +87,7 @@ const CARD: &str = r#""card""#;
 
 type Field = (&'static str, Type);
 
-/// Each verb with the fields that it needs and those that it may do without.
+/// The verbs, each with its required and its optional fields.
 const VERBS: &[(&str, &[Field], &[Field])] = &[
     (
         "cart.c1.lock",
@@ -128,7 +128,7 @@ const VERBS: &[(&str, &[Field], &[Field])] = &[
     ("payment.p1.refund", &[("reason", Text(500))], &[("amount", Money), ("currency", Currency)]),
 ];
 
-/// The payload of these fields, with one of them replaced, or without it.
+/// Returns the payload of these fields, with one of them replaced or left out.
 fn payload(fields: &[&Field], changed: &str, value: Option<&str>) -> String {
     let field = |(name, kind): &&Field| {
         let value = if *name == changed { value? } else { kind.good() };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use brigade::operations::dead_letters::{DeadLetters, Filter};
 use brigade_contracts::{Address, Aggregate, WorkerName, shard_of};
 use brigade_tests::{
-    Producer, Town, check,
+    Producer, TestFleet, check,
     producer::{item, placed},
     until,
 };
@@ -18,7 +18,7 @@ fn initiate(target: Value, amount: i64) -> Value {
     json!({ "target": target, "method": "card", "amount": amount })
 }
 
-/// Sends commands at once. Returns how many were answered with which code.
+/// Sends commands at once. Returns the number of answers by code.
 async fn codes(producer: &Producer, commands: Vec<(String, Value)>) -> BTreeMap<String, usize> {
     let send = |(what, payload): (String, Value)| async move {
         producer.send(&what, payload).await.code()
@@ -41,8 +41,8 @@ async fn entries_of(producer: &Producer, what: &str) -> usize {
 
 #[tokio::test]
 async fn s5_03_what_is_beyond_a_bound_is_refused() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let [first, second] = [1, 2].map(|n| json!({ "label": n.to_string(), "seats": 4 }));
     producer.done("table.t1.register", first).await;
     producer.done("table.t2.register", second).await;
@@ -105,14 +105,14 @@ async fn s5_03_what_is_beyond_a_bound_is_refused() {
     producer.publish("dark", "cart.large.abandon", reason("a\u{85}b")).await;
     let outcome = producer.request("q.t1.outcome.dark", &[("Wait-Ms", "20000")], b"").await;
     assert_eq!(outcome.unwrap().body()["code"], "bad_text");
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// A customer who begins to pay a cent, and gives it up, again and again.
+/// A customer begins and cancels payments of a cent in a loop.
 #[tokio::test]
 async fn s5_03_payments_of_one_cent_without_end_stay_in_their_cart() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.cart_of("c1", "menu", "ada", &[("i1", 100_000, 1)]).await;
     let target = || json!({ "cart": "c1" });
     for wave in 0..8 {
@@ -135,15 +135,15 @@ async fn s5_03_payments_of_one_cent_without_end_stay_in_their_cart() {
     assert_eq!((&view["due"], &view["payments"]["paid"]), (&json!(0), &json!(100_000)));
     let largest: i32 =
         sqlx::query_scalar("select max(octet_length(payload::text)) from brigade.events")
-            .fetch_one(&town.sql)
+            .fetch_one(&fleet.sql)
             .await
             .unwrap();
     assert!(largest < 16 * 1024, "{largest}");
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Makes the first event of a cart too large for the stream, and whole again.
-async fn spoil(town: &Town, cart: &str, spoilt: bool) {
+/// Makes the first event of a cart too large for the stream, or restores it.
+async fn spoil(fleet: &TestFleet, cart: &str, spoilt: bool) {
     let padded = if spoilt { 950_000 } else { 0 };
     sqlx::query(
         "update brigade.events
@@ -152,18 +152,18 @@ async fn spoil(town: &Town, cart: &str, spoilt: bool) {
     )
     .bind(cart)
     .bind(padded)
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
 }
 
-/// Carts whose ids were chosen so that there is one in each shard.
+/// The ids of the carts are chosen so that there is one in each shard.
 #[tokio::test]
 async fn s5_03_an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() {
     // It would ask for events that are late to be published again.
-    let mut town = Town::start_without(WorkerName::CacheVerifier).await;
-    let producer = town.producer().await;
-    town.take(WorkerName::OutboxRelay).stop().await;
+    let mut fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
+    let producer = fleet.producer().await;
+    fleet.take(WorkerName::OutboxRelay).stop().await;
     let in_shard = |shard: u8| {
         let cart = |n: usize| Address::new("t1", Aggregate::Cart, &format!("c{n}")).unwrap();
         (0..).map(cart).find(|cart| shard_of(cart) == shard).unwrap().id.to_string()
@@ -171,31 +171,31 @@ async fn s5_03_an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() 
     let carts: Vec<String> = (0..16).map(in_shard).collect();
     for cart in &carts {
         producer.team_cart(cart, &format!("{cart}-owner"), &[]).await;
-        spoil(&town, cart, true).await;
+        spoil(&fleet, cart, true).await;
         producer.done(&format!("cart.{cart}.join"), json!({ "user": "bob" })).await;
     }
     // Of others, in the same shards.
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     for n in 0..32 {
         other.team_cart(&format!("other{n}"), &format!("owner{n}"), &[]).await;
     }
-    town.run(WorkerName::OutboxRelay).await;
-    town.until_idle().await;
+    fleet.run(WorkerName::OutboxRelay).await;
+    fleet.until_idle().await;
     let stored: i64 = sqlx::query_scalar("select count(*) from brigade.events")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
     assert_eq!(stored, 64);
-    assert_eq!(check::raw_events(&town).await.len(), 48);
-    assert_eq!(town.metrics.group::<RelayMetrics>().events_parked.get(), 16);
+    assert_eq!(check::raw_events(&fleet).await.len(), 48);
+    assert_eq!(fleet.metrics.group::<RelayMetrics>().events_parked.get(), 16);
     for cart in &carts {
         let view = producer.view(&format!("cart.{cart}"), None).await.body();
         assert_eq!(view["version"], 2, "{cart}");
     }
 
     // An operator mends one, and it goes its way.
-    let js = async_nats::jetstream::new(town.connect("operator").await);
-    let desk = DeadLetters::open(js, town.sql.clone()).await.unwrap();
+    let js = async_nats::jetstream::new(fleet.connect("operator").await);
+    let desk = DeadLetters::open(js, fleet.sql.clone()).await.unwrap();
     let letters = desk.list(&Filter::default()).await.unwrap();
     assert_eq!(letters.len(), 16);
     let of_first = letters
@@ -205,12 +205,12 @@ async fn s5_03_an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() 
     assert_eq!(letter.worker, "outbox-relay");
     let payload = desk.payload(letter.number).await.unwrap();
     assert!(payload.len() > 950_000 && letter.reason.contains("exceeds"), "{}", letter.reason);
-    spoil(&town, &carts[0], false).await;
+    spoil(&fleet, &carts[0], false).await;
     desk.replay(letter, "op1").await.unwrap();
     until("the mended event", || async {
-        (check::raw_events(&town).await.len() == 49).then_some(())
+        (check::raw_events(&fleet).await.len() == 49).then_some(())
     })
     .await;
-    town.until_idle().await;
-    check::kv_equals_sql(&town).await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
 }

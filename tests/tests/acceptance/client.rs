@@ -1,4 +1,4 @@
-//! The client against answers that the fleet gives seldom: the test answers in its place.
+//! The client library against rare answers: the test answers in the fleet's place.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use brigade_contracts::{
     Address, Aggregate, Body, Door, Token,
     client::{ActiveOrders, Client, ClientError, Line, Send, Standing},
 };
-use brigade_tests::{Town, town::SUPERUSER, until};
+use brigade_tests::{SUPERUSER, TestFleet, until};
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -15,15 +15,15 @@ use tokio::time::timeout;
 /// Ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What stands in for the fleet.
+/// Answers requests in the fleet's place.
 struct Answerer {
     nats: async_nats::Client,
     asked: Subscriber,
 }
 
 impl Answerer {
-    async fn of(town: &Town, subject: &str) -> Self {
-        let nats = town.connect(SUPERUSER).await;
+    async fn of(fleet: &TestFleet, subject: &str) -> Self {
+        let nats = fleet.connect(SUPERUSER).await;
         let asked = nats.subscribe(subject.to_owned()).await.unwrap();
         nats.flush().await.unwrap();
         Self { nats, asked }
@@ -61,8 +61,8 @@ fn outcome(n: usize, status: u16, retry_after_ms: Option<u64>) -> Value {
     })
 }
 
-async fn client(town: &Town, patience: Duration) -> Client {
-    Client::new(town.connect("t1-producer").await, patience)
+async fn client(fleet: &TestFleet, patience: Duration) -> Client {
+    Client::new(fleet.connect("t1-producer").await, patience)
 }
 
 fn asked_version(asked: &Message) -> Option<String> {
@@ -70,15 +70,14 @@ fn asked_version(asked: &Message) -> Option<String> {
 }
 
 #[tokio::test]
-async fn no_other_commands_outcome_is_taken_for_its_own_and_a_pause_is_as_long_as_the_answer_says()
-{
-    let town = Town::empty().await;
-    let client = client(&town, PATIENCE).await;
-    let mut fleet = Answerer::of(&town, "req.t1.cart.>").await;
-    let mut views = Answerer::of(&town, "q.t1.view.>").await;
-    let mut outcomes = Answerer::of(&town, "q.t1.outcome.>").await;
+async fn the_client_takes_only_its_own_outcome_and_pauses_as_the_answer_says() {
+    let fleet = TestFleet::empty().await;
+    let client = client(&fleet, PATIENCE).await;
+    let mut requests = Answerer::of(&fleet, "req.t1.cart.>").await;
+    let mut views = Answerer::of(&fleet, "q.t1.view.>").await;
+    let mut outcomes = Answerer::of(&fleet, "q.t1.outcome.>").await;
     for door in [Door::Request, Door::Durable] {
-        let answerer = if door == Door::Request { &mut fleet } else { &mut outcomes };
+        let answerer = if door == Door::Request { &mut requests } else { &mut outcomes };
         let send = join(1, door);
         let (sent, ()) = tokio::join!(client.send(&send), async {
             let asked = answerer.next().await;
@@ -97,12 +96,12 @@ async fn no_other_commands_outcome_is_taken_for_its_own_and_a_pause_is_as_long_a
 
     let send = join(3, Door::Request);
     let (sent, ()) = tokio::join!(client.send(&send), async {
-        let first = fleet.next().await;
+        let first = requests.next().await;
         let at = Instant::now();
-        fleet.answer(&first, "503", &outcome(3, 503, Some(400))).await;
-        let again = fleet.next().await;
+        requests.answer(&first, "503", &outcome(3, 503, Some(400))).await;
+        let again = requests.next().await;
         assert!(at.elapsed() >= Duration::from_millis(400));
-        fleet.answer(&again, "200", &outcome(3, 200, None)).await;
+        requests.answer(&again, "200", &outcome(3, 200, None)).await;
     });
     assert_eq!(sent.unwrap().status, 200);
 
@@ -120,9 +119,9 @@ async fn no_other_commands_outcome_is_taken_for_its_own_and_a_pause_is_as_long_a
 
 #[tokio::test]
 async fn a_view_that_is_never_confirmed_is_given_up_when_patience_is_over() {
-    let town = Town::empty().await;
-    let client = client(&town, Duration::from_millis(300)).await;
-    let mut views = Answerer::of(&town, "q.t1.view.>").await;
+    let fleet = TestFleet::empty().await;
+    let client = client(&fleet, Duration::from_millis(300)).await;
+    let mut views = Answerer::of(&fleet, "q.t1.view.>").await;
     let address = cart(1);
     let answers = async {
         loop {
@@ -139,10 +138,10 @@ async fn a_view_that_is_never_confirmed_is_given_up_when_patience_is_over() {
 }
 
 #[tokio::test]
-async fn a_view_is_not_older_than_what_was_heard_while_it_was_on_its_way() {
-    let town = Town::empty().await;
-    let client = client(&town, PATIENCE).await;
-    let mut views = Answerer::of(&town, "q.t1.view.>").await;
+async fn a_view_is_not_older_than_the_pushes_during_its_query() {
+    let fleet = TestFleet::empty().await;
+    let client = client(&fleet, PATIENCE).await;
+    let mut views = Answerer::of(&fleet, "q.t1.view.>").await;
     let address = cart(1);
     let (view, ()) = tokio::join!(client.view(&address), async {
         let asked = views.next().await;
@@ -155,16 +154,16 @@ async fn a_view_is_not_older_than_what_was_heard_while_it_was_on_its_way() {
     assert_eq!(view.unwrap().version, 5);
 }
 
-/// More than are on their way at once.
+/// More commands than the client has in flight at once.
 const STUCK: usize = 70;
 
 #[tokio::test]
-async fn s4_10_stuck_aggregates_do_not_stop_a_queue_and_each_command_is_stored_once() {
-    let town = Town::empty().await;
-    let client = client(&town, Duration::from_millis(200)).await;
-    let js = async_nats::jetstream::new(town.connect(SUPERUSER).await);
-    let mut outcomes = Answerer::of(&town, "q.t1.outcome.>").await;
-    let mut requests = Answerer::of(&town, "req.t1.cart.>").await;
+async fn s4_10_a_stuck_aggregate_stops_no_queue_and_commands_are_stored_once() {
+    let fleet = TestFleet::empty().await;
+    let client = client(&fleet, Duration::from_millis(200)).await;
+    let js = async_nats::jetstream::new(fleet.connect(SUPERUSER).await);
+    let mut outcomes = Answerer::of(&fleet, "q.t1.outcome.>").await;
+    let mut requests = Answerer::of(&fleet, "req.t1.cart.>").await;
     let queue = client.queue(Line::new(100));
     for n in 0..STUCK {
         queue.add(join(n, Door::Durable)).unwrap();
@@ -209,17 +208,17 @@ async fn s4_10_stuck_aggregates_do_not_stop_a_queue_and_each_command_is_stored_o
 
 #[tokio::test]
 async fn what_cannot_be_sent_or_read_ends_and_the_queue_goes_on() {
-    let town = Town::empty().await;
-    let client = client(&town, PATIENCE).await;
-    let mut fleet = Answerer::of(&town, "req.t1.cart.>").await;
+    let fleet = TestFleet::empty().await;
+    let client = client(&fleet, PATIENCE).await;
+    let mut requests = Answerer::of(&fleet, "req.t1.cart.>").await;
     let queue = client.queue(Line::new(10));
     for (n, door) in [(1, Door::Request), (2, Door::Durable)] {
         let traceparent = Some("0".repeat(2_000_000));
         queue.add(Send { traceparent, ..join(n, door) }).unwrap();
     }
     queue.add(join(3, Door::Request)).unwrap();
-    let asked = fleet.next().await;
-    fleet.answer(&asked, "200", &json!("no outcome")).await;
+    let asked = requests.next().await;
+    requests.answer(&asked, "200", &json!("no outcome")).await;
     let mut watch = queue.watch();
     let ended = timeout(PATIENCE, watch.wait_for(|line| line.pending() == 0)).await;
     let line = ended.expect("in time").expect("held").clone();
@@ -234,9 +233,9 @@ async fn what_cannot_be_sent_or_read_ends_and_the_queue_goes_on() {
 
 #[tokio::test]
 async fn a_stored_command_is_waited_for_without_another_message() {
-    let town = Town::empty().await;
-    let client = client(&town, Duration::from_millis(200)).await;
-    let mut outcomes = Answerer::of(&town, "q.t1.outcome.>").await;
+    let fleet = TestFleet::empty().await;
+    let client = client(&fleet, Duration::from_millis(200)).await;
+    let mut outcomes = Answerer::of(&fleet, "q.t1.outcome.>").await;
     let send = join(1, Door::Durable);
     let (sent, ()) = tokio::join!(client.send(&send), async {
         let asked = outcomes.next().await;
@@ -248,17 +247,17 @@ async fn a_stored_command_is_waited_for_without_another_message() {
         outcomes.answer(&asked, "200", &outcome(1, 200, None)).await;
     });
     assert_eq!(outcome.unwrap().status, 200);
-    let js = async_nats::jetstream::new(town.connect(SUPERUSER).await);
+    let js = async_nats::jetstream::new(fleet.connect(SUPERUSER).await);
     assert_eq!(js.get_stream("COMMANDS").await.unwrap().cached_info().state.messages, 1);
 }
 
 #[tokio::test]
 async fn a_watch_tells_a_refusal_and_its_end() {
-    let town = Town::empty().await;
-    let nats = town.connect("t1-watcher").await;
+    let fleet = TestFleet::empty().await;
+    let nats = fleet.connect("t1-watcher").await;
     let client = Client::new(nats.clone(), PATIENCE);
-    let mut views = Answerer::of(&town, "q.t1.view.>").await;
-    let mut lists = Answerer::of(&town, "q.t1.active_orders").await;
+    let mut views = Answerer::of(&fleet, "q.t1.view.>").await;
+    let mut lists = Answerer::of(&fleet, "q.t1.active_orders").await;
     let often = Duration::from_millis(20);
     let mut view = client.watch_view(&cart(1)).await.unwrap().polling_every(often);
     let tenant = Token::new("t1").unwrap();

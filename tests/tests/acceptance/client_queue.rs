@@ -6,7 +6,7 @@ use brigade_contracts::{
     Address, Aggregate, Body, Door, Token,
     client::{Client, Line, Queue, QueueError, Send, Standing},
 };
-use brigade_tests::{Town, producer::item};
+use brigade_tests::{TestFleet, producer::item};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -23,8 +23,8 @@ fn command(cart: &str, n: usize, verb: &str, payload: &Value) -> Send {
     Send { command_id, ..Send::new(address, body).through(door) }
 }
 
-/// Of each cart in turn: it is opened, two items go in, one that is not there is changed, what
-/// depends on that is skipped, and a third item goes in.
+/// Queues commands of each cart: it is opened, two items are added, an item that is not there is
+/// changed, what depends on that is skipped, and a third item is added.
 fn fill(queue: &Queue) {
     for n in 0..6 {
         for cart in ["c1", "c2", "c3"] {
@@ -64,9 +64,9 @@ async fn all_decided(queue: &Queue) -> Line {
 
 #[tokio::test]
 async fn s4_10_commands_queued_while_offline_are_sent_in_order_on_return() {
-    let mut town = Town::start().await;
-    let client = Client::new(town.connect("t1-producer").await, Duration::from_secs(5));
-    town.nats.kill().await;
+    let mut fleet = TestFleet::start().await;
+    let client = Client::new(fleet.connect("t1-producer").await, Duration::from_secs(5));
+    fleet.nats.kill().await;
     let queue = client.queue(Line::new(100));
     fill(&queue);
     let waiting = queue.line();
@@ -79,13 +79,13 @@ async fn s4_10_commands_queued_while_offline_are_sent_in_order_on_return() {
     assert_eq!(queue.add(again), Err(QueueError::Repeated));
 
     // The server dies once more when something was committed and is not answered.
-    let committed = town.fail.arm("command-handler.after_commit");
-    town.nats.restart().await.unwrap();
+    let committed = fleet.fail.arm("command-handler.after_commit");
+    fleet.nats.restart().await.unwrap();
     committed.reached().await;
-    town.nats.kill().await;
-    town.fail.disarm("command-handler.after_commit");
+    fleet.nats.kill().await;
+    fleet.fail.disarm("command-handler.after_commit");
     assert_ne!(queue.line().pending(), 0);
-    town.nats.restart().await.unwrap();
+    fleet.nats.restart().await.unwrap();
 
     let decided = standings(&all_decided(&queue).await);
     for cart in ["c1", "c2", "c3"] {
@@ -93,7 +93,7 @@ async fn s4_10_commands_queued_while_offline_are_sent_in_order_on_return() {
         let all: Vec<_> = (0..6).map(of).collect();
         let expected = ["done 201", "done 200", "done 200", "refused 404", "skipped", "done 200"];
         assert_eq!(all, expected, "{cart}");
-        assert_eq!(events(&town, cart).await, ["opened", "i1", "i2", "i5"], "each once, in order");
+        assert_eq!(events(&fleet, cart).await, ["opened", "i1", "i2", "i5"], "each once, in order");
     }
     let mut sent: Vec<_> = (0..6)
         .flat_map(|n| ["c1", "c2", "c3"].map(|cart| (n, format!("{cart}-{n}"))))
@@ -102,7 +102,7 @@ async fn s4_10_commands_queued_while_offline_are_sent_in_order_on_return() {
     sent.sort();
     let inbox: Vec<String> =
         sqlx::query_scalar("select command_id from brigade.command_inbox order by command_id")
-            .fetch_all(&town.sql)
+            .fetch_all(&fleet.sql)
             .await
             .unwrap();
     assert_eq!(inbox, sent, "under their own ids");
@@ -110,14 +110,14 @@ async fn s4_10_commands_queued_while_offline_are_sent_in_order_on_return() {
     // It goes on with what comes, connected.
     queue.add(command("c1", 7, "remove_item", &json!({"item_id": "i5"}))).unwrap();
     assert_eq!(standings(&all_decided(&queue).await)["c1-7"], "done 200");
-    until_healed(&town).await;
-    town.finish().await;
+    until_healed(&fleet).await;
+    fleet.finish().await;
 }
 
-/// What happened to a cart, in order of version: the item, or the event.
-async fn events(town: &Town, cart: &str) -> Vec<String> {
+/// Returns the events of a cart in order of version: the item, or else the event's name.
+async fn events(fleet: &TestFleet, cart: &str) -> Vec<String> {
     let sql =
         "select coalesce(payload->'data'->>'item_id', payload->'data'->'item'->>'item_id', type)
                from brigade.events where aggregate = 'cart' and id = $1 order by version";
-    sqlx::query_scalar(sql).bind(cart).fetch_all(&town.sql).await.unwrap()
+    sqlx::query_scalar(sql).bind(cart).fetch_all(&fleet.sql).await.unwrap()
 }

@@ -7,10 +7,7 @@ use brigade_contracts::{
     client::{ActiveOrders, Client, News, OrdersWatch, ViewWatch},
 };
 use brigade_tests::{
-    Producer, Town,
-    producer::placed,
-    proxy::TcpProxy,
-    town::{DEAF, SUPERUSER},
+    NO_PUSH_USER, Producer, SUPERUSER, TestFleet, producer::placed, proxy::TcpProxy,
 };
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
@@ -26,15 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn place(producer: &Producer, order: &str) {
     let what = format!("order.{order}.place");
-    let reply =
-        producer.insist(&format!("{order}-place"), &what, placed(&[("Soup", 500, 1)])).await;
+    let reply = producer
+        .send_until_decided(&format!("{order}-place"), &what, placed(&[("Soup", 500, 1)]))
+        .await;
     assert_eq!(reply.status, 201, "{}", reply.body());
 }
 
 async fn step(producer: &Producer, order: &str, verb: &str) {
     let payload = if verb == "cancel" { json!({"reason": "guest left"}) } else { json!({}) };
     let what = format!("order.{order}.{verb}");
-    let reply = producer.insist(&format!("{order}-{verb}"), &what, payload).await;
+    let reply = producer.send_until_decided(&format!("{order}-{verb}"), &what, payload).await;
     assert_eq!(reply.status, 200, "{verb} {order}: {}", reply.body());
 }
 
@@ -53,8 +51,7 @@ fn client(nats: async_nats::Client) -> Client {
     Client::new(nats, Duration::from_secs(30))
 }
 
-/// Listens until the watch shows what a fresh query answers. Returns what it told meanwhile: of
-/// each order the last news.
+/// Reads the watch until it equals a fresh query. Returns the last change of each order meanwhile.
 async fn until_same(watch: &mut OrdersWatch, producer: &Producer) -> BTreeMap<String, Value> {
     let fresh = producer.active_orders(&[]).await.body()["rows"].clone();
     let mut told = BTreeMap::new();
@@ -87,10 +84,10 @@ fn told(news: &[(&str, Value)]) -> BTreeMap<String, Value> {
 
 #[tokio::test]
 async fn s4_02_pushes_alone_keep_the_clients_list() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     place(&producer, "o1").await;
-    let client = client(town.connect("t1-watcher").await);
+    let client = client(fleet.connect("t1-watcher").await);
     let mut watch = watch(&client, ActiveOrders::default(), NEVER).await;
     until_same(&mut watch, &producer).await;
     for order in ["o2", "o3"] {
@@ -100,7 +97,7 @@ async fn s4_02_pushes_alone_keep_the_clients_list() {
     let news = until_same(&mut watch, &producer).await;
     assert_eq!(news["o1"], json!(["status"]));
     // A key that expires is pushed empty; that and nonsense change nothing.
-    let superuser = town.connect(SUPERUSER).await;
+    let superuser = fleet.connect(SUPERUSER).await;
     for (key, payload) in [("o1.core", ""), ("o1.payment", ""), ("o2.core", "{}"), ("o2.x", "?")] {
         let live = format!("live.active_orders.t1.{key}");
         superuser.publish(live, payload.into()).await.unwrap();
@@ -111,14 +108,14 @@ async fn s4_02_pushes_alone_keep_the_clients_list() {
     let news = until_same(&mut watch, &producer).await;
     let removed = |reason| json!({ "removed": reason });
     assert_eq!(news, told(&[("o2", removed("guest left")), ("o3", removed("completed"))]));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s4_07_with_every_push_lost_the_poll_alone_converges() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    let nats = town.connect(DEAF).await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let nats = fleet.connect(NO_PUSH_USER).await;
     let mut pushes = nats.subscribe("live.active_orders.t1.>").await.unwrap();
     let client = client(nats);
     let mut watch = watch(&client, ActiveOrders::default(), OFTEN).await;
@@ -139,22 +136,22 @@ async fn s4_07_with_every_push_lost_the_poll_alone_converges() {
     ];
     assert_eq!(news, told(&expected));
     assert!(pushes.next().now_or_never().flatten().is_none(), "nothing was pushed to it");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
-    let gate = TcpProxy::to(town.nats.port()).await;
-    let client = client(town.connect_through(&gate, "t1-watcher").await);
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let client = client(fleet.connect_through(&proxy, "t1-watcher").await);
     for order in ["o1", "o2", "o3"] {
         place(&producer, order).await;
     }
     let mut watch = watch(&client, ActiveOrders::default(), NEVER).await;
     until_same(&mut watch, &producer).await;
 
-    gate.shut();
+    proxy.shut();
     step(&producer, "o1", "accept").await;
     step(&producer, "o2", "cancel").await;
     complete(&producer, "o3").await;
@@ -162,7 +159,7 @@ async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
     // One that came and went meanwhile.
     place(&producer, "o5").await;
     step(&producer, "o5", "cancel").await;
-    gate.open();
+    proxy.open();
     let news = until_same(&mut watch, &producer).await;
     let expected = [
         ("o1", json!(["status"])),
@@ -173,13 +170,13 @@ async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
     assert_eq!(news, told(&expected));
 
     // The server dies as well, and is back before the client is.
-    gate.shut();
+    proxy.shut();
     step(&producer, "o1", "prepare").await;
-    town.nats.kill().await;
-    town.nats.restart().await.unwrap();
+    fleet.nats.kill().await;
+    fleet.nats.restart().await.unwrap();
     step(&producer, "o4", "cancel").await;
     place(&producer, "o6").await;
-    gate.open();
+    proxy.open();
     let news = until_same(&mut watch, &producer).await;
     let expected = [
         ("o1", json!(["status"])),
@@ -187,15 +184,15 @@ async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
         ("o6", json!("added")),
     ];
     assert_eq!(news, told(&expected));
-    until_healed(&town).await;
-    town.finish().await;
+    until_healed(&fleet).await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn s4_08_a_client_that_was_offline_for_longer_than_its_position_lives_is_told_everything() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    let client = client(town.connect("t1-watcher").await);
+async fn s4_08_a_client_with_an_expired_position_gets_all_rows() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let client = client(fleet.connect("t1-watcher").await);
     for order in ["o1", "o2"] {
         place(&producer, order).await;
     }
@@ -222,10 +219,10 @@ async fn s4_08_a_client_that_was_offline_for_longer_than_its_position_lives_is_t
     let expected =
         [("o1", json!({"removed": null})), ("o2", json!(["status"])), ("o3", json!("added"))];
     assert_eq!(news, told(&expected));
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Follows the view of an order to a version. Returns the versions that it was given.
+/// Follows the view of an order to a version. Returns the versions on the way.
 async fn follow(watch: &mut ViewWatch, to: u64) -> Vec<u64> {
     let mut versions = Vec::new();
     while versions.last() != Some(&to) {
@@ -238,12 +235,12 @@ async fn follow(watch: &mut ViewWatch, to: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_watched_view_keeps_up_by_pushes_and_by_polls_and_never_goes_down() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
-    let gate = TcpProxy::to(town.nats.port()).await;
-    let hearing = client(town.connect_through(&gate, "t1-watcher").await);
-    let deaf = client(town.connect(DEAF).await);
+    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let hearing = client(fleet.connect_through(&proxy, "t1-watcher").await);
+    let deaf = client(fleet.connect(NO_PUSH_USER).await);
     let mut pushed = hearing.watch_view(&order).await.unwrap().polling_every(NEVER);
     let mut polled = deaf.watch_view(&order).await.unwrap().polling_every(OFTEN);
     assert!(pushed.next().now_or_never().is_none(), "there is none yet");
@@ -253,11 +250,11 @@ async fn a_watched_view_keeps_up_by_pushes_and_by_polls_and_never_goes_down() {
         let versions = follow(watch, 2).await;
         assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     }
-    gate.shut();
+    proxy.shut();
     step(&producer, "o1", "prepare").await;
-    gate.open();
+    proxy.open();
     for watch in [&mut pushed, &mut polled] {
         assert_eq!(follow(watch, 3).await, [3]);
     }
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -16,59 +16,59 @@ use brigade_contracts::{
     Address, Aggregate, Body, Door, WorkerName,
     client::{Client, Send},
 };
-use brigade_tests::{Town, check, producer::item, town::ready, until, workload::Load};
+use brigade_tests::{TestFleet, check, producer::item, until, until_ready, workload::Load};
 use serde_json::{Value, json};
 
 #[tokio::test]
 async fn a_node_of_a_cluster_may_die_and_come_back_twice_under_load() {
-    let mut town = Town::empty_on_a_cluster().await;
-    town.run_all().await;
-    let js = async_nats::jetstream::new(town.connect("operator").await);
+    let mut fleet = TestFleet::empty_on_a_cluster().await;
+    fleet.run_all().await;
+    let js = async_nats::jetstream::new(fleet.connect("operator").await);
     let views = js.get_stream("KV_views").await.unwrap();
     assert_eq!(views.cached_info().config.num_replicas, 3);
-    let load = Load::start(&town, 4).await;
+    let load = Load::start(&fleet, 4).await;
     for node in [0, 1] {
         load.until_done(load.done.load(Ordering::SeqCst) + 2).await;
-        kill(&mut town, node).await;
+        kill(&mut fleet, node).await;
         load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
-        restart(&mut town, node).await;
+        restart(&mut fleet, node).await;
     }
     load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
     load.stop().await;
-    town.until_idle().await;
-    check::invariants(&town).await;
+    fleet.until_idle().await;
+    check::invariants(&fleet).await;
 }
 
-async fn kill(town: &mut Town, node: usize) {
+async fn kill(fleet: &mut TestFleet, node: usize) {
     match node {
-        0 => town.nats.kill().await,
-        node => town.others[node - 1].kill().await,
+        0 => fleet.nats.kill().await,
+        node => fleet.others[node - 1].kill().await,
     }
 }
 
-async fn restart(town: &mut Town, node: usize) {
-    let server = if node == 0 { &mut town.nats } else { &mut town.others[node - 1] };
+async fn restart(fleet: &mut TestFleet, node: usize) {
+    let server = if node == 0 { &mut fleet.nats } else { &mut fleet.others[node - 1] };
     server.restart().await.expect("it comes back");
 }
 
-/// The node that nobody but the other nodes is connected to.
+/// The node to which only the other nodes are connected.
 const ALONE: usize = 2;
 
-/// A URL without the node that nobody connects to. What the servers tell of it is only tried when
-/// a connection is lost.
+/// Returns a URL without the node that no worker connects to. Clients try nodes that they learned
+/// of from servers only when a connection is lost.
 fn to_others(url: &str) -> String {
     url.split(',').take(ALONE).collect::<Vec<_>>().join(",")
 }
 
-/// A connection of a user that knows these servers.
+/// Connects a user to these servers.
 async fn connect(url: &str) -> async_nats::Client {
     let (options, servers) = connect_options(url).expect("a URL");
     options.connect(servers).await.expect("connected")
 }
 
-/// Makes a node the leader of the consumer that commands are taken from.
-async fn leads_the_commands(town: &Town, node: usize) {
-    let url = town.nats_url("superuser");
+/// Makes a node the leader of the consumer of commands.
+async fn leads_the_commands(fleet: &TestFleet, node: usize) {
+    let url = fleet.nats_url("superuser");
     let of_node = connect(url.split(',').nth(node).expect("a node")).await;
     let name = of_node.server_info().server_name;
     drop(of_node);
@@ -90,7 +90,7 @@ async fn leads_the_commands(town: &Town, node: usize) {
     .await;
 }
 
-/// Commands on the durable door: adds to carts, until it is told to stop. Returns how many.
+/// Sends commands that add items on the durable door until it is stopped. Returns their number.
 async fn adds(client: Arc<Client>, lane: usize, stop: Arc<AtomicBool>, done: Done) -> usize {
     let mut sent = 0;
     while !stop.load(Ordering::SeqCst) {
@@ -110,22 +110,22 @@ async fn adds(client: Arc<Client>, lane: usize, stop: Arc<AtomicBool>, done: Don
     sent
 }
 
-/// When each command was decided.
+/// The times at which commands were decided.
 type Done = Arc<Mutex<Vec<Instant>>>;
 
 #[tokio::test]
-async fn the_node_that_leads_the_commands_may_die_though_no_worker_is_connected_to_it() {
-    let mut town = Town::empty_on_a_cluster().await;
+async fn the_leader_of_the_commands_may_die_though_no_worker_is_connected_to_it() {
+    let mut fleet = TestFleet::empty_on_a_cluster().await;
     for worker in WorkerName::ALL {
-        let servers = town.servers(worker);
+        let servers = fleet.servers(worker);
         let servers = Servers { nats_url: to_others(&servers.nats_url), ..servers };
-        let instance = Instance::start(worker, servers, town.metrics.clone(), town.fail.clone());
-        ready(&instance).await;
-        town.adopt(instance);
+        let instance = Instance::start(worker, servers, fleet.metrics.clone(), fleet.fail.clone());
+        until_ready(&instance).await;
+        fleet.adopt(instance);
     }
-    leads_the_commands(&town, ALONE).await;
+    leads_the_commands(&fleet, ALONE).await;
     let client = Client::new(
-        connect(&to_others(&town.nats_url("t1-producer"))).await,
+        connect(&to_others(&fleet.nats_url("t1-producer"))).await,
         Duration::from_secs(60),
     );
     let (client, stop) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
@@ -138,11 +138,11 @@ async fn the_node_that_leads_the_commands_may_die_though_no_worker_is_connected_
         until("more commands to be decided", || async { (count() >= enough).then_some(()) }).await;
     };
     until_more(100).await;
-    leads_the_commands(&town, ALONE).await;
-    kill(&mut town, ALONE).await;
+    leads_the_commands(&fleet, ALONE).await;
+    kill(&mut fleet, ALONE).await;
     let killed = Instant::now();
     until_more(200).await;
-    restart(&mut town, ALONE).await;
+    restart(&mut fleet, ALONE).await;
     until_more(100).await;
     stop.store(true, Ordering::SeqCst);
     let mut sent = 0;
@@ -156,8 +156,8 @@ async fn the_node_that_leads_the_commands_may_die_though_no_worker_is_connected_
     println!("first one decided {:?} after the kill", after.first().map(|at| *at - killed));
     // As many events as commands: each was done once.
     let events = "select count(*) from brigade.events where aggregate = 'cart'";
-    let events: i64 = sqlx::query_scalar(events).fetch_one(&town.sql).await.expect("sql");
+    let events: i64 = sqlx::query_scalar(events).fetch_one(&fleet.sql).await.expect("sql");
     assert_eq!(usize::try_from(events).expect("fits"), sent);
     // Nothing is dead: that is one of the invariants.
-    town.finish().await;
+    fleet.finish().await;
 }

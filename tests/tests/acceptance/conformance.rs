@@ -1,5 +1,5 @@
-//! What every worker has to bear. The tests run over the registry's names, so a new worker is
-//! under them as soon as it is registered; [`points`] asks for the steps at which it may die.
+//! Faults that every worker has to survive. The tests run over the registry's names, so a new
+//! worker is tested as soon as it is registered; [`points`] lists the steps at which it is killed.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,12 +15,12 @@ use brigade_contracts::{
     topology::Topology,
 };
 use brigade_tests::{
-    Town, check, process::Process, producer::placed, town::SUPERUSER, until, workload,
+    SUPERUSER, TestFleet, check, process::Process, producer::placed, until, workload,
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
 
-/// The steps of a worker at which a crash must do no harm.
+/// Returns the steps of a worker at which a crash must do no harm.
 fn points(worker: WorkerName) -> &'static [&'static str] {
     match worker {
         WorkerName::CommandHandler => &[
@@ -61,7 +61,7 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
     }
 }
 
-/// The stream that a worker consumes, and a subject that it gets.
+/// Returns the stream that a worker consumes and a subject that it receives.
 fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     match worker {
         WorkerName::CommandHandler => Some(("command-handler", "cmd.t1.cart.poison.open")),
@@ -73,28 +73,28 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Gives a worker that has nothing to do on the normal way a reason to reach its steps.
-async fn provoke(town: &Town, worker: WorkerName) {
+/// Makes a worker reach its steps that ordinary commands give nothing to do.
+async fn provoke(fleet: &TestFleet, worker: WorkerName) {
     if worker == WorkerName::CacheVerifier {
         // It knows the bucket as it was before.
         until("a mark", || async {
             let marked = "select noted_at from brigade.stream_marks where stream = 'KV_views'";
-            sqlx::query(marked).fetch_optional(&town.sql).await.ok()?.map(drop)
+            sqlx::query(marked).fetch_optional(&fleet.sql).await.ok()?.map(drop)
         })
         .await;
-        let js = async_nats::jetstream::new(town.connect("operator").await);
+        let js = async_nats::jetstream::new(fleet.connect("operator").await);
         js.delete_stream("KV_views").await.unwrap();
     }
     if worker == WorkerName::TableStatusReconciler {
         // As a faulty program leaves it: occupied, and nobody sits there.
-        let producer = town.producer().await;
+        let producer = fleet.producer().await;
         let register = json!({"label": "1", "seats": 4});
         assert_eq!(producer.send("table.ghost.register", register).await.status, 201);
         let spoil = "update brigade.tables set status = 'occupied' where id = 'ghost'";
-        sqlx::query(spoil).execute(&town.sql).await.unwrap();
+        sqlx::query(spoil).execute(&fleet.sql).await.unwrap();
     }
     if worker == WorkerName::CartLockExpiry {
-        let producer = town.producer().await;
+        let producer = fleet.producer().await;
         producer.cart_of("locked", "menu", "lena", &[("i1", 100, 1)]).await;
         producer.lock("locked").await;
     }
@@ -102,9 +102,9 @@ async fn provoke(town: &Town, worker: WorkerName) {
 
 #[tokio::test]
 async fn the_normal_way_leaves_nothing_behind() {
-    let town = Town::start().await;
-    workload::run(&town, "a", 4).await;
-    town.finish().await;
+    let fleet = TestFleet::start().await;
+    workload::run(&fleet, "a", 4).await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
@@ -112,54 +112,54 @@ async fn kill_9_at_each_step_of_each_worker_heals_without_a_hand() {
     let cases =
         WorkerName::ALL.iter().flat_map(|worker| points(*worker).iter().map(|p| (*worker, *p)));
     let crash = |(worker, point): (WorkerName, &'static str)| async move {
-        let mut town = Town::empty().await;
+        let mut fleet = TestFleet::empty().await;
         // So that there is something to expire.
-        town.settings.lock_policy.card = std::time::Duration::from_millis(100);
+        fleet.settings.lock_policy.card = std::time::Duration::from_millis(100);
         for other in WorkerName::ALL.into_iter().filter(|other| *other != worker) {
-            town.run(other).await;
+            fleet.run(other).await;
         }
-        let mut dying = Process::start(&town, &[worker], Some(point)).await;
-        town.has_ghosts = worker == WorkerName::TableStatusReconciler;
-        provoke(&town, worker).await;
-        let work = async { workload::run(&town, "a", 2).await };
+        let mut dying = Process::start(&fleet, &[worker], Some(point)).await;
+        fleet.expects_findings = worker == WorkerName::TableStatusReconciler;
+        provoke(&fleet, worker).await;
+        let work = async { workload::run(&fleet, "a", 2).await };
         let replace = async {
             assert!(!dying.ended().await.success(), "it dies at {point}");
-            let instance = town.instance(worker);
-            brigade_tests::town::ready(&instance).await;
+            let instance = fleet.instance(worker);
+            brigade_tests::until_ready(&instance).await;
             instance
         };
         let ((), instance) = tokio::join!(work, replace);
-        town.adopt(instance);
-        if town.has_ghosts {
+        fleet.adopt(instance);
+        if fleet.expects_findings {
             // When the lease of the one that died has run out.
             until("the ghost to be repaired", || async {
                 let repaired = "select status = 'available' from brigade.tables where id = 'ghost'";
                 sqlx::query_scalar::<_, bool>(repaired)
-                    .fetch_one(&town.sql)
+                    .fetch_one(&fleet.sql)
                     .await
                     .ok()?
                     .then_some(())
             })
             .await;
         }
-        town.finish().await;
+        fleet.finish().await;
     };
     stream::iter(cases).map(crash).buffer_unordered(3).collect::<()>().await;
 }
 
 #[tokio::test]
 async fn a_worker_may_be_started_and_stopped_at_any_moment() {
-    let town = Town::empty().await;
+    let fleet = TestFleet::empty().await;
     for entry in registry::WORKERS {
         // Stopped before it is connected, right after, and twice.
-        town.instance(entry.name).stop().await;
-        let instance = town.instance(entry.name);
-        brigade_tests::town::ready(&instance).await;
+        fleet.instance(entry.name).stop().await;
+        let instance = fleet.instance(entry.name);
+        brigade_tests::until_ready(&instance).await;
         instance.drain();
         instance.drain();
         instance.stop().await;
-        let again = town.instance(entry.name);
-        brigade_tests::town::ready(&again).await;
+        let again = fleet.instance(entry.name);
+        brigade_tests::until_ready(&again).await;
         assert!(again.health.violations().is_empty(), "{}", entry.name);
         again.stop().await;
     }
@@ -167,20 +167,20 @@ async fn a_worker_may_be_started_and_stopped_at_any_moment() {
 
 #[tokio::test]
 async fn a_drain_under_load_redelivers_nothing() {
-    let mut town = Town::start().await;
-    town.run_all().await;
-    let work = workload::run(&town, "a", 40);
+    let mut fleet = TestFleet::start().await;
+    fleet.run_all().await;
+    let work = workload::run(&fleet, "a", 40);
     let drain = async {
         for worker in WorkerName::ALL {
             // One of the two, in the middle of the work.
-            let done = town
+            let done = fleet
                 .metrics
                 .group::<CommandHandlerMetrics>()
                 .commands
                 .with_label_values(&["201"])
                 .get();
             until("some more work", || async {
-                let now = town
+                let now = fleet
                     .metrics
                     .group::<CommandHandlerMetrics>()
                     .commands
@@ -189,12 +189,12 @@ async fn a_drain_under_load_redelivers_nothing() {
                 (now > done || now >= 40).then_some(())
             })
             .await;
-            town.stop_one(worker).await;
+            fleet.stop_one(worker).await;
         }
     };
     tokio::join!(work, drain);
     for worker in WorkerName::ALL {
-        let redelivered = town
+        let redelivered = fleet
             .metrics
             .group::<ConsumeMetrics>()
             .redelivered
@@ -202,35 +202,35 @@ async fn a_drain_under_load_redelivers_nothing() {
             .get();
         assert_eq!(redelivered, 0, "{worker}");
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn both_servers_may_die_and_come_back_under_load() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    let load = workload::Load::start(&town, 6).await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    let load = workload::Load::start(&fleet, 6).await;
     for _ in 0..2 {
         load.until_done(load.done.load(Ordering::SeqCst) + 3).await;
-        town.nats.kill().await;
-        town.nats.restart().await.unwrap();
+        fleet.nats.kill().await;
+        fleet.nats.restart().await.unwrap();
         load.until_done(load.done.load(Ordering::SeqCst) + 3).await;
-        let postgres = town.postgres.as_mut().unwrap();
+        let postgres = fleet.postgres_mut();
         postgres.kill().await;
         postgres.restart().await.unwrap();
     }
     load.until_done(load.done.load(Ordering::SeqCst) + 6).await;
     load.stop().await;
-    town.until_relayed().await;
-    check::events_are_in_the_stream_in_order(&town).await;
+    fleet.until_relayed().await;
+    check::events_are_in_the_stream_in_order(&fleet).await;
 }
 
 #[tokio::test]
 async fn an_outage_of_postgres_makes_no_dead_letters() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    let producer = town.producer().await;
-    town.postgres.as_mut().unwrap().stop().await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    let producer = fleet.producer().await;
+    fleet.postgres_mut().stop().await;
     let waiting: Vec<_> = (0..20)
         .map(|n| {
             let producer = producer.clone();
@@ -241,7 +241,7 @@ async fn an_outage_of_postgres_makes_no_dead_letters() {
         })
         .collect();
     // Far more tries than a message may fail.
-    let away = town
+    let away = fleet
         .metrics
         .group::<ConsumeMetrics>()
         .verdicts
@@ -252,26 +252,26 @@ async fn an_outage_of_postgres_makes_no_dead_letters() {
     assert_eq!(refused.await.status, 503);
     let unconfirmed = producer.request("q.t1.view.cart.c1", &[], b"").await.unwrap();
     assert_eq!(unconfirmed.code(), "unconfirmed");
-    town.postgres.as_mut().unwrap().restart().await.unwrap();
+    fleet.postgres_mut().restart().await.unwrap();
     for outcome in waiting {
         assert_eq!(outcome.await.unwrap()["status"], 201);
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn a_postgres_that_is_frozen_is_answered_503_and_holds_nobody_up_for_ever() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    let producer = town.producer().await;
+async fn a_frozen_postgres_is_answered_503_and_holds_up_nobody_for_ever() {
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
-    town.until_idle().await;
+    fleet.until_idle().await;
     let backends: Vec<i32> =
         sqlx::query_scalar("select pid from pg_stat_activity where usename = 'command-handler'")
-            .fetch_all(&town.sql)
+            .fetch_all(&fleet.sql)
             .await
             .unwrap();
-    let postmaster = i32::try_from(town.postgres.as_ref().unwrap().pid()).unwrap();
+    let postmaster = i32::try_from(fleet.postgres().pid()).unwrap();
     let signal = |name: &str| {
         let mut kill = std::process::Command::new("kill");
         kill.arg(name).args(backends.iter().chain([&postmaster]).map(ToString::to_string));
@@ -290,16 +290,16 @@ async fn a_postgres_that_is_frozen_is_answered_503_and_holds_nobody_up_for_ever(
     signal("-CONT");
     let refused = refused.unwrap();
     assert_eq!(refused.headers.unwrap().get("Brigade-Status").unwrap().as_str(), "503");
-    let done = producer.insist("k", "cart.c1.join", json!({"user": "bob"})).await;
+    let done = producer.send_until_decided("k", "cart.c1.join", json!({"user": "bob"})).await;
     assert_eq!(done.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_postgres_that_only_reads_makes_no_dead_letters() {
-    let town = Town::start().await;
+    let fleet = TestFleet::start().await;
     let database: String =
-        sqlx::query_scalar("select current_database()::text").fetch_one(&town.sql).await.unwrap();
+        sqlx::query_scalar("select current_database()::text").fetch_one(&fleet.sql).await.unwrap();
     let read_only = async |on: bool| {
         for worker in WorkerName::ALL {
             let set = format!(
@@ -307,13 +307,13 @@ async fn a_postgres_that_only_reads_makes_no_dead_letters() {
                  select pg_terminate_backend(pid) from pg_stat_activity
                  where usename = '{worker}' and datname = '{database}'"
             );
-            sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&town.sql).await.unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&fleet.sql).await.unwrap();
         }
     };
     read_only(true).await;
-    let producer = town.producer().await;
+    let producer = fleet.producer().await;
     producer.store("k1", "order.o1.place", &placed(&[("Soup", 500, 1)]).to_string()).await;
-    let away = town
+    let away = fleet
         .metrics
         .group::<ConsumeMetrics>()
         .verdicts
@@ -322,19 +322,19 @@ async fn a_postgres_that_only_reads_makes_no_dead_letters() {
     read_only(false).await;
     let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
     assert_eq!(outcome.body()["status"], 201);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn poison_becomes_a_whole_dead_letter_and_the_next_message_is_served() {
     for worker in WorkerName::ALL {
         let Some((_, subject)) = consumes(worker) else { continue };
-        let town = Town::start().await;
-        let letter = poison(&town, subject, b"\xff not JSON").await;
-        let producer = town.producer().await;
+        let fleet = TestFleet::start().await;
+        let letter = poison(&fleet, subject, b"\xff not JSON").await;
+        let producer = fleet.producer().await;
         producer.team_cart("after", "ada", &[]).await;
         let found =
-            until("the dead letter", || async { check::dead_letters(&town).await.pop() }).await;
+            until("the dead letter", || async { check::dead_letters(&fleet).await.pop() }).await;
         assert_eq!(found.subject.as_str(), format!("dlq.{worker}.{subject}"));
         assert_eq!(&found.payload[..], b"\xff not JSON");
         let headers = found.headers.unwrap();
@@ -343,7 +343,7 @@ async fn poison_becomes_a_whole_dead_letter_and_the_next_message_is_served() {
         assert_eq!(header("X-Mark"), "kept");
         assert_eq!(header("Dead-Nats-Msg-Id"), letter);
         assert_eq!(header("Dead-Deliveries"), "1");
-        town.until_idle().await;
+        fleet.until_idle().await;
     }
 }
 
@@ -351,12 +351,12 @@ async fn poison_becomes_a_whole_dead_letter_and_the_next_message_is_served() {
 async fn a_message_that_kills_its_process_each_time_harms_no_other() {
     for worker in WorkerName::ALL {
         let Some((_, subject)) = consumes(worker) else { continue };
-        let mut town = Town::empty().await;
+        let mut fleet = TestFleet::empty().await;
         for other in WorkerName::ALL.into_iter().filter(|other| *other != worker) {
-            town.run(other).await;
+            fleet.run(other).await;
         }
-        let producer = town.producer().await;
-        poison(&town, subject, format!("{{\"x\":\"{KILLS}\"}}").as_bytes()).await;
+        let producer = fleet.producer().await;
+        poison(&fleet, subject, format!("{{\"x\":\"{KILLS}\"}}").as_bytes()).await;
         let others = tokio::spawn({
             let producer = producer.clone();
             async move {
@@ -369,10 +369,10 @@ async fn a_message_that_kills_its_process_each_time_harms_no_other() {
         // Whoever runs the fleet starts a process again when it dies; here it is this loop.
         let mut deaths = 0;
         let letter = loop {
-            let mut process = Process::start(&town, &[worker], None).await;
+            let mut process = Process::start(&fleet, &[worker], None).await;
             tokio::select! {
                 _ = process.ended() => deaths += 1,
-                letter = until("the dead letter", || async { check::dead_letters(&town).await.pop() }) => {
+                letter = until("the dead letter", || async { check::dead_letters(&fleet).await.pop() }) => {
                     break letter;
                 }
             }
@@ -383,11 +383,11 @@ async fn a_message_that_kills_its_process_each_time_harms_no_other() {
             deaths >= 5,
             "a message may fail five times alone, and {worker} died {deaths} times"
         );
-        town.run(worker).await;
+        fleet.run(worker).await;
         others.await.unwrap();
-        town.until_idle().await;
-        assert_eq!(check::dead_letters(&town).await.len(), 1, "no other became one");
-        check::kv_equals_sql(&town).await;
+        fleet.until_idle().await;
+        assert_eq!(check::dead_letters(&fleet).await.len(), 1, "no other became one");
+        check::kv_equals_sql(&fleet).await;
     }
 }
 
@@ -395,26 +395,26 @@ async fn a_message_that_kills_its_process_each_time_harms_no_other() {
 async fn a_message_that_panics_is_tried_five_times_alone() {
     for worker in WorkerName::ALL {
         let Some((_, subject)) = consumes(worker) else { continue };
-        let town = Town::start().await;
-        poison(&town, subject, format!("{{\"x\":\"{PANICS}\"}}").as_bytes()).await;
-        let producer = town.producer().await;
+        let fleet = TestFleet::start().await;
+        poison(&fleet, subject, format!("{{\"x\":\"{PANICS}\"}}").as_bytes()).await;
+        let producer = fleet.producer().await;
         producer.team_cart("beside", "ada", &["bob"]).await;
-        until("the dead letter", || async { check::dead_letters(&town).await.pop() }).await;
-        town.until_idle().await;
-        assert_eq!(check::dead_letters(&town).await.len(), 1);
-        check::kv_equals_sql(&town).await;
+        until("the dead letter", || async { check::dead_letters(&fleet).await.pop() }).await;
+        fleet.until_idle().await;
+        assert_eq!(check::dead_letters(&fleet).await.len(), 1);
+        check::kv_equals_sql(&fleet).await;
     }
 }
 
-/// Puts a message into the stream that has this subject, as one who may; what has fired nobody but
-/// the server itself. Returns its id.
-async fn poison(town: &Town, subject: &str, payload: &[u8]) -> String {
+/// Publishes a message into the stream of this subject as a user that may: fired timers come from
+/// the server alone. Returns its id.
+async fn poison(fleet: &TestFleet, subject: &str, payload: &[u8]) -> String {
     let user = match subject.split('.').next() {
         Some("cmd") => "t1-producer",
         Some("evt") => "outbox-relay",
         _ => SUPERUSER,
     };
-    let js = async_nats::jetstream::new(town.connect(user).await);
+    let js = async_nats::jetstream::new(fleet.connect(user).await);
     let id = uuid::Uuid::now_v7().to_string();
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Msg-Id", id.as_str());
@@ -441,24 +441,24 @@ fn the_signs_of_life_fit_the_shortest_ack_wait() {
 
 #[tokio::test]
 async fn the_client_gets_one_outcome_through_either_door_whatever_dies() {
-    let mut town = Town::start().await;
-    let client = Client::new(town.connect("t1-producer").await, Duration::from_secs(25));
+    let mut fleet = TestFleet::start().await;
+    let client = Client::new(fleet.connect("t1-producer").await, Duration::from_secs(25));
     for (at, door) in [Door::Request, Door::Durable].into_iter().enumerate() {
         let order = Address::new("t1", Aggregate::Order, &format!("o{at}")).unwrap();
         let payload = placed(&[("Soup", 500, 1)]).to_string();
         let body = Body::decode(Aggregate::Order, "place", payload.as_bytes()).unwrap();
         let send = Send::new(order.clone(), body).through(door);
-        let armed = town.fail.arm("command-handler.after_commit");
+        let armed = fleet.fail.arm("command-handler.after_commit");
         let asked = client.send(&send);
         let kill = async {
             armed.reached().await;
-            town.take(WorkerName::CommandHandler).kill().await;
-            town.fail.disarm("command-handler.after_commit");
-            town.run(WorkerName::CommandHandler).await;
+            fleet.take(WorkerName::CommandHandler).kill().await;
+            fleet.fail.disarm("command-handler.after_commit");
+            fleet.run(WorkerName::CommandHandler).await;
         };
         let (outcome, ()) = tokio::join!(asked, kill);
         assert_eq!(outcome.unwrap().status, 201);
         assert_eq!(client.view(&order).await.unwrap().version, 1);
     }
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,30 +1,34 @@
-//! kill -9 of real processes at each step.
+//! SIGKILL of real processes at each step.
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Town, process::Process, producer::item};
+use brigade_tests::{TestFleet, process::Process, producer::item};
 use serde_json::json;
 
-/// A command is sent while its handler dies at `point`; a new handler answers the repetition.
+/// Sends a command whose handler dies at `point`; a new handler answers the repetition.
 async fn handler_dies_at(point: &str) {
-    let mut town = Town::empty().await;
-    town.run(WorkerName::OutboxRelay).await;
-    town.run(WorkerName::PaymentProjector).await;
-    town.run(WorkerName::Edge).await;
-    let producer = town.producer().await;
-    let mut dying = Process::start(&town, &[WorkerName::CommandHandler], Some(point)).await;
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::OutboxRelay).await;
+    fleet.run(WorkerName::PaymentProjector).await;
+    fleet.run(WorkerName::Edge).await;
+    let producer = fleet.producer().await;
+    let mut dying = Process::start(&fleet, &[WorkerName::CommandHandler], Some(point)).await;
     let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
     let asking = {
         let producer = producer.clone();
         let open = open.clone();
-        tokio::spawn(async move { producer.insist("k1", "cart.c1.open", open).await })
+        tokio::spawn(async move { producer.send_until_decided("k1", "cart.c1.open", open).await })
     };
     assert!(!dying.ended().await.success(), "it dies at {point}");
-    town.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::CommandHandler).await;
     let answer = asking.await.unwrap();
     assert_eq!(answer.status, 201, "{point}");
-    assert_eq!(producer.insist("k1", "cart.c1.open", open).await.bytes, answer.bytes, "{point}");
+    assert_eq!(
+        producer.send_until_decided("k1", "cart.c1.open", open).await.bytes,
+        answer.bytes,
+        "{point}"
+    );
     assert_eq!(producer.send("cart.c1.add_item", item("i1", 100, 1)).await.body()["version"], 2);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]

@@ -1,41 +1,43 @@
-//! What is the database's fault counts against no message, and what holds up one holds up no other.
+//! Faults of the database count against no message, and a locked row holds up nobody who does not
+//! need it.
 
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use brigade::{runtime::ConsumeMetrics, workers::command_handler::CommandHandlerMetrics};
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, check, producer::item, until};
+use brigade_tests::{Producer, TestFleet, check, producer::item, until};
 use futures::{StreamExt, future::join_all};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tokio::time::timeout;
 
-use super::http::open_town;
+use super::http::open_fleet;
 
-/// A transaction in which somebody has locked something by hand.
-async fn by_hand(town: &Town, lock: &str) -> Transaction<'static, Postgres> {
-    let mut by_hand = town.sql.begin().await.unwrap();
+/// Begins a transaction that has locked something by hand.
+async fn by_hand(fleet: &TestFleet, lock: &str) -> Transaction<'static, Postgres> {
+    let mut by_hand = fleet.sql.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(lock.to_owned())).execute(&mut *by_hand).await.unwrap();
     by_hand
 }
 
-fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics
+fn verdicts(fleet: &TestFleet, verdict: &str) -> u64 {
+    fleet
+        .metrics
         .group::<ConsumeMetrics>()
         .verdicts
         .with_label_values(&["command-handler", verdict])
         .get()
 }
 
-async fn until_verdicts(town: &Town, verdict: &str, count: u64) {
+async fn until_verdicts(fleet: &TestFleet, verdict: &str, count: u64) {
     until(&format!("{count} times {verdict}"), || async {
-        (verdicts(town, verdict) >= count).then_some(())
+        (verdicts(fleet, verdict) >= count).then_some(())
     })
     .await;
 }
 
-/// The outcome of a command that is stored.
+/// Waits for the outcome of a stored command.
 async fn outcome(producer: &Producer, command_id: &str) -> Value {
     until(&format!("the outcome of {command_id}"), || async {
         let subject = format!("q.t1.outcome.{command_id}");
@@ -45,41 +47,41 @@ async fn outcome(producer: &Producer, command_id: &str) -> Value {
     .await
 }
 
-/// How often Postgres told a command-handler that it waited too long for a lock.
-fn lock_timeouts(town: &Town) -> usize {
-    let log = std::fs::read_to_string(town.postgres.as_ref().unwrap().log()).unwrap();
+/// Counts the lock time-outs of command-handlers in Postgres's log.
+fn lock_timeouts(fleet: &TestFleet) -> usize {
+    let log = std::fs::read_to_string(fleet.postgres().log()).unwrap();
     log.matches("canceling statement due to lock timeout").count()
 }
 
-/// Each restart is one more delivery, and from the third on one more try that would count: more
-/// than a message may fail.
+/// Each restart is another delivery, and from the third on an attempt that would count: more than a
+/// message may fail.
 #[tokio::test]
-async fn s5_04_a_row_that_is_locked_by_hand_buries_nothing_however_often_it_is_tried() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+async fn s5_04_a_row_locked_by_hand_dead_letters_nothing() {
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
-    let locked = by_hand(&town, "select from brigade.carts where id = 'c1' for update").await;
+    let locked = by_hand(&fleet, "select from brigade.carts where id = 'c1' for update").await;
     producer.store("k1", "cart.c1.add_item", &item("i1", 100, 1).to_string()).await;
     for tries in 1..=9 {
-        until_verdicts(&town, "held", tries).await;
-        town.take(WorkerName::CommandHandler).stop().await;
-        town.run(WorkerName::CommandHandler).await;
+        until_verdicts(&fleet, "held", tries).await;
+        fleet.take(WorkerName::CommandHandler).stop().await;
+        fleet.run(WorkerName::CommandHandler).await;
     }
     until("what is held up to be told", || async {
-        (town.metrics.group::<CommandHandlerMetrics>().held_up.get() == 1).then_some(())
+        (fleet.metrics.group::<CommandHandlerMetrics>().held_up.get() == 1).then_some(())
     })
     .await;
-    assert_eq!((verdicts(&town, "retry"), verdicts(&town, "dead")), (0, 0));
+    assert_eq!((verdicts(&fleet, "retry"), verdicts(&fleet, "dead")), (0, 0));
     locked.commit().await.unwrap();
     assert_eq!(outcome(&producer, "k1").await["status"], 200);
     until("nothing to be held up", || async {
-        (town.metrics.group::<CommandHandlerMetrics>().held_up.get() == 0).then_some(())
+        (fleet.metrics.group::<CommandHandlerMetrics>().held_up.get() == 0).then_some(())
     })
     .await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The function, a column and the schema of another version of this program.
+/// A function, a column and the schema are those of another version of this program.
 #[tokio::test]
 async fn s5_04_a_schema_that_is_another_buries_nothing() {
     let cases = [
@@ -104,12 +106,12 @@ async fn s5_04_a_schema_that_is_another_buries_nothing() {
         ),
         ("alter schema brigade rename to brigade_away", "alter schema brigade_away rename to brigade"),
     ];
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
     for (at, (away, back)) in cases.into_iter().enumerate() {
-        town.until_idle().await;
-        sqlx::raw_sql(away).execute(&town.sql).await.unwrap();
+        fleet.until_idle().await;
+        sqlx::raw_sql(away).execute(&fleet.sql).await.unwrap();
         let command = |n: usize| format!("k{at}-{n}");
         for n in 0..3 {
             let item = item(&format!("i{at}-{n}"), 100, 1).to_string();
@@ -117,30 +119,30 @@ async fn s5_04_a_schema_that_is_another_buries_nothing() {
         }
         // More tries than a message has, alone as well.
         for _ in 0..3 {
-            until_verdicts(&town, "away", verdicts(&town, "away") + 10).await;
-            town.take(WorkerName::CommandHandler).kill().await;
-            town.adopt(town.instance(WorkerName::CommandHandler));
+            until_verdicts(&fleet, "away", verdicts(&fleet, "away") + 10).await;
+            fleet.take(WorkerName::CommandHandler).kill().await;
+            fleet.adopt(fleet.instance(WorkerName::CommandHandler));
         }
-        until_verdicts(&town, "away", verdicts(&town, "away") + 10).await;
-        sqlx::raw_sql(back).execute(&town.sql).await.unwrap();
+        until_verdicts(&fleet, "away", verdicts(&fleet, "away") + 10).await;
+        sqlx::raw_sql(back).execute(&fleet.sql).await.unwrap();
         for n in 0..3 {
             assert_eq!(outcome(&producer, &command(n)).await["status"], 200, "{away}");
         }
-        assert_eq!(check::dead_letters(&town).await.len(), 0, "{away}");
+        assert_eq!(check::dead_letters(&fleet).await.len(), 0, "{away}");
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Only commands that change a user meet it; the others are decided meanwhile.
+/// Only commands that change a user need the table; the others are decided meanwhile.
 #[tokio::test]
 async fn s5_04_what_only_some_commands_miss_holds_up_no_other() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
     let user = json!({"email": "a@example.org", "profile_id": "p", "password": "correct horse"});
     assert_eq!(producer.send("user.u1.register", user).await.status, 201);
     sqlx::raw_sql("alter table brigade.users rename column roles to roles_away")
-        .execute(&town.sql)
+        .execute(&fleet.sql)
         .await
         .unwrap();
     producer.store("k1", "user.u1.change_roles", r#"{"roles":["staff"]}"#).await;
@@ -150,26 +152,26 @@ async fn s5_04_what_only_some_commands_miss_holds_up_no_other() {
         assert_eq!(producer.publish(&format!("d{n}"), &what, open).await["status"], 201);
     }
     sqlx::raw_sql("alter table brigade.users rename column roles_away to roles")
-        .execute(&town.sql)
+        .execute(&fleet.sql)
         .await
         .unwrap();
     assert_eq!(outcome(&producer, "k1").await["status"], 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s5_04_a_standby_that_stalls_buries_nothing() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    let producer = fleet.producer().await;
     for cart in ["c1", "c2", "c3"] {
         producer.team_cart(cart, "ada", &[]).await;
     }
-    town.until_idle().await;
+    fleet.until_idle().await;
     let standby = async |names: &str| {
         let set = format!("alter system set synchronous_standby_names = '{names}'");
-        sqlx::raw_sql(AssertSqlSafe(set)).execute(&town.sql).await.unwrap();
-        sqlx::raw_sql("select pg_reload_conf()").execute(&town.sql).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(&fleet.sql).await.unwrap();
+        sqlx::raw_sql("select pg_reload_conf()").execute(&fleet.sql).await.unwrap();
     };
     standby("nobody").await;
     for cart in ["c1", "c2", "c3"] {
@@ -180,42 +182,42 @@ async fn s5_04_a_standby_that_stalls_buries_nothing() {
     until("a commit that waits for the standby", || async {
         let waits = "select exists (select from pg_stat_activity
                      where usename = 'command-handler' and wait_event = 'SyncRep')";
-        sqlx::query_scalar::<_, bool>(waits).fetch_one(&town.sql).await.unwrap().then_some(())
+        sqlx::query_scalar::<_, bool>(waits).fetch_one(&fleet.sql).await.unwrap().then_some(())
     })
     .await;
-    until_verdicts(&town, "held", 3).await;
+    until_verdicts(&fleet, "held", 3).await;
     standby("").await;
     for cart in ["c1", "c2", "c3"] {
         assert_eq!(outcome(&producer, &format!("k-{cart}")).await["status"], 200);
     }
-    assert_eq!((verdicts(&town, "retry"), verdicts(&town, "dead")), (0, 0));
-    town.finish().await;
+    assert_eq!((verdicts(&fleet, "retry"), verdicts(&fleet, "dead")), (0, 0));
+    fleet.finish().await;
 }
 
-/// A whole table, as DDL locks it: nothing is decided, nothing counts.
+/// A whole table is locked, as by DDL: nothing is decided, nothing counts.
 #[tokio::test]
 async fn s5_04_a_table_that_is_locked_buries_nothing() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
-    let locked = by_hand(&town, "lock table brigade.carts in access exclusive mode").await;
+    let locked = by_hand(&fleet, "lock table brigade.carts in access exclusive mode").await;
     producer.store("k1", "cart.c1.add_item", &item("i1", 100, 1).to_string()).await;
-    until_verdicts(&town, "away", 3).await;
+    until_verdicts(&fleet, "away", 3).await;
     let refused = producer.send("cart.c1.join", json!({"user": "bob"})).await;
     assert_eq!(refused.status, 503);
     locked.commit().await.unwrap();
     assert_eq!(outcome(&producer, "k1").await["status"], 200);
-    assert_eq!((verdicts(&town, "retry"), verdicts(&town, "dead")), (0, 0));
-    town.finish().await;
+    assert_eq!((verdicts(&fleet, "retry"), verdicts(&fleet, "dead")), (0, 0));
+    fleet.finish().await;
 }
 
-/// A row, the lock of an owner, what is paid by what is asked for, and a row that is not committed
-/// yet: those that need it wait, on both doors, and all others are decided meanwhile.
+/// Locked by hand are a row, the lock of an owner, the target of a payment, and a row that is not
+/// committed yet: commands that need it wait, on both doors; all others are decided meanwhile.
 #[tokio::test]
 async fn s5_05_what_somebody_has_locked_holds_up_its_own_commands_only() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    let producer = fleet.producer().await;
     producer.team_cart("locked", "ada", &[]).await;
     assert_eq!(producer.send("cart.locked.add_item", item("i1", 500, 1)).await.status, 200);
     let initiate = json!({"target": {"cart": "locked"}, "method": "card", "transaction_id": "tx"});
@@ -247,11 +249,11 @@ async fn s5_05_what_somebody_has_locked_holds_up_its_own_commands_only() {
         ),
     ];
     for (at, (lock, what, payload)) in cases.into_iter().enumerate() {
-        let locked = by_hand(&town, lock).await;
-        let before = lock_timeouts(&town);
-        let held = verdicts(&town, "held");
+        let locked = by_hand(&fleet, lock).await;
+        let before = lock_timeouts(&fleet);
+        let held = verdicts(&fleet, "held");
         producer.store(&format!("k{at}"), what, &payload.to_string()).await;
-        until_verdicts(&town, "held", held + 1).await;
+        until_verdicts(&fleet, "held", held + 1).await;
         // Asked again and again, as a program does that wants it done.
         let asking = {
             let (producer, payload, id) = (producer.clone(), payload.clone(), format!("r{at}"));
@@ -271,7 +273,7 @@ async fn s5_05_what_somebody_has_locked_holds_up_its_own_commands_only() {
                 if n % 2 == 0 {
                     producer.publish(&id, &what, open).await["status"].as_u64()
                 } else {
-                    Some(u64::from(producer.insist(&id, &what, open).await.status))
+                    Some(u64::from(producer.send_until_decided(&id, &what, open).await.status))
                 }
             }
         });
@@ -280,7 +282,7 @@ async fn s5_05_what_somebody_has_locked_holds_up_its_own_commands_only() {
         assert!(
             producer.request(&format!("q.t1.outcome.k{at}"), &[], b"").await.unwrap().status == 404
         );
-        let waited = lock_timeouts(&town) - before;
+        let waited = lock_timeouts(&fleet) - before;
         // By the batch that met it, and by none of those after it. What cannot be asked for is
         // tried now and then, beside the batches.
         let is_asked_for = at < 3;
@@ -294,17 +296,17 @@ async fn s5_05_what_somebody_has_locked_holds_up_its_own_commands_only() {
         );
         assert_ne!(decided["status"], 503);
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The flood waits behind one batch; what another sends is in the next one.
+/// The flood waits behind one batch; another tenant's command is in the next one.
 #[tokio::test]
 async fn s5_08_the_requests_of_one_tenant_do_not_keep_another_waiting() {
     const FLOOD: usize = 4000;
-    let (town, web) = open_town().await;
-    let (flood, other) = (town.producer().await, town.connect("t2-producer").await);
+    let (fleet, http) = open_fleet().await;
+    let (flood, other) = (fleet.producer().await, fleet.connect("t2-producer").await);
     let other = Producer::new(other, "t2");
-    let armed = town.fail.arm("command-handler.before_write");
+    let armed = fleet.fail.arm("command-handler.before_write");
     let open = json!({"kind": "menu", "owner": "ada", "currency": "EUR"});
     let first = {
         let (flood, open) = (flood.clone(), open.clone());
@@ -337,7 +339,7 @@ async fn s5_08_the_requests_of_one_tenant_do_not_keep_another_waiting() {
         assert!(outcome["retry_after_ms"].as_u64() > Some(0));
         refused += 1;
     }
-    let late = web.post("cart/late/open", &open).await;
+    let late = http.post("cart/late/open", &open).await;
     assert_eq!((late.status, late.code().as_str()), (429, "too_many"));
     assert_eq!(late.header("retry-after"), "1");
     let asked = (0..20).map(|n| {
@@ -346,9 +348,9 @@ async fn s5_08_the_requests_of_one_tenant_do_not_keep_another_waiting() {
     });
     let asked: Vec<_> = asked.collect();
     let gauge =
-        town.metrics.group::<ConsumeMetrics>().waiting.with_label_values(&["command-handler"]);
+        fleet.metrics.group::<ConsumeMetrics>().waiting.with_label_values(&["command-handler"]);
     until("both to wait", || async { (gauge.get() >= 2500 + 20).then_some(()) }).await;
-    town.fail.disarm("command-handler.before_write");
+    fleet.fail.disarm("command-handler.before_write");
     for status in asked {
         assert_eq!(status.await.unwrap(), 201);
     }
@@ -358,7 +360,7 @@ async fn s5_08_the_requests_of_one_tenant_do_not_keep_another_waiting() {
         "select count(*) from brigade.command_inbox where tenant = 't1' and decided_at <= (
              select max(decided_at) from brigade.command_inbox where tenant = 't2')",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert!(before <= 1 + 256, "{before} of the flood came first");
@@ -366,5 +368,5 @@ async fn s5_08_the_requests_of_one_tenant_do_not_keep_another_waiting() {
     for _ in refused..FLOOD {
         timeout(Duration::from_secs(60), answers.next()).await.unwrap().unwrap();
     }
-    town.finish().await;
+    fleet.finish().await;
 }

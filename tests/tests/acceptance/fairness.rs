@@ -1,4 +1,4 @@
-//! S5-08: what one tenant stores on the durable door is not what another waits for.
+//! S5-08: no tenant waits behind the durable commands of another.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
 use async_nats::{HeaderMap, jetstream};
 use brigade::{infra::nats::ConnectionMetrics, runtime::ConsumeMetrics};
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, check, until};
+use brigade_tests::{Producer, TestFleet, check, until};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::interval;
@@ -17,11 +17,11 @@ fn open(owner: &str) -> Value {
     json!({"kind": "menu", "owner": owner, "currency": "EUR"})
 }
 
-async fn producer(town: &Town, tenant: &str) -> Producer {
-    Producer::new(town.connect(&format!("{tenant}-producer")).await, tenant)
+async fn producer(fleet: &TestFleet, tenant: &str) -> Producer {
+    Producer::new(fleet.connect(&format!("{tenant}-producer")).await, tenant)
 }
 
-/// Puts commands into the stream that open carts `<name>0`, `<name>1` …, waiting for none of them.
+/// Publishes commands that open carts `<name>0`, `<name>1` … without waiting for outcomes.
 async fn flood(client: &async_nats::Client, tenant: &str, name: &str, count: usize) {
     for n in 0..count {
         let id = format!("{name}{n}");
@@ -34,9 +34,9 @@ async fn flood(client: &async_nats::Client, tenant: &str, name: &str, count: usi
     client.flush().await.unwrap();
 }
 
-/// Waits until the stream has taken so many commands.
-async fn until_stored(town: &Town, count: u64) {
-    let js = jetstream::new(town.connect("operator").await);
+/// Waits until the stream has stored this many commands.
+async fn until_stored(fleet: &TestFleet, count: u64) {
+    let js = jetstream::new(fleet.connect("operator").await);
     until("the commands to be stored", async || {
         let info: Value = js.request("STREAM.INFO.COMMANDS", &json!({})).await.ok()?;
         (info["state"]["last_seq"].as_u64()? >= count).then_some(())
@@ -44,59 +44,60 @@ async fn until_stored(town: &Town, count: u64) {
     .await;
 }
 
-async fn count(town: &Town, tenant: &str) -> i64 {
+async fn count(fleet: &TestFleet, tenant: &str) -> i64 {
     sqlx::query_scalar("select count(*) from brigade.command_inbox where tenant = $1")
         .bind(tenant)
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap()
 }
 
-async fn until_decided(town: &Town, tenant: &str, all: i64) {
+async fn until_decided(fleet: &TestFleet, tenant: &str, all: i64) {
     let mut decided = 0;
     while decided < all {
         // A flood takes its time on a machine that is busy; it only must not stand still.
         decided = until("more of a tenant to be decided", async || {
-            Some(count(town, tenant).await).filter(|now| *now > decided)
+            Some(count(fleet, tenant).await).filter(|now| *now > decided)
         })
         .await;
     }
 }
 
-/// How many commands of a tenant were decided before the last one of another.
-async fn decided_before_the_last_of(town: &Town, other: &str, tenant: &str) -> i64 {
+/// Counts the commands of a tenant that were decided before the last one of another.
+async fn decided_before_the_last_of(fleet: &TestFleet, other: &str, tenant: &str) -> i64 {
     sqlx::query_scalar(
         "select count(*) from brigade.command_inbox where tenant = $1 and decided_at <= (
              select max(decided_at) from brigade.command_inbox where tenant = $2)",
     )
     .bind(tenant)
     .bind(other)
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap()
 }
 
 /// Ends a test: all of each tenant was decided, each command once, and only the shared consumer is
 /// left.
-async fn finish(town: Town, all: &[(&str, i64)]) {
+async fn finish(fleet: TestFleet, all: &[(&str, i64)]) {
     for (tenant, all) in all {
-        until_decided(&town, tenant, *all).await;
+        until_decided(&fleet, tenant, *all).await;
     }
-    until_acknowledged(&town).await;
-    until("nothing to overtake", async || (consumers(&town).await.len() == 1).then_some(())).await;
+    until_acknowledged(&fleet).await;
+    until("nothing to overtake", async || (consumers(&fleet).await.len() == 1).then_some(())).await;
     for (tenant, all) in all {
         let opened: i64 = sqlx::query_scalar(
             "select count(*) from brigade.events where tenant = $1 and type = 'opened'",
         )
         .bind(tenant)
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
-        assert_eq!((count(&town, tenant).await, opened), (*all, *all), "{tenant}");
+        assert_eq!((count(&fleet, tenant).await, opened), (*all, *all), "{tenant}");
     }
-    assert!(check::dead_letters(&town).await.is_empty());
+    assert!(check::dead_letters(&fleet).await.is_empty());
     assert_eq!(
-        town.metrics
+        fleet
+            .metrics
             .group::<ConnectionMetrics>()
             .violations
             .with_label_values(&["command-handler"])
@@ -106,8 +107,8 @@ async fn finish(town: Town, all: &[(&str, i64)]) {
 }
 
 /// Waits until the shared consumer has nothing left.
-async fn until_acknowledged(town: &Town) {
-    let js = jetstream::new(town.connect("operator").await);
+async fn until_acknowledged(fleet: &TestFleet) {
+    let js = jetstream::new(fleet.connect("operator").await);
     until("all to be acknowledged", async || {
         let info: Result<Value, _> =
             js.request("CONSUMER.INFO.COMMANDS.command-handler", &json!({})).await;
@@ -117,15 +118,15 @@ async fn until_acknowledged(town: &Town) {
     .await;
 }
 
-/// The consumers of `COMMANDS`.
-async fn consumers(town: &Town) -> BTreeSet<String> {
-    let js = jetstream::new(town.connect("operator").await);
+/// Returns the consumers of `COMMANDS`.
+async fn consumers(fleet: &TestFleet) -> BTreeSet<String> {
+    let js = jetstream::new(fleet.connect("operator").await);
     let names: Value = js.request("CONSUMER.NAMES.COMMANDS", &json!({})).await.unwrap();
     let names = names["consumers"].as_array().cloned().unwrap_or_default();
     names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
-/// Commands on the durable door of another tenant, each with its outcome.
+/// Sends durable commands and waits for the outcome of each.
 async fn served(producer: &Producer, name: &str, count: usize) {
     let asked = (0..count).map(async |n| {
         let id = format!("{name}{n}");
@@ -135,136 +136,137 @@ async fn served(producer: &Producer, name: &str, count: usize) {
     join_all(asked).await;
 }
 
-/// A town where these tenants have stored so many commands each, one after the other,
+/// Starts a fleet where these tenants stored this many commands each, one tenant after the other,
 /// while no command-handler ran. They and `t3` are known by then, by a request of each.
-async fn flooded(floods: &[(&str, usize)]) -> (Town, Producer) {
-    let mut town = Town::empty().await;
-    let t3 = third(&town).await;
-    town.run(WorkerName::CommandHandler).await;
+async fn flooded(floods: &[(&str, usize)]) -> (TestFleet, Producer) {
+    let mut fleet = TestFleet::empty().await;
+    let t3 = third(&fleet).await;
+    fleet.run(WorkerName::CommandHandler).await;
     assert_eq!(t3.send("cart.before.open", open("before")).await.status, 201);
     let mut stored = 0;
     for (tenant, _) in floods {
-        let producer = producer(&town, tenant).await;
+        let producer = producer(&fleet, tenant).await;
         assert_eq!(producer.send("cart.before.open", open("before")).await.status, 201);
     }
-    town.stop_one(WorkerName::CommandHandler).await;
+    fleet.stop_one(WorkerName::CommandHandler).await;
     for (tenant, count) in floods {
-        flood(&producer(&town, tenant).await.client, tenant, "f", *count).await;
+        flood(&producer(&fleet, tenant).await.client, tenant, "f", *count).await;
         stored += count;
-        until_stored(&town, stored as u64).await;
+        until_stored(&fleet, stored as u64).await;
     }
-    (town, t3)
+    (fleet, t3)
 }
 
-/// The restaurant `t3`, for which an operator speaks.
-async fn third(town: &Town) -> Producer {
-    Producer::new(town.connect("operator").await, "t3")
+/// Returns a producer of the restaurant `t3`, with the credentials of an operator.
+async fn third(fleet: &TestFleet) -> Producer {
+    Producer::new(fleet.connect("operator").await, "t3")
 }
 
-/// Waits until commands overtake, by so many consumers.
-async fn until_overtaken(town: &Town, count: usize) {
-    let made = async || (consumers(town).await.len() > count).then_some(());
+/// Waits until this many consumers overtake the shared one.
+async fn until_overtaken(fleet: &TestFleet, count: usize) {
+    let made = async || (consumers(fleet).await.len() > count).then_some(());
     until("consumers that overtake", made).await;
 }
 
 #[tokio::test]
 async fn s5_08_durable_commands_of_others_overtake_a_flood() {
     const FLOOD: usize = 20_000;
-    let (mut town, t3) = flooded(&[("t1", FLOOD)]).await;
+    let (mut fleet, t3) = flooded(&[("t1", FLOOD)]).await;
     flood(&t3.client, "t3", "x", 50).await;
-    until_stored(&town, FLOOD as u64 + 50).await;
-    town.run(WorkerName::CommandHandler).await;
-    until_decided(&town, "t3", 51).await;
+    until_stored(&fleet, FLOOD as u64 + 50).await;
+    fleet.run(WorkerName::CommandHandler).await;
+    until_decided(&fleet, "t3", 51).await;
     served(&t3, "y", 50).await;
     assert_eq!(t3.send("cart.z.open", open("z")).await.status, 201);
     // Nothing of it is known yet: its request makes it known, and what it stores then overtakes.
-    let t2 = producer(&town, "t2").await;
+    let t2 = producer(&fleet, "t2").await;
     assert_eq!(t2.send("cart.z.open", open("z")).await.status, 201);
     served(&t2, "x", 50).await;
     for (tenant, bound) in [("t3", 6_000), ("t2", 12_000)] {
-        let before = decided_before_the_last_of(&town, tenant, "t1").await;
+        let before = decided_before_the_last_of(&fleet, tenant, "t1").await;
         println!("{before} of {FLOOD} came before the last of {tenant}");
         assert!(before < bound, "{before} of the flood came before the last of {tenant}");
     }
-    assert!(town.metrics.group::<ConsumeMetrics>().overtaking.get() >= 150);
-    finish(town, &[("t1", 20_001), ("t2", 51), ("t3", 102)]).await;
+    assert!(fleet.metrics.group::<ConsumeMetrics>().overtaking.get() >= 150);
+    finish(fleet, &[("t1", 20_001), ("t2", 51), ("t3", 102)]).await;
 }
 
 #[tokio::test]
 async fn s5_08_the_lesser_flood_overtakes_the_greater_and_others_overtake_both() {
-    let (mut town, t3) = flooded(&[("t1", 12_000), ("t2", 4000)]).await;
-    town.run(WorkerName::CommandHandler).await;
-    until_overtaken(&town, 2).await;
+    let (mut fleet, t3) = flooded(&[("t1", 12_000), ("t2", 4000)]).await;
+    fleet.run(WorkerName::CommandHandler).await;
+    until_overtaken(&fleet, 2).await;
     served(&t3, "x", 50).await;
-    until_decided(&town, "t2", 4001).await;
+    until_decided(&fleet, "t2", 4001).await;
     for (other, tenant, bound) in [("t3", "t2", 3_000), ("t2", "t1", 10_000)] {
-        let before = decided_before_the_last_of(&town, other, tenant).await;
+        let before = decided_before_the_last_of(&fleet, other, tenant).await;
         println!("{before} of {tenant} came before the last of {other}");
         assert!(before < bound, "{before} of {tenant} came before the last of {other}");
     }
-    finish(town, &[("t1", 12_001), ("t2", 4001), ("t3", 51)]).await;
+    finish(fleet, &[("t1", 12_001), ("t2", 4001), ("t3", 51)]).await;
 }
 
 #[tokio::test]
 async fn s5_08_each_command_is_decided_once_whatever_happens_while_it_overtakes() {
-    let (mut town, t3) = flooded(&[("t1", 5000)]).await;
+    let (mut fleet, t3) = flooded(&[("t1", 5000)]).await;
     // Nothing is decided while all this happens.
-    let armed = town.fail.arm("command-handler.before_write");
-    let first = town.instance(WorkerName::CommandHandler);
-    town.run(WorkerName::CommandHandler).await;
+    let armed = fleet.fail.arm("command-handler.before_write");
+    let first = fleet.instance(WorkerName::CommandHandler);
+    fleet.run(WorkerName::CommandHandler).await;
     armed.reached().await;
     flood(&t3.client, "t3", "x", 50).await;
-    until_overtaken(&town, 1).await;
-    let js = jetstream::new(town.connect("operator").await);
+    until_overtaken(&fleet, 1).await;
+    let js = jetstream::new(fleet.connect("operator").await);
     let consumer = "CONSUMER.DELETE.COMMANDS.command-handler-overtaking-1";
     let deleted: Value = js.request(consumer, &json!({})).await.unwrap();
     assert_eq!(deleted["success"], true);
-    until_overtaken(&town, 1).await;
+    until_overtaken(&fleet, 1).await;
     first.kill().await;
-    until_overtaken(&town, 1).await;
-    town.nats.restart().await.unwrap();
-    until_overtaken(&town, 1).await;
-    town.fail.disarm("command-handler.before_write");
-    until_decided(&town, "t3", 51).await;
-    town.run(WorkerName::CommandHandler).await;
-    finish(town, &[("t1", 5001), ("t3", 51)]).await;
+    until_overtaken(&fleet, 1).await;
+    fleet.nats.restart().await.unwrap();
+    until_overtaken(&fleet, 1).await;
+    fleet.fail.disarm("command-handler.before_write");
+    until_decided(&fleet, "t3", 51).await;
+    fleet.run(WorkerName::CommandHandler).await;
+    finish(fleet, &[("t1", 5001), ("t3", 51)]).await;
 }
 
 #[tokio::test]
 async fn what_fails_ahead_of_its_turn_is_buried_once_and_in_its_turn() {
-    let (mut town, t3) = flooded(&[("t1", 5000)]).await;
+    let (mut fleet, t3) = flooded(&[("t1", 5000)]).await;
     // It has no Command-Id.
     t3.client.publish("cmd.t3.cart.bad.open", "{}".into()).await.unwrap();
     flood(&t3.client, "t3", "x", 10).await;
-    until_stored(&town, 5011).await;
-    town.run(WorkerName::CommandHandler).await;
-    until_decided(&town, "t3", 11).await;
+    until_stored(&fleet, 5011).await;
+    fleet.run(WorkerName::CommandHandler).await;
+    until_decided(&fleet, "t3", 11).await;
     let verdict = |verdict| {
-        town.metrics
+        fleet
+            .metrics
             .group::<ConsumeMetrics>()
             .verdicts
             .with_label_values(&["command-handler", verdict])
     };
     until("the bad one to be left", async || (verdict("left").get() > 0).then_some(())).await;
-    until_acknowledged(&town).await;
-    assert_eq!((verdict("dead").get(), check::dead_letters(&town).await.len()), (1, 1));
+    until_acknowledged(&fleet).await;
+    assert_eq!((verdict("dead").get(), check::dead_letters(&fleet).await.len()), (1, 1));
 }
 
-/// Not a test: prints how long commands of `t2` take on the durable door: quiet, in a flood, and in
-/// one that nothing overtakes.
+/// A measurement: prints how long durable commands of `t2` take when all is quiet, in a flood, and
+/// in a flood that is not overtaken.
 #[tokio::test]
 #[ignore = "prints figures, for people"]
 async fn times_of_a_flood() {
     const FLOOD: usize = 15_000;
     for overtakes in [true, false] {
-        let mut town = Town::empty().await;
+        let mut fleet = TestFleet::empty().await;
         if !overtakes {
             let taken = "insert into brigade.leases (name, holder, until)
                          values ('command-handler.overtaking', 'nobody', 'infinity')";
-            sqlx::raw_sql(taken).execute(&town.sql).await.unwrap();
+            sqlx::raw_sql(taken).execute(&fleet.sql).await.unwrap();
         }
-        town.run(WorkerName::CommandHandler).await;
-        let (t1, t2) = (producer(&town, "t1").await, producer(&town, "t2").await);
+        fleet.run(WorkerName::CommandHandler).await;
+        let (t1, t2) = (producer(&fleet, "t1").await, producer(&fleet, "t2").await);
         // One each 50 ms, whether the last one was decided or not.
         let times = async |name: &str, count: usize| {
             let mut tick = interval(Duration::from_millis(50));
@@ -284,13 +286,13 @@ async fn times_of_a_flood() {
             println!("overtaking {overtakes}, {name}: p50 {p50:?}, p99 {p99:?}");
         };
         times("quiet", 100).await;
-        town.stop_one(WorkerName::CommandHandler).await;
+        fleet.stop_one(WorkerName::CommandHandler).await;
         flood(&t1.client, "t1", "f", FLOOD).await;
-        until_stored(&town, FLOOD as u64 + 100).await;
+        until_stored(&fleet, FLOOD as u64 + 100).await;
         let began = Instant::now();
-        town.run(WorkerName::CommandHandler).await;
+        fleet.run(WorkerName::CommandHandler).await;
         times("flood", 150).await;
-        until_decided(&town, "t1", FLOOD as i64).await;
+        until_decided(&fleet, "t1", FLOOD as i64).await;
         println!("the flood took {:?}", began.elapsed());
     }
 }

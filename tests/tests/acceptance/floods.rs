@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Raw, Town, Web,
+    HttpClient, Producer, RawClient, TestFleet,
     process::{Process, signal},
     until,
 };
 use serde_json::json;
 
-/// Orders that fill a list: it takes no more than 900 kB.
+/// The number of orders that fill a list, which takes at most 900 kB.
 async fn fill_list(producer: &Producer) {
     let note = "x".repeat(500);
     let item = json!({"sku": "s", "name": "n", "unit_price": 1, "quantity": 1, "note": note});
@@ -23,8 +23,8 @@ async fn fill_list(producer: &Producer) {
     assert!(producer.active_orders(&[]).await.bytes.len() > 800_000);
 }
 
-/// How many queries of a kind an edge has answered, whatever it said.
-async fn answered(edge: &Web, query: &str) -> u64 {
+/// Counts the queries of an endpoint that an edge has answered with any status.
+async fn answered(edge: &HttpClient, query: &str) -> u64 {
     let metrics = edge.text("/metrics").await;
     let begin = format!("brigade_queries_total{{query=\"{query}\"");
     let is_answered = |line: &&str| line.starts_with(&begin) && !line.contains("unanswered");
@@ -32,67 +32,67 @@ async fn answered(edge: &Web, query: &str) -> u64 {
     counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-/// More than a handful, and more than an edge has room for.
+/// More queries than an edge has room for.
 const QUERIES: u64 = 30_000;
 
 #[tokio::test]
 async fn s5_08_a_flood_of_queries_is_answered_in_turn() {
-    let town = Town::start_without(WorkerName::Edge).await;
-    let edge = Process::start(&town, &[WorkerName::Edge], None).await;
-    let web = town.web().await.at(edge.http());
-    let mut other = Raw::connect(&town.nats_url("t2-producer")).await;
-    assert_eq!(other.ask(b"q.t2.view.cart.c1", b"", b"").await.header("Brigade-Status"), "404");
-    let mut flood = Raw::connect(&town.nats_url("t1-producer")).await;
+    let fleet = TestFleet::start_without(WorkerName::Edge).await;
+    let edge = Process::start(&fleet, &[WorkerName::Edge], None).await;
+    let http = fleet.http_client().await.at(edge.http());
+    let mut other = RawClient::connect(&fleet.nats_url("t2-producer")).await;
+    assert_eq!(other.request(b"q.t2.view.cart.c1", b"", b"").await.header("Brigade-Status"), "404");
+    let mut flood = RawClient::connect(&fleet.nats_url("t1-producer")).await;
     // All of it is there before the edge looks.
     edge.signal("STOP").await;
     for _ in 0..QUERIES {
         flood.publish(b"q.t1.view.cart.c1", b"_INBOX.t1-producer.x", b"", b"").await;
     }
     flood.flush().await;
-    let before = answered_after(&edge, &web, &mut other).await;
+    let before = answered_after(&edge, &http, &mut other).await;
     println!("{before} of the flood were answered by the time of the other's answer");
     assert!(before < QUERIES / 2, "{before} of the flood went first");
     until("all to be answered or left", || async {
         // Those that found no room at all are not.
-        let begun = answered(&web, "view").await;
-        (begun == answered(&web, "view").await && begun > before).then_some(())
+        let begun = answered(&http, "view").await;
+        (begun == answered(&http, "view").await && begun > before).then_some(())
     })
     .await;
     let (now, most) = edge.memory();
     println!("{now} KiB of memory after the flood, {most} KiB at most");
     edge.kill().await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Sends one more query, lets the edge go on, and returns how many were answered before it.
-async fn answered_after(edge: &Process, web: &Web, other: &mut Raw) -> u64 {
+/// Sends one more query, lets the edge go on, and returns the number of queries answered before it.
+async fn answered_after(edge: &Process, http: &HttpClient, other: &mut RawClient) -> u64 {
     let inbox = other.inbox();
     other.publish(b"q.t2.view.cart.c2", &inbox, b"", b"").await;
     other.flush().await;
-    edge.goes_on().await;
+    edge.resume().await;
     assert_eq!(other.next().await.subject, inbox);
-    answered(web, "view").await
+    answered(http, "view").await
 }
 
-/// Large, though a tenant's account takes it.
+/// The largest payloads that a tenant's account takes.
 const LARGE: usize = 250_000;
 
 #[tokio::test]
 async fn s5_08_large_messages_of_one_tenant_cost_no_other_an_answer() {
-    let town = Town::start().await;
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let fleet = TestFleet::start().await;
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     other.team_cart("c1", "ada", &[]).await;
     let lines = format!("NATS/1.0\r\nCommand-Id: k\r\n{}\r\n", "a:\r\n".repeat(LARGE / 4));
     let named = b"NATS/1.0\r\nCommand-Id: k2\r\n\r\n".to_vec();
     let payload = vec![b' '; LARGE];
-    let url = town.nats_url("t1-producer");
-    let mut asking = Raw::connect(&url).await;
+    let url = fleet.nats_url("t1-producer");
+    let mut asking = RawClient::connect(&url).await;
     for door in ["req.t1.cart.c1.join", "q.t1.view.cart.c1"] {
-        let answer = asking.ask(door.as_bytes(), lines.as_bytes(), b"{}").await;
+        let answer = asking.request(door.as_bytes(), lines.as_bytes(), b"{}").await;
         assert_eq!(answer.header("Brigade-Status"), "413", "{door}");
         assert_eq!(answer.code(), "headers_too_large", "{door}");
     }
-    let answer = asking.ask(b"req.t1.cart.c1.join", &named, &payload).await;
+    let answer = asking.request(b"req.t1.cart.c1.join", &named, &payload).await;
     assert_eq!(
         (answer.header("Brigade-Status"), answer.code()),
         ("413".into(), "payload_too_large".into())
@@ -101,7 +101,7 @@ async fn s5_08_large_messages_of_one_tenant_cost_no_other_an_answer() {
         let (url, lines, named, payload) =
             (url.clone(), lines.clone(), named.clone(), payload.clone());
         tokio::spawn(async move {
-            let mut raw = Raw::connect(&url).await;
+            let mut raw = RawClient::connect(&url).await;
             let inbox = raw.inbox();
             for _ in 0..100 {
                 match n % 2 {
@@ -126,37 +126,37 @@ async fn s5_08_large_messages_of_one_tenant_cost_no_other_an_answer() {
     for task in flood {
         task.await.unwrap();
     }
-    let log = std::fs::read_to_string(town.nats.log()).unwrap();
+    let log = std::fs::read_to_string(fleet.nats.log()).unwrap();
     let slow: Vec<_> = log.lines().filter(|line| line.contains("Slow Consumer")).collect();
     assert_eq!(slow, Vec::<&str>::new());
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Answers that would take 170 MB.
+/// The answers would take 170 MB.
 const LISTS: u64 = 200;
 
 #[tokio::test]
 async fn s5_08_answers_that_wait_to_be_sent_are_bounded() {
-    let town = Town::start_without(WorkerName::Edge).await;
-    let edge = Process::start(&town, &[WorkerName::Edge], None).await;
-    let web = town.web().await.at(edge.http());
-    let producer = town.producer().await;
+    let fleet = TestFleet::start_without(WorkerName::Edge).await;
+    let edge = Process::start(&fleet, &[WorkerName::Edge], None).await;
+    let http = fleet.http_client().await.at(edge.http());
+    let producer = fleet.producer().await;
     fill_list(&producer).await;
-    let before = answered(&web, "active_orders").await;
-    let mut flood = Raw::connect(&town.nats_url("t1-producer")).await;
+    let before = answered(&http, "active_orders").await;
+    let mut flood = RawClient::connect(&fleet.nats_url("t1-producer")).await;
     edge.signal("STOP").await;
     for _ in 0..LISTS {
         flood.publish(b"q.t1.active_orders", b"_INBOX.t1-producer.x", b"", b"").await;
     }
     flood.flush().await;
     // The server has the queries sent to the edge, and takes nothing from it.
-    signal(town.nats.pid(), "STOP").await;
-    edge.goes_on().await;
+    signal(fleet.nats.pid(), "STOP").await;
+    edge.resume().await;
     edge.until_logged(&["dependency away", "\"nats\""]).await;
-    let made = answered(&web, "active_orders").await - before;
+    let made = answered(&http, "active_orders").await - before;
     let (now, most) = edge.memory();
     println!("{made} answers were made that nobody takes; {now} KiB, {most} KiB at most");
-    signal(town.nats.pid(), "CONT").await;
+    signal(fleet.nats.pid(), "CONT").await;
     assert!(made <= LISTS / 2, "{made} answers were made that nobody takes");
     until("edge to answer again", || async {
         let headers = [];
@@ -167,30 +167,30 @@ async fn s5_08_answers_that_wait_to_be_sent_are_bounded() {
     })
     .await;
     edge.kill().await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Answers of 50 MB together, more than the server keeps for a connection that does not read.
+/// The answers take 50 MB, more than the server keeps for a connection that does not read.
 const UNREAD: u64 = 60;
 
 #[tokio::test]
-async fn s5_08_what_the_server_keeps_for_a_connection_that_does_not_read_is_bounded() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+async fn s5_08_the_buffer_of_a_connection_that_does_not_read_is_bounded() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     fill_list(&producer).await;
-    let mut deaf = Raw::connect(&town.nats_url("t1-producer")).await;
+    let mut deaf = RawClient::connect(&fleet.nats_url("t1-producer")).await;
     for _ in 0..UNREAD {
         let inbox = deaf.inbox();
         deaf.publish(b"q.t1.active_orders", &inbox, b"", b"").await;
     }
-    let of_size = || std::fs::read_to_string(town.nats.log()).unwrap().contains("MaxPending");
+    let of_size = || std::fs::read_to_string(fleet.nats.log()).unwrap().contains("MaxPending");
     until("the server to give it up, or all to be answered", || async {
-        let lists = town.metrics.queries.with_label_values(&["active_orders", "200"]);
+        let lists = fleet.metrics.queries.with_label_values(&["active_orders", "200"]);
         (of_size() || lists.get() > UNREAD).then_some(())
     })
     .await;
     // Whoever asks last has its answer after all that.
     assert_eq!(producer.active_orders(&[]).await.status, 200);
     assert!(of_size(), "it keeps all of it");
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,11 +1,11 @@
-//! S3-04: ghost and phantom-free tables are found and repaired, whoever made them.
+//! S3-04: ghost and phantom-free tables are found and repaired, whatever made them.
 
 use brigade::workers::table_status_reconciler::ReconcilerMetrics;
 use brigade_contracts::{Address, Aggregate, Token, WorkerName, header, subject, table::Finding};
-use brigade_tests::{Producer, Town, producer::placed, until};
+use brigade_tests::{Producer, TestFleet, producer::placed, until};
 use serde_json::{Value, json};
 
-/// A table with a party at it that has ordered something.
+/// Seats a party at a table, and orders something.
 async fn party(producer: &Producer, table: &str) {
     let (turn, order) = (format!("turn-{table}"), format!("order-{table}"));
     producer.done(&format!("table.{table}.register"), json!({"label": table, "seats": 4})).await;
@@ -15,17 +15,18 @@ async fn party(producer: &Producer, table: &str) {
     producer.done(&format!("order.{order}.place"), place).await;
 }
 
-/// What a faulty program does in SQL.
-async fn spoil(town: &Town, statements: &'static str) {
-    sqlx::raw_sql(statements).execute(&town.sql).await.unwrap();
+/// Runs a faulty program's statement.
+async fn spoil(fleet: &TestFleet, statements: &'static str) {
+    sqlx::raw_sql(statements).execute(&fleet.sql).await.unwrap();
 }
 
 async fn table(producer: &Producer, id: &str) -> Value {
     producer.view(&format!("table.{id}"), None).await.body()["core"].take()
 }
 
-fn found(town: &Town, finding: Finding) -> u64 {
-    town.metrics
+fn found(fleet: &TestFleet, finding: Finding) -> u64 {
+    fleet
+        .metrics
         .group::<ReconcilerMetrics>()
         .tables_found
         .with_label_values(&[finding.as_str()])
@@ -34,9 +35,9 @@ fn found(town: &Town, finding: Finding) -> u64 {
 
 #[tokio::test]
 async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
-    let mut town = Town::start().await;
-    town.has_ghosts = true;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    fleet.expects_findings = true;
+    let producer = fleet.producer().await;
     for id in ["no_turn", "all_paid", "open_turn", "unpaid"] {
         party(&producer, id).await;
     }
@@ -46,7 +47,7 @@ async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
         assert_eq!(table(&producer, id).await["status"], "available", "{id}");
     }
     spoil(
-        &town,
+        &fleet,
         "update brigade.tables set status = 'occupied' where id = 'no_turn';
          begin;
          update brigade.turns set closed_at = null, close_reason = null where table_id = 'all_paid';
@@ -64,7 +65,7 @@ async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
     let repaired: Vec<(String, Value)> = until("four repairs", || async {
         let events = "select id, payload::jsonb -> 'data' from brigade.events
                       where type = 'reconciled' order by id";
-        let events: Vec<_> = sqlx::query_as(events).fetch_all(&town.sql).await.ok()?;
+        let events: Vec<_> = sqlx::query_as(events).fetch_all(&fleet.sql).await.ok()?;
         (events.len() == 4).then_some(events)
     })
     .await;
@@ -95,7 +96,7 @@ async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
         assert_eq!((&table["status"], &table["open_turn"]["id"]), (&json!(status), &turn), "{id}");
     }
     for finding in Finding::ALL {
-        let repaired = town
+        let repaired = fleet
             .metrics
             .group::<ReconcilerMetrics>()
             .tables_repaired
@@ -103,33 +104,33 @@ async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
             .get();
         assert_eq!(repaired, 1, "{}", finding.as_str());
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s3_04_a_dry_run_counts_and_changes_nothing() {
-    let mut town = Town::start_without(WorkerName::TableStatusReconciler).await;
-    town.has_ghosts = true;
-    town.settings.dry_run = true;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start_without(WorkerName::TableStatusReconciler).await;
+    fleet.expects_findings = true;
+    fleet.settings.dry_run = true;
+    let producer = fleet.producer().await;
     let register = json!({"label": "1", "seats": 2});
     producer.done("table.t1.register", register).await;
-    spoil(&town, "update brigade.tables set status = 'occupied'").await;
-    town.run(WorkerName::TableStatusReconciler).await;
+    spoil(&fleet, "update brigade.tables set status = 'occupied'").await;
+    fleet.run(WorkerName::TableStatusReconciler).await;
     until("a ghost that is seen twice", || async {
-        (found(&town, Finding::GhostNoTurn) >= 2).then_some(())
+        (found(&fleet, Finding::GhostNoTurn) >= 2).then_some(())
     })
     .await;
     let version = producer.view("table.t1", None).await.body()["version"].clone();
     assert_eq!(version, 1);
-    spoil(&town, "update brigade.tables set status = 'available'").await;
-    town.finish().await;
+    spoil(&fleet, "update brigade.tables set status = 'available'").await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s3_04_what_the_contract_allows_is_no_finding() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     // A party that has just sat down; one that owes; a table that was forced free; one out of use.
     producer.done("table.new.register", json!({"label": "1", "seats": 2})).await;
     producer.done("table.new.open_turn", json!({"turn_id": "u1"})).await;
@@ -141,10 +142,10 @@ async fn s3_04_what_the_contract_allows_is_no_finding() {
     producer.done("table.broken.set_status", json!({"status": "out_of_service"})).await;
     // The one that shows that all of them were looked at: it is repaired by the next look.
     producer.done("table.last.register", json!({"label": "5", "seats": 2})).await;
-    spoil(&town, "update brigade.tables set status = 'occupied' where id = 'last'").await;
+    spoil(&fleet, "update brigade.tables set status = 'occupied' where id = 'last'").await;
     until("the look", || async {
         (table(&producer, "last").await["status"] == "available"
-            && town
+            && fleet
                 .metrics
                 .group::<ReconcilerMetrics>()
                 .tables_repaired
@@ -155,34 +156,34 @@ async fn s3_04_what_the_contract_allows_is_no_finding() {
     })
     .await;
     for finding in [Finding::GhostAllPaid, Finding::PhantomOpenTurn, Finding::PhantomUnpaid] {
-        assert_eq!(found(&town, finding), 0, "{}", finding.as_str());
+        assert_eq!(found(&fleet, finding), 0, "{}", finding.as_str());
     }
-    let mut town = town;
-    town.has_ghosts = true;
-    town.finish().await;
+    let mut fleet = fleet;
+    fleet.expects_findings = true;
+    fleet.finish().await;
 }
 
-/// Nobody goes through all tables: another program holds the lease.
+/// No round over all tables happens: another program holds the lease.
 #[tokio::test]
 async fn what_an_event_hints_at_is_looked_at_without_a_round() {
-    let mut town = Town::empty().await;
-    town.has_ghosts = true;
+    let mut fleet = TestFleet::empty().await;
+    fleet.expects_findings = true;
     spoil(
-        &town,
+        &fleet,
         "insert into brigade.leases
          values ('table-status-reconciler.round', 'nobody', now() + interval '1 day')",
     )
     .await;
     // Nobody publishes events but the test, and nobody else hears of them.
     for worker in [WorkerName::CommandHandler, WorkerName::TableStatusReconciler] {
-        town.run(worker).await;
+        fleet.run(worker).await;
     }
-    let producer = town.producer().await;
+    let producer = fleet.producer().await;
     for id in ["hinted", "of_order", "unknown"] {
         party(&producer, id).await;
     }
-    spoil(&town, "update brigade.tables set status = 'available'").await;
-    let relay = town.connect("outbox-relay").await;
+    spoil(&fleet, "update brigade.tables set status = 'available'").await;
+    let relay = fleet.connect("outbox-relay").await;
     let hint = async |aggregate, id: &str, event: &str| {
         let address = Address::new("t1", aggregate, id).unwrap();
         let subject = subject::event(&address, &Token::new(event).unwrap());
@@ -195,7 +196,7 @@ async fn what_an_event_hints_at_is_looked_at_without_a_round() {
         hint(Aggregate::Table, "hinted", "status_changed").await;
         hint(Aggregate::Order, "order-of_order", "paid").await;
         hint(Aggregate::Order, "nobodys", "cancelled").await;
-        let repaired = town
+        let repaired = fleet
             .metrics
             .group::<ReconcilerMetrics>()
             .tables_repaired
@@ -207,15 +208,15 @@ async fn what_an_event_hints_at_is_looked_at_without_a_round() {
     {
         let is: String = sqlx::query_scalar("select status from brigade.tables where id = $1")
             .bind(id)
-            .fetch_one(&town.sql)
+            .fetch_one(&fleet.sql)
             .await
             .unwrap();
         assert_eq!(is, status, "{id}");
     }
     // Then there is a round, which needs no hint.
-    spoil(&town, "delete from brigade.leases where holder = 'nobody'").await;
+    spoil(&fleet, "delete from brigade.leases where holder = 'nobody'").await;
     until("the third", || async {
-        let repaired = town
+        let repaired = fleet
             .metrics
             .group::<ReconcilerMetrics>()
             .tables_repaired
@@ -227,11 +228,11 @@ async fn what_an_event_hints_at_is_looked_at_without_a_round() {
 
 #[tokio::test]
 async fn s3_04_more_ghosts_than_a_page_and_a_go_take_are_all_repaired() {
-    let mut town = Town::start().await;
-    town.has_ghosts = true;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    fleet.expects_findings = true;
+    let producer = fleet.producer().await;
     producer.done("table.a.register", json!({"label": "1", "seats": 2})).await;
-    town.until_idle().await;
+    fleet.until_idle().await;
     // Each tenth of them is wrong.
     sqlx::raw_sql(
         "insert into brigade.tables select (jsonb_populate_record(t, jsonb_build_object('id', 'a' || n,
@@ -241,18 +242,18 @@ async fn s3_04_more_ghosts_than_a_page_and_a_go_take_are_all_repaired() {
          select gen_random_uuid(), tenant, aggregate, 'a' || n, version, type, payload, at, command_id
          from brigade.events e, generate_series(1, 4499) n",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
     until("all to be repaired", || async {
         let wrong = "select count(*) from brigade.tables where status = 'occupied'";
-        let wrong: i64 = sqlx::query_scalar(wrong).fetch_one(&town.sql).await.ok()?;
+        let wrong: i64 = sqlx::query_scalar(wrong).fetch_one(&fleet.sql).await.ok()?;
         (wrong == 0).then_some(())
     })
     .await;
     let repaired: i64 =
         sqlx::query_scalar("select count(*) from brigade.events where type = 'reconciled'")
-            .fetch_one(&town.sql)
+            .fetch_one(&fleet.sql)
             .await
             .unwrap();
     assert_eq!(repaired, 449, "each once");

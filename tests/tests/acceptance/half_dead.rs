@@ -1,4 +1,4 @@
-//! S5-06: connections that are dead and do not say so, and duties of those who cannot do them.
+//! S5-06: connections that are dead without an error, and duties of workers that cannot do them.
 
 use brigade::fleet::FleetMetrics;
 use std::time::{Duration, Instant};
@@ -7,66 +7,70 @@ use brigade::fleet::{Instance, Servers};
 use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
 use brigade_tests::{
-    Producer, Town,
+    Producer, TestFleet,
     deadlines::until_no_lock_is_held,
     process::signal,
     producer::{item, placed},
     proxy::TcpProxy,
-    town::ready,
-    until,
+    until, until_ready,
 };
 use serde_json::json;
 use time::OffsetDateTime;
 
-/// The same servers, by ways of their own.
-fn by(town: &Town, worker: WorkerName, nats: u16, postgres: u16) -> Servers {
-    let servers = town.servers(worker);
+/// Returns the servers of a worker by other ports.
+fn by(fleet: &TestFleet, worker: WorkerName, nats: u16, postgres: u16) -> Servers {
+    let servers = fleet.servers(worker);
     let url = |url: &str, from: u16, to: u16| url.replace(&format!(":{from}"), &format!(":{to}"));
     Servers {
-        nats_url: url(&servers.nats_url, town.nats.port(), nats),
-        postgres_url: url(&servers.postgres_url, postgres_port(town), postgres),
+        nats_url: url(&servers.nats_url, fleet.nats.port(), nats),
+        postgres_url: url(&servers.postgres_url, postgres_port(fleet), postgres),
         ..servers
     }
 }
 
-fn postgres_port(town: &Town) -> u16 {
-    town.sql.connect_options().get_port()
+fn postgres_port(fleet: &TestFleet) -> u16 {
+    fleet.sql.connect_options().get_port()
 }
 
-fn start(town: &Town, worker: WorkerName, servers: Servers) -> Instance {
-    Instance::start(worker, servers, town.metrics.clone(), town.fail.clone())
+fn start(fleet: &TestFleet, worker: WorkerName, servers: Servers) -> Instance {
+    Instance::start(worker, servers, fleet.metrics.clone(), fleet.fail.clone())
 }
 
-/// A worker and its ways to both servers.
-struct Wired {
+/// A worker and its proxies to both servers.
+struct ProxiedWorker {
     worker: WorkerName,
     nats: TcpProxy,
     postgres: TcpProxy,
 }
 
-/// A fleet each of whose workers has wires of its own.
-async fn wired() -> (Town, Vec<Wired>) {
-    let mut town = Town::empty().await;
-    town.has_ghosts = true;
+/// Starts a fleet whose workers have proxies of their own to both servers.
+async fn proxied_fleet() -> (TestFleet, Vec<ProxiedWorker>) {
+    let mut fleet = TestFleet::empty().await;
+    fleet.expects_findings = true;
     let soon = Duration::from_secs(1);
-    town.settings.lock_policy =
+    fleet.settings.lock_policy =
         LockPolicy { card: soon, wallet: soon, qr: soon, cash: soon, ..LockPolicy::default() };
-    let mut wires = Vec::new();
+    let mut proxied_workers = Vec::new();
     for worker in WorkerName::ALL {
         let (nats, postgres) =
-            (TcpProxy::to(town.nats.port()).await, TcpProxy::to(postgres_port(&town)).await);
-        let instance = start(&town, worker, by(&town, worker, nats.port(), postgres.port()));
-        ready(&instance).await;
-        town.adopt(instance);
-        wires.push(Wired { worker, nats, postgres });
+            (TcpProxy::to(fleet.nats.port()).await, TcpProxy::to(postgres_port(&fleet)).await);
+        let instance = start(&fleet, worker, by(&fleet, worker, nats.port(), postgres.port()));
+        until_ready(&instance).await;
+        fleet.adopt(instance);
+        proxied_workers.push(ProxiedWorker { worker, nats, postgres });
     }
-    (town, wires)
+    (fleet, proxied_workers)
 }
 
-/// Everything that the fleet does, with things of these names, after `since`.
-async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since: OffsetDateTime) {
+/// Makes every worker do its work, on aggregates of this name, and waits for it.
+async fn everything_is_done(
+    fleet: &TestFleet,
+    producer: &Producer,
+    name: &str,
+    since: OffsetDateTime,
+) {
     let insist = async |verb: &str, what: String, payload| {
-        let done = producer.insist(&format!("{name}-{verb}"), &what, payload).await;
+        let done = producer.send_until_decided(&format!("{name}-{verb}"), &what, payload).await;
         assert!(done.status < 300, "{what}: {}", done.body());
     };
     let (cart, table) = (format!("cart.c{name}"), format!("table.t{name}"));
@@ -84,24 +88,24 @@ async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since:
     })
     .await;
     // cart-lock-expiry.
-    until_no_lock_is_held(town).await;
+    until_no_lock_is_held(fleet).await;
     // table-status-reconciler.
     sqlx::query("update brigade.tables set status = 'occupied' where id = $1")
         .bind(format!("t{name}"))
-        .execute(&town.sql)
+        .execute(&fleet.sql)
         .await
         .expect("sql");
     until("the ghost to be repaired", || async {
         let free = "select status = 'available' from brigade.tables where id = $1";
         let free = sqlx::query_scalar::<_, bool>(free).bind(format!("t{name}"));
-        free.fetch_one(&town.sql).await.ok()?.then_some(())
+        free.fetch_one(&fleet.sql).await.ok()?.then_some(())
     })
     .await;
     // cache-verifier: marks, and each duty that is held by a lease.
     until("a new mark", || async {
         let noted = "select max(noted_at) > $1 from brigade.stream_marks";
         let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
-        noted.fetch_one(&town.sql).await.ok()?.then_some(())
+        noted.fetch_one(&fleet.sql).await.ok()?.then_some(())
     })
     .await;
     until("the duties to be held", || async {
@@ -112,56 +116,61 @@ async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since:
                                    'cache-verifier.audit')
                       and until > $1 + interval '2 seconds'";
         let held = sqlx::query_scalar::<_, i64>(held).bind(since);
-        (held.fetch_one(&town.sql).await.ok()? == 5).then_some(())
+        (held.fetch_one(&fleet.sql).await.ok()? == 5).then_some(())
     })
     .await;
     // outbox-relay, and both projectors.
-    town.until_idle().await;
+    fleet.until_idle().await;
 }
 
-async fn now(town: &Town) -> OffsetDateTime {
-    sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.expect("a time")
+async fn now(fleet: &TestFleet) -> OffsetDateTime {
+    sqlx::query_scalar("select clock_timestamp()").fetch_one(&fleet.sql).await.expect("a time")
 }
 
-async fn each_goes_silent(server: &str, wire: fn(&Wired) -> &TcpProxy) {
-    let (town, wires) = wired().await;
-    let producer = town.producer().await;
-    let began = now(&town).await;
-    everything_is_done(&town, &producer, "before", began).await;
-    for wired in &wires {
-        let (since, started) = (now(&town).await, Instant::now());
-        wire(wired).silence();
-        everything_is_done(&town, &producer, &format!("{}", wired.worker), since).await;
-        println!("{} works {:?} after {server} went silent", wired.worker, started.elapsed());
+async fn each_goes_silent(server: &str, proxy: fn(&ProxiedWorker) -> &TcpProxy) {
+    let (fleet, proxied_workers) = proxied_fleet().await;
+    let producer = fleet.producer().await;
+    let began = now(&fleet).await;
+    everything_is_done(&fleet, &producer, "before", began).await;
+    for proxied in &proxied_workers {
+        let (since, started) = (now(&fleet).await, Instant::now());
+        proxy(proxied).silence();
+        everything_is_done(&fleet, &producer, &format!("{}", proxied.worker), since).await;
+        println!("{} works {:?} after {server} went silent", proxied.worker, started.elapsed());
     }
-    let restarts = |wired: &Wired| {
-        town.metrics
+    let restarts = |proxied: &ProxiedWorker| {
+        fleet
+            .metrics
             .group::<FleetMetrics>()
             .restarts
-            .with_label_values(&[wired.worker.as_str()])
+            .with_label_values(&[proxied.worker.as_str()])
             .get()
     };
-    assert_eq!(wires.iter().map(restarts).sum::<u64>(), 0, "nobody had to be started again");
+    assert_eq!(
+        proxied_workers.iter().map(restarts).sum::<u64>(),
+        0,
+        "nobody had to be started again"
+    );
     // Nothing was dead-lettered: that is looked at after every test.
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s5_06_a_connection_to_postgres_that_goes_silent_stops_no_worker() {
-    each_goes_silent("Postgres", |wired| &wired.postgres).await;
+    each_goes_silent("Postgres", |proxied| &proxied.postgres).await;
 }
 
 #[tokio::test]
 async fn s5_06_a_connection_to_nats_that_goes_silent_stops_no_worker() {
-    each_goes_silent("NATS", |wired| &wired.nats).await;
+    each_goes_silent("NATS", |proxied| &proxied.nats).await;
 }
 
 #[tokio::test]
 async fn s5_06_edge_is_not_ready_while_postgres_is_silent_though_nobody_asks() {
-    let town = Town::empty_with_own_postgres().await;
-    let edge = town.instance(WorkerName::Edge);
-    ready(&edge).await;
-    let postgres = town.postgres.as_ref().unwrap().pid();
+    let fleet = TestFleet::empty_with_own_postgres().await;
+    let edge = fleet.instance(WorkerName::Edge);
+    until_ready(&edge).await;
+    let postgres = fleet.postgres().pid();
     let all = std::fs::read_to_string(format!("/proc/{postgres}/task/{postgres}/children"));
     let all: Vec<u32> = all.unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
     for process in all.iter().chain([&postgres]) {
@@ -174,13 +183,13 @@ async fn s5_06_edge_is_not_ready_while_postgres_is_silent_though_nobody_asks() {
     for process in all.iter().chain([&postgres]) {
         signal(*process, "CONT").await;
     }
-    ready(&edge).await;
+    until_ready(&edge).await;
     edge.stop().await;
 }
 
-/// Waits until a worker has done what only it does.
+/// Waits until a worker has done the work that only it does.
 async fn own_work_is_done(
-    town: &Town,
+    fleet: &TestFleet,
     producer: &Producer,
     worker: WorkerName,
     name: &str,
@@ -189,15 +198,15 @@ async fn own_work_is_done(
     let (order, place) = (format!("order.{name}.place"), placed(&[("Soup", 500, 1)]));
     match worker {
         WorkerName::CommandHandler => {
-            producer.insist(name, &order, place).await;
+            producer.send_until_decided(name, &order, place).await;
         }
         WorkerName::OutboxRelay => {
-            producer.insist(name, &order, place).await;
-            town.until_relayed().await;
+            producer.send_until_decided(name, &order, place).await;
+            fleet.until_relayed().await;
         }
         WorkerName::PaymentProjector => {
-            producer.insist(name, &order, place).await;
-            town.until_idle().await;
+            producer.send_until_decided(name, &order, place).await;
+            fleet.until_idle().await;
         }
         WorkerName::UserStateProjector => {
             let register = json!({
@@ -205,16 +214,16 @@ async fn own_work_is_done(
                 "password": "correct horse",
             });
             let what = format!("user.{name}.register");
-            assert!(producer.insist(name, &what, register).await.status < 300);
-            town.until_idle().await;
+            assert!(producer.send_until_decided(name, &what, register).await.status < 300);
+            fleet.until_idle().await;
         }
-        WorkerName::CartLockExpiry => until_no_lock_is_held(town).await,
+        WorkerName::CartLockExpiry => until_no_lock_is_held(fleet).await,
         WorkerName::TableStatusReconciler => {
             let ghost = "update brigade.tables set status = 'occupied' where id = 'tbefore'";
-            sqlx::query(ghost).execute(&town.sql).await.expect("sql");
+            sqlx::query(ghost).execute(&fleet.sql).await.expect("sql");
             until("the ghost to be repaired", || async {
                 let free = "select status = 'available' from brigade.tables where id = 'tbefore'";
-                sqlx::query_scalar::<_, bool>(free).fetch_one(&town.sql).await.ok()?.then_some(())
+                sqlx::query_scalar::<_, bool>(free).fetch_one(&fleet.sql).await.ok()?.then_some(())
             })
             .await;
         }
@@ -222,7 +231,7 @@ async fn own_work_is_done(
             until("a new mark", || async {
                 let noted = "select max(noted_at) > $1 from brigade.stream_marks";
                 let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
-                noted.fetch_one(&town.sql).await.ok()?.then_some(())
+                noted.fetch_one(&fleet.sql).await.ok()?.then_some(())
             })
             .await;
         }
@@ -239,31 +248,33 @@ async fn own_work_is_done(
 }
 
 /// Makes a worker's connection to a server silent.
-type Silence = fn(&Wired);
+type Silence = fn(&ProxiedWorker);
 
-/// Not a test of a promise: prints how long each worker needs for what only it does, when nothing
-/// is wrong and after its connection to a server went silent.
+/// A measurement: prints how long each worker needs for its own work, when nothing is wrong and
+/// after its connection to a server went silent.
 #[tokio::test]
 #[ignore = "prints times, which depend on the machine"]
 async fn s5_06_recovery_of_each_worker() {
-    let (town, wires) = wired().await;
-    let producer = town.producer().await;
-    everything_is_done(&town, &producer, "before", now(&town).await).await;
+    let (fleet, proxied_workers) = proxied_fleet().await;
+    let producer = fleet.producer().await;
+    everything_is_done(&fleet, &producer, "before", now(&fleet).await).await;
     let silences: [(&str, Silence); 3] = [
         ("neither", |_| {}),
-        ("Postgres", |wired| wired.postgres.silence()),
-        ("NATS", |wired| wired.nats.silence()),
+        ("Postgres", |proxied| proxied.postgres.silence()),
+        ("NATS", |proxied| proxied.nats.silence()),
     ];
-    for wired in &wires {
+    for proxied in &proxied_workers {
         for (server, silence) in silences {
             for round in 0..3 {
-                let name = format!("{}-{server}-{round}", wired.worker);
-                if wired.worker == WorkerName::CartLockExpiry {
+                let name = format!("{}-{server}-{round}", proxied.worker);
+                if proxied.worker == WorkerName::CartLockExpiry {
                     let (cart, owner) = (format!("cart.{name}"), format!("u-{name}"));
                     let open = json!({"kind": "menu", "owner": owner, "currency": "EUR"});
                     let insist = async |n: u8, verb: &str, payload| {
                         let id = format!("{name}-{n}");
-                        let done = producer.insist(&id, &format!("{cart}.{verb}"), payload).await;
+                        let done = producer
+                            .send_until_decided(&id, &format!("{cart}.{verb}"), payload)
+                            .await;
                         assert!(done.status < 300, "{verb}: {}", done.body());
                     };
                     insist(1, "open", open).await;
@@ -272,113 +283,113 @@ async fn s5_06_recovery_of_each_worker() {
                     let lock = json!({"method": "card", "transaction_id": name});
                     insist(3, "lock", lock).await;
                 }
-                let (since, started) = (now(&town).await, Instant::now());
-                silence(wired);
-                own_work_is_done(&town, &producer, wired.worker, &name, since).await;
-                println!("{} {server} silent: {:?}", wired.worker, started.elapsed());
-                town.until_idle().await;
+                let (since, started) = (now(&fleet).await, Instant::now());
+                silence(proxied);
+                own_work_is_done(&fleet, &producer, proxied.worker, &name, since).await;
+                println!("{} {server} silent: {:?}", proxied.worker, started.elapsed());
+                fleet.until_idle().await;
             }
         }
     }
 }
 
-/// Two of a worker, of which one is by a gate to NATS, the other holds nothing yet.
-async fn one_by_a_gate(town: &Town, worker: WorkerName) -> (TcpProxy, Instance) {
-    let gate = TcpProxy::to(town.nats.port()).await;
-    let postgres = postgres_port(town);
-    let instance = start(town, worker, by(town, worker, gate.port(), postgres));
-    ready(&instance).await;
-    (gate, instance)
+/// Starts an instance of a worker that reaches NATS by a proxy.
+async fn one_by_a_proxy(fleet: &TestFleet, worker: WorkerName) -> (TcpProxy, Instance) {
+    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let postgres = postgres_port(fleet);
+    let instance = start(fleet, worker, by(fleet, worker, proxy.port(), postgres));
+    until_ready(&instance).await;
+    (proxy, instance)
 }
 
-async fn holders(town: &Town, names: &str) -> Vec<String> {
+async fn holders(fleet: &TestFleet, names: &str) -> Vec<String> {
     let holders = "select distinct holder from brigade.leases
                    where name like $1 and holder <> '' and until > now()";
-    sqlx::query_scalar(holders).bind(names).fetch_all(&town.sql).await.expect("sql")
+    sqlx::query_scalar(holders).bind(names).fetch_all(&fleet.sql).await.expect("sql")
 }
 
 #[tokio::test]
-async fn s5_06_shards_of_a_relay_that_is_cut_off_from_nats_move_to_another() {
-    let mut town = Town::empty().await;
-    town.run(WorkerName::CommandHandler).await;
-    town.run(WorkerName::PaymentProjector).await;
-    town.run(WorkerName::UserStateProjector).await;
-    let (gate, cut_off) = one_by_a_gate(&town, WorkerName::OutboxRelay).await;
-    town.run(WorkerName::OutboxRelay).await;
+async fn s5_06_shards_leave_a_relay_cut_off_from_nats() {
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::PaymentProjector).await;
+    fleet.run(WorkerName::UserStateProjector).await;
+    let (proxy, cut_off) = one_by_a_proxy(&fleet, WorkerName::OutboxRelay).await;
+    fleet.run(WorkerName::OutboxRelay).await;
     until("both to have shards", || async {
-        (holders(&town, "outbox-relay.share.%").await.len() == 2).then_some(())
+        (holders(&fleet, "outbox-relay.share.%").await.len() == 2).then_some(())
     })
     .await;
-    let producer = town.producer().await;
-    gate.shut();
+    let producer = fleet.producer().await;
+    proxy.shut();
     let started = Instant::now();
     for n in 0..64 {
         let place = placed(&[("Soup", 500, 1)]);
         producer.done(&format!("order.o{n}.place"), place).await;
     }
-    town.until_relayed().await;
+    fleet.until_relayed().await;
     println!("relayed {:?} after the cut", started.elapsed());
-    assert_eq!(holders(&town, "outbox-relay.share.%").await.len(), 1);
+    assert_eq!(holders(&fleet, "outbox-relay.share.%").await.len(), 1);
     assert!(cut_off.health.ready().is_err());
     // It is fit again as soon as it is connected.
-    gate.open();
+    proxy.open();
     until("both to have shards", || async {
-        (holders(&town, "outbox-relay.share.%").await.len() == 2).then_some(())
+        (holders(&fleet, "outbox-relay.share.%").await.len() == 2).then_some(())
     })
     .await;
-    ready(&cut_off).await;
+    until_ready(&cut_off).await;
     cut_off.stop().await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn s5_06_the_look_for_overdue_locks_moves_from_one_that_is_cut_off_from_nats() {
-    let mut town = Town::empty().await;
-    let (gate, cut_off) = one_by_a_gate(&town, WorkerName::CartLockExpiry).await;
+async fn s5_06_the_sweep_of_overdue_locks_leaves_an_instance_cut_off_from_nats() {
+    let mut fleet = TestFleet::empty().await;
+    let (proxy, cut_off) = one_by_a_proxy(&fleet, WorkerName::CartLockExpiry).await;
     let first = until("the first to hold it", || async {
-        holders(&town, "cart-lock-expiry.sweep").await.pop()
+        holders(&fleet, "cart-lock-expiry.sweep").await.pop()
     })
     .await;
-    town.run(WorkerName::CartLockExpiry).await;
-    assert_eq!(holders(&town, "cart-lock-expiry.sweep").await, std::slice::from_ref(&first));
-    gate.shut();
+    fleet.run(WorkerName::CartLockExpiry).await;
+    assert_eq!(holders(&fleet, "cart-lock-expiry.sweep").await, std::slice::from_ref(&first));
+    proxy.shut();
     let started = Instant::now();
     until("the other to hold it", || async {
-        holders(&town, "cart-lock-expiry.sweep").await.pop().filter(|holder| *holder != first)
+        holders(&fleet, "cart-lock-expiry.sweep").await.pop().filter(|holder| *holder != first)
     })
     .await;
     println!("moved {:?} after the cut", started.elapsed());
-    gate.open();
-    ready(&cut_off).await;
+    proxy.open();
+    until_ready(&cut_off).await;
     cut_off.stop().await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The look that hangs never ends: the test lets it go only after its worker was started again.
+/// The round that hangs never ends: the test releases it only after its worker was restarted.
 #[tokio::test]
 async fn a_worker_one_of_whose_duties_hangs_is_started_again() {
-    let mut town = Town::start().await;
-    town.has_ghosts = true;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    fleet.expects_findings = true;
+    let producer = fleet.producer().await;
     producer.done("table.a.register", json!({"label": "a", "seats": 4})).await;
-    let armed = town.fail.arm("table-status-reconciler.before_send");
+    let armed = fleet.fail.arm("table-status-reconciler.before_send");
     let ghost = "update brigade.tables set status = 'occupied' where id = 'a'";
-    sqlx::query(ghost).execute(&town.sql).await.expect("sql");
+    sqlx::query(ghost).execute(&fleet.sql).await.expect("sql");
     armed.reached().await;
-    let http = town.http().await;
+    let url = fleet.http_url().await;
     let worker = WorkerName::TableStatusReconciler.as_str();
     until("a new start", || async {
-        let alive = reqwest::get(format!("{http}/livez")).await.expect("an answer");
+        let alive = reqwest::get(format!("{url}/livez")).await.expect("an answer");
         assert_eq!(alive.status(), 200, "it is not yet too late");
-        (town.metrics.group::<FleetMetrics>().restarts.with_label_values(&[worker]).get() == 1)
+        (fleet.metrics.group::<FleetMetrics>().restarts.with_label_values(&[worker]).get() == 1)
             .then_some(())
     })
     .await;
-    town.fail.disarm("table-status-reconciler.before_send");
+    fleet.fail.disarm("table-status-reconciler.before_send");
     until("the ghost to be repaired", || async {
         let free = "select status = 'available' from brigade.tables where id = 'a'";
-        sqlx::query_scalar::<_, bool>(free).fetch_one(&town.sql).await.ok()?.then_some(())
+        sqlx::query_scalar::<_, bool>(free).fetch_one(&fleet.sql).await.ok()?.then_some(())
     })
     .await;
-    town.finish().await;
+    fleet.finish().await;
 }

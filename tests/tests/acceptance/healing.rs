@@ -1,4 +1,4 @@
-//! What JetStream loses is made again from SQL, under load, without a hand.
+//! Streams and buckets that JetStream loses are rebuilt from SQL, under load, without an operator.
 
 mod notes;
 
@@ -12,7 +12,7 @@ use async_nats::jetstream;
 use brigade::{operations::provision, runtime::ConsumeMetrics};
 use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
-    Producer, Town, check,
+    Producer, TestFleet, check,
     locks::Lock,
     producer::{item, placed},
     until,
@@ -20,19 +20,19 @@ use brigade_tests::{
 };
 use serde_json::json;
 
-/// What happens to a stream.
+/// A loss of a stream's messages.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Purged(&'static str),
     Deleted(&'static str),
-    /// All that is no truth, at once.
+    /// All streams and buckets at once.
     AllDeleted,
     ServerKilled,
 }
 
 impl Fault {
-    async fn strike(self, town: &mut Town) {
-        let js = jetstream::new(town.connect("operator").await);
+    async fn strike(self, fleet: &mut TestFleet) {
+        let js = jetstream::new(fleet.connect("operator").await);
         match self {
             Self::Purged(stream) => {
                 let purged = js.get_stream(stream).await.unwrap().purge().await.unwrap();
@@ -47,24 +47,24 @@ impl Fault {
                 }
             }
             Self::ServerKilled => {
-                town.nats.kill().await;
-                town.nats.restart().await.unwrap();
+                fleet.nats.kill().await;
+                fleet.nats.restart().await.unwrap();
             }
         }
     }
 }
 
-/// Waits until every stream was found good, or healed, after now.
-pub async fn until_healed(town: &Town) {
+/// Waits until every stream was found intact, or healed, after now.
+pub async fn until_healed(fleet: &TestFleet) {
     let now: time::OffsetDateTime =
-        sqlx::query_scalar("select clock_timestamp()").fetch_one(&town.sql).await.unwrap();
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&fleet.sql).await.unwrap();
     let declared = i64::try_from(Topology::compiled_in().streams.len()).unwrap();
     until("marks of all streams", || async {
         let marked: i64 = sqlx::query_scalar(
             "select count(distinct stream) from brigade.stream_marks where noted_at > $1",
         )
         .bind(now)
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .ok()?;
         (marked == declared).then_some(())
@@ -72,27 +72,27 @@ pub async fn until_healed(town: &Town) {
     .await;
 }
 
-/// Under load through both doors, one fault after the other. The load itself holds that no answer
+/// One fault after the other under load through both doors. The load itself checks that no answer
 /// is stale and nothing refused.
 async fn under_load(faults: &[Fault]) {
-    let mut town = Town::start().await;
+    let mut fleet = TestFleet::start().await;
     // Any number of each may run.
-    town.run(WorkerName::CacheVerifier).await;
+    fleet.run(WorkerName::CacheVerifier).await;
     for (round, fault) in faults.iter().enumerate() {
-        let load = Load::named(&town, &format!("{round}x"), 10).await;
+        let load = Load::named(&fleet, &format!("{round}x"), 10).await;
         load.until_done(4).await;
-        until_healed(&town).await;
-        fault.strike(&mut town).await;
+        until_healed(&fleet).await;
+        fault.strike(&mut fleet).await;
         let struck = Instant::now();
         load.until_done(load.done.load(Ordering::SeqCst) + 6).await;
         load.stop().await;
-        until_healed(&town).await;
-        town.until_idle().await;
+        until_healed(&fleet).await;
+        fleet.until_idle().await;
         println!("{fault:?}: complete after {:.1} s", struck.elapsed().as_secs_f64());
-        check::kv_equals_sql(&town).await;
-        check::kv_equals_sql_of_users(&town).await;
-        check::events_are_in_the_stream_at_least_once(&town).await;
-        assert_eq!(check::dead_letters(&town).await.len(), 0, "{fault:?}");
+        check::kv_equals_sql(&fleet).await;
+        check::kv_equals_sql_of_users(&fleet).await;
+        check::events_are_in_the_stream_at_least_once(&fleet).await;
+        assert_eq!(check::dead_letters(&fleet).await.len(), 0, "{fault:?}");
     }
 }
 
@@ -119,9 +119,9 @@ async fn what_a_killed_server_loses_is_made_again() {
     under_load(&[Fault::ServerKilled, Fault::ServerKilled]).await;
 }
 
-fn heals(town: &Town, stream: &str) -> u64 {
+fn heals(fleet: &TestFleet, stream: &str) -> u64 {
     let heals = |loss| {
-        town.metrics.group::<VerifierMetrics>().heals.with_label_values(&[stream, loss]).get()
+        fleet.metrics.group::<VerifierMetrics>().heals.with_label_values(&[stream, loss]).get()
     };
     ["missing", "made_again", "purged", "behind"].into_iter().map(heals).sum()
 }
@@ -129,65 +129,65 @@ fn heals(town: &Town, stream: &str) -> u64 {
 #[tokio::test]
 async fn a_bucket_whose_keys_were_all_overwritten_was_not_purged() {
     const BUCKETS: [&str; 3] = ["KV_versions", "KV_cart_locks", "KV_attempts"];
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.cart_of("c1", "menu", "ada", &[("i1", 100, 1)]).await;
     for _ in 0..3 {
-        until_healed(&town).await;
+        until_healed(&fleet).await;
         // The only cart, and its lock, twice each.
         let token = producer.lock("c1").await["token"].clone();
         let unlock = json!({"token": token, "reason": "changed my mind"});
         producer.done("cart.c1.unlock", unlock).await;
         // A message that fails alone is noted, and the note of it overwritten.
-        let handler = jetstream::new(town.connect("command-handler").await);
+        let handler = jetstream::new(fleet.connect("command-handler").await);
         let attempts = "$KV.attempts.command-handler.COMMANDS.1";
         handler.publish(attempts, "1".into()).await.unwrap().await.unwrap();
     }
-    until_healed(&town).await;
-    until_healed(&town).await;
-    assert_eq!(BUCKETS.map(|bucket| heals(&town, bucket)), [0, 0, 0]);
+    until_healed(&fleet).await;
+    until_healed(&fleet).await;
+    assert_eq!(BUCKETS.map(|bucket| heals(&fleet, bucket)), [0, 0, 0]);
     // With as many keys afterwards as before, which no number of messages tells.
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     js.get_stream("KV_versions").await.unwrap().purge().await.unwrap();
     producer.done("cart.c1.add_item", item("i2", 100, 1)).await;
-    until("the purge to be found", || async { (heals(&town, "KV_versions") == 1).then_some(()) })
+    until("the purge to be found", || async { (heals(&fleet, "KV_versions") == 1).then_some(()) })
         .await;
-    until_healed(&town).await;
-    until_healed(&town).await;
-    assert_eq!(BUCKETS.map(|bucket| heals(&town, bucket)), [1, 0, 0]);
-    town.finish().await;
+    until_healed(&fleet).await;
+    until_healed(&fleet).await;
+    assert_eq!(BUCKETS.map(|bucket| heals(&fleet, bucket)), [1, 0, 0]);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_server_that_was_started_again_is_no_loss() {
-    let mut town = Town::start().await;
-    town.producer().await.team_cart("c1", "ada", &["bob"]).await;
-    town.until_idle().await;
-    until_healed(&town).await;
-    town.nats.stop().await;
-    town.nats.restart().await.unwrap();
+    let mut fleet = TestFleet::start().await;
+    fleet.producer().await.team_cart("c1", "ada", &["bob"]).await;
+    fleet.until_idle().await;
+    until_healed(&fleet).await;
+    fleet.nats.stop().await;
+    fleet.nats.restart().await.unwrap();
     until("the start to be noticed", || async {
         let restarts = "brigade_server_restarts_total 1\n";
-        town.metrics.render().contains(restarts).then_some(())
+        fleet.metrics.render().contains(restarts).then_some(())
     })
     .await;
-    until_healed(&town).await;
-    let counted = town.metrics.render();
+    until_healed(&fleet).await;
+    let counted = fleet.metrics.render();
     let heals = counted.lines().find(|line| line.starts_with("brigade_heals_total"));
     assert_eq!(heals, None, "an alarm stands on it");
-    town.until_idle().await;
-    check::kv_equals_sql(&town).await;
-    town.finish().await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn events_that_went_by_age_are_not_published_again() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
-    town.until_idle().await;
-    until_healed(&town).await;
-    let js = jetstream::new(town.connect("operator").await);
+    fleet.until_idle().await;
+    until_healed(&fleet).await;
+    let js = jetstream::new(fleet.connect("operator").await);
     let mut events = js.get_stream("EVENTS").await.unwrap();
     let config = jetstream::stream::Config {
         max_age: Duration::from_secs(1),
@@ -201,140 +201,140 @@ async fn events_that_went_by_age_are_not_published_again() {
             (left == 0).then_some(())
         })
         .await;
-        until_healed(&town).await;
-        until_healed(&town).await;
-        assert_eq!(heals(&town, "EVENTS"), 0, "before {cart}");
+        until_healed(&fleet).await;
+        until_healed(&fleet).await;
+        assert_eq!(heals(&fleet, "EVENTS"), 0, "before {cart}");
         producer.team_cart(cart, "ada", &[]).await;
-        town.until_relayed().await;
+        fleet.until_relayed().await;
     }
-    until_healed(&town).await;
-    assert_eq!(heals(&town, "EVENTS"), 0);
+    until_healed(&fleet).await;
+    assert_eq!(heals(&fleet, "EVENTS"), 0);
 }
 
 #[tokio::test]
 async fn a_consumer_goes_on_when_its_stream_was_made_again() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("before", "ada", &[]).await;
-    town.until_idle().await;
-    until_healed(&town).await;
+    fleet.until_idle().await;
+    until_healed(&fleet).await;
     for stream in ["EVENTS", "COMMANDS", "DLQ", "KV_attempts"] {
-        jetstream::new(town.connect("operator").await).delete_stream(stream).await.unwrap();
+        jetstream::new(fleet.connect("operator").await).delete_stream(stream).await.unwrap();
     }
     let deleted = Instant::now();
     producer.team_cart("after", "ada", &["bob"]).await;
     until("the projection of what was done meanwhile", || async {
-        let view = check::kv(&town, "views", "t1.cart.after.payments").await?;
+        let view = check::kv(&fleet, "views", "t1.cart.after.payments").await?;
         (view["version"] == 2).then_some(())
     })
     .await;
     println!("consumers went on after {:.1} s", deleted.elapsed().as_secs_f64());
-    until_healed(&town).await;
+    until_healed(&fleet).await;
     producer.publish("k1", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// More than all the tries that a message has: they were over in six seconds, and healing may take
-/// as long where a server dies again and again.
+/// Longer than all attempts of a message take, which were over in six seconds; healing may take as
+/// long where a server dies repeatedly.
 #[tokio::test]
 async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
-    let town = Town::start_without(WorkerName::CacheVerifier).await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
-    town.until_idle().await;
-    let js = jetstream::new(town.connect("operator").await);
+    fleet.until_idle().await;
+    let js = jetstream::new(fleet.connect("operator").await);
     for bucket in ["KV_versions", "KV_views"] {
         js.get_stream(bucket).await.unwrap().purge().await.unwrap();
     }
     // As repair sends an event again.
-    let events = check::raw_events(&town).await;
+    let events = check::raw_events(&fleet).await;
     let joined = events.iter().find(|event| event.subject.contains(".member_joined.")).unwrap();
     let mut headers = joined.headers.clone().unwrap();
     headers.insert("Nats-Msg-Id", "again.1");
-    let relay = jetstream::new(town.connect("outbox-relay").await);
+    let relay = jetstream::new(fleet.connect("outbox-relay").await);
     let sent = relay.publish_with_headers(joined.subject.clone(), headers, joined.payload.clone());
     sent.await.unwrap().await.unwrap();
-    let waited = town
+    let waited = fleet
         .metrics
         .group::<ConsumeMetrics>()
         .verdicts
         .with_label_values(&["payment-projector", "away"]);
     until("the event to have waited", || async { (waited.get() >= 40).then_some(()) }).await;
-    let operator = Producer::new(town.connect("operator").await, "t1");
+    let operator = Producer::new(fleet.connect("operator").await, "t1");
     assert_eq!(operator.send("cart.c1.rebuild_cache", json!({})).await.status, 200);
     // Nothing is dead, and KV is what SQL says.
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The owners whose locks are noted to be shown again.
-async fn noted_locks(town: &Town) -> Vec<String> {
+/// Returns the owners whose locks are in the projection backlog.
+async fn noted_locks(fleet: &TestFleet) -> Vec<String> {
     let noted = "select id from brigade.unshown where aggregate = 'lock' order by id";
-    sqlx::query_scalar(noted).fetch_all(&town.sql).await.unwrap()
+    sqlx::query_scalar(noted).fetch_all(&fleet.sql).await.unwrap()
 }
 
 #[tokio::test]
 async fn lost_locks_and_timers_are_noted_to_be_shown_again() {
-    let mut town = Town::empty().await;
-    town.run(WorkerName::CacheVerifier).await;
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::CacheVerifier).await;
     for owner in ["ada", "bob", "cleo"] {
-        Lock::hold(&town, owner, owner, 600.0).await;
+        Lock::hold(&fleet, owner, owner, 600.0).await;
     }
     // Bob's key has expired, Cleo's has not.
     sqlx::raw_sql(
         "update brigade.cart_locks set state = 'released' where owner <> 'ada';
          update brigade.cart_locks set updated_at = now() - interval '11 minutes' where owner = 'bob'",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     for stream in ["KV_cart_locks", "TIMERS"] {
-        until_healed(&town).await;
-        assert_eq!(noted_locks(&town).await, [""; 0]);
+        until_healed(&fleet).await;
+        assert_eq!(noted_locks(&fleet).await, [""; 0]);
         js.delete_stream(stream).await.unwrap();
-        until_healed(&town).await;
-        assert_eq!(noted_locks(&town).await, ["ada", "cleo"], "{stream}");
+        until_healed(&fleet).await;
+        assert_eq!(noted_locks(&fleet).await, ["ada", "cleo"], "{stream}");
         assert!(js.get_stream(stream).await.is_ok(), "{stream} is made again");
-        sqlx::query("delete from brigade.unshown").execute(&town.sql).await.unwrap();
+        sqlx::query("delete from brigade.unshown").execute(&fleet.sql).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn the_locks_that_a_killed_server_may_have_lost_are_noted_too() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for owner in ["ada", "bob"] {
         producer.team_cart(owner, owner, &[]).await;
     }
-    town.until_idle().await;
+    fleet.until_idle().await;
     // Nobody takes notes away.
-    town.stop_one(WorkerName::CommandHandler).await;
-    Lock::hold(&town, "ada", "ada", 600.0).await;
-    until_healed(&town).await;
-    town.nats.kill().await;
-    town.nats.restart().await.unwrap();
-    until_healed(&town).await;
-    assert_eq!(noted_locks(&town).await, ["ada"]);
+    fleet.stop_one(WorkerName::CommandHandler).await;
+    Lock::hold(&fleet, "ada", "ada", 600.0).await;
+    until_healed(&fleet).await;
+    fleet.nats.kill().await;
+    fleet.nats.restart().await.unwrap();
+    until_healed(&fleet).await;
+    assert_eq!(noted_locks(&fleet).await, ["ada"]);
 }
 
 #[tokio::test]
 async fn the_audit_finds_and_heals_single_keys() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
     producer.send("cart.c1.add_item", item("i1", 100, 1)).await;
     producer.send("order.o1.place", placed(&[("Soup", 500, 1)])).await;
     producer.send("order.o1.accept", json!({})).await;
-    town.until_idle().await;
-    let operator = jetstream::new(town.connect("operator").await);
+    fleet.until_idle().await;
+    let operator = jetstream::new(fleet.connect("operator").await);
     let purge = async |bucket: &str, key: &str| {
         let stream = operator.get_stream(format!("KV_{bucket}")).await.unwrap();
         let purged = stream.purge().filter(format!("$KV.{bucket}.{key}")).await.unwrap();
         assert_eq!(purged.purged, 1, "{key}");
     };
     let (handler, projector) = (
-        jetstream::new(town.connect(WorkerName::CommandHandler.as_str()).await),
-        jetstream::new(town.connect(WorkerName::PaymentProjector.as_str()).await),
+        jetstream::new(fleet.connect(WorkerName::CommandHandler.as_str()).await),
+        jetstream::new(fleet.connect(WorkerName::PaymentProjector.as_str()).await),
     );
     let spoil = async |js: &jetstream::Context, subject: &'static str, value: &'static str| {
         js.publish(subject, value.into()).await.unwrap().await.unwrap();
@@ -346,7 +346,8 @@ async fn the_audit_finds_and_heals_single_keys() {
     spoil(&handler, "$KV.views.t1.order.o1.core", r#"{"version":99}"#).await;
     spoil(&projector, "$KV.active_orders.t1.o1.payment", r#"{"version":1,"paid":7}"#).await;
     let findings = |bucket: &str, finding: &str| {
-        town.metrics
+        fleet
+            .metrics
             .group::<VerifierMetrics>()
             .audit_findings
             .with_label_values(&[bucket, finding])
@@ -371,20 +372,20 @@ async fn the_audit_finds_and_heals_single_keys() {
         .await;
     }
     until("the purged key", || async {
-        check::kv(&town, "views", "t1.order.o1.core").await.map(drop)
+        check::kv(&fleet, "views", "t1.order.o1.core").await.map(drop)
     })
     .await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn ten_thousand_aggregates_are_shown_again() {
     const CARTS: u64 = 10_000;
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c", "ada", &["bob"]).await;
-    town.until_idle().await;
-    until_healed(&town).await;
+    fleet.until_idle().await;
+    until_healed(&fleet).await;
     sqlx::raw_sql(
         "insert into brigade.carts select (jsonb_populate_record(c, jsonb_build_object('id', 'c' || n))).*
          from brigade.carts c, generate_series(1, 10000) n;
@@ -393,10 +394,10 @@ async fn ten_thousand_aggregates_are_shown_again() {
          from brigade.events e, generate_series(1, 10000) n order by n, version;
          analyze;",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     for bucket in ["KV_versions", "KV_views"] {
         js.delete_stream(bucket).await.unwrap();
     }
@@ -412,19 +413,19 @@ async fn ten_thousand_aggregates_are_shown_again() {
         .await;
         println!("{bucket}: {keys} keys after {:.1} s", deleted.elapsed().as_secs_f64());
     }
-    town.until_idle().await;
-    assert_eq!(check::dead_letters(&town).await.len(), 0);
+    fleet.until_idle().await;
+    assert_eq!(check::dead_letters(&fleet).await.len(), 0);
 }
 
-/// A bucket that was away is tried by one write at first: by hundreds of large ones it would look
-/// as if it were away still.
+/// A bucket that was unavailable is probed by one write: by hundreds of large ones it would seem
+/// unavailable still.
 #[tokio::test]
 async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
-    let town = Town::start_without(WorkerName::CacheVerifier).await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
+    let producer = fleet.producer().await;
     producer.team_cart("c", "ada", &["bob"]).await;
-    town.until_idle().await;
-    let js = jetstream::new(town.connect("operator").await);
+    fleet.until_idle().await;
+    let js = jetstream::new(fleet.connect("operator").await);
     js.delete_stream("KV_views").await.unwrap();
     // Nobody waits for it any more from here on.
     assert_eq!(producer.send("cart.c.join", json!({"user": "eve"})).await.status, 200);
@@ -439,46 +440,46 @@ async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
          select tenant, 'cart', id, version, clock_timestamp() - interval '1 hour'
          from brigade.carts on conflict do nothing;",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
-    provision::run(&town.nats_url("operator"), 1).await.unwrap();
+    provision::run(&fleet.nats_url("operator"), 1).await.unwrap();
     until("all carts to be shown", || async {
         let noted = sqlx::query_scalar("select count(*) from brigade.unshown");
-        let noted: i64 = noted.fetch_one(&town.sql).await.ok()?;
+        let noted: i64 = noted.fetch_one(&fleet.sql).await.ok()?;
         (noted == 0).then_some(())
     })
     .await;
     let views = js.get_stream("KV_views").await.unwrap();
     let shown = views.cached_info().state.messages;
     assert!(shown >= 500, "{shown} keys");
-    assert_eq!(check::dead_letters(&town).await.len(), 0);
+    assert_eq!(check::dead_letters(&fleet).await.len(), 0);
 }
 
 #[tokio::test]
-async fn postgres_and_one_and_then_all_instances_of_each_worker_may_die_under_load() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    town.run_all().await;
-    let load = Load::start(&town, 16).await;
+async fn postgres_and_all_instances_of_each_worker_may_die_under_load() {
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    fleet.run_all().await;
+    let load = Load::start(&fleet, 16).await;
     load.until_done(16).await;
     let (from, since) = (load.done.load(Ordering::SeqCst), Instant::now());
     load.until_done(from + 48).await;
     // Eight commands a party, four through each door, and as many reads.
     let rate = 8.0 * 48.0 / since.elapsed().as_secs_f64();
     println!("load: {rate:.0} commands/s");
-    let postgres = town.postgres.as_mut().unwrap();
+    let postgres = fleet.postgres_mut();
     postgres.kill().await;
     postgres.restart().await.unwrap();
     load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
     for worker in WorkerName::ALL {
         for instances in [1, 2] {
             for _ in 0..instances {
-                town.take(worker).kill().await;
+                fleet.take(worker).kill().await;
             }
             let killed = Instant::now();
             for _ in 0..instances {
-                town.run(worker).await;
+                fleet.run(worker).await;
             }
             let ready = killed.elapsed().as_secs_f64();
             load.until_done(load.done.load(Ordering::SeqCst) + 4).await;
@@ -487,6 +488,6 @@ async fn postgres_and_one_and_then_all_instances_of_each_worker_may_die_under_lo
         }
     }
     load.stop().await;
-    until_healed(&town).await;
-    town.finish().await;
+    until_healed(&fleet).await;
+    fleet.finish().await;
 }

@@ -1,34 +1,41 @@
-//! Who may do what over HTTP: tokens, roles, and whose a thing is.
+//! Authorisation over HTTP: tokens, roles and owners.
 
-use brigade_tests::{Page, Town, Web, producer::item, web::credentials};
+use brigade_tests::{
+    HttpClient, HttpResponse, TestFleet, http_client::credentials, producer::item,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::http::team_cart;
 
-async fn town() -> (Town, Web) {
-    let town = Town::start().await;
-    let web = town.web().await;
-    (town, web)
+async fn fleet() -> (TestFleet, HttpClient) {
+    let fleet = TestFleet::start().await;
+    let http = fleet.http_client().await;
+    (fleet, http)
 }
 
-/// A new user with these roles.
-async fn with_roles(town: &Town, web: &Web, user: &str, roles: &[&str]) -> Web {
-    let user_web = web.newcomer(user).await;
-    let producer = town.producer().await;
+/// Registers a user with these roles and logs in.
+async fn with_roles(
+    fleet: &TestFleet,
+    http: &HttpClient,
+    user: &str,
+    roles: &[&str],
+) -> HttpClient {
+    let user_web = http.register_and_log_in(user).await;
+    let producer = fleet.producer().await;
     let change = format!("user.{user}.change_roles");
     assert_eq!(producer.send(&change, json!({"roles": roles})).await.status, 200);
     user_web
 }
 
-fn is(page: &Page, status: u16, code: &str) {
-    assert_eq!((page.status, page.code().as_str()), (status, code), "{}", page.body());
+fn is(response: &HttpResponse, status: u16, code: &str) {
+    assert_eq!((response.status, response.code().as_str()), (status, code), "{}", response.body());
 }
 
 #[tokio::test]
 async fn a_request_shows_the_token_of_a_session_that_goes_on() {
-    let (town, web) = town().await;
-    let ada = web.newcomer("ada").await;
+    let (fleet, http) = fleet().await;
+    let ada = http.register_and_log_in("ada").await;
     assert_eq!(ada.get("user/ada", &[]).await.body()["auth"]["user"], "ada");
     let right = ada.token.clone().expect("a token");
     let shown = [
@@ -45,40 +52,40 @@ async fn a_request_shows_the_token_of_a_session_that_goes_on() {
         Some(format!("Bearer {}", "x".repeat(2000))),
     ];
     for authorization in shown {
-        refused_everywhere(&web, authorization.as_deref()).await;
+        refused_everywhere(&http, authorization.as_deref()).await;
     }
     // Another restaurant knows no such user, and no such session.
-    refused_everywhere(&web.of("t2"), Some(&format!("Bearer {right}"))).await;
+    refused_everywhere(&http.of("t2"), Some(&format!("Bearer {right}"))).await;
 
     // A token that was rotated away, one that has expired, one of a session that has ended.
     let login = ada.post("user/ada/login", &credentials("ada")).await.body();
     let token = |name: &str| login["data"][name].as_str().expect("a token").to_owned();
-    refused_everywhere(&web, Some(&format!("Bearer {right}"))).await;
-    let ada = web.with_token(&token("access_token"));
+    refused_everywhere(&http, Some(&format!("Bearer {right}"))).await;
+    let ada = http.with_token(&token("access_token"));
     let refresh = json!({"refresh_token": token("refresh_token")});
     // An old token that a program shows by habit keeps it from nothing.
-    let rotated = web.with_token("nonsense").post("user/ada/refresh", &refresh).await;
+    let rotated = http.with_token("nonsense").post("user/ada/refresh", &refresh).await;
     assert_eq!((rotated.status, rotated.header("cache-control")), (200, "no-store"));
-    refused_everywhere(&web, Some(&format!("Bearer {}", token("access_token")))).await;
+    refused_everywhere(&http, Some(&format!("Bearer {}", token("access_token")))).await;
     let ada = ada.with_token(rotated.body()["data"]["access_token"].as_str().expect("a token"));
     assert_eq!(ada.get("user/ada", &[]).await.status, 200);
     let move_expiry = async |by: &str| {
         let moved = format!(
             "update brigade.users set access_expires_at = access_expires_at + interval '{by}'"
         );
-        sqlx::query(sqlx::AssertSqlSafe(moved)).execute(&town.sql).await.expect("moved");
+        sqlx::query(sqlx::AssertSqlSafe(moved)).execute(&fleet.sql).await.expect("moved");
     };
     move_expiry("-30 days").await;
     let expired = format!("Bearer {}", ada.token.clone().expect("a token"));
-    refused_everywhere(&web, Some(&expired)).await;
+    refused_everywhere(&http, Some(&expired)).await;
     move_expiry("30 days").await;
     assert_eq!(ada.get("user/ada", &[]).await.status, 200);
     assert_eq!(ada.post("user/ada/logout", &json!({})).await.status, 200);
-    refused_everywhere(&web, Some(&expired)).await;
-    town.finish().await;
+    refused_everywhere(&http, Some(&expired)).await;
+    fleet.finish().await;
 }
 
-async fn refused_everywhere(web: &Web, authorization: Option<&str>) {
+async fn refused_everywhere(http: &HttpClient, authorization: Option<&str>) {
     let requests = [
         (Method::GET, "cart/c1"),
         (Method::GET, "user/ada"),
@@ -89,19 +96,19 @@ async fn refused_everywhere(web: &Web, authorization: Option<&str>) {
         (Method::POST, "cart/c9/expire_lock"),
     ];
     for (method, path) in requests {
-        let request = web.request(method, path).header("Command-Id", "k1").body("{}");
+        let request = http.request(method, path).header("Command-Id", "k1").body("{}");
         let request = match authorization {
             Some(authorization) => request.header("Authorization", authorization),
             None => request,
         };
-        let page = web.send(request).await;
-        assert_eq!(page.status, 401, "{path} {authorization:?}: {}", page.body());
-        assert!(page.header("www-authenticate").starts_with("Bearer"), "{path}");
-        assert_eq!(page.header("cache-control"), "no-store", "{path}");
+        let response = http.send(request).await;
+        assert_eq!(response.status, 401, "{path} {authorization:?}: {}", response.body());
+        assert!(response.header("www-authenticate").starts_with("Bearer"), "{path}");
+        assert_eq!(response.header("cache-control"), "no-store", "{path}");
     }
 }
 
-/// May a customer, staff, a manager do this with what is somebody else's?
+/// Whether a customer, staff and a manager may do this to somebody else's aggregate.
 const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
     ("cart/c9", &["open", "join", "leave"], [true, true, true]),
     (
@@ -144,7 +151,7 @@ const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
     ("user/zoe", &["rebuild_cache"], [false, false, false]),
 ];
 
-/// The status for a customer, staff, a manager.
+/// The status for a customer, staff and a manager.
 const READS: &[(&str, [u16; 3])] = &[
     ("cart/c9", [403, 200, 200]),
     ("order/o9", [403, 200, 200]),
@@ -164,9 +171,9 @@ const READS: &[(&str, [u16; 3])] = &[
 
 #[tokio::test]
 async fn each_role_may_do_what_it_is_for_with_what_is_anothers() {
-    let (town, web) = town().await;
-    let producer = town.producer().await;
-    let zoe = web.newcomer("zoe").await;
+    let (fleet, http) = fleet().await;
+    let producer = fleet.producer().await;
+    let zoe = http.register_and_log_in("zoe").await;
     let open = json!({"kind": "menu", "owner": "zoe", "currency": "EUR"});
     assert_eq!(zoe.post_as("of-zoe", "cart/c9/open", &open).await.status, 201);
     assert_eq!(zoe.post("cart/c9/add_item", &item("i1", 500, 1)).await.status, 200);
@@ -177,32 +184,33 @@ async fn each_role_may_do_what_it_is_for_with_what_is_anothers() {
     let table = json!({"label": "9", "seats": 4});
     assert_eq!(producer.send("table.tb9.register", table).await.status, 201);
     let roles = [
-        with_roles(&town, &web, "cus", &["customer"]).await,
-        with_roles(&town, &web, "sta", &["customer", "staff", "sommelier"]).await,
-        with_roles(&town, &web, "man", &["manager"]).await,
+        with_roles(&fleet, &http, "cus", &["customer"]).await,
+        with_roles(&fleet, &http, "sta", &["customer", "staff", "sommelier"]).await,
+        with_roles(&fleet, &http, "man", &["manager"]).await,
     ];
     // Nobody takes this payload, so nothing changes: the answer tells how far the command came.
     let nonsense = json!({"nonsense": true});
     for (path, verbs, allowed) in COMMANDS {
         for verb in *verbs {
-            for (web, allowed) in roles.iter().zip(allowed) {
-                let page = web.post(&format!("{path}/{verb}"), &nonsense).await;
+            for (http, allowed) in roles.iter().zip(allowed) {
+                let response = http.post(&format!("{path}/{verb}"), &nonsense).await;
                 let expected = if *allowed { 400 } else { 403 };
-                assert_eq!(page.status, expected, "{path}/{verb}: {}", page.body());
+                assert_eq!(response.status, expected, "{path}/{verb}: {}", response.body());
             }
         }
     }
     let forced = json!({"force": true, "nonsense": true});
-    for (web, expected) in roles.iter().zip([403, 403, 400]) {
-        assert_eq!(web.post("table/tb9/set_status", &forced).await.status, expected);
+    for (http, expected) in roles.iter().zip([403, 403, 400]) {
+        assert_eq!(http.post("table/tb9/set_status", &forced).await.status, expected);
     }
-    for (web, expected) in roles.iter().zip([403, 409, 409]) {
+    for (http, expected) in roles.iter().zip([403, 409, 409]) {
         // What is due is open already.
         let pay = json!({"target": {"cart": "c9"}, "method": "cash"});
-        assert_eq!(web.post("payment/p10/initiate", &pay).await.status, expected);
+        assert_eq!(http.post("payment/p10/initiate", &pay).await.status, expected);
     }
     // Nothing is hidden where a role is all that lacks.
-    let (message, [customer, staff, _]) = (|page: Page| page.body()["message"].clone(), &roles);
+    let (message, [customer, staff, _]) =
+        (|response: HttpResponse| response.body()["message"].clone(), &roles);
     let needs = |role: &str| json!(format!("this needs the role {role}"));
     assert_eq!(message(customer.get("active-orders", &[]).await), needs("staff"));
     assert_eq!(message(customer.get("table/tb9", &[]).await), needs("staff"));
@@ -214,27 +222,30 @@ async fn each_role_may_do_what_it_is_for_with_what_is_anothers() {
         assert_eq!(message(customer.get(&format!("cart/{cart}"), &[]).await), hidden);
     }
     for (path, expected) in READS {
-        for (web, expected) in roles.iter().zip(expected) {
-            let page = web.get(path, &[]).await;
-            assert_eq!(page.status, *expected, "{path}: {}", page.body());
+        for (http, expected) in roles.iter().zip(expected) {
+            let response = http.get(path, &[]).await;
+            assert_eq!(response.status, *expected, "{path}: {}", response.body());
         }
     }
     assert_eq!(zoe.get("outcomes/of-zoe", &[]).await.body()["command_id"], "of-zoe");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
-    let (town, web) = town().await;
-    let [ada, bob, eve] =
-        [web.newcomer("ada").await, web.newcomer("bob").await, web.newcomer("eve").await];
-    let forbidden = async |who: &Web, path: &str, payload: Value| {
+    let (fleet, http) = fleet().await;
+    let [ada, bob, eve] = [
+        http.register_and_log_in("ada").await,
+        http.register_and_log_in("bob").await,
+        http.register_and_log_in("eve").await,
+    ];
+    let forbidden = async |who: &HttpClient, path: &str, payload: Value| {
         is(&who.post(path, &payload).await, 403, "not_allowed");
     };
-    let done = async |who: &Web, path: &str, payload: Value| {
-        let page = who.post(path, &payload).await;
-        assert!(page.status == 200 || page.status == 201, "{path}: {}", page.body());
-        page.body()
+    let done = async |who: &HttpClient, path: &str, payload: Value| {
+        let response = who.post(path, &payload).await;
+        assert!(response.status == 200 || response.status == 201, "{path}: {}", response.body());
+        response.body()
     };
     let open = |owner: &str| json!({"kind": "team", "owner": owner, "currency": "EUR"});
     forbidden(&ada, "cart/c1/open", open("bob")).await;
@@ -257,7 +268,7 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
     let locked = ada.send(request.header("Actor", "eve").json(&lock)).await;
     assert_eq!(locked.status, 200);
     let actor = "select actor from brigade.cart_lock_history where action = 'acquired'";
-    let actor: String = sqlx::query_scalar(actor).fetch_one(&town.sql).await.expect("a row");
+    let actor: String = sqlx::query_scalar(actor).fetch_one(&fleet.sql).await.expect("a row");
     assert_eq!(actor, "ada");
     assert_eq!(ada.get("outcomes/k1", &[]).await.body()["command_id"], "k1");
     is(&eve.get("outcomes/k1", &[]).await, 404, "not_decided");
@@ -279,7 +290,7 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
                           "currency": "EUR", "occurred_at": "2026-01-02T03:04:05Z"});
     forbidden(&bob, "payment/p1/confirm_cash", cash.clone()).await;
     forbidden(&bob, "payment/p1/record_result", captured).await;
-    let staff = with_roles(&town, &web, "sta", &["staff"]).await;
+    let staff = with_roles(&fleet, &http, "sta", &["staff"]).await;
     done(&staff, "payment/p1/confirm_cash", cash).await;
     forbidden(&staff, "payment/p1/refund", json!({"reason": "cold"})).await;
     forbidden(&eve, "cart/c1/check_out", json!({"order_id": "o1"})).await;
@@ -298,34 +309,34 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
     let until = json!({"subscription_id": "s1"});
     done(&ada, "user/ada/register_subscription", until.clone()).await;
     forbidden(&ada, "user/ada/activate_subscription", until).await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn failed_logins_are_counted_by_the_address_that_they_come_from() {
-    let (town, web) = town().await;
-    web.newcomer("ada").await;
+    let (fleet, http) = fleet().await;
+    http.register_and_log_in("ada").await;
     // Each names another user, another email and another source; only the connection is the same.
     for n in 0..10 {
-        let request = web.request(Method::POST, &format!("user/u{n}/login"));
+        let request = http.request(Method::POST, &format!("user/u{n}/login"));
         let request = request.header("Command-Id", format!("k{n}"));
         let request = request.header("Source", format!("192.0.2.{n}"));
-        let page = web.send(request.json(&credentials(&format!("u{n}")))).await;
-        assert_eq!(page.status, 401, "{}", page.body());
+        let response = http.send(request.json(&credentials(&format!("u{n}")))).await;
+        assert_eq!(response.status, 401, "{}", response.body());
     }
-    let refused = web.post("user/ada/login", &credentials("ada")).await;
+    let refused = http.post("user/ada/login", &credentials("ada")).await;
     assert_eq!(refused.status, 429, "{}", refused.body());
     let millis = refused.body()["retry_after_ms"].as_u64().expect("a time");
     assert_eq!(refused.header("retry-after"), millis.div_ceil(1000).to_string());
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_cart_of_a_session_comes_to_http_by_a_claim() {
-    let (town, web) = town().await;
-    let [ada, eve] = [web.newcomer("ada").await, web.newcomer("eve").await];
+    let (fleet, http) = fleet().await;
+    let [ada, eve] = [http.register_and_log_in("ada").await, http.register_and_log_in("eve").await];
     // A session that has the name of a user is not that user.
-    let producer = town.producer().await;
+    let producer = fleet.producer().await;
     for (cart, session) in [("c1", "s1"), ("c2", "eve")] {
         let open = json!({"kind": "menu", "owner": session, "session": session, "currency": "EUR"});
         assert_eq!(producer.send(&format!("cart.{cart}.open"), open).await.status, 201);
@@ -341,25 +352,25 @@ async fn a_cart_of_a_session_comes_to_http_by_a_claim() {
     assert_eq!(ada.post_as("k1", "cart/c1/claim", &claim).await.bytes, claimed.bytes);
     assert_eq!(ada.get("cart/c1", &[]).await.body()["core"]["owner"], "ada");
     is(&eve.post("cart/c1/claim", &json!({"user": "eve"})).await, 403, "not_allowed");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn open_http_trusts_whoever_shows_no_token_and_asks_by_the_name_of_this_machine() {
-    let (town, web) = super::http::open_town().await;
-    team_cart(&web, "c1").await;
+async fn open_http_trusts_requests_without_a_token_to_this_host() {
+    let (fleet, http) = super::http::open_fleet().await;
+    team_cart(&http, "c1").await;
     let actors: i64 = sqlx::query_scalar("select count(actor) from brigade.command_inbox")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .expect("a number");
     assert_eq!(actors, 0, "a producer's commands have no actor");
-    is(&web.post("cart/c1/expire_lock", &json!({"token": 1})).await, 403, "not_allowed");
+    is(&http.post("cart/c1/expire_lock", &json!({"token": 1})).await, 403, "not_allowed");
     // A token is honoured where it is shown.
-    is(&web.with_token("nonsense").get("cart/c1", &[]).await, 401, "invalid_token");
-    let eve = web.newcomer("eve").await;
+    is(&http.with_token("nonsense").get("cart/c1", &[]).await, 401, "invalid_token");
+    let eve = http.register_and_log_in("eve").await;
     is(&eve.get("cart/c1", &[]).await, 403, "not_allowed");
     // A page that has its own name resolved to this machine is not trusted.
-    let foreign = web.request(Method::GET, "cart/c1").header("Host", "evil.example");
-    is(&web.send(foreign).await, 401, "missing_token");
-    town.finish().await;
+    let foreign = http.request(Method::GET, "cart/c1").header("Host", "evil.example");
+    is(&http.send(foreign).await, 401, "missing_token");
+    fleet.finish().await;
 }

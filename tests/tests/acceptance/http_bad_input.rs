@@ -1,6 +1,6 @@
 //! Every bad input that HTTP can carry: a clear answer, nothing changed, the next request served.
 
-use brigade_tests::{Page, Town, Web, producer::item};
+use brigade_tests::{HttpClient, HttpResponse, TestFleet, producer::item};
 use reqwest::Method;
 use serde_json::json;
 use tokio::{
@@ -8,47 +8,47 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::http::{open_town, team_cart};
+use super::http::{open_fleet, team_cart};
 
-async fn versions(town: &Town) -> Vec<i64> {
+async fn versions(fleet: &TestFleet) -> Vec<i64> {
     let all = "select version from brigade.carts union all select version from brigade.orders";
-    sqlx::query_scalar(all).fetch_all(&town.sql).await.expect("rows")
+    sqlx::query_scalar(all).fetch_all(&fleet.sql).await.expect("rows")
 }
 
-/// Has the headers that every answer has, and the shape that every error has.
-fn is_a_problem(page: &Page, what: &str) {
-    assert_eq!(page.header("content-type"), "application/problem+json", "{what}");
-    let body = page.body();
-    assert_eq!(body["status"], page.status, "{what}");
+/// Checks the headers of every answer and the shape of every error.
+fn is_a_problem(response: &HttpResponse, what: &str) {
+    assert_eq!(response.header("content-type"), "application/problem+json", "{what}");
+    let body = response.body();
+    assert_eq!(body["status"], response.status, "{what}");
     for member in ["type", "title", "detail", "instance", "code", "message"] {
         assert!(body[member].is_string(), "{what}: {member} of {body}");
     }
-    assert_eq!(body["type"], format!("urn:brigade:problem:{}", page.code()), "{what}");
-    let instance = format!("urn:brigade:request:{}", page.header("x-request-id"));
+    assert_eq!(body["type"], format!("urn:brigade:problem:{}", response.code()), "{what}");
+    let instance = format!("urn:brigade:request:{}", response.header("x-request-id"));
     assert_eq!(body["instance"], instance, "{what}");
-    is_safe(page, what);
+    is_safe(response, what);
 }
 
-fn is_safe(page: &Page, what: &str) {
+fn is_safe(response: &HttpResponse, what: &str) {
     let expected = [
         ("x-content-type-options", "nosniff"),
         ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
         ("referrer-policy", "no-referrer"),
     ];
     for (name, value) in expected {
-        assert_eq!(page.header(name), value, "{what}");
+        assert_eq!(response.header(name), value, "{what}");
     }
-    assert!(!page.header("cache-control").is_empty(), "{what}");
-    assert_eq!(page.header("access-control-allow-origin"), "", "{what}");
+    assert!(!response.header("cache-control").is_empty(), "{what}");
+    assert_eq!(response.header("access-control-allow-origin"), "", "{what}");
 }
 
 #[tokio::test]
 async fn bad_commands_over_http_are_answered_as_the_contract_says() {
-    let (town, web) = open_town().await;
+    let (fleet, http) = open_fleet().await;
     let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
-    assert_eq!(web.post("cart/c1/open", &open).await.status, 201);
+    assert_eq!(http.post("cart/c1/open", &open).await.status, 201);
     let order = brigade_tests::producer::placed(&[("Soup", 500, 1)]);
-    assert_eq!(web.post("order/o1/place", &order).await.status, 201);
+    assert_eq!(http.post("order/o1/place", &order).await.status, 201);
     let cases = super::bad_input::cases().into_iter().chain(super::bad_payments::cases());
     // Of these HTTP takes none over: it has an actor, and a trace, of its own.
     let taken = |name: &str| ["Deadline", "Expected-Version"].contains(&name);
@@ -58,28 +58,28 @@ async fn bad_commands_over_http_are_answered_as_the_contract_says() {
     for (at, case) in cases.iter().enumerate() {
         let path = case.what.replace('.', "/");
         let request = || {
-            let request = web.request(Method::POST, &path).header("Command-Id", format!("k{at}"));
+            let request = http.request(Method::POST, &path).header("Command-Id", format!("k{at}"));
             let request = request.header("X-Request-Id", format!("r{at}"));
             let add = |request: reqwest::RequestBuilder, header: &(&str, String)| {
                 request.header(header.0, &header.1)
             };
-            web.send(case.headers.iter().fold(request, add).body(case.payload.clone()))
+            http.send(case.headers.iter().fold(request, add).body(case.payload.clone()))
         };
-        let page = request().await;
-        let found = (page.status, page.code());
+        let response = request().await;
+        let found = (response.status, response.code());
         assert_eq!(found, (case.status, case.code.to_owned()), "{}", case.name);
-        is_a_problem(&page, &case.name);
-        assert_eq!(request().await.bytes, page.bytes, "{} again", case.name);
+        is_a_problem(&response, &case.name);
+        assert_eq!(request().await.bytes, response.bytes, "{} again", case.name);
     }
-    assert_eq!(versions(&town).await, [1, 1], "nothing changed");
-    assert_eq!(web.post("cart/c1/add_item", &item("i1", 100, 1)).await.status, 200);
-    town.finish().await;
+    assert_eq!(versions(&fleet).await, [1, 1], "nothing changed");
+    assert_eq!(http.post("cart/c1/add_item", &item("i1", 100, 1)).await.status, 200);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
-    let (town, web) = open_town().await;
-    team_cart(&web, "c1").await;
+    let (fleet, http) = open_fleet().await;
+    team_cart(&http, "c1").await;
     let join = r#"{"user":"eve"}"#;
     type Case<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], &'a str, (u16, &'a str));
     let long = format!("cart/{}", "x".repeat(65));
@@ -148,65 +148,70 @@ async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
         (Method::POST, "cart/c1/join", &[key], "fail-point-panics", (500, "internal")),
     ];
     for (method, path, headers, body, expected) in cases {
-        let request = web.request(method.clone(), path).body((*body).to_owned());
-        let page = web.send(headers.iter().fold(request, |r, (n, v)| r.header(*n, *v))).await;
+        let request = http.request(method.clone(), path).body((*body).to_owned());
+        let response = http.send(headers.iter().fold(request, |r, (n, v)| r.header(*n, *v))).await;
         let what = format!("{method} {path} {headers:?}");
-        assert_eq!((page.status, page.code().as_str()), *expected, "{what}: {}", page.body());
-        is_a_problem(&page, &what);
-        assert_eq!(page.status == 405, !page.header("allow").is_empty(), "{what}");
+        assert_eq!(
+            (response.status, response.code().as_str()),
+            *expected,
+            "{what}: {}",
+            response.body()
+        );
+        is_a_problem(&response, &what);
+        assert_eq!(response.status == 405, !response.header("allow").is_empty(), "{what}");
     }
-    assert_eq!(web.get("cart/c1", &[]).await.etag(), "\"2\"", "nothing changed");
+    assert_eq!(http.get("cart/c1", &[]).await.etag(), "\"2\"", "nothing changed");
     // Without a type it is JSON, and so it is with one of JSON's.
     for (at, content_type) in [None, Some("Application/JSON; charset=utf-8")].iter().enumerate() {
         let request =
-            web.request(Method::POST, "cart/c1/add_item").header("Command-Id", format!("i{at}"));
+            http.request(Method::POST, "cart/c1/add_item").header("Command-Id", format!("i{at}"));
         let request = match content_type {
             Some(content_type) => request.header("Content-Type", *content_type),
             None => request,
         };
-        let page = web.send(request.body(item(&format!("i{at}"), 1, 1).to_string())).await;
-        assert_eq!(page.status, 200, "{}", page.body());
+        let response = http.send(request.body(item(&format!("i{at}"), 1, 1).to_string())).await;
+        assert_eq!(response.status, 200, "{}", response.body());
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn head_numbers_traces_and_origins() {
-    let mut town = Town::empty().await;
-    town.settings.http.open = true;
-    town.settings.http.origins = vec!["https://shop.example".parse().expect("a value")];
-    town.run_all().await;
-    let web = town.web().await;
-    team_cart(&web, "c1").await;
-    let head = web.send(web.request(Method::HEAD, "cart/c1")).await;
-    let get = web.get("cart/c1", &[]).await;
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.http.open = true;
+    fleet.settings.http.origins = vec!["https://shop.example".parse().expect("a value")];
+    fleet.run_all().await;
+    let http = fleet.http_client().await;
+    team_cart(&http, "c1").await;
+    let head = http.send(http.request(Method::HEAD, "cart/c1")).await;
+    let get = http.get("cart/c1", &[]).await;
     assert_eq!((head.status, head.etag(), head.bytes.len()), (200, "\"2\"", 0));
     assert_eq!(head.header("content-length"), get.bytes.len().to_string());
     is_safe(&get, "a view");
-    let absent = web.send(web.request(Method::HEAD, "cart/none")).await;
+    let absent = http.send(http.request(Method::HEAD, "cart/none")).await;
     assert_eq!((absent.status, absent.bytes.len()), (404, 0));
 
-    let told = web.get("cart/c1", &[("X-Request-Id", "r-1")]).await;
+    let told = http.get("cart/c1", &[("X-Request-Id", "r-1")]).await;
     assert_eq!(told.header("x-request-id"), "r-1");
-    let made = web.get("cart/c1", &[("X-Request-Id", "r 1")]).await;
+    let made = http.get("cart/c1", &[("X-Request-Id", "r 1")]).await;
     assert!(uuid::Uuid::parse_str(made.header("x-request-id")).is_ok());
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (id, told) in [("i1", Some(trace)), ("i2", None), ("i3", Some("00-nonsense"))] {
-        let request = web.request(Method::POST, "cart/c1/add_item").header("Command-Id", id);
+        let request = http.request(Method::POST, "cart/c1/add_item").header("Command-Id", id);
         let request = told.into_iter().fold(request, |r, trace| r.header("traceparent", trace));
-        assert_eq!(web.send(request.json(&item(id, 1, 1))).await.status, 200);
+        assert_eq!(http.send(request.json(&item(id, 1, 1))).await.status, 200);
         let stored = "select traceparent from brigade.events where command_id = $1";
         let stored: Option<String> =
-            sqlx::query_scalar(stored).bind(id).fetch_one(&town.sql).await.expect("an event");
+            sqlx::query_scalar(stored).bind(id).fetch_one(&fleet.sql).await.expect("an event");
         let stored = stored.expect("a trace");
         assert_eq!(stored == trace, told == Some(trace), "{id}: {stored}");
         assert_eq!(stored.len(), trace.len());
     }
 
     let preflight = |origin: &'static str| {
-        let request = web.request(Method::OPTIONS, "cart/c1/join").header("Origin", origin);
+        let request = http.request(Method::OPTIONS, "cart/c1/join").header("Origin", origin);
         let request = request.header("Access-Control-Request-Method", "POST");
-        web.send(request.header("Access-Control-Request-Headers", "authorization,idempotency-key"))
+        http.send(request.header("Access-Control-Request-Headers", "authorization,idempotency-key"))
     };
     let ours = preflight("https://shop.example").await;
     assert_eq!(ours.status, 200);
@@ -214,22 +219,22 @@ async fn head_numbers_traces_and_origins() {
     assert!(ours.header("access-control-allow-headers").contains("idempotency-key"));
     assert!(ours.header("access-control-allow-methods").contains("POST"));
     assert_eq!(preflight("https://evil.example").await.header("access-control-allow-origin"), "");
-    let read = web.get("cart/none", &[("Origin", "https://shop.example")]).await;
+    let read = http.get("cart/none", &[("Origin", "https://shop.example")]).await;
     assert_eq!(
         (read.status, read.header("access-control-allow-origin")),
         (404, "https://shop.example")
     );
     assert!(read.header("access-control-expose-headers").contains("etag"));
-    let metrics = town.metrics.render();
+    let metrics = fleet.metrics.render();
     let counted =
         r#"brigade_http_requests_total{route="/v1/{tenant}/{aggregate}/{id}",status="404"}"#;
     assert!(metrics.contains(counted), "{metrics}");
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The first line of the answer to these bytes.
-async fn answered(web: &Web, sent: &[u8]) -> String {
-    let address = web.base.trim_start_matches("http://");
+/// Returns the first line of the answer to these bytes.
+async fn answered(http: &HttpClient, sent: &[u8]) -> String {
+    let address = http.base.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.expect("connected");
     // A server that has refused need not read the rest.
     let _refused_early = stream.write_all(sent).await;
@@ -240,8 +245,8 @@ async fn answered(web: &Web, sent: &[u8]) -> String {
 
 #[tokio::test]
 async fn what_is_too_large_or_no_http_is_refused_before_anybody_reads_it() {
-    let (town, web) = open_town().await;
-    team_cart(&web, "c1").await;
+    let (fleet, http) = open_fleet().await;
+    team_cart(&http, "c1").await;
     let get =
         |headers: &str| format!("GET /v1/t1/cart/c1 HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
     let post = |headers: &str, body: &str| {
@@ -275,13 +280,18 @@ async fn what_is_too_large_or_no_http_is_refused_before_anybody_reads_it() {
         ),
     ];
     for (what, sent, expected) in &cases {
-        assert_eq!(answered(&web, sent.as_bytes()).await, *expected, "{what}");
+        assert_eq!(answered(&http, sent.as_bytes()).await, *expected, "{what}");
     }
     // Exactly 64 KiB are taken.
     let mut largest = json!({"user": "eve"}).to_string();
     largest.push_str(&" ".repeat(65_536 - largest.len()));
-    let request = web.request(Method::POST, "cart/c1/join").header("Command-Id", "k1");
-    let page = web.send(request.body(largest)).await;
-    assert_eq!((page.status, &page.body()["version"]), (200, &json!(3)), "{}", page.body());
-    town.finish().await;
+    let request = http.request(Method::POST, "cart/c1/join").header("Command-Id", "k1");
+    let response = http.send(request.body(largest)).await;
+    assert_eq!(
+        (response.status, &response.body()["version"]),
+        (200, &json!(3)),
+        "{}",
+        response.body()
+    );
+    fleet.finish().await;
 }

@@ -1,4 +1,4 @@
-//! The HTTP face while something is away, stops or dies.
+//! HTTP while a server is unavailable, or a worker stops or dies.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use brigade::{
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Town, Web,
+    HttpClient, TestFleet,
+    http_client::{PASSWORD, credentials},
     process::Process,
     producer::item,
     until,
-    web::{PASSWORD, credentials},
 };
 use serde_json::json;
 
-use super::http::{open_town, team_cart};
+use super::http::{open_fleet, team_cart};
 
 #[tokio::test]
 async fn a_process_without_edge_or_without_workers_says_so() {
@@ -25,133 +25,133 @@ async fn a_process_without_edge_or_without_workers_says_so() {
         let workers = workers.into_iter().map(Health::new).collect();
         let told = Told { metrics: Arc::default(), workers };
         let serving = serve(([127, 0, 0, 1], 0).into(), told, Slot::default()).await.unwrap();
-        let web = Web::new(format!("http://{}", serving.address), "t1");
-        let page = web.get("cart/c1", &[]).await;
-        assert_eq!((page.status, page.code().as_str()), (503, "no_edge"));
-        assert_eq!(page.body()["message"], "no edge runs in this process");
+        let http = HttpClient::new(format!("http://{}", serving.address), "t1");
+        let response = http.get("cart/c1", &[]).await;
+        assert_eq!((response.status, response.code().as_str()), (503, "no_edge"));
+        assert_eq!(response.body()["message"], "no edge runs in this process");
         assert_eq!(
-            (&page.body()["retry_after_ms"], page.header("retry-after")),
+            (&response.body()["retry_after_ms"], response.header("retry-after")),
             (&json!(null), "")
         );
-        assert!(web.text("/readyz").await.contains(ready));
+        assert!(http.text("/readyz").await.contains(ready));
     }
 }
 
 #[tokio::test]
 async fn an_edge_that_drains_answers_what_it_has_and_takes_no_more() {
-    let (mut town, web) = open_town().await;
-    team_cart(&web, "c1").await;
-    let armed = town.fail.arm("edge.after_confirm");
+    let (mut fleet, http) = open_fleet().await;
+    team_cart(&http, "c1").await;
+    let armed = fleet.fail.arm("edge.after_confirm");
     let asking = tokio::spawn({
-        let web = web.clone();
-        async move { web.get("cart/c1", &[]).await }
+        let http = http.clone();
+        async move { http.get("cart/c1", &[]).await }
     });
     armed.reached().await;
-    let edge = town.take(WorkerName::Edge);
+    let edge = fleet.take(WorkerName::Edge);
     edge.drain();
     let stopping = tokio::spawn(edge.stop());
     until("nobody to serve", || async {
-        let page = web.get("cart/c1", &[("Confirm", "guess")]).await;
-        (page.code() == "not_ready").then_some(())
+        let response = http.get("cart/c1", &[("Confirm", "guess")]).await;
+        (response.code() == "not_ready").then_some(())
     })
     .await;
-    let refused = web.post("cart/c1/join", &json!({"user": "eve"})).await;
+    let refused = http.post("cart/c1/join", &json!({"user": "eve"})).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
     assert_eq!(refused.header("content-type"), "application/problem+json");
     assert!(!stopping.is_finished(), "it has a request in hand");
-    town.fail.disarm("edge.after_confirm");
+    fleet.fail.disarm("edge.after_confirm");
     let answered = asking.await.expect("no panic");
     assert_eq!((answered.status, answered.etag()), (200, "\"2\""));
     assert_eq!(answered.header("connection"), "close");
     stopping.await.expect("no panic");
-    town.run(WorkerName::Edge).await;
-    assert_eq!(web.get("cart/c1", &[]).await.status, 200);
-    town.finish().await;
+    fleet.run(WorkerName::Edge).await;
+    assert_eq!(http.get("cart/c1", &[]).await.status, 200);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_wait_ends_with_the_drain() {
-    let (mut town, web) = open_town().await;
-    team_cart(&web, "c1").await;
+    let (mut fleet, http) = open_fleet().await;
+    team_cart(&http, "c1").await;
     let waiting = tokio::spawn({
-        let web = web.clone();
-        async move { web.get("cart/c1", &[("Min-Version", "9"), ("Prefer", "wait=30")]).await }
+        let http = http.clone();
+        async move { http.get("cart/c1", &[("Min-Version", "9"), ("Prefer", "wait=30")]).await }
     });
-    until("a query to wait", || async { (town.metrics.queries_waiting.get() == 1).then_some(()) })
+    until("a query to wait", || async { (fleet.metrics.queries_waiting.get() == 1).then_some(()) })
         .await;
-    town.take(WorkerName::Edge).stop().await;
+    fleet.take(WorkerName::Edge).stop().await;
     let waited = waiting.await.expect("no panic");
     assert_eq!((waited.status, waited.body()["version"].as_u64()), (504, Some(2)));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn a_command_that_nobody_decides_is_503_and_decided_once_when_somebody_is_back() {
-    let mut town = Town::start_without(WorkerName::CommandHandler).await;
-    town.stop_one(WorkerName::Edge).await;
-    town.settings.http.open = true;
-    town.run(WorkerName::Edge).await;
-    let web = town.web().await;
+async fn a_command_that_nobody_decides_is_503_and_decided_once_later() {
+    let mut fleet = TestFleet::start_without(WorkerName::CommandHandler).await;
+    fleet.stop_one(WorkerName::Edge).await;
+    fleet.settings.http.open = true;
+    fleet.run(WorkerName::Edge).await;
+    let http = fleet.http_client().await;
     let open = json!({"kind": "menu", "owner": "ada", "currency": "EUR"});
-    let away = web.post_as("k1", "cart/c1/open", &open).await;
+    let away = http.post_as("k1", "cart/c1/open", &open).await;
     assert_eq!((away.status, away.code().as_str()), (503, "undecided"), "{}", away.body());
     assert_eq!(away.header("retry-after"), "1");
     // One that is under way when somebody comes back is decided without its sender's help.
     let asking = tokio::spawn({
-        let web = web.clone();
-        async move { web.post_as("k2", "cart/c1/add_item", &item("i1", 1, 1)).await }
+        let http = http.clone();
+        async move { http.post_as("k2", "cart/c1/add_item", &item("i1", 1, 1)).await }
     });
-    town.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::CommandHandler).await;
     let _either = asking.await.expect("no panic");
     let opened = until("it to be decided", || async {
-        let page = web.post_as("k1", "cart/c1/open", &open).await;
-        (page.status != 503).then_some(page)
+        let response = http.post_as("k1", "cart/c1/open", &open).await;
+        (response.status != 503).then_some(response)
     })
     .await;
     assert_eq!(opened.status, 201);
-    assert_eq!(web.post_as("k1", "cart/c1/open", &open).await.bytes, opened.bytes);
+    assert_eq!(http.post_as("k1", "cart/c1/open", &open).await.bytes, opened.bytes);
     let events = "select count(*) from brigade.events where command_id = 'k1'";
-    let events: i64 = sqlx::query_scalar(events).fetch_one(&town.sql).await.expect("a number");
+    let events: i64 = sqlx::query_scalar(events).fetch_one(&fleet.sql).await.expect("a number");
     assert_eq!(events, 1);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_handler_that_dies_after_its_commit_costs_nothing_but_time() {
-    let (mut town, web) = open_town().await;
-    team_cart(&web, "c1").await;
-    let armed = town.fail.arm("command-handler.after_commit");
+    let (mut fleet, http) = open_fleet().await;
+    team_cart(&http, "c1").await;
+    let armed = fleet.fail.arm("command-handler.after_commit");
     let asking = tokio::spawn({
-        let web = web.clone();
-        async move { web.post_as("k1", "cart/c1/add_item", &item("i1", 1, 1)).await }
+        let http = http.clone();
+        async move { http.post_as("k1", "cart/c1/add_item", &item("i1", 1, 1)).await }
     });
     armed.reached().await;
-    town.take(WorkerName::CommandHandler).kill().await;
-    town.fail.disarm("command-handler.after_commit");
-    town.run(WorkerName::CommandHandler).await;
+    fleet.take(WorkerName::CommandHandler).kill().await;
+    fleet.fail.disarm("command-handler.after_commit");
+    fleet.run(WorkerName::CommandHandler).await;
     let first = asking.await.expect("no panic");
     assert!(matches!(first.status, 200 | 503), "{}", first.body());
-    let again = web.post_as("k1", "cart/c1/add_item", &item("i1", 1, 1)).await;
+    let again = http.post_as("k1", "cart/c1/add_item", &item("i1", 1, 1)).await;
     assert_eq!((again.status, again.etag()), (200, "\"3\""));
     assert!(first.status == 503 || first.bytes == again.bytes);
-    assert_eq!(web.get("cart/c1", &[]).await.etag(), "\"3\"");
-    town.finish().await;
+    assert_eq!(http.get("cart/c1", &[]).await.etag(), "\"3\"");
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn nothing_is_certain_while_postgres_is_away() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.settings.http.open = true;
-    town.run_all().await;
-    let web = town.web().await;
-    team_cart(&web, "c1").await;
-    let ada = web.newcomer("ada").await;
-    town.until_idle().await;
-    town.postgres.as_mut().expect("its own").kill().await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.settings.http.open = true;
+    fleet.run_all().await;
+    let http = fleet.http_client().await;
+    team_cart(&http, "c1").await;
+    let ada = http.register_and_log_in("ada").await;
+    fleet.until_idle().await;
+    fleet.postgres_mut().kill().await;
     let reads = ["cart/c1", "active-orders", "outcomes/k1"];
     for path in reads {
-        for web in [&web, &ada] {
-            let away = web.get(path, &[]).await;
+        for http in [&http, &ada] {
+            let away = http.get(path, &[]).await;
             assert_eq!((away.status, away.code().as_str()), (503, "unconfirmed"), "{path}");
             assert_eq!(away.header("retry-after"), "1");
         }
@@ -160,48 +160,48 @@ async fn nothing_is_certain_while_postgres_is_away() {
     let open = json!({"kind": "menu", "owner": "ada", "currency": "EUR"});
     let away = ada.post_as("k1", "cart/c2/open", &open).await;
     assert_eq!((away.status, away.code().as_str()), (503, "unconfirmed"));
-    let by_kv = web.get("cart/c1", &[("Confirm", "kv")]).await;
+    let by_kv = http.get("cart/c1", &[("Confirm", "kv")]).await;
     assert_eq!((by_kv.status, by_kv.header("brigade-confirmed-by")), (200, "kv"));
     assert_eq!(ada.get("cart/c1", &[("Confirm", "kv")]).await.code(), "unconfirmed");
-    let undecided = web.post_as("k2", "cart/c1/add_item", &item("i1", 1, 1)).await;
+    let undecided = http.post_as("k2", "cart/c1/add_item", &item("i1", 1, 1)).await;
     assert_eq!((undecided.status, undecided.code().as_str()), (503, "not_decided"));
-    town.postgres.as_mut().expect("its own").restart().await.expect("it starts");
-    for (web, key, path, payload) in
-        [(&web, "k2", "cart/c1/add_item", item("i1", 1, 1)), (&ada, "k1", "cart/c2/open", open)]
+    fleet.postgres_mut().restart().await.expect("it starts");
+    for (http, key, path, payload) in
+        [(&http, "k2", "cart/c1/add_item", item("i1", 1, 1)), (&ada, "k1", "cart/c2/open", open)]
     {
         let decided = until("it to be decided", || async {
-            let page = web.post_as(key, path, &payload).await;
-            (page.status != 503).then_some(page)
+            let response = http.post_as(key, path, &payload).await;
+            (response.status != 503).then_some(response)
         })
         .await;
         assert!(matches!(decided.status, 200 | 201), "{}", decided.body());
     }
-    assert_eq!(web.get("cart/c1", &[]).await.etag(), "\"3\"");
-    town.finish().await;
+    assert_eq!(http.get("cart/c1", &[]).await.etag(), "\"3\"");
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn i18_no_secret_of_http_is_in_a_log_or_a_metric() {
-    let mut town = Town::empty().await;
+    let mut fleet = TestFleet::empty().await;
     for worker in WorkerName::ALL.into_iter().filter(|worker| *worker != WorkerName::Edge) {
-        town.run(worker).await;
+        fleet.run(worker).await;
     }
-    let process = Process::start(&town, &[WorkerName::Edge], None).await;
+    let process = Process::start(&fleet, &[WorkerName::Edge], None).await;
     let log = process.log();
     let (_, address) = log.split_once("\"http\":\"").expect("the address is logged");
     let (address, _) = address.split_once('"').expect("JSON");
-    let web = Web::new(format!("http://{address}"), "t1");
-    let ada = web.newcomer("ada").await;
+    let http = HttpClient::new(format!("http://{address}"), "t1");
+    let ada = http.register_and_log_in("ada").await;
     let wrong = "Tr0ub4dor-and-3";
     let login = json!({"email": "ada@example.org", "password": wrong});
-    assert_eq!(web.post("user/ada/login", &login).await.status, 401);
+    assert_eq!(http.post("user/ada/login", &login).await.status, 401);
     let malformed = json!({"email": "ada@example.org", "password": {"password": PASSWORD}});
-    assert_eq!(web.post("user/ada/login", &malformed).await.status, 400);
+    assert_eq!(http.post("user/ada/login", &malformed).await.status, 400);
     assert_eq!(ada.get("user/ada", &[]).await.status, 200);
     assert_eq!(ada.get("user/bob", &[]).await.status, 403);
-    let again = web.post("user/ada/login", &credentials("ada")).await;
+    let again = http.post("user/ada/login", &credentials("ada")).await;
     assert_eq!(ada.get("user/ada", &[("X-Request-Id", "r-of-ada")]).await.status, 401);
-    town.until_idle().await;
+    fleet.until_idle().await;
     let metrics = reqwest::get(format!("http://{address}/metrics")).await.expect("an answer");
     let (log, metrics) = (process.log(), metrics.text().await.expect("text"));
     assert!(log.contains("r-of-ada") && metrics.contains("brigade_http_requests_total"));
@@ -214,5 +214,5 @@ async fn i18_no_secret_of_http_is_in_a_log_or_a_metric() {
         assert!(!log.contains(&secret), "{secret} is in the log");
         assert!(!metrics.contains(&secret), "{secret} is in the metrics");
     }
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,9 +1,9 @@
-//! The checks of money and locks themselves: each finds what it is there for.
+//! The checks of money and locks themselves: each finds its violation.
 
-use brigade_tests::{Town, money, paying::lock, producer::placed};
+use brigade_tests::{TestFleet, money, paying::lock, producer::placed};
 use serde_json::json;
 
-/// What is done to a sound database, and the invariants that this breaks.
+/// Statements on a sound database, each with the invariants that it breaks.
 const HARM: &[(&str, &[&str])] = &[
     (
         "update brigade.cart_lock_history set token = token + 50
@@ -62,8 +62,8 @@ const HARM: &[(&str, &[&str])] = &[
 
 #[tokio::test]
 async fn each_invariant_of_money_and_locks_is_found_broken_where_it_is() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     // ada's cart is paid with a surplus and checked out, bob's is locked beside an open one.
     producer.adas_cart().await;
     producer.initiate("p1", "c1").await;
@@ -74,7 +74,7 @@ async fn each_invariant_of_money_and_locks_is_found_broken_where_it_is() {
     producer.done("cart.c2.lock", lock("qr")).await;
     producer.done("order.o2.place", placed(&[("Soup", 500, 1)])).await;
     for (harm, expected) in HARM {
-        let mut transaction = town.sql.begin().await.unwrap();
+        let mut transaction = fleet.sql.begin().await.unwrap();
         assert_eq!(money::broken(&mut transaction).await, Vec::<String>::new());
         let harmed = sqlx::query(*harm).execute(&mut *transaction).await.unwrap();
         assert!(harmed.rows_affected() > 0, "{harm}");
@@ -85,5 +85,5 @@ async fn each_invariant_of_money_and_locks_is_found_broken_where_it_is() {
         }
         transaction.rollback().await.unwrap();
     }
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,8 +1,9 @@
-//! S4: the list of active orders, and what has changed in it.
+//! S4: the list of active orders and its changes.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Reply, Town, check, producer::placed, screen::Screen, town::ready, until,
+    Producer, Reply, TestFleet, check, polled_orders::PolledOrders, producer::placed, until,
+    until_ready,
 };
 use futures::future::join_all;
 use proptest::{
@@ -12,8 +13,8 @@ use proptest::{
 };
 use serde_json::{Value, json};
 
-/// The rows as SQL says, made there.
-pub async fn rows_in_sql(town: &Town) -> Value {
+/// Returns the rows of the list as a statement of the test makes them.
+pub async fn rows_in_sql(fleet: &TestFleet) -> Value {
     let sql = r#"
         select coalesce(jsonb_agg(jsonb_build_object(
             'version', o.parts->'core', 'at', o.parts_at->'core', 'order', o.id,
@@ -30,10 +31,10 @@ pub async fn rows_in_sql(town: &Town) -> Value {
         ) order by o.created_at desc, o.id collate "C" desc), '[]')
         from brigade.orders o
         where o.tenant = 't1' and o.status not in ('completed', 'cancelled')"#;
-    sqlx::query_scalar(sql).fetch_one(&town.sql).await.unwrap()
+    sqlx::query_scalar(sql).fetch_one(&fleet.sql).await.unwrap()
 }
 
-/// An answer without its position, which names the moment and not the content.
+/// Returns an answer without its position, which names the moment and not the content.
 pub fn without_position(reply: &Reply) -> String {
     let text = String::from_utf8(reply.bytes.clone()).unwrap();
     text.split("\"resume\":").next().unwrap().to_owned()
@@ -50,17 +51,17 @@ pub async fn step(producer: &Producer, order: &str, verb: &str) {
     assert_eq!(reply.status, 200, "{verb} {order}: {}", reply.body());
 }
 
-/// Somebody purges what is shown of the list.
-async fn lose_rows(town: &Town) {
-    let operator = town.connect("operator").await;
+/// Purges the bucket of the list.
+async fn lose_rows(fleet: &TestFleet) {
+    let operator = fleet.connect("operator").await;
     let purge = operator.request("$JS.API.STREAM.PURGE.KV_active_orders", "".into());
     purge.await.unwrap();
 }
 
 #[tokio::test]
 async fn s4_02_the_list_is_newest_first_and_filtered_to_active() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let empty = producer.active_orders(&[]).await;
     assert_eq!((empty.status, &empty.body()["rows"]), (200, &json!([])));
     for order in ["o1", "o2", "o3", "o4", "o5"] {
@@ -68,9 +69,9 @@ async fn s4_02_the_list_is_newest_first_and_filtered_to_active() {
     }
     step(&producer, "o3", "accept").await;
     step(&producer, "o5", "cancel").await;
-    let mut screen = Screen::default();
+    let mut screen = PolledOrders::default();
     let list = producer.active_orders(&[]).await;
-    screen.take(&list);
+    screen.apply(&list);
     assert_eq!(screen.orders(), ["o4", "o3", "o2", "o1"]);
     assert_eq!(list.body()["more"], Value::Null);
     assert_eq!(screen.rows[1]["change"]["fields"], json!(["status"]));
@@ -78,17 +79,17 @@ async fn s4_02_the_list_is_newest_first_and_filtered_to_active() {
         (&screen.rows[1]["status"], &screen.rows[1]["due"]),
         (&json!("accepted"), &json!(500))
     );
-    assert_eq!(json!(screen.rows), rows_in_sql(&town).await);
+    assert_eq!(json!(screen.rows), rows_in_sql(&fleet).await);
     // Nothing of another tenant, and the position is of no use there.
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     let theirs = other.active_orders(&[("Resume", &screen.resume)]).await.body();
     assert_eq!((&theirs["reset"], &theirs["rows"]), (&json!(true), &json!([])));
 
-    town.until_idle().await;
+    fleet.until_idle().await;
     for row in &screen.rows {
         let key = format!("t1.{}", row["order"].as_str().unwrap());
-        let core = check::kv(&town, "active_orders", &format!("{key}.core")).await;
-        let payment = check::kv(&town, "active_orders", &format!("{key}.payment")).await;
+        let core = check::kv(&fleet, "active_orders", &format!("{key}.core")).await;
+        let payment = check::kv(&fleet, "active_orders", &format!("{key}.payment")).await;
         let mut shown = core.unwrap();
         shown["payment"] = payment.unwrap();
         shown["due"] = json!(500);
@@ -102,7 +103,7 @@ async fn s4_02_the_list_is_newest_first_and_filtered_to_active() {
     for verb in ["prepare", "ready", "serve", "complete"] {
         step(&producer, "o3", verb).await;
     }
-    let changes = screen.look(&producer).await;
+    let changes = screen.poll(&producer).await;
     assert_eq!((screen.resets, screen.orders()), (0, vec!["o6", "o4", "o2"]));
     let change = |order: &str| {
         let row = changes.iter().find(|row| row["order"] == order);
@@ -113,16 +114,16 @@ async fn s4_02_the_list_is_newest_first_and_filtered_to_active() {
     assert_eq!(change("o4"), json!({"kind": "updated", "fields": status, "reason": null}));
     assert_eq!(change("o1"), json!({"kind": "removed", "fields": status, "reason": "guest left"}));
     assert_eq!(change("o3"), json!({"kind": "removed", "fields": status, "reason": "completed"}));
-    assert_eq!(json!(screen.rows), rows_in_sql(&town).await);
+    assert_eq!(json!(screen.rows), rows_in_sql(&fleet).await);
     let fresh = producer.active_orders(&[]).await;
     assert_eq!(fresh.etag.as_deref(), Some(screen.etag.as_str()));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn two_edges_give_the_same_list_under_the_same_etag() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for n in 0..20 {
         place(&producer, &format!("o{n}")).await;
     }
@@ -131,16 +132,16 @@ async fn two_edges_give_the_same_list_under_the_same_etag() {
     let warm = producer.active_orders(&[]).await;
     assert_eq!((without_position(&warm), &warm.etag), (without_position(&first), &first.etag));
     // Another one that has nothing in memory, and goes on from the position that the first gave.
-    town.take(WorkerName::Edge).stop().await;
-    town.run(WorkerName::Edge).await;
-    let mut screen = Screen::default();
-    screen.take(&first);
+    fleet.take(WorkerName::Edge).stop().await;
+    fleet.run(WorkerName::Edge).await;
+    let mut screen = PolledOrders::default();
+    screen.apply(&first);
     assert_eq!(producer.active_orders(&[("If-None-Match", &tag)]).await.status, 304);
     let cold = producer.active_orders(&[]).await;
     assert_eq!((without_position(&cold), &cold.etag), (without_position(&first), &first.etag));
     step(&producer, "o7", "accept").await;
-    let second = town.instance(WorkerName::Edge);
-    ready(&second).await;
+    let second = fleet.instance(WorkerName::Edge);
+    until_ready(&second).await;
     let known = [("If-None-Match", tag.as_str())];
     let answers = (0..50).map(|_| producer.active_orders(&known));
     let answers = join_all(answers).await;
@@ -155,24 +156,24 @@ async fn two_edges_give_the_same_list_under_the_same_etag() {
     let both = format!("{tag}, W/{new}");
     let same = producer.active_orders(&[("If-None-Match", &both)]).await;
     assert_eq!((same.status, same.etag, same.bytes.len()), (304, Some(new), 0));
-    screen.look(&producer).await;
-    assert_eq!((json!(screen.rows), screen.resets), (rows_in_sql(&town).await, 0));
+    screen.poll(&producer).await;
+    assert_eq!((json!(screen.rows), screen.resets), (rows_in_sql(&fleet).await, 0));
     second.stop().await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn no_list_is_older_than_an_outcome_while_nothing_is_shown() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     place(&producer, "o1").await;
     place(&producer, "o2").await;
-    let mut screen = Screen::default();
-    screen.take(&producer.active_orders(&[]).await);
+    let mut screen = PolledOrders::default();
+    screen.apply(&producer.active_orders(&[]).await);
     let before = screen.etag.clone();
-    let _projector = town.fail.arm("payment-projector.before_projection");
-    let handler = town.fail.arm("command-handler.after_commit");
-    lose_rows(&town).await;
+    let _projector = fleet.fail.arm("payment-projector.before_projection");
+    let handler = fleet.fail.arm("command-handler.after_commit");
+    lose_rows(&fleet).await;
     // The handler has committed, and shows nothing; the outcome is asked for.
     let cancel = {
         let producer = producer.clone();
@@ -186,28 +187,28 @@ async fn no_list_is_older_than_an_outcome_while_nothing_is_shown() {
     assert_eq!(outcome.body()["status"], 200);
     let list = producer.active_orders(&[("If-None-Match", &before)]).await;
     assert_eq!(list.status, 200, "never 304");
-    assert_eq!(json!(list.body()["rows"]), rows_in_sql(&town).await);
-    let changes = screen.look(&producer).await;
+    assert_eq!(json!(list.body()["rows"]), rows_in_sql(&fleet).await);
+    let changes = screen.poll(&producer).await;
     assert!(changes.iter().any(|row| row["order"] == "o1" && row["change"]["kind"] == "removed"));
     assert_eq!((screen.orders(), screen.resets), (vec!["o2"], 0));
     assert_eq!(Some(screen.etag.clone()), list.etag);
-    town.fail.disarm("command-handler.after_commit");
-    town.fail.disarm("payment-projector.before_projection");
+    fleet.fail.disarm("command-handler.after_commit");
+    fleet.fail.disarm("payment-projector.before_projection");
     assert_eq!(cancel.await.unwrap().status, 200);
 }
 
 #[tokio::test]
 async fn a_position_is_good_for_every_change_or_for_a_reset() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     place(&producer, "o1").await;
-    let mut screen = Screen::default();
-    screen.take(&producer.active_orders(&[]).await);
+    let mut screen = PolledOrders::default();
+    screen.apply(&producer.active_orders(&[]).await);
     for odd in ["", "?", "42", "a1.t1.1.1.1.w", "ä", &screen.resume.replace("a1.", "a9.")] {
         let reply = producer.active_orders(&[("Resume", odd)]).await;
         let body = reply.body();
         assert_eq!((reply.status, &body["reset"]), (200, &json!(true)), "{odd}");
-        assert_eq!(body["rows"], rows_in_sql(&town).await);
+        assert_eq!(body["rows"], rows_in_sql(&fleet).await);
         assert!(body["changes"].is_null());
     }
     let twice = [("Resume", screen.resume.as_str()), ("Resume", screen.resume.as_str())];
@@ -217,43 +218,43 @@ async fn a_position_is_good_for_every_change_or_for_a_reset() {
     assert_eq!(deep.unwrap().status, 200);
 
     // A transaction that began before the position and ends after it is told.
-    let mut tx = town.sql.begin().await.unwrap();
+    let mut tx = fleet.sql.begin().await.unwrap();
     let old =
         "insert into brigade.orders select tenant, 'o0', version, updated_at, parts, parts_at,
                status, currency, cart_id, table_id, turn_id, items, total, paid, refunded, paid_at,
                payments, created_at, reason from brigade.orders where id = 'o1'";
     sqlx::query(old).execute(&mut *tx).await.unwrap();
     place(&producer, "o2").await;
-    screen.look(&producer).await;
-    screen.look(&producer).await;
+    screen.poll(&producer).await;
+    screen.poll(&producer).await;
     assert_eq!(screen.orders(), ["o2", "o1"]);
     tx.commit().await.unwrap();
-    screen.look(&producer).await;
+    screen.poll(&producer).await;
     assert_eq!((screen.orders(), screen.resets), (vec!["o2", "o1", "o0"], 0));
     // And so is one that ends an order.
-    let mut tx = town.sql.begin().await.unwrap();
+    let mut tx = fleet.sql.begin().await.unwrap();
     let end = "update brigade.orders set status = 'cancelled', reason = 'late', version = 2,
                parts = '{\"core\": 2, \"payments\": 1}' where id = 'o1'";
     sqlx::query(end).execute(&mut *tx).await.unwrap();
     place(&producer, "o3").await;
-    screen.look(&producer).await;
+    screen.poll(&producer).await;
     tx.commit().await.unwrap();
-    screen.look(&producer).await;
+    screen.poll(&producer).await;
     assert_eq!((screen.orders(), screen.resets), (vec!["o3", "o2", "o0"], 0));
 }
 
 #[tokio::test]
 async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for hundred in 0..11 {
         let names: Vec<_> = (0..100).map(|n| format!("o{:04}", hundred * 100 + n)).collect();
         join_all(names.iter().map(|name| place(&producer, name))).await;
     }
-    let all = rows_in_sql(&town).await;
+    let all = rows_in_sql(&fleet).await;
     let all = all.as_array().unwrap();
     until("memory to have all", || async {
-        let brought = town.metrics.list_watched.with_label_values(&["row"]).get();
+        let brought = fleet.metrics.list_watched.with_label_values(&["row"]).get();
         (brought >= 1100).then_some(())
     })
     .await;
@@ -263,7 +264,7 @@ async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
     assert_eq!(body["rows"].as_array().unwrap()[..], all[..1000]);
     let etag = list.etag.unwrap();
     assert_eq!(producer.active_orders(&[("If-None-Match", &etag)]).await.status, 304);
-    let metric = |from: &str| town.metrics.list_rows.with_label_values(&[from]).get();
+    let metric = |from: &str| fleet.metrics.list_rows.with_label_values(&[from]).get();
     assert_eq!((metric("memory"), metric("sql")), (1000, 0));
     // Where one goes, one that nothing happened to comes into view.
     let newest = all[0]["order"].as_str().unwrap();
@@ -277,8 +278,8 @@ async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
 
 #[tokio::test]
 async fn a_list_takes_no_more_than_900_kilobytes() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let item =
         json!({"sku": "s", "name": "n", "unit_price": 1, "quantity": 1, "note": "x".repeat(500)});
     let large = json!({"currency": "EUR", "items": vec![item; 100]});
@@ -287,19 +288,19 @@ async fn a_list_takes_no_more_than_900_kilobytes() {
         assert_eq!(reply.status, 201, "{}", reply.body());
     }
     let list = producer.active_orders(&[]).await;
-    let all = rows_in_sql(&town).await;
+    let all = rows_in_sql(&fleet).await;
     let shown = list.body()["rows"].as_array().unwrap().len();
     assert!(list.bytes.len() <= 900_000 && (10..20).contains(&shown), "{shown}");
     assert_eq!(list.body()["more"], true);
     assert_eq!(list.body()["rows"].as_array().unwrap()[..], all.as_array().unwrap()[..shown]);
-    let mut screen = Screen::default();
-    screen.take(&list);
-    screen.look(&producer).await;
+    let mut screen = PolledOrders::default();
+    screen.apply(&list);
+    screen.poll(&producer).await;
     assert_eq!((screen.resets, screen.rows.len()), (1, shown));
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// What may happen to the orders of a restaurant, and to what shows them.
+/// An operation on the orders of a restaurant, or a fault of the list.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Place,
@@ -339,12 +340,12 @@ async fn s4_04_the_list_is_what_sql_says_after_any_sequence_of_operations() {
 
 async fn operate(steps: &[Step]) {
     const VERBS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     // By order: how many steps it has made; the screen keeps up by changes, the poll by ETag.
     let mut orders: Vec<usize> = Vec::new();
-    let (mut screen, mut poll) = (Screen::default(), Screen::default());
-    screen.take(&producer.active_orders(&[]).await);
+    let (mut screen, mut poll) = (PolledOrders::default(), PolledOrders::default());
+    screen.apply(&producer.active_orders(&[]).await);
     for step in steps {
         match *step {
             Step::Place => {
@@ -361,38 +362,38 @@ async fn operate(steps: &[Step]) {
             }
             Step::Forward(_) | Step::Cancel(_) => {}
             Step::Look => {
-                screen.look(&producer).await;
-                assert_eq!(json!(screen.rows), rows_in_sql(&town).await);
+                screen.poll(&producer).await;
+                assert_eq!(json!(screen.rows), rows_in_sql(&fleet).await);
             }
-            Step::Poll => poll_once(&producer, &mut poll, &town).await,
-            Step::PauseProjector => drop(town.fail.arm("payment-projector.before_projection")),
-            Step::GoOn => town.fail.disarm("payment-projector.before_projection"),
-            Step::LoseRows => lose_rows(&town).await,
+            Step::Poll => poll_once(&producer, &mut poll, &fleet).await,
+            Step::PauseProjector => drop(fleet.fail.arm("payment-projector.before_projection")),
+            Step::GoOn => fleet.fail.disarm("payment-projector.before_projection"),
+            Step::LoseRows => lose_rows(&fleet).await,
             Step::RestartEdge => {
-                town.take(WorkerName::Edge).kill().await;
-                town.run(WorkerName::Edge).await;
+                fleet.take(WorkerName::Edge).kill().await;
+                fleet.run(WorkerName::Edge).await;
             }
         }
     }
-    screen.look(&producer).await;
-    poll_once(&producer, &mut poll, &town).await;
+    screen.poll(&producer).await;
+    poll_once(&producer, &mut poll, &fleet).await;
     let warm = producer.active_orders(&[]).await;
-    assert_eq!(json!(screen.rows), rows_in_sql(&town).await);
+    assert_eq!(json!(screen.rows), rows_in_sql(&fleet).await);
     assert_eq!((screen.resets, &screen.rows, &screen.etag), (0, &poll.rows, &poll.etag));
     // From memory and from SQL: the same bytes.
-    town.take(WorkerName::Edge).kill().await;
-    town.run(WorkerName::Edge).await;
+    fleet.take(WorkerName::Edge).kill().await;
+    fleet.run(WorkerName::Edge).await;
     let cold = producer.active_orders(&[]).await;
     assert_eq!((without_position(&warm), &warm.etag), (without_position(&cold), &cold.etag));
-    town.fail.disarm("payment-projector.before_projection");
+    fleet.fail.disarm("payment-projector.before_projection");
 }
 
-async fn poll_once(producer: &Producer, poll: &mut Screen, town: &Town) {
+async fn poll_once(producer: &Producer, poll: &mut PolledOrders, fleet: &TestFleet) {
     let known = [("If-None-Match", poll.etag.as_str())];
     let known = if poll.etag.is_empty() { &[][..] } else { &known[..] };
     let reply = producer.active_orders(known).await;
     if reply.status != 304 {
-        poll.take(&reply);
+        poll.apply(&reply);
     }
-    assert_eq!(json!(poll.rows), rows_in_sql(town).await);
+    assert_eq!(json!(poll.rows), rows_in_sql(fleet).await);
 }

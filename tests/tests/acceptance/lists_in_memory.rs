@@ -1,12 +1,12 @@
-//! S4: rows of lists come from memory, which a watch keeps warm, and are right whatever becomes of
-//! it.
+//! S4: rows of lists come from memory, which a watch keeps warm, and are right whatever happens to
+//! the watch.
 
 use std::time::Duration;
 
 use async_nats::Client;
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Reply, Town, producer::item, screen::Screen, town::SUPERUSER, until,
+    Producer, Reply, SUPERUSER, TestFleet, polled_orders::PolledOrders, producer::item, until,
 };
 use futures::future::join_all;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -16,37 +16,37 @@ use crate::lists::{place, rows_in_sql, step, without_position};
 
 pub const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 
-pub fn rows_from(town: &Town, from: &str) -> u64 {
-    town.metrics.list_rows.with_label_values(&[from]).get()
+pub fn rows_from(fleet: &TestFleet, from: &str) -> u64 {
+    fleet.metrics.list_rows.with_label_values(&[from]).get()
 }
 
-pub fn watched(town: &Town, what: &str) -> u64 {
-    town.metrics.list_watched.with_label_values(&[what]).get()
+pub fn watched(fleet: &TestFleet, what: &str) -> u64 {
+    fleet.metrics.list_watched.with_label_values(&[what]).get()
 }
 
-pub fn lost(town: &Town, why: &str) -> u64 {
-    town.metrics.list_watch_lost.with_label_values(&[why]).get()
+pub fn lost(fleet: &TestFleet, why: &str) -> u64 {
+    fleet.metrics.list_watch_lost.with_label_values(&[why]).get()
 }
 
-pub fn caught_up(town: &Town) -> u64 {
-    town.metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
+pub fn caught_up(fleet: &TestFleet) -> u64 {
+    fleet.metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
 }
 
-/// Waits until the watch has brought rows `times` since `before`.
-pub async fn until_brought(town: &Town, before: u64, times: u64) {
+/// Waits until the watch has brought rows `times` times since `before`.
+pub async fn until_brought(fleet: &TestFleet, before: u64, times: u64) {
     until("the watch to bring rows", || async {
-        (watched(town, "row") >= before + times).then_some(())
+        (watched(fleet, "row") >= before + times).then_some(())
     })
     .await;
 }
 
 /// Waits until a watch has brought everything once more than `before`.
-pub async fn until_caught_up(town: &Town, before: u64) {
-    until("the watch to bring everything", || async { (caught_up(town) > before).then_some(()) })
+pub async fn until_caught_up(fleet: &TestFleet, before: u64) {
+    until("the watch to bring everything", || async { (caught_up(fleet) > before).then_some(()) })
         .await;
 }
 
-/// The server ends the watches of all edges, and tells nobody.
+/// Makes the server end the watches of all edges without telling them.
 pub async fn end_watches(operator: &Client) -> usize {
     let names = "$JS.API.CONSUMER.NAMES.KV_active_orders";
     let names = operator.request(names, "".into()).await.unwrap();
@@ -60,7 +60,7 @@ pub async fn end_watches(operator: &Client) -> usize {
     names.len()
 }
 
-/// The list, asked for until somebody answers who can confirm it.
+/// Queries the list until it is confirmed.
 pub async fn list(producer: &Producer, headers: &[(&str, &str)]) -> Reply {
     until("an answer to the query", || async {
         let one_try = Duration::from_millis(500);
@@ -70,23 +70,23 @@ pub async fn list(producer: &Producer, headers: &[(&str, &str)]) -> Reply {
     .await
 }
 
-/// The same content under the same ETag.
+/// Checks that two answers have the same content under the same ETag.
 pub fn content(list: &Reply) -> (u16, String, Option<String>) {
     (list.status, without_position(list), list.etag.clone())
 }
 
-/// Stops the town's edge and starts one whose cache is switched on or off.
-pub async fn switch(town: &mut Town, list_cache: bool) {
-    town.take(WorkerName::Edge).stop().await;
-    town.settings.list_cache = list_cache;
-    town.run(WorkerName::Edge).await;
+/// Replaces the fleet's edge by one whose cache is on or off.
+pub async fn switch(fleet: &mut TestFleet, list_cache: bool) {
+    fleet.take(WorkerName::Edge).stop().await;
+    fleet.settings.list_cache = list_cache;
+    fleet.run(WorkerName::Edge).await;
 }
 
 #[tokio::test]
 async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     let kitchens = [producer.clone(), other];
     // 70 % lists, 20 % views of carts, 10 % commands, half of which change orders; as in the bench.
     let lane = async |lane: usize| {
@@ -128,20 +128,20 @@ async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
         join_all(kitchens.iter().map(|kitchen| place(kitchen, &order))).await;
     }
     join_all((0..16).map(lane)).await;
-    let (memory, sql) = (rows_from(&town, "memory"), rows_from(&town, "sql"));
+    let (memory, sql) = (rows_from(&fleet, "memory"), rows_from(&fleet, "sql"));
     let ratio = memory as f64 / (memory + sql) as f64;
     println!("{:.2} % of {} rows came from memory", ratio * 100.0, memory + sql);
     assert!(ratio > 0.9, "{memory} of memory, {sql} of SQL");
 
-    town.until_idle().await;
-    let mut screen = Screen::default();
-    screen.take(&producer.active_orders(&[]).await);
+    fleet.until_idle().await;
+    let mut screen = PolledOrders::default();
+    screen.apply(&producer.active_orders(&[]).await);
     step(&producer, "o1", "cancel").await;
     let on = [content(&producer.active_orders(&[]).await)];
-    let changes = screen.look(&producer).await;
+    let changes = screen.poll(&producer).await;
     screen.resume = producer.active_orders(&[]).await.body()["resume"].as_str().unwrap().into();
-    switch(&mut town, false).await;
-    let (memory, sql) = (rows_from(&town, "memory"), rows_from(&town, "sql"));
+    switch(&mut fleet, false).await;
+    let (memory, sql) = (rows_from(&fleet, "memory"), rows_from(&fleet, "sql"));
     let off = [content(&producer.active_orders(&[]).await)];
     assert_eq!(on, off);
     // A change may be told again while any transaction of the server is older: other tests have
@@ -151,26 +151,26 @@ async fn s4_03_rows_come_from_memory_and_right_when_switched_off() {
     for _ in 0..3 {
         assert_eq!(
             json!(producer.active_orders(&[]).await.body()["rows"]),
-            rows_in_sql(&town).await
+            rows_in_sql(&fleet).await
         );
         let known = [("If-None-Match", off[0].2.as_deref().unwrap())];
         assert_eq!(producer.active_orders(&known).await.status, 304);
     }
     step(&producer, "o2", "accept").await;
-    let changes = screen.look(&producer).await;
+    let changes = screen.poll(&producer).await;
     assert!(told(&changes, "o2"), "{changes:?}");
-    let rows = rows_in_sql(&town).await;
+    let rows = rows_in_sql(&fleet).await;
     assert_eq!(json!(screen.rows), rows);
-    assert_eq!(rows_from(&town, "memory"), memory, "nothing comes from memory");
+    assert_eq!(rows_from(&fleet, "memory"), memory, "nothing comes from memory");
     let read = (4 * rows.as_array().unwrap().len() + changes.len()) as u64;
-    assert_eq!(rows_from(&town, "sql"), sql + read);
-    town.finish().await;
+    assert_eq!(rows_from(&fleet, "sql"), sql + read);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s4_05_polling_never_overrides_a_newer_pushed_state() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let ask = || {
         let producer = producer.clone();
         tokio::spawn(async move { producer.active_orders(&[]).await })
@@ -179,68 +179,68 @@ async fn s4_05_polling_never_overrides_a_newer_pushed_state() {
 
     // A poll that has confirmed, and then something newer is pushed: the newer one is shown.
     place(&producer, "o1").await;
-    until_brought(&town, 0, 1).await;
-    let before = watched(&town, "row");
-    let confirmed = town.fail.arm("edge.after_list_confirm");
+    until_brought(&fleet, 0, 1).await;
+    let before = watched(&fleet, "row");
+    let confirmed = fleet.fail.arm("edge.after_list_confirm");
     let poll = ask();
     confirmed.reached().await;
     step(&producer, "o1", "accept").await;
-    until_brought(&town, before, 1).await;
-    town.fail.disarm("edge.after_list_confirm");
+    until_brought(&fleet, before, 1).await;
+    fleet.fail.disarm("edge.after_list_confirm");
     assert_eq!(status(&poll.await.unwrap()), "accepted");
 
     // A poll that has read its row, and then something newer is pushed: it changes nothing.
-    let pushes = town.fail.arm("edge.before_list_push");
+    let pushes = fleet.fail.arm("edge.before_list_push");
     step(&producer, "o1", "prepare").await;
     pushes.reached().await;
-    let kept = town.fail.arm("edge.before_list_keep");
+    let kept = fleet.fail.arm("edge.before_list_keep");
     let poll = ask();
     kept.reached().await;
     step(&producer, "o1", "ready").await;
-    let before = watched(&town, "row");
-    town.fail.disarm("edge.before_list_push");
-    until_brought(&town, before, 2).await;
-    town.fail.disarm("edge.before_list_keep");
+    let before = watched(&fleet, "row");
+    fleet.fail.disarm("edge.before_list_push");
+    until_brought(&fleet, before, 2).await;
+    fleet.fail.disarm("edge.before_list_keep");
     assert_eq!(status(&poll.await.unwrap()), "preparing", "as it was when it was asked");
-    let sql = rows_from(&town, "sql");
+    let sql = rows_from(&fleet, "sql");
     assert_eq!(status(&producer.active_orders(&[]).await), "ready");
-    assert_eq!(rows_from(&town, "sql"), sql, "the pushed row is still there");
+    assert_eq!(rows_from(&fleet, "sql"), sql, "the pushed row is still there");
 
     // And a push that comes after the poll has read what it brings changes nothing either.
-    let pushes = town.fail.arm("edge.before_list_push");
+    let pushes = fleet.fail.arm("edge.before_list_push");
     step(&producer, "o1", "serve").await;
     pushes.reached().await;
     assert_eq!(status(&producer.active_orders(&[]).await), "served");
-    let known = watched(&town, "known");
-    town.fail.disarm("edge.before_list_push");
-    until("the late push", || async { (watched(&town, "known") > known).then_some(()) }).await;
+    let known = watched(&fleet, "known");
+    fleet.fail.disarm("edge.before_list_push");
+    until("the late push", || async { (watched(&fleet, "known") > known).then_some(()) }).await;
     let list = producer.active_orders(&[]).await;
     assert_eq!(status(&list), "served");
-    assert_eq!(list.body()["rows"], rows_in_sql(&town).await);
-    town.finish().await;
+    assert_eq!(list.body()["rows"], rows_in_sql(&fleet).await);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s4_09_metrics_of_display_hits_errors_and_recovery() {
     // Nobody mends what is spoiled here.
-    let town = Town::start_without(WorkerName::CacheVerifier).await;
-    let producer = town.producer().await;
-    let operator = town.connect("operator").await;
-    until_caught_up(&town, 0).await;
+    let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
+    let producer = fleet.producer().await;
+    let operator = fleet.connect("operator").await;
+    until_caught_up(&fleet, 0).await;
     place(&producer, "o1").await;
-    until_brought(&town, 0, 1).await;
+    until_brought(&fleet, 0, 1).await;
     step(&producer, "o1", "accept").await;
-    until_brought(&town, 1, 1).await;
+    until_brought(&fleet, 1, 1).await;
     assert_eq!(producer.active_orders(&[]).await.status, 200);
-    assert_eq!((rows_from(&town, "memory"), rows_from(&town, "sql")), (1, 0));
-    let displayed = town.metrics.list_display_seconds.with_label_values::<&str>(&[]);
-    assert_eq!((displayed.get_sample_count(), watched(&town, "row")), (2, 2));
+    assert_eq!((rows_from(&fleet, "memory"), rows_from(&fleet, "sql")), (1, 0));
+    let displayed = fleet.metrics.list_display_seconds.with_label_values::<&str>(&[]);
+    assert_eq!((displayed.get_sample_count(), watched(&fleet, "row")), (2, 2));
     assert!(displayed.get_sample_sum() < 60.0, "seconds");
-    let gauges = (&town.metrics.list_watch_revision, &town.metrics.list_watch_lag);
+    let gauges = (&fleet.metrics.list_watch_revision, &fleet.metrics.list_watch_lag);
     assert_eq!((gauges.0.get(), gauges.1.get()), (3, 0));
 
     // What is not as this build writes it is counted and left alone, and so is what is removed.
-    let anybody = async_nats::jetstream::new(town.connect(SUPERUSER).await);
+    let anybody = async_nats::jetstream::new(fleet.connect(SUPERUSER).await);
     let mut deletion = async_nats::HeaderMap::new();
     deletion.insert("KV-Operation", "DEL");
     for (value, headers, counted) in [
@@ -252,22 +252,22 @@ async fn s4_09_metrics_of_display_hits_errors_and_recovery() {
         let sent = anybody.publish_with_headers(subject, headers, value.into()).await;
         sent.unwrap().await.unwrap();
         until("it to be counted", || async {
-            ((watched(&town, "refused"), watched(&town, "gone")) == counted).then_some(())
+            ((watched(&fleet, "refused"), watched(&fleet, "gone")) == counted).then_some(())
         })
         .await;
     }
-    assert_eq!(producer.active_orders(&[]).await.body()["rows"], rows_in_sql(&town).await);
-    assert_eq!((rows_from(&town, "memory"), rows_from(&town, "sql")), (2, 0));
+    assert_eq!(producer.active_orders(&[]).await.body()["rows"], rows_in_sql(&fleet).await);
+    assert_eq!((rows_from(&fleet, "memory"), rows_from(&fleet, "sql")), (2, 0));
 
     // A lost watch is counted, and goes on where it was: nothing is brought twice.
-    let before = caught_up(&town);
+    let before = caught_up(&fleet);
     assert_eq!(end_watches(&operator).await, 1);
-    until_caught_up(&town, before).await;
-    assert_eq!((lost(&town, "silent"), caught_up(&town)), (1, before + 1));
+    until_caught_up(&fleet, before).await;
+    assert_eq!((lost(&fleet, "silent"), caught_up(&fleet)), (1, before + 1));
     step(&producer, "o1", "prepare").await;
-    until_brought(&town, 2, 1).await;
-    assert_eq!((watched(&town, "known"), gauges.0.get()), (0, 7));
-    let text = town.metrics.render();
+    until_brought(&fleet, 2, 1).await;
+    assert_eq!((watched(&fleet, "known"), gauges.0.get()), (0, 7));
+    let text = fleet.metrics.render();
     for line in [
         "brigade_list_display_seconds_count 3",
         "brigade_list_rows_total{from=\"memory\"} 2",

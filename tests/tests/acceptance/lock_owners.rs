@@ -1,10 +1,10 @@
-//! S2: one lock over all carts of an owner, be the owner a user, a session, or first the one and
-//! then the other; and what happens when many want it.
+//! S2: one lock over all carts of an owner, be it a user, a session, or a session that logs in; and
+//! many who want it at once.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town,
-    paying::{held, history, lock, pass},
+    Producer, TestFleet,
+    paying::{age_lock, held_locks, lock, lock_history},
     producer::item,
 };
 use futures::future::join_all;
@@ -14,7 +14,7 @@ fn locked() -> (u16, String) {
     (423, "cart_locked".to_owned())
 }
 
-/// Whether the cart is under somebody's lock, though it is not the one that is paid.
+/// Checks that a cart is locked although it is not the one that is paid.
 async fn is_blocked(producer: &Producer, cart: &str) {
     for (what, payload) in [
         (format!("cart.{cart}.add_item"), item("more", 1, 1)),
@@ -28,8 +28,8 @@ async fn is_blocked(producer: &Producer, cart: &str) {
 
 #[tokio::test]
 async fn s2_04_the_lock_of_one_cart_blocks_its_owners_others() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for (owner, kind, other) in
         [("ada", "ticket", "menu"), ("bob", "menu", "ticket"), ("cid", "team", "team")]
     {
@@ -47,14 +47,14 @@ async fn s2_04_the_lock_of_one_cart_blocks_its_owners_others() {
         // The lock is left behind for the next owner to be free of it.
         producer.lock(&blocked).await;
     }
-    assert_eq!(held(&town).await.len(), 3);
-    town.finish().await;
+    assert_eq!(held_locks(&fleet).await.len(), 3);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_04_a_login_in_mid_checkout_keeps_token_and_deadline() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.cart_of_session("c1", "s1", &[("i1", 1000, 1)]).await;
     producer.cart_of_session("c2", "s1", &[("i1", 300, 1)]).await;
     producer.cart_of("c3", "menu", "ada", &[("i1", 500, 1)]).await;
@@ -63,7 +63,7 @@ async fn s2_04_a_login_in_mid_checkout_keeps_token_and_deadline() {
         let row: (String, i64, time::OffsetDateTime, String) = sqlx::query_as(
             "select owner, token, expires_at, cart_id from brigade.cart_locks where state = 'held'",
         )
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
         row
@@ -88,9 +88,9 @@ async fn s2_04_a_login_in_mid_checkout_keeps_token_and_deadline() {
     assert_eq!(bound["expires_at"], taken["expires_at"]);
     let paid = producer.result("p1", "captured", "g1", 1000).await.body();
     assert_eq!(paid["data"]["core"]["status"], "captured");
-    assert_eq!(held(&town).await, vec![]);
+    assert_eq!(held_locks(&fleet).await, vec![]);
     let told = |owner: &'static str| async {
-        let entries = history(&town, owner).await.into_iter();
+        let entries = lock_history(&fleet, owner).await.into_iter();
         entries.filter(|e| e.0 != "refused").map(|e| (e.0, e.2)).collect::<Vec<_>>()
     };
     let entry = |action: &str, reason: Option<&str>| (action.to_owned(), reason.map(str::to_owned));
@@ -98,32 +98,32 @@ async fn s2_04_a_login_in_mid_checkout_keeps_token_and_deadline() {
     assert_eq!(told("s1").await, [entry("acquired", None), entry("released", claimed)]);
     let (bound, released) = (entry("bound", None), entry("released", Some("captured")));
     assert_eq!(told("ada").await, [entry("acquired", claimed), bound, released]);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_04_with_a_lock_on_both_sides_nothing_is_claimed() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.cart_of_session("c1", "s1", &[("i1", 1000, 1)]).await;
     producer.cart_of("c2", "menu", "ada", &[("i1", 500, 1)]).await;
     producer.initiate("p1", "c1").await;
     producer.initiate("p2", "c2").await;
-    let before = (held(&town).await, producer.view("cart.c1", None).await);
+    let before = (held_locks(&fleet).await, producer.view("cart.c1", None).await);
     let refused = producer.send("cart.c1.claim", json!({ "user": "ada" })).await;
     assert_eq!((refused.status, refused.code()), locked());
     assert!(refused.body()["retry_after_ms"].as_u64().is_some());
-    assert_eq!((held(&town).await, producer.view("cart.c1", None).await), before);
+    assert_eq!((held_locks(&fleet).await, producer.view("cart.c1", None).await), before);
     // One of them ends, and it goes through.
     producer.done("payment.p2.cancel", json!({ "reason": "r" })).await;
     producer.done("cart.c1.claim", json!({ "user": "ada" })).await;
-    assert_eq!(held(&town).await, vec![("ada".to_owned(), before.0[1].1)]);
+    assert_eq!(held_locks(&fleet).await, vec![("ada".to_owned(), before.0[1].1)]);
     assert_eq!(producer.result("p1", "captured", "g1", 1000).await.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// 50 at once, each under its own Command-Id. Returns how many were done, and the codes of the
-/// rest.
+/// Sends 50 commands at once, each under its own Command-Id. Returns the number done, and the codes
+/// of the others.
 async fn race(producer: &Producer, ask: impl Fn(usize) -> (String, Value)) -> (usize, Vec<String>) {
     let replies = join_all((0..50).map(|n| {
         let (what, payload) = ask(n);
@@ -143,20 +143,20 @@ async fn race(producer: &Producer, ask: impl Fn(usize) -> (String, Value)) -> (u
 
 #[tokio::test]
 async fn s2_15_of_50_at_once_one_gets_the_lock() {
-    let mut town = Town::start().await;
+    let mut fleet = TestFleet::start().await;
     // They meet in different processes too.
-    town.run(WorkerName::CommandHandler).await;
-    let producer = town.producer().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     producer.cart_of("c2", "ticket", "ada", &[("i1", 700, 1)]).await;
     let one = (1, vec!["cart_locked".to_owned()]);
     for round in 1..=5 {
         let ask = |n: usize| (format!("cart.c{}.lock", 1 + n % 2), lock("card"));
         assert_eq!(race(&producer, ask).await, one, "round {round}");
-        let [(_, token)] = held(&town).await[..] else { panic!("one lock") };
+        let [(_, token)] = held_locks(&fleet).await[..] else { panic!("one lock") };
         let cart: String =
             sqlx::query_scalar("select cart_id from brigade.cart_locks where state = 'held'")
-                .fetch_one(&town.sql)
+                .fetch_one(&fleet.sql)
                 .await
                 .unwrap();
         let unlock = json!({ "token": token, "reason": "next" });
@@ -169,17 +169,17 @@ async fn s2_15_of_50_at_once_one_gets_the_lock() {
     };
     let (begun, codes) = race(&producer, ask).await;
     assert_eq!((begun, codes), (1, vec!["cart_locked".to_owned(), "nothing_due".to_owned()]));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn s2_15_after_a_timeout_or_a_failure_it_is_paid_at_the_next_try() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+async fn s2_15_the_next_try_pays_after_a_timeout_or_a_failure() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     // A lock that nobody came back to, and the command that meets it.
     producer.lock("c1").await;
-    pass(&town, "ada", 11).await;
+    age_lock(&fleet, "ada", 11).await;
     producer.done("cart.c1.set_item", json!({ "item_id": "i1", "quantity": 2 })).await;
     // A card that is declined.
     producer.initiate("p1", "c1").await;
@@ -194,7 +194,7 @@ async fn s2_15_after_a_timeout_or_a_failure_it_is_paid_at_the_next_try() {
     producer.done("cart.c1.check_out", json!({ "order_id": "o1" })).await;
     assert_eq!(producer.paid_and_due("order.o1").await, (json!(3000), json!(0)));
     let ends: Vec<_> =
-        history(&town, "ada").await.into_iter().filter_map(|entry| entry.2).collect();
+        lock_history(&fleet, "ada").await.into_iter().filter_map(|entry| entry.2).collect();
     assert_eq!(ends, ["expired", "failed", "cancelled", "captured"]);
-    town.finish().await;
+    fleet.finish().await;
 }

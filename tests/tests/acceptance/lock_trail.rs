@@ -1,9 +1,9 @@
-//! S2: no path leaves a lock behind, and each leaves its trail: pushes, history, metrics.
+//! S2: no path leaves a lock behind, and each is visible in pushes, history and metrics.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town,
-    paying::{TEMPORARY, held, history, lock, pass, result},
+    Producer, TestFleet,
+    paying::{TEMPORARY, age_lock, held_locks, lock, lock_history, result},
     producer::item,
 };
 use futures::StreamExt;
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 async fn s2_11_what_is_refused_or_repeated_leaves_no_lock() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
     let begin = |more: Value| {
         let mut payload = json!({ "target": { "cart": "c1" }, "method": "card" });
@@ -22,7 +22,7 @@ async fn s2_11_what_is_refused_or_repeated_leaves_no_lock() {
     let refused = async |what: &str, payload: Value, status: u16, code: &str| {
         let found = producer.refused(what, payload.clone()).await;
         assert_eq!(found, (status, code.to_owned()), "{what} {payload}");
-        assert_eq!(held(&town).await, vec![], "{what} {payload}");
+        assert_eq!(held_locks(&fleet).await, vec![], "{what} {payload}");
     };
     refused("cart.c1.lock", lock("card"), 422, "cart_empty").await;
     refused("payment.p1.initiate", begin(json!({})), 422, "cart_empty").await;
@@ -51,7 +51,7 @@ async fn s2_11_what_is_refused_or_repeated_leaves_no_lock() {
         let twenty = producer.all_at_once(20, id, what, payload.clone()).await;
         assert!(twenty.iter().all(|reply| reply.bytes == first.bytes), "{what}");
         let token = &first.body()["data"]["token"];
-        assert_eq!(held(&town).await, vec![("ada".to_owned(), token.as_i64().unwrap())]);
+        assert_eq!(held_locks(&fleet).await, vec![("ada".to_owned(), token.as_i64().unwrap())]);
         let mut ending = json!({ "reason": "done" });
         if end == "cart.c1.unlock" {
             ending["token"] = token.clone();
@@ -59,18 +59,18 @@ async fn s2_11_what_is_refused_or_repeated_leaves_no_lock() {
         producer.done(end, ending).await;
         let again = producer.send_as(id, what, payload).await;
         assert_eq!(again.bytes, first.bytes, "{what}");
-        assert_eq!(held(&town).await, vec![], "{what} again");
+        assert_eq!(held_locks(&fleet).await, vec![], "{what} again");
     }
     refused("payment.p1.initiate", begin(json!({})), 409, "already_exists").await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_14_lock_and_unlock_are_pushed_as_they_happen() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
-    let watcher = Producer::new(town.connect("t1-watcher").await, "t1");
+    let watcher = Producer::new(fleet.connect("t1-watcher").await, "t1");
     let mut pushes = watcher.client.subscribe("live.cart_locks.t1.ada").await.unwrap();
     watcher.client.flush().await.unwrap();
     let token = producer.lock("c1").await["token"].clone();
@@ -92,14 +92,14 @@ async fn s2_14_lock_and_unlock_are_pushed_as_they_happen() {
         assert_eq!(lock["version"], version);
         assert!(!lock.to_string().contains(TEMPORARY), "{lock}");
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_12_each_thing_done_with_a_lock_stands_in_its_history() {
     // Nobody but the commands here meets the deadline.
-    let town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     let send = async |id: &str, actor: &str, what: &str, payload: Value| {
         let headers = [("Command-Id", id), ("Actor", actor)];
@@ -117,17 +117,17 @@ async fn s2_12_each_thing_done_with_a_lock_stands_in_its_history() {
     send("k7", "phone", "cart.c1.unlock", json!({ "token": first, "reason": "back" })).await;
     let second =
         send("k8", "phone", "payment.p1.initiate", initiate).await["data"]["token"].clone();
-    pass(&town, "ada", 11).await;
+    age_lock(&fleet, "ada", 11).await;
     // The payment is open: the lock is extended by the first command that comes, then it is over.
     send("k9", "phone", "cart.c1.add_item", item("i2", 1, 1)).await;
-    pass(&town, "ada", 31).await;
+    age_lock(&fleet, "ada", 31).await;
     send("k10", "phone", "cart.c1.add_item", item("i2", 1, 1)).await;
     type Entry = (String, Option<i64>, Option<String>, Option<String>, Option<String>);
     let found: Vec<Entry> = sqlx::query_as(
         "select action, token, method, reason, actor from brigade.cart_lock_history
          where tenant = 't1' and owner = 'ada' and cart_id = 'c1' order by seq",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .unwrap();
     let expected = [
@@ -151,29 +151,33 @@ async fn s2_12_each_thing_done_with_a_lock_stands_in_its_history() {
         "select bool_and(at between now() - interval '1 hour' and now())
          from brigade.cart_lock_history",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert!(dated);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_12_nobody_fills_the_history_by_being_refused() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     producer.lock("c1").await;
-    sqlx::raw_sql("update brigade.cart_locks set refusals = 998").execute(&town.sql).await.unwrap();
+    sqlx::raw_sql("update brigade.cart_locks set refusals = 998")
+        .execute(&fleet.sql)
+        .await
+        .unwrap();
     for _ in 0..5 {
         assert_eq!(producer.refused("cart.c1.lock", lock("card")).await.0, 423);
     }
-    let refused = history(&town, "ada").await.into_iter().filter(|entry| entry.0 == "refused");
+    let refused =
+        lock_history(&fleet, "ada").await.into_iter().filter(|entry| entry.0 == "refused");
     assert_eq!(refused.count(), 2, "up to a thousand by one token");
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The value of a series in the text that Prometheus scrapes.
+/// Returns the value of a series in the text that Prometheus scrapes.
 fn series(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
@@ -181,16 +185,16 @@ fn series(metrics: &str, name: &str) -> f64 {
 
 #[tokio::test]
 async fn s2_13_attempts_and_held_times_are_measured_by_method() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     let attempts = |method: &str, result: &str| {
         let name = format!(r#"brigade_lock_attempts_total{{method="{method}",result="{result}"}}"#);
-        series(&town.metrics.render(), &name)
+        series(&fleet.metrics.render(), &name)
     };
     let seconds = |what: &str, ended: &str, method: &str| {
         let labels = format!(r#"{{ended="{ended}",method="{method}"}}"#);
-        series(&town.metrics.render(), &format!("brigade_lock_held_seconds_{what}{labels}"))
+        series(&fleet.metrics.render(), &format!("brigade_lock_held_seconds_{what}{labels}"))
     };
     assert_eq!(attempts("qr", "acquired"), 0.0, "a series is there before its first value");
     assert_eq!(seconds("count", "expired", "cash"), 0.0);
@@ -198,10 +202,10 @@ async fn s2_13_attempts_and_held_times_are_measured_by_method() {
     producer.refused("cart.c1.lock", lock("cash")).await;
     let mut changed = lock("wallet");
     changed["fingerprint"] = json!("0");
-    pass(&town, "ada", 11).await;
+    age_lock(&fleet, "ada", 11).await;
     producer.refused("cart.c1.lock", changed).await;
     producer.initiate("p1", "c1").await;
-    pass(&town, "ada", 5).await;
+    age_lock(&fleet, "ada", 5).await;
     producer.done("payment.p1.record_result", result("captured", "g1", 1000)).await;
     for (method, result, count) in [
         ("qr", "acquired", 1.0),
@@ -222,5 +226,5 @@ async fn s2_13_attempts_and_held_times_are_measured_by_method() {
     let replies = producer.all_at_once(3, "k", "cart.c1.lock", lock("card")).await;
     assert_eq!(replies[0].status, 200);
     assert_eq!(attempts("card", "acquired"), 2.0);
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,29 +1,29 @@
-//! S2: the lock of a cart in its holder's hands, and in everybody else's.
+//! S2: commands of a lock's holder, and of everybody else.
 
 use brigade_tests::{
-    Producer, Town, check,
-    paying::{TEMPORARY, fingerprint, held, history, lock, pass},
+    Producer, TestFleet, check,
+    paying::{TEMPORARY, age_lock, fingerprint, held_locks, lock, lock_history},
     producer::item,
 };
 use serde_json::{Value, json};
 
 type Lock = (i64, String, Option<String>, i64);
 
-/// Version, deadline and transaction of ada's lock, and its fencing token.
-async fn row(town: &Town) -> Lock {
+/// Fencing token, deadline and transaction of ada's lock, and its version.
+async fn row(fleet: &TestFleet) -> Lock {
     sqlx::query_as(
         "select version, expires_at::text, transaction_id, token from brigade.cart_locks
          where tenant = 't1' and owner = 'ada'",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap()
 }
 
 #[tokio::test]
 async fn s2_01_lock_validate_bind_extend_and_unlock_are_commands_of_their_own() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     let taken = producer.lock("c1").await;
     let token = &taken["token"];
@@ -35,13 +35,13 @@ async fn s2_01_lock_validate_bind_extend_and_unlock_are_commands_of_their_own() 
     let extend = json!({ "token": token, "seconds": 60 });
     let extended = producer.done("cart.c1.extend", extend).await;
     assert!(extended["expires_at"].as_str() > taken["expires_at"].as_str(), "{extended}");
-    let shown = check::kv(&town, "cart_locks", "t1.ada").await.unwrap();
+    let shown = check::kv(&fleet, "cart_locks", "t1.ada").await.unwrap();
     assert_eq!((&shown["state"], &shown["cart"]), (&json!("held"), &json!("c1")));
     assert_eq!(shown["expires_at"], extended["expires_at"]);
     let unlock = json!({ "token": token, "reason": "changed my mind" });
     let unlocked = producer.done("cart.c1.unlock", unlock).await;
     assert_eq!(unlocked["core"]["locked_until"], Value::Null);
-    let shown = check::kv(&town, "cart_locks", "t1.ada").await.unwrap();
+    let shown = check::kv(&fleet, "cart_locks", "t1.ada").await.unwrap();
     assert_eq!(
         (&shown["state"], &shown["reason"]),
         (&json!("released"), &json!("changed my mind"))
@@ -51,20 +51,20 @@ async fn s2_01_lock_validate_bind_extend_and_unlock_are_commands_of_their_own() 
     again["fingerprint"] = taken["fingerprint"].clone();
     let again = producer.done("cart.c1.lock", again).await;
     assert!(again["token"].as_i64() > token.as_i64(), "{again}");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_02_the_deadline_survives_the_bind() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     let token = producer.lock("c1").await["token"].clone();
-    let before = row(&town).await;
+    let before = row(&fleet).await;
     assert_eq!(before.2.as_deref(), Some(TEMPORARY));
     let bind = json!({ "token": token, "transaction_id": "gateway-1" });
     producer.done("cart.c1.bind_transaction", bind).await;
-    let after = row(&town).await;
+    let after = row(&fleet).await;
     let bound = |version: i64, id: &str| (version, before.1.clone(), Some(id.to_owned()), before.3);
     assert_eq!(after, bound(before.0 + 1, "gateway-1"));
     // A payment binds its lock as well.
@@ -73,12 +73,12 @@ async fn s2_02_the_deadline_survives_the_bind() {
     let bind = json!({ "transaction_id": "gateway-2" });
     let payment = producer.done("payment.p1.bind_transaction", bind).await;
     assert_eq!(payment["core"]["bound"], true);
-    assert_eq!(row(&town).await, bound(before.0 + 2, "gateway-2"));
+    assert_eq!(row(&fleet).await, bound(before.0 + 2, "gateway-2"));
     assert_eq!(producer.result("p1", "captured", "gateway-2", 1000).await.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Every command that a lock refuses.
+/// Returns every command that a lock refuses.
 fn changes() -> [(&'static str, Value); 7] {
     [
         ("join", json!({ "user": "eve" })),
@@ -93,8 +93,8 @@ fn changes() -> [(&'static str, Value); 7] {
 
 #[tokio::test]
 async fn s2_03_locked_cart_refuses_changes() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
     producer.done("cart.c1.add_item", item("i1", 1000, 1)).await;
     producer.lock("c1").await;
@@ -120,18 +120,18 @@ async fn s2_03_locked_cart_refuses_changes() {
         "a claim is not refused for the lock"
     );
     // Nobody else learns the transaction either.
-    for message in check::raw_events(&town).await {
+    for message in check::raw_events(&fleet).await {
         assert!(!String::from_utf8_lossy(&message.payload).contains(TEMPORARY));
     }
-    let shown = check::kv(&town, "cart_locks", "t1.ada").await.unwrap().to_string();
+    let shown = check::kv(&fleet, "cart_locks", "t1.ada").await.unwrap().to_string();
     assert!(!shown.contains(TEMPORARY), "{shown}");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_05_a_lock_on_other_contents_than_its_sender_believes_is_refused() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let items = [item("b", 250, 2), item("a", 1000, 1), item("B", 0, 999)];
     producer.cart_of("c1", "menu", "ada", &[]).await;
     for item in &items {
@@ -158,20 +158,20 @@ async fn s2_05_a_lock_on_other_contents_than_its_sender_believes_is_refused() {
         let refused = producer.send("cart.c1.lock", asks(fingerprint(currency, &items))).await;
         assert_eq!((refused.status, refused.code().as_str()), (409, "cart_changed"), "{what}");
         assert_eq!(refused.body()["data"], json!({ "fingerprint": present }), "{what}");
-        assert_eq!(held(&town).await, vec![], "{what}");
+        assert_eq!(held_locks(&fleet).await, vec![], "{what}");
     }
     let taken = producer.done("cart.c1.lock", asks(present.clone())).await;
     assert_eq!(taken["fingerprint"], present);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_08_an_old_token_is_refused_whatever_it_asks_for() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     producer.cart_of("c2", "ticket", "ada", &[("i1", 5, 1)]).await;
-    let system = Producer::new(town.connect("cart-lock-expiry").await, "t1");
+    let system = Producer::new(fleet.connect("cart-lock-expiry").await, "t1");
     let stale = (409, "stale_token".to_owned());
     let refuses = async |token: &Value| {
         for (verb, payload) in [
@@ -193,26 +193,26 @@ async fn s2_08_an_old_token_is_refused_whatever_it_asks_for() {
     };
     let first = producer.lock("c1").await["token"].clone();
     // Past its deadline it is no one's any more, though nobody has taken another.
-    pass(&town, "ada", 11).await;
+    age_lock(&fleet, "ada", 11).await;
     refuses(&first).await;
     let second = producer.lock("c1").await["token"].clone();
     assert!(second.as_i64() > first.as_i64());
-    let before = row(&town).await;
+    let before = row(&fleet).await;
     refuses(&first).await;
     refuses(&json!(0)).await;
     refuses(&json!(i64::MAX)).await;
-    assert_eq!(row(&town).await, before);
+    assert_eq!(row(&fleet).await, before);
     // The token of one cart is none of another, though the owner is the same.
     let unlock = json!({ "token": second, "reason": "r" });
     assert_eq!(producer.refused("cart.c2.unlock", unlock).await, stale);
-    assert_eq!(row(&town).await, before);
-    town.finish().await;
+    assert_eq!(row(&fleet).await, before);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_08_a_late_result_leaves_the_next_holders_lock_alone() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     producer.initiate("p1", "c1").await;
     producer.done("payment.p1.cancel", json!({ "reason": "closed the page" })).await;
@@ -222,12 +222,13 @@ async fn s2_08_a_late_result_leaves_the_next_holders_lock_alone() {
     let late = producer.result("p1", "captured", "g1", 1000).await.body();
     assert_eq!(late["data"]["core"]["status"], "late_captured");
     assert_eq!(late["data"]["refund_tasks"][0]["amount"], 1000);
-    assert_eq!(held(&town).await, vec![("ada".to_owned(), token)]);
+    assert_eq!(held_locks(&fleet).await, vec![("ada".to_owned(), token)]);
     assert_eq!(producer.result("p1", "failed", "g1", 0).await.code(), "ignored");
-    assert_eq!(held(&town).await, vec![("ada".to_owned(), token)]);
+    assert_eq!(held_locks(&fleet).await, vec![("ada".to_owned(), token)]);
     assert_eq!(producer.result("p2", "captured", "g2", 1500).await.status, 200);
     assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1500), json!(0)));
-    let actions: Vec<_> = history(&town, "ada").await.into_iter().map(|entry| entry.0).collect();
+    let actions: Vec<_> =
+        lock_history(&fleet, "ada").await.into_iter().map(|entry| entry.0).collect();
     assert_eq!(actions, ["acquired", "released", "acquired", "released"]);
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,17 +1,17 @@
-//! S8-07: what nobody comes back to ends by itself, and leaves.
+//! S8-07: carts that nobody comes back to are abandoned, and old rows are deleted.
 
 use brigade::workers::cart_lock_expiry::ExpiryMetrics;
 use std::collections::BTreeMap;
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, check, paying::lock, producer::item, until};
+use brigade_tests::{Producer, TestFleet, check, paying::lock, producer::item, until};
 use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 
 const BEFORE: &str = "cart-lock-expiry.before_abandon";
 
-/// So many days pass for carts of the restaurant `t1`, and for nothing else.
-async fn pass(town: &Town, carts: &[&str], days: i32) {
+/// Makes carts of the restaurant `t1` this many days older, and nothing else.
+async fn pass(fleet: &TestFleet, carts: &[&str], days: i32) {
     let moved = sqlx::query(
         "update brigade.carts set updated_at = updated_at - make_interval(days => $2),
              changed_hour = changed_hour - 24 * $2
@@ -19,26 +19,26 @@ async fn pass(town: &Town, carts: &[&str], days: i32) {
     )
     .bind(carts)
     .bind(days)
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(moved.rows_affected(), carts.len() as u64);
 }
 
-/// A cart of an owner of its own, with something in it.
+/// Opens a cart of an owner of its own and adds an item.
 async fn cart(producer: &Producer, id: &str) {
     producer.cart_of(id, "menu", &format!("owner-{id}"), &[("i1", 1000, 1)]).await;
 }
 
-/// How often each cart was abandoned, why and by whom.
-async fn abandoned(town: &Town) -> BTreeMap<String, (i64, String, String)> {
+/// Returns how often each cart was abandoned, why and by whom.
+async fn abandoned(fleet: &TestFleet) -> BTreeMap<String, (i64, String, String)> {
     let rows: Vec<(String, i64, String, String)> = sqlx::query_as(
         "select e.id, count(*), min(e.payload #>> '{data,reason}'), min(i.actor)
          from brigade.events e
          join brigade.command_inbox i on (i.tenant, i.command_id) = (e.tenant, e.command_id)
          where e.aggregate = 'cart' and e.type = 'abandoned' group by e.id",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .unwrap();
     rows.into_iter().map(|(id, count, reason, actor)| (id, (count, reason, actor))).collect()
@@ -49,33 +49,33 @@ fn by_time(ids: &[&str]) -> BTreeMap<String, (i64, String, String)> {
     ids.iter().map(|id| ((*id).to_owned(), once())).collect()
 }
 
-async fn until_abandoned(town: &Town, ids: &[&str]) {
+async fn until_abandoned(fleet: &TestFleet, ids: &[&str]) {
     let expected = by_time(ids);
     until("idle carts to be abandoned", || async {
-        (abandoned(town).await.len() >= expected.len()).then_some(())
+        (abandoned(fleet).await.len() >= expected.len()).then_some(())
     })
     .await;
-    assert_eq!(abandoned(town).await, expected);
+    assert_eq!(abandoned(fleet).await, expected);
 }
 
 async fn status(producer: &Producer, cart: &str) -> Value {
     producer.view(&format!("cart.{cart}"), None).await.body()["core"]["status"].take()
 }
 
-fn told(town: &Town, outcome: &str) -> u64 {
-    town.metrics.group::<ExpiryMetrics>().idle_carts.with_label_values(&[outcome]).get()
+fn told(fleet: &TestFleet, outcome: &str) -> u64 {
+    fleet.metrics.group::<ExpiryMetrics>().idle_carts.with_label_values(&[outcome]).get()
 }
 
-/// How many commands asked for a cart to be abandoned.
-async fn asked(town: &Town) -> i64 {
+/// Counts the commands to abandon a cart.
+async fn asked(fleet: &TestFleet) -> i64 {
     let asked = "select count(*) from brigade.command_inbox where subject like '%.abandon'";
-    sqlx::query_scalar(asked).fetch_one(&town.sql).await.unwrap()
+    sqlx::query_scalar(asked).fetch_one(&fleet.sql).await.unwrap()
 }
 
 #[tokio::test]
 async fn s8_07_idle_carts_are_abandoned_once_and_those_with_money_on_them_stay() {
-    let mut town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     let all = ["idle1", "idle2", "idle3", "young", "locked", "paying", "paid", "ended"];
     for id in all {
         cart(&producer, id).await;
@@ -88,27 +88,27 @@ async fn s8_07_idle_carts_are_abandoned_once_and_those_with_money_on_them_stay()
     producer.done("payment.p2.initiate", some).await;
     assert_eq!(producer.result("p2", "captured", "g2", 400).await.status, 200);
     producer.done("cart.ended.check_out", json!({ "order_id": "o1" })).await;
-    pass(&town, &["idle1", "idle2", "idle3", "other", "locked", "paying", "paid", "ended"], 8)
+    pass(&fleet, &["idle1", "idle2", "idle3", "other", "locked", "paying", "paid", "ended"], 8)
         .await;
-    pass(&town, &["young"], 6).await;
+    pass(&fleet, &["young"], 6).await;
     for _ in 0..2 {
-        town.run(WorkerName::CartLockExpiry).await;
+        fleet.run(WorkerName::CartLockExpiry).await;
     }
-    until_abandoned(&town, &["idle1", "idle2", "idle3"]).await;
+    until_abandoned(&fleet, &["idle1", "idle2", "idle3"]).await;
     assert_eq!(status(&producer, "idle1").await, "abandoned");
     for open in ["young", "locked", "other", "paying", "paid"] {
         assert_eq!(status(&producer, open).await, "open", "{open}");
     }
     // Nobody was asked about those.
-    assert_eq!((asked(&town).await, told(&town, "abandoned")), (3, 3));
-    assert_eq!(told(&town, "changed") + told(&town, "away") + told(&town, "refused"), 0);
-    town.finish().await;
+    assert_eq!((asked(&fleet).await, told(&fleet, "abandoned")), (3, 3));
+    assert_eq!(told(&fleet, "changed") + told(&fleet, "away") + told(&fleet, "refused"), 0);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s8_07_idle_carts_make_room_for_new_ones() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let open = async |n: usize| {
         let open = json!({ "kind": "menu", "owner": "ada", "session": "s1", "currency": "EUR" });
         producer.send(&format!("cart.c{n}.open"), open).await.code()
@@ -117,144 +117,144 @@ async fn s8_07_idle_carts_make_room_for_new_ones() {
         assert_eq!(open(n).await, "created");
     }
     assert_eq!(open(50).await, "too_many_carts");
-    pass(&town, &["c7", "c8"], 8).await;
-    until_abandoned(&town, &["c7", "c8"]).await;
+    pass(&fleet, &["c7", "c8"], 8).await;
+    until_abandoned(&fleet, &["c7", "c8"]).await;
     for (n, code) in [(51, "created"), (52, "created"), (53, "too_many_carts")] {
         assert_eq!(open(n).await, code);
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s8_07_a_cart_that_changes_at_the_same_moment_stays() {
-    let town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     for id in ["idle", "changed", "locked", "paid"] {
         cart(&producer, id).await;
     }
-    pass(&town, &["idle", "changed", "locked", "paid"], 8).await;
-    let armed = town.fail.arm(BEFORE);
+    pass(&fleet, &["idle", "changed", "locked", "paid"], 8).await;
+    let armed = fleet.fail.arm(BEFORE);
     // It is not ready before it has looked.
-    town.adopt(town.instance(WorkerName::CartLockExpiry));
+    fleet.adopt(fleet.instance(WorkerName::CartLockExpiry));
     armed.reached().await;
     producer.done("cart.changed.add_item", item("i2", 5, 1)).await;
     producer.lock("locked").await;
     producer.initiate("p1", "paid").await;
     assert_eq!(producer.result("p1", "captured", "g1", 1000).await.status, 200);
-    town.fail.disarm(BEFORE);
-    until_abandoned(&town, &["idle"]).await;
-    until("the answers", || async { (told(&town, "changed") == 3).then_some(()) }).await;
+    fleet.fail.disarm(BEFORE);
+    until_abandoned(&fleet, &["idle"]).await;
+    until("the answers", || async { (told(&fleet, "changed") == 3).then_some(()) }).await;
     for open in ["changed", "locked", "paid"] {
         assert_eq!(status(&producer, open).await, "open", "{open}");
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s8_07_a_crash_before_an_idle_cart_is_decided_leaves_it_to_others() {
-    let mut town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     for id in ["idle", "changed"] {
         cart(&producer, id).await;
     }
-    pass(&town, &["idle", "changed"], 8).await;
-    let armed = town.fail.arm(BEFORE);
+    pass(&fleet, &["idle", "changed"], 8).await;
+    let armed = fleet.fail.arm(BEFORE);
     // It is not ready before it has looked.
-    town.adopt(town.instance(WorkerName::CartLockExpiry));
+    fleet.adopt(fleet.instance(WorkerName::CartLockExpiry));
     armed.reached().await;
     producer.done("cart.changed.add_item", item("i2", 5, 1)).await;
-    town.take(WorkerName::CartLockExpiry).kill().await;
-    town.fail.disarm(BEFORE);
-    town.run(WorkerName::CartLockExpiry).await;
-    until_abandoned(&town, &["idle"]).await;
-    assert_eq!((asked(&town).await, status(&producer, "changed").await), (1, json!("open")));
-    town.finish().await;
+    fleet.take(WorkerName::CartLockExpiry).kill().await;
+    fleet.fail.disarm(BEFORE);
+    fleet.run(WorkerName::CartLockExpiry).await;
+    until_abandoned(&fleet, &["idle"]).await;
+    assert_eq!((asked(&fleet).await, status(&producer, "changed").await), (1, json!("open")));
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s8_07_while_postgres_is_away_idle_carts_wait() {
-    let mut town = Town::empty_with_own_postgres().await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
     for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CartLockExpiry) {
-        town.run(worker).await;
+        fleet.run(worker).await;
     }
-    let producer = town.producer().await;
+    let producer = fleet.producer().await;
     for id in ["c1", "c2"] {
         cart(&producer, id).await;
     }
-    town.until_idle().await;
-    pass(&town, &["c1", "c2"], 8).await;
-    let armed = town.fail.arm(BEFORE);
+    fleet.until_idle().await;
+    pass(&fleet, &["c1", "c2"], 8).await;
+    let armed = fleet.fail.arm(BEFORE);
     // It is not ready before it has looked.
-    town.adopt(town.instance(WorkerName::CartLockExpiry));
+    fleet.adopt(fleet.instance(WorkerName::CartLockExpiry));
     armed.reached().await;
-    town.postgres.as_mut().unwrap().stop().await;
-    town.fail.disarm(BEFORE);
-    until("answers", || async { (told(&town, "away") == 2).then_some(()) }).await;
-    town.postgres.as_mut().unwrap().restart().await.unwrap();
-    until_abandoned(&town, &["c1", "c2"]).await;
-    town.finish().await;
+    fleet.postgres_mut().stop().await;
+    fleet.fail.disarm(BEFORE);
+    until("answers", || async { (told(&fleet, "away") == 2).then_some(()) }).await;
+    fleet.postgres_mut().restart().await.unwrap();
+    until_abandoned(&fleet, &["c1", "c2"]).await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s8_07_a_cart_that_cannot_be_read_keeps_no_other_one_open() {
-    let mut town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     for id in ["idle1", "idle2", "spoiled"] {
         cart(&producer, id).await;
     }
-    pass(&town, &["idle1", "idle2"], 8).await;
+    pass(&fleet, &["idle1", "idle2"], 8).await;
     // The first to be found.
-    pass(&town, &["spoiled"], 9).await;
+    pass(&fleet, &["spoiled"], 9).await;
     let spoil = "update brigade.carts set members = '5', payments = '{}' where id = 'spoiled'";
-    sqlx::raw_sql(spoil).execute(&town.sql).await.unwrap();
-    town.run(WorkerName::CartLockExpiry).await;
-    until_abandoned(&town, &["idle1", "idle2"]).await;
+    sqlx::raw_sql(spoil).execute(&fleet.sql).await.unwrap();
+    fleet.run(WorkerName::CartLockExpiry).await;
+    until_abandoned(&fleet, &["idle1", "idle2"]).await;
     let mend = "update brigade.carts set members = '[]', payments = '[]' where id = 'spoiled'";
-    sqlx::raw_sql(mend).execute(&town.sql).await.unwrap();
-    until_abandoned(&town, &["idle1", "idle2", "spoiled"]).await;
-    town.finish().await;
+    sqlx::raw_sql(mend).execute(&fleet.sql).await.unwrap();
+    until_abandoned(&fleet, &["idle1", "idle2", "spoiled"]).await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn no_cart_is_abandoned_where_the_setting_says_never() {
-    let mut town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     cart(&producer, "idle").await;
-    pass(&town, &["idle"], 800).await;
-    town.settings.idle_cart_hours = 0;
-    town.run(WorkerName::CartLockExpiry).await;
+    pass(&fleet, &["idle"], 800).await;
+    fleet.settings.idle_cart_hours = 0;
+    fleet.run(WorkerName::CartLockExpiry).await;
     let leases = "select name from brigade.leases where starts_with(name, 'cart-lock-expiry')";
     let leases: Vec<String> = until("a look for locks", || async {
-        let leases = sqlx::query_scalar(leases).fetch_all(&town.sql).await.ok()?;
+        let leases = sqlx::query_scalar(leases).fetch_all(&fleet.sql).await.ok()?;
         (!leases.is_empty()).then_some(leases)
     })
     .await;
     assert_eq!(leases, ["cart-lock-expiry.sweep"]);
     // With an hour it goes.
-    town.stop_one(WorkerName::CartLockExpiry).await;
-    pass(&town, &["idle"], -800).await;
+    fleet.stop_one(WorkerName::CartLockExpiry).await;
+    pass(&fleet, &["idle"], -800).await;
     let hours = "update brigade.carts set updated_at = updated_at - interval '61 minutes',
                  changed_hour = changed_hour - 1";
-    sqlx::raw_sql(hours).execute(&town.sql).await.unwrap();
-    town.settings.idle_cart_hours = 1;
-    town.run(WorkerName::CartLockExpiry).await;
-    until_abandoned(&town, &["idle"]).await;
-    town.finish().await;
+    sqlx::raw_sql(hours).execute(&fleet.sql).await.unwrap();
+    fleet.settings.idle_cart_hours = 1;
+    fleet.run(WorkerName::CartLockExpiry).await;
+    until_abandoned(&fleet, &["idle"]).await;
+    fleet.finish().await;
 }
 
-/// The versions of locks by owner.
-async fn locks(town: &Town) -> BTreeMap<String, i64> {
+/// Returns the versions of locks by owner.
+async fn locks(fleet: &TestFleet) -> BTreeMap<String, i64> {
     let locks = "select owner, version from brigade.cart_locks";
-    let rows: Vec<(String, i64)> = sqlx::query_as(locks).fetch_all(&town.sql).await.unwrap();
+    let rows: Vec<(String, i64)> = sqlx::query_as(locks).fetch_all(&fleet.sql).await.unwrap();
     rows.into_iter().collect()
 }
 
-/// Who remembers the versions of a lock that was deleted sees the new one all the same: the handler
-/// that wrote them, and screens.
+/// Those who remember the version of a lock that was deleted see the new one all the same: the
+/// handler that wrote it, and clients.
 #[tokio::test]
-async fn s8_07_a_lock_that_was_deleted_and_made_again_is_shown_at_a_higher_version() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+async fn s8_07_a_recreated_lock_has_a_higher_version() {
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let mut pushes = producer.client.subscribe("live.cart_locks.t1.>").await.unwrap();
     producer.client.flush().await.unwrap();
     let owners: Vec<String> = (0..8).map(|n| format!("o{n}")).collect();
@@ -272,37 +272,37 @@ async fn s8_07_a_lock_that_was_deleted_and_made_again_is_shown_at_a_higher_versi
     // The first lock of an owner has version 1, as long as none was deleted.
     producer.cart_of("kept", "menu", "kept", &[("i1", 1000, 1)]).await;
     producer.lock("kept").await;
-    let before = locks(&town).await;
+    let before = locks(&fleet).await;
     assert_eq!((before["o0"], before["o7"], before["kept"]), (2, 9, 1));
-    town.until_idle().await;
+    fleet.until_idle().await;
 
     // A second handler remembers nothing, and begins a round with the lease.
-    town.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::CommandHandler).await;
     sqlx::raw_sql(
         "update brigade.cart_locks set updated_at = now() - interval '31 days';
          insert into brigade.unshown values ('t1', 'lock', 'nobody', 7, now() - interval '1 day')",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
     until("the old locks to be deleted", || async {
         let free = "delete from brigade.leases where name = 'command-handler.housekeeping'";
-        sqlx::raw_sql(free).execute(&town.sql).await.unwrap();
-        (locks(&town).await.len() == 1).then_some(())
+        sqlx::raw_sql(free).execute(&fleet.sql).await.unwrap();
+        (locks(&fleet).await.len() == 1).then_some(())
     })
     .await;
-    assert_eq!(locks(&town).await["kept"], 1, "it is held");
+    assert_eq!(locks(&fleet).await["kept"], 1, "it is held");
     let trail = "select count(*) from brigade.cart_lock_history where owner = 'o7'";
-    let trail: i64 = sqlx::query_scalar(trail).fetch_one(&town.sql).await.unwrap();
+    let trail: i64 = sqlx::query_scalar(trail).fetch_one(&fleet.sql).await.unwrap();
     assert_eq!(trail, 9);
     let not_locked = producer.request("q.t1.lock.o3", &[], b"").await.unwrap();
     assert_eq!(not_locked.status, 404);
     // A note of a lock that is gone comes to nothing.
-    town.until_idle().await;
+    fleet.until_idle().await;
 
     for (n, owner) in owners.iter().enumerate() {
         let taken = producer.lock(&format!("c{n}")).await;
-        let shown = check::kv(&town, "cart_locks", &format!("t1.{owner}")).await.unwrap();
+        let shown = check::kv(&fleet, "cart_locks", &format!("t1.{owner}")).await.unwrap();
         assert_eq!((&shown["state"], &shown["version"]), (&json!("held"), &json!(10)), "{owner}");
         assert_eq!(shown["token"], taken["token"], "{owner}");
         let live = producer.request(&format!("q.t1.lock.{owner}"), &[], b"").await.unwrap();
@@ -312,9 +312,9 @@ async fn s8_07_a_lock_that_was_deleted_and_made_again_is_shown_at_a_higher_versi
     producer.cart_of_session("s", "s1", &[("i1", 1000, 1)]).await;
     producer.done("cart.s.lock", lock("card")).await;
     producer.done("cart.s.claim", json!({ "user": "bob" })).await;
-    let after = locks(&town).await;
+    let after = locks(&fleet).await;
     assert_eq!((after["s1"], after["bob"], after["kept"]), (11, 10, 1));
-    town.until_idle().await;
+    fleet.until_idle().await;
 
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     while let Some(Some(push)) = pushes.next().now_or_never() {
@@ -324,5 +324,5 @@ async fn s8_07_a_lock_that_was_deleted_and_made_again_is_shown_at_a_higher_versi
         assert!(before.is_none_or(|before| before <= version), "{} {version}", push.subject);
     }
     assert_eq!(seen["live.cart_locks.t1.o7"], 10);
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,4 +1,8 @@
-//! Acceptance tests on real servers, named after the rows of `docs/scenarios.md` that they prove.
+//! Acceptance tests on real servers.
+//!
+//! About half of them prove a row of `docs/scenarios.md`: their names begin with its number
+//! (`s5_08_…`), and they are entered there. The others hold promises of `docs/reference/` or of a
+//! worker's header that are not in any row, or faults that were found once.
 
 mod bad_input;
 mod bad_payments;
@@ -22,6 +26,7 @@ mod http;
 mod http_access;
 mod http_bad_input;
 mod http_faults;
+mod interop;
 mod invariants;
 mod lists;
 mod lists_in_memory;
@@ -46,7 +51,6 @@ mod retrying;
 mod shares;
 mod standby;
 mod strange_bytes;
-mod strangers;
 mod streams;
 mod tables;
 mod tls;

@@ -1,4 +1,4 @@
-//! Dead letters that are many, large or strange: none hides another, and the desk's work is
+//! Dead letters that are many, large or malformed: none hides another, and the work of a command is
 //! bounded.
 
 use std::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use brigade::{
     operations::dead_letters::{DeadLetters, Filter, Number},
     runtime::DeadLetterMetrics,
 };
-use brigade_tests::{Producer, Raw, Town, process, producer::placed, until};
+use brigade_tests::{Producer, RawClient, TestFleet, process, producer::placed, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -18,16 +18,16 @@ const OPEN: &str = r#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
 
 #[tokio::test]
 async fn s5_01_a_letter_with_a_strange_command_id_hides_no_other() {
-    let town = Town::start().await;
-    let mut raw = Raw::connect(&town.nats_url("t1-producer")).await;
+    let fleet = TestFleet::start().await;
+    let mut raw = RawClient::connect(&fleet.nats_url("t1-producer")).await;
     let strange = b"NATS/1.0\r\nCommand-Id: a\0b\r\n\r\n";
-    let ack = raw.ask(b"cmd.t1.cart.c1.open", strange, OPEN.as_bytes()).await;
+    let ack = raw.request(b"cmd.t1.cart.c1.open", strange, OPEN.as_bytes()).await;
     assert!(String::from_utf8_lossy(&ack.payload).contains("seq"), "{ack:?}");
-    let other = jetstream::new(town.connect("t2-producer").await);
+    let other = jetstream::new(fleet.connect("t2-producer").await);
     other.publish("cmd.t2.cart.c1.open", OPEN.into()).await.unwrap().await.unwrap();
-    let all = letters(&town, 2).await;
+    let all = letters(&fleet, 2).await;
     let strange = all.iter().find(|letter| letter.subject.starts_with("cmd.t1.")).unwrap();
-    let desk = desk(&town).await;
+    let desk = desk(&fleet).await;
     assert_eq!(desk.get(strange.number).await.unwrap().headers, strange.headers);
     assert_eq!(desk.payload(strange.number).await.unwrap(), OPEN);
     let refused = desk.replay(strange, "op1").await.unwrap_err().to_string();
@@ -37,33 +37,35 @@ async fn s5_01_a_letter_with_a_strange_command_id_hides_no_other() {
     }
     let archive = Filter { all: true, ..Filter::default() };
     assert_eq!(desk.list(&archive).await.unwrap().len(), 2);
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// A sender may call his headers as a dead letter calls its own.
+/// A sender may use header names of a dead letter.
 #[tokio::test]
 async fn s5_01_headers_of_a_sender_are_none_of_its_letter() {
-    let town = Town::start().await;
+    let fleet = TestFleet::start().await;
     let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
-    sqlx::raw_sql(fault).execute(&town.sql).await.unwrap();
+    sqlx::raw_sql(fault).execute(&fleet.sql).await.unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("Command-Id", "k1");
-    for name in ["Dead-Raw-Headers", "Dead-Payload", "Dead-Reason", "Origin-Subject", "Nats-X"] {
+    for name in
+        ["Dead-RawClient-Headers", "Dead-Payload", "Dead-Reason", "Origin-Subject", "Nats-X"]
+    {
         headers.insert(name, "x");
     }
-    let js = jetstream::new(town.connect("t1-producer").await);
+    let js = jetstream::new(fleet.connect("t1-producer").await);
     let place = placed(&[("Soup", 500, 1)]).to_string();
     let sent = js.publish_with_headers("cmd.t1.order.o1.place", headers, place.into());
     sent.await.unwrap().await.unwrap();
-    let letter = letters(&town, 1).await.remove(0);
+    let letter = letters(&fleet, 1).await.remove(0);
     let mended = "alter table brigade.orders drop constraint fault";
-    sqlx::raw_sql(mended).execute(&town.sql).await.unwrap();
+    sqlx::raw_sql(mended).execute(&fleet.sql).await.unwrap();
     assert_eq!(letter.subject, "cmd.t1.order.o1.place");
     assert_ne!(letter.reason, "x");
     // As it was sent it comes again, but for what the server would act on.
-    let mut stored = town.connect("operator").await.subscribe("cmd.>").await.unwrap();
-    desk(&town).await.replay(&letter, "op1").await.unwrap();
-    let producer = town.producer().await;
+    let mut stored = fleet.connect("operator").await.subscribe("cmd.>").await.unwrap();
+    desk(&fleet).await.replay(&letter, "op1").await.unwrap();
+    let producer = fleet.producer().await;
     let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
     assert_eq!(outcome.body()["status"], 201);
     let replayed = futures::StreamExt::next(&mut stored).await.unwrap().headers.unwrap();
@@ -71,34 +73,34 @@ async fn s5_01_headers_of_a_sender_are_none_of_its_letter() {
     names.retain(|name| !name.starts_with("Nats-"));
     names.sort();
     let expected =
-        ["Command-Id", "Dead-Payload", "Dead-Raw-Headers", "Dead-Reason", "Origin-Subject"];
+        ["Command-Id", "Dead-Payload", "Dead-RawClient-Headers", "Dead-Reason", "Origin-Subject"];
     assert_eq!(names, expected);
     assert!(replayed.get("Nats-X").is_none());
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// A thousand letters of `t1` that their stream did not take.
-async fn fill_the_table(town: &Town) {
+/// Inserts a thousand letters of `t1` that their stream did not take.
+async fn fill_the_table(fleet: &TestFleet) {
     let filled = "insert into brigade.dead_letters (message, subject, headers, payload)
                   select 'm' || n, 'dlq.command-handler.cmd.t1.cart.c1.open',
                          '[[\"Origin-Subject\",\"cmd.t1.cart.c1.open\"]]', 'x'
                   from generate_series(1, 1000) n";
-    sqlx::raw_sql(filled).execute(&town.sql).await.unwrap();
+    sqlx::raw_sql(filled).execute(&fleet.sql).await.unwrap();
 }
 
-/// Nobody settles the letters, and one tenant goes on to send what becomes another one.
+/// Nobody handles the letters, and one tenant goes on to cause more.
 #[tokio::test]
 async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
-    let town = Town::start().await;
-    shrink(&town, "DLQ", 64).await;
-    fill_the_table(&town).await;
+    let fleet = TestFleet::start().await;
+    shrink(&fleet, "DLQ", 64).await;
+    fill_the_table(&fleet).await;
     // Both die: each under the Command-Id of another command.
     let payload = r#"{"user":"bob"}"#;
     for tenant in ["t1", "t2"] {
-        let producer = Producer::new(town.connect(&format!("{tenant}-producer")).await, tenant);
+        let producer = Producer::new(fleet.connect(&format!("{tenant}-producer")).await, tenant);
         let open: Value = serde_json::from_str(OPEN).unwrap();
         assert_eq!(producer.send_as("k1", "cart.c1.open", open).await.status, 201);
-        let js = jetstream::new(town.connect(&format!("{tenant}-producer")).await);
+        let js = jetstream::new(fleet.connect(&format!("{tenant}-producer")).await);
         js.publish(format!("cmd.{tenant}.cart.c1.join"), payload.into())
             .await
             .unwrap()
@@ -106,13 +108,13 @@ async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
             .unwrap();
     }
     let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
-    sqlx::raw_sql(fault).execute(&town.sql).await.unwrap();
+    sqlx::raw_sql(fault).execute(&fleet.sql).await.unwrap();
     let place = placed(&[("Soup", 500, 1)]).to_string();
-    town.producer().await.store("k2", "order.o1.place", &place).await;
-    until("the dead letters", || async { (in_sql(&town).await == 1003).then_some(()) }).await;
+    fleet.producer().await.store("k2", "order.o1.place", &place).await;
+    until("the dead letters", || async { (in_sql(&fleet).await == 1003).then_some(()) }).await;
     let mended = "alter table brigade.orders drop constraint fault";
-    sqlx::raw_sql(mended).execute(&town.sql).await.unwrap();
-    let desk = desk(&town).await;
+    sqlx::raw_sql(mended).execute(&fleet.sql).await.unwrap();
+    let desk = desk(&fleet).await;
     let all = desk.list(&Filter::default()).await.unwrap();
     let of = |subject: &str| all.iter().find(|letter| letter.subject == subject).unwrap();
     // The other tenant's is whole.
@@ -129,27 +131,27 @@ async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
         let refused = desk.force(bare, "so", "op1").await.unwrap_err().to_string();
         assert!(refused.contains("payload was not kept"), "{refused}");
     }
-    let counter = town
+    let counter = fleet
         .metrics
         .group::<DeadLetterMetrics>()
         .without_payload
         .with_label_values(&["command-handler"]);
     assert_eq!(counter.get(), 2);
-    let listed = process::printed(&town, "dlq ls --reason constraint").await;
+    let listed = process::printed(&fleet, "dlq ls --reason constraint").await;
     assert!(listed.contains("[payload not kept]"), "{listed}");
     // Its sender, who has the payload still, is answered that it was dropped, and nobody else is.
     desk.drop(of("cmd.t1.order.o1.place"), "too many", "op1").await.unwrap();
-    let producer = town.producer().await;
+    let producer = fleet.producer().await;
     let again = producer.send_as("k2", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
     assert_eq!((again.status, again.code()), (500, "dropped".to_owned()));
     let other = producer.send_as("k2", "order.o1.place", placed(&[("Soup", 501, 1)])).await;
     assert_eq!((other.status, other.code()), (409, "command_id_reused".to_owned()));
     // Where there is room again the next one is whole.
     sqlx::raw_sql("delete from brigade.dead_letters where message = 'm1'")
-        .execute(&town.sql)
+        .execute(&fleet.sql)
         .await
         .unwrap();
-    let js = jetstream::new(town.connect("t1-producer").await);
+    let js = jetstream::new(fleet.connect("t1-producer").await);
     js.publish("cmd.t1.cart.c1.leave", payload.into()).await.unwrap().await.unwrap();
     let next = until("the next letter", || async {
         let all = desk.list(&Filter::default()).await.unwrap();
@@ -157,15 +159,15 @@ async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
     })
     .await;
     assert_eq!(desk.payload(next.number).await.unwrap(), payload);
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Letters of commands that have their outcomes by now.
+/// The letters are of commands that have their outcomes by now.
 const LETTERS: usize = 5000;
 
-async fn many_letters() -> Town {
-    let town = Town::empty().await;
-    let client = town.connect("payment-projector").await;
+async fn many_letters() -> TestFleet {
+    let fleet = TestFleet::empty().await;
+    let client = fleet.connect("payment-projector").await;
     for n in 0..LETTERS {
         let mut headers = HeaderMap::new();
         headers.insert("Command-Id", format!("k{n}"));
@@ -177,25 +179,25 @@ async fn many_letters() -> Town {
     }
     client.flush().await.unwrap();
     let stored = LETTERS as u64;
-    until("the letters", || async { (held(&town, "DLQ").await.0 == stored).then_some(()) }).await;
+    until("the letters", || async { (held(&fleet, "DLQ").await.0 == stored).then_some(()) }).await;
     let decided = "insert into brigade.command_inbox
                        (tenant, command_id, subject, payload_hash, outcome, decided_at)
                    select 't1', 'k' || n, 'cmd.t1.cart.c' || n || '.open', $1,
                           '{\"status\": 201}', now()
                    from generate_series(0, $2 - 1) n";
     let decided = sqlx::query(decided).bind(&Sha256::digest(OPEN)[..]).bind(stored.cast_signed());
-    decided.execute(&town.sql).await.unwrap();
-    town
+    decided.execute(&fleet.sql).await.unwrap();
+    fleet
 }
 
-/// Counted in messages that the desk sends, each of which waits for its answer.
+/// The cost is counted in messages that the command sends, each of which waits for its answer.
 #[tokio::test]
 async fn the_desk_reads_many_letters_in_few_round_trips() {
-    let town = many_letters().await;
-    let client = town.connect("operator").await;
+    let fleet = many_letters().await;
+    let client = fleet.connect("operator").await;
     let sent = || client.statistics().out_messages.load(Ordering::Relaxed);
     let js = jetstream::new(client.clone());
-    let desk = DeadLetters::open(js, town.sql.clone()).await.unwrap();
+    let desk = DeadLetters::open(js, fleet.sql.clone()).await.unwrap();
     let before = sent();
     let all = desk.list(&Filter::default()).await.unwrap();
     let trips = sent() - before;
@@ -207,9 +209,9 @@ async fn the_desk_reads_many_letters_in_few_round_trips() {
 
 #[tokio::test]
 async fn a_page_of_letters_goes_on_where_the_last_one_ended() {
-    let town = many_letters().await;
-    let desk = desk(&town).await;
-    fill_the_table(&town).await;
+    let fleet = many_letters().await;
+    let desk = desk(&fleet).await;
+    fill_the_table(&fleet).await;
     let rare = Filter { reason: Some("rare".to_owned()), ..Filter::default() };
     let (first, second) = {
         let first = desk.page(&rare, None, 60).await.unwrap();
@@ -239,9 +241,9 @@ async fn a_page_of_letters_goes_on_where_the_last_one_ended() {
     assert_eq!(numbers(&last.letters), [Number::Table(999), Number::Table(1000)]);
     assert!(!last.more);
 
-    let printed = process::printed(&town, "dlq ls").await;
+    let printed = process::printed(&fleet, "dlq ls").await;
     assert_eq!(printed.matches("payment-projector").count(), 100, "{printed}");
-    let printed = process::printed(&town, "dlq ls --after 4990 --limit 30 --json").await;
+    let printed = process::printed(&fleet, "dlq ls --after 4990 --limit 30 --json").await;
     let rows: Vec<Value> =
         printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(rows.len(), 30);
@@ -251,9 +253,9 @@ async fn a_page_of_letters_goes_on_where_the_last_one_ended() {
         (&json!(201), &json!("cmd.t1.cart.c4990.open"))
     );
     // As `dlq ls | head -1` does.
-    process::ends_quietly_unread(&town, "dlq ls --limit 5000", "number").await;
+    process::ends_quietly_unread(&fleet, "dlq ls --limit 5000", "number").await;
     // Whoever acts goes on acting.
     let drop = "dlq drop --matching --reason rare --because=flood";
-    process::ends_quietly_unread(&town, drop, "dropped").await;
+    process::ends_quietly_unread(&fleet, drop, "dropped").await;
     assert_eq!(desk.list(&rare).await.unwrap().len(), 0);
 }

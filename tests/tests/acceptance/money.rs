@@ -1,16 +1,16 @@
 //! S2: payments of orders and of shares, the check-out with the capture, and refunds.
 
 use brigade_tests::{
-    Town,
-    paying::held,
+    TestFleet,
+    paying::held_locks,
     producer::{item, placed},
 };
 use serde_json::{Value, json};
 
 #[tokio::test]
 async fn an_order_is_paid_in_parts_without_any_lock() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.done("order.o1.place", placed(&[("Soup", 500, 2)])).await;
     let begin = |more: Value| {
         let mut payload = json!({ "target": { "order": "o1" }, "method": "card" });
@@ -41,14 +41,14 @@ async fn an_order_is_paid_in_parts_without_any_lock() {
     assert!(order["payments"]["paid_at"].is_string(), "{order}");
     let refused = producer.refused("order.o1.cancel", cancel).await;
     assert_eq!(refused, (409, "order_paid".to_owned()));
-    assert_eq!(held(&town).await, vec![]);
-    town.finish().await;
+    assert_eq!(held_locks(&fleet).await, vec![]);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_team_pays_its_shares_under_one_lock() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob", "cid"]).await;
     producer.done("cart.c1.add_item", item("shared", 1000, 1)).await;
     let mut own = item("own", 500, 1);
@@ -68,7 +68,7 @@ async fn a_team_pays_its_shares_under_one_lock() {
     }
     for (user, share) in ["bob", "ada"].into_iter().zip([833, 334]) {
         assert_eq!(producer.result(user, "captured", user, share).await.status, 200);
-        assert_eq!(held(&town).await.len(), 1, "another payment is open on it");
+        assert_eq!(held_locks(&fleet).await.len(), 1, "another payment is open on it");
         let view = producer.view("cart.c1", None).await.body();
         let members = view["payments"]["members"].as_array().unwrap();
         let member = members.iter().find(|member| member["user"] == user).unwrap();
@@ -77,17 +77,17 @@ async fn a_team_pays_its_shares_under_one_lock() {
     // The last one pays the cart fully, and so checks it out.
     let last = producer.result("cid", "captured", "cid", 333).await.body();
     assert_eq!(last["data"]["check_out"], "ok");
-    assert_eq!(held(&town).await, vec![]);
+    assert_eq!(held_locks(&fleet).await, vec![]);
     assert_eq!(producer.paid_and_due("order.o1").await, (json!(1500), json!(0)));
     let order = producer.view("order.o1", None).await.body();
     assert_eq!(order["payments"]["payments"].as_array().unwrap().len(), 3);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn the_capture_that_pays_a_cart_checks_it_out_in_the_same_transaction() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.done("order.taken.place", placed(&[("Soup", 500, 1)])).await;
     let begin = |cart: &str, more: Value| {
         let mut payload = json!({ "target": { "cart": cart }, "method": "wallet" });
@@ -120,7 +120,7 @@ async fn the_capture_that_pays_a_cart_checks_it_out_in_the_same_transaction() {
                                  where aggregate = 'payment' and id = $1 and type = 'captured')",
         )
         .bind(cart)
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
         assert_eq!(times, 1);
@@ -137,13 +137,13 @@ async fn the_capture_that_pays_a_cart_checks_it_out_in_the_same_transaction() {
     }
     let twice = producer.refused("cart.c1.check_out", json!({ "order_id": "o9" })).await;
     assert_eq!(twice, (409, "cart_closed".to_owned()));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn what_is_given_back_changes_nothing_that_was_paid() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.done("order.o1.place", placed(&[("Soup", 1000, 1)])).await;
     let begin = json!({ "target": { "order": "o1" }, "method": "qr" });
     producer.done("payment.p1.initiate", begin).await;
@@ -169,5 +169,5 @@ async fn what_is_given_back_changes_nothing_that_was_paid() {
     let payments = producer.view("order.o1", None).await.body()["payments"].take();
     assert_eq!((&payments["paid"], &payments["refunded"]), (&json!(1000), &json!(1200)));
     assert_eq!(payments["paid_at"], paid_at);
-    town.finish().await;
+    fleet.finish().await;
 }

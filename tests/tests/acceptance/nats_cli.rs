@@ -1,10 +1,10 @@
-//! The `nats` CLI in an operator's, a producer's and a watcher's hands: what they do by it works,
-//! and what it prints can be read without knowing the code.
+//! The `nats` CLI with the credentials of an operator, a producer and a watcher: its commands work,
+//! and its output can be read without knowing the code.
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use brigade_contracts::topology::Topology;
-use brigade_tests::{Town, producer::placed, stranger};
+use brigade_tests::{TestFleet, interop, producer::placed};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -13,38 +13,38 @@ use tokio::{
 
 use crate::healing::until_healed;
 
-/// Longest wait for what the CLI prints: only ends a test that hangs.
+/// Longest wait for output of the CLI: only ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The CLI, on a town.
+/// The CLI, on a fleet.
 struct Cli {
     program: PathBuf,
-    town: Town,
+    fleet: TestFleet,
 }
 
 impl Cli {
     async fn start() -> Option<Self> {
-        let program = stranger::or_skip("the nats CLI", stranger::nats_cli().await)?;
-        Some(Self { program, town: Town::start().await })
+        let program = interop::or_skip("the nats CLI", interop::nats_cli().await)?;
+        Some(Self { program, fleet: TestFleet::start().await })
     }
 
-    /// A command of one user, with the credentials and inbox of the contract, whatever contexts
-    /// the machine's own user has.
+    /// Returns a command with the credentials and inbox of a user, whatever contexts the machine's
+    /// own user has.
     fn command(&self, user: &str, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["--server", &self.town.nats_url(user)]);
+        command.args(["--server", &self.fleet.nats_url(user)]);
         command.args(["--inbox-prefix", &format!("_INBOX.{user}"), "--timeout", "10s"]);
-        command.args(args).env("XDG_CONFIG_HOME", self.town.nats_dir()).env_remove("NATS_URL");
+        command.args(args).env("XDG_CONFIG_HOME", self.fleet.nats_dir()).env_remove("NATS_URL");
         command
     }
 
     async fn told(&self, user: &str, args: &[&str]) -> String {
-        let told = stranger::run(&mut self.command(user, args)).await;
+        let told = interop::run(&mut self.command(user, args)).await;
         told.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     async fn refused(&self, user: &str, args: &[&str]) -> String {
-        let told = stranger::run(&mut self.command(user, args)).await;
+        let told = interop::run(&mut self.command(user, args)).await;
         told.expect_err("this is not allowed").to_string()
     }
 
@@ -53,7 +53,8 @@ impl Cli {
     }
 }
 
-/// A cell of one of the CLI's tables, by the first cell of its row and its column's name.
+/// Returns a cell of a table that the CLI printed, by the first cell of its row and its column's
+/// name.
 fn cell<'a>(table: &'a str, row: &str, column: &str) -> &'a str {
     let cells = |line: &'a str| line.split('│').map(str::trim).skip(1).collect::<Vec<_>>();
     let lines: Vec<_> = table.lines().map(cells).collect();
@@ -99,7 +100,7 @@ async fn a_producer_sends_and_asks_by_the_cli() {
         let told = cli.refused(user, &["pub", subject, "{}", "-H", "Command-Id:k3"]).await;
         contains(&told, &["Permissions Violation for Publish", subject]);
     }
-    cli.town.finish().await;
+    cli.fleet.finish().await;
 }
 
 #[tokio::test]
@@ -109,7 +110,7 @@ async fn a_watcher_is_pushed_changes_by_the_cli() {
     let mut watching = cli.command("t1-watcher", &args);
     let watching = watching.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let watching = watching.spawn().expect("it starts");
-    let producer = cli.town.producer().await;
+    let producer = cli.fleet.producer().await;
     // It does not tell when it listens, so there are orders until it has its two.
     let ordering = async {
         for order in 0.. {
@@ -124,19 +125,19 @@ async fn a_watcher_is_pushed_changes_by_the_cli() {
     let output = output.expect("two pushes in time").expect("its output");
     let told = String::from_utf8_lossy(&output.stdout);
     contains(&told, &["live.active_orders.t1.o", "Nats-Sequence", r#""change":{"kind":"added""#]);
-    cli.town.finish().await;
+    cli.fleet.finish().await;
 }
 
 #[tokio::test]
 async fn an_operator_reads_streams_buckets_and_consumers_by_the_cli() {
     let Some(cli) = Cli::start().await else { return };
-    let producer = cli.town.producer().await;
+    let producer = cli.fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
     producer.publish("k1", "cart.c1.join", serde_json::json!({"user": "eve"})).await;
-    cli.town.until_idle().await;
+    cli.fleet.until_idle().await;
     let operator = async |args: &'static [&'static str]| cli.told("operator", args).await;
     // By then each bucket has its canary.
-    until_healed(&cli.town).await;
+    until_healed(&cli.fleet).await;
 
     let (streams, buckets) = (operator(&["stream", "ls"]).await, operator(&["kv", "ls"]).await);
     for (name, config) in Topology::compiled_in().streams {
@@ -166,16 +167,16 @@ async fn an_operator_reads_streams_buckets_and_consumers_by_the_cli() {
     );
     let counters = operator(&["kv", "get", "versions", "t1.cart.c1", "--raw"]).await;
     contains(&counters, &[r#"{"version":3,"parts":{"core":3,"payments":3},"#]);
-    cli.town.finish().await;
+    cli.fleet.finish().await;
 }
 
 #[tokio::test]
 async fn an_operator_watches_a_bucket_and_the_service_by_the_cli() {
     let Some(cli) = Cli::start().await else { return };
-    let producer = cli.town.producer().await;
+    let producer = cli.fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
     producer.view("cart.c1", None).await;
-    cli.town.until_idle().await;
+    cli.fleet.until_idle().await;
     let mut watching = cli.command("operator", &["kv", "watch", "views", "t1.cart.c1.*"]);
     let watching = watching.stdout(Stdio::piped()).kill_on_drop(true);
     let mut watching = watching.spawn().expect("it starts");
@@ -201,5 +202,5 @@ async fn an_operator_watches_a_bucket_and_the_service_by_the_cli() {
     assert_eq!(cell(&stats, "outcome", "Requests"), "0");
     let info = cli.told("operator", &["micro", "info", "edge"]).await;
     contains(&info, &["promise: ", "ask: q.<tenant>.view.<aggregate>.<id>", "answers: 200"]);
-    cli.town.finish().await;
+    cli.fleet.finish().await;
 }

@@ -1,10 +1,10 @@
-//! The document that tells of the HTTP face, and whether what is answered is what it says.
+//! The OpenAPI document: every answer conforms to it.
 
-use brigade_tests::{Town, Web, producer::placed, web::Page};
+use brigade_tests::{HttpClient, TestFleet, http_client::HttpResponse, producer::placed};
 use serde_json::{Value, json};
 
-/// Whether an answer is one that the document names for this operation.
-fn assert_told(document: &Value, method: &str, path: &str, page: &Page) {
+/// Checks that an answer is one that the document has for this operation.
+fn assert_told(document: &Value, method: &str, path: &str, page: &HttpResponse) {
     let status = page.status.to_string();
     let responses = &document["paths"][path][method]["responses"];
     let response = &responses[&status];
@@ -30,18 +30,24 @@ fn assert_told(document: &Value, method: &str, path: &str, page: &Page) {
     }
 }
 
-/// Asks for what is made of `path` by its pieces, and holds it against the document.
-async fn ask(web: &Web, document: &Value, path: &str, id: &str, known: &str) -> Page {
+/// Sends a query of a path of the document and checks the answer against it.
+async fn ask(
+    http: &HttpClient,
+    document: &Value,
+    path: &str,
+    id: &str,
+    known: &str,
+) -> HttpResponse {
     let asked = path.strip_prefix("/v1/{tenant}/").unwrap();
     let asked = asked.replace("{id}", id).replace("{command_id}", id);
     let headers = [("If-None-Match", known)];
-    let page = web.get(&asked, if known.is_empty() { &[] } else { &headers }).await;
+    let page = http.get(&asked, if known.is_empty() { &[] } else { &headers }).await;
     assert_told(document, "get", path, &page);
     page
 }
 
-async fn send(web: &Web, document: &Value, path: &str, payload: Value) -> Page {
-    let page = web.post(path, &payload).await;
+async fn send(http: &HttpClient, document: &Value, path: &str, payload: Value) -> HttpResponse {
+    let page = http.post(path, &payload).await;
     let pieces: Vec<_> = path.split('/').collect();
     let told = format!("/v1/{{tenant}}/{}/{{id}}/{}", pieces[0], pieces[2]);
     assert_told(document, "post", &told, &page);
@@ -50,14 +56,14 @@ async fn send(web: &Web, document: &Value, path: &str, payload: Value) -> Page {
 
 #[tokio::test]
 async fn what_is_answered_is_what_the_document_says() {
-    let mut town = Town::empty().await;
-    town.settings.http.open = true;
-    town.run_all().await;
-    let web = town.web().await;
-    let document = web.get("../openapi.json", &[]).await;
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.http.open = true;
+    fleet.run_all().await;
+    let http = fleet.http_client().await;
+    let document = http.get("../openapi.json", &[]).await;
     assert_eq!((document.status, document.header("content-type")), (200, "application/json"));
     let document = document.body();
-    assert_told(&document, "get", "/v1/openapi.json", &web.get("../openapi.json", &[]).await);
+    assert_told(&document, "get", "/v1/openapi.json", &http.get("../openapi.json", &[]).await);
 
     let commands = [
         ("cart/c1/open", json!({"kind": "team", "owner": "ada", "currency": "EUR"}), 201),
@@ -81,27 +87,27 @@ async fn what_is_answered_is_what_the_document_says() {
         ("user/ada/login", json!({"email": "ada@x", "password": "wrong"}), 401),
     ];
     for (path, payload, status) in commands {
-        let page = send(&web, &document, path, payload).await;
+        let page = send(&http, &document, path, payload).await;
         assert_eq!(page.status, status, "{path} {:?}", page.body());
     }
     for (aggregate, id) in [("cart", "c1"), ("order", "o1"), ("table", "t5"), ("payment", "p1")] {
         let path = format!("/v1/{{tenant}}/{aggregate}/{{id}}");
-        let view = ask(&web, &document, &path, id, "").await;
-        let same = ask(&web, &document, &path, id, view.etag()).await;
-        let none = ask(&web, &document, &path, "none", "").await;
+        let view = ask(&http, &document, &path, id, "").await;
+        let same = ask(&http, &document, &path, id, view.etag()).await;
+        let none = ask(&http, &document, &path, "none", "").await;
         assert_eq!((view.status, same.status, none.status), (200, 304, 404), "{path}");
     }
-    ask(&web, &document, "/v1/{tenant}/user/{id}", "ada", "").await;
-    let list = ask(&web, &document, "/v1/{tenant}/active-orders", "", "").await;
+    ask(&http, &document, "/v1/{tenant}/user/{id}", "ada", "").await;
+    let list = ask(&http, &document, "/v1/{tenant}/active-orders", "", "").await;
     let resume = list.body()["resume"].as_str().unwrap().to_owned();
-    web.post("order/o1/accept", &json!({})).await;
-    let changes = web.get("active-orders", &[("Resume", &resume)]).await;
+    http.post("order/o1/accept", &json!({})).await;
+    let changes = http.get("active-orders", &[("Resume", &resume)]).await;
     assert_eq!(changes.body()["changes"].as_array().map(Vec::len), Some(1));
     assert_told(&document, "get", "/v1/{tenant}/active-orders", &changes);
-    web.post_as("k1", "order/o1/prepare", &json!({})).await;
+    http.post_as("k1", "order/o1/prepare", &json!({})).await;
     for (id, status) in [("k1", 200), ("k2", 404)] {
         let path = "/v1/{tenant}/outcomes/{command_id}";
-        assert_eq!(ask(&web, &document, path, id, "").await.status, status);
+        assert_eq!(ask(&http, &document, path, id, "").await.status, status);
     }
-    town.finish().await;
+    fleet.finish().await;
 }

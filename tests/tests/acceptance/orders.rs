@@ -1,11 +1,11 @@
-//! S4: active orders appear at once. (Here the pushes; the list stands in `lists`.)
+//! S4: active orders appear at once. (These are the pushes; the list is in `lists`.)
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, producer::placed};
+use brigade_tests::{Producer, TestFleet, producer::placed};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-/// The next push of an order's core row, on a watcher's subscription.
+/// Returns the next push of an order's core row on a watcher's subscription.
 async fn next_core(pushes: &mut async_nats::Subscriber) -> Value {
     loop {
         let push = pushes.next().await.expect("a push");
@@ -17,9 +17,9 @@ async fn next_core(pushes: &mut async_nats::Subscriber) -> Value {
 
 #[tokio::test]
 async fn s4_01_an_order_on_the_durable_door_is_pushed_to_watchers() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    let watcher = Producer::new(town.connect("t1-watcher").await, "t1");
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let watcher = Producer::new(fleet.connect("t1-watcher").await, "t1");
     let mut pushes = watcher.client.subscribe("live.active_orders.t1.>").await.unwrap();
     watcher.client.flush().await.unwrap();
     let outcome = producer.publish("k1", "order.o1.place", placed(&[("Pizza", 1250, 2)])).await;
@@ -28,13 +28,13 @@ async fn s4_01_an_order_on_the_durable_door_is_pushed_to_watchers() {
     assert_eq!((row["order"].as_str(), row["total"].as_i64()), (Some("o1"), Some(2500)));
     assert_eq!(row["change"], json!({"kind": "added", "fields": [], "reason": null}));
     assert_eq!(producer.view("order.o1", None).await.body()["due"], 2500);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s4_02_added_updated_and_removed_are_pushed_with_what_changed_and_why() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let mut pushes = producer.client.subscribe("live.active_orders.t1.>").await.unwrap();
     producer.client.flush().await.unwrap();
     for (at, order) in ["o1", "o2"].into_iter().enumerate() {
@@ -64,14 +64,14 @@ async fn s4_02_added_updated_and_removed_are_pushed_with_what_changed_and_why() 
         (&row["change"]["kind"], &row["change"]["reason"]),
         (&json!("removed"), &json!("guest left"))
     );
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_command_on_both_doors_has_one_effect_and_one_outcome() {
-    let mut town = Town::start().await;
-    town.run(WorkerName::CommandHandler).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    let producer = fleet.producer().await;
     let payload = placed(&[("Pizza", 1250, 2)]);
     let durable = producer.publish("k1", "order.o1.place", payload.clone()).await;
     let request = producer.send_as("k1", "order.o1.place", payload.clone()).await.body();
@@ -79,7 +79,7 @@ async fn a_command_on_both_doors_has_one_effect_and_one_outcome() {
     // And again on the durable door: the stored outcome is published once more.
     assert_eq!(producer.publish("k1", "order.o1.place", payload).await, durable);
     let events: i64 = sqlx::query_scalar("select count(*) from brigade.events")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
     assert_eq!(events, 1);
@@ -95,13 +95,13 @@ async fn a_command_on_both_doors_has_one_effect_and_one_outcome() {
     };
     producer.publish("k3", "order.o3.place", placed(&[("Tea", 300, 1)])).await;
     assert_eq!(waiting.await.unwrap().status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_secret_on_the_durable_door_is_refused_and_stored_nowhere() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for verb in ["register", "login", "refresh"] {
         let subject = format!("cmd.t1.user.u1.{verb}");
         let reply =
@@ -109,8 +109,8 @@ async fn a_secret_on_the_durable_door_is_refused_and_stored_nowhere() {
         let reply = reply.unwrap();
         assert_eq!((reply.status, reply.code().as_str()), (400, "secret_on_durable_door"));
     }
-    let js = async_nats::jetstream::new(town.connect("operator").await);
+    let js = async_nats::jetstream::new(fleet.connect("operator").await);
     let mut commands = js.get_stream("COMMANDS").await.unwrap();
     assert_eq!(commands.info().await.unwrap().state.messages, 0);
-    town.finish().await;
+    fleet.finish().await;
 }

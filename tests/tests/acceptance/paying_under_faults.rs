@@ -1,5 +1,5 @@
-//! S2 and the invariants of money (I-7 to I-12, I-15) while everything is done at once, and servers
-//! and workers die in the middle of payments. Nobody repeats a command here, unless it says so.
+//! S2 and the invariants of money (I-7 to I-12, I-15) under concurrency, and while servers and
+//! workers die in the middle of payments. Nobody repeats a command here unless it is said.
 
 mod crashes;
 mod fencing;
@@ -11,24 +11,24 @@ use std::time::Duration;
 
 use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
-use brigade_tests::{Producer, Town, producer::item};
+use brigade_tests::{Producer, TestFleet, producer::item};
 use serde_json::{Value, json};
 
-/// Locks by every method live this long, and with extensions three times as long.
+/// The time that locks by every method live; with extensions three times as long.
 fn policy(timeout: Duration) -> LockPolicy {
     LockPolicy { card: timeout, wallet: timeout, qr: timeout, cash: timeout, cap: 3 * timeout }
 }
 
-/// All workers, with a second command-handler, whose locks live this long.
-async fn with_two_handlers(timeout: Duration) -> Town {
-    let mut town = Town::empty().await;
-    town.settings.lock_policy = policy(timeout);
-    town.run_all().await;
-    town.run(WorkerName::CommandHandler).await;
-    town
+/// Starts all workers and a second command-handler; locks live this long.
+async fn with_two_handlers(timeout: Duration) -> TestFleet {
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.lock_policy = policy(timeout);
+    fleet.run_all().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    fleet
 }
 
-/// A cart of `owner` with one item of 10.00.
+/// Opens a cart of `owner` with one item of 10.00.
 async fn cart(producer: &Producer, id: &str, owner: &str) {
     let open = json!({"kind": "menu", "owner": owner, "currency": "EUR"});
     assert_eq!(producer.send(&format!("cart.{id}.open"), open).await.status, 201);

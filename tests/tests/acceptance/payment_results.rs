@@ -1,22 +1,22 @@
-//! S2: what the gateway says twice, early, out of order or of nothing: none of it is lost, and none
-//! of it counts twice.
+//! S2: results of the gateway that come twice, early, out of order or for no payment: none is lost,
+//! and none counts twice.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Town, check,
-    paying::{held, owed, result},
+    TestFleet, check,
+    paying::{held_locks, refund_tasks, result},
     until,
 };
 use serde_json::json;
 
 #[tokio::test]
 async fn a_result_that_comes_again_through_either_door_has_its_effect_once() {
-    let mut town = Town::start().await;
-    town.run(WorkerName::CommandHandler).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     producer.initiate("p1", "c1").await;
-    // The gateway calls 20 times at once, as a web hook does that gets no answer in time.
+    // The gateway calls 20 times at once, as a http hook does that gets no answer in time.
     let captured = result("captured", "g1", 1000);
     let calls = (0..20).map(|n| {
         let (producer, captured) = (producer.clone(), captured.clone());
@@ -43,18 +43,18 @@ async fn a_result_that_comes_again_through_either_door_has_its_effect_once() {
         assert_eq!(producer.view("payment.p1", None).await.etag, version, "no event");
     }
     assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1000), json!(0)));
-    assert_eq!(owed(&town).await, vec![]);
+    assert_eq!(refund_tasks(&fleet).await, vec![]);
     // Another transaction is other money.
     assert_eq!(producer.result("p1", "captured", "g2", 1000).await.code(), "ok");
     assert_eq!(producer.result("p1", "captured", "g2", 1000).await.code(), "already_captured");
-    assert_eq!(owed(&town).await, [(1000, "captured_again".to_owned())]);
-    town.finish().await;
+    assert_eq!(refund_tasks(&fleet).await, [(1000, "captured_again".to_owned())]);
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_failure_of_a_transaction_that_is_no_longer_bound_is_ignored() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     producer.initiate("p1", "c1").await;
     for transaction in ["g1", "g2"] {
@@ -62,15 +62,15 @@ async fn a_failure_of_a_transaction_that_is_no_longer_bound_is_ignored() {
         producer.done("payment.p1.bind_transaction", bind).await;
     }
     assert_eq!(producer.result("p1", "failed", "g1", 1000).await.code(), "ignored");
-    assert_eq!(held(&town).await.len(), 1);
+    assert_eq!(held_locks(&fleet).await.len(), 1);
     assert_eq!(producer.result("p1", "captured", "g2", 1000).await.code(), "ok");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_result_that_is_earlier_than_its_payment_is_never_lost() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     let captured = result("captured", "g1", 1000);
     // Who waits for an answer is told to come again: nothing of it is kept.
@@ -82,7 +82,7 @@ async fn a_result_that_is_earlier_than_its_payment_is_never_lost() {
     let waiting: i64 = sqlx::query_scalar(
         "select count(*) from brigade.command_inbox where command_id in ('k1', 'k2')",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(waiting, 0);
@@ -92,21 +92,21 @@ async fn a_result_that_is_earlier_than_its_payment_is_never_lost() {
     let again = producer.send_as("k1", "payment.p1.record_result", captured).await;
     assert_eq!((again.status, again.code().as_str()), (200, "already_captured"));
     assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1000), json!(0)));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn a_result_without_a_payment_ends_as_a_dead_letter_with_all_that_was_said() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+async fn a_result_without_a_payment_is_dead_lettered_with_its_payload() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let said = result("captured", "g1", 1000).to_string();
     producer.store("k1", "payment.p1.record_result", &said).await;
     let letter =
-        until("the dead letter", || async { check::dead_letters(&town).await.pop() }).await;
+        until("the dead letter", || async { check::dead_letters(&fleet).await.pop() }).await;
     assert_eq!(letter.payload, said);
     let header = |name: &str| letter.headers.as_ref().unwrap().get(name).unwrap().as_str();
     assert_eq!(header("Origin-Subject"), "cmd.t1.payment.p1.record_result");
     assert_eq!(header("Command-Id"), "k1");
     assert!(header("Dead-Reason").contains("payment_not_there_yet"), "{}", header("Dead-Reason"));
-    town.until_idle().await;
+    fleet.until_idle().await;
 }

@@ -2,16 +2,16 @@
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town,
-    paying::{held, history, owed, pass},
+    Producer, TestFleet,
+    paying::{age_lock, held_locks, lock_history, refund_tasks},
     producer::item,
 };
 use serde_json::json;
 
 #[tokio::test]
 async fn s2_15_the_normal_flow() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
     let data = producer.initiate("p1", "c1").await;
     assert_eq!((&data["amount"], &data["core"]["status"]), (&json!(1000), &json!("initiated")));
@@ -26,19 +26,19 @@ async fn s2_15_the_normal_flow() {
     );
     assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1000), json!(0)));
     assert_eq!(producer.payment_status("p1").await, "captured");
-    assert_eq!(held(&town).await, vec![]);
+    assert_eq!(held_locks(&fleet).await, vec![]);
     let frozen = producer.refused("cart.c1.add_item", item("i2", 100, 1)).await;
     assert_eq!(frozen, (409, "cart_paid".to_owned()));
     producer.done("cart.c1.check_out", json!({ "order_id": "o1" })).await;
     assert_eq!(producer.paid_and_due("order.o1").await, (json!(1000), json!(0)));
     assert_eq!(producer.view("order.o1", None).await.body()["core"]["total"], 1000);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_06_what_is_charged_is_what_was_locked_or_owed_back() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     // Each: what the gateway charged, what is paid by it, and what is owed back and why.
     let cases = [
         ("exact", 1000, "EUR", 1000, None),
@@ -64,7 +64,7 @@ async fn s2_06_what_is_charged_is_what_was_locked_or_owed_back() {
              where payment_id = $1",
         )
         .bind(name)
-        .fetch_all(&town.sql)
+        .fetch_all(&fleet.sql)
         .await
         .unwrap();
         let open = |(amount, reason): (i64, &str)| {
@@ -74,18 +74,18 @@ async fn s2_06_what_is_charged_is_what_was_locked_or_owed_back() {
         let status = if paid > 0 { "captured" } else { "late_captured" };
         assert_eq!(producer.payment_status(name).await, status, "{name}");
     }
-    assert_eq!(held(&town).await, vec![]);
+    assert_eq!(held_locks(&fleet).await, vec![]);
     // What was charged too little stays due, and is paid by another.
     assert_eq!(producer.initiate("rest", "less").await["amount"], 600);
     assert_eq!(producer.result("rest", "captured", "g", 600).await.status, 200);
     assert_eq!(producer.paid_and_due("cart.less").await, (json!(1000), json!(0)));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_07_a_definite_result_unlocks_and_an_ambiguous_one_does_not() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let cases = [
         (&["captured"][..], "captured"),
         (&["failed"], "failed"),
@@ -99,7 +99,7 @@ async fn s2_07_a_definite_result_unlocks_and_an_ambiguous_one_does_not() {
         let lock = vec![(owner.clone(), token.as_i64().unwrap())];
         let unlock = json!({ "token": token, "reason": "r" });
         for result in results {
-            assert_eq!(held(&town).await, lock, "{results:?} before {result}");
+            assert_eq!(held_locks(&fleet).await, lock, "{results:?} before {result}");
             let open = producer.refused(&format!("cart.{cart}.unlock"), unlock.clone()).await;
             assert_eq!(open, (409, "payment_open".to_owned()), "{results:?}");
             assert_eq!(producer.result(&payment, result, "g", 1000).await.status, 200);
@@ -113,47 +113,47 @@ async fn s2_07_a_definite_result_unlocks_and_an_ambiguous_one_does_not() {
                 assert_eq!(refused, (423, "cart_locked".to_owned()));
             }
         }
-        assert_eq!(held(&town).await, vec![], "{results:?}");
+        assert_eq!(held_locks(&fleet).await, vec![], "{results:?}");
         assert_eq!(producer.payment_status(&payment).await, last);
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_07_an_ambiguous_result_keeps_the_lock_until_the_cap_at_most() {
     // Nobody but the commands here meets the deadline.
-    let town = Town::start_without(WorkerName::CartLockExpiry).await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start_without(WorkerName::CartLockExpiry).await;
+    let producer = fleet.producer().await;
     producer.adas_cart().await;
-    let system = Producer::new(town.connect("cart-lock-expiry").await, "t1");
+    let system = Producer::new(fleet.connect("cart-lock-expiry").await, "t1");
     let token = producer.initiate("p1", "c1").await["token"].clone();
     assert_eq!(producer.result("p1", "unknown", "g", 1000).await.status, 200);
     let locked = (423, "cart_locked".to_owned());
     for (minutes, code) in [(11, "ok"), (9, "ok"), (9, "not_due")] {
-        pass(&town, "ada", minutes).await;
+        age_lock(&fleet, "ada", minutes).await;
         let expire = system.send("cart.c1.expire_lock", json!({ "token": token })).await;
         assert_eq!(expire.code(), code, "{}", expire.body());
         assert_eq!(producer.refused("cart.c1.add_item", item("i2", 1, 1)).await, locked);
     }
-    pass(&town, "ada", 2).await;
+    age_lock(&fleet, "ada", 2).await;
     producer.done("cart.c1.add_item", item("i2", 1, 1)).await;
-    let told: Vec<_> = history(&town, "ada").await.into_iter().map(|e| (e.0, e.2)).collect();
+    let told: Vec<_> = lock_history(&fleet, "ada").await.into_iter().map(|e| (e.0, e.2)).collect();
     let entry = |action: &str, reason: Option<&str>| (action.to_owned(), reason.map(str::to_owned));
     let extended = entry("extended", Some("payment_open"));
     assert_eq!(told[..2], [entry("acquired", None), extended.clone()]);
     assert_eq!(told.last(), Some(&entry("expired", Some("expired"))));
     assert!(told[2..told.len() - 1].iter().all(|entry| *entry == extended), "{told:?}");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_10_a_success_after_the_expiry_is_completed_or_owed_back() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for owner in ["same", "other", "undone"] {
         producer.cart_of(owner, "menu", owner, &[("i1", 1000, 1)]).await;
         producer.initiate(owner, owner).await;
-        pass(&town, owner, 31).await;
+        age_lock(&fleet, owner, 31).await;
     }
     let set = |quantity: i64| json!({ "item_id": "i1", "quantity": quantity });
     producer.done("cart.other.set_item", set(2)).await;
@@ -167,19 +167,19 @@ async fn s2_10_a_success_after_the_expiry_is_completed_or_owed_back() {
         let (found, _) = producer.paid_and_due(&format!("cart.{owner}")).await;
         assert_eq!(found, paid, "{owner}");
     }
-    assert_eq!(owed(&town).await, [(1000, "late_capture".to_owned())]);
-    assert_eq!(held(&town).await, vec![]);
+    assert_eq!(refund_tasks(&fleet).await, [(1000, "late_capture".to_owned())]);
+    assert_eq!(held_locks(&fleet).await, vec![]);
     // Who pays what is there now, pays it under a lock of its own.
     assert_eq!(producer.initiate("again", "other").await["amount"], 2000);
     assert_eq!(producer.result("again", "captured", "g", 2000).await.status, 200);
     assert_eq!(producer.paid_and_due("cart.other").await, (json!(2000), json!(0)));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s2_10_a_success_after_the_cart_has_ended_is_never_dropped() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for owner in ["order", "gone", "off"] {
         producer.cart_of(owner, "menu", owner, &[("i1", 1000, 1)]).await;
     }
@@ -203,6 +203,6 @@ async fn s2_10_a_success_after_the_cart_has_ended_is_never_dropped() {
         assert_eq!(producer.payment_status(payment).await, "late_captured");
     }
     let late = (1000, "late_capture".to_owned());
-    assert_eq!(owed(&town).await, [late.clone(), late]);
-    town.finish().await;
+    assert_eq!(refund_tasks(&fleet).await, [late.clone(), late]);
+    fleet.finish().await;
 }

@@ -1,18 +1,18 @@
-//! Who may do what is a fact of the servers, not of good manners.
+//! Permissions are enforced by the servers.
 
 use std::sync::Arc;
 
 use brigade::infra::{Health, Metrics, Nats, nats::ConnectionMetrics};
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, until};
+use brigade_tests::{Producer, TestFleet, until};
 use serde_json::json;
 
-/// Whether the server takes a publish of this user: a refusal comes as a violation, and what is
-/// taken is known to be so when a later round trip is answered.
-async fn may_publish(town: &Town, user: &str, subject: &str) -> bool {
+/// Returns whether the server takes a publish of this user: a refusal comes as a violation, before
+/// the answer to a later round trip.
+async fn may_publish(fleet: &TestFleet, user: &str, subject: &str) -> bool {
     let health = Health::new(WorkerName::Edge);
     let metrics = Arc::new(Metrics::new());
-    let nats = Nats::connect(&town.nats_url(user), &health, &metrics).await.unwrap();
+    let nats = Nats::connect(&fleet.nats_url(user), &health, &metrics).await.unwrap();
     nats.client.publish(subject.to_owned(), "{}".into()).await.unwrap();
     // The server answers in order: by the second violation the first publish was judged too.
     nats.client.publish("nobody.may.publish.this", "".into()).await.unwrap();
@@ -32,11 +32,11 @@ async fn may_publish(town: &Town, user: &str, subject: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_worker_with_the_user_of_another_says_so_and_where_a_sender_wants_answers_is_nothing() {
-    let town = Town::empty().await;
+async fn a_worker_with_the_user_of_another_reports_it() {
+    let fleet = TestFleet::empty().await;
     let connect = async |user: &str| {
         let (health, metrics) = (Health::new(WorkerName::OutboxRelay), Arc::default());
-        let nats = Nats::connect(&town.nats_url(user), &health, &metrics).await.unwrap();
+        let nats = Nats::connect(&fleet.nats_url(user), &health, &metrics).await.unwrap();
         (nats, health, metrics)
     };
     let replies_refused = |metrics: &Metrics| {
@@ -64,7 +64,7 @@ async fn a_worker_with_the_user_of_another_says_so_and_where_a_sender_wants_answ
 
 #[tokio::test]
 async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
-    let town = Town::empty().await;
+    let fleet = TestFleet::empty().await;
     let owners: &[(&str, &[&str])] = &[
         ("$KV.versions.t1.cart.c1", &["command-handler"]),
         ("$KV.views.t1.cart.c1.core", &["command-handler"]),
@@ -119,16 +119,16 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
     users.extend(["cart-lock-expiry", "user-state-projector"]);
     for (subject, owners) in owners {
         for user in &users {
-            let may = may_publish(&town, user, subject).await;
+            let may = may_publish(&fleet, user, subject).await;
             assert_eq!(may, owners.contains(user), "{user} on {subject}");
         }
     }
 }
 
-/// I-17: of all workers, each part of each bucket is taken from its owner alone.
+/// I-17: each part of each bucket can be written by its owner alone of all workers.
 #[tokio::test]
 async fn s1_03_each_part_is_written_by_its_owner_and_by_no_other_worker() {
-    let town = Town::empty().await;
+    let fleet = TestFleet::empty().await;
     let (handler, payments, users) =
         (WorkerName::CommandHandler, WorkerName::PaymentProjector, WorkerName::UserStateProjector);
     for (key, owner) in [
@@ -145,7 +145,7 @@ async fn s1_03_each_part_is_written_by_its_owner_and_by_no_other_worker() {
         ("cart_locks.canary", WorkerName::CacheVerifier),
     ] {
         for worker in WorkerName::ALL {
-            let may = may_publish(&town, worker.as_str(), &format!("$KV.{key}")).await;
+            let may = may_publish(&fleet, worker.as_str(), &format!("$KV.{key}")).await;
             assert_eq!(may, worker == owner, "{worker} on {key}");
         }
     }
@@ -153,7 +153,7 @@ async fn s1_03_each_part_is_written_by_its_owner_and_by_no_other_worker() {
 
 #[tokio::test]
 async fn a_tenant_hears_nothing_of_another_replies_included() {
-    let town = Town::start().await;
+    let fleet = TestFleet::start().await;
     for subject in [
         "live.*.t1.>",
         "live.>",
@@ -165,7 +165,7 @@ async fn a_tenant_hears_nothing_of_another_replies_included() {
     ] {
         let health = Health::new(WorkerName::Edge);
         let metrics = Arc::new(Metrics::new());
-        let nats = Nats::connect(&town.nats_url("t2-producer"), &health, &metrics).await.unwrap();
+        let nats = Nats::connect(&fleet.nats_url("t2-producer"), &health, &metrics).await.unwrap();
         let _nothing = nats.client.subscribe(subject).await.unwrap();
         until(&format!("{subject} to be refused"), || async {
             (health.violations().len() == 1).then_some(())
@@ -173,26 +173,26 @@ async fn a_tenant_hears_nothing_of_another_replies_included() {
         .await;
     }
     // And its own commands cannot reach into the other's tenant.
-    let stranger = Producer::new(town.connect("t2-producer").await, "t1");
+    let stranger = Producer::new(fleet.connect("t2-producer").await, "t1");
     let open = json!({"kind": "menu", "owner": "eve", "currency": "EUR"}).to_string();
     let refused = stranger.client.request("req.t1.cart.c1.open", open.into());
     let refused = tokio::time::timeout(std::time::Duration::from_millis(200), refused).await;
     assert!(refused.is_err() || refused.is_ok_and(|answer| answer.is_err()));
     let carts: i64 = sqlx::query_scalar("select count(*) from brigade.carts")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
     assert_eq!(carts, 0);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
-    let town = Town::empty().await;
+    let fleet = TestFleet::empty().await;
     let tables: Vec<String> = sqlx::query_scalar(
         "select table_name::text from information_schema.tables where table_schema = 'brigade'",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .unwrap();
     for worker in WorkerName::ALL {
@@ -202,7 +202,7 @@ async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
                     .bind(worker.as_str())
                     .bind(format!("brigade.{table}"))
                     .bind(privilege)
-                    .fetch_one(&town.sql)
+                    .fetch_one(&fleet.sql)
                     .await
                     .unwrap();
                 let granted =

@@ -10,7 +10,7 @@ use brigade_contracts::{
     cart::{self, Verb},
     client::{Client, Send},
 };
-use brigade_tests::{Producer, Reply, Town, check, producer::item, until};
+use brigade_tests::{Producer, Reply, TestFleet, check, producer::item, until};
 use futures::StreamExt;
 use proptest::{
     prelude::*,
@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 
 #[tokio::test]
 async fn s0_03_the_etag_is_the_aggregates_version_from_sql() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
     producer.send("cart.c1.add_item", item("i1", 1250, 2)).await;
     let committed = producer.send("cart.c1.commit_cod", json!({"user": "bob"})).await.body();
     let view = producer.view("cart.c1", None).await;
     let in_sql: i64 = sqlx::query_scalar("select version from brigade.carts where id = 'c1'")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
     assert_eq!((view.status, view.etag.as_deref()), (200, Some("\"4\"")));
@@ -39,20 +39,20 @@ async fn s0_03_the_etag_is_the_aggregates_version_from_sql() {
     assert_eq!(view.body()["payments"]["version"], 4);
     assert_eq!(view.body()["due"], 2500);
     // The projection has seen three of the four events, and counts nothing by itself.
-    town.until_idle().await;
+    fleet.until_idle().await;
     assert_eq!(producer.view("cart.c1", Some("\"4\"")).await.status, 304);
     assert_eq!(producer.view("cart.c1", Some("\"3\"")).await.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// The sequence of the situation, with whatever is between database and screen stopped.
+/// The reported sequence, while everything between database and client is stopped.
 async fn poll_right_after_the_answer(stopped: &[&str]) {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
-    town.until_idle().await;
+    fleet.until_idle().await;
     let before = producer.view("cart.c1", None).await;
-    let _stopped: Vec<_> = stopped.iter().map(|point| town.fail.arm(point)).collect();
+    let _stopped: Vec<_> = stopped.iter().map(|point| fleet.fail.arm(point)).collect();
     let answer = producer.send("cart.c1.commit_cod", json!({"user": "bob"})).await;
     let poll = producer.view("cart.c1", before.etag.as_deref()).await;
     assert_eq!(poll.status, 200, "never 304");
@@ -60,10 +60,10 @@ async fn poll_right_after_the_answer(stopped: &[&str]) {
     assert_eq!(poll.body()["payments"]["members"][1]["committed"], "cod");
     assert_eq!(producer.view("cart.c1", poll.etag.as_deref()).await.status, 304);
     for point in stopped {
-        town.fail.disarm(point);
+        fleet.fail.disarm(point);
     }
-    assert_eq!(town.metrics.stale_304.get(), 0);
-    town.finish().await;
+    assert_eq!(fleet.metrics.stale_304.get(), 0);
+    fleet.finish().await;
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn s0_04_poll_with_the_projector_paused() {
     poll_right_after_the_answer(&["payment-projector.before_projection"]).await;
 }
 
-/// What may happen between two polls.
+/// A step between two polls.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Join(usize),
@@ -116,11 +116,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A phone that looks at some carts, and what it must be shown at least.
+/// A client that polls some carts, and what it must get at least.
 #[derive(Default)]
 struct Phone {
     etags: HashMap<usize, String>,
-    /// By cart: the version of the last answer, and the members who committed by then.
+    /// The version of the last answer by cart, and the members who had committed by then.
     answered: HashMap<usize, (u64, HashSet<String>)>,
     sent: usize,
 }
@@ -129,7 +129,7 @@ impl Phone {
     async fn send(&mut self, producer: &Producer, cart: usize, verb: &str, payload: Value) {
         self.sent += 1;
         let what = format!("cart.c{cart}.{verb}");
-        let reply = producer.insist(&format!("k{}", self.sent), &what, payload).await;
+        let reply = producer.send_until_decided(&format!("k{}", self.sent), &what, payload).await;
         self.note(cart, &reply);
     }
 
@@ -188,8 +188,8 @@ async fn s0_04_any_interleaving_of_commits_pauses_kills_and_polls_shows_nothing_
 }
 
 async fn interleave(steps: &[Step]) {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let mut phone = Phone::default();
     for cart in 0..3 {
         let open = json!({"kind": "team", "owner": "m0", "currency": "EUR"});
@@ -208,55 +208,54 @@ async fn interleave(steps: &[Step]) {
                 phone.send(&producer, cart, "commit_cod", json!({"user": user})).await;
             }
             Step::Poll(cart) => phone.poll(&producer, cart).await,
-            Step::PauseRelay => drop(town.fail.arm("outbox-relay.before_publish")),
-            Step::PauseProjector => drop(town.fail.arm("payment-projector.before_projection")),
-            Step::GoOn => go_on(&town),
-            Step::KillRelay => restart(&mut town, WorkerName::OutboxRelay).await,
-            Step::KillProjector => restart(&mut town, WorkerName::PaymentProjector).await,
-            Step::KillEdge => restart(&mut town, WorkerName::Edge).await,
+            Step::PauseRelay => drop(fleet.fail.arm("outbox-relay.before_publish")),
+            Step::PauseProjector => drop(fleet.fail.arm("payment-projector.before_projection")),
+            Step::GoOn => go_on(&fleet),
+            Step::KillRelay => restart(&mut fleet, WorkerName::OutboxRelay).await,
+            Step::KillProjector => restart(&mut fleet, WorkerName::PaymentProjector).await,
+            Step::KillEdge => restart(&mut fleet, WorkerName::Edge).await,
             Step::KillHandlerBetweenCommitAndShow(cart) => {
-                let armed = town.fail.arm("command-handler.after_commit");
+                let armed = fleet.fail.arm("command-handler.after_commit");
                 let (sender, user) = (producer.clone(), json!({"user": format!("x{at}")}));
                 let what = format!("cart.c{cart}.join");
-                let sent =
-                    tokio::spawn(
-                        async move { sender.insist(&format!("x{at}"), &what, user).await },
-                    );
+                let sent = tokio::spawn(async move {
+                    sender.send_until_decided(&format!("x{at}"), &what, user).await
+                });
                 armed.reached().await;
-                town.take(WorkerName::CommandHandler).kill().await;
-                town.fail.disarm("command-handler.after_commit");
-                town.run(WorkerName::CommandHandler).await;
+                fleet.take(WorkerName::CommandHandler).kill().await;
+                fleet.fail.disarm("command-handler.after_commit");
+                fleet.run(WorkerName::CommandHandler).await;
                 let reply = sent.await.unwrap();
                 assert_eq!(reply.status, 200);
                 phone.note(cart, &reply);
             }
-            Step::LoseKeys(cart) => lose_keys(&town, cart).await,
+            Step::LoseKeys(cart) => lose_keys(&fleet, cart).await,
         }
     }
-    go_on(&town);
+    go_on(&fleet);
     for cart in 0..3 {
         phone.poll(&producer, cart).await;
     }
-    assert_eq!(town.metrics.stale_304.get(), 0);
+    assert_eq!(fleet.metrics.stale_304.get(), 0);
     // Keys that were lost are the verifier's to bring back: here it is only said that no answer
-    // needed them. So the town is not asked whether KV equals SQL.
-    town.until_relayed().await;
-    check::events_are_in_the_stream_in_order(&town).await;
+    // needed them. So the fleet is not asked whether KV equals SQL.
+    fleet.until_relayed().await;
+    check::events_are_in_the_stream_in_order(&fleet).await;
 }
 
-fn go_on(town: &Town) {
-    town.fail.disarm("outbox-relay.before_publish");
-    town.fail.disarm("payment-projector.before_projection");
+fn go_on(fleet: &TestFleet) {
+    fleet.fail.disarm("outbox-relay.before_publish");
+    fleet.fail.disarm("payment-projector.before_projection");
 }
 
-async fn restart(town: &mut Town, worker: WorkerName) {
-    town.take(worker).kill().await;
-    town.run(worker).await;
+async fn restart(fleet: &mut TestFleet, worker: WorkerName) {
+    fleet.take(worker).kill().await;
+    fleet.run(worker).await;
 }
 
-/// Somebody purges what is shown of a cart, and of its versions.
-async fn lose_keys(town: &Town, cart: usize) {
-    let operator = town.connect("operator").await;
+/// Purges the view and the versions of a cart.
+async fn lose_keys(fleet: &TestFleet, cart: usize) {
+    let operator = fleet.connect("operator").await;
     for bucket in ["versions", "views"] {
         let filter = format!("$KV.{bucket}.t1.cart.c{cart}.>");
         let filter =
@@ -269,8 +268,8 @@ async fn lose_keys(town: &Town, cart: usize) {
 
 #[tokio::test]
 async fn s0_05_waits_for_the_version_from_the_answer() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob", "cid"]).await;
     // Two members commit at once: each waits for the version of its own answer.
     let commit = |user: &'static str| {
@@ -302,14 +301,14 @@ async fn s0_05_waits_for_the_version_from_the_answer() {
     let headers = [("Min-Version", "99"), ("Wait-Ms", "20")];
     let late = producer.request("q.t1.view.cart.c1", &headers, b"").await.unwrap();
     assert_eq!((late.status, late.body()["version"].as_u64()), (504, Some(6)));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn s0_06_a_push_comes_after_the_write_so_a_fetch_on_it_is_fresh() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    let watcher = Producer::new(town.connect("t1-watcher").await, "t1");
+async fn s0_06_a_fetch_on_a_push_is_fresh() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let watcher = Producer::new(fleet.connect("t1-watcher").await, "t1");
     let mut pushes = watcher.client.subscribe("live.views.t1.>").await.unwrap();
     watcher.client.flush().await.unwrap();
     producer.team_cart("c1", "ada", &["bob"]).await;
@@ -325,20 +324,20 @@ async fn s0_06_a_push_comes_after_the_write_so_a_fetch_on_it_is_fresh() {
         let before = last.insert(part, version);
         assert!(before.is_none_or(|before| before <= version), "a push went back");
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn s0_07_the_client_never_takes_304_for_no_change_below_what_it_knows() {
-    let town = Town::start().await;
-    let client = Client::new(town.connect("t1-producer").await, Duration::from_secs(20));
+async fn s0_07_a_304_below_the_known_version_is_no_answer() {
+    let fleet = TestFleet::start().await;
+    let client = Client::new(fleet.connect("t1-producer").await, Duration::from_secs(20));
     let cart = Address::new("t1", Aggregate::Cart, "c1").unwrap();
     let send = async |verb| client.send(&Send::new(cart.clone(), Body::Cart(verb))).await.unwrap();
     let open = serde_json::from_value(json!({"kind": "team", "owner": "ada", "currency": "EUR"}));
     assert_eq!(send(Verb::Open(open.unwrap())).await.status, 201);
     assert_eq!(client.view(&cart).await.unwrap().version, 1);
     assert_eq!(client.view(&cart).await.unwrap().version, 1, "304, from what it has");
-    let _paused = town.fail.arm("payment-projector.before_projection");
+    let _paused = fleet.fail.arm("payment-projector.before_projection");
     let ada = cart::User { user: "ada".parse().unwrap() };
     let outcome = send(Verb::CommitCod(ada)).await;
     assert_eq!(outcome.version, Some(2));
@@ -352,27 +351,27 @@ async fn s0_07_the_client_never_takes_304_for_no_change_below_what_it_knows() {
         send(Verb::Join(bob)).await
     });
     assert_eq!(view.unwrap().version, 3);
-    town.fail.disarm("payment-projector.before_projection");
-    town.finish().await;
+    fleet.fail.disarm("payment-projector.before_projection");
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s0_08_duplicates_and_replays_in_any_order_leave_the_same_view() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob", "cid", "dan"]).await;
     for user in ["bob", "ada", "dan"] {
         producer.send("cart.c1.commit_cod", json!({"user": user})).await;
     }
-    town.until_idle().await;
-    let before = check::kv(&town, "views", "t1.cart.c1.payments").await.unwrap();
-    let watcher = town.connect("t1-watcher").await;
+    fleet.until_idle().await;
+    let before = check::kv(&fleet, "views", "t1.cart.c1.payments").await.unwrap();
+    let watcher = fleet.connect("t1-watcher").await;
     let mut pushes = watcher.subscribe("live.views.t1.cart.c1.payments").await.unwrap();
     watcher.flush().await.unwrap();
     // Everything once more, backwards, then in an order of its own; as the relay might, had it
     // been told so.
-    let mut events = check::raw_events(&town).await;
-    let relay = async_nats::jetstream::new(town.connect("outbox-relay").await);
+    let mut events = check::raw_events(&fleet).await;
+    let relay = async_nats::jetstream::new(fleet.connect("outbox-relay").await);
     for round in 0..2 {
         events.reverse();
         if round == 1 {
@@ -386,22 +385,22 @@ async fn s0_08_duplicates_and_replays_in_any_order_leave_the_same_view() {
             sent.await.unwrap().await.unwrap();
         }
     }
-    town.until_idle().await;
-    assert_eq!(check::kv(&town, "views", "t1.cart.c1.payments").await.unwrap(), before);
+    fleet.until_idle().await;
+    assert_eq!(check::kv(&fleet, "views", "t1.cart.c1.payments").await.unwrap(), before);
     let pushed = futures::FutureExt::now_or_never(pushes.next());
     assert!(pushed.is_none(), "nothing was written again");
 }
 
 #[tokio::test]
 async fn s0_10_staleness_is_measured() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &["bob"]).await;
     for _ in 0..3 {
         producer.view("cart.c1", Some("\"2\"")).await;
     }
-    town.until_idle().await;
-    let text = town.metrics.render();
+    fleet.until_idle().await;
+    let text = fleet.metrics.render();
     for line in [
         "brigade_stale_304_total 0",
         "brigade_commit_to_visible_seconds_count{part=\"core\"} 2",
@@ -413,6 +412,6 @@ async fn s0_10_staleness_is_measured() {
         .lines()
         .find(|l| l.starts_with("brigade_commit_to_visible_seconds_count{part=\"payments\"}"));
     assert!(payments.is_some_and(|line| !line.ends_with(" 0")), "{payments:?}");
-    town.take(WorkerName::Edge).stop().await;
-    town.finish().await;
+    fleet.take(WorkerName::Edge).stop().await;
+    fleet.finish().await;
 }

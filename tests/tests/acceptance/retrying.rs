@@ -1,11 +1,11 @@
-//! What waits for its next try, or for a row that somebody has locked, is not what others wait for,
-//! and takes neither the stream nor the log.
+//! Messages that wait for their next attempt, or for a locked row, hold up no other, and fill
+//! neither the stream nor the log.
 
 use async_nats::{HeaderMap, jetstream};
 use brigade::runtime::ConsumeMetrics;
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town, check,
+    Producer, TestFleet, check,
     paying::result,
     process::Process,
     producer::{item, placed},
@@ -14,9 +14,9 @@ use brigade_tests::{
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-/// Stores results of payments that nobody has begun; each is tried again until it is dead.
-async fn flood(town: &Town, count: usize) {
-    let client = town.producer().await.client;
+/// Stores results of payments that were never begun; each is retried until it is dead-lettered.
+async fn flood(fleet: &TestFleet, count: usize) {
+    let client = fleet.producer().await.client;
     let said = result("captured", "g1", 1000).to_string();
     for n in 0..count {
         let mut headers = HeaderMap::new();
@@ -27,46 +27,47 @@ async fn flood(town: &Town, count: usize) {
     client.flush().await.unwrap();
 }
 
-async fn asked(town: &Town, subject: &str, request: Value) -> Option<Value> {
-    let js = jetstream::new(town.connect("operator").await);
+async fn asked(fleet: &TestFleet, subject: &str, request: Value) -> Option<Value> {
+    let js = jetstream::new(fleet.connect("operator").await);
     js.request(subject.to_owned(), &request).await.ok()
 }
 
-/// The shared consumer.
-async fn shared(town: &Town) -> Option<Value> {
-    asked(town, "CONSUMER.INFO.COMMANDS.command-handler", json!({})).await
+/// Returns the state of the shared consumer.
+async fn shared(fleet: &TestFleet) -> Option<Value> {
+    asked(fleet, "CONSUMER.INFO.COMMANDS.command-handler", json!({})).await
 }
 
-async fn held(town: &Town) -> (u64, u64) {
-    let info = asked(town, "STREAM.INFO.COMMANDS", json!({})).await.unwrap();
+async fn held(fleet: &TestFleet) -> (u64, u64) {
+    let info = asked(fleet, "STREAM.INFO.COMMANDS", json!({})).await.unwrap();
     let number = |field: &str| info["state"][field].as_u64().unwrap();
     (number("messages"), number("bytes"))
 }
 
-fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics
+fn verdicts(fleet: &TestFleet, verdict: &str) -> u64 {
+    fleet
+        .metrics
         .group::<ConsumeMetrics>()
         .verdicts
         .with_label_values(&["command-handler", verdict])
         .get()
 }
 
-async fn second(town: &Town) -> Producer {
-    Producer::new(town.connect("t2-producer").await, "t2")
+async fn second(fleet: &TestFleet) -> Producer {
+    Producer::new(fleet.connect("t2-producer").await, "t2")
 }
 
-/// Results of `t2` that come so long before their payments that they are tried alone, and ordinary
-/// commands. Requests of `t2` are the clock: they tell that nothing of it only waits.
-async fn served(town: &Town, t2: &Producer, rounds: usize) {
+/// Sends results of `t2` so long before their payments that they are tried alone, and ordinary
+/// commands. Requests of `t2` are the clock: they show that its commands do not merely wait.
+async fn served(fleet: &TestFleet, t2: &Producer, rounds: usize) {
     for n in 0..rounds {
         let cart = format!("early{n}");
         t2.cart_of(&cart, "menu", &format!("ada{n}"), &[("i1", 1000, 1)]).await;
         let said = result("captured", "g1", 1000).to_string();
         t2.store(&format!("r{n}"), &format!("payment.p{n}.record_result"), &said).await;
-        let info = asked(town, "STREAM.INFO.COMMANDS", json!({})).await.unwrap();
+        let info = asked(fleet, "STREAM.INFO.COMMANDS", json!({})).await.unwrap();
         let tries = format!("command-handler.COMMANDS.{}", info["state"]["last_seq"]);
         let mut ticks = 0;
-        while check::kv(town, "attempts", &tries).await.is_none() {
+        while check::kv(fleet, "attempts", &tries).await.is_none() {
             tick(t2, &format!("before{n}-{ticks}")).await;
             ticks += 1;
             assert!(ticks < 1000, "nobody tries r{n}");
@@ -92,73 +93,73 @@ async fn served(town: &Town, t2: &Producer, rounds: usize) {
 
 async fn tick(t2: &Producer, id: &str) {
     let open = json!({"kind": "menu", "owner": id, "currency": "EUR"});
-    assert_eq!(t2.insist(id, &format!("cart.{id}.open"), open).await.status, 201);
+    assert_eq!(t2.send_until_decided(id, &format!("cart.{id}.open"), open).await.status, 201);
 }
 
 #[tokio::test]
-async fn s5_08_a_tenants_results_of_payments_that_are_not_there_hold_up_no_other() {
+async fn s5_08_results_without_a_payment_hold_up_no_other_tenant() {
     const FLOOD: usize = 4000;
-    let mut town = Town::empty().await;
-    town.run(WorkerName::CommandHandler).await;
-    town.run(WorkerName::Edge).await;
-    let t2 = second(&town).await;
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::Edge).await;
+    let t2 = second(&fleet).await;
     t2.team_cart("before", "ada", &[]).await;
-    flood(&town, FLOOD).await;
+    flood(&fleet, FLOOD).await;
     until("all of them to wait for their next try", || async {
-        let tried = verdicts(&town, "retry") >= 2 * FLOOD as u64;
-        (tried && shared(&town).await?["num_pending"] == 0).then_some(())
+        let tried = verdicts(&fleet, "retry") >= 2 * FLOOD as u64;
+        (tried && shared(&fleet).await?["num_pending"] == 0).then_some(())
     })
     .await;
-    served(&town, &t2, 3).await;
-    let dead = check::dead_letters(&town).await.len();
+    served(&fleet, &t2, 3).await;
+    let dead = check::dead_letters(&fleet).await.len();
     println!("{dead} of {FLOOD} were dead by then");
     assert!(dead < FLOOD / 2, "{dead} of {FLOOD} came first");
 }
 
-/// As many are tried again as the consumer may have pending.
+/// As many messages are retried as the consumer may have pending.
 #[tokio::test]
 async fn s5_08_a_tenant_of_whom_all_is_pending_holds_up_no_other() {
     const FLOOD: usize = 4000;
     const MOST: u64 = 400;
-    let mut town = Town::empty().await;
-    town.run(WorkerName::CommandHandler).await;
-    town.run(WorkerName::Edge).await;
-    let t2 = second(&town).await;
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::Edge).await;
+    let t2 = second(&fleet).await;
     t2.team_cart("before", "ada", &[]).await;
-    let mut config = shared(&town).await.unwrap()["config"].clone();
+    let mut config = shared(&fleet).await.unwrap()["config"].clone();
     config["max_ack_pending"] = json!(MOST);
     let update = json!({"stream_name": "COMMANDS", "config": config, "action": "update"});
-    let updated = asked(&town, "CONSUMER.CREATE.COMMANDS.command-handler", update).await.unwrap();
+    let updated = asked(&fleet, "CONSUMER.CREATE.COMMANDS.command-handler", update).await.unwrap();
     assert_eq!(updated["config"]["max_ack_pending"], MOST);
-    flood(&town, FLOOD).await;
+    flood(&fleet, FLOOD).await;
     until("a consumer that delivers nothing new", || async {
-        let is_stored = held(&town).await.0 == FLOOD as u64;
-        (is_stored && shared(&town).await?["num_ack_pending"] == MOST).then_some(())
+        let is_stored = held(&fleet).await.0 == FLOOD as u64;
+        (is_stored && shared(&fleet).await?["num_ack_pending"] == MOST).then_some(())
     })
     .await;
-    served(&town, &t2, 3).await;
-    let shared = shared(&town).await.unwrap();
+    served(&fleet, &t2, 3).await;
+    let shared = shared(&fleet).await.unwrap();
     let reached = shared["delivered"]["stream_seq"].as_u64().unwrap();
     println!("the consumer has reached {reached}");
     assert!(reached < FLOOD as u64, "it has reached {reached}");
 }
 
-/// Two commands that cannot be decided stand in the stream, and more are decided than it holds.
+/// Two commands that cannot be decided are in the stream, and more are decided than it holds.
 #[tokio::test]
 async fn s5_07_decided_commands_leave_a_stream_however_long_others_are_not_decided() {
     const MOST: u64 = 256 * 1024;
-    let mut town = Town::empty().await;
-    town.run(WorkerName::CommandHandler).await;
-    town.run(WorkerName::Edge).await;
-    let (t1, t2) = (town.producer().await, second(&town).await);
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::Edge).await;
+    let (t1, t2) = (fleet.producer().await, second(&fleet).await);
     t1.team_cart("c1", "ada", &[]).await;
-    let js = jetstream::new(town.connect("operator").await);
+    let js = jetstream::new(fleet.connect("operator").await);
     let found: Value = js.request("STREAM.INFO.COMMANDS", &json!({})).await.unwrap();
     let mut config = found["config"].clone();
     config["max_bytes"] = json!(MOST);
     let shrunk: Value = js.request("STREAM.UPDATE.COMMANDS", &config).await.unwrap();
     assert_eq!(shrunk["config"]["max_bytes"], MOST, "{shrunk}");
-    let mut by_hand = town.sql.begin().await.unwrap();
+    let mut by_hand = fleet.sql.begin().await.unwrap();
     sqlx::raw_sql("select from brigade.carts where id = 'c1' for update")
         .execute(&mut *by_hand)
         .await
@@ -180,10 +181,10 @@ async fn s5_07_decided_commands_leave_a_stream_however_long_others_are_not_decid
             async move { t2.publish(&id, &what, place).await["status"] == 201 }
         });
         assert!(join_all(sent).await.into_iter().all(|placed| placed));
-        until("room", || async { (held(&town).await.1 < MOST / 2).then_some(()) }).await;
+        until("room", || async { (held(&fleet).await.1 < MOST / 2).then_some(()) }).await;
     }
-    assert!(held(&town).await.0 >= 2);
-    assert_eq!(shared(&town).await.unwrap()["ack_floor"]["stream_seq"], 0);
+    assert!(held(&fleet).await.0 >= 2);
+    assert_eq!(shared(&fleet).await.unwrap()["ack_floor"]["stream_seq"], 0);
     by_hand.rollback().await.unwrap();
     for id in ["k1", "k2"] {
         let query = format!("q.t1.outcome.{id}");
@@ -192,16 +193,16 @@ async fn s5_07_decided_commands_leave_a_stream_however_long_others_are_not_decid
     }
 }
 
-/// More commands need a row that is locked than are kept in hand. What `t2` sends meanwhile, one
-/// command after the other, is the clock.
+/// More commands need a locked row than are kept in hand. The commands that `t2` sends meanwhile,
+/// one after the other, are the clock.
 #[tokio::test]
 async fn s5_05_commands_on_a_row_that_was_locked_are_decided_soon_after() {
     const WAITING: u64 = 3000;
-    let mut town = Town::empty().await;
-    town.run(WorkerName::CommandHandler).await;
-    let (t1, t2) = (town.producer().await, second(&town).await);
+    let mut fleet = TestFleet::empty().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    let (t1, t2) = (fleet.producer().await, second(&fleet).await);
     t1.team_cart("c1", "ada", &[]).await;
-    let mut by_hand = town.sql.begin().await.unwrap();
+    let mut by_hand = fleet.sql.begin().await.unwrap();
     sqlx::raw_sql("select from brigade.carts where id = 'c1' for update")
         .execute(&mut *by_hand)
         .await
@@ -214,16 +215,16 @@ async fn s5_05_commands_on_a_row_that_was_locked_are_decided_soon_after() {
     }
     t1.client.flush().await.unwrap();
     until("all of them to be held up", || async {
-        let shared = shared(&town).await?;
+        let shared = shared(&fleet).await?;
         let delivered = shared["delivered"]["stream_seq"].as_u64()?;
-        (delivered >= WAITING && verdicts(&town, "held") >= WAITING).then_some(())
+        (delivered >= WAITING && verdicts(&fleet, "held") >= WAITING).then_some(())
     })
     .await;
     by_hand.rollback().await.unwrap();
     let mut ticks = 0;
     let decided = async || -> i64 {
         let count = "select count(*) from brigade.command_inbox where command_id like 'k%'";
-        sqlx::query_scalar(count).fetch_one(&town.sql).await.unwrap()
+        sqlx::query_scalar(count).fetch_one(&fleet.sql).await.unwrap()
     };
     while decided().await < WAITING.cast_signed() {
         tick(&t2, &format!("tick{ticks}")).await;
@@ -235,11 +236,11 @@ async fn s5_05_commands_on_a_row_that_was_locked_are_decided_soon_after() {
 
 #[tokio::test]
 async fn s5_08_what_is_tried_again_and_again_is_told_once_a_second() {
-    let town = Town::empty().await;
-    let handler = Process::start(&town, &[WorkerName::CommandHandler], None).await;
-    flood(&town, 100).await;
+    let fleet = TestFleet::empty().await;
+    let handler = Process::start(&fleet, &[WorkerName::CommandHandler], None).await;
+    flood(&fleet, 100).await;
     until("all to be dead", || async {
-        (check::dead_letters(&town).await.len() == 100).then_some(())
+        (check::dead_letters(&fleet).await.len() == 100).then_some(())
     })
     .await;
     let log = handler.log();

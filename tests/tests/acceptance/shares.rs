@@ -1,51 +1,51 @@
-//! S5-08: what one tenant, or nobody at all, takes up of edge leaves room for others.
+//! S5-08: no tenant, and no client without a token, uses up the capacity of edge.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use brigade_tests::{Producer, Town, until};
+use brigade_tests::{Producer, TestFleet, until};
 use futures::future::join_all;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::http::open_town;
+use super::http::open_fleet;
 
-/// A quarter of an edge's readers.
+/// A quarter of the readers that an edge takes.
 const SCREENS: usize = 1024;
-/// A quarter of the places of those of whom only the address is known.
+/// A quarter of the places for clients of which only the address is known.
 const STRANGERS: usize = 512;
 
 #[tokio::test]
 async fn s5_08_idle_screens_of_one_tenant_do_not_keep_out_those_of_another() {
-    let (town, web) = open_town().await;
+    let (fleet, http) = open_fleet().await;
     let mut screens = Vec::new();
     while screens.len() < SCREENS {
-        let some = (0..64).map(|_| web.stream("active-orders/stream", None));
+        let some = (0..64).map(|_| http.stream("active-orders/stream", None));
         screens.extend(join_all(some).await.into_iter().map(|screen| screen.expect("a stream")));
     }
-    let refused = web.stream("active-orders/stream", None).await.err().expect("a refusal");
+    let refused = http.stream("active-orders/stream", None).await.err().expect("a refusal");
     assert_eq!((refused.status, refused.code().as_str()), (429, "too_many"));
     assert_eq!(refused.header("retry-after"), "1");
-    let mut other = web.of("t2").stream("active-orders/stream", None).await.expect("a stream");
+    let mut other = http.of("t2").stream("active-orders/stream", None).await.expect("a stream");
     assert_eq!(other.next().await.expect("an event").kind, "snapshot");
     // Those who have a place keep it, and one that is given up is had again.
     assert_eq!(screens[0].next().await.expect("an event").kind, "snapshot");
     screens.pop();
     until("a place for one more screen", || async {
-        web.stream("active-orders/stream", None).await.ok()
+        http.stream("active-orders/stream", None).await.ok()
     })
     .await;
     drop((screens, other));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s5_08_strangers_without_a_token_use_up_no_tenants_share() {
-    let town = Town::start().await;
-    let web = town.web().await;
-    let ada = web.newcomer("ada").await.from([127, 0, 0, 2].into());
-    let address = web.base.strip_prefix("http://").expect("an address").to_owned();
+    let fleet = TestFleet::start().await;
+    let http = fleet.http_client().await;
+    let ada = http.register_and_log_in("ada").await.from([127, 0, 0, 2].into());
+    let address = http.base.strip_prefix("http://").expect("an address").to_owned();
     // Logins of this tenant whose body does not come.
     let login = "POST /v1/t1/user/ada/login HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\n\
                  Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{";
@@ -56,8 +56,8 @@ async fn s5_08_strangers_without_a_token_use_up_no_tenants_share() {
         strangers.push(stranger);
     }
     let refused = until("the address to have its share", || async {
-        let page = web.get("active-orders", &[]).await;
-        (page.status != 401).then_some(page)
+        let response = http.get("active-orders", &[]).await;
+        (response.status != 401).then_some(response)
     })
     .await;
     assert_eq!((refused.status, refused.code().as_str()), (429, "too_many"));
@@ -66,20 +66,20 @@ async fn s5_08_strangers_without_a_token_use_up_no_tenants_share() {
     assert_eq!(state.status, 200, "{}", state.body());
     drop(strangers);
     until("the address to have room", || async {
-        (web.get("active-orders", &[]).await.status == 401).then_some(())
+        (http.get("active-orders", &[]).await.status == 401).then_some(())
     })
     .await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// What each of these queries asks is another question, of which a statement answers 16.
+/// Each query needs another key; a statement answers 16 keys.
 const FLOOD: usize = 2000;
 
 #[tokio::test]
 async fn s5_08_the_queries_of_one_tenant_do_not_go_before_those_of_another() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     let now = producer.active_orders(&[]).await.body()["resume"].clone();
     let resume = other.active_orders(&[]).await.body()["resume"].clone();
     let words: Vec<_> = now.as_str().expect("a position").split('.').collect();
@@ -110,5 +110,5 @@ async fn s5_08_the_queries_of_one_tenant_do_not_go_before_those_of_another() {
     for query in flood {
         query.await.expect("an answer");
     }
-    town.finish().await;
+    fleet.finish().await;
 }

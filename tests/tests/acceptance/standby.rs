@@ -4,14 +4,14 @@ use brigade::workers::outbox_relay::RelayMetrics;
 use std::{fs, path::PathBuf, process::Command};
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Town, producer::placed, town::ready, until};
+use brigade_tests::{TestFleet, producer::placed, until, until_ready};
 use serde_json::json;
 
 use super::http::team_cart;
 
 /// Makes a stopped Postgres start as a standby, as a demoted primary does.
-fn demote(town: &Town) {
-    let log: PathBuf = town.postgres.as_ref().expect("its own").log();
+fn demote(fleet: &TestFleet) {
+    let log: PathBuf = fleet.postgres().log();
     let data = log.parent().expect("a folder").join("data");
     // A copy of a file of its own, so that it belongs to whom the server runs as.
     let (any, signal) = (data.join("PG_VERSION"), data.join("standby.signal"));
@@ -21,31 +21,31 @@ fn demote(town: &Town) {
 
 #[tokio::test]
 async fn s6_01_a_server_in_recovery_confirms_nothing() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.settings.http.open = true;
-    town.run_all().await;
-    let (web, producer) = (town.web().await, town.producer().await);
-    team_cart(&web, "c1").await;
-    let ada = web.newcomer("ada").await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.settings.http.open = true;
+    fleet.run_all().await;
+    let (http, producer) = (fleet.http_client().await, fleet.producer().await);
+    team_cart(&http, "c1").await;
+    let ada = http.register_and_log_in("ada").await;
     let placed_as = producer.send_as("k1", "order.o1.place", placed(&[("Soup", 500, 1)])).await;
     assert_eq!(placed_as.status, 201);
     let seen = producer.view("cart.c1", None).await;
     let etag = seen.etag.clone().expect("a tag");
     // An event that waits to be relayed.
-    town.until_idle().await;
-    town.stop_one(WorkerName::OutboxRelay).await;
+    fleet.until_idle().await;
+    fleet.stop_one(WorkerName::OutboxRelay).await;
     producer.done("order.o2.place", placed(&[("Soup", 500, 1)])).await;
-    let relayed = town.metrics.group::<RelayMetrics>().relayed.get();
+    let relayed = fleet.metrics.group::<RelayMetrics>().relayed.get();
 
-    town.postgres.as_mut().expect("its own").stop().await;
-    demote(&town);
-    town.postgres.as_mut().expect("its own").restart().await.expect("a standby");
+    fleet.postgres_mut().stop().await;
+    demote(&fleet);
+    fleet.postgres_mut().restart().await.expect("a standby");
     let standby: bool = until("the standby", || async {
-        sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&town.sql).await.ok()
+        sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&fleet.sql).await.ok()
     })
     .await;
     assert!(standby);
-    let relay = town.instance(WorkerName::OutboxRelay);
+    let relay = fleet.instance(WorkerName::OutboxRelay);
     let queries = [
         ("q.t1.view.cart.c1", vec![]),
         ("q.t1.view.cart.c1", vec![("If-None-Match", etag.as_str())]),
@@ -65,30 +65,38 @@ async fn s6_01_a_server_in_recovery_confirms_nothing() {
         }
         let valid = producer.request("q.t1.user.ada.validate", &[], token.as_bytes()).await;
         assert_eq!(valid.expect("an answer").code(), "unconfirmed");
-        for web in [&web, &ada] {
+        for http in [&http, &ada] {
             for path in ["cart/c1", "active-orders", "outcomes/k1"] {
-                let page = web.get(path, &[]).await;
-                assert_eq!((page.status, page.code().as_str()), (503, "unconfirmed"), "{path}");
+                let response = http.get(path, &[]).await;
+                assert_eq!(
+                    (response.status, response.code().as_str()),
+                    (503, "unconfirmed"),
+                    "{path}"
+                );
             }
         }
     }
     assert!(relay.health.ready().is_err());
     assert_eq!(
-        town.metrics.group::<RelayMetrics>().relayed.get(),
+        fleet.metrics.group::<RelayMetrics>().relayed.get(),
         relayed,
         "nothing is relayed from a standby"
     );
 
-    sqlx::query("select pg_promote()").execute(&town.sql).await.expect("promoted");
+    sqlx::query("select pg_promote()").execute(&fleet.sql).await.expect("promoted");
     let again = until("an answer", || async {
         let answer = producer.view("cart.c1", None).await;
         (answer.status == 200).then_some(answer)
     })
     .await;
     assert_eq!((again.etag, again.bytes), (seen.etag, seen.bytes));
-    let page = ada.get("active-orders", &[]).await;
-    assert!(![401, 503].contains(&page.status), "the token is believed again: {}", page.body());
-    ready(&relay).await;
-    town.adopt(relay);
-    town.finish().await;
+    let response = ada.get("active-orders", &[]).await;
+    assert!(
+        ![401, 503].contains(&response.status),
+        "the token is believed again: {}",
+        response.body()
+    );
+    until_ready(&relay).await;
+    fleet.adopt(relay);
+    fleet.finish().await;
 }

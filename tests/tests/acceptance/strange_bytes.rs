@@ -1,5 +1,5 @@
-//! Bytes that no client library sends: each message gets its answer or its dead letter, and nobody
-//! else loses a connection, a turn or a try.
+//! Bytes that no client library sends: each message gets its answer or its dead letter, and costs
+//! nobody else a connection, a place or an attempt.
 
 use brigade::fleet::FleetMetrics;
 use std::time::{Duration, Instant};
@@ -10,11 +10,13 @@ use brigade::{
     runtime::ConsumeMetrics,
 };
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, town::SUPERUSER, until};
+use brigade_tests::{
+    Producer, RawClient, SUPERUSER, TestFleet, check, raw_client::RawMessage, until,
+};
 use serde_json::{Value, json};
 
-/// Longest that a good command may take while others send what they like. It takes milliseconds;
-/// the limit tells a fleet that goes on from one that stands.
+/// Longest time of a good command while others send anything. It takes milliseconds; the limit
+/// tells a fleet that works from one that is stuck.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Header blocks that cannot be read.
@@ -47,7 +49,7 @@ fn blocks() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Tokens of a subject that are none.
+/// Parts of subjects that are no tokens.
 fn ids() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("\\xff", b"\xff".to_vec()),
@@ -63,7 +65,7 @@ fn ids() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Payloads that are no command, with the answer.
+/// Payloads that are no commands, each with the code of its answer.
 fn payloads() -> Vec<(&'static str, Vec<u8>, (&'static str, &'static str))> {
     let deep = [vec![b'['; 20_000], vec![b']'; 20_000]].concat();
     vec![
@@ -75,7 +77,7 @@ fn payloads() -> Vec<(&'static str, Vec<u8>, (&'static str, &'static str))> {
     ]
 }
 
-/// Replies that are no inbox. (The server itself refuses those that look like its own, `_R_.…`.)
+/// Reply subjects that are no inbox. (The server itself refuses those like its own, `_R_.…`.)
 fn replies() -> Vec<&'static [u8]> {
     vec![
         b"_INBOX.",
@@ -94,7 +96,7 @@ fn replies() -> Vec<&'static [u8]> {
     ]
 }
 
-/// A header block with a Command-Id.
+/// Returns a header block with a Command-Id.
 fn named(id: &str) -> Vec<u8> {
     format!("NATS/1.0\r\nCommand-Id: {id}\r\n\r\n").into_bytes()
 }
@@ -112,22 +114,22 @@ fn refused(answer: &RawMessage, (status, code): (&str, &str), what: &str) {
     );
 }
 
-/// The PubAck's number in the stream.
-async fn store(raw: &mut Raw, subject: &[u8], headers: &[u8], payload: &[u8]) -> u64 {
-    let answer = raw.ask(subject, headers, payload).await;
+/// Returns the sequence number of a PubAck.
+async fn store(raw: &mut RawClient, subject: &[u8], headers: &[u8], payload: &[u8]) -> u64 {
+    let answer = raw.request(subject, headers, payload).await;
     let ack: Value = serde_json::from_slice(&answer.payload).expect("a PubAck");
     ack["seq"].as_u64().unwrap_or_else(|| panic!("{}: {ack}", subject.escape_ascii()))
 }
 
-async fn desk(town: &Town) -> DeadLetters {
-    let js = jetstream::new(town.connect("operator").await);
-    DeadLetters::open(js, town.sql.clone()).await.unwrap()
+async fn desk(fleet: &TestFleet) -> DeadLetters {
+    let js = jetstream::new(fleet.connect("operator").await);
+    DeadLetters::open(js, fleet.sql.clone()).await.unwrap()
 }
 
-/// The dead letter of a message of `COMMANDS`.
-async fn letter(town: &Town, sequence: u64, what: &str) -> Letter {
+/// Returns the dead letter of a message of `COMMANDS`.
+async fn letter(fleet: &TestFleet, sequence: u64, what: &str) -> Letter {
     until(&format!("the dead letter of {what}"), || async {
-        let letters = desk(town).await.list(&Filter::default()).await.unwrap();
+        let letters = desk(fleet).await.list(&Filter::default()).await.unwrap();
         let of_this =
             |letter: &Letter| letter.headers.get("Origin-Seq").map(|v| v.as_str().parse());
         letters.into_iter().find(|letter| of_this(letter) == Some(Ok(sequence)))
@@ -135,24 +137,25 @@ async fn letter(town: &Town, sequence: u64, what: &str) -> Letter {
     .await
 }
 
-/// The stored outcome of a command of `t1`.
-async fn outcome(producer: &mut Raw, id: &str) -> (String, String) {
+/// Returns the stored outcome of a command of `t1`.
+async fn outcome(producer: &mut RawClient, id: &str) -> (String, String) {
     let asked = format!("q.t1.outcome.{id}");
-    let answer = producer.ask(asked.as_bytes(), b"NATS/1.0\r\nWait-Ms: 20000\r\n\r\n", b"").await;
+    let answer =
+        producer.request(asked.as_bytes(), b"NATS/1.0\r\nWait-Ms: 20000\r\n\r\n", b"").await;
     let outcome: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
     (outcome["status"].to_string(), outcome["code"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Every worker is ready, and none was started again.
-async fn all_well(town: &Town) {
+/// Checks that every worker is ready and none was restarted.
+async fn all_well(fleet: &TestFleet) {
     let ready = until("all workers to be ready", || async {
-        let page = reqwest::get(format!("{}/readyz", town.http().await)).await.ok()?;
-        let text = page.error_for_status().ok()?.text().await.ok()?;
+        let response = reqwest::get(format!("{}/readyz", fleet.http_url().await)).await.ok()?;
+        let text = response.error_for_status().ok()?.text().await.ok()?;
         Some(text)
     });
     ready.await;
     for worker in WorkerName::ALL {
-        let restarts = town
+        let restarts = fleet
             .metrics
             .group::<FleetMetrics>()
             .restarts
@@ -162,20 +165,20 @@ async fn all_well(town: &Town) {
     }
 }
 
-/// From the fleet's own account: on the way out of a tenant's the server writes header blocks anew.
+/// Sent within the fleet's own account: the server rewrites header blocks that leave a tenant's.
 #[tokio::test]
 async fn s5_01_any_bytes_are_answered_or_buried() {
-    let town = Town::start().await;
-    let mut producer = Raw::connect(&town.nats_url(SUPERUSER)).await;
-    let mut watcher = Raw::connect(&town.nats_url(SUPERUSER)).await;
+    let fleet = TestFleet::start().await;
+    let mut producer = RawClient::connect(&fleet.nats_url(SUPERUSER)).await;
+    let mut watcher = RawClient::connect(&fleet.nats_url(SUPERUSER)).await;
     let open = br#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
     let bad_header = ("400", "bad_header");
     for (name, block) in blocks() {
         for door in ["req.t1.cart.c1.open", "q.t1.view.cart.c1", "cmd.t1.user.u1.login"] {
-            let answer = producer.ask(door.as_bytes(), &block, open).await;
+            let answer = producer.request(door.as_bytes(), &block, open).await;
             refused(&answer, bad_header, &format!("{name} on {door}"));
         }
-        let answer = watcher.ask(b"q.t1.active_orders", &block, b"").await;
+        let answer = watcher.request(b"q.t1.active_orders", &block, b"").await;
         refused(&answer, bad_header, name);
 
         let stored = store(&mut producer, b"cmd.t1.cart.c1.open", &block, open).await;
@@ -183,34 +186,34 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
             // JetStream itself takes the status away, and hands on the rest.
             continue;
         }
-        let letter = letter(&town, stored, name).await;
+        let letter = letter(&fleet, stored, name).await;
         assert!(letter.reason.starts_with("bad_header"), "{name}: {}", letter.reason);
         assert_eq!(letter.subject, "cmd.t1.cart.c1.open");
         let header = |name: &str| letter.headers.get(name).map(|value| value.as_str().to_owned());
-        let payload = desk(&town).await.payload(letter.number).await.unwrap();
-        if let Some(length) = header("Dead-Raw-Headers-In-Payload") {
+        let payload = desk(&fleet).await.payload(letter.number).await.unwrap();
+        if let Some(length) = header("Dead-RawClient-Headers-In-Payload") {
             assert_eq!(length.parse(), Ok(block.len()), "{name}");
             assert_eq!(payload, [block.as_slice(), open].concat(), "{name}");
         } else {
-            let kept = header("Dead-Raw-Headers").expect(name);
+            let kept = header("Dead-RawClient-Headers").expect(name);
             assert_eq!(base64(&block), kept, "{name}");
             assert_eq!(&payload[..], open, "{name}");
         }
-        let replayed = desk(&town).await.replay(&letter, "op").await.unwrap_err();
-        assert!(replayed.to_string().contains("Dead-Raw-Headers"), "{name}: {replayed}");
+        let replayed = desk(&fleet).await.replay(&letter, "op").await.unwrap_err();
+        assert!(replayed.to_string().contains("Dead-RawClient-Headers"), "{name}: {replayed}");
     }
     assert_eq!(outcome(&mut producer, "k").await, ("201".to_owned(), "created".to_owned()));
     let bad_subject = ("400", "bad_subject");
     for (at, (name, id)) in ids().into_iter().enumerate() {
         let on_request = subject([b"req.t1.cart.", &id, b".open"]);
-        let answer = producer.ask(&on_request, &named(&format!("r{at}")), open).await;
+        let answer = producer.request(&on_request, &named(&format!("r{at}")), open).await;
         refused(&answer, bad_subject, name);
         let login = subject([b"cmd.t1.user.", &id, b".login"]);
-        let answer = producer.ask(&login, &named("k"), open).await;
+        let answer = producer.request(&login, &named("k"), open).await;
         refused(&answer, ("400", "secret_on_durable_door"), name);
         let view = subject([b"q.t1.view.cart.", &id, b""]);
         for raw in [&mut producer, &mut watcher] {
-            refused(&raw.ask(&view, b"", b"").await, bad_subject, name);
+            refused(&raw.request(&view, b"", b"").await, bad_subject, name);
         }
 
         let stored = subject([b"cmd.t1.cart.", &id, b".open"]);
@@ -220,57 +223,58 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         assert_eq!((&*decided.0, &*decided.1), bad_subject, "{name}");
         // Nobody can be told: it has no Command-Id.
         let stored = store(&mut producer, &stored, b"", open).await;
-        let letter = letter(&town, stored, name).await;
-        let kept = letter.headers.get("Dead-Raw-Subject").map(|value| value.as_str().to_owned());
+        let letter = letter(&fleet, stored, name).await;
+        let kept =
+            letter.headers.get("Dead-RawClient-Subject").map(|value| value.as_str().to_owned());
         let on_stream = subject([b"cmd.t1.cart.", &id, b".open"]);
         let is_text = id.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
         assert_eq!(kept, (!is_text).then(|| base64(&on_stream)), "{name}");
     }
     for (at, (name, payload, expected)) in payloads().into_iter().enumerate() {
         let (on_request, stored) = (format!("pr{at}"), format!("pd{at}"));
-        let answer = producer.ask(b"req.t1.cart.c1.open", &named(&on_request), &payload).await;
+        let answer = producer.request(b"req.t1.cart.c1.open", &named(&on_request), &payload).await;
         refused(&answer, expected, name);
         store(&mut producer, b"cmd.t1.cart.c1.open", &named(&stored), &payload).await;
         let decided = outcome(&mut producer, &stored).await;
         assert_eq!((&*decided.0, &*decided.1), expected, "{name}");
-        let answer = producer.ask(b"cmd.t1.user.u1.login", &named("k"), &payload).await;
+        let answer = producer.request(b"cmd.t1.user.u1.login", &named("k"), &payload).await;
         refused(&answer, ("400", "secret_on_durable_door"), name);
-        let answer = watcher.ask(b"q.t1.view.cart.c0", b"", &payload).await;
+        let answer = watcher.request(b"q.t1.view.cart.c0", b"", &payload).await;
         assert_eq!(answer.header("Brigade-Status"), "404", "{name}");
     }
-    all_well(&town).await;
-    town.until_idle().await;
-    check::kv_equals_sql(&town).await;
+    all_well(&fleet).await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
 }
 
-/// Whatever the server makes of a header block between the accounts, there is an answer on every
-/// subject that the tenant's credentials may publish, and nothing stays in hand.
+/// However the server rewrites a header block between accounts, every subject that the tenant's
+/// credentials may publish is answered, and nothing stays in hand.
 #[tokio::test]
 async fn s5_01_any_bytes_of_a_tenant_are_answered() {
-    let town = Town::start().await;
-    let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
-    let mut watcher = Raw::connect(&town.nats_url("t1-watcher")).await;
+    let fleet = TestFleet::start().await;
+    let mut producer = RawClient::connect(&fleet.nats_url("t1-producer")).await;
+    let mut watcher = RawClient::connect(&fleet.nats_url("t1-watcher")).await;
     let open = br#"{"kind":"team","owner":"ada","currency":"EUR"}"#;
     for (name, block) in blocks() {
         for door in ["req.t1.cart.c1.open", "q.t1.view.cart.c1", "cmd.t1.user.u1.login"] {
-            let answer = producer.ask(door.as_bytes(), &block, open).await;
+            let answer = producer.request(door.as_bytes(), &block, open).await;
             let status = answer.header("Brigade-Status");
             assert!(["400", "404", "201", "200"].contains(&&*status), "{name} on {door}: {status}");
         }
-        let answer = watcher.ask(b"q.t1.active_orders", &block, b"").await;
+        let answer = watcher.request(b"q.t1.active_orders", &block, b"").await;
         assert!(["400", "200"].contains(&&*answer.header("Brigade-Status")), "{name}");
         store(&mut producer, b"cmd.t1.cart.c1.open", &block, open).await;
     }
     for (at, (name, id)) in ids().into_iter().enumerate() {
         for (door, end) in [("req.t1.cart.", ".open"), ("q.t1.view.cart.", "")] {
             let subject = subject([door.as_bytes(), &id, end.as_bytes()]);
-            let answer = producer.ask(&subject, &named(&format!("s{at}")), open).await;
+            let answer = producer.request(&subject, &named(&format!("s{at}")), open).await;
             refused(&answer, ("400", "bad_subject"), name);
         }
     }
-    all_well(&town).await;
-    town.until_idle().await;
-    check::kv_equals_sql(&town).await;
+    all_well(&fleet).await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -278,10 +282,10 @@ fn base64(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-/// Sends everything that is strange, again and again, twenty a second and more, and waits for
-/// nothing.
+/// Sends every malformed message in a loop, twenty a second and more, without waiting.
 async fn repeat_all(producer: String, watcher: String) {
-    let (mut producer, mut watcher) = (Raw::connect(&producer).await, Raw::connect(&watcher).await);
+    let (mut producer, mut watcher) =
+        (RawClient::connect(&producer).await, RawClient::connect(&watcher).await);
     let mut pace = tokio::time::interval(Duration::from_millis(50));
     loop {
         for (_, block) in blocks() {
@@ -305,10 +309,10 @@ async fn repeat_all(producer: String, watcher: String) {
 
 #[tokio::test]
 async fn s5_01_good_commands_are_decided_while_strange_ones_are_repeated() {
-    let town = Town::start().await;
+    let fleet = TestFleet::start().await;
     let strange =
-        tokio::spawn(repeat_all(town.nats_url("t1-producer"), town.nats_url("t1-watcher")));
-    let good = Producer::new(town.connect("t2-producer").await, "t2");
+        tokio::spawn(repeat_all(fleet.nats_url("t1-producer"), fleet.nats_url("t1-watcher")));
+    let good = Producer::new(fleet.connect("t2-producer").await, "t2");
     let mut longest = Duration::ZERO;
     for at in 0..100 {
         let open = json!({"kind": "team", "owner": format!("ada{at}"), "currency": "EUR"});
@@ -326,23 +330,23 @@ async fn s5_01_good_commands_are_decided_while_strange_ones_are_repeated() {
     assert!(longest < SOON, "{longest:?}");
     assert!(!strange.is_finished(), "the strange ones were sent all the time");
     strange.abort();
-    all_well(&town).await;
-    town.until_idle().await;
-    check::kv_equals_sql(&town).await;
+    all_well(&fleet).await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
 }
 
 #[tokio::test]
 async fn s5_02_only_a_well_formed_inbox_is_answered() {
-    let town = Town::start().await;
-    let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
-    let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
+    let fleet = TestFleet::start().await;
+    let mut all = RawClient::connect(&fleet.nats_url(SUPERUSER)).await;
+    let mut producer = RawClient::connect(&fleet.nats_url("t1-producer")).await;
     let doors = ["req.t1.cart.c1.join", "cmd.t1.user.u1.login", "q.t1.view.cart.c1"];
-    let handled = town
+    let handled = fleet
         .metrics
         .group::<ConsumeMetrics>()
         .verdicts
         .with_label_values(&["command-handler", "done"]);
-    let answered = town.metrics.queries.with_label_values(&["view", "404"]);
+    let answered = fleet.metrics.queries.with_label_values(&["view", "404"]);
     let (handled_before, answered_before) = (handled.get(), answered.get());
     for reply in replies() {
         all.subscribe(reply).await;
@@ -361,32 +365,32 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
     })
     .await;
     // What was published to one of them came before this.
-    producer.ask(b"q.t1.view.cart.c1", b"", b"").await;
-    town.until_idle().await;
+    producer.request(b"q.t1.view.cart.c1", b"", b"").await;
+    fleet.until_idle().await;
     assert!(all.flush().await.is_empty(), "an answer went where it must not");
-    all_well(&town).await;
-    town.finish().await;
+    all_well(&fleet).await;
+    fleet.finish().await;
 }
 
-/// The client library still reads what workers are answered. Should it die of that, its worker
-/// notices and begins anew.
+/// The client library still reads the answers to workers. Should it die of one, its worker notices
+/// and restarts.
 #[tokio::test]
 async fn s5_01_a_client_whose_task_dies_is_replaced() {
-    let town = Town::start().await;
-    let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
+    let fleet = TestFleet::start().await;
+    let mut all = RawClient::connect(&fleet.nats_url(SUPERUSER)).await;
     let restarts =
-        town.metrics.group::<FleetMetrics>().restarts.with_label_values(&["command-handler"]);
+        fleet.metrics.group::<FleetMetrics>().restarts.with_label_values(&["command-handler"]);
     // Where command-handler is told that a key is stored.
     all.subscribe(b"$KV.versions.>").await;
     all.flush().await;
-    let good = town.producer().await;
+    let good = fleet.producer().await;
     let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"});
     assert_eq!(good.send("cart.c1.open", open.clone()).await.status, 201);
     let reply = all.next().await.reply;
     assert!(reply.starts_with(b"_INBOX.command-handler."), "{}", reply.escape_ascii());
     all.publish(&reply, b"", b"NATS/1.0\r\nX: a\rb\r\n\r\n", b"").await;
     until("command-handler to begin anew", || async { (restarts.get() == 1).then_some(()) }).await;
-    let decided = good.insist("k2", "cart.c2.open", open).await;
+    let decided = good.send_until_decided("k2", "cart.c2.open", open).await;
     assert_eq!(decided.status, 201);
-    town.finish().await;
+    fleet.finish().await;
 }

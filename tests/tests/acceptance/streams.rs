@@ -1,4 +1,4 @@
-//! S4 over HTTP: what is new, as server-sent events.
+//! S4 over HTTP: changes as server-sent events.
 
 mod bounds;
 mod faults;
@@ -7,30 +7,30 @@ mod sessions;
 mod views;
 
 use brigade_tests::{
-    Producer, Town, Web,
+    HttpClient, Producer, TestFleet,
     producer::placed,
-    sse::{Board, Event, Events},
+    sse::{SseEvent, SseStream, StreamedOrders},
     until,
 };
 use serde_json::{Value, json};
 
 const ACTIVE: &str = "active-orders/stream";
 
-/// A restaurant where whoever is on HTTP is trusted.
-async fn town() -> (Town, Producer, Web) {
-    let mut town = Town::empty().await;
-    town.settings.http.open = true;
-    town.run_all().await;
-    let (producer, web) = (town.producer().await, town.web().await);
-    (town, producer, web)
+/// Starts a fleet whose HTTP asks for no token.
+async fn fleet() -> (TestFleet, Producer, HttpClient) {
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.http.open = true;
+    fleet.run_all().await;
+    let (producer, http) = (fleet.producer().await, fleet.http_client().await);
+    (fleet, producer, http)
 }
 
-/// Opens a stream as a client does, which comes again when it is told to come later.
-async fn open(web: &Web, last: Option<&str>) -> Events {
-    until("a stream", async || match web.stream(ACTIVE, last).await {
+/// Opens a stream; repeats a request that is 503.
+async fn open(http: &HttpClient, last: Option<&str>) -> SseStream {
+    until("a stream", async || match http.stream(ACTIVE, last).await {
         Ok(events) => Some(events),
-        Err(page) => {
-            assert_eq!(page.status, 503, "{:?}", page.body());
+        Err(response) => {
+            assert_eq!(response.status, 503, "{:?}", response.body());
             None
         }
     })
@@ -46,33 +46,33 @@ async fn step(producer: &Producer, order: &str, verb: &str) {
     producer.done(&format!("order.{order}.{verb}"), payload).await;
 }
 
-/// The rows of a fresh query.
+/// Returns the rows of a fresh query.
 async fn fresh(producer: &Producer) -> Vec<Value> {
     let list = producer.active_orders(&[]).await;
     list.body()["rows"].as_array().expect("rows").clone()
 }
 
-/// Follows a stream until the board shows what a fresh query answers.
-async fn converge(events: &mut Events, board: &mut Board, producer: &Producer) {
-    while board.rows() != fresh(producer).await {
+/// Applies events of a stream until the rows equal a fresh query.
+async fn converge(events: &mut SseStream, orders: &mut StreamedOrders, producer: &Producer) {
+    while orders.rows() != fresh(producer).await {
         let event = events.next().await.expect("it goes on");
-        board.take(&event, &events.id);
+        orders.apply(&event, &events.id);
     }
 }
 
-async fn change(events: &mut Events) -> Value {
-    let Event { kind, data } = events.next().await.expect("it goes on");
+async fn change(events: &mut SseStream) -> Value {
+    let SseEvent { kind, data } = events.next().await.expect("it goes on");
     assert_eq!(kind, "change", "{data}");
     data
 }
 
 #[tokio::test]
 async fn s4_01_a_placed_order_is_pushed_over_http() {
-    let (town, producer, web) = town().await;
+    let (fleet, producer, http) = fleet().await;
     place(&producer, "o1").await;
-    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    let mut events = http.stream(ACTIVE, None).await.expect("a stream");
     let snapshot = events.next().await.expect("a snapshot");
-    let query = web.get("active-orders", &[]).await.body();
+    let query = http.get("active-orders", &[]).await.body();
     assert_eq!((snapshot.kind.as_str(), &snapshot.data["rows"]), ("snapshot", &query["rows"]));
     assert_eq!(snapshot.data["resume"], events.id.as_str());
     place(&producer, "o2").await;
@@ -80,23 +80,23 @@ async fn s4_01_a_placed_order_is_pushed_over_http() {
     assert_eq!((&pushed["order"], &pushed["change"]["kind"]), (&json!("o2"), &json!("added")));
     assert_eq!(pushed, fresh(&producer).await[0], "a row as a query shows it");
     assert!(events.retry.is_some_and(|millis| millis < 2_000));
-    assert_eq!(town.metrics.stream_readers.get(), 1);
-    assert_eq!(town.metrics.stream_changes.get(), 1);
-    let displayed = town.metrics.stream_display_seconds.with_label_values::<&str>(&[]);
+    assert_eq!(fleet.metrics.stream_readers.get(), 1);
+    assert_eq!(fleet.metrics.stream_changes.get(), 1);
+    let displayed = fleet.metrics.stream_display_seconds.with_label_values::<&str>(&[]);
     assert_eq!(displayed.get_sample_count(), 1);
     println!("from the change to its readers: {:.1} ms", displayed.get_sample_sum() * 1e3);
     drop(events);
-    let gone = async || (town.metrics.stream_readers.get() == 0).then_some(());
+    let gone = async || (fleet.metrics.stream_readers.get() == 0).then_some(());
     until("the reader to be gone", gone).await;
-    let gone = async || (town.metrics.stream_hubs.get() == 0).then_some(());
+    let gone = async || (fleet.metrics.stream_hubs.get() == 0).then_some(());
     until("the hub to be gone", gone).await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s4_02_added_updated_and_removed_are_pushed_with_their_reasons() {
-    let (town, producer, web) = town().await;
-    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    let (fleet, producer, http) = fleet().await;
+    let mut events = http.stream(ACTIVE, None).await.expect("a stream");
     let snapshot = events.next().await.expect("a snapshot");
     assert_eq!((snapshot.kind.as_str(), &snapshot.data["rows"]), ("snapshot", &json!([])));
     let mut told = async |order: &str| {
@@ -123,7 +123,7 @@ async fn s4_02_added_updated_and_removed_are_pushed_with_their_reasons() {
     assert_eq!(told("o1").await, (json!("completed"), removed("completed")));
     assert_eq!(fresh(&producer).await, Vec::<Value>::new());
     // Of another restaurant nothing is told.
-    let mut theirs = web.of("t2").stream(ACTIVE, None).await.expect("a stream");
+    let mut theirs = http.of("t2").stream(ACTIVE, None).await.expect("a stream");
     assert_eq!(theirs.next().await.expect("a snapshot").data["rows"], json!([]));
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,9 +1,9 @@
-//! S3: the payment that succeeds frees the table. (Here the commands; what is found and repaired
-//! stands with table-status-reconciler.)
+//! S3: the payment that succeeds frees the table. (These are the commands; repairs are in
+//! `ghosts`.)
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town, check,
+    Producer, TestFleet, check,
     paying::result,
     producer::{Reply, placed},
     until,
@@ -19,13 +19,13 @@ async fn ok(producer: &Producer, what: &str, payload: Value) -> Reply {
     reply
 }
 
-/// The table t1 with a party, u1.
+/// Seats the party u1 at the table t1.
 async fn seated(producer: &Producer) {
     ok(producer, "table.t1.register", json!({"label": "Window", "seats": 4})).await;
     ok(producer, "table.t1.open_turn", json!({"turn_id": "u1", "party_size": 2})).await;
 }
 
-/// An order of 10.00 at the table t1.
+/// Places an order of 10.00 at the table t1.
 async fn order(producer: &Producer, id: &str) {
     let mut order = placed(&[("Pizza", 1000, 1)]);
     order["table_id"] = json!("t1");
@@ -41,8 +41,8 @@ async fn status(producer: &Producer) -> Value {
     producer.view("table.t1", None).await.body()["core"]["status"].clone()
 }
 
-/// Whether these rows were all written by one transaction.
-async fn by_one_transaction(town: &Town) -> bool {
+/// Returns whether one transaction wrote all these rows.
+async fn by_one_transaction(fleet: &TestFleet) -> bool {
     let count: i64 = sqlx::query_scalar(
         "select count(distinct xmin::text) from (
              select xmin from brigade.carts union all select xmin from brigade.orders
@@ -50,7 +50,7 @@ async fn by_one_transaction(town: &Town) -> bool {
              union all select xmin from brigade.tables union all select xmin from brigade.turns
              union all select xmin from brigade.cart_locks) rows",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     count == 1
@@ -58,8 +58,8 @@ async fn by_one_transaction(town: &Town) -> bool {
 
 #[tokio::test]
 async fn s3_01_a_capture_at_a_table_frees_it_in_one_transaction() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     seated(&producer).await;
     let view = producer.view("table.t1", None).await.body();
     assert_eq!((&view["version"], &view["core"]["status"]), (&json!(2), &json!("occupied")));
@@ -74,7 +74,7 @@ async fn s3_01_a_capture_at_a_table_frees_it_in_one_transaction() {
     sqlx::raw_sql(
         "alter table brigade.tables add constraint stuck check (status = 'occupied') not valid",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
     let captured = result("captured", "tx1", 1000);
@@ -85,32 +85,33 @@ async fn s3_01_a_capture_at_a_table_frees_it_in_one_transaction() {
     assert_eq!(payment["core"]["status"], "initiated");
     assert_eq!(producer.view("order.o1", None).await.status, 404);
     sqlx::raw_sql("alter table brigade.tables drop constraint stuck")
-        .execute(&town.sql)
+        .execute(&fleet.sql)
         .await
         .unwrap();
 
-    let outcome = producer.insist("k1", "payment.p1.record_result", captured).await.body();
+    let outcome =
+        producer.send_until_decided("k1", "payment.p1.record_result", captured).await.body();
     assert_eq!(outcome["data"]["check_out"], "ok", "{outcome}");
     let effects =
         ["cart.c1@7", "payment.p1@2", "order.o1@2", "table.t1@3", "lock.ada@2", "turn.u1@2"];
     assert_eq!(outcome["effects"], json!(effects));
-    assert!(by_one_transaction(&town).await);
+    assert!(by_one_transaction(&fleet).await);
     let view = producer.view("table.t1", None).await.body();
     assert_eq!(view["core"]["status"], "available");
     assert_eq!(view["core"]["open_turn"], Value::Null);
     let turn: (Option<String>, bool) =
         sqlx::query_as("select close_reason, closed_at = updated_at from brigade.turns")
-            .fetch_one(&town.sql)
+            .fetch_one(&fleet.sql)
             .await
             .unwrap();
     assert_eq!(turn, (Some("paid".to_owned()), true));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s3_03_a_status_by_hand_keeps_to_the_same_rules() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     ok(&producer, "table.t1.register", json!({"label": "Window", "seats": 4})).await;
     let say = async |payload: Value| {
         let reply = producer.send("table.t1.set_status", payload).await;
@@ -133,18 +134,18 @@ async fn s3_03_a_status_by_hand_keeps_to_the_same_rules() {
         "select (select payload::jsonb -> 'data' from brigade.events where type = 'status_changed'),
                 (select close_reason from brigade.turns)",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert_eq!((&data["forced"], &data["reason"]), (&json!(true), &json!("ran off")));
     assert_eq!((data["unpaid"].clone(), reason.as_str()), (json!(["o1"]), "forced"));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s3_05_what_an_earlier_party_owes_does_not_keep_the_table_busy() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     seated(&producer).await;
     order(&producer, "o1").await;
     let force = json!({"status": "available", "force": true, "reason": "ran off"});
@@ -167,22 +168,22 @@ async fn s3_05_what_an_earlier_party_owes_does_not_keep_the_table_busy() {
     assert_eq!(status(&producer).await, "occupied");
     let by_sql: Vec<(String, Option<String>)> =
         sqlx::query_as("select id, close_reason from brigade.turns order by id")
-            .fetch_all(&town.sql)
+            .fetch_all(&fleet.sql)
             .await
             .unwrap();
     let reason = |id: &str, reason: Option<&str>| (id.to_owned(), reason.map(str::to_owned));
     let expected = [reason("u1", Some("forced")), reason("u2", Some("paid")), reason("u3", None)];
     assert_eq!(by_sql, expected);
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Three payments of a table end at once, while somebody orders, cancels and closes: whatever order
-/// two handlers decide them in, the turn is closed with the last of them, once.
+/// Three payments of a table end at once, while somebody orders, cancels and closes: in whatever
+/// order two handlers decide them, the last of them closes the turn, once.
 #[tokio::test]
 async fn payments_of_one_table_at_once_free_it_once() {
-    let mut town = Town::start().await;
-    town.run(WorkerName::CommandHandler).await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    fleet.run(WorkerName::CommandHandler).await;
+    let producer = fleet.producer().await;
     let seat = async |n: usize| {
         let register = json!({"label": "Window", "seats": 4});
         ok(&producer, &format!("table.t{n}.register"), register).await;
@@ -207,7 +208,10 @@ async fn payments_of_one_table_at_once_free_it_once() {
         let close = (format!("table.t{n}.close_turn"), json!({"turn_id": format!("u{n}")}));
         let all = [captured(0), close, captured(1), cancel, captured(2)];
         let sent = all.map(async |(what, payload)| {
-            (what.clone(), producer.insist(&what.replace('.', "-"), &what, payload).await)
+            (
+                what.clone(),
+                producer.send_until_decided(&what.replace('.', "-"), &what, payload).await,
+            )
         });
         for (what, reply) in join_all(sent).await {
             // Either somebody has not paid, or the last one to pay has closed it.
@@ -222,18 +226,18 @@ async fn payments_of_one_table_at_once_free_it_once() {
             or 1 <> (select count(*) from brigade.events e
                      where e.id = t.id and e.type = 'turn_closed')",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(wrong, Vec::<String>::new());
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_damaged_table_is_repaired_by_a_command_with_its_evidence() {
-    let town = Town::start_without(WorkerName::TableStatusReconciler).await;
-    let producer = town.producer().await;
-    let operator = Producer::new(town.connect("operator").await, "t1");
+    let fleet = TestFleet::start_without(WorkerName::TableStatusReconciler).await;
+    let producer = fleet.producer().await;
+    let operator = Producer::new(fleet.connect("operator").await, "t1");
     seated(&producer).await;
     order(&producer, "o1").await;
     initiate(&producer, "p1", "o1").await;
@@ -242,7 +246,7 @@ async fn a_damaged_table_is_repaired_by_a_command_with_its_evidence() {
         "update brigade.turns set closed_at = null, close_reason = null;
          update brigade.tables set status = 'occupied', open_turn_id = 'u1'",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
     let ask = |finding: &str| json!({"expected_version": 3, "finding": finding, "evidence": {"unpaid": []}});
@@ -254,34 +258,34 @@ async fn a_damaged_table_is_repaired_by_a_command_with_its_evidence() {
     let again = operator.send("table.t1.reconcile", ask("ghost_all_paid")).await;
     assert_eq!((again.status, again.code().as_str()), (412, "version_mismatch"));
     let reason: String = sqlx::query_scalar("select close_reason from brigade.turns")
-        .fetch_one(&town.sql)
+        .fetch_one(&fleet.sql)
         .await
         .unwrap();
     assert_eq!(reason, "reconciled");
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn what_kv_loses_of_tables_and_payments_is_brought_back() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     seated(&producer).await;
     order(&producer, "o1").await;
     initiate(&producer, "p1", "o1").await;
-    town.until_idle().await;
-    until_healed(&town).await;
-    let js = async_nats::jetstream::new(town.connect("operator").await);
+    fleet.until_idle().await;
+    until_healed(&fleet).await;
+    let js = async_nats::jetstream::new(fleet.connect("operator").await);
     for stream in ["KV_versions", "KV_views"] {
         js.delete_stream(stream).await.unwrap();
     }
     for key in ["t1.table.t1", "t1.payment.p1"] {
         until(&format!("{key} to stand in KV again"), || async {
-            check::kv(&town, "versions", key).await?;
-            check::kv(&town, "views", &format!("{key}.core")).await
+            check::kv(&fleet, "versions", key).await?;
+            check::kv(&fleet, "views", &format!("{key}.core")).await
         })
         .await;
     }
-    until_healed(&town).await;
+    until_healed(&fleet).await;
     // What stands there is compared with SQL.
-    town.finish().await;
+    fleet.finish().await;
 }

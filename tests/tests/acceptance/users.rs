@@ -1,19 +1,19 @@
-//! S1: who writes a cached field. A session is right on the very next request, each part of a user
-//! has one writer, and no secret is kept anywhere.
+//! S1: the owner of each cached field. A session is valid on the very next request, each part of a
+//! user has one writer, and no secret is stored anywhere.
 
 use brigade::workers::cache_verifier::VerifierMetrics;
 use std::{fs, path::Path, time::Instant};
 
 use async_nats::jetstream;
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Reply, Town, check, process::Process, town::SUPERUSER, until};
+use brigade_tests::{Producer, Reply, SUPERUSER, TestFleet, check, process::Process, until};
 use serde_json::{Value, json};
 
 use crate::healing::until_healed;
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 
-/// What a login or a refresh gave.
+/// The tokens of a login or a refresh.
 #[derive(Clone)]
 struct Session {
     access: String,
@@ -69,15 +69,15 @@ async fn done(producer: &Producer, what: &str, payload: Value) -> Value {
     reply.body()
 }
 
-/// A part as it stands in KV.
-async fn cached(town: &Town, user: &str, part: &str) -> Value {
-    check::kv(town, "user_state", &format!("t1.{user}.{part}")).await.unwrap_or_default()
+/// Returns a part from KV.
+async fn cached(fleet: &TestFleet, user: &str, part: &str) -> Value {
+    check::kv(fleet, "user_state", &format!("t1.{user}.{part}")).await.unwrap_or_default()
 }
 
-async fn all_cached(town: &Town, user: &str) -> [Value; 3] {
+async fn all_cached(fleet: &TestFleet, user: &str) -> [Value; 3] {
     let mut all = [const { Value::Null }; 3];
     for (value, part) in all.iter_mut().zip(["auth", "subscription", "roles"]) {
-        *value = cached(town, user, part).await;
+        *value = cached(fleet, user, part).await;
     }
     all
 }
@@ -88,47 +88,47 @@ fn plan(id: &str) -> Value {
 
 #[tokio::test]
 async fn s1_01_a_command_has_written_the_fields_it_owns_before_it_answers() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
-    assert_eq!(cached(&town, "ada", "auth").await["version"], 1);
+    assert_eq!(cached(&fleet, "ada", "auth").await["version"], 1);
     let session = login(&producer, "ada").await;
-    assert_eq!(cached(&town, "ada", "auth").await["version"], 2);
+    assert_eq!(cached(&fleet, "ada", "auth").await["version"], 2);
     let session = Session::of(&refresh(&producer, "ada", &session.refresh).await);
-    let auth = cached(&town, "ada", "auth").await;
+    let auth = cached(&fleet, "ada", "auth").await;
     assert_eq!((&auth["version"], auth["access_hash"].is_string()), (&json!(3), true));
     done(&producer, "user.ada.update_profile", json!({"email": "a@b.org"})).await;
-    assert_eq!(cached(&town, "ada", "auth").await["email"], "a@b.org");
+    assert_eq!(cached(&fleet, "ada", "auth").await["email"], "a@b.org");
     done(&producer, "user.ada.update_profile", json!({"email": email("ada")})).await;
     assert_eq!(validate(&producer, "ada", &session.access).await.status, 200);
     done(&producer, "user.ada.logout", json!({})).await;
-    assert_eq!(cached(&town, "ada", "auth").await["access_hash"], Value::Null);
+    assert_eq!(cached(&fleet, "ada", "auth").await["access_hash"], Value::Null);
     assert_eq!(validate(&producer, "ada", &session.access).await.status, 401);
 
     // A part of the projector's is told at once, though nobody projects.
     let session = login(&producer, "ada").await;
-    town.until_idle().await;
-    town.stop_one(WorkerName::UserStateProjector).await;
+    fleet.until_idle().await;
+    fleet.stop_one(WorkerName::UserStateProjector).await;
     done(&producer, "user.ada.register_subscription", plan("s1")).await;
     let valid = validate(&producer, "ada", &session.access).await.body();
     assert_eq!(valid["subscription"]["subscription_id"], "s1");
     let told = state(&producer, "ada").await.body();
     assert_eq!(told["subscription"]["subscription_id"], "s1");
-    assert_eq!(cached(&town, "ada", "subscription").await["subscription_id"], Value::Null);
-    town.run(WorkerName::UserStateProjector).await;
-    town.finish().await;
+    assert_eq!(cached(&fleet, "ada", "subscription").await["subscription_id"], Value::Null);
+    fleet.run(WorkerName::UserStateProjector).await;
+    fleet.finish().await;
 }
 
-/// The original situation: a refresh that is cached by a consumer makes a new token fail.
+/// The reported fault: a refresh that is cached by a consumer makes a new token fail.
 #[tokio::test]
-async fn s1_02_a_refreshed_token_is_valid_on_the_very_next_request_and_the_old_one_is_not() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+async fn s1_02_a_refreshed_token_is_valid_at_once_and_the_old_one_is_not() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     let mut session = login(&producer, "ada").await;
     // No consumer helps: what is told has to be right without.
     for consumer in [WorkerName::OutboxRelay, WorkerName::UserStateProjector] {
-        town.stop_one(consumer).await;
+        fleet.stop_one(consumer).await;
     }
     for _ in 0..50 {
         let next = Session::of(&refresh(&producer, "ada", &session.refresh).await);
@@ -138,56 +138,56 @@ async fn s1_02_a_refreshed_token_is_valid_on_the_very_next_request_and_the_old_o
     }
 }
 
-/// The original situation: the consumer of a login event writes the whole record, and wipes what
+/// The reported fault: the consumer of a login event writes the whole record, and wipes what
 /// another service wrote.
 #[tokio::test]
 async fn s1_04_a_login_keeps_the_subscription_and_the_roles_that_are_cached() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     done(&producer, "user.ada.register_subscription", plan("s1")).await;
     done(&producer, "user.ada.activate_subscription", plan("s1")).await;
     done(&producer, "user.ada.change_roles", json!({"roles": ["staff", "customer"]})).await;
-    town.until_idle().await;
-    let [auth, subscription, roles] = all_cached(&town, "ada").await;
+    fleet.until_idle().await;
+    let [auth, subscription, roles] = all_cached(&fleet, "ada").await;
     assert_eq!((&subscription["status"], &roles["version"]), (&json!("active"), &json!(4)));
     login(&producer, "ada").await;
-    town.until_idle().await;
-    let after = all_cached(&town, "ada").await;
+    fleet.until_idle().await;
+    let after = all_cached(&fleet, "ada").await;
     assert_ne!(after[0], auth);
     assert_eq!([&after[1], &after[2]], [&subscription, &roles]);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s1_05_subscription_and_roles_events_change_only_their_own_field() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     login(&producer, "ada").await;
-    town.until_idle().await;
-    let before = all_cached(&town, "ada").await;
+    fleet.until_idle().await;
+    let before = all_cached(&fleet, "ada").await;
     done(&producer, "user.ada.register_subscription", plan("s1")).await;
     done(&producer, "user.ada.activate_subscription", plan("s1")).await;
-    town.until_idle().await;
-    let subscribed = all_cached(&town, "ada").await;
+    fleet.until_idle().await;
+    let subscribed = all_cached(&fleet, "ada").await;
     assert_eq!((&subscribed[0], &subscribed[2]), (&before[0], &before[2]));
     assert_eq!(subscribed[1]["status"], "active");
     done(&producer, "user.ada.change_roles", json!({"roles": ["manager"]})).await;
-    town.until_idle().await;
-    let after = all_cached(&town, "ada").await;
+    fleet.until_idle().await;
+    let after = all_cached(&fleet, "ada").await;
     assert_eq!((&after[0], &after[1]), (&subscribed[0], &subscribed[1]));
     assert_eq!(after[2]["roles"], json!(["manager"]));
-    town.finish().await;
+    fleet.finish().await;
 }
 
-fn checks(town: &Town, finding: &str) -> u64 {
-    town.metrics.group::<VerifierMetrics>().session_checks.with_label_values(&[finding]).get()
+fn checks(fleet: &TestFleet, finding: &str) -> u64 {
+    fleet.metrics.group::<VerifierMetrics>().session_checks.with_label_values(&[finding]).get()
 }
 
-/// Messages that were ever written into the bucket, but for its canary.
-async fn writes(town: &Town) -> u64 {
-    let js = jetstream::new(town.connect("operator").await);
+/// Counts the messages that were ever written into the bucket, but for its canary.
+async fn writes(fleet: &TestFleet) -> u64 {
+    let js = jetstream::new(fleet.connect("operator").await);
     let mut stream = js.get_stream("KV_user_state").await.expect("the bucket");
     until("the canary", || async {
         stream.get_last_raw_message_by_subject("$KV.user_state.canary").await.ok()
@@ -198,82 +198,84 @@ async fn writes(town: &Town) -> u64 {
 
 #[tokio::test]
 async fn s1_06_session_events_are_verified_and_counted_and_nothing_is_written() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     login(&producer, "ada").await;
     done(&producer, "user.ada.logout", json!({})).await;
-    town.until_idle().await;
-    assert_eq!(checks(&town, "ok"), 3);
+    fleet.until_idle().await;
+    assert_eq!(checks(&fleet, "ok"), 3);
     for finding in ["missing", "stale", "ahead"] {
-        assert_eq!(checks(&town, finding), 0, "{finding}");
+        assert_eq!(checks(&fleet, finding), 0, "{finding}");
     }
     // Three of auth, one each of subscription and roles; each event once more adds none.
-    assert_eq!(writes(&town).await, 5);
-    forget_what_was_consumed(&town).await;
-    until("the events to be verified again", || async { (checks(&town, "ok") == 6).then_some(()) })
-        .await;
-    assert_eq!(writes(&town).await, 5);
-    town.finish().await;
+    assert_eq!(writes(&fleet).await, 5);
+    forget_what_was_consumed(&fleet).await;
+    until("the events to be verified again", || async {
+        (checks(&fleet, "ok") == 6).then_some(())
+    })
+    .await;
+    assert_eq!(writes(&fleet).await, 5);
+    fleet.finish().await;
 }
 
-/// Lets cache-verifier get every event once more.
-async fn forget_what_was_consumed(town: &Town) {
-    let js = jetstream::new(town.connect("operator").await);
+/// Makes cache-verifier receive every event once more.
+async fn forget_what_was_consumed(fleet: &TestFleet) {
+    let js = jetstream::new(fleet.connect("operator").await);
     let events = js.get_stream("EVENTS").await.expect("the stream");
     events.delete_consumer("cache-verifier").await.expect("deleted");
 }
 
 #[tokio::test]
 async fn s1_07_what_is_found_wrong_is_repaired_by_its_owner_on_a_command() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     for user in ["ada", "bob", "cleo", "dora"] {
         register(&producer, user).await;
     }
-    town.until_idle().await;
+    fleet.until_idle().await;
     assert_eq!(
-        town.metrics.group::<VerifierMetrics>().rebuilds_requested.get(),
+        fleet.metrics.group::<VerifierMetrics>().rebuilds_requested.get(),
         0,
         "nothing is repaired without a fault"
     );
     // A bucket whose keys were all written since its last mark looks like a purged one, and would
     // be healed as a whole: Dora's stay.
-    until_healed(&town).await;
-    town.stop_one(WorkerName::CacheVerifier).await;
+    until_healed(&fleet).await;
+    fleet.stop_one(WorkerName::CacheVerifier).await;
     for user in ["ada", "bob", "cleo"] {
         login(&producer, user).await;
     }
-    town.until_relayed().await;
-    let js = jetstream::new(town.connect(SUPERUSER).await);
+    fleet.until_relayed().await;
+    let js = jetstream::new(fleet.connect(SUPERUSER).await);
     let bucket = js.get_stream("KV_user_state").await.expect("the bucket");
     let purged = bucket.purge().filter("$KV.user_state.t1.ada.auth").await.expect("purged");
     assert_eq!(purged.purged, 1);
     for (user, version) in [("bob", 1), ("cleo", 99)] {
-        let mut forged = cached(&town, user, "auth").await;
+        let mut forged = cached(&fleet, user, "auth").await;
         forged["version"] = version.into();
         let subject = format!("$KV.user_state.t1.{user}.auth");
         let sent = js.publish(subject, forged.to_string().into()).await;
         sent.expect("sent").await.expect("stored");
     }
-    town.run(WorkerName::CacheVerifier).await;
+    fleet.run(WorkerName::CacheVerifier).await;
     for user in ["ada", "bob"] {
         until(&format!("the session of {user} to be cached again"), || async {
-            (cached(&town, user, "auth").await["version"] == 2).then_some(())
+            (cached(&fleet, user, "auth").await["version"] == 2).then_some(())
         })
         .await;
     }
-    until("all to be judged", || async { (checks(&town, "ahead") == 1).then_some(()) }).await;
-    assert_eq!((checks(&town, "missing"), checks(&town, "stale")), (1, 1));
+    until("all to be judged", || async { (checks(&fleet, "ahead") == 1).then_some(()) }).await;
+    assert_eq!((checks(&fleet, "missing"), checks(&fleet, "stale")), (1, 1));
     assert_eq!(
-        town.metrics.group::<VerifierMetrics>().rebuilds_requested.get(),
+        fleet.metrics.group::<VerifierMetrics>().rebuilds_requested.get(),
         2,
         "what is ahead is reported only"
     );
     let actors: i64 = sqlx::query_scalar(
         "select count(*) from brigade.command_inbox where subject like '%.rebuild_cache'",
     )
-    .fetch_one(&town.sql)
+    .fetch_one(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(actors, 2);
@@ -281,41 +283,43 @@ async fn s1_07_what_is_found_wrong_is_repaired_by_its_owner_on_a_command() {
     assert_eq!(validate(&producer, "cleo", "cleo.x").await.status, 401);
     bucket.purge().filter("$KV.user_state.t1.cleo.auth").await.expect("purged");
     until("the purged key to be healed", || async {
-        (cached(&town, "cleo", "auth").await["version"] == 2).then_some(())
+        (cached(&fleet, "cleo", "auth").await["version"] == 2).then_some(())
     })
     .await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s1_08_side_effects_of_a_login_happen_once_per_event() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     login(&producer, "ada").await;
     login(&producer, "ada").await;
     let noted = async || -> Vec<String> {
         let noted = "select type from brigade.user_activity where id = 'ada' order by version";
-        sqlx::query_scalar(noted).fetch_all(&town.sql).await.unwrap()
+        sqlx::query_scalar(noted).fetch_all(&fleet.sql).await.unwrap()
     };
-    let preloaded = || town.metrics.queries.with_label_values(&["user_state", "200"]).get();
-    town.until_idle().await;
+    let preloaded = || fleet.metrics.queries.with_label_values(&["user_state", "200"]).get();
+    fleet.until_idle().await;
     let once = ["registered", "logged_in", "logged_in"];
     assert_eq!((noted().await, preloaded()), (once.map(str::to_owned).to_vec(), 2));
-    forget_what_was_consumed(&town).await;
-    until("the events to be consumed again", || async { (checks(&town, "ok") == 6).then_some(()) })
-        .await;
+    forget_what_was_consumed(&fleet).await;
+    until("the events to be consumed again", || async {
+        (checks(&fleet, "ok") == 6).then_some(())
+    })
+    .await;
     assert_eq!((noted().await, preloaded()), (once.map(str::to_owned).to_vec(), 2));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s1_09_the_cache_holds_no_usable_token() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     let session = login(&producer, "ada").await;
-    let auth = cached(&town, "ada", "auth").await;
+    let auth = cached(&fleet, "ada", "auth").await;
     let text = auth.to_string();
     assert!(!text.contains(&session.access) && !text.contains(&session.refresh));
     for hash in ["access_hash", "refresh_hash"] {
@@ -328,19 +332,19 @@ async fn s1_09_the_cache_holds_no_usable_token() {
     }
     assert_eq!(validate(&producer, "ada", &session.refresh).await.status, 401);
     assert_eq!(validate(&producer, "ada", &session.access).await.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s1_10_a_users_state_has_all_its_fields() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     assert_eq!(state(&producer, "ada").await.status, 404);
     register(&producer, "ada").await;
     login(&producer, "ada").await;
     done(&producer, "user.ada.register_subscription", plan("s1")).await;
-    town.until_idle().await;
-    let [auth, subscription, roles] = all_cached(&town, "ada").await;
+    fleet.until_idle().await;
+    let [auth, subscription, roles] = all_cached(&fleet, "ada").await;
     for (field, value) in
         [("user", "ada"), ("profile_id", "p1"), ("email", &email("ada")), ("status", "active")]
     {
@@ -363,13 +367,13 @@ async fn s1_10_a_users_state_has_all_its_fields() {
         told,
         json!({"version": 3, "auth": shown, "subscription": subscription, "roles": roles})
     );
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn a_login_is_decided_anew_each_time_and_its_id_is_for_nothing_else() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+async fn a_repeated_login_gives_new_tokens_and_its_id_fits_no_other_command() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     register(&producer, "bob").await;
     let said = |user: &str| json!({"email": email(user), "password": PASSWORD});
@@ -392,13 +396,13 @@ async fn a_login_is_decided_anew_each_time_and_its_id_is_for_nothing_else() {
     // The outcome that may be asked for later tells no token.
     let kept = producer.request("q.t1.outcome.k2", &[], b"").await.expect("an answer").body();
     assert_eq!((&kept["status"], &kept["data"]["access_token"]), (&json!(200), &Value::Null));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn ten_wrong_passwords_stop_even_the_right_one() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     let wrong = (0..10).map(|_| try_login(&producer, "ada", "wrong"));
     for reply in futures::future::join_all(wrong).await {
@@ -407,14 +411,14 @@ async fn ten_wrong_passwords_stop_even_the_right_one() {
     let stopped = try_login(&producer, "ada", PASSWORD).await;
     assert_eq!((stopped.status, stopped.code().as_str()), (429, "too_many_attempts"));
     assert!(stopped.body()["retry_after_ms"].as_u64().is_some());
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn what_is_asked_wrongly_of_a_user_has_a_clear_answer() {
-    let mut town = Town::empty_with_own_postgres().await;
-    town.run_all().await;
-    let producer = town.producer().await;
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.run_all().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
     let session = login(&producer, "ada").await;
     let ask = async |payload: &[u8], headers: &[(&str, &str)]| {
@@ -433,25 +437,25 @@ async fn what_is_asked_wrongly_of_a_user_has_a_clear_answer() {
     assert_eq!(refused.expect("an answer").code(), "secret_on_durable_door");
     assert_eq!(producer.view("user.ada", None).await.code(), "bad_subject");
     // Nobody is let in while Postgres is away, whatever KV knows.
-    town.postgres.as_mut().unwrap().stop().await;
+    fleet.postgres_mut().stop().await;
     for headers in [&[][..], &[("Confirm", "kv")]] {
         assert_eq!(ask(right.as_bytes(), headers).await, 503);
     }
-    town.postgres.as_mut().unwrap().restart().await.unwrap();
+    fleet.postgres_mut().restart().await.unwrap();
     until("edge to see Postgres", || async {
         (ask(right.as_bytes(), &[]).await == 200).then_some(())
     })
     .await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
-async fn a_handler_killed_between_commit_and_show_is_made_up_for_though_nobody_asks() {
-    let mut town = Town::start().await;
-    let producer = town.producer().await;
+async fn a_change_committed_by_a_handler_killed_before_its_projection_is_projected() {
+    let mut fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     register(&producer, "ada").await;
-    town.until_idle().await;
-    let armed = town.fail.arm("command-handler.after_commit");
+    fleet.until_idle().await;
+    let armed = fleet.fail.arm("command-handler.after_commit");
     let asking = tokio::spawn({
         let producer = producer.clone();
         async move {
@@ -461,21 +465,21 @@ async fn a_handler_killed_between_commit_and_show_is_made_up_for_though_nobody_a
         }
     });
     armed.reached().await;
-    town.take(WorkerName::CommandHandler).kill().await;
+    fleet.take(WorkerName::CommandHandler).kill().await;
     asking.abort();
-    town.fail.disarm("command-handler.after_commit");
-    assert_eq!(cached(&town, "ada", "auth").await["version"], 1);
-    town.run(WorkerName::CommandHandler).await;
+    fleet.fail.disarm("command-handler.after_commit");
+    assert_eq!(cached(&fleet, "ada", "auth").await["version"], 1);
+    fleet.run(WorkerName::CommandHandler).await;
     let started = Instant::now();
     until("the session to be shown", || async {
-        (cached(&town, "ada", "auth").await["version"] == 2).then_some(())
+        (cached(&fleet, "ada", "auth").await["version"] == 2).then_some(())
     })
     .await;
     println!("shown {:.1} s after a handler was there", started.elapsed().as_secs_f64());
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Whether a file under the folder holds these bytes.
+/// Returns whether a file under the folder holds these bytes.
 fn is_in_files(folder: &Path, wanted: &[u8]) -> bool {
     fs::read_dir(folder).unwrap().any(|entry| {
         let path = entry.unwrap().path();
@@ -486,19 +490,19 @@ fn is_in_files(folder: &Path, wanted: &[u8]) -> bool {
     })
 }
 
-/// Every row of every table as text.
-async fn dump(town: &Town) -> String {
+/// Returns every row of every table as text.
+async fn dump(fleet: &TestFleet) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "select table_name::text from information_schema.tables where table_schema = 'brigade'",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .unwrap();
     let mut all = String::new();
     for table in tables {
         let rows = format!("select coalesce(string_agg(t::text, ''), '') from brigade.{table} t");
         let rows = sqlx::query_scalar(sqlx::AssertSqlSafe(rows));
-        let rows: String = rows.fetch_one(&town.sql).await.unwrap();
+        let rows: String = rows.fetch_one(&fleet.sql).await.unwrap();
         all.push_str(&rows);
     }
     all
@@ -506,8 +510,8 @@ async fn dump(town: &Town) -> String {
 
 #[tokio::test]
 async fn nobody_is_told_of_a_user_by_registering_it_again() {
-    let town = Town::start().await;
-    let producer = town.producer().await;
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
     let payload = |email: &str, password: &str| json!({"email": email, "profile_id": "p1", "password": password});
     let register = async |email: &str, password: &str| {
         producer.send_as("k1", "user.ada.register", payload(email, password)).await
@@ -521,17 +525,17 @@ async fn nobody_is_told_of_a_user_by_registering_it_again() {
     login(&producer, "ada").await;
     let again = producer.send("user.ada.register", payload("eve@example.org", PASSWORD)).await;
     assert_eq!((again.status, &again.body()["version"]), (409, &json!(null)));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn i18_no_secret_is_in_any_file_table_log_or_metric() {
-    let mut town = Town::empty().await;
+    let mut fleet = TestFleet::empty().await;
     for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler) {
-        town.run(worker).await;
+        fleet.run(worker).await;
     }
-    let process = Process::start(&town, &[WorkerName::CommandHandler], None).await;
-    let producer = town.producer().await;
+    let process = Process::start(&fleet, &[WorkerName::CommandHandler], None).await;
+    let producer = fleet.producer().await;
     let wrong = "Tr0ub4dor-and-3";
     register(&producer, "ada").await;
     assert_eq!(try_login(&producer, "ada", wrong).await.status, 401);
@@ -551,10 +555,10 @@ async fn i18_no_secret_is_in_any_file_table_log_or_metric() {
     let third = login(&producer, "ada").await;
     let nobody = json!({"refresh_token": third.access}).to_string();
     producer.request("req.t1.user.bob.refresh", &headers, nobody.as_bytes()).await;
-    town.until_idle().await;
+    fleet.until_idle().await;
 
-    let (rows, log, metrics) = (dump(&town).await, process.log(), town.metrics.render());
-    let stored = town.nats_dir();
+    let (rows, log, metrics) = (dump(&fleet).await, process.log(), fleet.metrics.render());
+    let stored = fleet.nats_dir();
     // The search finds what is there.
     assert!(rows.contains(&email("ada")) && is_in_files(&stored, email("ada").as_bytes()));
     assert!(log.contains("\"message\":\"ready\""), "{log}");

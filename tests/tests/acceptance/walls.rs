@@ -1,5 +1,5 @@
-//! The walls between restaurants: with credentials of one's own nothing is reached that is
-//! another's, and nothing of the fleet but its doors.
+//! Isolation of restaurants: the credentials of one reach nothing of another, and nothing of the
+//! fleet but its doors.
 
 use std::path::Path;
 
@@ -8,17 +8,13 @@ use brigade::infra::connect_options;
 use brigade_contracts::header::{COMMAND_ID, REQUEST_INFO};
 use brigade_servers::NatsServer;
 use brigade_tests::{
-    Producer, Raw, Town, check,
-    shared::shared,
-    town::{SUPERUSER, UNBOUND},
-    until,
+    Producer, RawClient, SUPERUSER, TENANT_SUPERUSER, TestFleet, binaries, check, until,
 };
 use futures::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-/// What a sender may name as the reply subject of a message: all that is stored or listened to,
-/// and what is no subject.
+/// Reply subjects that a sender may name: all that are stored or subscribed to, and invalid ones.
 const REPLIES: &[&str] = &[
     "$KV.views.t2.cart.c9.core",
     "$KV.versions.t2.cart.c9",
@@ -43,7 +39,7 @@ const REPLIES: &[&str] = &[
     "_INBOX.a..b",
 ];
 
-/// Everything that a connection has heard by now, the marker left out.
+/// Returns everything that a connection has received by now, without the marker.
 async fn heard(client: &Client, everything: &mut Subscriber) -> Vec<(String, Vec<u8>)> {
     client.publish("walls.marker", "".into()).await.unwrap();
     let before = everything.take_while(|message| {
@@ -55,18 +51,18 @@ async fn heard(client: &Client, everything: &mut Subscriber) -> Vec<(String, Vec
 
 #[tokio::test]
 async fn s5_02_a_reply_subject_harms_its_sender_only() {
-    let town = Town::start().await;
-    let sender = town.producer().await;
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let fleet = TestFleet::start().await;
+    let sender = fleet.producer().await;
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     other.team_cart("c1", "ada", &[]).await;
-    town.until_idle().await;
-    let watcher = town.connect("t2-watcher").await;
+    fleet.until_idle().await;
+    let watcher = fleet.connect("t2-watcher").await;
     let mut pushed = watcher.subscribe("live.*.t2.>").await.unwrap();
     let mut outcomes = watcher.subscribe("outcome.t2.>").await.unwrap();
     watcher.flush().await.unwrap();
-    let fleet = town.connect(SUPERUSER).await;
-    let mut everything = fleet.subscribe(">").await.unwrap();
-    let before = check::stored_subjects(&town, &["COMMANDS"]).await;
+    let superuser = fleet.connect(SUPERUSER).await;
+    let mut everything = superuser.subscribe(">").await.unwrap();
+    let before = check::stored_subjects(&fleet, &["COMMANDS"]).await;
 
     let send = async |subject: &str, reply: &str, id: &str| {
         let mut headers = HeaderMap::new();
@@ -92,15 +88,15 @@ async fn s5_02_a_reply_subject_harms_its_sender_only() {
     }
     for endpoint in ["view", "user_state"] {
         until("the queries to be answered", || async {
-            let answered = town.metrics.queries.with_label_values(&[endpoint, "404"]).get();
+            let answered = fleet.metrics.queries.with_label_values(&[endpoint, "404"]).get();
             (answered >= REPLIES.len() as u64).then_some(())
         })
         .await;
     }
     assert_eq!(sender.view("cart.c9", None).await.status, 404);
 
-    assert_eq!(check::stored_subjects(&town, &["COMMANDS"]).await, before);
-    let commands = check::stored_subjects(&town, &[]).await;
+    assert_eq!(check::stored_subjects(&fleet, &["COMMANDS"]).await, before);
+    let commands = check::stored_subjects(&fleet, &[]).await;
     let commands: Vec<_> =
         commands.into_keys().filter(|subject| subject.starts_with("cmd.")).collect();
     assert_eq!(commands, ["cmd.t1.cart.c9.join"]);
@@ -108,7 +104,7 @@ async fn s5_02_a_reply_subject_harms_its_sender_only() {
     let forged = |(subject, payload): &(String, Vec<u8>)| {
         REPLIES.contains(&subject.as_str()) && payload.starts_with(b"{")
     };
-    let mut all = heard(&fleet, &mut everything).await;
+    let mut all = heard(&superuser, &mut everything).await;
     assert!(all.iter().any(|(subject, _)| subject == "cmd.t1.cart.c9.join"), "it hears");
     all.retain(forged);
     assert_eq!(all, []);
@@ -123,17 +119,17 @@ async fn s5_02_a_reply_subject_harms_its_sender_only() {
     assert_eq!(outcome["status"], 200);
     assert_eq!(outcomes.next().await.unwrap().subject.as_str(), "outcome.t2.k1");
     assert!(pushed.next().await.unwrap().subject.contains(".t2.cart.c1"));
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn s5_02_a_sender_cannot_name_another_tenant_as_its_own() {
-    let town = Town::start().await;
+    let fleet = TestFleet::start().await;
     let open = json!({"kind": "team", "owner": "ada", "currency": "EUR"}).to_string();
     let forged = (REQUEST_INFO, r#"{"acc":"T-t2"}"#);
     let lower = ("nats-request-info", r#"{"acc":"T-t2"}"#);
     // The server puts the truth in its place.
-    let producer = town.producer().await;
+    let producer = fleet.producer().await;
     for (at, header) in [forged, lower].into_iter().enumerate() {
         let id = format!("k{at}");
         let headers = [("Command-Id", id.as_str()), header, header];
@@ -160,19 +156,20 @@ async fn s5_02_a_sender_cannot_name_another_tenant_as_its_own() {
     assert_eq!(opened.status, 201, "{}", opened.body());
 
     // As it would come if a tenant's subjects were imported into the account of another.
-    let fleet = Producer::new(town.connect(SUPERUSER).await, "t1");
+    let superuser = Producer::new(fleet.connect(SUPERUSER).await, "t1");
     let headers = [("Command-Id", "k8"), forged];
-    let refused = fleet.request("req.t1.cart.c8.open", &headers, open.as_bytes()).await.unwrap();
+    let refused =
+        superuser.request("req.t1.cart.c8.open", &headers, open.as_bytes()).await.unwrap();
     assert_eq!((refused.status, refused.code().as_str()), (403, "wrong_tenant"));
     for query in ["q.t1.view.cart.c1", "q.t1.outcome.k1", "q.t1.active_orders", "q.t1.lock.ada"] {
-        let refused = fleet.request(query, &[forged], b"").await.unwrap();
+        let refused = superuser.request(query, &[forged], b"").await.unwrap();
         assert_eq!((refused.status, refused.code().as_str()), (403, "wrong_tenant"), "{query}");
     }
-    assert_eq!(fleet.view("cart.c8", None).await.status, 404);
-    town.finish().await;
+    assert_eq!(superuser.view("cart.c8", None).await.status, 404);
+    fleet.finish().await;
 }
 
-/// What no credential of `t1` may publish on.
+/// Subjects on which no credential of `t1` may publish.
 const FOREIGN: &[&str] = &[
     "cmd.t2.cart.c1.join",
     "req.t2.cart.c1.join",
@@ -199,7 +196,7 @@ const FOREIGN: &[&str] = &[
     "_R_.x.y",
 ];
 
-/// JetStream's interface, which answers in each account for itself.
+/// JetStream's interface, which each account has for itself.
 const JETSTREAM: &[&str] = &[
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
@@ -212,15 +209,15 @@ const JETSTREAM: &[&str] = &[
     "$JS.API.CONSUMER.MSG.NEXT.COMMANDS.command-handler",
 ];
 
-/// What the server says to a user of what it does.
+/// The errors that the server sends to a user.
 struct Told {
     client: Client,
     errors: mpsc::UnboundedReceiver<String>,
 }
 
 impl Told {
-    async fn connect(town: &Town, user: &str) -> Self {
-        let (options, address) = connect_options(&town.nats_url(user)).unwrap();
+    async fn connect(fleet: &TestFleet, user: &str) -> Self {
+        let (options, address) = connect_options(&fleet.nats_url(user)).unwrap();
         let (sender, errors) = mpsc::unbounded_channel();
         let options = options.event_callback(move |event| {
             if let Event::ServerError(error) = event {
@@ -231,12 +228,12 @@ impl Told {
         Self { client: options.connect(address).await.unwrap(), errors }
     }
 
-    /// The next error that says this.
+    /// Returns the next error that contains this text.
     async fn error(&mut self, says: &str) {
         while !self.errors.recv().await.unwrap().to_lowercase().contains(says) {}
     }
 
-    /// What was refused so far, each in the words of the server, which answers in order.
+    /// Returns the refusals so far, in the server's words and in order.
     async fn refused(&mut self) -> Vec<String> {
         self.client.publish("nobody.may.publish.this", "".into()).await.unwrap();
         let mut refused = Vec::new();
@@ -252,7 +249,7 @@ impl Told {
 
 #[tokio::test]
 async fn s5_09_no_credential_of_a_tenant_may_do_anything_in_anothers_name() {
-    let town = Town::empty().await;
+    let fleet = TestFleet::empty().await;
     let heard = [
         ">",
         "cmd.t1.>",
@@ -275,7 +272,7 @@ async fn s5_09_no_credential_of_a_tenant_may_do_anything_in_anothers_name() {
         "_R_.>",
     ];
     for user in ["t1-producer", "t1-watcher"] {
-        let mut told = Told::connect(&town, user).await;
+        let mut told = Told::connect(&fleet, user).await;
         for subject in FOREIGN.iter().chain(JETSTREAM) {
             told.client.publish(*subject, "{}".into()).await.unwrap();
             let refused = told.refused().await;
@@ -293,27 +290,27 @@ async fn s5_09_no_credential_of_a_tenant_may_do_anything_in_anothers_name() {
 
 #[tokio::test]
 async fn s5_09_the_account_is_a_wall_even_without_permissions() {
-    let town = Town::start().await;
-    let spy = town.connect(UNBOUND).await;
+    let fleet = TestFleet::start().await;
+    let spy = fleet.connect(TENANT_SUPERUSER).await;
     let mut everything = spy.subscribe(">").await.unwrap();
     // It would be given requests in the workers' places.
     let mut requests = spy.queue_subscribe("req.>", "command-handler".to_owned()).await.unwrap();
     let mut queries = spy.queue_subscribe("q.>", "edge".to_owned()).await.unwrap();
-    let other = Producer::new(town.connect("t2-producer").await, "t2");
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     other.team_cart("c1", "ada", &["bob", "cid", "dan"]).await;
     let outcome = other.publish("k1", "cart.c1.join", json!({"user": "eve"})).await;
     assert_eq!(outcome["status"], 200);
     for _ in 0..4 {
         assert_eq!(other.view("cart.c1", None).await.status, 200);
     }
-    town.until_idle().await;
+    fleet.until_idle().await;
     assert_eq!(heard(&spy, &mut everything).await, []);
 
     for subscriber in [&mut everything, &mut requests, &mut queries] {
         subscriber.unsubscribe().await.unwrap();
     }
-    let before = check::stored_subjects(&town, &[]).await;
-    let cart = check::kv(&town, "views", "t2.cart.c1.core").await;
+    let before = check::stored_subjects(&fleet, &[]).await;
+    let cart = check::kv(&fleet, "views", "t2.cart.c1.core").await;
     for subject in FOREIGN {
         let answer = spy.request(*subject, "{}".into()).await;
         let nobody = answer.map_err(|error| error.kind());
@@ -328,16 +325,16 @@ async fn s5_09_the_account_is_a_wall_even_without_permissions() {
             Err(error) => assert_eq!(error.kind(), RequestErrorKind::NoResponders, "{subject}"),
         }
     }
-    assert_eq!(check::stored_subjects(&town, &[]).await, before);
-    assert_eq!(check::kv(&town, "views", "t2.cart.c1.core").await, cart);
+    assert_eq!(check::stored_subjects(&fleet, &[]).await, before);
+    assert_eq!(check::kv(&fleet, "views", "t2.cart.c1.core").await, cart);
     assert_eq!(other.view("cart.c1", None).await.status, 200);
-    town.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
 async fn a_tenants_account_has_limits() {
-    let town = Town::empty().await;
-    let mut told = Told::connect(&town, "t1-watcher").await;
+    let fleet = TestFleet::empty().await;
+    let mut told = Told::connect(&fleet, "t1-watcher").await;
     let mut subscribed = Vec::new();
     for _ in 0..=2_048 {
         subscribed.push(told.client.subscribe("live.*.t1.>").await.unwrap());
@@ -345,9 +342,9 @@ async fn a_tenants_account_has_limits() {
     told.error("maximum subscriptions exceeded").await;
     let mut connected = Vec::new();
     while connected.len() < 127 {
-        connected.push(Raw::connect(&town.nats_url("t1-watcher")).await);
+        connected.push(RawClient::connect(&fleet.nats_url("t1-watcher")).await);
     }
-    let refused = connect_options(&town.nats_url("t1-producer")).unwrap();
+    let refused = connect_options(&fleet.nats_url("t1-producer")).unwrap();
     let (options, address) = refused;
     let refused = options.connect(address).await.expect_err("no room for one more");
     assert!(refused.to_string().contains("maximum account active connections"), "{refused}");
@@ -355,15 +352,15 @@ async fn a_tenants_account_has_limits() {
 
 #[tokio::test]
 async fn nobody_is_there_to_answer_says_the_server_across_the_wall() {
-    let town = Town::empty().await;
-    let producer = town.connect("t1-producer").await;
+    let fleet = TestFleet::empty().await;
+    let producer = fleet.connect("t1-producer").await;
     for subject in ["req.t1.cart.c1.open", "q.t1.view.cart.c1", "cmd.t1.user.ada.login"] {
         let nobody = producer.request(subject, "{}".into()).await.unwrap_err();
         assert_eq!(nobody.kind(), RequestErrorKind::NoResponders, "{subject}");
     }
 }
 
-/// The committed files are a configuration that a server takes, with the walls in it.
+/// A server takes the committed files as its configuration, with the isolation in it.
 #[tokio::test]
 async fn the_committed_accounts_are_a_configuration() {
     let nats = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nats");
@@ -376,7 +373,7 @@ async fn the_committed_accounts_are_a_configuration() {
     let accounts = std::fs::read_to_string(nats.join("accounts.conf")).unwrap();
     // A server has the passwords from its environment.
     let accounts = accounts.replace("$NATS_PASSWORD_", "secret-");
-    let server = &shared().binaries.nats_server;
+    let server = &binaries().nats_server;
     let server = NatsServer::start(server, dir.path(), 0, &accounts).await.unwrap();
     let connect = async |user: &str| {
         let password = format!("secret-{}", user.to_uppercase().replace('-', "_"));

@@ -222,15 +222,13 @@ fn literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use brigade_servers as stack;
-    use brigade_servers::{Binaries, config::StackConfig};
     use sqlx::{
         PgPool, SqlSafeStr,
         migrate::{Migration, MigrationType},
     };
 
     use super::*;
-    use crate::workers::outbox_relay::tests::stand::eventually;
+    use crate::testing::{TestDatabase, until};
 
     const COLUMN: &str = "alter table brigade.carts add column remark text";
     const INDEX: &str = "create index concurrently carts_remark_idx on brigade.carts (remark)";
@@ -247,11 +245,7 @@ mod tests {
     /// that could not be built stands in the way of the index.
     #[tokio::test]
     async fn a_migration_that_waits_for_a_lock_keeps_nobody_out() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let url = server.superuser_url("postgres");
-        run(&url, |_| None).await?;
+        let TestDatabase { url, .. } = TestDatabase::start().await?;
         let sql = PgPool::connect(&url).await?;
         sqlx::raw_sql(
             "insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
@@ -274,12 +268,13 @@ mod tests {
             patiently(&mut connection, async |connection| migrate(connection, &all).await).await
         };
         let others = async {
-            eventually("a migration that waits", async || {
+            until("a migration that waits", || async {
                 let waits = "select exists (select from pg_stat_activity
-                             where query like 'alter table%' and wait_event_type = 'Lock')";
-                Ok(sqlx::query_scalar(waits).fetch_one(&sql).await?)
+                             where datname = current_database() and query like 'alter table%'
+                             and wait_event_type = 'Lock')";
+                sqlx::query_scalar::<_, bool>(waits).fetch_one(&sql).await.ok()?.then_some(())
             })
-            .await?;
+            .await;
             for _ in 0..20 {
                 let change = "update brigade.carts set version = version + 1 where id = 'c2'";
                 sqlx::raw_sql(change).execute(&sql).await?;

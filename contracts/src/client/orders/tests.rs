@@ -253,7 +253,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn s4_05_whatever_order_pushes_and_polls_come_in_the_list_ends_as_in_sql_and_never_goes_down(
+    fn s4_05_in_any_order_of_pushes_and_polls_the_list_ends_as_in_sql(
         steps in prop::collection::vec(any_step(), 0..120),
     ) {
         run(&steps, 1000);

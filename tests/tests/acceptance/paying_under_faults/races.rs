@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Reply, Town, money, until};
+use brigade_tests::{Producer, Reply, TestFleet, money, until};
 use futures::{future::join_all, join};
 use serde_json::json;
 
 use super::{cart, lock, policy, with_two_handlers};
 
-/// How often each status was answered.
+/// The number of answers by status.
 type Counts = BTreeMap<u16, usize>;
 
 fn count(counts: &mut Counts, replies: &[&Reply]) {
@@ -31,7 +31,7 @@ async fn set(producer: &Producer, cart: &str, quantity: usize) -> Reply {
     producer.send(&format!("cart.{cart}.set_item"), payload).await
 }
 
-/// Two carts of one owner, again and again: one is locked while both are changed.
+/// Races two carts of one owner in rounds: one is locked while both are changed.
 async fn lane(producer: &Producer, name: String, rounds: usize) -> Counts {
     let [one, other] = ["a", "b"].map(|cart| format!("{cart}-{name}"));
     cart(producer, &one, &name).await;
@@ -64,38 +64,43 @@ async fn lane(producer: &Producer, name: String, rounds: usize) -> Counts {
 async fn s2_03_s2_04_nothing_changes_under_a_lock_in_10_000_races_on_two_handlers() {
     const LANES: usize = 100;
     const ROUNDS: usize = 34;
-    let town = with_two_handlers(Duration::from_secs(600)).await;
-    let producer = town.producer().await;
+    let fleet = with_two_handlers(Duration::from_secs(600)).await;
+    let producer = fleet.producer().await;
     let lanes = (0..LANES).map(|n| lane(&producer, format!("o{n}"), ROUNDS));
     let counts = added(join_all(lanes).await);
     println!("changes that raced a lock, by status: {counts:?}");
     assert_eq!(counts.values().sum::<usize>(), 3 * LANES * ROUNDS);
     assert!(counts.values().all(|count| *count > LANES), "one side always wins: {counts:?}");
-    money::invariants(&town).await;
-    town.finish().await;
+    money::invariants(&fleet).await;
+    fleet.finish().await;
 }
 
 /// Waits until the lock of an owner has passed its deadline on the database's clock.
-async fn overdue(town: &Town, owner: &str) {
+async fn overdue(fleet: &TestFleet, owner: &str) {
     until("the deadline", || async {
         let overdue =
             "select expires_at <= clock_timestamp() from brigade.cart_locks where owner = $1";
-        let overdue = sqlx::query_scalar(overdue).bind(owner).fetch_one(&town.sql).await;
+        let overdue = sqlx::query_scalar(overdue).bind(owner).fetch_one(&fleet.sql).await;
         overdue.ok().filter(|overdue: &bool| *overdue).map(drop)
     })
     .await;
 }
 
-/// Two carts of one owner, again and again: the lock of one is overdue, and everything that may
-/// meet it comes at once.
-async fn overdue_lane(town: &Town, producer: &Producer, name: String, rounds: usize) -> Counts {
+/// Races two carts of one owner in rounds: the lock of one is overdue, and all commands that it
+/// concerns come at once.
+async fn overdue_lane(
+    fleet: &TestFleet,
+    producer: &Producer,
+    name: String,
+    rounds: usize,
+) -> Counts {
     let [one, other] = ["a", "b"].map(|cart| format!("{cart}-{name}"));
     cart(producer, &one, &name).await;
     cart(producer, &other, &name).await;
     let mut counts = Counts::new();
     for round in 0..rounds {
         let token = lock(producer, &one).await;
-        overdue(town, &name).await;
+        overdue(fleet, &name).await;
         let expire = format!("cart.{one}.expire_lock");
         let (first, second, third, expired) = join!(
             set(producer, &one, round),
@@ -117,16 +122,16 @@ async fn overdue_lane(town: &Town, producer: &Producer, name: String, rounds: us
 async fn whoever_meets_an_overdue_lock_decides_its_expiry_first_and_once() {
     const LANES: usize = 20;
     const ROUNDS: usize = 25;
-    let mut town = Town::empty().await;
-    town.settings.lock_policy = policy(Duration::from_millis(60));
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.lock_policy = policy(Duration::from_millis(60));
     // Not the worker that ends locks: it would be there first.
     for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CartLockExpiry) {
-        town.run(worker).await;
+        fleet.run(worker).await;
     }
-    town.run(WorkerName::CommandHandler).await;
+    fleet.run(WorkerName::CommandHandler).await;
     // `expire_lock` is no producer's to send.
-    let producer = Producer::new(town.connect("operator").await, "t1");
-    let lanes = (0..LANES).map(|n| overdue_lane(&town, &producer, format!("o{n}"), ROUNDS));
+    let producer = Producer::new(fleet.connect("operator").await, "t1");
+    let lanes = (0..LANES).map(|n| overdue_lane(&fleet, &producer, format!("o{n}"), ROUNDS));
     let counts = added(join_all(lanes).await);
     println!("expire_lock against other commands, by status: {counts:?}");
     assert_eq!(counts.len(), 2, "one side always wins: {counts:?}");
@@ -134,11 +139,11 @@ async fn whoever_meets_an_overdue_lock_decides_its_expiry_first_and_once() {
         "select count(*) from brigade.events where type = 'lock_expired'
          group by tenant, id, payload::jsonb #>> '{data,token}'",
     )
-    .fetch_all(&town.sql)
+    .fetch_all(&fleet.sql)
     .await
     .unwrap();
     assert_eq!(expired, vec![1; LANES * ROUNDS], "each lock expired once");
-    money::invariants(&town).await;
-    town.run(WorkerName::CartLockExpiry).await;
-    town.finish().await;
+    money::invariants(&fleet).await;
+    fleet.run(WorkerName::CartLockExpiry).await;
+    fleet.finish().await;
 }

@@ -1,10 +1,10 @@
-//! The sequences that the pure core is tested with, against a running fleet: many at a time, their
-//! steps three at once, through both doors, decided by two command-handlers.
+//! The sequences of the domain's property tests against a running fleet: many at a time, three
+//! steps at once, through both doors, decided by two command-handlers.
 
 use std::time::Duration;
 
 use brigade_domain::model::{Choice, Player, Step};
-use brigade_tests::{Producer, Town, deadlines, money, until};
+use brigade_tests::{Producer, TestFleet, deadlines, money, until};
 use futures::{StreamExt, future::join_all, stream};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use serde_json::Value;
@@ -15,40 +15,40 @@ use super::with_two_handlers;
 const SEQUENCES: usize = 240;
 const AT_ONCE: usize = 24;
 const STEPS: usize = 42;
-/// What is named by a step's payload, and has to be another sequence's other.
+/// The fields of payloads that name something, which each sequence has for itself.
 const NAMES: [&str; 8] =
     ["owner", "session", "user", "cart", "order", "order_id", "table_id", "turn_id"];
 
 #[tokio::test]
 async fn money_and_locks_stay_right_whatever_is_asked_at_once() {
-    let town = with_two_handlers(Duration::from_millis(150)).await;
+    let fleet = with_two_handlers(Duration::from_millis(150)).await;
     let mut producers = Vec::new();
     for tenant in ["t1", "t2"] {
         // Some of the commands are no producer's to send.
-        let client = town.connect("operator").await;
+        let client = fleet.connect("operator").await;
         producers.push(Producer::new(client, tenant));
     }
     let mut runner = TestRunner::deterministic();
     let sequences = (0..SEQUENCES).map(|n| {
         let choices = prop::collection::vec(any::<Choice>(), STEPS).new_tree(&mut runner).unwrap();
-        Sequence { town: &town, producer: &producers[n % 2], n }.play(choices.current())
+        Sequence { fleet: &fleet, producer: &producers[n % 2], n }.play(choices.current())
     });
     let sequences: Vec<_> = sequences.collect();
     let answers: Vec<u64> = stream::iter(sequences).buffer_unordered(AT_ONCE).collect().await;
     println!("{} commands were done, others refused", answers.iter().sum::<u64>());
-    deadlines::until_no_lock_is_held(&town).await;
-    money::invariants(&town).await;
-    town.finish().await;
+    deadlines::until_no_lock_is_held(&fleet).await;
+    money::invariants(&fleet).await;
+    fleet.finish().await;
 }
 
 struct Sequence<'a> {
-    town: &'a Town,
+    fleet: &'a TestFleet,
     producer: &'a Producer,
     n: usize,
 }
 
 impl Sequence<'_> {
-    /// Returns how many commands were done.
+    /// Runs the steps. Returns the number of commands that were done.
     async fn play(self, choices: Vec<Choice>) -> u64 {
         let mut player = Player::default();
         for step in Player::prelude() {
@@ -66,7 +66,7 @@ impl Sequence<'_> {
         done
     }
 
-    /// Returns the outcome if something was done.
+    /// Runs a step. Returns the outcome if it was a command that was done.
     async fn step(&self, step: &Step, choice: u8) -> Option<Vec<u8>> {
         let (target, payload) = match step {
             Step::Wait(minutes) => {
@@ -93,7 +93,7 @@ impl Sequence<'_> {
         (reply.status < 300).then_some(reply.bytes)
     }
 
-    /// Gives everything the name that it has in this sequence.
+    /// Replaces names in a payload by those of this sequence.
     fn rename(&self, payload: &mut Value) {
         let Some(fields) = payload.as_object_mut() else { return };
         for (name, value) in fields {
@@ -107,8 +107,8 @@ impl Sequence<'_> {
         }
     }
 
-    /// Ten minutes are the default time of a lock: longer waits are for the deadlines of the locks
-    /// that are held now, shorter ones pass before any.
+    /// Waits for the deadlines of the locks that are held now, if it is longer than the ten minutes
+    /// that a lock lives by default; else not at all.
     async fn wait(&self, minutes: u64) {
         if minutes < 10 {
             return;
@@ -122,7 +122,7 @@ impl Sequence<'_> {
             .bind(&self.producer.tenant)
             .bind(self.n.to_string())
             .bind(if minutes > 30 { 0.45 } else { 0.15 })
-            .fetch_one(&self.town.sql)
+            .fetch_one(&self.fleet.sql)
             .await
             .ok()?;
             (ahead == 0).then_some(())

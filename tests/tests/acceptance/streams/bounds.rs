@@ -1,7 +1,9 @@
-//! Many readers, some of which do not read.
+//! Many readers, some of which stop reading.
 
 use brigade_contracts::WorkerName;
-use brigade_tests::{Producer, Town, Web, process::Process, sse::Board, until};
+use brigade_tests::{
+    HttpClient, Producer, TestFleet, process::Process, sse::StreamedOrders, until,
+};
 use futures::future::{join_all, try_join_all};
 use serde_json::json;
 use tokio::{
@@ -15,7 +17,7 @@ const READERS: usize = 500;
 const STALLED: usize = 5;
 const ORDERS: usize = 8;
 
-/// An order whose row takes some 58 kB.
+/// Places an order whose row takes some 58 kB.
 async fn place_large(producer: &Producer, order: &str) {
     let note = "x".repeat(500);
     let item = json!({"sku": "s", "name": "n", "unit_price": 1, "quantity": 1, "note": note});
@@ -23,20 +25,20 @@ async fn place_large(producer: &Producer, order: &str) {
     producer.done(&format!("order.{order}.place"), large).await;
 }
 
-/// A reader that has read its snapshot, and reads no more.
+/// A reader that has read its snapshot and reads no more.
 struct Stalled {
     socket: TcpStream,
-    /// Of the snapshot.
+    /// The bytes of the snapshot.
     id: String,
 }
 
 impl Stalled {
-    async fn start(web: &Web) -> Self {
+    async fn start(http: &HttpClient) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("a small buffer");
-        let host = web.base.strip_prefix("http://").expect("http");
+        let host = http.base.strip_prefix("http://").expect("http");
         let mut socket = socket.connect(host.parse().unwrap()).await.expect("connected");
-        let token = web.token.as_ref().expect("a token");
+        let token = http.token.as_ref().expect("a token");
         let request = format!(
             "GET /v1/t1/{ACTIVE} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n"
         );
@@ -54,35 +56,35 @@ impl Stalled {
     }
 }
 
-/// A number of the metrics of an edge.
-async fn metric(web: &Web, line: &str) -> u64 {
-    let metrics = web.text("/metrics").await;
+/// Returns the value of a metric of an edge.
+async fn metric(http: &HttpClient, line: &str) -> u64 {
+    let metrics = http.text("/metrics").await;
     let value = metrics.lines().find_map(|found| found.strip_prefix(line));
     value.expect("a metric").trim().parse().expect("a number")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_readers_of_which_five_stall() {
-    let mut town = Town::start_without(WorkerName::Edge).await;
-    town.settings.http.open = true;
-    town.run(WorkerName::Edge).await;
-    let (producer, trusted) = (town.producer().await, town.web().await);
-    let staff = trusted.newcomer("ada").await;
+    let mut fleet = TestFleet::start_without(WorkerName::Edge).await;
+    fleet.settings.http.open = true;
+    fleet.run(WorkerName::Edge).await;
+    let (producer, trusted) = (fleet.producer().await, fleet.http_client().await);
+    let staff = trusted.register_and_log_in("ada").await;
     producer.done("user.ada.change_roles", json!({"roles": ["staff"]})).await;
-    let edge = Process::start(&town, &[WorkerName::Edge], None).await;
-    let web = staff.at(edge.http());
+    let edge = Process::start(&fleet, &[WorkerName::Edge], None).await;
+    let http = staff.at(edge.http());
     place(&producer, "o").await;
     let (alone, _) = edge.memory();
 
     let opened = (0..READERS - STALLED).map(async |_| {
-        let mut events = open(&web, None).await;
+        let mut events = open(&http, None).await;
         events.next().await.expect("a snapshot");
         events
     });
     let opened = join_all(opened).await;
-    let stalled = join_all((0..STALLED).map(|_| Stalled::start(&web))).await;
-    assert_eq!(metric(&web, "brigade_stream_readers").await, READERS as u64);
-    assert_eq!(metric(&web, "brigade_stream_hubs").await, 1, "one for all");
+    let stalled = join_all((0..STALLED).map(|_| Stalled::start(&http))).await;
+    assert_eq!(metric(&http, "brigade_stream_readers").await, READERS as u64);
+    assert_eq!(metric(&http, "brigade_stream_hubs").await, 1, "one for all");
     let (together, _) = edge.memory();
 
     let order = |n: usize| format!("large{n}");
@@ -105,11 +107,11 @@ async fn five_hundred_readers_of_which_five_stall() {
     let (read, ()) = tokio::join!(try_join_all(reading), placing);
     let read = read.expect("all of them");
     until("the stalled ones to be cut off", async || {
-        let cut = metric(&web, "brigade_stream_ends_total{why=\"stalled\"}").await;
+        let cut = metric(&http, "brigade_stream_ends_total{why=\"stalled\"}").await;
         (cut == STALLED as u64).then_some(())
     })
     .await;
-    assert_eq!(metric(&web, "brigade_stream_readers").await, (READERS - STALLED) as u64);
+    assert_eq!(metric(&http, "brigade_stream_readers").await, (READERS - STALLED) as u64);
     let (after, most) = edge.memory();
     println!(
         "memory of an edge: {alone} KiB, with {READERS} readers {together} KiB, after {ORDERS} \
@@ -123,15 +125,15 @@ async fn five_hundred_readers_of_which_five_stall() {
         let mut rest = Vec::new();
         let broken = socket.read_to_end(&mut rest).await;
         assert!(broken.is_err(), "it was cut off");
-        let mut events = web.stream(ACTIVE, Some(&id)).await.expect("a stream");
-        let mut board = Board::default();
-        while board.changes < ORDERS {
+        let mut events = http.stream(ACTIVE, Some(&id)).await.expect("a stream");
+        let mut orders = StreamedOrders::default();
+        while orders.changes < ORDERS {
             let event = events.next().await.expect("it goes on");
-            board.take(&event, &events.id);
+            orders.apply(&event, &events.id);
         }
-        assert_eq!((board.rows().len(), board.resets, board.snapshots), (ORDERS, 0, 0));
+        assert_eq!((orders.rows().len(), orders.resets, orders.snapshots), (ORDERS, 0, 0));
     }
     drop(read);
     edge.kill().await;
-    town.finish().await;
+    fleet.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Readers that come again, and positions that lead nowhere.
+//! Readers that reconnect, and positions that are unknown.
 
 use std::{
     sync::{
@@ -14,10 +14,9 @@ use brigade::{
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
-    Producer, Town, Web,
-    sse::{Board, Events},
-    town::ready,
-    until,
+    HttpClient, Producer, TestFleet,
+    sse::{SseStream, StreamedOrders},
+    until, until_ready,
 };
 use futures::future::join_all;
 use proptest::{
@@ -28,31 +27,31 @@ use proptest::{
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{ACTIVE, change, converge, fresh, open, place, step, town};
+use super::{ACTIVE, change, converge, fleet, fresh, open, place, step};
 
 /// An edge with an address of its own.
 pub struct Edge {
     pub instance: Instance,
-    pub web: Web,
+    pub http: HttpClient,
     _serving: Serving,
 }
 
 impl Edge {
-    pub async fn start(town: &Town) -> Self {
-        let mut servers = town.servers(WorkerName::Edge);
+    pub async fn start(fleet: &TestFleet) -> Self {
+        let mut servers = fleet.servers(WorkerName::Edge);
         let slot = Slot::default();
         servers.settings.http.slot = slot.clone();
-        let (metrics, fail) = (town.metrics.clone(), town.fail.clone());
+        let (metrics, fail) = (fleet.metrics.clone(), fleet.fail.clone());
         let instance = Instance::start(WorkerName::Edge, servers, metrics.clone(), fail);
-        ready(&instance).await;
+        until_ready(&instance).await;
         let told = Told { metrics, workers: vec![instance.health.clone()] };
         let serving = serve(([127, 0, 0, 1], 0).into(), told, slot).await.expect("a port");
-        let web = Web::new(format!("http://{}", serving.address), "t1");
-        Self { instance, web, _serving: serving }
+        let http = HttpClient::new(format!("http://{}", serving.address), "t1");
+        Self { instance, http, _serving: serving }
     }
 }
 
-/// A connection to one of two edges, cut after so many events; then so many operations happen.
+/// A connection to one of two edges, cut after some events; then some operations happen.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     edge: usize,
@@ -68,7 +67,7 @@ fn cut() -> impl Strategy<Value = Cut> {
     })
 }
 
-/// Orders of one of those who operate, and what they do with them: none is placed twice.
+/// Changes orders of its own; none is placed twice.
 async fn operate(producer: &Producer, who: usize, choices: &[(usize, bool)], done: &AtomicUsize) {
     const VERBS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
     let mut steps: Vec<usize> = Vec::new();
@@ -93,27 +92,27 @@ async fn operate(producer: &Producer, who: usize, choices: &[(usize, bool)], don
     }
 }
 
-/// Follows the list over connections that are cut, until the operations are over.
+/// Follows the list over connections that are cut, until all operations are done.
 async fn follow(
-    webs: &[Web],
+    webs: &[HttpClient],
     cuts: &[Cut],
     operations: &AtomicUsize,
     mut over: watch::Receiver<bool>,
     producer: &Producer,
-) -> (Board, usize) {
-    let mut board = Board::default();
+) -> (StreamedOrders, usize) {
+    let mut orders = StreamedOrders::default();
     let mut connections = 0;
     for cut in cuts.iter().cycle() {
         let is_over = *over.borrow();
-        let mut events = open(&webs[cut.edge], board.id.as_deref()).await;
+        let mut events = open(&webs[cut.edge], orders.id.as_deref()).await;
         connections += 1;
         if is_over {
-            converge(&mut events, &mut board, producer).await;
-            return (board, connections);
+            converge(&mut events, &mut orders, producer).await;
+            return (orders, connections);
         }
         for _ in 0..cut.events {
             tokio::select! {
-                event = events.next() => board.take(&event.expect("it goes on"), &events.id),
+                event = events.next() => orders.apply(&event.expect("it goes on"), &events.id),
                 _ = over.wait_for(|over| *over) => break,
             }
         }
@@ -129,9 +128,9 @@ async fn follow(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s4_08_a_reader_that_was_offline_resumes_and_misses_nothing() {
-    let (town, producer, web) = town().await;
-    let other = Edge::start(&town).await;
-    let webs = [web, other.web.clone()];
+    let (fleet, producer, http) = fleet().await;
+    let other = Edge::start(&fleet).await;
+    let webs = [http, other.http.clone()];
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let choices = prop::collection::vec((0..30_usize, prop::bool::weighted(0.2)), 120);
@@ -152,31 +151,31 @@ async fn s4_08_a_reader_that_was_offline_resumes_and_misses_nothing() {
     });
     let (boards, ()) = tokio::join!(join_all(following), operating);
     let expected = fresh(&producer).await;
-    for (board, connections) in boards {
-        println!("{connections} connections, {} changes, {} rows", board.changes, expected.len());
-        assert_eq!(board.rows(), expected);
-        assert_eq!((board.snapshots, board.resets), (1, 0), "it was told everything once");
+    for (orders, connections) in boards {
+        println!("{connections} connections, {} changes, {} rows", orders.changes, expected.len());
+        assert_eq!(orders.rows(), expected);
+        assert_eq!((orders.snapshots, orders.resets), (1, 0), "it was told everything once");
         assert!(connections > 10, "{connections}");
     }
     other.instance.stop().await;
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// Follows changes, and nothing but changes, to that of an order. Some that were told before may
-/// be told again while transactions of others are open.
-async fn until_told(events: &mut Events, order: &str) {
+/// Reads changes, and nothing but changes, up to that of an order. Some may be repeated while
+/// transactions of others are open.
+async fn until_told(events: &mut SseStream, order: &str) {
     while change(events).await["order"] != order {}
 }
 
 #[tokio::test]
 async fn a_position_that_leads_nowhere_is_reset() {
-    let (town, producer, web) = town().await;
+    let (fleet, producer, http) = fleet().await;
     place(&producer, "o1").await;
-    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    let mut events = http.stream(ACTIVE, None).await.expect("a stream");
     events.next().await.expect("a snapshot");
     let good = events.id.clone();
     place(&producer, "o2").await;
-    let mut theirs = web.of("t2").stream(ACTIVE, None).await.expect("a stream");
+    let mut theirs = http.of("t2").stream(ACTIVE, None).await.expect("a stream");
     theirs.next().await.expect("a snapshot");
     // The clock of a position is its fifth word, when its Postgres was started the third one.
     let other = |word: usize, by: i64| {
@@ -190,34 +189,34 @@ async fn a_position_that_leads_nowhere_is_reset() {
     let another_start = other(2, 1);
     let mut placed = 0;
     for odd in ["", "?", "42", "ä", &theirs.id, &eleven_minutes_ago, &another_start] {
-        let mut events = web.stream(ACTIVE, Some(odd)).await.expect("a stream");
-        let mut board = Board::default();
+        let mut events = http.stream(ACTIVE, Some(odd)).await.expect("a stream");
+        let mut orders = StreamedOrders::default();
         let event = events.next().await.expect("a reset");
         assert_eq!(event.kind, "reset", "{odd}");
-        board.take(&event, &events.id);
-        assert_eq!(board.rows(), fresh(&producer).await, "{odd}");
+        orders.apply(&event, &events.id);
+        assert_eq!(orders.rows(), fresh(&producer).await, "{odd}");
         // From there on it goes on as any other.
-        let mut events = web.stream(ACTIVE, board.id.as_deref()).await.expect("a stream");
+        let mut events = http.stream(ACTIVE, orders.id.as_deref()).await.expect("a stream");
         placed += 1;
         place(&producer, &format!("new{placed}")).await;
         until_told(&mut events, &format!("new{placed}")).await;
     }
     // What is of an earlier moment leads on as well, by more changes.
     for known in [&good, &nine_minutes_ago] {
-        let mut events = web.stream(ACTIVE, Some(known)).await.expect("a stream");
+        let mut events = http.stream(ACTIVE, Some(known)).await.expect("a stream");
         until_told(&mut events, "o2").await;
     }
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// While a transaction is open, all that was committed after it began may have changed since any
-/// later moment, as far as positions tell: readers are told once.
+/// While a transaction is open, everything committed after it began may have changed since any
+/// later position: readers get it once.
 #[tokio::test]
 async fn a_change_is_told_once_however_long_a_transaction_is_open() {
-    let (town, producer, web) = town().await;
-    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
+    let (fleet, producer, http) = fleet().await;
+    let mut events = http.stream(ACTIVE, None).await.expect("a stream");
     events.next().await.expect("a snapshot");
-    let mut open = town.sql.begin().await.unwrap();
+    let mut open = fleet.sql.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.unwrap();
     for order in ["o1", "o2", "o3"] {
         place(&producer, order).await;
@@ -228,20 +227,20 @@ async fn a_change_is_told_once_however_long_a_transaction_is_open() {
     step(&producer, "o2", "accept").await;
     let told = change(&mut events).await;
     assert_eq!((&told["order"], &told["status"]), (&json!("o2"), &json!("accepted")));
-    assert_eq!(town.metrics.stream_changes.get(), 4);
+    assert_eq!(fleet.metrics.stream_changes.get(), 4);
     open.commit().await.unwrap();
-    town.finish().await;
+    fleet.finish().await;
 }
 
-/// While a transaction is open, all that is too much to be told as changes is so with each answer.
+/// While a transaction is open, changes that are too many for an answer are so each time.
 #[tokio::test]
 async fn what_is_told_anew_with_each_answer_is_told_once_a_second() {
-    let (town, producer, web) = town().await;
+    let (fleet, producer, http) = fleet().await;
     place(&producer, "o").await;
-    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
-    let mut board = Board::default();
-    converge(&mut events, &mut board, &producer).await;
-    let mut open = town.sql.begin().await.unwrap();
+    let mut events = http.stream(ACTIVE, None).await.expect("a stream");
+    let mut orders = StreamedOrders::default();
+    converge(&mut events, &mut orders, &producer).await;
+    let mut open = fleet.sql.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()").execute(&mut *open).await.unwrap();
     sqlx::raw_sql(
         "insert into brigade.orders (tenant, id, version, updated_at, parts, parts_at, status,
@@ -251,23 +250,23 @@ async fn what_is_told_anew_with_each_answer_is_told_once_a_second() {
          from brigade.orders, generate_series(1, 600) n,
               (values ('placed'), ('cancelled')) as status (status)",
     )
-    .execute(&town.sql)
+    .execute(&fleet.sql)
     .await
     .unwrap();
-    converge(&mut events, &mut board, &producer).await;
-    assert!(board.resets > 0, "they are too many to be told as changes");
-    let (began, before) = (Instant::now(), board.resets);
+    converge(&mut events, &mut orders, &producer).await;
+    assert!(orders.resets > 0, "they are too many to be told as changes");
+    let (began, before) = (Instant::now(), orders.resets);
     for n in 0..30 {
         place(&producer, &format!("new{n}")).await;
     }
-    converge(&mut events, &mut board, &producer).await;
-    let (anew, seconds) = (board.resets - before, began.elapsed().as_secs());
+    converge(&mut events, &mut orders, &producer).await;
+    let (anew, seconds) = (orders.resets - before, began.elapsed().as_secs());
     println!("told anew {anew} times in {seconds} s");
     assert!(anew as u64 <= seconds + 2, "{anew} times in {seconds} s");
     // Its changes can be told again.
     open.commit().await.unwrap();
     place(&producer, "last").await;
-    converge(&mut events, &mut board, &producer).await;
+    converge(&mut events, &mut orders, &producer).await;
     step(&producer, "last", "cancel").await;
     loop {
         let event = events.next().await.expect("it goes on");
@@ -279,27 +278,27 @@ async fn what_is_told_anew_with_each_answer_is_told_once_a_second() {
 
 #[tokio::test]
 async fn a_list_that_is_cut_is_told_anew() {
-    let (town, producer, web) = town().await;
+    let (fleet, producer, http) = fleet().await;
     for hundred in 0..10 {
         let names: Vec<_> = (0..100).map(|n| format!("o{:04}", hundred * 100 + n)).collect();
         join_all(names.iter().map(|name| place(&producer, name))).await;
     }
-    let mut events = web.stream(ACTIVE, None).await.expect("a stream");
-    let mut board = Board::default();
-    converge(&mut events, &mut board, &producer).await;
-    assert_eq!((board.rows().len(), board.snapshots), (1000, 1));
+    let mut events = http.stream(ACTIVE, None).await.expect("a stream");
+    let mut orders = StreamedOrders::default();
+    converge(&mut events, &mut orders, &producer).await;
+    assert_eq!((orders.rows().len(), orders.snapshots), (1000, 1));
     // One more than an answer shows: the oldest one goes out of view, and comes back.
     place(&producer, "p1").await;
-    converge(&mut events, &mut board, &producer).await;
-    assert_eq!((board.rows().len(), board.resets), (1000, 1));
-    assert_eq!(board.rows()[0]["order"], "p1");
+    converge(&mut events, &mut orders, &producer).await;
+    assert_eq!((orders.rows().len(), orders.resets), (1000, 1));
+    assert_eq!(orders.rows()[0]["order"], "p1");
     step(&producer, "p1", "cancel").await;
-    converge(&mut events, &mut board, &producer).await;
-    assert_eq!((board.rows().len(), board.resets), (1000, 2));
+    converge(&mut events, &mut orders, &producer).await;
+    assert_eq!((orders.rows().len(), orders.resets), (1000, 2));
     step(&producer, "o0500", "cancel").await;
     // Told as a change, or once more anew: while any transaction of the server is older, all these
     // orders count as changed, and are too many.
-    converge(&mut events, &mut board, &producer).await;
-    assert_eq!(board.rows().len(), 999);
-    town.finish().await;
+    converge(&mut events, &mut orders, &producer).await;
+    assert_eq!(orders.rows().len(), 999);
+    fleet.finish().await;
 }

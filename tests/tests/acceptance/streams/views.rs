@@ -1,23 +1,23 @@
 //! The stream of one aggregate.
 
-use brigade_tests::{Web, producer::item, sse::Events};
+use brigade_tests::{HttpClient, producer::item, sse::SseStream};
 use serde_json::{Value, json};
 
-use super::{place, step, town};
+use super::{fleet, place, step};
 
 const CART: &str = "cart/c1/stream";
 
-async fn open(web: &Web, path: &str, last: Option<&str>) -> (Events, String, Value) {
-    let mut events = web.stream(path, last).await.expect("a stream");
+async fn open(http: &HttpClient, path: &str, last: Option<&str>) -> (SseStream, String, Value) {
+    let mut events = http.stream(path, last).await.expect("a stream");
     let event = events.next().await.expect("an event");
     (events, event.kind, event.data)
 }
 
 #[tokio::test]
 async fn a_cart_is_followed_by_its_owner() {
-    let (town, producer, trusted) = town().await;
-    let ada = trusted.newcomer("ada").await;
-    let eve = trusted.newcomer("eve").await;
+    let (fleet, producer, trusted) = fleet().await;
+    let ada = trusted.register_and_log_in("ada").await;
+    let eve = trusted.register_and_log_in("eve").await;
     producer.adas_cart().await;
     let (mut events, kind, snapshot) = open(&ada, CART, None).await;
     let query = ada.get("cart/c1", &[]).await;
@@ -47,30 +47,30 @@ async fn a_cart_is_followed_by_its_owner() {
     }
     let mut same = ada.stream(CART, Some(&now)).await.expect("a stream");
     same.heartbeat().await.expect("nothing new");
-    town.finish().await;
+    fleet.finish().await;
 }
 
-async fn told_due(events: &mut Events) -> Value {
+async fn told_due(events: &mut SseStream) -> Value {
     events.next().await.expect("a change").data["due"].clone()
 }
 
 #[tokio::test]
 async fn what_is_not_there_has_no_stream_and_what_has_ended_has_one() {
-    let (town, producer, web) = town().await;
-    let nothing = web.stream("order/o1/stream", None).await.err().expect("refused");
+    let (fleet, producer, http) = fleet().await;
+    let nothing = http.stream("order/o1/stream", None).await.err().expect("refused");
     assert_eq!((nothing.status, nothing.code()), (404, "not_found".to_owned()));
     assert_eq!(nothing.header("content-type"), "application/problem+json");
     for odd in ["user/ada/stream", "dish/d1/stream"] {
-        assert_eq!(web.stream(odd, None).await.err().expect("refused").status, 404, "{odd}");
+        assert_eq!(http.stream(odd, None).await.err().expect("refused").status, 404, "{odd}");
     }
     place(&producer, "o1").await;
-    let (mut events, kind, _) = open(&web, "order/o1/stream", None).await;
+    let (mut events, kind, _) = open(&http, "order/o1/stream", None).await;
     assert_eq!(kind, "snapshot");
     step(&producer, "o1", "cancel").await;
     let told = events.next().await.expect("a change").data;
     assert_eq!(told["core"]["status"], "cancelled");
     events.heartbeat().await.expect("it goes on");
-    let (_, kind, data) = open(&web, "order/o1/stream", None).await;
+    let (_, kind, data) = open(&http, "order/o1/stream", None).await;
     assert_eq!((kind.as_str(), data), ("snapshot", told));
-    town.finish().await;
+    fleet.finish().await;
 }

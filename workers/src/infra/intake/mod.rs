@@ -185,7 +185,7 @@ mod tests {
     use anyhow::Result;
     use async_nats::Client;
     use brigade_contracts::WorkerName;
-    use brigade_servers::{Binaries, NatsServer, config::StackConfig};
+    use brigade_servers::NatsServer;
     use futures::StreamExt;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -194,10 +194,12 @@ mod tests {
 
     use super::*;
     use crate::infra::Metrics;
+    use crate::testing::nats_server;
 
     const USERS: &str = "authorization { users: [{ user: edge, password: e }, \
                          { user: asker, password: a }] }\n";
 
+    /// An intake of `edge`, and a client that sends to it.
     struct TestIntake {
         server: NatsServer,
         intake: Intake,
@@ -207,9 +209,7 @@ mod tests {
     }
 
     async fn start() -> Result<TestIntake> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, USERS).await?;
+        let (server, dir) = nats_server(USERS).await?;
         let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port());
         let health = Health::new(WorkerName::Edge);
         let credentials = Arc::new(NatsCredentials::parse(&url("edge:e"), "edge")?);

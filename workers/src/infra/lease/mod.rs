@@ -142,13 +142,11 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
-    use brigade_servers as stack;
-    use brigade_servers::{Binaries, config::StackConfig};
     use sqlx::{Connection, Error, PgConnection, postgres::PgPoolOptions};
     use tokio::time::advance;
 
     use super::*;
-    use crate::{infra::postgres::connection, operations::migrate};
+    use crate::{infra::postgres::connection, testing::TestDatabase};
 
     #[tokio::test(start_paused = true)]
     async fn an_instance_that_fails_for_two_seconds_is_unfit_for_longer_each_time() {
@@ -182,11 +180,7 @@ mod tests {
     #[tokio::test]
     async fn a_lease_that_is_not_acquired_in_time_keeps_no_connection_of_the_pool()
     -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let url = server.superuser_url("postgres");
-        migrate::run(&url, |_| None).await?;
+        let TestDatabase { url, .. } = TestDatabase::start().await?;
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy(&url)?;
         assert!(Lease::take(&pool, "duty", "me").await?);
 

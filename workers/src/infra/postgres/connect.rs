@@ -75,20 +75,20 @@ async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use brigade_servers::{Binaries, Postgres, config::StackConfig};
     use sqlx::Connection;
 
     use super::*;
+    use crate::testing::TestDatabase;
 
     #[tokio::test]
     async fn a_session_without_its_settings_is_refused() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let url = server.superuser_url("postgres");
+        let TestDatabase { url, .. } = TestDatabase::start().await?;
         // As a pooler that drops the options would give it out.
         let mut bare = PgConnection::connect(&url).await?;
-        let other = "alter database postgres set default_transaction_isolation = 'repeatable read'";
+        let other = "do $$ begin
+            execute format('alter database %I set default_transaction_isolation = %L',
+                           current_database(), 'repeatable read');
+        end $$";
         sqlx::raw_sql(other).execute(&mut bare).await?;
         let refused = has_its_settings(&mut bare).await.unwrap_err().to_string();
         assert!(refused.contains("pooler"), "{refused}");

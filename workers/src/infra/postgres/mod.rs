@@ -251,15 +251,14 @@ fn failure_of(code: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc};
+    use std::sync::Arc;
 
-    use brigade_servers as stack;
-    use brigade_servers::{Binaries, config::StackConfig};
     use sqlx::postgres::PgPoolOptions;
     use tokio::sync::Semaphore;
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::testing::TestDatabase;
 
     #[test]
     fn what_is_the_databases_fault_is_no_failure_of_a_message() {
@@ -302,18 +301,12 @@ mod tests {
         assert_eq!(failure(&Error::RowNotFound), Fault);
     }
 
-    async fn server(dir: &Path) -> anyhow::Result<stack::Postgres> {
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        stack::Postgres::start(&binaries.postgres_bin, dir, 0).await
-    }
-
     /// On one thread that always has something else to do: with 5 ms a turn, a login that lets
     /// the others go first 820 times takes longer than the limit.
     #[tokio::test]
     async fn a_busy_process_is_connected_all_the_same() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let server = server(dir.path()).await?;
-        let pool = pool(&server.superuser_url("postgres"), "test", 1)?;
+        let TestDatabase { url, .. } = TestDatabase::start().await?;
+        let pool = pool(&url, "test", 1)?;
         let busy = AbortOnDropHandle::new(tokio::spawn(async {
             loop {
                 let turn = Instant::now();
@@ -333,8 +326,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_comes_late_serves_the_next() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let server = server(dir.path()).await?;
+        let TestDatabase { url, .. } = TestDatabase::start().await?;
         let slow = Arc::new(Semaphore::new(0));
         let waits = slow.clone();
         let pool = PgPoolOptions::new()
@@ -346,7 +338,7 @@ mod tests {
                     Ok(())
                 })
             })
-            .connect_lazy(&server.superuser_url("postgres"))?;
+            .connect_lazy(&url)?;
         let late = connection(&pool, Instant::now()).await;
         assert!(matches!(late, Err(Error::PoolTimedOut)), "{late:?}");
         slow.add_permits(1);

@@ -120,50 +120,34 @@ fn key(cx: &Context, delivery: &Delivery) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use anyhow::Result;
+    use brigade_contracts::WorkerName;
 
     use super::*;
     use crate::{
-        infra::{Nats, intake::Message},
-        workers::outbox_relay::tests::stand::{Stand, eventually},
+        runtime::consume::queues::tests::delivery,
+        testing::{SUPERUSER, TestServers, until},
     };
-
-    fn delivery() -> Delivery {
-        let message = Message::new("s".into(), None, None, bytes::Bytes::new());
-        let origin =
-            Origin::Stored { stream: "S".into(), sequence: 1, deliveries: 3, stored_at: 7 };
-        Delivery { origin, ..Delivery::request(message, 0) }
-    }
 
     #[tokio::test]
     async fn only_a_try_that_failed_counts_though_nats_ends_in_each() -> Result<()> {
-        let mut stand = Stand::start().await?;
-        let mut cx = stand.context().await?;
-        let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
-        cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;
-        let (attempts, delivery) = (Attempts::open(&cx).await?, delivery());
-        let begun = async || {
-            let number = Cell::new(0);
-            eventually("a recorded try", async || {
-                number.set(attempts.begin(&cx, &delivery).await?);
-                Ok(true)
-            })
-            .await?;
-            anyhow::Ok(number.get())
+        let mut servers = TestServers::start().await?;
+        let cx = servers.context_as(WorkerName::OutboxRelay, SUPERUSER).await?;
+        let (attempts, delivery) = (Attempts::open(&cx).await?, delivery(0, 3));
+        let begun = || {
+            until("an attempt on record", || async { attempts.begin(&cx, &delivery).await.ok() })
         };
         for _ in 0..=MAX_TRIES {
-            assert_eq!(begun().await?, 1);
-            stand.nats.stop().await;
+            assert_eq!(begun().await, 1);
+            servers.nats.stop().await;
             attempts.revoke(&cx, &delivery).await;
-            stand.nats.restart().await?;
-            assert_eq!(begun().await?, 1);
+            servers.nats.restart().await?;
+            assert_eq!(begun().await, 1);
             // It was done; its acknowledgement is lost.
             attempts.discount(&cx, &delivery);
         }
         for failed in 1..=MAX_TRIES + 1 {
-            assert_eq!(begun().await?, failed);
+            assert_eq!(begun().await, failed);
         }
         Ok(())
     }

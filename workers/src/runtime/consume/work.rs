@@ -168,10 +168,12 @@ pub(super) async fn refuse<H: Handler>(handler: &H, request: &Delivery, reason: 
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
+    use brigade_contracts::WorkerName;
+
     use super::*;
     use crate::{
-        infra::Nats, runtime::consume::queues::tests::delivery,
-        workers::outbox_relay::tests::stand::Stand,
+        runtime::consume::queues::tests::delivery,
+        testing::{SUPERUSER, TestServers},
     };
 
     /// Fails as long as the database is at fault; nothing can be found out meanwhile.
@@ -203,10 +205,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_whose_tries_were_used_up_while_nothing_could_be_found_out_is_tried_again()
     -> anyhow::Result<()> {
-        let stand = Stand::start().await?;
-        let mut cx = stand.context().await?;
-        let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
-        cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;
+        let servers = TestServers::start().await?;
+        let cx = servers.context_as(WorkerName::OutboxRelay, SUPERUSER).await?;
         let attempts = Attempts::open(&cx).await?;
         let work = Arc::new(Work::new(cx, FaultyHandler::default(), attempts));
         let batch = Arc::new(vec![delivery(0, 3)]);

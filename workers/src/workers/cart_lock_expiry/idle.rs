@@ -199,7 +199,7 @@ fn log(cx: &Context, decisions: &[Decision]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{runtime::command_client::outcome, testing::Database};
+    use crate::{runtime::command_client::outcome, testing::TestDatabase};
 
     #[test]
     fn each_outcome_is_understood() {
@@ -245,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn s8_07_idle_carts_are_found_without_reading_the_others() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let carts = |id: &str, age: &str, more: &str, count: u32| {
             format!(
                 "insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind,

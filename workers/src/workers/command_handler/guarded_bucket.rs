@@ -138,12 +138,12 @@ mod tests {
 
     use async_nats::jetstream;
     use brigade_contracts::WorkerName;
-    use brigade_servers::{Binaries, NatsServer, config::StackConfig};
 
     use super::*;
     use crate::{
         infra::{Health, Metrics},
         operations::provision,
+        testing::nats_server,
     };
 
     fn put(key: &str) -> Put {
@@ -166,9 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_an_acknowledged_write_closes_the_circuit() -> anyhow::Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, "").await?;
+        let (server, _dir) = nats_server("").await?;
         let url = format!("nats://test:test@127.0.0.1:{}", server.port());
         provision::run(&url, 1).await?;
         let health = Health::new(WorkerName::CommandHandler);

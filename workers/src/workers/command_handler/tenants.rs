@@ -90,13 +90,13 @@ pub async fn add(postgres: &PgPool, tenants: &[&str]) -> sqlx::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     #[tokio::test]
     async fn tenants_are_those_that_had_something_and_those_that_came_since() -> anyhow::Result<()>
     {
-        let database = Database::start().await?;
-        let Database { sql, .. } = &database;
+        let database = TestDatabase::start().await?;
+        let TestDatabase { sql, .. } = &database;
         let rows = "insert into brigade.command_inbox
                         (tenant, command_id, subject, payload_hash, outcome, decided_at)
                     select 't' || n % 3, 'k' || n, 'cmd.x', '', '{}', now()

@@ -196,12 +196,11 @@ mod tests {
 
     use anyhow::Result;
     use brigade_contracts::WorkerName;
-    use brigade_servers::{Binaries, Postgres, config::StackConfig};
     use futures::{FutureExt, future::join_all};
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::infra::{Health, postgres::pool};
+    use crate::{infra::Health, testing::TestDatabase};
 
     /// The tenant is the sign.
     impl HasTenant for i64 {
@@ -244,10 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_statement_answers_all_who_wait_when_it_starts() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let postgres = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let pool = pool(&postgres.superuser_url("postgres"), "test", 4)?;
+        let TestDatabase { sql: pool, .. } = TestDatabase::start().await?;
         let database = Arc::new(Database::new(pool, Health::new(WorkerName::Edge)));
         let question = Doubled {
             started: Arc::default(),

@@ -34,7 +34,7 @@ mod relay;
 mod shards;
 mod tasks;
 #[cfg(test)]
-pub mod tests;
+mod tests;
 mod watermark;
 
 use brigade_contracts::subject;

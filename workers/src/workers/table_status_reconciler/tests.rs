@@ -1,7 +1,7 @@
 //! The rows that a check reads, however many there are.
 
 use super::*;
-use crate::testing::Database;
+use crate::testing::TestDatabase;
 
 /// 20,000 tables of 10 tenants, each with a party that has ordered three times and with parties
 /// before it, one of which was made to leave without paying.
@@ -24,7 +24,7 @@ const TABLES: &str = "
 /// The most rows of a table: its own, its turn and two orders.
 const EACH: u64 = 4;
 
-async fn read(database: &Database, tables: &[String], orders: &[&str]) -> anyhow::Result<u64> {
+async fn read(database: &TestDatabase, tables: &[String], orders: &[&str]) -> anyhow::Result<u64> {
     let array = |ids: Vec<String>| format!("'{{{}}}'", ids.join(","));
     let tenants = array(tables.iter().map(|id| tenant_of(id)).collect());
     let of_orders = array(orders.iter().map(|id| tenant_of(id)).collect());
@@ -43,7 +43,7 @@ fn tenant_of(id: &str) -> String {
 #[tokio::test]
 async fn a_hint_costs_a_few_rows_and_a_page_its_own_however_many_parties_there_are()
 -> anyhow::Result<()> {
-    let database = Database::start().await?;
+    let database = TestDatabase::start().await?;
     // Planned for empty tables at first.
     assert_eq!(read(&database, &[], &[]).await?, 0);
     database.run(TABLES).await?;
@@ -79,7 +79,7 @@ async fn a_hint_costs_a_few_rows_and_a_page_its_own_however_many_parties_there_a
 
 #[tokio::test]
 async fn a_scan_reaches_every_table_once() -> anyhow::Result<()> {
-    let database = Database::start().await?;
+    let database = TestDatabase::start().await?;
     database.run(TABLES).await?;
     let mut connection = database.sql.acquire().await?;
     let (mut after, mut seen) = (Default::default(), BTreeSet::new());

@@ -3,12 +3,15 @@ use std::time;
 use anyhow::Result;
 use async_nats::jetstream::{consumer::pull::Config, stream};
 use brigade_contracts::WorkerName;
-use brigade_servers::{Binaries, NatsServer, config::StackConfig};
+use brigade_servers::NatsServer;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::infra::{Health, Metrics, Nats, intake::IntakeKind};
+use crate::{
+    infra::{Health, Metrics, Nats, intake::IntakeKind},
+    testing::nats_server,
+};
 
 /// A stream with a consumer to pull from.
 struct PullHarness {
@@ -22,9 +25,7 @@ struct PullHarness {
 
 impl PullHarness {
     async fn start() -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, "").await?;
+        let (server, dir) = nats_server("").await?;
         let url = format!("nats://test@127.0.0.1:{}", server.port());
         let health = Health::new(WorkerName::CommandHandler);
         let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;

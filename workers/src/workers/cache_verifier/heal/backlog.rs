@@ -139,7 +139,7 @@ mod tests {
     use sqlx::{Connection, raw_sql};
 
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     fn address(aggregate: Aggregate, id: &str) -> Address {
         Address::new("t1", aggregate, id).unwrap()
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn progress_is_estimated_from_a_sample_without_counting() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let overdue = async |ids: &str| {
             let values = format!("'{{t1,t1}}', '{{cart,cart}}', '{{{ids}}}'");
             let types = "text[], text[], text[]";
@@ -180,7 +180,7 @@ mod tests {
     /// text of the kinds, in which a lock comes first.
     #[tokio::test]
     async fn healing_and_a_batch_write_the_backlog_in_the_same_order() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let (lock, order) = (address(Aggregate::Lock, "ada"), address(Aggregate::Order, "o1"));
         let both = [(order, 1), (lock, 1)];
         let mut batch = PgConnection::connect(&database.url).await?;

@@ -89,11 +89,11 @@ pub async fn locks_of_carts(
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     #[tokio::test]
     async fn listed_orders_are_found_without_the_history() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let listed =
             async || database.rows_read("float8", include_str!("listed_orders.sql"), "600").await;
         let order = |id: &str, status: &str, ended: &str, count: u32| {

@@ -1,10 +1,8 @@
 use anyhow::Result;
-use brigade_servers as stack;
-use brigade_servers::{Binaries, config::StackConfig};
 use sqlx::AssertSqlSafe;
 
 use super::*;
-use crate::{infra::postgres::pool, operations::migrate};
+use crate::testing::TestDatabase;
 
 fn command(subject: &str) -> Command {
     let headers = [("Command-Id", "k1")];
@@ -63,12 +61,7 @@ const ROWS: &str = "
 
 #[tokio::test]
 async fn locked_aggregates_are_found_with_all_that_need_them() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let binaries = Binaries::find(&StackConfig::from_env()).await?;
-    let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-    let url = server.superuser_url("postgres");
-    migrate::run(&url, |_| None).await?;
-    let pool = pool(&url, "test", 3)?;
+    let TestDatabase { sql: pool, .. } = TestDatabase::start().await?;
     sqlx::raw_sql(ROWS).execute(&pool).await?;
     let all = [
         "cart.c1",

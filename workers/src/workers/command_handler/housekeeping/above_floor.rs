@@ -73,7 +73,7 @@ async fn read(nats: &Nats, sequence: u64) -> anyhow::Result<Option<(u64, Command
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     fn command(id: &str, payload: &str) -> Command {
         let headers = [("Command-Id", id)];
@@ -83,7 +83,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_command_with_an_outcome_of_its_own_for_some_time_is_deleted()
     -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let bob = r#"{"user":"bob"}"#;
         let sent = [("old", bob), ("reused", r#"{"user":"eve"}"#), ("young", bob), ("none", bob)];
         let commands: Vec<_> = (1..).zip(sent.map(|(id, payload)| command(id, payload))).collect();

@@ -122,7 +122,7 @@ async fn delete(postgres: &mut PgConnection, old: &[&OwnerLock], days: i32) -> s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     fn locks(owners: &str, state: &str, days: u32, count: u32) -> String {
         format!(
@@ -135,7 +135,7 @@ mod tests {
         )
     }
 
-    async fn forget(database: &Database) -> sqlx::Result<i64> {
+    async fn forget(database: &TestDatabase) -> sqlx::Result<i64> {
         let mut connection = database.sql.acquire().await?;
         let (mut after, mut deleted) = (Default::default(), 0);
         loop {
@@ -147,19 +147,19 @@ mod tests {
         }
     }
 
-    async fn left(database: &Database) -> sqlx::Result<Vec<String>> {
+    async fn left(database: &TestDatabase) -> sqlx::Result<Vec<String>> {
         let left = "select owner from brigade.cart_locks order by owner";
         sqlx::query_scalar(left).fetch_all(&database.sql).await
     }
 
-    async fn floors(database: &Database) -> sqlx::Result<Vec<(String, i64)>> {
+    async fn floors(database: &TestDatabase) -> sqlx::Result<Vec<(String, i64)>> {
         let floors = "select tenant, version from brigade.lock_floors order by tenant";
         sqlx::query_as(floors).fetch_all(&database.sql).await
     }
 
     #[tokio::test]
     async fn s8_07_locks_of_owners_long_gone_are_deleted() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         assert_eq!(forget(&database).await?, 0);
         database.run(&locks("gone", "released", 31, 50)).await?;
         database.run(&locks("young", "released", 29, 2)).await?;
@@ -187,7 +187,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_owner_at_work_keeps_its_lock_and_is_not_waited_for() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         database.run(&locks("gone", "released", 31, 2)).await?;
         let mut work = database.sql.begin().await?;
         let lock = "select pg_advisory_xact_lock_shared(hashtextextended('t1.gone1', 0))";

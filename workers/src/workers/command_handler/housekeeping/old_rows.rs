@@ -118,11 +118,11 @@ pub(super) async fn delete_activity(cx: &Context, duty: &Duty) -> sqlx::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     #[tokio::test]
     async fn old_outcomes_are_found_without_reading_the_young_ones() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let explain = concat!("explain ", include_str!("../forget_outcomes.sql"));
         let plan: Vec<String> = sqlx::query_scalar(explain)
             .bind(OUTCOME_DAYS)

@@ -270,11 +270,11 @@ async fn load_page(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Database;
+    use crate::testing::TestDatabase;
 
     #[tokio::test]
     async fn only_a_page_of_entries_is_read_however_many_there_are() -> anyhow::Result<()> {
-        let database = Database::start().await?;
+        let database = TestDatabase::start().await?;
         let overdue = async |after: &str| {
             let values = format!("1, {after}, {MAX_PAGE}");
             let types = "float8, text, text, text, bigint";

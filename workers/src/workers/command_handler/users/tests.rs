@@ -6,8 +6,7 @@ use brigade_domain::{
     BatchState, Head, LockPolicy, LockSet, State,
     user::{AuthInputs, Checked, FailureKind, Verified, keys_of},
 };
-use brigade_servers::{Binaries, Postgres as Server, config::StackConfig};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 
 use super::{
     super::{credentials::check, passwords::Passwords},
@@ -15,8 +14,8 @@ use super::{
 };
 use crate::{
     infra::postgres::{Failure, failure},
-    operations::migrate,
     store::users::{failures, from_row, owners, password_hashes, read},
+    testing::TestDatabase,
 };
 
 const PASSWORD: &str = "correct horse";
@@ -81,19 +80,11 @@ async fn log_in(sql: &mut PgConnection, ok: bool) -> Result<(u16, User)> {
     Ok((outcome.status, changed.unwrap_or_else(|| user("ada", "Ada@Example.org"))))
 }
 
-async fn server() -> Result<(tempfile::TempDir, Server, PgConnection)> {
-    let dir = tempfile::tempdir()?;
-    let binaries = Binaries::find(&StackConfig::from_env()).await?;
-    let server = Server::start(&binaries.postgres_bin, dir.path(), 0).await?;
-    migrate::run(&server.superuser_url("postgres"), |_| None).await?;
-    let sql = PgConnection::connect(&server.superuser_url("postgres")).await?;
-    Ok((dir, server, sql))
-}
-
 #[tokio::test]
 async fn what_is_written_is_read_again() -> Result<()> {
-    let (_dir, _server, mut sql) = server().await?;
-    let sql = &mut sql;
+    let database = TestDatabase::start().await?;
+    let mut sql = database.sql.acquire().await?;
+    let sql = &mut *sql;
 
     let (ada, bob) = (user("ada", "Ada@Example.org"), user("bob", "bob@example.org"));
     let mut tx = sql.begin().await?;
@@ -153,8 +144,7 @@ async fn what_is_written_is_read_again() -> Result<()> {
 
 #[tokio::test]
 async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
-    let (_dir, server, mut sql) = server().await?;
-    let pool = PgPool::connect_lazy(&server.superuser_url("postgres"))?;
+    let TestDatabase { sql: pool, .. } = TestDatabase::start().await?;
     let passwords = Passwords::new(None)?;
     let command = |id: &str, verb: &str, payload: &str| {
         let subject = format!("req.t1.user.{id}.{verb}");
@@ -168,7 +158,7 @@ async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
     let checked = check(&passwords, &pool, &register).await?;
     let [Some(Checked::Hashed(hash)), None] = &checked[..] else { panic!("{checked:?}") };
 
-    let mut tx = sql.begin().await?;
+    let mut tx = pool.begin().await?;
     save(&mut tx, &[&User { password_hash: hash.clone(), ..user("ada", "Ada@Example.org") }])
         .await?;
     let from = FailureKey {
@@ -183,7 +173,7 @@ async fn the_passwords_of_a_batch_are_checked_before_it() -> Result<()> {
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    assert_eq!(failures(&mut sql, &[from]).await?[0].1.failures, 10);
+    assert_eq!(failures(&mut *pool.acquire().await?, &[from]).await?[0].1.failures, 10);
 
     let batch = [
         login("ada", "ADA@example.org", PASSWORD),

@@ -36,7 +36,7 @@ async fn queries_that_wait_share_statements() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgres_nothing_is_guessed() -> Result<()> {
-    let mut world = World::start().await?;
+    let mut world = World::start_with_own_postgres().await?;
     let handler = world.worker(WorkerName::CommandHandler).await?;
     let edge = world.edge().await?;
     world.cart("c1").await?;
@@ -46,7 +46,7 @@ async fn without_postgres_nothing_is_guessed() -> Result<()> {
     let not_by_kv = world.view("c1", &by_kv).await?;
     assert_eq!((not_by_kv.status, not_by_kv.by_kv), (304, false));
 
-    world.stack.postgres.kill().await;
+    world.stack.postgres_mut().kill().await;
     let started = Instant::now();
     assert_eq!(error(&world.view("c1", &known).await?), (503, "unconfirmed"));
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -66,7 +66,7 @@ async fn without_postgres_nothing_is_guessed() -> Result<()> {
     let absent = world.view("nobody", &[("Confirm", "kv")]).await?;
     assert_eq!(error(&absent), (503, "unconfirmed"));
 
-    world.stack.postgres.restart().await?;
+    world.stack.postgres_mut().restart().await?;
     until("edge answers again", async || {
         world.view("c1", &known).await.is_ok_and(|answer| answer.status == 304)
     })
@@ -75,7 +75,7 @@ async fn without_postgres_nothing_is_guessed() -> Result<()> {
 
     // Connections that a restart broke are no reason to refuse.
     for _ in 0..3 {
-        world.stack.postgres.restart().await?;
+        world.stack.postgres_mut().restart().await?;
         let answers = try_join_all((0..20).map(|_| world.view("c1", &known))).await?;
         assert!(answers.iter().all(|answer| answer.status == 304), "{answers:?}");
     }

@@ -32,7 +32,7 @@ fn orders(rows: &Value) -> Vec<(&str, &str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_is_unconfirmed_without_postgres_and_reset_after_its_start() -> Result<()> {
-    let mut world = World::start().await?;
+    let mut world = World::start_with_own_postgres().await?;
     let handler = world.worker(WorkerName::CommandHandler).await?;
     let edge = world.edge().await?;
     place(&world, "o1").await?;
@@ -48,12 +48,12 @@ async fn a_list_is_unconfirmed_without_postgres_and_reset_after_its_start() -> R
     let odd = operator.request("q.tä.active_orders", "".into()).await?;
     assert!(odd.payload.windows(11).any(|text| text == b"bad_subject"));
 
-    world.stack.postgres.kill().await;
+    world.stack.postgres_mut().kill().await;
     let by_kv = [("If-None-Match", etag.as_str()), ("Confirm", "kv")];
     for headers in [&[][..], &by_kv, &known] {
         assert_eq!(error(&list(&world, headers).await?), (503, "unconfirmed"));
     }
-    world.stack.postgres.restart().await?;
+    world.stack.postgres_mut().restart().await?;
     let same = [("If-None-Match", etag.as_str())];
     until("edge answers again", async || {
         list(&world, &same).await.is_ok_and(|answer| answer.status == 304)

@@ -157,15 +157,15 @@ async fn the_history_is_told_newest_first_and_in_pieces() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgres_no_lock_is_guessed() -> Result<()> {
-    let mut world = World::start().await?;
+    let mut world = World::start_with_own_postgres().await?;
     let edge = world.edge().await?;
     insert_locks(&world).await?;
-    world.stack.postgres.kill().await;
+    world.stack.postgres_mut().kill().await;
     for query in ["q.t1.lock.ada", "q.t1.lock_history.ada"] {
         let refused = world.request(query.to_owned(), &[], b"").await?;
         assert_eq!(error(&refused), (503, "unconfirmed"), "{query}");
     }
-    world.stack.postgres.restart().await?;
+    world.stack.postgres_mut().restart().await?;
     until("edge answers again", async || {
         let answer = world.request("q.t1.lock.ada".to_owned(), &[], b"").await;
         answer.is_ok_and(|answer| answer.status == 200)

@@ -15,23 +15,21 @@ use brigade_contracts::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use tempfile::TempDir;
 
 use crate::{
     fleet::Instance,
-    infra::{FailPoints, Metrics, connect_options},
-    testing::Stack,
+    infra::{FailPoints, Metrics},
+    testing::TestServers,
 };
 
 /// Ends a test that would wait for ever; none comes near it.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub struct World {
-    pub stack: Stack,
+    pub stack: TestServers,
     pub metrics: Arc<Metrics>,
     pub fail: FailPoints,
     pub producer: Client,
-    _dir: TempDir,
 }
 
 /// An answer to a query.
@@ -52,19 +50,23 @@ impl Answer {
 
 impl World {
     pub async fn start() -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let stack = Stack::start(dir.path(), "t1").await?;
-        let producer = connect(&stack, "t1-producer").await?;
-        let metrics = Arc::new(Metrics::new());
-        // A unit without the feature `fail-points`, which has no constructor to call.
-        let fail = Default::default();
-        Ok(Self { stack, metrics, fail, producer, _dir: dir })
+        Self::on(TestServers::start().await?).await
+    }
+
+    /// Starts servers of which Postgres may be killed as well.
+    pub async fn start_with_own_postgres() -> Result<Self> {
+        Self::on(TestServers::start_with_own_postgres().await?).await
+    }
+
+    async fn on(stack: TestServers) -> Result<Self> {
+        let producer = stack.connect("t1-producer").await?;
+        let (metrics, fail) = (stack.metrics.clone(), stack.fail.clone());
+        Ok(Self { stack, metrics, fail, producer })
     }
 
     /// Starts a worker and waits until it is ready.
     pub async fn worker(&self, worker: WorkerName) -> Result<Instance> {
-        let servers = self.stack.servers(worker);
-        let instance = Instance::start(worker, servers, self.metrics.clone(), self.fail.clone());
+        let instance = self.stack.instance(worker);
         until("the worker is ready", async || instance.health.ready().is_ok()).await;
         if worker == WorkerName::CommandHandler {
             // It may be ready before the server knows what it listens to.
@@ -148,7 +150,7 @@ impl World {
     }
 
     pub async fn sql(&self) -> Result<PgConnection> {
-        Ok(PgConnection::connect(&self.stack.superuser_url()).await?)
+        Ok(PgConnection::connect(&self.stack.database.url).await?)
     }
 
     /// Writes a part into KV as its own writer does.
@@ -157,7 +159,7 @@ impl World {
             Part::Core => "command-handler",
             _ => "payment-projector",
         };
-        let jetstream = async_nats::jetstream::new(connect(&self.stack, writer).await?);
+        let jetstream = async_nats::jetstream::new(self.stack.connect(writer).await?);
         let subject = Bucket::Views.subject(&key::view(&address(id), part));
         jetstream.publish(subject, value.into()).await?.await?;
         Ok(())
@@ -173,7 +175,7 @@ impl World {
     }
 
     pub async fn operator(&self) -> Result<Client> {
-        connect(&self.stack, "operator").await
+        self.stack.connect("operator").await
     }
 
     pub fn content_from(&self, from: &str) -> u64 {
@@ -194,9 +196,4 @@ pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
         assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
-}
-
-async fn connect(stack: &Stack, user: &str) -> Result<Client> {
-    let (options, address) = connect_options(&stack.nats_url(user))?;
-    Ok(options.connect(address).await?)
 }

@@ -1,4 +1,4 @@
-//! A client that sends whatever bytes it is told to, as no library does.
+//! A NATS client that sends any bytes, as no library does.
 
 use std::collections::VecDeque;
 
@@ -11,9 +11,9 @@ use tokio::{
 use crate::PATIENCE;
 
 /// A connection to nats-server, byte by byte.
-pub struct Raw {
+pub struct RawClient {
     stream: TcpStream,
-    /// What has come and was not read yet.
+    /// Bytes that came and were not read yet.
     buffer: Vec<u8>,
     inbox: String,
     sent: usize,
@@ -21,7 +21,7 @@ pub struct Raw {
     messages: VecDeque<RawMessage>,
 }
 
-/// A message as it came.
+/// A message, byte by byte.
 #[derive(Clone, Debug)]
 pub struct RawMessage {
     pub subject: Vec<u8>,
@@ -32,7 +32,7 @@ pub struct RawMessage {
 }
 
 impl RawMessage {
-    /// The value of a header; empty where there is none.
+    /// Returns the value of a header; empty where there is none.
     #[must_use]
     pub fn header(&self, name: &str) -> String {
         let text = String::from_utf8_lossy(&self.headers);
@@ -40,7 +40,7 @@ impl RawMessage {
         value.unwrap_or_default().trim().to_owned()
     }
 
-    /// The `code` of an outcome or an error.
+    /// Returns the `code` of an outcome or an error; empty where there is none.
     #[must_use]
     pub fn code(&self) -> String {
         let body: serde_json::Value = serde_json::from_slice(&self.payload).unwrap_or_default();
@@ -48,8 +48,9 @@ impl RawMessage {
     }
 }
 
-impl Raw {
-    /// Connects as the user of the URL, `nats://user:password@host:port`, and listens to its inbox.
+impl RawClient {
+    /// Connects as the user of the URL, `nats://user:password@host:port`, and subscribes to its
+    /// inbox.
     ///
     /// # Panics
     /// Where the server refuses it.
@@ -65,13 +66,13 @@ impl Raw {
             "verbose": false, "pedantic": false, "user": user, "pass": password,
             "headers": true, "no_responders": true, "protocol": 1,
         });
-        let listen = format!("CONNECT {connect}\r\nSUB {}.* 1\r\nPING\r\n", raw.inbox);
-        raw.write(listen.as_bytes()).await;
+        let connect = format!("CONNECT {connect}\r\nSUB {}.* 1\r\nPING\r\n", raw.inbox);
+        raw.write(connect.as_bytes()).await;
         while raw.line().await != b"PONG" {}
         raw
     }
 
-    /// An inbox that this connection listens to, another one each time.
+    /// Returns a new inbox that this connection is subscribed to.
     pub fn inbox(&mut self) -> Vec<u8> {
         self.sent += 1;
         format!("{}.{}", self.inbox, self.sent).into_bytes()
@@ -95,8 +96,8 @@ impl Raw {
     /// Publishes and waits for the first answer.
     ///
     /// # Panics
-    /// When patience is over.
-    pub async fn ask(&mut self, subject: &[u8], headers: &[u8], payload: &[u8]) -> RawMessage {
+    /// After [`PATIENCE`].
+    pub async fn request(&mut self, subject: &[u8], headers: &[u8], payload: &[u8]) -> RawMessage {
         let inbox = self.inbox();
         self.publish(subject, &inbox, headers, payload).await;
         loop {
@@ -107,17 +108,17 @@ impl Raw {
         }
     }
 
-    /// Listens to a subject, if the server takes it for one.
+    /// Subscribes to a subject, if the server takes it for one.
     pub async fn subscribe(&mut self, subject: &[u8]) {
         self.sent += 1;
         let sid = format!(" {}\r\n", self.sent + 1);
         self.write(&[b"SUB ", subject, sid.as_bytes()].concat()).await;
     }
 
-    /// The next message.
+    /// Returns the next message.
     ///
     /// # Panics
-    /// When patience is over.
+    /// After [`PATIENCE`].
     pub async fn next(&mut self) -> RawMessage {
         loop {
             if let Some(message) = self.messages.pop_front() {
@@ -127,14 +128,14 @@ impl Raw {
         }
     }
 
-    /// Waits until the server has taken everything that was sent; returns what came until then.
+    /// Waits until the server has taken everything that was sent; returns the messages until then.
     pub async fn flush(&mut self) -> Vec<RawMessage> {
         self.write(b"PING\r\n").await;
         while !self.operation().await {}
         self.messages.drain(..).collect()
     }
 
-    /// Takes one operation; returns whether it is a PONG.
+    /// Reads one operation; returns whether it is a PONG.
     async fn operation(&mut self) -> bool {
         let line = self.line().await;
         let mut words: Vec<_> = line.split(|byte| *byte == b' ').collect();

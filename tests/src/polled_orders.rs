@@ -1,34 +1,34 @@
-//! The kitchen's screen: a program outside that keeps the active list by what has changed.
+//! The list of active orders as a client keeps it by polling.
 
 use serde_json::Value;
 
 use crate::{Producer, Reply};
 
-/// What a screen shows, and the position that it goes on from.
+/// The rows that a client has, and the position that it goes on from.
 #[derive(Default)]
-pub struct Screen {
+pub struct PolledOrders {
     pub rows: Vec<Value>,
     pub resume: String,
     pub etag: String,
-    /// How often it was told everything anew.
+    /// The number of answers that replaced all rows because the position was too old.
     pub resets: usize,
 }
 
-impl Screen {
-    /// Asks for what has changed since it asked last. Returns the changes, newest last.
+impl PolledOrders {
+    /// Queries the changes since the last query and applies them. Returns them, newest last.
     ///
     /// # Panics
-    /// Where the answer is neither changes nor a reset.
-    pub async fn look(&mut self, producer: &Producer) -> Vec<Value> {
+    /// Where the answer holds neither changes nor rows.
+    pub async fn poll(&mut self, producer: &Producer) -> Vec<Value> {
         let reply = producer.active_orders(&[("Resume", &self.resume)]).await;
-        self.take(&reply)
+        self.apply(&reply)
     }
 
-    /// Takes an answer.
+    /// Applies an answer. Returns the changes, newest last.
     ///
     /// # Panics
-    /// Where it is neither changes nor rows.
-    pub fn take(&mut self, reply: &Reply) -> Vec<Value> {
+    /// Where it holds neither changes nor rows.
+    pub fn apply(&mut self, reply: &Reply) -> Vec<Value> {
         assert_eq!(reply.status, 200, "{}", reply.body());
         let body = reply.body();
         self.resume = body["resume"].as_str().expect("a position").to_owned();
@@ -53,7 +53,7 @@ impl Screen {
         changes
     }
 
-    /// The orders, newest first.
+    /// Returns the ids of the orders, newest first.
     #[must_use]
     pub fn orders(&self) -> Vec<&str> {
         self.rows.iter().map(|row| row["order"].as_str().expect("text")).collect()

@@ -1,40 +1,33 @@
-//! Both servers, with the users and roles of the table of permissions, and what tests ask them.
+//! Servers with an outbox that tests fill and a stream that they read.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    ops::{Deref, DerefMut},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::jetstream::{self, consumer};
 use brigade_contracts::{
-    Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, header, permissions, shard_of, subject,
+    Address, Aggregate, WorkerName, event::CART_ITEM_ADDED, header, shard_of, subject,
 };
-use brigade_servers::{Binaries, NatsServer, Postgres, config::StackConfig};
 use futures::StreamExt;
-use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
-use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    fleet::{Instance, Servers, Settings},
-    infra::{Context, FailPoints, Health, Metrics, Nats},
-    operations::{migrate, provision},
+    fleet::Instance,
+    infra::{Context, FailPoints},
+    testing::{SUPERUSER, TestServers, until},
     workers::outbox_relay::RelayMetrics,
 };
 
-/// Ends a test that would wait for ever; none comes near it.
-const LIMIT: Duration = Duration::from_secs(60);
-const NAME: &str = "outbox-relay";
 pub const PAYLOAD: &str = r#"{"data":{"item_id":"i1"},"after":{"ended":false}}"#;
 
-pub struct Stand {
-    pub nats: NatsServer,
-    pub postgres: Postgres,
-    /// Of a superuser.
-    pub sql: PgPool,
-    /// Of a user who may do anything.
+/// The servers of one test, and a client that may do anything.
+pub struct RelayFixture {
+    servers: TestServers,
     pub client: async_nats::Client,
-    metrics: Arc<Metrics>,
-    _dir: TempDir,
 }
 
 /// A message of the stream.
@@ -44,77 +37,52 @@ pub struct Stored {
     pub message: async_nats::Message,
 }
 
-impl Stand {
+impl Deref for RelayFixture {
+    type Target = TestServers;
+
+    fn deref(&self) -> &TestServers {
+        &self.servers
+    }
+}
+
+impl DerefMut for RelayFixture {
+    fn deref_mut(&mut self) -> &mut TestServers {
+        &mut self.servers
+    }
+}
+
+impl RelayFixture {
     pub async fn start() -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let anything = permissions::NatsUser {
-            account: permissions::Account::Fleet,
-            name: "test".into(),
-            publish: vec![">".into()],
-            publish_deny: Vec::new(),
-            subscribe: vec![">".into()],
-        };
-        let worker = permissions::worker(WorkerName::OutboxRelay);
-        let users = permissions::accounts([(&anything, "test"), (&worker, NAME)]);
-        let nats_dir = dir.path().join("nats");
-        let nats = NatsServer::start(&binaries.nats_server, &nats_dir, 0, &users).await?;
-        let postgres =
-            Postgres::start(&binaries.postgres_bin, &dir.path().join("postgres"), 0).await?;
-        let sql = PgPoolOptions::new()
-            .max_connections(8)
-            .connect_lazy(&postgres.superuser_url("postgres"))?;
-        migrate::run(&postgres.superuser_url("postgres"), |_| Some(NAME.to_owned())).await?;
-        provision::run(&format!("nats://test:test@127.0.0.1:{}", nats.port()), 1).await?;
-        let client =
-            async_nats::ConnectOptions::with_user_and_password("test".into(), "test".into())
-                .reconnect_delay_callback(|_| Duration::from_millis(10))
-                .connect(format!("127.0.0.1:{}", nats.port()))
-                .await?;
-        let metrics = Arc::new(Metrics::new());
-        Ok(Self { nats, postgres, sql, client, metrics, _dir: dir })
+        Self::on(TestServers::start().await?).await
     }
 
-    pub fn relay(&self, fail: FailPoints) -> Instance {
-        Instance::start(WorkerName::OutboxRelay, self.servers(), self.metrics.clone(), fail)
+    /// Starts servers of which Postgres may be killed as well.
+    pub async fn start_with_own_postgres() -> Result<Self> {
+        Self::on(TestServers::start_with_own_postgres().await?).await
     }
 
+    async fn on(servers: TestServers) -> Result<Self> {
+        let client = servers.connect(SUPERUSER).await?;
+        Ok(Self { servers, client })
+    }
+
+    /// Returns the metrics of the relays of this test.
     pub fn metrics(&self) -> Arc<RelayMetrics> {
         self.metrics.group()
     }
 
-    fn servers(&self) -> Servers {
-        Servers {
-            nats_url: format!("nats://{NAME}:{NAME}@127.0.0.1:{}", self.nats.port()),
-            postgres_url: self.postgres.url(NAME, NAME, "postgres"),
-            replicas: 1,
-            settings: Settings::default(),
-        }
+    /// Starts a relay with these fail points.
+    pub fn relay(&self, fail: FailPoints) -> Instance {
+        let servers = self.servers.servers(WorkerName::OutboxRelay);
+        Instance::start(WorkerName::OutboxRelay, servers, self.metrics.clone(), fail)
     }
 
-    /// What a relay gets, for parts of one.
+    /// Returns what a relay is given, for parts of one.
     pub async fn context(&self) -> Result<Context> {
-        let health = Health::new(WorkerName::OutboxRelay);
-        let servers = self.servers();
-        let nats = Nats::connect(&servers.nats_url, &health, &self.metrics).await?;
-        eventually("the connection", async || {
-            Ok(nats.client.connection_state() == async_nats::connection::State::Connected)
-        })
-        .await?;
-        Ok(Context {
-            worker: WorkerName::OutboxRelay,
-            instance: "by-hand".into(),
-            nats,
-            postgres: PgPool::connect_lazy(&servers.postgres_url)?,
-            health,
-            metrics: self.metrics.clone(),
-            drain: Default::default(),
-            fail: FailPoints::default(),
-            topology: Arc::new(brigade_contracts::topology::Topology::compiled_in()),
-        })
+        self.servers.context(WorkerName::OutboxRelay).await
     }
 
-    /// Commits events of carts, each (cart, version), as command-handler does, and wakes.
+    /// Commits events of carts, each (cart, version), as command-handler does, and wakes relays.
     pub async fn commit(&self, events: &[(usize, u64)]) -> Result<()> {
         let mut connection = self.sql.acquire().await?;
         insert(&mut connection, events).await?;
@@ -124,20 +92,26 @@ impl Stand {
         Ok(())
     }
 
-    pub async fn outbox_is_empty(&self) -> Result<()> {
-        let is_empty = "select not exists (select from brigade.outbox)";
-        eventually("the empty outbox", async || {
-            Ok(sqlx::query_scalar(is_empty).fetch_one(&self.sql).await?)
-        })
-        .await
+    /// Waits until the outbox is empty.
+    pub async fn outbox_is_empty(&self) {
+        self.until_count("brigade.outbox", 0).await;
     }
 
+    /// Waits until a table has this many rows.
+    pub async fn until_count(&self, table: &str, rows: i64) {
+        until(&format!("{rows} rows of {table}"), || async {
+            (self.count(table).await.ok()? == rows).then_some(())
+        })
+        .await;
+    }
+
+    /// Counts the rows of a table.
     pub async fn count(&self, table: &str) -> Result<i64> {
         let count = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
         Ok(sqlx::query_scalar(count).fetch_one(&self.sql).await?)
     }
 
-    /// How many shards each relay holds, sorted.
+    /// Counts the shards that each relay holds, sorted.
     pub async fn shares(&self) -> Result<Vec<i64>> {
         let shares = "select count(*) from brigade.leases
                       where name like 'outbox-relay.share.%' and holder <> ''
@@ -145,7 +119,7 @@ impl Stand {
         Ok(sqlx::query_scalar(shares).fetch_all(&self.sql).await?)
     }
 
-    /// All messages of the stream, in its order.
+    /// Returns all messages of the stream, in its order.
     pub async fn stored(&self) -> Result<Vec<Stored>> {
         let js = jetstream::new(self.client.clone());
         let mut stream = js.get_stream("EVENTS").await?;
@@ -166,8 +140,8 @@ impl Stand {
         Ok(stored)
     }
 
-    /// Checks that every event of SQL is there and that of each cart the first occurrences are in
-    /// order. Returns how many messages are repetitions.
+    /// Checks that the stream holds every event of SQL, and the first occurrences of each cart's in
+    /// order. Returns the number of repetitions.
     pub async fn check(&self) -> Result<usize> {
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         let mut repeated = 0;
@@ -191,8 +165,8 @@ impl Stand {
     }
 }
 
-/// The first `n` events of carts that take turns: 0, 1, …, carts-1, 0, 1, …
-pub fn in_turns(n: usize, carts: usize) -> Vec<(usize, u64)> {
+/// Returns the first `n` events of carts in rotation: 0, 1, …, carts-1, 0, 1, …
+pub fn in_rotation(n: usize, carts: usize) -> Vec<(usize, u64)> {
     (0..n).map(|i| (i % carts, (i / carts) as u64 + 1)).collect()
 }
 
@@ -200,7 +174,7 @@ pub fn address(cart: usize) -> Address {
     Address::new("t1", Aggregate::Cart, &format!("c{cart}")).expect("a token")
 }
 
-/// With command-handler's own statement.
+/// Inserts events with command-handler's own statement.
 pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> Result<()> {
     let carts: Vec<Address> = events.iter().map(|(cart, _)| address(*cart)).collect();
     let n = events.len();
@@ -234,14 +208,4 @@ pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> R
         .execute(connection)
         .await?;
     Ok(())
-}
-
-/// Asks again until it is so. Errors are answers of servers that are down.
-pub async fn eventually(what: &str, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
-    let asked = async {
-        while !is_so().await.unwrap_or(false) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(LIMIT, asked).await.with_context(|| format!("still waiting for {what}"))
 }

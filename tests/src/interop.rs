@@ -1,6 +1,6 @@
-//! Programs that nobody here wrote: where they are found or installed, and how they are run.
+//! Clients in other languages: where their programs are found or installed, and how they are run.
 //!
-//! A machine without them passes their tests and says so, except in CI, where all must be there.
+//! A machine without them skips their tests and says so, except in CI, where all must be there.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -18,9 +18,9 @@ use tokio::{process::Command, time::timeout};
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// The programs' sources.
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/strangers");
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop");
 
-/// Where the `nats` CLI is put by `.ci/run`, in the cache folder.
+/// The path of the `nats` CLI in the cache folder; `.ci/run` builds it there.
 const NATS_CLI: &str = "brigade/nats-cli-0.4.0/nats";
 
 #[expect(clippy::disallowed_methods, reason = "whether this is CI, and where programs are")]
@@ -28,7 +28,7 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// What is there, or else `None` with the reason told.
+/// Returns what was found, else `None` after the reason was printed.
 ///
 /// # Panics
 /// In CI, where it has to be there.
@@ -44,7 +44,7 @@ pub fn or_skip<T>(what: &str, found: Result<T>) -> Option<T> {
     }
 }
 
-/// What a program printed, if it succeeded; else an error that holds it.
+/// Runs a program; returns its output, or an error that holds it.
 ///
 /// # Errors
 /// Where it cannot be started, fails, or does not end.
@@ -59,7 +59,7 @@ pub async fn run(command: &mut Command) -> Result<String> {
     Ok(printed)
 }
 
-/// The Python of an environment that has what `requirements.txt` names.
+/// Returns the Python of an environment with the packages of `requirements.txt`.
 ///
 /// # Errors
 /// Where there is no Python, or a package cannot be installed.
@@ -78,7 +78,7 @@ pub async fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
-/// A folder with the TypeScript program, compiled, and what `package-lock.json` names.
+/// Returns a folder with the compiled TypeScript program and the packages of `package-lock.json`.
 ///
 /// # Errors
 /// Where there is no Node of version 20 or later, a package cannot be installed, or the types of
@@ -102,7 +102,7 @@ pub async fn typescript() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The `nats` CLI: on the PATH, where Go puts programs, or in the cache folder.
+/// Returns the `nats` CLI: on the PATH, where Go puts programs, or in the cache folder.
 ///
 /// # Errors
 /// Where it is in none of these.
@@ -117,8 +117,8 @@ pub async fn nats_cli() -> Result<PathBuf> {
     anyhow::bail!("no `nats` on the PATH, in ~/go/bin or in the cache folder; see .ci/run")
 }
 
-/// A folder under cargo's target directory for what these sources need, and whether it is yet to
-/// be filled. Its name holds their content: what was installed for others is not taken for it.
+/// Returns a folder under cargo's target directory for what these sources need, and whether it is
+/// empty yet. Its name holds a hash of the sources.
 fn folder(kind: &str, sources: &[&str], version: &str) -> Result<(PathBuf, bool)> {
     let mut content = DefaultHasher::new();
     version.hash(&mut content);
@@ -128,7 +128,7 @@ fn folder(kind: &str, sources: &[&str], version: &str) -> Result<(PathBuf, bool)
     // <target>/debug/deps/<this program>
     let program = env::current_exe()?;
     let target = program.ancestors().nth(3).context("a target directory")?;
-    let dir = target.join(format!("strangers/{kind}-{:016x}", content.finish()));
+    let dir = target.join(format!("interop/{kind}-{:016x}", content.finish()));
     let fresh = !dir.join(FINISHED).exists();
     if fresh {
         // What an interrupted installation left behind.

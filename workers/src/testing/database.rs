@@ -1,0 +1,108 @@
+//! A database of one test.
+
+use anyhow::{Context as _, Result};
+use brigade_contracts::WorkerName;
+use brigade_servers::Postgres;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row, raw_sql};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::{
+    servers::password,
+    shared::{self, TEMPLATE},
+};
+use crate::infra::postgres::pool;
+
+/// Connections of the pool for a test's own statements.
+const CONNECTIONS: u32 = 4;
+
+/// A database with schema and roles, and nothing in it.
+pub struct TestDatabase {
+    /// The superuser, with the settings of workers.
+    pub sql: PgPool,
+    /// The same user; a connection to it has the settings of the server.
+    pub url: String,
+    /// Set only where the test has a Postgres of its own.
+    pub postgres: Option<Postgres>,
+    /// Removed after the Postgres whose data it holds.
+    _dir: Option<TempDir>,
+}
+
+impl TestDatabase {
+    /// Makes a copy of the template in the Postgres that all tests of the process share.
+    ///
+    /// # Errors
+    /// Those of Postgres.
+    pub async fn start() -> Result<Self> {
+        let name = format!("t_{}", Uuid::now_v7().simple());
+        shared::copy_template(&name).await?;
+        let url = shared::postgres().superuser_url(&name);
+        Ok(Self { sql: pool(&url, "test", CONNECTIONS)?, url, postgres: None, _dir: None })
+    }
+
+    /// Makes one in a Postgres of its own, which the test may stop and kill.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn with_own_postgres() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let postgres = Postgres::start(&shared::binaries().postgres_bin, dir.path(), 0).await?;
+        shared::make_template(&postgres).await?;
+        let (url, postgres) = (postgres.superuser_url(TEMPLATE), Some(postgres));
+        Ok(Self { sql: pool(&url, "test", CONNECTIONS)?, url, postgres, _dir: Some(dir) })
+    }
+
+    /// Returns the URL by which a worker connects to it.
+    ///
+    /// # Panics
+    /// Never: the superuser's URL has a user.
+    #[must_use]
+    pub fn worker_url(&self, worker: WorkerName) -> String {
+        let (_, place) = self.url.rsplit_once('@').expect("a user");
+        format!("postgres://{worker}:{}@{place}", password(worker.as_str()))
+    }
+
+    /// Runs statements that may take long.
+    ///
+    /// # Errors
+    /// Those of Postgres.
+    pub async fn run(&self, statements: &str) -> Result<()> {
+        let mut connection = PgConnection::connect(&self.url).await?;
+        raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await?;
+        Ok(())
+    }
+
+    /// Counts the rows that a statement reads of tables and indexes, those included that it leaves
+    /// out. It is planned as the workers' statements are, without its values.
+    ///
+    /// # Errors
+    /// Those of Postgres.
+    pub async fn rows_read(&self, types: &str, statement: &str, values: &str) -> Result<u64> {
+        let mut connection = self.sql.acquire().await?;
+        let prepare = format!("prepare looked ({types}) as {statement}");
+        raw_sql(AssertSqlSafe(prepare)).execute(&mut *connection).await?;
+        let explain = format!("explain (analyze, format json) execute looked ({values})");
+        let plan = raw_sql(AssertSqlSafe(explain)).fetch_one(&mut *connection).await?;
+        let plan: Value = plan.try_get(0)?;
+        raw_sql("deallocate looked").execute(&mut *connection).await?;
+        let read = rows_of(plan.pointer("/0/Plan").context("no plan")?);
+        println!("{read} rows: {values:.80}");
+        Ok(read)
+    }
+}
+
+/// Counts the rows that a node of a plan and those below it read.
+fn rows_of(node: &Value) -> u64 {
+    let number = |field: &str| node[field].as_u64().unwrap_or(0);
+    let own = if node["Relation Name"].is_string() {
+        let each = number("Actual Rows")
+            + number("Rows Removed by Filter")
+            + number("Rows Removed by Index Recheck");
+        each * number("Actual Loops")
+    } else {
+        0
+    };
+    let below = node["Plans"].as_array().into_iter().flatten().map(rows_of);
+    own + below.sum::<u64>()
+}

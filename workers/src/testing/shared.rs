@@ -1,0 +1,96 @@
+//! What all tests of a process share: the server programs, and one Postgres with a template
+//! database.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::PathBuf,
+    sync::OnceLock,
+    thread,
+};
+
+use anyhow::Result;
+use brigade_contracts::WorkerName;
+use brigade_servers::{Binaries, Postgres, StackConfig};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::runtime::Runtime;
+
+use crate::operations::migrate;
+
+/// The database that tests copy: schema and roles, no rows.
+pub(super) const TEMPLATE: &str = "brigade_template";
+/// The lock in the folder of a Postgres, held by the process whose tests share it.
+const IN_USE: &str = "in-use";
+
+/// Returns where the server programs are; they are fetched at the first call, where the machine
+/// has none.
+///
+/// # Panics
+/// Where they cannot be found: no test can run.
+pub fn binaries() -> &'static Binaries {
+    static BINARIES: OnceLock<Binaries> = OnceLock::new();
+    BINARIES.get_or_init(|| {
+        block_on(async || Binaries::find(&StackConfig::from_env()).await.expect("both servers"))
+    })
+}
+
+/// Returns the Postgres that all tests of this process share, with the template; it is started at
+/// the first call and ends with the process.
+///
+/// # Panics
+/// Where it cannot be started: no test can run.
+pub(super) fn postgres() -> &'static Postgres {
+    static POSTGRES: OnceLock<Postgres> = OnceLock::new();
+    POSTGRES.get_or_init(|| {
+        let bin = &binaries().postgres_bin;
+        block_on(async || {
+            let dir = folder().expect("a folder for Postgres");
+            let postgres = Postgres::start(bin, &dir, 0).await.expect("Postgres starts");
+            make_template(&postgres).await.expect("a template database");
+            postgres
+        })
+    })
+}
+
+/// Runs on a runtime that lives as long as the process: that of a test ends with the test.
+fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"));
+    thread::scope(|scope| scope.spawn(|| runtime.block_on(work())).join().expect("no panic"))
+}
+
+/// Makes a folder for the Postgres of this process and removes those of processes that have ended:
+/// nothing runs at the end of a test process that could remove its own.
+fn folder() -> Result<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let all = env::temp_dir().join(format!("brigade-tests-{user}"));
+    fs::create_dir_all(&all)?;
+    // Held until this function ends, so that no folder is removed before it is marked.
+    let one_at_a_time = File::create(all.join("lock"))?;
+    one_at_a_time.lock()?;
+    for entry in fs::read_dir(&all)? {
+        let path = entry?.path();
+        if File::open(path.join(IN_USE)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    let own = tempfile::tempdir_in(&all)?.keep();
+    let in_use = Box::leak(Box::new(File::create(own.join(IN_USE))?));
+    in_use.lock()?;
+    Ok(own)
+}
+
+/// Makes the template in a new Postgres.
+pub(super) async fn make_template(postgres: &Postgres) -> Result<()> {
+    migrate::create_database(&postgres.superuser_url("postgres"), TEMPLATE).await?;
+    let password = |worker: WorkerName| Some(super::servers::password(worker.as_str()));
+    migrate::run(&postgres.superuser_url(TEMPLATE), password).await
+}
+
+/// Makes a database in the shared Postgres, as a copy of the template.
+pub(super) async fn copy_template(database: &str) -> Result<()> {
+    let mut connection = PgConnection::connect(&postgres().superuser_url("postgres")).await?;
+    let create = format!("create database {database} template {TEMPLATE}");
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
+    Ok(())
+}
