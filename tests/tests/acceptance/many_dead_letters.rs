@@ -48,9 +48,7 @@ async fn s5_01_headers_of_a_sender_are_none_of_its_letter() {
     sqlx::raw_sql(fault).execute(&fleet.sql).await.unwrap();
     let mut headers = HeaderMap::new();
     headers.insert("Command-Id", "k1");
-    for name in
-        ["Dead-RawClient-Headers", "Dead-Payload", "Dead-Reason", "Origin-Subject", "Nats-X"]
-    {
+    for name in ["Dead-Raw-Headers", "Dead-Payload", "Dead-Reason", "Origin-Subject", "Nats-X"] {
         headers.insert(name, "x");
     }
     let js = jetstream::new(fleet.connect("t1-producer").await);
@@ -73,7 +71,7 @@ async fn s5_01_headers_of_a_sender_are_none_of_its_letter() {
     names.retain(|name| !name.starts_with("Nats-"));
     names.sort();
     let expected =
-        ["Command-Id", "Dead-Payload", "Dead-RawClient-Headers", "Dead-Reason", "Origin-Subject"];
+        ["Command-Id", "Dead-Payload", "Dead-Raw-Headers", "Dead-Reason", "Origin-Subject"];
     assert_eq!(names, expected);
     assert!(replayed.get("Nats-X").is_none());
     fleet.finish().await;

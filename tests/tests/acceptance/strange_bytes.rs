@@ -191,16 +191,16 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         assert_eq!(letter.subject, "cmd.t1.cart.c1.open");
         let header = |name: &str| letter.headers.get(name).map(|value| value.as_str().to_owned());
         let payload = desk(&fleet).await.payload(letter.number).await.unwrap();
-        if let Some(length) = header("Dead-RawClient-Headers-In-Payload") {
+        if let Some(length) = header("Dead-Raw-Headers-In-Payload") {
             assert_eq!(length.parse(), Ok(block.len()), "{name}");
             assert_eq!(payload, [block.as_slice(), open].concat(), "{name}");
         } else {
-            let kept = header("Dead-RawClient-Headers").expect(name);
+            let kept = header("Dead-Raw-Headers").expect(name);
             assert_eq!(base64(&block), kept, "{name}");
             assert_eq!(&payload[..], open, "{name}");
         }
         let replayed = desk(&fleet).await.replay(&letter, "op").await.unwrap_err();
-        assert!(replayed.to_string().contains("Dead-RawClient-Headers"), "{name}: {replayed}");
+        assert!(replayed.to_string().contains("Dead-Raw-Headers"), "{name}: {replayed}");
     }
     assert_eq!(outcome(&mut producer, "k").await, ("201".to_owned(), "created".to_owned()));
     let bad_subject = ("400", "bad_subject");
@@ -224,8 +224,7 @@ async fn s5_01_any_bytes_are_answered_or_buried() {
         // Nobody can be told: it has no Command-Id.
         let stored = store(&mut producer, &stored, b"", open).await;
         let letter = letter(&fleet, stored, name).await;
-        let kept =
-            letter.headers.get("Dead-RawClient-Subject").map(|value| value.as_str().to_owned());
+        let kept = letter.headers.get("Dead-Raw-Subject").map(|value| value.as_str().to_owned());
         let on_stream = subject([b"cmd.t1.cart.", &id, b".open"]);
         let is_text = id.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'\\');
         assert_eq!(kept, (!is_text).then(|| base64(&on_stream)), "{name}");
