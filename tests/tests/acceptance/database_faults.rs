@@ -79,15 +79,16 @@ async fn s5_04_a_schema_that_is_another_buries_nothing() {
         (
             "do $$ declare f regprocedure; begin
                  for f in select oid::regprocedure from pg_proc
-                          where pronamespace = 'brigade'::regnamespace and proname = 'take_batch' loop
-                     execute format('alter function %s rename to take_batch_away', f);
+                          where pronamespace = 'brigade'::regnamespace
+                            and proname = 'load_batch' loop
+                     execute format('alter function %s rename to load_batch_away', f);
                  end loop;
              end $$",
             "do $$ declare f regprocedure; begin
                  for f in select oid::regprocedure from pg_proc
                           where pronamespace = 'brigade'::regnamespace
-                            and proname = 'take_batch_away' loop
-                     execute format('alter function %s rename to take_batch', f);
+                            and proname = 'load_batch_away' loop
+                     execute format('alter function %s rename to load_batch', f);
                  end loop;
              end $$",
         ),

@@ -13,8 +13,8 @@ use tokio::time::sleep;
 use super::{
     CommandHandler, Disposition, credentials,
     held_up::{self, By},
+    lock_plan,
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
-    take,
     transaction::{self, Batch, Decided, HURRIED, PATIENT},
 };
 use crate::{infra::postgres::bounded, runtime::Turn};
@@ -116,9 +116,9 @@ impl Run<'_> {
         let handler = self.handler;
         let shown = handler.notes.take();
         let positions = sub_batch.positions.iter();
-        let asked: Vec<_> =
+        let commands: Vec<_> =
             positions.map(|&at| (&self.commands[at], self.checked[at].as_ref())).collect();
-        let batch = Batch { asked: &asked, wanted: &sub_batch.missing, shown: &shown };
+        let batch = Batch { commands: &commands, missing: &sub_batch.missing, projected: &shown };
         let begin = if self.is_hurried() { HURRIED } else { PATIENT };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
             transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
@@ -147,14 +147,14 @@ impl Run<'_> {
             }
         }
         let changed =
-            decided.to_show.into_iter().map(|state| (state.head().address.clone(), state));
+            decided.to_project.into_iter().map(|state| (state.head().address.clone(), state));
         self.changed.extend(changed);
-        self.show_again.extend(decided.show_again);
+        self.show_again.extend(decided.to_reproject);
         self.shards |= decided.shards;
-        if decided.wanted.iter().any(|want| matches!(want, Missing::Password(..))) {
+        if decided.missing.iter().any(|want| matches!(want, Missing::Password(..))) {
             self.check_again(&postponed).await;
         }
-        match sub_batch.with_missing(postponed, decided.wanted) {
+        match sub_batch.with_missing(postponed, decided.missing) {
             Ok(next) => Some(next),
             Err(positions) => {
                 for position in positions {
@@ -246,9 +246,9 @@ impl Run<'_> {
     /// with the aggregate that is locked.
     async fn locked(&self, sub_batch: &SubBatch) -> sqlx::Result<HashMap<usize, Address>> {
         let needs = |&position: &usize| {
-            let mut needed = take::named(&self.commands[position]);
+            let mut needed = lock_plan::addresses_of(&self.commands[position]);
             if sub_batch.positions.len() == 1 {
-                needed.extend(take::wanted(&sub_batch.missing));
+                needed.extend(lock_plan::addresses_of_missing(&sub_batch.missing));
             }
             (position, needed)
         };

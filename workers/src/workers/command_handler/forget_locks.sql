@@ -6,7 +6,7 @@ with gone as (
     using unnest($1::text[], $2::text[]) as old (tenant, owner)
     where (l.tenant, l.owner) = (old.tenant, old.owner) and l.state = 'released'
       and l.updated_at < statement_timestamp() - make_interval(days => $3)
-      and not exists (select from brigade.unshown note
+      and not exists (select from brigade.projection_backlog note
                       where (note.tenant, note.aggregate, note.id) = (l.tenant, 'lock', l.owner))
     returning l.tenant, l.version
 ), raised as (

@@ -16,7 +16,7 @@ use brigade_contracts::{Address, Aggregate, Command, Token};
 use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::take::named;
+use super::lock_plan::addresses_of;
 use crate::{
     infra::{Context, postgres::bounded},
     store::rows::refused,
@@ -63,7 +63,7 @@ impl HeldUp {
         if known.is_empty() {
             return None;
         }
-        let names = named(command).into_iter().map(|address| address.to_string());
+        let names = addresses_of(command).into_iter().map(|address| address.to_string());
         names.chain([name(command)]).find_map(|name| {
             let suspect = known.get(&name)?.address.is_none();
             Some(if suspect { By::Suspect(name) } else { By::Locked(name) })

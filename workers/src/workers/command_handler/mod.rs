@@ -17,28 +17,23 @@
 mod above_floor;
 mod answer;
 mod batch;
-mod carts;
-mod columns;
 mod credentials;
 mod held_up;
 pub mod housekeeping;
-mod locks;
+mod load_batch;
+mod lock_plan;
 mod notes;
 mod old_locks;
-mod orders;
 mod overtaking;
 mod passwords;
 mod patient;
-mod payments;
+mod record;
 mod respond;
 mod show;
 mod sub_batch;
 mod supplies;
-mod tables;
-mod take;
 pub mod tenants;
 mod transaction;
-mod users;
 mod with_password;
 
 use std::{

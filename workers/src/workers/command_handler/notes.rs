@@ -1,4 +1,4 @@
-//! The notes of what may not stand in KV yet (`brigade.unshown`).
+//! The notes of what may not stand in KV yet (`brigade.projection_backlog`).
 //!
 //! A transaction notes what it changed; what was shown afterwards loses its note with the next
 //! batch, or alone after [`FLUSH`]. One command-handler, by a lease, shows what is noted for
@@ -78,12 +78,12 @@ pub async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sq
     let text = |f: fn(&Address) -> &str| shown.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
     let versions: Vec<i64> = shown.iter().map(|(_, version)| version.cast_signed()).collect();
     sqlx::query!(
-        "delete from brigade.unshown where ctid = any (array (
+        "delete from brigade.projection_backlog where ctid = any (array (
              select done.ctid
              from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
                   as shown (tenant, aggregate, id, version)
              cross join lateral (
-                 select note.ctid from brigade.unshown note
+                 select note.ctid from brigade.projection_backlog note
                  where (note.tenant, note.aggregate, note.id)
                        = (shown.tenant, shown.aggregate, shown.id)
                    and note.version <= shown.version
@@ -282,7 +282,7 @@ fn of_gone(notes: &[Note], gone: &BTreeSet<Address>) -> Vec<(Address, u64)> {
 /// Reads aggregates; one that cannot be read is left out, and keeps nobody else.
 async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<Read> {
     let read = async |addresses: &[Address]| {
-        bounded(&cx.postgres, async |connection| states::read(connection, addresses).await).await
+        bounded(&cx.postgres, async |connection| states::load(connection, addresses).await).await
     };
     let mut found = Read::default();
     match read(addresses).await {
@@ -335,10 +335,10 @@ mod tests {
         };
         assert_eq!(overdue("'', '', ''").await?, 0);
         // The planner still takes it for empty; then it knows.
-        let notes = "insert into brigade.unshown
+        let notes = "insert into brigade.projection_backlog
                      select 't' || n % 7, 'cart', 'c' || n, 1, now() - interval '1 minute'
                      from generate_series(1, 20000) n";
-        for more in [notes, "analyze brigade.unshown"] {
+        for more in [notes, "analyze brigade.projection_backlog"] {
             database.run(more).await?;
             for after in ["'', '', ''", "'t3', 'cart', 'c5'", "'t5', 'cart', ''"] {
                 assert_eq!(overdue(after).await?, AT_ONCE.cast_unsigned(), "after {after}");

@@ -166,7 +166,7 @@ mod tests {
         database.run(&locks("unshown", "released", 31, 2)).await?;
         database
             .run(
-                "insert into brigade.unshown
+                "insert into brigade.projection_backlog
                  select tenant, 'lock', owner, version, now() from brigade.cart_locks
                  where starts_with(owner, 'unshown')",
             )

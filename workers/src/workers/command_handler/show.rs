@@ -88,7 +88,7 @@ impl Show {
     }
 
     async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
-        bounded(&self.postgres, async |connection| states::read(connection, addresses).await).await
+        bounded(&self.postgres, async |connection| states::load(connection, addresses).await).await
     }
 
     /// Sets the timers of the locks that are held.
