@@ -1,6 +1,7 @@
--- Renames to the words of the field. Workers of the release before do not know the new names: until
--- they are restarted with the new release, which is to be done next, they answer 503 and leave what
--- is stored in the streams. Nothing is lost meanwhile.
+-- Renames to the words of the field. Workers of the release before do not know the new names. Until
+-- they are restarted with the new release, which is to be done next, they decide and publish
+-- nothing: requests are answered 503, durable commands stay in their stream, and events in the
+-- outbox. Nothing is lost.
 --
 -- Functions stand in migrations/functions/ from here on: `brigade migrate` makes them as they stand
 -- there, and drops any other of the schema.

@@ -76,8 +76,7 @@ async fn provoke(town: &Town, worker: WorkerName) {
     if worker == WorkerName::CacheVerifier {
         // It knows the bucket as it was before.
         until("a mark", || async {
-            let known =
-                "select taken_at from brigade.stream_checkpoints where stream = 'KV_views'";
+            let known = "select taken_at from brigade.stream_checkpoints where stream = 'KV_views'";
             sqlx::query(known).fetch_optional(&town.sql).await.ok()?.map(drop)
         })
         .await;

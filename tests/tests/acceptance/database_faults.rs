@@ -96,7 +96,10 @@ async fn s5_04_a_schema_that_is_another_buries_nothing() {
             "alter table brigade.carts rename column paid to paid_away",
             "alter table brigade.carts rename column paid_away to paid",
         ),
-        ("alter schema brigade rename to brigade_away", "alter schema brigade_away rename to brigade"),
+        (
+            "alter schema brigade rename to brigade_away",
+            "alter schema brigade_away rename to brigade",
+        ),
     ];
     let mut town = Town::start().await;
     let producer = town.producer().await;

@@ -96,10 +96,7 @@ pub async fn save(connection: &mut PgConnection, locks: &[&Lock]) -> sqlx::Resul
 ///
 /// # Errors
 /// If Postgres refuses the statement.
-pub async fn save_history(
-    connection: &mut PgConnection,
-    rows: &[HistoryRow],
-) -> sqlx::Result<()> {
+pub async fn save_history(connection: &mut PgConnection, rows: &[HistoryRow]) -> sqlx::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }

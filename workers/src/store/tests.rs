@@ -190,7 +190,8 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
     assert_eq!(empty, Vec::<String>::new(), "no value in this test");
 
     // What may change of each; text that reads like a number stays text.
-    let parts = json!({"parts": {"core": 2, "payments": 1}, "parts_at": {"core": LATER, "payments": AT}});
+    let parts =
+        json!({"parts": {"core": 2, "payments": 1}, "parts_at": {"core": LATER, "payments": AT}});
     let mut of_cart = json!({
         "owner": "bob", "status": "abandoned", "members": [], "items": [], "paid": 0, "refunded": 0,
         "payments": entry("captured"), "order_id": null, "locked_until": null, "refusals": 0
@@ -211,10 +212,7 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
             &json!({"refunded": 9, "status": "done"}),
         ),
         order(2, &of_order),
-        table(
-            2,
-            &json!({"updated_at": LATER, "status": "available", "open_turn_id": null}),
-        ),
+        table(2, &json!({"updated_at": LATER, "status": "available", "open_turn_id": null})),
         user(
             2,
             &json!({"parts": {"auth": 2, "subscription": 1, "roles": 1},

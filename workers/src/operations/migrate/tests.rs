@@ -38,8 +38,7 @@ async fn a_migration_that_waits_for_a_lock_keeps_nobody_out() -> Result<()> {
     )
     .execute(&sql)
     .await?;
-    let unfinished =
-        "create unique index concurrently carts_remark_idx on brigade.carts (owner)";
+    let unfinished = "create unique index concurrently carts_remark_idx on brigade.carts (owner)";
     assert!(sqlx::raw_sql(unfinished).execute(&sql).await.is_err());
     let mut by_hand = sql.begin().await?;
     let lock = "select from brigade.carts where id = 'c1' for update";

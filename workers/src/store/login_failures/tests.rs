@@ -1,9 +1,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use brigade_contracts::{
-    Address, Aggregate, Command, Email, Secret, Token, event, user::Status,
-};
+use brigade_contracts::{Address, Aggregate, Command, Email, Secret, Token, event, user::Status};
 use brigade_domain::{
     BatchState, Head, LockPolicy, LockSet, State, User,
     user::{AuthInputs, Checked, Verified, keys_of},
@@ -94,7 +92,8 @@ async fn users_are_found_by_email_and_failed_logins_counted() -> Result<()> {
 
     // Who has which email, and which password belongs to user and email.
     let email = |text: &str| (Token::new("t1").unwrap(), text.to_owned());
-    let found = users::owners(&mut *sql, &[email("ada@example.org"), email("eve@example.org")]).await?;
+    let found =
+        users::owners(&mut *sql, &[email("ada@example.org"), email("eve@example.org")]).await?;
     assert_eq!(found[&email("ada@example.org")], Some(address("ada")));
     assert_eq!(found[&email("eve@example.org")], None);
     let [a, b, e] = &addresses;

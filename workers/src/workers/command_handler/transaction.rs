@@ -21,9 +21,7 @@ use super::{
 };
 use crate::{
     infra::{Context, postgres::bounded},
-    store::{
-        carts, locks, login_failures, orders, outbox::repeat_parts, payments, tables, users,
-    },
+    store,
 };
 
 /// The result of a batch.
@@ -129,25 +127,30 @@ async fn save(
     changed: &[State],
     state: &BatchState,
 ) -> sqlx::Result<()> {
-    let all: Vec<_> = changed.iter().filter_map(State::lock).collect();
-    locks::save(connection, &all).await?;
-    locks::save_history(connection, state.history()).await?;
-    let all: Vec<_> = changed.iter().filter_map(State::table).collect();
-    tables::save(connection, &all).await?;
-    let all: Vec<_> = state.turns().collect();
-    tables::save_turns(connection, &all).await?;
-    let all: Vec<_> = changed.iter().filter_map(State::cart).collect();
-    carts::save(connection, &all).await?;
-    let all: Vec<_> = changed.iter().filter_map(State::order).collect();
-    orders::save(connection, &all).await?;
-    let all: Vec<_> = changed.iter().filter_map(State::payment).collect();
-    payments::save(connection, &all).await?;
-    let tasks: Vec<_> = state.refund_tasks().collect();
-    payments::save_refund_tasks(connection, &tasks).await?;
-    let all: Vec<_> = changed.iter().filter_map(State::user).collect();
-    users::save(connection, &all).await?;
-    login_failures::save(connection, state.throttle()).await?;
-    repeat_parts(connection, state.repeat_events()).await?;
+    let (mut carts, mut orders, mut payments) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut tables, mut users, mut locks) = (Vec::new(), Vec::new(), Vec::new());
+    for state in changed {
+        match state {
+            State::Cart(cart) => carts.push(cart),
+            State::Order(order) => orders.push(order),
+            State::Payment(payment) => payments.push(payment),
+            State::Table(table) => tables.push(table),
+            State::User(user) => users.push(user),
+            State::Lock(lock) => locks.push(lock),
+        }
+    }
+    store::locks::save(connection, &locks).await?;
+    store::locks::save_history(connection, state.history()).await?;
+    store::tables::save(connection, &tables).await?;
+    store::tables::save_turns(connection, &state.turns().collect::<Vec<_>>()).await?;
+    store::carts::save(connection, &carts).await?;
+    store::orders::save(connection, &orders).await?;
+    store::payments::save(connection, &payments).await?;
+    let refund_tasks: Vec<_> = state.refund_tasks().collect();
+    store::payments::save_refund_tasks(connection, &refund_tasks).await?;
+    store::users::save(connection, &users).await?;
+    store::login_failures::save(connection, state.throttle()).await?;
+    store::outbox::repeat_parts(connection, state.repeat_events()).await?;
     Ok(())
 }
 
@@ -168,9 +171,7 @@ impl<'a> Inbox<'a> {
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
         for &(command, checked) in commands {
             let key = (command.tenant.clone(), command.command_id.clone());
-            let again = |stored: &StoredOutcome| {
-                command.is_decided_anew() && stored.is_of(command)
-            };
+            let again = |stored: &StoredOutcome| command.is_decided_anew() && stored.is_of(command);
             if let Some(stored) = self.stored.get(&key).filter(|stored| !again(stored)) {
                 answers.push(Some(repeated_answer(command, stored)));
                 self.repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
