@@ -78,8 +78,8 @@ async fn provoke(town: &Town, worker: WorkerName) {
     if worker == WorkerName::CacheVerifier {
         // It knows the bucket as it was before.
         until("a mark", || async {
-            let marked = "select noted_at from brigade.stream_marks where stream = 'KV_views'";
-            sqlx::query(marked).fetch_optional(&town.sql).await.ok()?.map(drop)
+            let known = "select taken_at from brigade.stream_checkpoints where stream = 'KV_views'";
+            sqlx::query(known).fetch_optional(&town.sql).await.ok()?.map(drop)
         })
         .await;
         let js = async_nats::jetstream::new(town.connect("operator").await);

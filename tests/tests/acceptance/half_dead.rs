@@ -99,7 +99,7 @@ async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since:
     .await;
     // cache-verifier: marks, and each duty that is held by a lease.
     until("a new mark", || async {
-        let noted = "select max(noted_at) > $1 from brigade.stream_marks";
+        let noted = "select max(taken_at) > $1 from brigade.stream_checkpoints";
         let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
         noted.fetch_one(&town.sql).await.ok()?.then_some(())
     })
@@ -220,7 +220,7 @@ async fn own_work_is_done(
         }
         WorkerName::CacheVerifier => {
             until("a new mark", || async {
-                let noted = "select max(noted_at) > $1 from brigade.stream_marks";
+                let noted = "select max(taken_at) > $1 from brigade.stream_checkpoints";
                 let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
                 noted.fetch_one(&town.sql).await.ok()?.then_some(())
             })

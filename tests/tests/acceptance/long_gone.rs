@@ -280,7 +280,8 @@ async fn s8_07_a_lock_that_was_deleted_and_made_again_is_shown_at_a_higher_versi
     town.run(WorkerName::CommandHandler).await;
     sqlx::raw_sql(
         "update brigade.cart_locks set updated_at = now() - interval '31 days';
-         insert into brigade.unshown values ('t1', 'lock', 'nobody', 7, now() - interval '1 day')",
+         insert into brigade.projection_backlog
+         values ('t1', 'lock', 'nobody', 7, now() - interval '1 day')",
     )
     .execute(&town.sql)
     .await

@@ -17,29 +17,24 @@
 mod answer;
 mod auth_inputs;
 mod batch;
-mod carts;
 mod circuit_breaker;
-mod columns;
 mod credentials;
 mod guarded_bucket;
 mod held_up;
 pub mod housekeeping;
-mod locks;
+mod load_batch;
+mod lock_plan;
 mod metrics;
-mod orders;
 mod overtaking;
 mod passwords;
-mod payments;
 mod project;
 mod projected_keys;
 mod projection_backlog;
+mod record;
 mod respond;
 mod sub_batch;
-mod tables;
-mod take;
 pub mod tenants;
 mod transaction;
-mod users;
 mod with_password;
 
 use std::{

@@ -56,16 +56,16 @@ pub async fn flush(postgres: &PgPool, projected: &ProjectedVersions) -> sqlx::Re
 /// Deletes entries up to the projected versions, given in the order of their addresses. An entry
 /// that somebody is just raising is left: it is about a newer version. Each is found by its key,
 /// whatever the planner believes about a table that is empty at one moment and full at the next.
-async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sqlx::Result<()> {
-    let text = |f: fn(&Address) -> &str| shown.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-    let versions: Vec<i64> = shown.iter().map(|(_, version)| version.cast_signed()).collect();
+async fn delete(postgres: &mut PgConnection, projected: &[(Address, u64)]) -> sqlx::Result<()> {
+    let text = |f: fn(&Address) -> &str| projected.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+    let versions: Vec<i64> = projected.iter().map(|(_, version)| version.cast_signed()).collect();
     sqlx::query!(
-        "delete from brigade.unshown where ctid = any (array (
+        "delete from brigade.projection_backlog where ctid = any (array (
              select done.ctid
              from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
                   as shown (tenant, aggregate, id, version)
              cross join lateral (
-                 select note.ctid from brigade.unshown note
+                 select note.ctid from brigade.projection_backlog note
                  where (note.tenant, note.aggregate, note.id)
                        = (shown.tenant, shown.aggregate, shown.id)
                    and note.version <= shown.version
