@@ -47,9 +47,9 @@ const ROWS: &str = "
                  join pg_class t on t.oid = a.attrelid
                  where t.relnamespace = 'brigade'::regnamespace and t.relkind = 'r'
                    and a.attnum > 0 and a.attnotnull and a.attgenerated = ''
-                   and a.attname not in (select k.attname from pg_index i
-                       join pg_attribute k on k.attrelid = i.indexrelid
-                       where i.indrelid = a.attrelid and i.indisprimary) loop
+                   and not exists (select from pg_index i
+                       where i.indrelid = a.attrelid and i.indisprimary
+                         and a.attnum = any (i.indkey)) loop
             execute format('alter table %s alter column %I drop not null', c.relation, c.attname);
         end loop;
     end $$;
