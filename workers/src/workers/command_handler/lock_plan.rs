@@ -138,7 +138,7 @@ impl LockPlan {
             Missing::OpenCarts(tenant, name) => self.counted(tenant, name),
             Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Missing::FencingToken => self.fencing_tokens += 1,
-            // Users are loaded apart, see `supplies`.
+            // Users are loaded apart, see `auth_inputs`.
             Missing::Email(..) | Missing::Password(..) | Missing::Random | Missing::Failures(_) => {
             }
         }

@@ -10,14 +10,14 @@ use std::{
 };
 
 use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
-use brigade_domain::{BatchState, LockPolicy, Missing, State, user::Checked};
+use brigade_domain::{BatchState, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{
     answer::Answer,
+    auth_inputs::load_auth_inputs,
     load_batch::{LoadedBatch, OutcomeRow, load_batch},
     record::{Record, record},
-    supplies::supply,
 };
 use crate::{
     infra::{Context, postgres::bounded},
@@ -33,6 +33,8 @@ pub struct Decided {
     pub to_project: Vec<State>,
     /// Aggregates that are projected again, whatever KV is believed to hold.
     pub to_reproject: Vec<State>,
+    /// Decisions about locks, to be counted.
+    pub lock_metrics: Vec<LockMetric>,
     /// Bit mask of the outbox shards that got events.
     pub shards: u16,
 }
@@ -85,7 +87,7 @@ pub async fn decide(
     let mut tx = postgres.begin_with(begin).await?;
     let commands: Vec<&Command> = batch.commands.iter().map(|(command, _)| *command).collect();
     let mut loaded = load_batch(&mut tx, &commands, batch.missing).await?;
-    let inputs = supply(&mut tx, &commands, batch.missing, &mut loaded).await?;
+    let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
     let mut inbox = Inbox::new(outcomes);
     let mut state =
@@ -106,7 +108,6 @@ pub async fn decide(
     record(&mut tx, written).await?;
     cx.fail.point("command-handler.before_commit").await;
     tx.commit().await?;
-    cx.metrics.locks(state.metrics());
     let repeats = state.repeat_events().iter().map(|(address, _)| shard_of(address));
     let shards = state.events().iter().map(|event| shard_of(&event.address)).chain(repeats);
     // A repeated command may be one whose handler died before it projected anything.
@@ -116,6 +117,7 @@ pub async fn decide(
         missing: state.missing().clone(),
         to_project: unprojected.cloned().chain(changed.iter().cloned()).collect(),
         to_reproject: state.reprojected().cloned().collect(),
+        lock_metrics: state.metrics().to_vec(),
         shards: shards.fold(0, |mask, shard| mask | 1 << shard),
         answers,
     })
