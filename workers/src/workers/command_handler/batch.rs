@@ -317,7 +317,7 @@ impl BatchRun<'_> {
         let decided = self.commands.iter().zip(&self.dispositions);
         let decided = decided.filter(|(_, of)| matches!(of, Disposition::Decided(_)));
         let decided = decided.map(|(command, _)| command);
-        handler.tenants.note(&handler.cx.postgres, decided).await;
+        handler.tenants.add_tenants_of(&handler.cx.postgres, decided).await;
         self.dispositions
     }
 }

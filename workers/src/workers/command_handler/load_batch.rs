@@ -19,7 +19,7 @@ use crate::store::{
     tables::TableRows,
 };
 
-/// What a batch of commands is decided on.
+/// Everything that a batch of commands is decided on.
 pub struct LoadedBatch {
     /// The database's clock.
     pub now: Timestamp,

@@ -1,5 +1,5 @@
-//! What a batch locks, as far as its commands name it. What else they need is found while they are
-//! decided, and the next batch names it.
+//! The plan of a batch: the locks that its commands need, as far as they name them. Further ones are
+//! found while commands are decided, and the next batch names them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use brigade_contracts::{
 };
 use brigade_domain::{Missing, Mode};
 
-/// What a batch locks and loads, by name.
+/// The names of everything that a batch locks and loads.
 #[derive(Default)]
 pub struct LockPlan {
-    /// Whether what an aggregate may change is needed too: the lock of a cart's owner, exclusively,
+    /// True if what the aggregate may change is needed too: the lock of a cart's owner, exclusively,
     /// and the table of an order.
     pub aggregates: BTreeMap<Address, bool>,
-    /// Whether exclusively; by the address of the owner's lock.
+    /// True if exclusively. Keyed by the address of the owner's lock.
     pub owners: BTreeMap<Address, bool>,
     /// Tenants and sessions whose open carts are needed.
     pub sessions: BTreeSet<(Token, Token)>,

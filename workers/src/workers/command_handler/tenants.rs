@@ -1,5 +1,5 @@
-//! The tenants that there are (`brigade.tenants`): those of whom a command was ever decided, and
-//! those that `brigade up` was told of. What is not known is only not favoured: see
+//! The known tenants (`brigade.tenants`): those that ever had a command decided, and those that
+//! `brigade up` was given. One that is not known only does not overtake: see
 //! [`super::overtaking`].
 
 use std::{collections::BTreeSet, time::Duration};
@@ -10,17 +10,17 @@ use sqlx::PgPool;
 
 use crate::infra::postgres::bounded;
 
-/// Most tenants that are remembered as known; others are only written once more.
+/// The number of tenants that are remembered as known; others are only written once more.
 const REMEMBERED: u64 = 10_000;
-/// Those of whom nothing came for so long are not remembered.
+/// A tenant without a command for so long is not remembered.
 const ACTIVE: Duration = Duration::from_secs(600);
 
 /// The tenants that this process has seen lately, all of which are in SQL.
-pub struct Tenants {
+pub struct KnownTenants {
     seen: Cache<Token, ()>,
 }
 
-impl Default for Tenants {
+impl Default for KnownTenants {
     fn default() -> Self {
         let seen = Cache::builder()
             .max_capacity(REMEMBERED)
@@ -31,9 +31,13 @@ impl Default for Tenants {
     }
 }
 
-impl Tenants {
-    /// Writes down the tenants of these commands that were not seen before.
-    pub async fn note(&self, postgres: &PgPool, commands: impl Iterator<Item = &Command>) {
+impl KnownTenants {
+    /// Saves the tenants of these commands that were not seen before.
+    pub async fn add_tenants_of(
+        &self,
+        postgres: &PgPool,
+        commands: impl Iterator<Item = &Command>,
+    ) {
         let tenants: BTreeSet<_> = commands.map(|command| &command.tenant).collect();
         let unknown: Vec<_> =
             tenants.into_iter().filter(|tenant| self.seen.get(*tenant).is_none()).collect();
@@ -50,7 +54,7 @@ impl Tenants {
     /// Returns up to so many tenants: first those that were seen lately, then the newest.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// If Postgres refuses the statement.
     pub async fn list(&self, postgres: &PgPool, most: usize) -> sqlx::Result<Vec<String>> {
         let newest = bounded(postgres, async |connection| {
             sqlx::query_scalar!(
@@ -69,10 +73,10 @@ impl Tenants {
     }
 }
 
-/// Writes tenants down that may be known already.
+/// Saves tenants that may be known already.
 ///
 /// # Errors
-/// Those of Postgres.
+/// If Postgres refuses the statement.
 pub async fn add(postgres: &PgPool, tenants: &[&str]) -> sqlx::Result<()> {
     bounded(postgres, async |connection| {
         sqlx::query!(
@@ -106,7 +110,7 @@ mod tests {
         let migration = include_str!("../../../../migrations/0018_tenants.sql");
         let (_, fill) = migration.split_once("do $$").expect("a block");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("do $${fill}"))).execute(sql).await?;
-        let tenants = Tenants::default();
+        let tenants = KnownTenants::default();
         assert_eq!(tenants.list(sql, 10).await?, ["t0", "t2", "t1"]);
         add(sql, &["t1", "t3"]).await?;
         assert_eq!(tenants.list(sql, 2).await?, ["t3", "t0"]);

@@ -41,7 +41,7 @@ pub struct Decided {
 
 /// The outcomes that are stored of the commands of a batch, and those that it adds.
 struct Inbox<'a> {
-    /// By tenant and Command-Id.
+    /// Keyed by tenant and Command-Id.
     stored: HashMap<(Token, Token), StoredOutcome>,
     /// The commands that the batch has decided, each with its place in it.
     decided: Vec<(&'a Command, usize)>,
@@ -66,7 +66,7 @@ pub const HURRIED: &str = "BEGIN; set local lock_timeout = '50ms'";
 pub struct Batch<'a> {
     /// Each with the check of its password.
     pub commands: &'a [(&'a Command, Option<&'a Checked>)],
-    /// What the commands lacked when they were tried before.
+    /// The things that the commands lacked when they were tried before.
     pub missing: &'a BTreeSet<Missing>,
     /// Versions known to stand in KV, whose backlog entries go.
     pub projected: &'a [(Address, u64)],
