@@ -1,5 +1,5 @@
-//! The plan of a batch: the locks that its commands need, as far as they name them. Further ones are
-//! found while commands are decided, and the next batch names them.
+//! The plan of a batch: the locks that its commands need, as far as they name them. Further ones
+//! are found while commands are decided, and the next batch names them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,8 @@ use brigade_domain::{Missing, Mode};
 /// The names of everything that a batch locks and loads.
 #[derive(Default)]
 pub struct LockPlan {
-    /// True if what the aggregate may change is needed too: the lock of a cart's owner, exclusively,
-    /// and the table of an order.
+    /// True if what the aggregate may change is needed too: the lock of a cart's owner,
+    /// exclusively, and the table of an order.
     pub aggregates: BTreeMap<Address, bool>,
     /// True if exclusively. Keyed by the address of the owner's lock.
     pub owners: BTreeMap<Address, bool>,
