@@ -15,7 +15,7 @@ use super::{
     held_up::{self, HeldBy},
     lock_plan,
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
-    transaction::{self, Batch, Decided, HURRIED, PATIENT},
+    transaction::{self, CommandBatch, Decided, HURRIED, PATIENT},
 };
 use crate::{infra::postgres::bounded, runtime::BatchPermit};
 
@@ -122,8 +122,11 @@ impl BatchRun<'_> {
         let positions = sub_batch.positions.iter();
         let commands: Vec<_> =
             positions.map(|&at| (&self.commands[at], self.checked[at].as_ref())).collect();
-        let batch =
-            Batch { commands: &commands, missing: &sub_batch.missing, projected: &projected };
+        let batch = CommandBatch {
+            commands: &commands,
+            missing: &sub_batch.missing,
+            projected: &projected,
+        };
         let begin = if self.is_hurried() { HURRIED } else { PATIENT };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
             transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
@@ -317,7 +320,7 @@ impl BatchRun<'_> {
         let decided = self.commands.iter().zip(&self.dispositions);
         let decided = decided.filter(|(_, of)| matches!(of, Disposition::Decided(_)));
         let decided = decided.map(|(command, _)| command);
-        handler.tenants.add_tenants_of(&handler.cx.postgres, decided).await;
+        handler.tenants.remember(&handler.cx.postgres, decided).await;
         self.dispositions
     }
 }

@@ -1,5 +1,5 @@
-//! The plan of a batch: the locks that its commands need, as far as they name them. Further ones
-//! are found while commands are decided, and the next batch names them.
+//! The locks of a batch, as far as its commands name them. Anything else that they need is found
+//! while they are decided, and the next batch names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use brigade_contracts::{
 };
 use brigade_domain::{Missing, Mode};
 
-/// The names of everything that a batch locks and loads.
+/// Everything that a batch locks and loads, by name.
 #[derive(Default)]
 pub struct LockPlan {
-    /// True if what the aggregate may change is needed too: the lock of a cart's owner,
-    /// exclusively, and the table of an order.
+    /// The aggregates. With `true` the aggregates that its commands may change are needed too: the
+    /// lock of a cart's owner, exclusively, and the table of an order.
     pub aggregates: BTreeMap<Address, bool>,
-    /// True if exclusively. Keyed by the address of the owner's lock.
+    /// The owners, by the address of their locks. With `true` they are locked exclusively.
     pub owners: BTreeMap<Address, bool>,
     /// Tenants and sessions whose open carts are needed.
     pub sessions: BTreeSet<(Token, Token)>,

@@ -1,4 +1,4 @@
-//! What every batch writes besides the aggregates themselves: outcomes, events with their outbox
+//! Writes the rows that every batch has besides its aggregates: outcomes, events with their outbox
 //! rows, and entries of the projection backlog.
 //!
 //! The columns go as arrays, which Postgres takes apart faster than the JSON of [`crate::store`]:
@@ -21,7 +21,7 @@ pub struct Record<'a> {
     pub events: &'a [Event],
     /// The aggregates that changed.
     pub changed: &'a [State],
-    /// Versions known to stand in KV, whose backlog entries go.
+    /// Versions that are known to be projected, whose backlog entries are deleted.
     pub projected: &'a [(Address, u64)],
 }
 

@@ -1,6 +1,6 @@
-//! The known tenants (`brigade.tenants`): those that ever had a command decided, and those that
-//! `brigade up` was given. One that is not known only does not overtake: see
-//! [`super::overtaking`].
+//! The known tenants (`brigade.tenants`): each that ever had a command decided, and those that
+//! `brigade up` adds. The commands of an unknown tenant are decided as well, but they overtake no
+//! flood: see [`super::overtaking`].
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::infra::postgres::bounded;
 
 /// The number of tenants that are remembered as known; others are only written once more.
 const REMEMBERED: u64 = 10_000;
-/// A tenant without a command for so long is not remembered.
+/// A tenant without a command for this long is not remembered.
 const ACTIVE: Duration = Duration::from_secs(600);
 
 /// The tenants that this process has seen lately, all of which are in SQL.
@@ -32,12 +32,8 @@ impl Default for KnownTenants {
 }
 
 impl KnownTenants {
-    /// Saves the tenants of these commands that were not seen before.
-    pub async fn add_tenants_of(
-        &self,
-        postgres: &PgPool,
-        commands: impl Iterator<Item = &Command>,
-    ) {
+    /// Stores the tenants of these commands that were not seen before.
+    pub async fn remember(&self, postgres: &PgPool, commands: impl Iterator<Item = &Command>) {
         let tenants: BTreeSet<_> = commands.map(|command| &command.tenant).collect();
         let unknown: Vec<_> =
             tenants.into_iter().filter(|tenant| self.seen.get(*tenant).is_none()).collect();
@@ -54,7 +50,7 @@ impl KnownTenants {
     /// Returns up to so many tenants: first those that were seen lately, then the newest.
     ///
     /// # Errors
-    /// If Postgres refuses the statement.
+    /// If Postgres refuses.
     pub async fn list(&self, postgres: &PgPool, most: usize) -> sqlx::Result<Vec<String>> {
         let newest = bounded(postgres, async |connection| {
             sqlx::query_scalar!(
@@ -73,10 +69,10 @@ impl KnownTenants {
     }
 }
 
-/// Saves tenants that may be known already.
+/// Stores tenants that may be known already.
 ///
 /// # Errors
-/// If Postgres refuses the statement.
+/// If Postgres refuses.
 pub async fn add(postgres: &PgPool, tenants: &[&str]) -> sqlx::Result<()> {
     bounded(postgres, async |connection| {
         sqlx::query!(

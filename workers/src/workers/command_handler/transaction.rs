@@ -41,7 +41,7 @@ pub struct Decided {
 
 /// The outcomes that are stored of the commands of a batch, and those that it adds.
 struct Inbox<'a> {
-    /// Keyed by tenant and Command-Id.
+    /// The stored outcomes, by tenant and Command-Id.
     stored: HashMap<(Token, Token), StoredOutcome>,
     /// The commands that the batch has decided, each with its place in it.
     decided: Vec<(&'a Command, usize)>,
@@ -63,12 +63,12 @@ pub const PATIENT: &str = "BEGIN";
 pub const HURRIED: &str = "BEGIN; set local lock_timeout = '50ms'";
 
 /// The commands that are decided in one transaction.
-pub struct Batch<'a> {
+pub struct CommandBatch<'a> {
     /// Each with the check of its password.
     pub commands: &'a [(&'a Command, Option<&'a Checked>)],
-    /// The things that the commands lacked when they were tried before.
+    /// Everything that the commands lacked when they were decided before.
     pub missing: &'a BTreeSet<Missing>,
-    /// Versions known to stand in KV, whose backlog entries go.
+    /// Versions that are known to be projected, whose backlog entries are deleted.
     pub projected: &'a [(Address, u64)],
 }
 
@@ -81,7 +81,7 @@ pub async fn decide(
     cx: &Context,
     lock_policy: &LockPolicy,
     postgres: &mut PgConnection,
-    batch: &Batch<'_>,
+    batch: &CommandBatch<'_>,
     begin: &'static str,
 ) -> sqlx::Result<Decided> {
     let mut tx = postgres.begin_with(begin).await?;

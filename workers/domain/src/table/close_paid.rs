@@ -14,10 +14,11 @@ use crate::{
 
 /// Closes the turns of the orders that were unpaid before the command and are not any more, where
 /// the one rule holds.
-pub(crate) fn settle(work: &mut UnitOfWork<'_>) -> Result<()> {
+pub(crate) fn close_paid_turns(work: &mut UnitOfWork<'_>) -> Result<()> {
     let before = |order: &Order| work.before(&order.head.address).and_then(State::order);
-    let settled = |order: &&Order| !order.is_unpaid() && before(order).is_none_or(Order::is_unpaid);
-    let orders = work.changed().filter_map(State::order).filter(settled);
+    let is_newly_paid =
+        |order: &&Order| !order.is_unpaid() && before(order).is_none_or(Order::is_unpaid);
+    let orders = work.changed().filter_map(State::order).filter(is_newly_paid);
     let turns: BTreeSet<_> = orders
         .filter_map(|order| Some((order.table_id.clone()?, order.turn_id.clone()?)))
         .collect();
