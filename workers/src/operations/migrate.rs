@@ -30,7 +30,7 @@ const FUNCTIONS: [&str; 2] = [
 const LOCK_TIMEOUT: &str = "200ms";
 /// Pause before a lock is waited for again: the others come first.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a lock is waited for in all.
+/// A lock is waited for so long in all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the database if it is not there.

@@ -70,7 +70,8 @@ pub async fn save(connection: &mut PgConnection, orders: &[&Order]) -> sqlx::Res
              (tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id, table_id,
               turn_id, items, total, paid, refunded, paid_at, payments, created_at, reason)
          select tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id,
-                table_id, turn_id, items, total, paid, refunded, paid_at, payments, created_at, reason
+                table_id, turn_id, items, total, paid, refunded, paid_at, payments, created_at,
+                reason
          from jsonb_populate_recordset(null::brigade.orders, $1)
          on conflict (tenant, id) do update set
              version = excluded.version, updated_at = excluded.updated_at,

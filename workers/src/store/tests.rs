@@ -189,7 +189,7 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
     .await?;
     assert_eq!(empty, Vec::<String>::new(), "no value in this test");
 
-    // What may change of each; text that reads like a number stays text.
+    // Each column that may change has another value; text that reads like a number stays text.
     let parts =
         json!({"parts": {"core": 2, "payments": 1}, "parts_at": {"core": LATER, "payments": AT}});
     let mut of_cart = json!({

@@ -31,8 +31,8 @@ async fn a_migration_that_waits_for_a_lock_keeps_nobody_out() -> Result<()> {
     run(&url, |_| None).await?;
     let sql = PgPool::connect(&url).await?;
     sqlx::raw_sql(
-        "insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
-                                    currency, items, members)
+        "insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner,
+                                    status, currency, items, members)
          select 't1', 'c' || n, 1, now(), '{}', '{}', 'menu', 'ada', 'open', 'EUR', '[]', '[]'
          from generate_series(1, 2) n",
     )

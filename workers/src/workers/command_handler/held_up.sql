@@ -54,7 +54,8 @@ with requested as (
           offset 0) o
     offset 0
 ), there as (
-    select r.*, exists (select from brigade.carts c where (c.tenant, c.id) = (r.tenant, r.name)) as is_there
+    select r.*,
+           exists (select from brigade.carts c where (c.tenant, c.id) = (r.tenant, r.name)) as is_there
     from needed r where r.kind = 'cart'
     union all
     select r.*, exists (select from brigade.orders o where (o.tenant, o.id) = (r.tenant, r.name))

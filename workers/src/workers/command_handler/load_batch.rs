@@ -1,6 +1,6 @@
 //! The beginning of a batch: everything that its commands may come to, locked and loaded in one
 //! round trip by `brigade.load_batch` (`migrations/functions/`), which says how. Users come after
-//! (`supplies`).
+//! (`auth_inputs`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

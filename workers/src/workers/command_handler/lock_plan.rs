@@ -138,7 +138,7 @@ impl LockPlan {
             Missing::OpenCarts(tenant, name) => self.counted(tenant, name),
             Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Missing::FencingToken => self.fencing_tokens += 1,
-            // Users are loaded apart, see `supplies`.
+            // Users are loaded apart, see `auth_inputs`.
             Missing::Email(..) | Missing::Password(..) | Missing::Random | Missing::Failures(_) => {
             }
         }
@@ -170,8 +170,8 @@ impl LockPlan {
     }
 }
 
-/// Returns whether a verb may take, change or release the lock of the cart's owner. That others find
-/// it overdue is rare: those are decided in the next batch.
+/// Returns whether a verb may take, change or release the lock of the cart's owner. It is rare that
+/// another one finds it overdue: that is decided in the next batch.
 fn changes_locks(verb: &cart::Verb) -> bool {
     use cart::Verb::{BindTransaction, CheckOut, Claim, ExpireLock, Extend, Lock, Unlock};
     matches!(

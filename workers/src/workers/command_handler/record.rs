@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::store::rows::columns;
 
-/// The rows of a batch.
+/// The part of a batch that is written beside its aggregates.
 pub struct Record<'a> {
     pub now: Timestamp,
     /// Commands that were decided now, with the bodies of their outcomes.

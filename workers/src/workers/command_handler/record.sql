@@ -13,7 +13,8 @@ with decided as (
     -- The default of seq is drawn in the order of the rows.
     insert into brigade.events
         (event_id, tenant, aggregate, id, version, type, payload, at, command_id, traceparent)
-    select event_id, tenant, aggregate, id, version, type, payload::json, $1, command_id, traceparent
+    select event_id, tenant, aggregate, id, version, type, payload::json, $1, command_id,
+           traceparent
     from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::text[],
                 $14::text[], $15::text[], $16::text[])
          with ordinality

@@ -10,17 +10,17 @@ use sqlx::PgPool;
 
 use crate::infra::postgres::bounded;
 
-/// Most tenants that are remembered as known; others are only written once more.
+/// The number of tenants that are remembered as known; others are only written once more.
 const REMEMBERED: u64 = 10_000;
 /// A tenant without a command for this long is not remembered.
 const ACTIVE: Duration = Duration::from_secs(600);
 
 /// The tenants that this process has seen lately, all of which are in SQL.
-pub struct Tenants {
+pub struct KnownTenants {
     seen: Cache<Token, ()>,
 }
 
-impl Default for Tenants {
+impl Default for KnownTenants {
     fn default() -> Self {
         let seen = Cache::builder()
             .max_capacity(REMEMBERED)
@@ -31,7 +31,7 @@ impl Default for Tenants {
     }
 }
 
-impl Tenants {
+impl KnownTenants {
     /// Stores the tenants of these commands that were not seen before.
     pub async fn remember(&self, postgres: &PgPool, commands: impl Iterator<Item = &Command>) {
         let tenants: BTreeSet<_> = commands.map(|command| &command.tenant).collect();
@@ -106,7 +106,7 @@ mod tests {
         let migration = include_str!("../../../../migrations/0018_tenants.sql");
         let (_, fill) = migration.split_once("do $$").expect("a block");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("do $${fill}"))).execute(sql).await?;
-        let tenants = Tenants::default();
+        let tenants = KnownTenants::default();
         assert_eq!(tenants.list(sql, 10).await?, ["t0", "t2", "t1"]);
         add(sql, &["t1", "t3"]).await?;
         assert_eq!(tenants.list(sql, 2).await?, ["t3", "t0"]);
