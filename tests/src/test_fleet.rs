@@ -178,7 +178,8 @@ impl TestFleet {
     pub async fn until_idle(&self) {
         until("the fleet to be idle", || async {
             let left: i64 = sqlx::query_scalar(
-                "select (select count(*) from brigade.outbox) + (select count(*) from brigade.unshown)",
+                "select (select count(*) from brigade.outbox)
+                      + (select count(*) from brigade.projection_backlog)",
             )
             .fetch_one(&self.sql)
             .await
@@ -204,7 +205,7 @@ impl TestFleet {
     pub async fn until_a_row_is_waited_for(&self) {
         until("a batch that waits for a row", || async {
             let waiting = "select exists (select from pg_stat_activity
-                           where datname = current_database() and query like '%take_batch%'
+                           where datname = current_database() and query like '%load_batch%'
                            and wait_event in ('transactionid', 'tuple'))";
             sqlx::query_scalar::<_, bool>(waiting).fetch_one(&self.sql).await.ok()?.then_some(())
         })

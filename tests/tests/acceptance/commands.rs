@@ -375,9 +375,12 @@ async fn a_batch_that_waited_for_a_row_finds_what_was_made_meanwhile() {
     let sql = fleet.sql.clone();
     let second = tokio::spawn(async move {
         sqlx::query_scalar::<_, String>(
-            "select kind from brigade.take_batch(
-                 '{t1}', '{made}', '{t1,t1}', '{cart,cart}', '{x,y}', '{f,f}', '{}', '{}', '{}',
-                 '{}', '{}', 0, '{}', '{}')",
+            r#"select kind from brigade.load_batch(
+                 '{"command_tenants": ["t1"], "command_ids": ["made"], "tenants": ["t1", "t1"],
+                   "aggregates": ["cart", "cart"], "ids": ["x", "y"],
+                   "exclusive": [false, false], "owner_tenants": [], "owners": [],
+                   "owner_exclusive": [], "session_tenants": [], "sessions": [],
+                   "turn_tenants": [], "turns": [], "fencing_tokens": 0}')"#,
         )
         .fetch_all(&sql)
         .await

@@ -78,8 +78,8 @@ async fn provoke(fleet: &TestFleet, worker: WorkerName) {
     if worker == WorkerName::CacheVerifier {
         // It knows the bucket as it was before.
         until("a mark", || async {
-            let marked = "select noted_at from brigade.stream_marks where stream = 'KV_views'";
-            sqlx::query(marked).fetch_optional(&fleet.sql).await.ok()?.map(drop)
+            let known = "select taken_at from brigade.stream_checkpoints where stream = 'KV_views'";
+            sqlx::query(known).fetch_optional(&fleet.sql).await.ok()?.map(drop)
         })
         .await;
         let js = async_nats::jetstream::new(fleet.connect("operator").await);

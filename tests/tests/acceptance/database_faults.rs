@@ -88,15 +88,16 @@ async fn s5_04_a_schema_that_is_another_buries_nothing() {
         (
             "do $$ declare f regprocedure; begin
                  for f in select oid::regprocedure from pg_proc
-                          where pronamespace = 'brigade'::regnamespace and proname = 'take_batch' loop
-                     execute format('alter function %s rename to take_batch_away', f);
+                          where pronamespace = 'brigade'::regnamespace
+                            and proname = 'load_batch' loop
+                     execute format('alter function %s rename to load_batch_away', f);
                  end loop;
              end $$",
             "do $$ declare f regprocedure; begin
                  for f in select oid::regprocedure from pg_proc
                           where pronamespace = 'brigade'::regnamespace
-                            and proname = 'take_batch_away' loop
-                     execute format('alter function %s rename to take_batch', f);
+                            and proname = 'load_batch_away' loop
+                     execute format('alter function %s rename to load_batch', f);
                  end loop;
              end $$",
         ),
@@ -104,7 +105,10 @@ async fn s5_04_a_schema_that_is_another_buries_nothing() {
             "alter table brigade.carts rename column paid to paid_away",
             "alter table brigade.carts rename column paid_away to paid",
         ),
-        ("alter schema brigade rename to brigade_away", "alter schema brigade_away rename to brigade"),
+        (
+            "alter schema brigade rename to brigade_away",
+            "alter schema brigade_away rename to brigade",
+        ),
     ];
     let mut fleet = TestFleet::start().await;
     let producer = fleet.producer().await;

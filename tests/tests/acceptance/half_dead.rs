@@ -103,7 +103,7 @@ async fn everything_is_done(
     .await;
     // cache-verifier: marks, and each duty that is held by a lease.
     until("a new mark", || async {
-        let noted = "select max(noted_at) > $1 from brigade.stream_marks";
+        let noted = "select max(taken_at) > $1 from brigade.stream_checkpoints";
         let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
         noted.fetch_one(&fleet.sql).await.ok()?.then_some(())
     })
@@ -229,7 +229,7 @@ async fn own_work_is_done(
         }
         WorkerName::CacheVerifier => {
             until("a new mark", || async {
-                let noted = "select max(noted_at) > $1 from brigade.stream_marks";
+                let noted = "select max(taken_at) > $1 from brigade.stream_checkpoints";
                 let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
                 noted.fetch_one(&fleet.sql).await.ok()?.then_some(())
             })

@@ -61,7 +61,7 @@ pub async fn until_healed(fleet: &TestFleet) {
     let declared = i64::try_from(Topology::compiled_in().streams.len()).unwrap();
     until("marks of all streams", || async {
         let marked: i64 = sqlx::query_scalar(
-            "select count(distinct stream) from brigade.stream_marks where noted_at > $1",
+            "select count(distinct stream) from brigade.stream_checkpoints where taken_at > $1",
         )
         .bind(now)
         .fetch_one(&fleet.sql)
@@ -268,7 +268,7 @@ async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
 
 /// Returns the owners whose locks are in the projection backlog.
 async fn noted_locks(fleet: &TestFleet) -> Vec<String> {
-    let noted = "select id from brigade.unshown where aggregate = 'lock' order by id";
+    let noted = "select id from brigade.projection_backlog where aggregate = 'lock' order by id";
     sqlx::query_scalar(noted).fetch_all(&fleet.sql).await.unwrap()
 }
 
@@ -295,7 +295,7 @@ async fn lost_locks_and_timers_are_noted_to_be_shown_again() {
         until_healed(&fleet).await;
         assert_eq!(noted_locks(&fleet).await, ["ada", "cleo"], "{stream}");
         assert!(js.get_stream(stream).await.is_ok(), "{stream} is made again");
-        sqlx::query("delete from brigade.unshown").execute(&fleet.sql).await.unwrap();
+        sqlx::query("delete from brigade.projection_backlog").execute(&fleet.sql).await.unwrap();
     }
 }
 
@@ -436,7 +436,7 @@ async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
              from generate_series(100, 299) n);
          insert into brigade.carts select (jsonb_populate_record(c, jsonb_build_object('id', 'c' || n))).*
          from brigade.carts c, generate_series(1, 499) n;
-         insert into brigade.unshown (tenant, aggregate, id, version, at)
+         insert into brigade.projection_backlog (tenant, aggregate, id, version, at)
          select tenant, 'cart', id, version, clock_timestamp() - interval '1 hour'
          from brigade.carts on conflict do nothing;",
     )
@@ -445,7 +445,7 @@ async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
     .unwrap();
     provision::run(&fleet.nats_url("operator"), 1).await.unwrap();
     until("all carts to be shown", || async {
-        let noted = sqlx::query_scalar("select count(*) from brigade.unshown");
+        let noted = sqlx::query_scalar("select count(*) from brigade.projection_backlog");
         let noted: i64 = noted.fetch_one(&fleet.sql).await.ok()?;
         (noted == 0).then_some(())
     })

@@ -280,7 +280,8 @@ async fn s8_07_a_recreated_lock_has_a_higher_version() {
     fleet.run(WorkerName::CommandHandler).await;
     sqlx::raw_sql(
         "update brigade.cart_locks set updated_at = now() - interval '31 days';
-         insert into brigade.unshown values ('t1', 'lock', 'nobody', 7, now() - interval '1 day')",
+         insert into brigade.projection_backlog
+         values ('t1', 'lock', 'nobody', 7, now() - interval '1 day')",
     )
     .execute(&fleet.sql)
     .await

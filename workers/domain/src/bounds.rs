@@ -1,4 +1,4 @@
-//! What carts, orders, turns and owners hold at most.
+//! The bounds of carts, orders, turns and owners.
 
 mod largest;
 mod sequences;
@@ -322,7 +322,7 @@ pub(super) fn weigh(event: &Event) -> usize {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     };
     let payload = serde_json::to_string(&event.payload).unwrap().len();
-    assert!(event.payload.size() >= payload, "{} is larger than told", event.kind.name);
+    assert!(event.payload.size() >= payload, "{} is larger than its size", event.kind.name);
     assert!(payload <= MAX_EVENT, "{}: {payload}", event.kind.name);
     let headers = envelope.headers().map(|(name, value)| name.len() + value.len() + 4);
     envelope.subject().len() + headers.sum::<usize>() + payload

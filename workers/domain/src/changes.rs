@@ -56,9 +56,9 @@ pub enum LockMetric {
 pub(crate) struct Changes {
     pub events: Vec<Event>,
     pub history: Vec<HistoryRow>,
-    /// By tenant and id.
+    /// The refund tasks that are new or changed, by tenant and id.
     pub refund_tasks: BTreeMap<(Token, String), RefundTask>,
-    /// By tenant and id, with the table's.
+    /// The turns that are new or changed, by tenant and id, each with the id of its table.
     pub turns: BTreeMap<(Token, Token), (Token, Turn)>,
     pub metrics: Vec<LockMetric>,
     /// Aggregates whose own parts are to be projected again.

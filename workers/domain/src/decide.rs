@@ -66,7 +66,7 @@ fn try_decide(work: &mut UnitOfWork<'_>, request: &Request) -> Result<Done> {
         Body::User(verb) => user::decide(work, request, verb),
         Body::Rebuild(_, rebuild) => self::rebuild(work, address, rebuild),
     }?;
-    table::settle(work)?;
+    table::close_paid_turns(work)?;
     require_small_events(work)?;
     Ok(done)
 }

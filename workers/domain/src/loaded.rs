@@ -19,20 +19,20 @@ pub enum Mode {
 #[derive(Clone, Debug, Default)]
 pub struct LockSet {
     pub addresses: HashSet<Address>,
-    /// By the address of the owner's lock.
+    /// The modes of locked owners, by the address of the owner's lock.
     pub owners: HashMap<Address, Mode>,
-    /// By tenant: the version above which a lock begins that has no row.
+    /// The version above which a lock without a row begins, by tenant.
     pub lock_floors: HashMap<Token, u64>,
-    /// By tenant and session: every cart of that session. The carts are locked as well.
+    /// Every cart of a session, by tenant and session. The carts are locked as well.
     pub sessions: HashMap<(Token, Token), Vec<Address>>,
-    /// By tenant and name: the number of open carts that have it as their owner or their session.
+    /// The number of open carts that have a name as their owner or session, by tenant and name.
     pub open_carts: HashMap<(Token, Token), usize>,
-    /// By tenant and turn: the table that it is or was at, if there is such a turn.
+    /// The table that a turn is or was at, by tenant and turn; `None` if there is no such turn.
     pub turns: HashMap<(Token, Token), Option<Token>>,
-    /// By tenant and turn: every order of the open or latest turn of each table that is locked.
-    /// The orders are locked as well.
+    /// Every order of the open or latest turn of each table that is locked, by tenant and turn. The
+    /// orders are locked as well.
     pub turn_orders: HashMap<(Token, Token), Vec<Address>>,
-    /// By tenant and folded email: the user that has it. The user need not be locked.
+    /// The user that has an email, by tenant and folded email. The user need not be locked.
     pub emails: HashMap<(Token, String), Option<Address>>,
 }
 
@@ -40,22 +40,22 @@ pub struct LockSet {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Missing {
     Aggregate(Address),
-    /// By the address of the owner's lock.
+    /// An owner in this mode, by the address of the owner's lock.
     Owner(Address, Mode),
-    /// Of a tenant: the version above which a lock begins that has no row.
+    /// The version above which a lock without a row begins, of this tenant.
     LockFloor(Token),
-    /// Tenant and session.
+    /// The carts of a session, by tenant and session.
     Session(Token, Token),
-    /// Tenant and name: the number of open carts that have it.
+    /// The number of open carts that have a name, by tenant and name.
     OpenCarts(Token, Token),
-    /// Tenant and turn.
+    /// The table of a turn, by tenant and turn.
     Turn(Token, Token),
     /// One more fencing token.
     FencingToken,
-    /// Tenant and folded email.
+    /// The user that has an email, by tenant and folded email.
     Email(Token, String),
-    /// For the command of this tenant and id: the check of its password against the hash that the
-    /// user has now.
+    /// The check of a password against the hash that the user has now, for the command of this tenant
+    /// and Command-Id.
     Password(Token, Token),
     /// One more random number for a token.
     Random,

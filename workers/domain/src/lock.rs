@@ -8,7 +8,7 @@
 //!                                                payment open under it (up to the cap)
 //! ```
 //!
-//! Each time it is taken it gets a new fencing token; whoever comes with an older one is refused.
+//! Each time it is acquired it gets a new fencing token; a command with an older one is refused.
 //! Only the deadline on the database's clock counts: a command that meets a lock beyond it decides
 //! its expiry before anything else, and that stays even if the command is then refused.
 
@@ -33,13 +33,13 @@ use crate::{
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// Returns the lock that an owner's carts are under now. One that is past its deadline is ended, or
-/// extended, before.
+/// Returns the lock that an owner's carts are under now. A lock that is past its deadline is ended,
+/// or extended, before.
 pub(crate) fn live(work: &mut UnitOfWork<'_>, owner: &Token) -> Result<Option<Handle<Lock>>> {
     let address = work.address(Aggregate::Lock, owner);
     let Some(lock) = work.load_lock(&address, Mode::Shared)? else { return Ok(None) };
     if work[lock].is_held() && work.now >= work[lock].expires_at {
-        settle(work, lock)?;
+        expire_or_extend(work, lock)?;
         work.keep();
     }
     Ok(work[lock].is_held().then_some(lock))
@@ -82,7 +82,7 @@ fn is_named(work: &UnitOfWork<'_>, lock: Handle<Lock>, cart: Handle<Cart>, token
 }
 
 /// Ends a lock that is past its deadline, or extends it while a payment is open under it.
-fn settle(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
+fn expire_or_extend(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
     let cart = holder(work, lock)?;
     let token = work[lock].token;
     let open = cart.is_some_and(|cart| work[cart].has_open_payment(Some(token)));
@@ -96,7 +96,7 @@ fn settle(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
 pub(crate) fn extend(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, seconds: u32) -> Result<()> {
     let Lock { acquired_at, expires_at, .. } = work[lock];
     let until = expires_at.plus(Duration::from_secs(u64::from(seconds)));
-    // The cap may have been lowered since it was taken: no deadline comes nearer by this.
+    // The cap may have been lowered since it was acquired: no deadline comes nearer by this.
     let until = until.min(acquired_at.plus(work.lock_policy().cap)).max(expires_at);
     move_deadline(work, lock, until, "asked")
 }
@@ -118,7 +118,7 @@ fn move_deadline(
     Ok(())
 }
 
-/// Takes the lock of the cart's owner, which nobody holds.
+/// Acquires the lock of the cart's owner, which nobody holds.
 pub(crate) fn acquire(
     work: &mut UnitOfWork<'_>,
     cart: Handle<Cart>,
@@ -131,7 +131,7 @@ pub(crate) fn acquire(
     let timeout = policy.timeout(method).min(policy.cap);
     let token = work.fencing_token()?;
     let present = &work[cart];
-    let taken = Lock {
+    let acquired = Lock {
         head: head(work, released, address)?,
         state: State::Held,
         cart_id: present.head.address.id.clone(),
@@ -146,11 +146,11 @@ pub(crate) fn acquire(
         refusals: 0,
     };
     let data = json!({
-        "token": taken.token, "method": method, "expires_at": taken.expires_at,
-        "fingerprint": taken.fingerprint, "amount": taken.amount,
+        "token": acquired.token, "method": method, "expires_at": acquired.expires_at,
+        "fingerprint": acquired.fingerprint, "amount": acquired.amount,
     });
-    work[cart].locked_until = Some(taken.expires_at);
-    let lock = work.store(released, taken);
+    work[cart].locked_until = Some(acquired.expires_at);
+    let lock = work.store(released, acquired);
     change(work, lock)?;
     work.record(cart, CART_LOCKED, &data);
     record(work, lock, Action::Acquired, None);
@@ -198,16 +198,16 @@ fn end(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, action: Action, reason: &s
 pub(crate) fn hand_over(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, user: &Token) -> Result<()> {
     let address = work.address(Aggregate::Lock, user);
     let released = work.load_lock(&address, Mode::Shared)?;
-    let taken = Lock { head: head(work, released, address)?, ..work[lock].clone() };
+    let acquired = Lock { head: head(work, released, address)?, ..work[lock].clone() };
     change(work, lock)?.release("claimed");
-    let taken = work.store(released, taken);
-    change(work, taken)?;
+    let acquired = work.store(released, acquired);
+    change(work, acquired)?;
     record(work, lock, Action::Released, Some("claimed"));
-    record(work, taken, Action::Acquired, Some("claimed"));
+    record(work, acquired, Action::Acquired, Some("claimed"));
     Ok(())
 }
 
-/// Adds to an outcome the lock that its command took, or pays under.
+/// Adds to an outcome the lock that its command acquired, or pays under.
 pub(crate) fn describe(done: Done, lock: &Lock, amount: Money) -> Done {
     done.with("token", &lock.token)
         .with("expires_at", &lock.expires_at)
@@ -233,7 +233,7 @@ fn holder(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<Option<Handle
 }
 
 /// Returns the head of a lock that is about to change. One without a row may have had one, which
-/// was deleted: the new one goes on above all versions that ever were.
+/// was deleted: the new one continues above all versions that ever were.
 fn head(work: &UnitOfWork<'_>, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
     match released {
         Some(lock) => Ok(work[lock].head.clone()),

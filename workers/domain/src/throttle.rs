@@ -2,7 +2,7 @@
 //!
 //! A failure counts for [`WINDOW`], by the user, the email and the source of the login. With
 //! [`MOST_FAILURES`] under any of these nothing is verified until the oldest of them is past: what
-//! is refused for that does not count, or whoever keeps asking would lock a user out for ever.
+//! is refused for that does not count, or a user could be locked out for ever by repeated logins.
 
 use std::{
     collections::{BTreeSet, HashMap},

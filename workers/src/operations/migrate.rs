@@ -4,6 +4,9 @@
 //! for 200 ms at most, again and again: whoever waits for a lock of a whole table keeps out all who
 //! come after. An index on a table that is not new is built in a migration of its own: `--
 //! no-transaction` in the first line, then the one statement `create index concurrently`.
+//!
+//! Functions do not stand in migrations but in `migrations/functions/`, one file each, which always
+//! has the text of today. Each run makes them anew, after the migrations.
 
 use std::time::{Duration, Instant};
 
@@ -17,18 +20,23 @@ use tokio::time::sleep;
 
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+/// The functions of the schema, in the order in which they call each other.
+const FUNCTIONS: [&str; 2] = [
+    include_str!("../../../migrations/functions/turn_at.sql"),
+    include_str!("../../../migrations/functions/load_batch.sql"),
+];
 /// Below the 500 ms that a worker waits for a lock, so that none of them is held up by a migration
 /// that waits itself.
 const LOCK_TIMEOUT: &str = "200ms";
 /// Pause before a lock is waited for again: the others come first.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a lock is waited for in all.
+/// A lock is waited for so long in all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the database if it is not there.
 ///
 /// # Errors
-/// Those of Postgres.
+/// If Postgres refuses a statement.
 pub async fn create_database(url: &str, database: &str) -> Result<()> {
     let mut connection = connect(url).await?;
     let there: bool =
@@ -48,11 +56,13 @@ pub async fn create_database(url: &str, database: &str) -> Result<()> {
 /// given one.
 ///
 /// # Errors
-/// Those of Postgres; where somebody keeps a lock for longer than a minute.
+/// If Postgres refuses a statement, or somebody keeps a lock for longer than a minute.
 pub async fn run(url: &str, password: impl Fn(WorkerName) -> Option<String>) -> Result<()> {
     let mut connection = connect(url).await?;
-    let schema =
-        patiently(&mut connection, async |connection| migrate(connection, &MIGRATIONS).await);
+    let schema = patiently(&mut connection, async |connection| {
+        migrate(connection, &MIGRATIONS).await?;
+        replace_functions(connection, &FUNCTIONS).await
+    });
     schema.await.context("cannot migrate the schema")?;
     let roles =
         patiently(&mut connection, async |connection| set_up_roles(connection, &password).await);
@@ -101,7 +111,31 @@ async fn migrate(connection: &mut PgConnection, all: &Migrator) -> Result<(), Mi
     Ok(())
 }
 
-/// Whether a migration was done, after some that stand before it.
+/// Makes the functions as their texts say, and drops every other one of the schema, such as a
+/// former version with other parameters. All of that is one transaction: who calls a function
+/// meanwhile finds the former one or the new one. [`migrate`] keeps other runs out before.
+async fn replace_functions(
+    connection: &mut PgConnection,
+    functions: &[&'static str],
+) -> Result<(), MigrateError> {
+    let mut tx = connection.begin().await?;
+    for function in functions {
+        sqlx::raw_sql(*function).execute(&mut *tx).await?;
+    }
+    // What was just made has a row of this transaction, even if it was the same before.
+    let drops: Option<String> = sqlx::query_scalar(
+        "select string_agg(format('drop routine %s', oid::regprocedure), '; ') from pg_proc
+         where pronamespace = 'brigade'::regnamespace and xmin <> pg_current_xact_id()::xid",
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if let Some(drops) = drops {
+        sqlx::raw_sql(AssertSqlSafe(drops)).execute(&mut *tx).await?;
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Returns whether a migration was done, after some that stand before it.
 async fn is_applied(connection: &mut PgConnection, version: i64) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select exists (select from _sqlx_migrations where version = $1 and success)",
@@ -137,7 +171,7 @@ async fn drop_unfinished_indexes(connection: &mut PgConnection) -> sqlx::Result<
     Ok(())
 }
 
-/// Whether others had what was needed, so that trying again may help.
+/// Returns whether others had locked what was needed, so that trying again may help.
 fn is_locked(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
         return false;
@@ -221,76 +255,4 @@ fn literal(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use sqlx::{
-        PgPool, SqlSafeStr,
-        migrate::{Migration, MigrationType},
-    };
-
-    use super::*;
-    use crate::testing::{TestDatabase, until};
-
-    const COLUMN: &str = "alter table brigade.carts add column remark text";
-    const INDEX: &str = "create index concurrently carts_remark_idx on brigade.carts (remark)";
-
-    fn with_two_more() -> Migrator {
-        let more = |version, sql: &'static str, no_tx| {
-            Migration::new(version, "test".into(), MigrationType::Simple, sql.into_sql_str(), no_tx)
-        };
-        let more = [more(9001, COLUMN, false), more(9002, INDEX, true)];
-        Migrator::with_migrations(MIGRATIONS.iter().cloned().chain(more).collect())
-    }
-
-    /// A row of two carts is locked by hand, which keeps the column out; what is left of an index
-    /// that could not be built stands in the way of the index.
-    #[tokio::test]
-    async fn a_migration_that_waits_for_a_lock_keeps_nobody_out() -> Result<()> {
-        let TestDatabase { url, .. } = TestDatabase::start().await?;
-        let sql = PgPool::connect(&url).await?;
-        sqlx::raw_sql(
-            "insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
-                                        currency, items, members)
-             select 't1', 'c' || n, 1, now(), '{}', '{}', 'menu', 'ada', 'open', 'EUR', '[]', '[]'
-             from generate_series(1, 2) n",
-        )
-        .execute(&sql)
-        .await?;
-        let unfinished =
-            "create unique index concurrently carts_remark_idx on brigade.carts (owner)";
-        assert!(sqlx::raw_sql(unfinished).execute(&sql).await.is_err());
-        let mut by_hand = sql.begin().await?;
-        let lock = "select from brigade.carts where id = 'c1' for update";
-        sqlx::raw_sql(lock).execute(&mut *by_hand).await?;
-
-        let migrated = async {
-            let mut connection = connect(&url).await?;
-            let all = with_two_more();
-            patiently(&mut connection, async |connection| migrate(connection, &all).await).await
-        };
-        let others = async {
-            until("a migration that waits", || async {
-                let waits = "select exists (select from pg_stat_activity
-                             where datname = current_database() and query like 'alter table%'
-                             and wait_event_type = 'Lock')";
-                sqlx::query_scalar::<_, bool>(waits).fetch_one(&sql).await.ok()?.then_some(())
-            })
-            .await;
-            for _ in 0..20 {
-                let change = "update brigade.carts set version = version + 1 where id = 'c2'";
-                sqlx::raw_sql(change).execute(&sql).await?;
-            }
-            Ok(by_hand.commit().await?)
-        };
-        tokio::try_join!(migrated, others)?;
-        let (column, index): (bool, bool) = sqlx::query_as(
-            "select exists (select from pg_attribute
-                            where attrelid = 'brigade.carts'::regclass and attname = 'remark'),
-                    (select indisvalid from pg_index
-                     where indexrelid = 'brigade.carts_remark_idx'::regclass)",
-        )
-        .fetch_one(&sql)
-        .await?;
-        assert!(column && index);
-        Ok(())
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
-//! Postgres, which decides: the rows of each aggregate.
+//! Postgres, which decides: the rows of each aggregate, and how they are loaded and saved.
 
 pub mod carts;
 pub mod locks;
+pub mod login_failures;
 pub mod orders;
 pub mod outbox;
 pub mod payments;
@@ -9,3 +10,6 @@ pub mod rows;
 pub mod states;
 pub mod tables;
 pub mod users;
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Orders in SQL, as every reader gets them. Only command-handler locks and writes them.
+//! Orders in SQL. Everybody reads them in this way; only command-handler locks and saves them.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use brigade_contracts::{
     order::{Item, Status},
 };
 use brigade_domain::{Entry, Order};
-use serde::Deserialize;
-use sqlx::PgExecutor;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgExecutor};
 
-use super::rows::{head, keys, parse};
+use super::rows::{head, keys, parse, to_rows};
 
 /// A row of `brigade.orders`.
-#[derive(Deserialize)]
-struct OrderRow {
+#[derive(Serialize, Deserialize)]
+pub(crate) struct OrderRow {
     tenant: Token,
     id: Token,
     version: u64,
@@ -36,48 +36,101 @@ struct OrderRow {
     reason: Option<String>,
 }
 
-/// Reads orders without a lock.
+/// Loads orders without a lock.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn read(
+/// If Postgres refuses the statement, or command-handler did not write a row.
+pub async fn load(
     executor: impl PgExecutor<'_>,
     addresses: impl Iterator<Item = &Address>,
 ) -> sqlx::Result<Vec<Order>> {
     let (tenants, ids) = keys(Aggregate::Order, addresses);
     let rows = sqlx::query_scalar!(
         r#"select row_to_json(o)::text as "row!"
-           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           from unnest($1::text[], $2::text[]) as requested (tenant, id)
            join brigade.orders o using (tenant, id)"#,
         &tenants as _,
         &ids as _,
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| from_row(row)).collect()
+    rows.iter().map(|row| parse::<OrderRow>(row).map(Order::from)).collect()
 }
 
-/// An order of its row as JSON.
+/// Saves orders that are locked, or new; see [`super::carts::save`].
 ///
 /// # Errors
-/// Where command-handler did not write it.
-pub(crate) fn from_row(row: &str) -> sqlx::Result<Order> {
-    let row: OrderRow = parse(row)?;
-    let (key, at) = ((row.tenant, row.id), row.updated_at);
-    Ok(Order {
-        head: head(Aggregate::Order, key, row.version, at, row.parts, &row.parts_at),
-        status: row.status,
-        currency: row.currency,
-        cart_id: row.cart_id,
-        table_id: row.table_id,
-        turn_id: row.turn_id,
-        items: row.items,
-        total: row.total,
-        paid: row.paid,
-        refunded: row.refunded,
-        paid_at: row.paid_at,
-        payments: row.payments,
-        created_at: row.created_at,
-        reason: row.reason,
-    })
+/// If Postgres refuses the statement.
+pub async fn save(connection: &mut PgConnection, orders: &[&Order]) -> sqlx::Result<()> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into brigade.orders
+             (tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id, table_id,
+              turn_id, items, total, paid, refunded, paid_at, payments, created_at, reason)
+         select tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id,
+                table_id, turn_id, items, total, paid, refunded, paid_at, payments, created_at,
+                reason
+         from jsonb_populate_recordset(null::brigade.orders, $1)
+         on conflict (tenant, id) do update set
+             version = excluded.version, updated_at = excluded.updated_at,
+             parts = excluded.parts, parts_at = excluded.parts_at,
+             status = excluded.status, items = excluded.items, total = excluded.total,
+             table_id = excluded.table_id, turn_id = excluded.turn_id,
+             paid = excluded.paid, refunded = excluded.refunded, paid_at = excluded.paid_at,
+             payments = excluded.payments, reason = excluded.reason",
+        to_rows::<OrderRow, _>(orders.iter().copied()) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl From<&Order> for OrderRow {
+    fn from(order: &Order) -> Self {
+        Self {
+            tenant: order.head.address.tenant.clone(),
+            id: order.head.address.id.clone(),
+            version: order.head.version,
+            updated_at: order.head.at,
+            parts: order.head.part_versions(),
+            parts_at: order.head.part_times(),
+            status: order.status,
+            currency: order.currency,
+            cart_id: order.cart_id.clone(),
+            table_id: order.table_id.clone(),
+            turn_id: order.turn_id.clone(),
+            items: order.items.clone(),
+            total: order.total,
+            paid: order.paid,
+            refunded: order.refunded,
+            paid_at: order.paid_at,
+            payments: order.payments.clone(),
+            created_at: order.created_at,
+            reason: order.reason.clone(),
+        }
+    }
+}
+
+impl From<OrderRow> for Order {
+    fn from(row: OrderRow) -> Self {
+        let (key, at) = ((row.tenant, row.id), row.updated_at);
+        Self {
+            head: head(Aggregate::Order, key, row.version, at, row.parts, &row.parts_at),
+            status: row.status,
+            currency: row.currency,
+            cart_id: row.cart_id,
+            table_id: row.table_id,
+            turn_id: row.turn_id,
+            items: row.items,
+            total: row.total,
+            paid: row.paid,
+            refunded: row.refunded,
+            paid_at: row.paid_at,
+            payments: row.payments,
+            created_at: row.created_at,
+            reason: row.reason,
+        }
+    }
 }

@@ -1,5 +1,9 @@
+//! The queue of events that are not published yet.
+
 use brigade_contracts::{Address, Part, shard_of};
 use sqlx::PgConnection;
+
+use super::rows::columns;
 
 /// Puts the newest event that carries each of these parts into the outbox again. Returns how many
 /// there were.
@@ -15,13 +19,13 @@ pub async fn repeat_parts<'a>(
     if addresses.is_empty() {
         return Ok(0);
     }
-    let text = |f: fn(&Address) -> &str| addresses.iter().map(|a| f(a)).collect::<Vec<_>>();
+    let (tenants, aggregates, ids) = columns(addresses.iter().copied());
     let shards: Vec<i16> = addresses.iter().map(|a| i16::from(shard_of(a))).collect();
     let repeated = sqlx::query_file!(
         "src/store/repeat_parts.sql",
-        &text(|a| a.tenant.as_str()) as _,
-        &text(|a| a.aggregate.as_str()) as _,
-        &text(|a| a.id.as_str()) as _,
+        &tenants as _,
+        &aggregates as _,
+        &ids as _,
         &shards,
         &parts as _,
     )

@@ -1,30 +1,32 @@
-//! Payments in SQL, as every reader gets them. Only command-handler locks and writes them.
+//! Payments and refund tasks in SQL. Everybody reads them in this way; only command-handler locks
+//! and saves them.
 
 use brigade_contracts::{
     Address, Aggregate, Currency, Money, Timestamp, Token,
     payment::{Method, RefundTask, Status, Target},
 };
 use brigade_domain::{Capture, Payment};
-use serde::Deserialize;
-use sqlx::PgExecutor;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgExecutor};
 
-use super::rows::{head_of_core, keys, parse};
+use super::rows::{head_of_core, keys, parse, to_rows};
 
-/// A row of `brigade.payments`, and its rows of `brigade.refund_tasks`.
+/// A payment with its refund tasks.
 #[derive(Deserialize)]
-struct PaymentRow {
-    payment: Columns,
+pub(crate) struct PaymentRows {
+    payment: PaymentRow,
     /// Oldest first.
     tasks: Vec<RefundTask>,
 }
 
-#[derive(Deserialize)]
-struct Columns {
+/// A row of `brigade.payments`.
+#[derive(Serialize, Deserialize)]
+struct PaymentRow {
     tenant: Token,
     id: Token,
     version: u64,
     updated_at: Timestamp,
-    target_kind: Kind,
+    target_kind: TargetKind,
     target_id: Token,
     user_id: Option<Token>,
     method: Method,
@@ -41,18 +43,26 @@ struct Columns {
     table_id: Option<Token>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum TargetKind {
     Cart,
     Order,
 }
 
-/// Reads payments without a lock.
+/// A row of `brigade.refund_tasks`.
+#[derive(Serialize)]
+struct RefundTaskRow<'a> {
+    tenant: &'a Token,
+    #[serde(flatten)]
+    task: &'a RefundTask,
+}
+
+/// Loads payments without a lock.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn read(
+/// If Postgres refuses the statement, or command-handler did not write a row.
+pub async fn load(
     executor: impl PgExecutor<'_>,
     addresses: impl Iterator<Item = &Address>,
 ) -> sqlx::Result<Vec<Payment>> {
@@ -62,41 +72,131 @@ pub async fn read(
                       select coalesce(json_agg(row_to_json(t) order by length(t.id), t.id), '[]')
                       from brigade.refund_tasks t
                       where (t.tenant, t.payment_id) = (p.tenant, p.id)))::text as "row!"
-           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           from unnest($1::text[], $2::text[]) as requested (tenant, id)
            join brigade.payments p using (tenant, id)"#,
         &tenants as _,
         &ids as _,
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| from_row(row)).collect()
+    rows.iter().map(|row| parse::<PaymentRows>(row).map(Payment::from)).collect()
 }
 
-/// A payment of its row as JSON.
+/// Saves payments that are locked, or new; see [`super::carts::save`]. Their tasks are saved apart.
 ///
 /// # Errors
-/// Where command-handler did not write it.
-pub(crate) fn from_row(row: &str) -> sqlx::Result<Payment> {
-    let PaymentRow { payment: row, tasks } = parse(row)?;
-    Ok(Payment {
-        head: head_of_core(Aggregate::Payment, (row.tenant, row.id), row.version, row.updated_at),
-        target: match row.target_kind {
-            Kind::Cart => Target::Cart(row.target_id),
-            Kind::Order => Target::Order(row.target_id),
-        },
-        method: row.method,
-        status: row.status,
-        amount: row.amount,
-        currency: row.currency,
-        refunded_amount: row.refunded_amount,
-        user: row.user_id,
-        token: row.token,
-        fingerprint: row.fingerprint,
-        transaction_id: row.transaction_id,
-        applied: row.applied,
-        captures: row.captures,
-        order_id: row.order_id,
-        table_id: row.table_id,
-        tasks,
-    })
+/// If Postgres refuses the statement.
+pub async fn save(connection: &mut PgConnection, payments: &[&Payment]) -> sqlx::Result<()> {
+    if payments.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into brigade.payments
+             (tenant, id, version, updated_at, target_kind, target_id, user_id, method, status,
+              currency, amount, refunded_amount, applied, transaction_id, token, fingerprint,
+              captures, order_id, table_id)
+         select tenant, id, version, updated_at, target_kind, target_id, user_id, method, status,
+                currency, amount, refunded_amount, applied, transaction_id, token, fingerprint,
+                captures, order_id, table_id
+         from jsonb_populate_recordset(null::brigade.payments, $1)
+         on conflict (tenant, id) do update set
+             version = excluded.version, updated_at = excluded.updated_at,
+             status = excluded.status, currency = excluded.currency, amount = excluded.amount,
+             refunded_amount = excluded.refunded_amount, applied = excluded.applied,
+             transaction_id = excluded.transaction_id, token = excluded.token,
+             fingerprint = excluded.fingerprint, captures = excluded.captures,
+             order_id = excluded.order_id, table_id = excluded.table_id",
+        to_rows::<PaymentRow, _>(payments.iter().copied()) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Saves refund tasks that are new or have changed, each with its tenant.
+///
+/// # Errors
+/// If Postgres refuses the statement.
+pub async fn save_refund_tasks(
+    connection: &mut PgConnection,
+    tasks: &[(&Token, &RefundTask)],
+) -> sqlx::Result<()> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into brigade.refund_tasks
+             (tenant, id, payment_id, amount, currency, reason, status, refunded)
+         select tenant, id, payment_id, amount, currency, reason, status, refunded
+         from jsonb_populate_recordset(null::brigade.refund_tasks, $1)
+         on conflict (tenant, id)
+         do update set status = excluded.status, refunded = excluded.refunded",
+        to_rows::<RefundTaskRow<'_>, _>(tasks.iter().copied()) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl<'a> From<(&'a Token, &'a RefundTask)> for RefundTaskRow<'a> {
+    fn from((tenant, task): (&'a Token, &'a RefundTask)) -> Self {
+        Self { tenant, task }
+    }
+}
+
+impl From<&Payment> for PaymentRow {
+    fn from(payment: &Payment) -> Self {
+        let (target_kind, target_id) = match &payment.target {
+            Target::Cart(id) => (TargetKind::Cart, id),
+            Target::Order(id) => (TargetKind::Order, id),
+        };
+        Self {
+            tenant: payment.head.address.tenant.clone(),
+            id: payment.head.address.id.clone(),
+            version: payment.head.version,
+            updated_at: payment.head.at,
+            target_kind,
+            target_id: target_id.clone(),
+            user_id: payment.user.clone(),
+            method: payment.method,
+            status: payment.status,
+            currency: payment.currency,
+            amount: payment.amount,
+            refunded_amount: payment.refunded_amount,
+            applied: payment.applied,
+            transaction_id: payment.transaction_id.clone(),
+            token: payment.token,
+            fingerprint: payment.fingerprint.clone(),
+            captures: payment.captures.clone(),
+            order_id: payment.order_id.clone(),
+            table_id: payment.table_id.clone(),
+        }
+    }
+}
+
+impl From<PaymentRows> for Payment {
+    fn from(PaymentRows { payment: row, tasks }: PaymentRows) -> Self {
+        let key = (row.tenant, row.id);
+        Self {
+            head: head_of_core(Aggregate::Payment, key, row.version, row.updated_at),
+            target: match row.target_kind {
+                TargetKind::Cart => Target::Cart(row.target_id),
+                TargetKind::Order => Target::Order(row.target_id),
+            },
+            method: row.method,
+            status: row.status,
+            amount: row.amount,
+            currency: row.currency,
+            refunded_amount: row.refunded_amount,
+            user: row.user_id,
+            token: row.token,
+            fingerprint: row.fingerprint,
+            transaction_id: row.transaction_id,
+            applied: row.applied,
+            captures: row.captures,
+            order_id: row.order_id,
+            table_id: row.table_id,
+            tasks,
+        }
+    }
 }

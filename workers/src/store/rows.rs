@@ -1,14 +1,17 @@
-//! What the rows of all aggregates have in common. They are read as JSON, which takes one statement
-//! for rows of any kind, and straight into the types of the domain: a row that command-handler did
-//! not write is an error, not a guess.
+//! What the rows of all aggregates have in common.
+//!
+//! A row travels as JSON in both directions. That takes one statement for any number of rows, names
+//! each column once on either side, and goes straight into the types of the domain: a row that
+//! command-handler did not write is an error, not a guess.
 
 use std::collections::BTreeMap;
 
 use brigade_contracts::{Address, Aggregate, Part, PartVersions, Refusal, Timestamp, Token};
 use brigade_domain::Head;
 use serde::de::DeserializeOwned;
+use sqlx::types::Json;
 
-/// The tenants and ids of one kind among these addresses.
+/// Returns the tenants and ids of one kind among these addresses.
 pub(crate) fn keys<'a>(
     aggregate: Aggregate,
     addresses: impl Iterator<Item = &'a Address>,
@@ -19,7 +22,28 @@ pub(crate) fn keys<'a>(
         .unzip()
 }
 
-/// The head of a row; `parts` and `parts_at` are the columns of these names.
+/// Returns the tenants, aggregates and ids of these addresses.
+pub(crate) fn columns<'a>(
+    addresses: impl IntoIterator<Item = &'a Address>,
+) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
+    let addresses = addresses.into_iter();
+    addresses.map(|a| (a.tenant.as_str(), a.aggregate.as_str(), a.id.as_str())).collect()
+}
+
+/// Returns values as the rows of one statement, which SQL takes apart by the names of the fields.
+pub(crate) fn to_rows<Row: From<T>, T>(values: impl IntoIterator<Item = T>) -> Json<Vec<Row>> {
+    Json(values.into_iter().map(Row::from).collect())
+}
+
+/// Parses what `row_to_json` made of a row.
+///
+/// # Errors
+/// If command-handler did not write it.
+pub(crate) fn parse<T: DeserializeOwned>(row: &str) -> sqlx::Result<T> {
+    serde_json::from_str(row).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Returns the head of a row; `parts` and `parts_at` are the columns of these names.
 pub(crate) fn head(
     aggregate: Aggregate,
     (tenant, id): (Token, Token),
@@ -35,7 +59,7 @@ pub(crate) fn head(
     Head { address: Address { tenant, aggregate, id }, version, at, parts }
 }
 
-/// The head of a row that has no part but `core`, which each change touches.
+/// Returns the head of a row that has no part but `core`, which each change touches.
 pub(crate) fn head_of_core(
     aggregate: Aggregate,
     key: (Token, Token),
@@ -45,11 +69,7 @@ pub(crate) fn head_of_core(
     head(aggregate, key, version, at, [(Part::Core, version)].into(), &BTreeMap::new())
 }
 
-/// What `row_to_json` made of a row.
-pub(crate) fn parse<T: DeserializeOwned>(row: &str) -> sqlx::Result<T> {
-    serde_json::from_str(row).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
+/// Returns the error of a column that the domain's types refuse.
 pub(crate) fn refused(refusal: Refusal) -> sqlx::Error {
     sqlx::Error::Decode(refusal.into())
 }

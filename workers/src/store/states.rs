@@ -1,4 +1,6 @@
-//! Aggregates of any kind, read from SQL.
+//! Aggregates of any kind, loaded from SQL.
+
+use std::collections::BTreeSet;
 
 use brigade_contracts::{Address, Aggregate};
 use brigade_domain::State;
@@ -6,39 +8,30 @@ use sqlx::PgConnection;
 
 use super::{carts, locks, orders, payments, tables, users};
 
-/// Reads aggregates without a lock; one statement a kind that is asked for.
+/// Loads aggregates without a lock; one statement a kind that is requested.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn read(
+/// If Postgres refuses a statement, or command-handler did not write a row.
+pub async fn load(
     connection: &mut PgConnection,
     addresses: &[Address],
 ) -> sqlx::Result<Vec<State>> {
-    let asked = |aggregate| addresses.iter().any(|address| address.aggregate == aggregate);
+    let kinds: BTreeSet<Aggregate> = addresses.iter().map(|address| address.aggregate).collect();
     let mut states = Vec::with_capacity(addresses.len());
-    if asked(Aggregate::Cart) {
-        let carts = carts::read(&mut *connection, addresses.iter()).await?;
-        states.extend(carts.into_iter().map(State::Cart));
-    }
-    if asked(Aggregate::Order) {
-        let orders = orders::read(&mut *connection, addresses.iter()).await?;
-        states.extend(orders.into_iter().map(State::Order));
-    }
-    if asked(Aggregate::Payment) {
-        let payments = payments::read(&mut *connection, addresses.iter()).await?;
-        states.extend(payments.into_iter().map(State::Payment));
-    }
-    if asked(Aggregate::Table) {
-        let tables = tables::read(&mut *connection, addresses.iter()).await?;
-        states.extend(tables.into_iter().map(State::Table));
-    }
-    if asked(Aggregate::Lock) {
-        let locks = locks::read(&mut *connection, addresses.iter()).await?;
-        states.extend(locks.into_iter().map(State::Lock));
-    }
-    if asked(Aggregate::User) {
-        let users = users::read(&mut *connection, addresses.iter()).await?;
-        states.extend(users.into_iter().map(State::User));
+    for kind in kinds {
+        let (connection, requested) = (&mut *connection, addresses.iter());
+        match kind {
+            Aggregate::Cart => add(&mut states, carts::load(connection, requested).await?),
+            Aggregate::Order => add(&mut states, orders::load(connection, requested).await?),
+            Aggregate::Payment => add(&mut states, payments::load(connection, requested).await?),
+            Aggregate::Table => add(&mut states, tables::load(connection, requested).await?),
+            Aggregate::User => add(&mut states, users::load(connection, requested).await?),
+            Aggregate::Lock => add(&mut states, locks::load(connection, requested).await?),
+        }
     }
     Ok(states)
+}
+
+fn add<T: Into<State>>(states: &mut Vec<State>, loaded: Vec<T>) {
+    states.extend(loaded.into_iter().map(Into::into));
 }

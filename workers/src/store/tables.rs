@@ -1,27 +1,29 @@
-//! Tables and their turns in SQL, as every reader gets them. Only command-handler locks and writes
-//! them.
+//! Tables and their turns in SQL. Everybody reads them in this way; only command-handler locks and
+//! saves them.
 
 use brigade_contracts::{
     Address, Aggregate, MAX_NAME, Quantity, Text, Timestamp, Token,
     table::{CloseReason, Status},
 };
 use brigade_domain::{Table, Turn};
-use serde::Deserialize;
-use sqlx::PgExecutor;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgExecutor};
 
-use super::rows::{head_of_core, keys, parse};
+use super::rows::{head_of_core, keys, parse, to_rows};
 
-/// A row of `brigade.tables`, its open or latest row of `brigade.turns`, and the orders of that.
+/// A table with its open or latest turn.
 #[derive(Deserialize)]
-struct TableRow {
-    table: Columns,
+pub(crate) struct TableRows {
+    table: TableRow,
     turn: Option<TurnRow>,
+    /// The orders of the turn, if they were loaded.
     #[serde(default)]
-    orders: Vec<Token>,
+    pub orders: Vec<Token>,
 }
 
-#[derive(Deserialize)]
-struct Columns {
+/// A row of `brigade.tables`.
+#[derive(Serialize, Deserialize)]
+struct TableRow {
     tenant: Token,
     id: Token,
     version: u64,
@@ -32,22 +34,25 @@ struct Columns {
     open_turn_id: Option<Token>,
 }
 
-#[derive(Deserialize)]
+/// A row of `brigade.turns`.
+#[derive(Serialize, Deserialize)]
 struct TurnRow {
+    tenant: Token,
     id: Token,
     version: u64,
     updated_at: Timestamp,
+    table_id: Token,
     party_size: Option<Quantity>,
     opened_at: Timestamp,
     closed_at: Option<Timestamp>,
     close_reason: Option<CloseReason>,
 }
 
-/// Reads tables without a lock.
+/// Loads tables without a lock.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn read(
+/// If Postgres refuses the statement, or command-handler did not write a row.
+pub async fn load(
     executor: impl PgExecutor<'_>,
     addresses: impl Iterator<Item = &Address>,
 ) -> sqlx::Result<Vec<Table>> {
@@ -56,7 +61,7 @@ pub async fn read(
         r#"select json_build_object(
                       'table', row_to_json(t),
                       'turn', case when u.id is not null then row_to_json(u) end)::text as "row!"
-           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           from unnest($1::text[], $2::text[]) as requested (tenant, id)
            join brigade.tables t using (tenant, id)
            left join lateral brigade.turn_at(t.tenant, t.id) u on true"#,
         &tenants as _,
@@ -64,22 +69,114 @@ pub async fn read(
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| Ok(from_row(row)?.0)).collect()
+    rows.iter().map(|row| parse::<TableRows>(row).map(Table::from)).collect()
 }
 
-/// A table of its row as JSON, and the orders of its open or latest turn, where they are told.
+/// Saves tables that are locked, or new; see [`super::carts::save`]. Their turns are saved apart.
 ///
 /// # Errors
-/// Where command-handler did not write it.
-pub(crate) fn from_row(row: &str) -> sqlx::Result<(Table, Vec<Token>)> {
-    let TableRow { table: row, turn, orders } = parse(row)?;
-    let table = Table {
-        head: head_of_core(Aggregate::Table, (row.tenant, row.id), row.version, row.updated_at),
-        label: row.label,
-        seats: row.seats,
-        status: row.status,
-        open_turn_id: row.open_turn_id,
-        turn: turn.map(|row| Turn {
+/// If Postgres refuses the statement.
+pub async fn save(connection: &mut PgConnection, tables: &[&Table]) -> sqlx::Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into brigade.tables
+             (tenant, id, version, updated_at, label, seats, status, open_turn_id)
+         select tenant, id, version, updated_at, label, seats, status, open_turn_id
+         from jsonb_populate_recordset(null::brigade.tables, $1)
+         on conflict (tenant, id) do update set
+             version = excluded.version, updated_at = excluded.updated_at,
+             status = excluded.status, open_turn_id = excluded.open_turn_id",
+        to_rows::<TableRow, _>(tables.iter().copied()) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Saves turns of tables that are locked: tenant, table, turn. Closed ones come first, since a
+/// table has one open turn. If another handler opened a turn of the same id at another table
+/// meanwhile, the transaction fails, to be tried again.
+///
+/// # Errors
+/// If Postgres refuses the statement; `RowNotFound` if a turn is another table's.
+pub async fn save_turns(
+    connection: &mut PgConnection,
+    turns: &[(&Token, &Token, &Turn)],
+) -> sqlx::Result<()> {
+    if turns.is_empty() {
+        return Ok(());
+    }
+    let saved = sqlx::query!(
+        "insert into brigade.turns as u
+             (tenant, id, version, updated_at, table_id, party_size, opened_at, closed_at,
+              close_reason)
+         select tenant, id, version, updated_at, table_id, party_size, opened_at, closed_at,
+                close_reason
+         from jsonb_populate_recordset(null::brigade.turns, $1)
+         order by closed_at nulls last, tenant, id
+         on conflict (tenant, id) do update set
+             version = excluded.version, updated_at = excluded.updated_at,
+             closed_at = excluded.closed_at, close_reason = excluded.close_reason
+         where u.table_id = excluded.table_id and u.version < excluded.version",
+        to_rows::<TurnRow, _>(turns.iter().copied()) as _,
+    )
+    .execute(connection)
+    .await?;
+    let all = saved.rows_affected() == turns.len() as u64;
+    all.then_some(()).ok_or(sqlx::Error::RowNotFound)
+}
+
+impl From<&Table> for TableRow {
+    fn from(table: &Table) -> Self {
+        Self {
+            tenant: table.head.address.tenant.clone(),
+            id: table.head.address.id.clone(),
+            version: table.head.version,
+            updated_at: table.head.at,
+            label: table.label.clone(),
+            seats: table.seats,
+            status: table.status,
+            open_turn_id: table.open_turn_id.clone(),
+        }
+    }
+}
+
+/// From a tenant, the id of the table, and the turn.
+impl From<(&Token, &Token, &Turn)> for TurnRow {
+    fn from((tenant, table, turn): (&Token, &Token, &Turn)) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            id: turn.id.clone(),
+            version: turn.version,
+            updated_at: turn.at,
+            table_id: table.clone(),
+            party_size: turn.party_size,
+            opened_at: turn.opened_at,
+            closed_at: turn.closed_at,
+            close_reason: turn.close_reason,
+        }
+    }
+}
+
+impl From<TableRows> for Table {
+    fn from(TableRows { table: row, turn, .. }: TableRows) -> Self {
+        let key = (row.tenant, row.id);
+        Self {
+            head: head_of_core(Aggregate::Table, key, row.version, row.updated_at),
+            label: row.label,
+            seats: row.seats,
+            status: row.status,
+            open_turn_id: row.open_turn_id,
+            turn: turn.map(Turn::from),
+        }
+    }
+}
+
+impl From<TurnRow> for Turn {
+    fn from(row: TurnRow) -> Self {
+        Self {
             id: row.id,
             version: row.version,
             at: row.updated_at,
@@ -87,7 +184,6 @@ pub(crate) fn from_row(row: &str) -> sqlx::Result<(Table, Vec<Token>)> {
             opened_at: row.opened_at,
             closed_at: row.closed_at,
             close_reason: row.close_reason,
-        }),
-    };
-    Ok((table, orders))
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Users in SQL, as every reader gets them. Only command-handler locks and writes them.
+//! Users in SQL. Everybody reads them in this way; only command-handler locks and saves them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,15 +8,15 @@ use brigade_contracts::{
 };
 use brigade_domain::{
     User,
-    user::{Count, FailureKey, Rotated, Session, WINDOW},
+    user::{Rotated, Session},
 };
-use serde::Deserialize;
-use sqlx::PgExecutor;
+use serde::{Deserialize, Serialize, Serializer};
+use sqlx::{PgConnection, PgExecutor};
 
-use super::rows::{head, keys, parse, refused};
+use super::rows::{head, keys, parse, refused, to_rows};
 
 /// A row of `brigade.users`.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct UserRow {
     tenant: Token,
     id: Token,
@@ -25,7 +25,9 @@ struct UserRow {
     parts: PartVersions,
     parts_at: BTreeMap<Part, Timestamp>,
     email: Email,
+    email_folded: String,
     profile_id: Token,
+    #[serde(serialize_with = "exposed")]
     password_hash: Secret,
     status: Status,
     roles: Vec<Token>,
@@ -40,32 +42,18 @@ struct UserRow {
     subscription: Option<Subscription>,
 }
 
-impl UserRow {
-    fn session(&self) -> Option<Session> {
-        let rotated = self.rotated_hash.clone().zip(self.rotated_by.clone());
-        Some(Session {
-            hash: self.session_hash.clone()?,
-            access_hash: self.access_hash.clone()?,
-            access_expires_at: self.access_expires_at?,
-            refresh_hash: self.refresh_hash.clone()?,
-            refresh_expires_at: self.refresh_expires_at?,
-            rotated: rotated.map(|(hash, by)| Rotated { hash, by }),
-        })
-    }
-}
-
-/// Reads users without a lock.
+/// Loads users without a lock.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn read(
+/// If Postgres refuses the statement, or command-handler did not write a row.
+pub async fn load(
     executor: impl PgExecutor<'_>,
     addresses: impl Iterator<Item = &Address>,
 ) -> sqlx::Result<Vec<User>> {
     let (tenants, ids) = keys(Aggregate::User, addresses);
     let rows = sqlx::query_scalar!(
         r#"select row_to_json(u)::text as "row!"
-           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           from unnest($1::text[], $2::text[]) as requested (tenant, id)
            join brigade.users u using (tenant, id)"#,
         &tenants as _,
         &ids as _,
@@ -75,45 +63,72 @@ pub async fn read(
     rows.iter().map(|row| from_row(row)).collect()
 }
 
-/// A user of its row as JSON.
+/// Returns the user of a row as JSON.
 ///
 /// # Errors
-/// Where command-handler did not write it.
+/// If command-handler did not write it.
 pub(crate) fn from_row(row: &str) -> sqlx::Result<User> {
-    let row: UserRow = parse(row)?;
-    let session = row.session();
-    let (key, at) = ((row.tenant, row.id), row.updated_at);
-    Ok(User {
-        head: head(Aggregate::User, key, row.version, at, row.parts, &row.parts_at),
-        email: row.email,
-        profile_id: row.profile_id,
-        password_hash: row.password_hash,
-        status: row.status,
-        roles: row.roles,
-        session,
-        last_login_at: row.last_login_at,
-        subscription: row.subscription,
-    })
+    parse::<UserRow>(row).map(User::from)
 }
 
-/// The password hash of each addressed user that has the folded email beside it; `None` of the
-/// others. In the order asked for.
+/// Saves users that are locked, or new; see [`super::carts::save`]. If another handler gave the
+/// same email to somebody else meanwhile, the unique index lets the transaction fail too.
 ///
 /// # Errors
-/// Those of Postgres.
+/// If Postgres refuses the statement.
+pub async fn save(connection: &mut PgConnection, users: &[&User]) -> sqlx::Result<()> {
+    if users.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into brigade.users
+             (tenant, id, version, updated_at, parts, parts_at, email, email_folded, profile_id,
+              password_hash, status, roles, session_hash, access_hash, access_expires_at,
+              refresh_hash, refresh_expires_at, rotated_hash, rotated_by, last_login_at,
+              subscription)
+         select tenant, id, version, updated_at, parts, parts_at, email, email_folded, profile_id,
+                password_hash, status, roles, session_hash, access_hash, access_expires_at,
+                refresh_hash, refresh_expires_at, rotated_hash, rotated_by, last_login_at,
+                subscription
+         from jsonb_populate_recordset(null::brigade.users, $1)
+         on conflict (tenant, id) do update set
+             version = excluded.version, updated_at = excluded.updated_at,
+             parts = excluded.parts, parts_at = excluded.parts_at,
+             email = excluded.email, email_folded = excluded.email_folded,
+             profile_id = excluded.profile_id, password_hash = excluded.password_hash,
+             status = excluded.status, roles = excluded.roles,
+             session_hash = excluded.session_hash, access_hash = excluded.access_hash,
+             access_expires_at = excluded.access_expires_at,
+             refresh_hash = excluded.refresh_hash,
+             refresh_expires_at = excluded.refresh_expires_at,
+             rotated_hash = excluded.rotated_hash, rotated_by = excluded.rotated_by,
+             last_login_at = excluded.last_login_at, subscription = excluded.subscription",
+        to_rows::<UserRow, _>(users.iter().copied()) as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Loads the password hash of each addressed user that has the folded email beside it; `None` for
+/// the others. In the order of the request.
+///
+/// # Errors
+/// If Postgres refuses the statement.
 pub async fn password_hashes(
     executor: impl PgExecutor<'_>,
-    asked: &[(&Address, String)],
+    requested: &[(&Address, String)],
 ) -> sqlx::Result<Vec<Option<Secret>>> {
-    let column = |f: fn(&Address) -> &str| asked.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-    let emails: Vec<_> = asked.iter().map(|(_, email)| email.as_str()).collect();
+    let column = |f: fn(&Address) -> &str| requested.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
+    let emails: Vec<_> = requested.iter().map(|(_, email)| email.as_str()).collect();
     let hashes = sqlx::query_scalar!(
         r#"select u.password_hash as "hash?"
            from unnest($1::text[], $2::text[], $3::text[])
-                with ordinality as asked (tenant, id, email, place)
+                with ordinality as requested (tenant, id, email, place)
            left join brigade.users u
-               on (u.tenant, u.id, u.email_folded) = (asked.tenant, asked.id, asked.email)
-           order by asked.place"#,
+               on (u.tenant, u.id, u.email_folded)
+                  = (requested.tenant, requested.id, requested.email)
+           order by requested.place"#,
         &column(|a| a.tenant.as_str()) as _,
         &column(|a| a.id.as_str()) as _,
         &emails as _,
@@ -123,11 +138,11 @@ pub async fn password_hashes(
     hashes.into_iter().map(|hash| hash.map(Secret::new).transpose().map_err(refused)).collect()
 }
 
-/// Who has these emails; those that nobody has are in the answer too. To be read while the users
-/// that may change theirs are locked.
+/// Loads who has these emails; those that nobody has are in the answer too. The users that may
+/// change theirs are to be locked before.
 ///
 /// # Errors
-/// Those of Postgres.
+/// If Postgres refuses the statement.
 pub async fn owners(
     executor: impl PgExecutor<'_>,
     emails: &[(Token, String)],
@@ -136,8 +151,8 @@ pub async fn owners(
     let folded: Vec<_> = emails.iter().map(|(_, email)| email.as_str()).collect();
     let rows = sqlx::query!(
         "select u.tenant, u.email_folded, u.id
-         from unnest($1::text[], $2::text[]) as asked (tenant, email)
-         join brigade.users u on (u.tenant, u.email_folded) = (asked.tenant, asked.email)",
+         from unnest($1::text[], $2::text[]) as requested (tenant, email)
+         join brigade.users u on (u.tenant, u.email_folded) = (requested.tenant, requested.email)",
         &tenants as _,
         &folded as _,
     )
@@ -151,33 +166,68 @@ pub async fn owners(
     Ok(owners)
 }
 
-/// How often each of these keys has failed within [`WINDOW`], by the database's clock.
-///
-/// # Errors
-/// Those of Postgres.
-pub async fn failures(
-    executor: impl PgExecutor<'_>,
-    keys: &[FailureKey],
-) -> sqlx::Result<Vec<(FailureKey, Count)>> {
-    let column = |f: fn(&FailureKey) -> &str| keys.iter().map(f).collect::<Vec<_>>();
-    let rows = sqlx::query!(
-        r#"select count(f.at) as "failures!", min(f.at) as oldest
-           from unnest($1::text[], $2::text[], $3::text[])
-                with ordinality as asked (tenant, kind, key, place)
-           left join brigade.login_failures f
-               on (f.tenant, f.kind, f.key) = (asked.tenant, asked.kind, asked.key)
-              and f.at > clock_timestamp() - make_interval(secs => $4)
-           group by asked.place order by asked.place"#,
-        &column(|key| key.tenant.as_str()) as _,
-        &column(|key| key.kind.as_str()) as _,
-        &column(|key| key.key.as_str()) as _,
-        WINDOW.as_secs_f64(),
-    )
-    .fetch_all(executor)
-    .await?;
-    let count = |failures, oldest: Option<time::OffsetDateTime>| Count {
-        failures: u32::try_from(failures).unwrap_or(u32::MAX),
-        oldest: oldest.map(Timestamp::from),
-    };
-    Ok(keys.iter().cloned().zip(rows.into_iter().map(|r| count(r.failures, r.oldest))).collect())
+impl From<&User> for UserRow {
+    fn from(user: &User) -> Self {
+        let session = user.session.as_ref();
+        let rotated = session.and_then(|session| session.rotated.as_ref());
+        Self {
+            tenant: user.head.address.tenant.clone(),
+            id: user.head.address.id.clone(),
+            version: user.head.version,
+            updated_at: user.head.at,
+            parts: user.head.part_versions(),
+            parts_at: user.head.part_times(),
+            email: user.email.clone(),
+            email_folded: user.email.folded(),
+            profile_id: user.profile_id.clone(),
+            password_hash: user.password_hash.clone(),
+            status: user.status,
+            roles: user.roles.clone(),
+            session_hash: session.map(|session| session.hash.clone()),
+            access_hash: session.map(|session| session.access_hash.clone()),
+            access_expires_at: session.map(|session| session.access_expires_at),
+            refresh_hash: session.map(|session| session.refresh_hash.clone()),
+            refresh_expires_at: session.map(|session| session.refresh_expires_at),
+            rotated_hash: rotated.map(|rotated| rotated.hash.clone()),
+            rotated_by: rotated.map(|rotated| rotated.by.clone()),
+            last_login_at: user.last_login_at,
+            subscription: user.subscription.clone(),
+        }
+    }
+}
+
+impl From<UserRow> for User {
+    fn from(mut row: UserRow) -> Self {
+        let session = row.take_session();
+        let (key, at) = ((row.tenant, row.id), row.updated_at);
+        Self {
+            head: head(Aggregate::User, key, row.version, at, row.parts, &row.parts_at),
+            email: row.email,
+            profile_id: row.profile_id,
+            password_hash: row.password_hash,
+            status: row.status,
+            roles: row.roles,
+            session,
+            last_login_at: row.last_login_at,
+            subscription: row.subscription,
+        }
+    }
+}
+
+impl UserRow {
+    fn take_session(&mut self) -> Option<Session> {
+        let rotated = self.rotated_hash.take().zip(self.rotated_by.take());
+        Some(Session {
+            hash: self.session_hash.take()?,
+            access_hash: self.access_hash.take()?,
+            access_expires_at: self.access_expires_at?,
+            refresh_hash: self.refresh_hash.take()?,
+            refresh_expires_at: self.refresh_expires_at?,
+            rotated: rotated.map(|(hash, by)| Rotated { hash, by }),
+        })
+    }
+}
+
+fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
 }

@@ -29,7 +29,7 @@ async fn until_shown_again(fleet: &TestFleet, cart: &str) {
     let views = js.get_stream("KV_views").await.unwrap();
     views.purge().filter(format!("$KV.views.t1.cart.{cart}.core")).await.unwrap();
     sqlx::query(
-        "insert into brigade.unshown (tenant, aggregate, id, version, at)
+        "insert into brigade.projection_backlog (tenant, aggregate, id, version, at)
          select tenant, 'cart', id, version, clock_timestamp() - interval '2 seconds'
          from brigade.carts where id = $1",
     )
@@ -45,7 +45,7 @@ async fn until_shown_again(fleet: &TestFleet, cart: &str) {
 }
 
 async fn noted(fleet: &TestFleet) -> Vec<String> {
-    let noted = sqlx::query_scalar("select id from brigade.unshown order by at");
+    let noted = sqlx::query_scalar("select id from brigade.projection_backlog order by at");
     noted.fetch_all(&fleet.sql).await.unwrap()
 }
 
@@ -59,7 +59,7 @@ async fn a_note_that_can_never_be_shown_keeps_no_later_one() {
     fleet.until_idle().await;
     sqlx::raw_sql(
         "update brigade.carts set items = '\"none\"' where id = 'spoiled';
-         insert into brigade.unshown (tenant, aggregate, id, version, at) values
+         insert into brigade.projection_backlog (tenant, aggregate, id, version, at) values
              ('no.tenant', 'cart', 'nobody', 1, clock_timestamp() - interval '2 hours'),
              ('t1', 'cart', 'spoiled', 1, clock_timestamp() - interval '1 hour')",
     )
@@ -85,7 +85,7 @@ async fn many_notes_that_cannot_be_shown_now_keep_no_later_one() {
         "insert into brigade.cart_locks
          select (jsonb_populate_record(l, jsonb_build_object('owner', 'owner' || n))).*
          from brigade.cart_locks l, generate_series(2, {LOCKS}) n;
-         insert into brigade.unshown (tenant, aggregate, id, version, at)
+         insert into brigade.projection_backlog (tenant, aggregate, id, version, at)
          select tenant, 'lock', owner, version, clock_timestamp() - interval '1 hour'
          from brigade.cart_locks"
     );

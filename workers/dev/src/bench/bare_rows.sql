@@ -27,8 +27,8 @@ with n as materialized (
                               command_id)
     select gen_random_uuid(), 't' || at % 200, 'order', k, 1, 'placed', $4::json, now(), k from n
     returning seq, event_id, tenant, id
-), noted as (
-    insert into bench_unshown (tenant, aggregate, id, version, at)
+), raised as (
+    insert into bench_projection_backlog (tenant, aggregate, id, version, at)
     select tenant, 'order', id, 1, now() from stored
 )
 insert into bench_outbox (shard, seq, event_seq, event_id)

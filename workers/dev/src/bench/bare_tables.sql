@@ -4,7 +4,7 @@ create table bench_carts (like brigade.carts including all);
 create table bench_orders (like brigade.orders including all);
 create table bench_events (like brigade.events including all);
 create table bench_outbox (like brigade.outbox including all);
-create table bench_unshown (like brigade.unshown including all);
+create table bench_projection_backlog (like brigade.projection_backlog including all);
 
 insert into bench_carts (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
                          currency, members, items)

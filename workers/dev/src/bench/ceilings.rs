@@ -51,7 +51,7 @@ pub async fn bare_rows(stage: &Stage, plan: &Plan) -> Result<BTreeMap<u32, f64>>
     // What a ceiling left must not burden what is measured beside it: its tables would be vacuumed,
     // and its pages written out.
     let dropped = "drop table bench_inbox, bench_carts, bench_orders, bench_events, bench_outbox,
-                       bench_unshown";
+                       bench_projection_backlog";
     sqlx::raw_sql(dropped).execute(&stage.sql).await?;
     sqlx::raw_sql("checkpoint").execute(&stage.sql).await?;
     Ok(best)

@@ -59,7 +59,8 @@ async fn look(stage: &Stage, rush: &Rush) -> Result<()> {
 /// What waits.
 pub async fn at_rest(stage: &Stage) -> Result<()> {
     let left: (i64, i64) = sqlx::query_as(
-        "select (select count(*) from brigade.outbox), (select count(*) from brigade.unshown)",
+        "select (select count(*) from brigade.outbox),
+                (select count(*) from brigade.projection_backlog)",
     )
     .fetch_one(&stage.sql)
     .await?;

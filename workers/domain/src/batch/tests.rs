@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// What a fixture has come to, as it would be loaded for the next batch.
+/// Returns the states that a fixture has after these steps, as the next batch would load them.
 fn loaded(steps: &[Step]) -> Vec<State> {
     Fixture::new(steps).batch.changed().cloned().collect()
 }
@@ -20,7 +20,7 @@ fn send(batch: &mut BatchState, (target, payload): &Step) -> Option<Outcome> {
     batch.decide(&testing::command(target, &[], payload), start())
 }
 
-fn wanted(batch: &BatchState) -> Vec<Missing> {
+fn missing(batch: &BatchState) -> Vec<Missing> {
     batch.missing().iter().cloned().collect()
 }
 
@@ -32,7 +32,7 @@ fn lock_of(owner: &str) -> brigade_contracts::Address {
     address(Aggregate::Lock, owner)
 }
 
-/// Where new locks begin above.
+/// Returns the version above which new locks begin.
 fn floor(version: u64) -> HashMap<Token, u64> {
     HashMap::from([(token("t1"), version)])
 }
@@ -66,7 +66,7 @@ fn what_is_out_of_reach_is_not_decided_and_tells_what_it_lacks() {
     ];
     for (mut batch, when, lacks) in cases {
         assert!(send(&mut batch, &when).is_none(), "{when:?}");
-        assert_eq!(wanted(&batch), [lacks], "{when:?}");
+        assert_eq!(missing(&batch), [lacks], "{when:?}");
         assert_eq!(
             (batch.changed().count(), batch.events().len(), batch.history().len()),
             (0, 0, 0)
@@ -85,7 +85,7 @@ fn later_commands_wait_behind_a_postponed_one_and_others_do_not() {
     assert!(send(&mut batch, &add("c1", "i2", 1)).is_none(), "the cart waits");
     assert!(send(&mut batch, &step("cart.c1.commit_cod", json!({"user": "ada"}))).is_none());
     assert_eq!(send(&mut batch, &add("c2", "i2", 1)).unwrap().status, 200);
-    assert_eq!(wanted(&batch), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
+    assert_eq!(missing(&batch), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
     let batch = |reach| BatchState::new(given.clone(), reach, LockPolicy::default(), []);
     let mut unlisted = batch(LockSet { owners: both(Mode::Exclusive), ..LockSet::default() });
     assert!(send(&mut unlisted, &claim).is_none());
-    assert_eq!(wanted(&unlisted), [Missing::Session(token("t1"), token("s1"))]);
+    assert_eq!(missing(&unlisted), [Missing::Session(token("t1"), token("s1"))]);
     let sessions = [((token("t1"), token("s1")), vec![address(Aggregate::Cart, "c1")])];
     let listed = |mode| LockSet {
         owners: both(mode),
@@ -107,7 +107,7 @@ fn a_claim_needs_the_list_of_its_session_and_both_owners_exclusively() {
     let uncounted = LockSet { open_carts: HashMap::new(), ..listed(Mode::Exclusive) };
     let mut uncounted = batch(uncounted);
     assert!(send(&mut uncounted, &claim).is_none());
-    assert_eq!(wanted(&uncounted), [Missing::OpenCarts(token("t1"), token("ada"))]);
+    assert_eq!(missing(&uncounted), [Missing::OpenCarts(token("t1"), token("ada"))]);
     assert!(send(&mut batch(listed(Mode::Shared)), &claim).is_none());
     assert_eq!(send(&mut batch(listed(Mode::Exclusive)), &claim).unwrap().status, 200);
 }
@@ -124,8 +124,8 @@ fn a_lock_without_a_row_begins_above_those_that_were_deleted() {
     };
     for (below, first) in [(0, 1), (41, 42)] {
         let mut batch = batch(&cart(), floor(below));
-        let told = send(&mut batch, &lock("c1")).unwrap();
-        assert_eq!((told.status, version(&batch, "ada")), (200, Some(first)));
+        let outcome = send(&mut batch, &lock("c1")).unwrap();
+        assert_eq!((outcome.status, version(&batch, "ada")), (200, Some(first)));
     }
     // One that there is goes on, wherever others begin.
     let locked = [cart(), vec![lock("c1")]].concat();
@@ -149,7 +149,7 @@ fn a_lock_without_a_row_begins_above_those_that_were_deleted() {
     let unknown = LockSet { lock_floors: HashMap::new(), ..reach };
     let mut batch = BatchState::new(loaded(&session), unknown, LockPolicy::default(), []);
     assert!(send(&mut batch, &claim).is_none());
-    assert_eq!(wanted(&batch), [Missing::LockFloor(token("t1"))]);
+    assert_eq!(missing(&batch), [Missing::LockFloor(token("t1"))]);
 }
 
 proptest! {
@@ -205,7 +205,7 @@ fn an_overdue_lock_is_not_decided_under_a_shared_owner() {
     let mut shared = batch(Mode::Shared);
     assert_eq!(shared.decide(&command, start()).unwrap().status, 423, "enough to read it");
     assert!(shared.decide(&command, late).is_none());
-    assert_eq!(wanted(&shared), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
+    assert_eq!(missing(&shared), [Missing::Owner(lock_of("ada"), Mode::Exclusive)]);
     let mut exclusive = batch(Mode::Exclusive);
     assert_eq!(exclusive.decide(&command, late).unwrap().status, 200);
     let released = exclusive.changed().filter_map(State::lock).all(|l: &Lock| !l.is_held());

@@ -7,7 +7,7 @@ use brigade_contracts::{event, table};
 use super::*;
 use crate::Table;
 
-/// What one may hold that nothing can be put in any more.
+/// Fills a cart until nothing can be put in any more.
 fn full_cart(fixture: &mut Fixture, cart: &str, owner: &str, session: Option<&str>, member: &str) {
     fixture.done([open(cart, "team", owner, session)]);
     let verb = |verb: &str, payload| step(&format!("cart.{cart}.{verb}"), payload);
@@ -56,9 +56,9 @@ fn carts(fixture: &mut Fixture) {
     let verb = |n: usize, verb: &str| format!("cart.{}.{verb}", long("c", n));
     let held = |fixture: &mut Fixture, n: usize| {
         let lock = json!({ "transaction_id": long("g", 1), "method": "wallet" });
-        let told = fixture.send(&verb(n, "lock"), &lock);
-        let told: Value = serde_json::from_str(told.data.get()).unwrap();
-        told["token"].clone()
+        let outcome = fixture.send(&verb(n, "lock"), &lock);
+        let data: Value = serde_json::from_str(outcome.data.get()).unwrap();
+        data["token"].clone()
     };
 
     // One that is paid and becomes an order, with an owner of its own.

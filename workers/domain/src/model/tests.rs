@@ -21,9 +21,9 @@ use crate::{
     testing::{self, command, start},
 };
 
-/// What the events and the clock say of the lock of an owner.
+/// The lock of an owner, as the events and the clock have it.
 #[derive(Clone, Debug, PartialEq)]
-struct Held {
+struct ExpectedLock {
     cart: Token,
     token: i64,
     acquired: Timestamp,
@@ -35,7 +35,7 @@ type States = HashMap<Address, Rc<State>>;
 
 #[derive(Default)]
 struct Reference {
-    held: HashMap<Token, Held>,
+    held: HashMap<Token, ExpectedLock>,
     last_token: i64,
     versions: BTreeMap<Address, u64>,
     paid_events: BTreeSet<Address>,
@@ -111,7 +111,7 @@ impl Play {
         Ok(())
     }
 
-    /// What a live lock lets through, judged by what was known before the step.
+    /// Checks that a live lock let only permitted commands through, by the state before the step.
     fn gate(&self, target: &str, payload: &Value, outcome: &Outcome) -> Checked {
         let mut words = target.split('.');
         let (Some("cart"), Some(id), Some(verb)) = (words.next(), words.next(), words.next())
@@ -124,7 +124,7 @@ impl Play {
         };
         let held = self.reference.held.get(&cart.owner);
         // An open payment keeps it past its deadline, up to the cap.
-        let kept = |held: &Held| {
+        let kept = |held: &ExpectedLock| {
             self.now < held.acquired.plus(CAP) && open_under(&self.reference.before, held)
         };
         let live = held.filter(|held| self.now < held.until || kept(held));
@@ -190,7 +190,7 @@ impl Play {
             // It may be gone again by the end of the command: a later row says so.
             if let Some(lock) = lock.filter(|lock| lock.is_held()) {
                 prop_assert_eq!(lock.token, token);
-                reference.held.insert(row.owner.clone(), Held::of(lock));
+                reference.held.insert(row.owner.clone(), ExpectedLock::of(lock));
             }
         }
         Ok(())
@@ -260,7 +260,7 @@ impl Play {
     }
 
     fn lock(&self, lock: &Lock, states: &States) -> Checked {
-        let held = lock.is_held().then(|| Held::of(lock));
+        let held = lock.is_held().then(|| ExpectedLock::of(lock));
         prop_assert_eq!(self.reference.held.get(&lock.head.address.id), held.as_ref());
         let cart = states.get(&lock.cart()).and_then(|s| s.cart()).expect("its cart");
         if lock.is_held() {
@@ -338,7 +338,7 @@ impl Play {
     }
 }
 
-impl Held {
+impl ExpectedLock {
     fn of(lock: &Lock) -> Self {
         Self {
             cart: lock.cart_id.clone(),
@@ -359,7 +359,7 @@ fn seated(table: &Table) -> Checked {
     Ok(())
 }
 
-fn open_under(states: &States, held: &Held) -> bool {
+fn open_under(states: &States, held: &ExpectedLock) -> bool {
     let payments = states.values().filter_map(|s| s.payment());
     payments.filter(|p| p.status.is_open()).any(|p| p.token == Some(held.token))
 }
@@ -372,7 +372,7 @@ fn members(cart: &Cart) -> Money {
     cart.members.iter().fold(Money::ZERO, |sum, member| sum.plus(member.paid).unwrap())
 }
 
-/// What is shown of payments is what they are.
+/// Checks that the entries of payments equal the payments.
 fn entries(entries: &[Entry], refunded: Money, states: &States) -> Checked {
     let mut sum = Money::ZERO;
     for entry in entries {

@@ -36,7 +36,7 @@ pub(super) fn refund(work: &mut UnitOfWork<'_>, address: &Address, verb: &Refund
     if is_own && amount == left {
         changed.status = Status::Refunded;
     }
-    let tasks = changed.settle(amount, currency)?;
+    let tasks = changed.pay_tasks(amount, currency)?;
     let target = PaymentTarget::of(work, payment)?;
     let (amount, currency) = (Some(amount), Some(currency));
     let data = Refund { amount, currency, reason: verb.reason.clone() };
@@ -62,13 +62,13 @@ fn amount(verb: &Refund, left: Money) -> std::result::Result<Money, Refusal> {
 }
 
 impl Payment {
-    /// Returns all that came in, in the payment's currency.
+    /// Returns the sum of all captures in the payment's currency.
     fn captured(&self) -> std::result::Result<Money, Refusal> {
         let same = self.captures.iter().filter(|capture| capture.currency == self.currency);
         same.map(|capture| capture.amount).try_fold(Money::ZERO, Money::plus)
     }
 
-    /// Returns what open tasks in a currency still ask for.
+    /// Returns the sum that open tasks in a currency still owe.
     fn owed(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
         let open = self.tasks.iter().filter(|task| task.is_open_in(currency));
         let mut left = open.map(|task| task.amount.less(task.refunded));
@@ -77,7 +77,7 @@ impl Payment {
 
     /// Puts an amount towards the open tasks in its currency, oldest first. A task is done when all
     /// of it has gone back, by however many refunds. Returns those that changed.
-    fn settle(
+    fn pay_tasks(
         &mut self,
         mut amount: Money,
         currency: Currency,

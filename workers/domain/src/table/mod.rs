@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A table is occupied exactly as long as it has an open turn. An order is *unpaid* if it is
-//! neither paid nor cancelled. The one rule (`settle`): when a turn has orders and none of them is
+//! neither paid nor cancelled. The one rule (`close_paid`): when a turn has orders and none of them is
 //! unpaid, it is closed and its table is available, in the same transaction.
 //!
 //! The row of a table and those of its turns may have been damaged by something that is not
@@ -18,9 +18,9 @@
 
 mod bill;
 mod change;
+mod close_paid;
 mod reconcile;
 mod seat;
-mod settle;
 mod status;
 mod turn;
 
@@ -30,7 +30,7 @@ use brigade_contracts::{
     table::{Register, Status, Verb},
 };
 
-pub(crate) use self::{seat::seat, settle::settle};
+pub(crate) use self::{close_paid::close_paid_turns, seat::seat};
 use crate::{
     head::Head,
     outcome::{Done, Result},

@@ -48,11 +48,11 @@ fn pay(payment: &str, order: &str) -> Vec<Step> {
 
 /// A cart that `p1` pays, and then puts into order o1 at t1.
 fn paying_cart() -> Vec<Step> {
-    let said = json!({"order_id": "o1", "table_id": "t1"});
+    let placed = json!({"order_id": "o1", "table_id": "t1"});
     vec![
         open("c1", "menu", "ada", None),
         add("c1", "i1", 1000),
-        with(initiate("p1", &json!({"cart": "c1"})), said),
+        with(initiate("p1", &json!({"cart": "c1"})), placed),
     ]
 }
 

@@ -27,10 +27,10 @@ use crate::{
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// From issue to expiry of an access token: how long a stolen one is good for at most.
+/// The lifetime of an access token: the longest time for which a stolen one can be used.
 pub const ACCESS_LASTS: Duration = Duration::from_secs(15 * 60);
-/// From issue to expiry of a refresh token: how long an app may stay unopened until it asks for a
-/// password.
+/// The lifetime of a refresh token: the longest time that an app may stay unopened without a new
+/// login.
 pub const REFRESH_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login) -> Result<Done> {

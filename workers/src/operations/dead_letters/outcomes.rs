@@ -18,7 +18,7 @@ impl DeadLetters {
         let rows = sqlx::query!(
             r#"select tenant as "tenant!", command_id as "command_id!", subject, payload_hash,
                       (outcome ->> 'status')::int as "status!"
-               from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
+               from unnest($1::text[], $2::text[]) as requested (tenant, command_id)
                join brigade.command_inbox using (tenant, command_id)"#,
             &tenants as _,
             &ids as _,

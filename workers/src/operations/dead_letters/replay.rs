@@ -158,7 +158,7 @@ async fn put_into_outbox(tx: &mut Transaction<'_, Postgres>, letter: &Letter) ->
     let id = header(header::CE_ID).context("the event has no id")?;
     let id: Uuid = id.parse().context("the event's id is not one of ours")?;
     let inserted = sqlx::query!(
-        "insert into brigade.outbox (shard, seq, event_seq, event_id, again)
+        "insert into brigade.outbox (shard, seq, event_seq, event_id, republication)
          select $2, next.seq, e.seq, e.event_id, (next.seq % 2147483647)::int
          from brigade.events e, (select nextval('brigade.events_seq_seq') as seq) next
          where (e.tenant, e.aggregate, e.id, e.event_id) = ($3, $4, $5, $1)",

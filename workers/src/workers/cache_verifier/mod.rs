@@ -11,7 +11,7 @@
 //!
 //! | lost | is brought back by |
 //! |---|---|
-//! | a bucket | entries of the projection backlog (`unshown`), which command-handler projects, and the last event of each projected part in the outbox once more, from which its projector writes it |
+//! | a bucket | entries of the `projection_backlog`, which command-handler projects, and the last event of each projected part in the outbox once more, from which its projector writes it |
 //! | `KV_cart_locks`, `TIMERS` | backlog entries of locks: command-handler projects a lock and its timer together |
 //! | `EVENTS` | events in the outbox once more, which outbox-relay publishes |
 //! | `COMMANDS`, `DLQ` | the stream is created; what was in it was truth and is gone: an error is logged |

@@ -260,7 +260,7 @@ async fn versions(
     let (tenants, ids) = keys(Aggregate::User, events.iter().map(|event| &event.user));
     let rows = sqlx::query!(
         r#"select distinct tenant as "tenant!", id as "id!", (parts ->> 'auth')::bigint as "version!"
-           from unnest($1::text[], $2::text[]) as asked (tenant, id)
+           from unnest($1::text[], $2::text[]) as requested (tenant, id)
            join brigade.users using (tenant, id)"#,
         &tenants as _,
         &ids as _,

@@ -152,11 +152,11 @@ async fn held(
         |f: fn(&ExpiringLock) -> &Token| locks.iter().map(|l| f(l).as_str()).collect::<Vec<_>>();
     let tokens: Vec<i64> = locks.iter().map(|lock| lock.token).collect();
     let rows = sqlx::query!(
-        r#"select asked.place as "place!",
+        r#"select requested.place as "place!",
                   greatest(0, ceil(1000 * extract(epoch from held.expires_at - clock_timestamp())))
                       ::bigint as "early!"
            from unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) with ordinality
-                as asked (tenant, owner, cart_id, token, place)
+                as requested (tenant, owner, cart_id, token, place)
            join brigade.cart_locks held using (tenant, owner, cart_id, token)
            where held.state = 'held'"#,
         &text(|lock| &lock.cart.tenant) as _,

@@ -11,8 +11,8 @@ use brigade_domain::{
 use rand::{TryRngCore, rngs::OsRng};
 use sqlx::{Postgres, Transaction};
 
-use super::take::Taken;
-use crate::store::{rows::keys, users};
+use super::load_batch::LoadedBatch;
+use crate::store::{login_failures, rows::keys, users};
 
 /// Each `login` and `refresh` makes two tokens.
 const RANDOMS: usize = 2;
@@ -25,7 +25,7 @@ struct AuthPlan {
     randoms: usize,
 }
 
-/// Locks the users of a batch and loads them into `taken`, with the inputs that their commands need.
+/// Locks the users of a batch and loads them into `loaded`, with the inputs that their commands need.
 /// Does nothing without users.
 ///
 /// # Errors
@@ -34,26 +34,26 @@ pub async fn load_auth_inputs(
     tx: &mut Transaction<'_, Postgres>,
     commands: &[&Command],
     missing: &BTreeSet<Missing>,
-    taken: &mut Taken,
+    loaded: &mut LoadedBatch,
 ) -> sqlx::Result<AuthInputs> {
     let is_user = |address: &&Address| address.aggregate == Aggregate::User;
-    let addresses: Vec<Address> = taken.reach.addresses.iter().filter(is_user).cloned().collect();
+    let addresses: Vec<Address> = loaded.locked.addresses.iter().filter(is_user).cloned().collect();
     if addresses.is_empty() {
         return Ok(AuthInputs::default());
     }
     lock(tx, &addresses).await?;
     // A statement of its own, which begins when they are locked.
-    let found = users::read(&mut **tx, addresses.iter()).await?;
-    taken.states.extend(found.into_iter().map(State::User));
+    let found = users::load(&mut **tx, addresses.iter()).await?;
+    loaded.states.extend(found.into_iter().map(State::User));
     let plan = AuthPlan::of(commands, missing);
     if !plan.emails.is_empty() {
         let emails: Vec<_> = plan.emails.into_iter().collect();
-        taken.reach.emails = users::owners(&mut **tx, &emails).await?;
+        loaded.locked.emails = users::owners(&mut **tx, &emails).await?;
     }
     let mut throttle = Throttle::default();
     if !plan.failures.is_empty() {
         let keys: Vec<_> = plan.failures.into_iter().collect();
-        throttle = Throttle::new(users::failures(&mut **tx, &keys).await?);
+        throttle = Throttle::new(login_failures::count(&mut **tx, &keys).await?);
     }
     let mut randoms = vec![[0; 32]; plan.randoms];
     for random in &mut randoms {
@@ -65,7 +65,7 @@ pub async fn load_auth_inputs(
 async fn lock(tx: &mut Transaction<'_, Postgres>, addresses: &[Address]) -> sqlx::Result<()> {
     let (tenants, ids) = keys(Aggregate::User, addresses.iter());
     sqlx::query!(
-        "select from unnest($1::text[], $2::text[]) as asked (tenant, id)
+        "select from unnest($1::text[], $2::text[]) as requested (tenant, id)
            join brigade.users u using (tenant, id)
            order by u.tenant, u.id for update of u",
         &tenants as _,

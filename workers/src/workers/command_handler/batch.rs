@@ -13,9 +13,9 @@ use tokio::time::sleep;
 use super::{
     CommandHandler, Disposition, credentials,
     held_up::{self, HeldBy},
+    lock_plan,
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
-    take,
-    transaction::{self, Batch, Decided, HURRIED, PATIENT},
+    transaction::{self, CommandBatch, Decided, HURRIED, PATIENT},
 };
 use crate::{infra::postgres::bounded, runtime::BatchPermit};
 
@@ -122,7 +122,11 @@ impl BatchRun<'_> {
         let positions = sub_batch.positions.iter();
         let commands: Vec<_> =
             positions.map(|&at| (&self.commands[at], self.checked[at].as_ref())).collect();
-        let batch = Batch { asked: &commands, wanted: &sub_batch.missing, shown: &projected };
+        let batch = CommandBatch {
+            commands: &commands,
+            missing: &sub_batch.missing,
+            projected: &projected,
+        };
         let begin = if self.is_hurried() { HURRIED } else { PATIENT };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
             transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
@@ -152,14 +156,14 @@ impl BatchRun<'_> {
             }
         }
         let changed =
-            decided.to_show.into_iter().map(|state| (state.head().address.clone(), state));
+            decided.to_project.into_iter().map(|state| (state.head().address.clone(), state));
         self.changed.extend(changed);
-        self.to_reproject.extend(decided.show_again);
+        self.to_reproject.extend(decided.to_reproject);
         self.shards |= decided.shards;
-        if decided.wanted.iter().any(|missing| matches!(missing, Missing::Password(..))) {
+        if decided.missing.iter().any(|missing| matches!(missing, Missing::Password(..))) {
             self.check_again(&deferred).await;
         }
-        match sub_batch.with_missing(deferred, decided.wanted) {
+        match sub_batch.with_missing(deferred, decided.missing) {
             Ok(next) => Some(next),
             Err(positions) => {
                 for position in positions {
@@ -251,9 +255,9 @@ impl BatchRun<'_> {
     /// position, with that aggregate.
     async fn locked(&self, sub_batch: &SubBatch) -> sqlx::Result<HashMap<usize, Address>> {
         let needs = |&position: &usize| {
-            let mut needed = take::named(&self.commands[position]);
+            let mut needed = lock_plan::addresses_of(&self.commands[position]);
             if sub_batch.positions.len() == 1 {
-                needed.extend(take::wanted(&sub_batch.missing));
+                needed.extend(lock_plan::addresses_of_missing(&sub_batch.missing));
             }
             (position, needed)
         };
@@ -316,7 +320,7 @@ impl BatchRun<'_> {
         let decided = self.commands.iter().zip(&self.dispositions);
         let decided = decided.filter(|(_, of)| matches!(of, Disposition::Decided(_)));
         let decided = decided.map(|(command, _)| command);
-        handler.tenants.note(&handler.cx.postgres, decided).await;
+        handler.tenants.remember(&handler.cx.postgres, decided).await;
         self.dispositions
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use super::passwords::Passwords;
 use crate::{
     infra::postgres::bounded,
-    store::users::{failures, password_hashes},
+    store::{login_failures, users::password_hashes},
 };
 
 /// Returns whether the password of a command has to be hashed or verified before it is decided.
@@ -53,7 +53,7 @@ async fn tasks<'a>(
             logins.iter().map(|(_, user, email, _)| (*user, email.clone())).collect();
         let hashes = password_hashes(&mut *postgres, &users).await?;
         let keys: Vec<_> = logins.iter().flat_map(|(at, ..)| keys_of(&commands[*at])).collect();
-        let mut counts = failures(&mut *postgres, &keys).await?;
+        let mut counts = login_failures::count(&mut *postgres, &keys).await?;
         counts.retain(|(_, count)| count.failures >= MOST_FAILURES);
         let stopped = |at: usize| {
             let keys = keys_of(&commands[at]);
@@ -96,3 +96,6 @@ fn login(at: usize, command: &Command) -> Option<(usize, &Address, String, &Secr
     let (user, Verb::Login(login)) = verb(command)? else { return None };
     Some((at, user, login.email.folded(), &login.password))
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use prometheus::IntGauge;
 use sqlx::PgPool;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::take::named;
+use super::lock_plan::addresses_of;
 use crate::{
     infra::{Context, postgres::bounded},
     store::rows::refused,
@@ -71,7 +71,7 @@ impl HeldAggregates {
         if known.is_empty() {
             return None;
         }
-        let names = named(command).into_iter().map(|address| address.to_string());
+        let names = addresses_of(command).into_iter().map(|address| address.to_string());
         names.chain([name(command)]).find_map(|name| {
             let is_suspect = known.get(&name)?.is_suspect();
             Some(if is_suspect { HeldBy::Suspect(name) } else { HeldBy::Locked(name) })

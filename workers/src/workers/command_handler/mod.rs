@@ -17,29 +17,24 @@
 mod answer;
 mod auth_inputs;
 mod batch;
-mod carts;
 mod circuit_breaker;
-mod columns;
 mod credentials;
 mod guarded_bucket;
 mod held_up;
 pub mod housekeeping;
-mod locks;
+mod load_batch;
+mod lock_plan;
 mod metrics;
-mod orders;
 mod overtaking;
 mod passwords;
-mod payments;
 mod project;
 mod projected_keys;
 mod projection_backlog;
+mod record;
 mod respond;
 mod sub_batch;
-mod tables;
-mod take;
 pub mod tenants;
 mod transaction;
-mod users;
 mod with_password;
 
 use std::{
@@ -65,7 +60,7 @@ use self::{
     project::ProjectionWriter,
     projection_backlog::ProjectedVersions,
     respond::{ReplyTo, busy, not_decided, too_many},
-    tenants::Tenants,
+    tenants::KnownTenants,
     with_password::{PASSWORDS_BEGUN, WithPassword},
 };
 pub use self::{metrics::CommandHandlerMetrics, transaction::is_outcome_of};
@@ -88,7 +83,7 @@ struct CommandHandler {
     projected: Arc<ProjectedVersions>,
     passwords: Passwords,
     held_up: Arc<HeldAggregates>,
-    tenants: Arc<Tenants>,
+    tenants: Arc<KnownTenants>,
     /// The tasks that decide commands with a password beside the batches.
     beside: TaskTracker,
     /// The commands that these tasks have not begun yet.
@@ -127,7 +122,7 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
     let writer = Arc::new(ProjectionWriter::open(&cx).await?);
     let projected = Arc::new(ProjectedVersions::default());
     let held_up = Arc::new(HeldAggregates::default());
-    let tenants = Arc::new(Tenants::default());
+    let tenants = Arc::new(KnownTenants::default());
     let lanes = Lane::chain("COMMANDS", cx.worker.as_str(), &OVERTAKING);
     let overtaking =
         overtaking::keep(cx.clone(), lanes.clone(), tenants.clone(), metrics.overtaking.clone());

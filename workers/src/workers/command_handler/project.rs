@@ -89,7 +89,7 @@ impl ProjectionWriter {
     }
 
     async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
-        bounded(&self.postgres, async |connection| states::read(connection, addresses).await).await
+        bounded(&self.postgres, async |connection| states::load(connection, addresses).await).await
     }
 
     /// Sets the timers of the locks that are held. Returns the results with the positions of the

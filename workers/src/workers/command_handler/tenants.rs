@@ -1,6 +1,6 @@
-//! The tenants that there are (`brigade.tenants`): those of whom a command was ever decided, and
-//! those that `brigade up` was told of. What is not known is only not favoured: see
-//! [`super::overtaking`].
+//! The known tenants (`brigade.tenants`): each that ever had a command decided, and those that
+//! `brigade up` adds. The commands of an unknown tenant are decided as well, but they overtake no
+//! flood: see [`super::overtaking`].
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,17 +10,17 @@ use sqlx::PgPool;
 
 use crate::infra::postgres::bounded;
 
-/// Most tenants that are remembered as known; others are only written once more.
+/// The number of tenants that are remembered as known; others are only written once more.
 const REMEMBERED: u64 = 10_000;
-/// Those of whom nothing came for so long are not remembered.
+/// A tenant without a command for this long is not remembered.
 const ACTIVE: Duration = Duration::from_secs(600);
 
 /// The tenants that this process has seen lately, all of which are in SQL.
-pub struct Tenants {
+pub struct KnownTenants {
     seen: Cache<Token, ()>,
 }
 
-impl Default for Tenants {
+impl Default for KnownTenants {
     fn default() -> Self {
         let seen = Cache::builder()
             .max_capacity(REMEMBERED)
@@ -31,9 +31,9 @@ impl Default for Tenants {
     }
 }
 
-impl Tenants {
-    /// Writes down the tenants of these commands that were not seen before.
-    pub async fn note(&self, postgres: &PgPool, commands: impl Iterator<Item = &Command>) {
+impl KnownTenants {
+    /// Stores the tenants of these commands that were not seen before.
+    pub async fn remember(&self, postgres: &PgPool, commands: impl Iterator<Item = &Command>) {
         let tenants: BTreeSet<_> = commands.map(|command| &command.tenant).collect();
         let unknown: Vec<_> =
             tenants.into_iter().filter(|tenant| self.seen.get(*tenant).is_none()).collect();
@@ -50,7 +50,7 @@ impl Tenants {
     /// Returns up to so many tenants: first those that were seen lately, then the newest.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// If Postgres refuses.
     pub async fn list(&self, postgres: &PgPool, most: usize) -> sqlx::Result<Vec<String>> {
         let newest = bounded(postgres, async |connection| {
             sqlx::query_scalar!(
@@ -69,10 +69,10 @@ impl Tenants {
     }
 }
 
-/// Writes tenants down that may be known already.
+/// Stores tenants that may be known already.
 ///
 /// # Errors
-/// Those of Postgres.
+/// If Postgres refuses.
 pub async fn add(postgres: &PgPool, tenants: &[&str]) -> sqlx::Result<()> {
     bounded(postgres, async |connection| {
         sqlx::query!(
@@ -106,7 +106,7 @@ mod tests {
         let migration = include_str!("../../../../migrations/0018_tenants.sql");
         let (_, fill) = migration.split_once("do $$").expect("a block");
         sqlx::raw_sql(sqlx::AssertSqlSafe(format!("do $${fill}"))).execute(sql).await?;
-        let tenants = Tenants::default();
+        let tenants = KnownTenants::default();
         assert_eq!(tenants.list(sql, 10).await?, ["t0", "t2", "t1"]);
         add(sql, &["t1", "t3"]).await?;
         assert_eq!(tenants.list(sql, 2).await?, ["t3", "t0"]);

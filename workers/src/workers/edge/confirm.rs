@@ -44,28 +44,28 @@ impl Question for Confirm {
         let text = |f: fn(&Address) -> &str| addresses.iter().map(f).collect::<Vec<_>>();
         // One branch an aggregate, each by its own primary key.
         let rows = sqlx::query!(
-            r#"with asked as (
+            r#"with requested as (
                    select * from unnest($1::text[], $2::text[], $3::text[])
-                                 as asked (tenant, aggregate, id)
+                                 as requested (tenant, aggregate, id)
                    where (select pg_current_wal_lsn()) is not null
                )
                select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
                       cart.version as "version!", cart.parts as "parts!"
-               from asked join brigade.carts cart using (tenant, id)
+               from requested join brigade.carts cart using (tenant, id)
                where aggregate = 'cart'
                union all
                select tenant, aggregate, id, placed.version, placed.parts
-               from asked join brigade.orders placed using (tenant, id)
+               from requested join brigade.orders placed using (tenant, id)
                where aggregate = 'order'
                union all
                select tenant, aggregate, id, payment.version,
                       jsonb_build_object('core', payment.version)
-               from asked join brigade.payments payment using (tenant, id)
+               from requested join brigade.payments payment using (tenant, id)
                where aggregate = 'payment'
                union all
                select tenant, aggregate, id, seating.version,
                       jsonb_build_object('core', seating.version)
-               from asked join brigade.tables seating using (tenant, id)
+               from requested join brigade.tables seating using (tenant, id)
                where aggregate = 'table'"#,
             &text(|a| a.tenant.as_str()) as _,
             &text(|a| a.aggregate.as_str()) as _,

@@ -222,7 +222,7 @@ impl Question for Read {
     ) -> sqlx::Result<HashMap<Address, Arc<Body>>> {
         // It is not certain that this is the session in which the version was confirmed.
         refuse_standby(connection).await?;
-        let states = states::read(connection, addresses).await?;
+        let states = states::load(connection, addresses).await?;
         let body = |state: &State| (state.head().address.clone(), Arc::new(Body::of(state)));
         Ok(states.iter().map(body).collect())
     }

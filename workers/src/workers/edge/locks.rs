@@ -46,7 +46,7 @@ impl Question for LiveLocks {
                          and payment ->> 'status' in ('initiated', 'unknown')
                    ) as "has_open_payment!"
                from (select clock_timestamp() as now offset 0) clock
-               cross join unnest($1::text[], $2::text[]) as asked (tenant, owner)
+               cross join unnest($1::text[], $2::text[]) as requested (tenant, owner)
                join brigade.cart_locks l using (tenant, owner)
                where state = 'held' and (select pg_current_wal_lsn()) is not null"#,
             &text(|lock| lock.tenant.as_str()) as _,

@@ -34,7 +34,7 @@ impl Question for Inbox {
             keys.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
         let rows = sqlx::query!(
             r#"select tenant, command_id, inbox.outcome::text as "outcome!", inbox.actor
-               from unnest($1::text[], $2::text[]) as asked (tenant, command_id)
+               from unnest($1::text[], $2::text[]) as requested (tenant, command_id)
                join brigade.command_inbox inbox using (tenant, command_id)
                where (select pg_current_wal_lsn()) is not null"#,
             &tenants as _,

@@ -1,14 +1,14 @@
--- Whose things are: $1 tenants, $2 aggregates, $3 ids. One row for each that is there, with the
--- cart that it belongs to, if any.
-with asked as (
-    select * from unnest($1::text[], $2::text[], $3::text[]) as asked (tenant, aggregate, id)
+-- The owners of aggregates ($1 tenants, $2 aggregates, $3 ids): one row for each that exists, with
+-- the cart that it belongs to, if any.
+with requested as (
+    select * from unnest($1::text[], $2::text[], $3::text[]) as requested (tenant, aggregate, id)
     where (select pg_current_wal_lsn()) is not null
 ), found as (
     select tenant, aggregate, id, id as cart_id, null as payer
-    from asked where aggregate = 'cart'
+    from requested where aggregate = 'cart'
     union all
     select tenant, aggregate, id, placed.cart_id, null
-    from asked join brigade.orders placed using (tenant, id) where aggregate = 'order'
+    from requested join brigade.orders placed using (tenant, id) where aggregate = 'order'
     union all
     select tenant, aggregate, payment.id,
            case target_kind when 'cart' then target_id else (
@@ -16,7 +16,7 @@ with asked as (
                where (placed.tenant, placed.id) = (payment.tenant, payment.target_id)
            ) end,
            payment.user_id
-    from asked join brigade.payments payment using (tenant, id) where aggregate = 'payment'
+    from requested join brigade.payments payment using (tenant, id) where aggregate = 'payment'
 )
 select found.tenant as "tenant!", found.aggregate as "aggregate!", found.id as "id!",
        found.payer, cart.owner as "owner?", cart.session, cart.kind = 'team' as is_team,

@@ -43,7 +43,7 @@ impl Question for Users {
         let (tenants, ids) = keys(brigade_contracts::Aggregate::User, addresses.iter());
         let rows = sqlx::query!(
             r#"select row_to_json(u)::text as "row!", clock_timestamp() as "now!"
-               from unnest($1::text[], $2::text[]) as asked (tenant, id)
+               from unnest($1::text[], $2::text[]) as requested (tenant, id)
                join brigade.users u using (tenant, id)
                where (select pg_current_wal_lsn()) is not null"#,
             &tenants as _,

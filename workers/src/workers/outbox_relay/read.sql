@@ -4,7 +4,7 @@
 -- behind the first $4 bytes only the places come; the length of a payload that is stored beside its
 -- row is known without fetching it.
 select shard as "shard!", seq as "seq!", event_seq as "event_seq!", event_id as "event_id!",
-       again as "again!", tenant as "tenant!", aggregate as "aggregate!", id as "id!",
+       republication as "again!", tenant as "tenant!", aggregate as "aggregate!", id as "id!",
        version as "version!", type as "name!",
        case when bytes_to_here - bytes < $4 then payload::text end as "payload?",
        at as "at!", command_id as "command_id!", traceparent as "traceparent?"

@@ -61,7 +61,7 @@ async fn what_the_stream_knows_is_recognised_and_the_rest_follows_in_order() -> 
     fixture.outbox_is_empty().await;
     // As after a lost acknowledgement; and one repetition that repair asks for.
     let mut tx = fixture.sql.begin().await?;
-    let again = "insert into brigade.outbox (shard, seq, event_seq, event_id, again)
+    let again = "insert into brigade.outbox (shard, seq, event_seq, event_id, republication)
                  select 5, nextval('brigade.events_seq_seq'), seq, event_id, $1
                  from brigade.events where version > $2 order by seq";
     sqlx::query(again).bind(0).bind(5).execute(&mut *tx).await?;

@@ -17,13 +17,13 @@ select t.tenant as "tenant!", t.id as "id!", t.version as "version!", found.find
                               and (found.finding = 'ghost_all_paid' or o.unpaid)
                             limit 200) o))::text as "evidence!"
 from (
-    select tenant, id from unnest($1::text[], $2::text[]) as asked (tenant, id)
+    select tenant, id from unnest($1::text[], $2::text[]) as requested (tenant, id)
     union
-    select asked.tenant, o.table_id
-    from unnest($3::text[], $4::text[]) as asked (tenant, id)
+    select requested.tenant, o.table_id
+    from unnest($3::text[], $4::text[]) as requested (tenant, id)
     cross join lateral (
         select o.table_id from brigade.orders o
-        where (o.tenant, o.id) = (asked.tenant, asked.id) and o.table_id is not null
+        where (o.tenant, o.id) = (requested.tenant, requested.id) and o.table_id is not null
         limit 1
     ) o
 ) looked

@@ -32,7 +32,7 @@ pub struct Fixture {
     pub failures: Vec<(FailureKey, Timestamp)>,
     pub events: Vec<Event>,
     /// Debug and JSON of everything that may be stored or logged.
-    pub said: String,
+    pub output: String,
     randoms: u64,
     commands: u64,
 }
@@ -60,7 +60,7 @@ impl Fixture {
             users: Vec::new(),
             failures: Vec::new(),
             events: Vec::new(),
-            said: String::new(),
+            output: String::new(),
             randoms: 0,
             commands: 0,
         }
@@ -124,26 +124,26 @@ impl Fixture {
             batch.decide_checked(command, self.now, checked.as_ref()).unwrap_or_else(|| {
                 panic!("{command:?} is out of reach: {:?}", batch.missing());
             });
-        self.said += &format!("{command:?} {checked:?} {batch:?} {outcome:?} {tokens:?}\n");
-        self.said += &serde_json::to_string(&outcome).unwrap();
+        self.output += &format!("{command:?} {checked:?} {batch:?} {outcome:?} {tokens:?}\n");
+        self.output += &serde_json::to_string(&outcome).unwrap();
         self.absorb(&batch);
         Answer { outcome, tokens }
     }
 
-    /// What command-handler finds out before the batch.
+    /// Checks the password of a command, as command-handler does before the batch.
     pub fn check(&self, command: &Command) -> Option<Checked> {
         use brigade_contracts::{Body, user::Verb};
         let request = command.request.as_ref().ok()?;
         match &request.body {
-            Body::User(Verb::Register(said)) => {
-                Some(Checked::Hashed(hash_of(said.password.expose())))
+            Body::User(Verb::Register(register)) => {
+                Some(Checked::Hashed(hash_of(register.password.expose())))
             }
-            Body::User(Verb::Login(said)) => {
-                let email_folded = said.email.folded();
+            Body::User(Verb::Login(login)) => {
+                let email_folded = login.email.folded();
                 let user = self.user(request.address.id.as_str());
                 let user = user.filter(|user| user.email.folded() == email_folded);
                 let seen = user.map(|user| user.password_hash.clone());
-                let ok = seen.as_ref() == Some(&hash_of(said.password.expose()));
+                let ok = seen.as_ref() == Some(&hash_of(login.password.expose()));
                 Some(Checked::Verified(Verified { email_folded, password_hash_seen: seen, ok }))
             }
             _ => None,
@@ -185,7 +185,7 @@ impl Fixture {
             self.users.push(user.clone());
         }
         for event in batch.events() {
-            self.said += &serde_json::to_string(&event.payload).unwrap();
+            self.output += &serde_json::to_string(&event.payload).unwrap();
         }
         self.events.extend(batch.events().iter().cloned());
         let cleared = batch.throttle().cleared();
@@ -193,7 +193,7 @@ impl Fixture {
         self.failures.extend(batch.throttle().added().iter().cloned());
     }
 
-    /// Whether a token is let in now.
+    /// Returns whether an access token is valid now.
     pub fn validates(&self, token: &Secret) -> bool {
         self.user("ada").is_some_and(|user| user.auth().valid_until(token, self.now).is_some())
     }

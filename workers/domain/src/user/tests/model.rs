@@ -37,13 +37,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What must be the case.
+/// The expected state.
 #[derive(Default)]
 struct Model {
     registered: bool,
-    /// Of the live session: all refresh tokens ever issued, the newest last.
+    /// All refresh tokens that the live session ever had, the newest last.
     session: Option<Vec<Secret>>,
-    /// Of sessions that ended.
+    /// The refresh tokens of sessions that ended.
     ended: Vec<Secret>,
     access: Option<Secret>,
     every_access: Vec<Secret>,
@@ -217,7 +217,7 @@ proptest! {
         let tokens = model.every_access.iter().chain(&model.every_refresh).map(Secret::expose);
         let kept = format!("{:?} {:?}", fixture.users, fixture.events);
         for secret in tokens.chain([PASSWORD, "wrong horse"]) {
-            prop_assert!(!fixture.said.contains(secret), "{} was said", secret);
+            prop_assert!(!fixture.output.contains(secret), "{} was put out", secret);
             prop_assert!(!kept.contains(secret), "{} was kept", secret);
         }
     }

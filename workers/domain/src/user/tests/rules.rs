@@ -261,14 +261,14 @@ fn rebuild_shows_what_command_handler_owns_and_repeats_the_events_of_the_rest() 
 }
 
 #[test]
-fn only_the_sender_is_told_the_tokens() {
+fn only_the_sender_gets_the_tokens() {
     let mut fixture = Fixture::with_ada();
     let answer = fixture.login("ada", "ada@example.org", PASSWORD);
     let tokens = answer.tokens.as_ref().unwrap();
     let sent: Value = serde_json::from_str(&tokens.answer(&answer.outcome)).unwrap();
-    let told: Tokens = serde_json::from_value(sent["data"].clone()).unwrap();
-    assert_eq!(&told, tokens);
-    assert!(fixture.validates(&told.access_token));
+    let received: Tokens = serde_json::from_value(sent["data"].clone()).unwrap();
+    assert_eq!(&received, tokens);
+    assert!(fixture.validates(&received.access_token));
     let mut stored = serde_json::to_value(&answer.outcome).unwrap();
     for name in ["access_token", "refresh_token", "expires_at", "refresh_expires_at"] {
         assert!(stored["data"][name].is_null(), "{name}");

@@ -159,7 +159,7 @@ impl Audit {
     /// Loads aggregates; one that cannot be read is reported, and hides no other one of its page.
     async fn load_states(&self, cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
         let load = async |some: &[Address]| {
-            bounded(&cx.postgres, async |connection| states::read(connection, some).await).await
+            bounded(&cx.postgres, async |connection| states::load(connection, some).await).await
         };
         match load(addresses).await {
             Err(error) if failure(&error) == Failure::Fault => {}

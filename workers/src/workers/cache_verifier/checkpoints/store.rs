@@ -1,4 +1,4 @@
-//! Checkpoints in SQL, in the table `stream_marks`.
+//! Checkpoints in SQL, in the table `stream_checkpoints`.
 
 use std::collections::HashMap;
 
@@ -22,14 +22,14 @@ pub async fn load_latest(
     let rows = bounded(postgres, async |connection| {
         sqlx::query!(
             r#"select clock_timestamp() as "now!", wanted.stream as "stream!",
-                      m.noted_at as "noted_at?", m.created as "created?",
+                      m.taken_at as "taken_at?", m.created as "created?",
                       m.server_id as "server_id?", m.first_seq as "first_seq?",
                       m.last_seq as "last_seq?", m.messages as "messages?",
                       m.first_at as "first_at?", m.last_at as "last_at?", m.canary as "canary?"
                from unnest($1::text[]) as wanted (stream)
                left join lateral (
-                   select * from brigade.stream_marks mark where mark.stream = wanted.stream
-                   order by noted_at desc limit 1
+                   select * from brigade.stream_checkpoints c where c.stream = wanted.stream
+                   order by taken_at desc limit 1
                ) m on true"#,
             streams,
         )
@@ -40,7 +40,7 @@ pub async fn load_latest(
     let now = rows.first().map(|row| row.now).ok_or(sqlx::Error::RowNotFound)?;
     let checkpoints = rows.into_iter().filter_map(|row| {
         let checkpoint = StreamCheckpoint {
-            taken_at: row.noted_at?,
+            taken_at: row.taken_at?,
             created: row.created?,
             server_id: row.server_id?,
             first_seq: row.first_seq?.cast_unsigned(),
@@ -48,7 +48,7 @@ pub async fn load_latest(
             messages: row.messages?.cast_unsigned(),
             first_at: row.first_at?,
             // An earlier version wrote none: as young as it can be.
-            last_at: row.last_at.or(row.noted_at)?,
+            last_at: row.last_at.or(row.taken_at)?,
             canary: row.canary.map(i64::cast_unsigned),
             max_age: None,
         };
@@ -72,8 +72,8 @@ pub async fn save(
     let canaries = column(checkpoints, |checkpoint| checkpoint.canary.map(u64::cast_signed));
     bounded(postgres, async |connection| {
         sqlx::query!(
-            "insert into brigade.stream_marks
-                 (stream, noted_at, created, server_id, first_seq, last_seq, messages, first_at,
+            "insert into brigade.stream_checkpoints
+                 (stream, taken_at, created, server_id, first_seq, last_seq, messages, first_at,
                   last_at, canary)
              select stream, $10, created, server_id, first_seq, last_seq, messages, first_at,
                     last_at, canary
@@ -81,7 +81,7 @@ pub async fn save(
                          $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bigint[])
                   as seen (stream, created, server_id, first_seq, last_seq, messages, first_at,
                            last_at, canary)
-             on conflict (stream, noted_at) do nothing",
+             on conflict (stream, taken_at) do nothing",
             &streams as _,
             &created as _,
             &server_ids as _,
@@ -115,11 +115,11 @@ fn column<'a, T>(
 pub async fn delete_old(postgres: &PgPool, streams: &[String]) -> sqlx::Result<()> {
     bounded(postgres, async |connection| {
         sqlx::query!(
-            "delete from brigade.stream_marks mark
+            "delete from brigade.stream_checkpoints c
              using unnest($1::text[]) as kept (stream)
-             where mark.stream = kept.stream
-               and mark.noted_at < clock_timestamp() - make_interval(secs => $2)
-               and mark.noted_at < (select max(noted_at) from brigade.stream_marks last
+             where c.stream = kept.stream
+               and c.taken_at < clock_timestamp() - make_interval(secs => $2)
+               and c.taken_at < (select max(taken_at) from brigade.stream_checkpoints last
                                     where last.stream = kept.stream)",
             streams,
             RETENTION,

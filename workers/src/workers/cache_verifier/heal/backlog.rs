@@ -1,4 +1,4 @@
-//! The projection backlog (`brigade.unshown`): aggregates that command-handler has yet to project.
+//! The projection backlog: aggregates that command-handler has yet to project.
 
 use std::collections::BTreeSet;
 
@@ -81,7 +81,7 @@ pub async fn add(
     let [tenants, kinds, ids] = columns(aggregates.iter().map(|(address, _)| address));
     let versions: Vec<i64> = aggregates.iter().map(|(_, version)| *version).collect();
     let added = sqlx::query!(
-        "insert into brigade.unshown as entry (tenant, aggregate, id, version, at)
+        "insert into brigade.projection_backlog as entry (tenant, aggregate, id, version, at)
          select tenant, aggregate, id, version, clock_timestamp() - interval '2 seconds'
          from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
               as lost (tenant, aggregate, id, version)
@@ -107,7 +107,7 @@ pub async fn in_backlog(cx: &Context, addresses: &[Address]) -> sqlx::Result<BTr
     let [tenants, kinds, ids] = columns(addresses);
     let rows = bounded(&cx.postgres, async |connection| {
         sqlx::query!(
-            "select tenant, aggregate, id from brigade.unshown
+            "select tenant, aggregate, id from brigade.projection_backlog
              join unnest($1::text[], $2::text[], $3::text[]) as suspect (tenant, aggregate, id)
                   using (tenant, aggregate, id)",
             &tenants as _,
@@ -165,10 +165,10 @@ mod tests {
             let types = "text[], text[], text[]";
             database.rows_read(types, include_str!("overdue.sql"), &values).await
         };
-        let entries = "insert into brigade.unshown
+        let entries = "insert into brigade.projection_backlog
                      select 't1', 'cart', 'c' || n, 1, now() - interval '1 minute'
                      from generate_series(1, 20000) n";
-        for more in [entries, "analyze brigade.unshown"] {
+        for more in [entries, "analyze brigade.projection_backlog"] {
             database.run(more).await?;
             assert_eq!(overdue("c1,c20000").await?, 2);
             assert_eq!(overdue("x,y").await?, 1, "whether there is any");
@@ -189,7 +189,7 @@ mod tests {
         let waits = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
         let waits = waits.fetch_one(&mut heal).await?;
         let lock_entry = |kind: &str| {
-            format!("update brigade.unshown set version = 2 where aggregate = '{kind}'")
+            format!("update brigade.projection_backlog set version = 2 where aggregate = '{kind}'")
         };
         raw_sql("begin; set local lock_timeout = '5s'").execute(&mut batch).await?;
         raw_sql(sqlx::AssertSqlSafe(lock_entry("lock"))).execute(&mut batch).await?;
@@ -198,7 +198,8 @@ mod tests {
                                       where pid = $1 and wait_event_type = 'Lock')";
         while !sqlx::query_scalar(waiting).bind(waits).fetch_one(&database.sql).await? {}
         // Nothing is held there by whoever waits.
-        let free = "select from brigade.unshown where aggregate = 'order' for update nowait";
+        let free = "select from brigade.projection_backlog
+                    where aggregate = 'order' for update nowait";
         raw_sql(free).execute(&mut batch).await?;
         raw_sql("commit").execute(&mut batch).await?;
         assert_eq!(healing.await??, 2);

@@ -2,7 +2,7 @@
 -- under new message ids. What waits in the outbox is not left out: the relay may have published it
 -- into the stream that is gone, and delete its row any moment. The numbers of the queue are drawn in
 -- this very statement.
-insert into brigade.outbox (shard, seq, event_seq, event_id, again)
+insert into brigade.outbox (shard, seq, event_seq, event_id, republication)
 select shard, place, seq, event_id, case when $4 then (place % 2147483647)::int else 0 end
 from (
     select lost.*, nextval('brigade.events_seq_seq') as place

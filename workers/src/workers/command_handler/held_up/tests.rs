@@ -45,8 +45,7 @@ const ROWS: &str = "
                  join pg_class t on t.oid = a.attrelid
                  where t.relnamespace = 'brigade'::regnamespace and t.relkind = 'r'
                    and a.attnum > 0 and a.attnotnull and a.attgenerated = ''
-                   and a.attname not in (select k.attname from pg_index i
-                       join pg_attribute k on k.attrelid = i.indexrelid
+                   and a.attnum not in (select unnest(i.indkey) from pg_index i
                        where i.indrelid = a.attrelid and i.indisprimary) loop
             execute format('alter table %s alter column %I drop not null', c.relation, c.attname);
         end loop;

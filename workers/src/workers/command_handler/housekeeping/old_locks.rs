@@ -164,16 +164,16 @@ mod tests {
         database.run(&locks("gone", "released", 31, 50)).await?;
         database.run(&locks("young", "released", 29, 2)).await?;
         database.run(&locks("held", "held", 31, 2)).await?;
-        database.run(&locks("unshown", "released", 31, 2)).await?;
+        database.run(&locks("waiting", "released", 31, 2)).await?;
         database
             .run(
-                "insert into brigade.unshown
+                "insert into brigade.projection_backlog
                  select tenant, 'lock', owner, version, now() from brigade.cart_locks
-                 where starts_with(owner, 'unshown')",
+                 where starts_with(owner, 'waiting')",
             )
             .await?;
         assert_eq!(forget(&database).await?, 50);
-        let stay = ["held1", "held2", "unshown1", "unshown2", "young1", "young2"];
+        let stay = ["held1", "held2", "waiting1", "waiting2", "young1", "young2"];
         assert_eq!(left(&database).await?, stay);
         let raised = [("t0".to_owned(), 50), ("t1".to_owned(), 49)];
         assert_eq!(floors(&database).await?, raised);

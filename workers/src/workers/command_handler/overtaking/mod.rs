@@ -29,7 +29,7 @@ use self::{
     consumer::ConsumerState,
     plan::{LaneStep, MAX_TENANTS, next_step},
 };
-use super::tenants::Tenants;
+use super::tenants::KnownTenants;
 use crate::{
     infra::{
         Context, Lease,
@@ -44,7 +44,7 @@ const CALM: Duration = Duration::from_secs(2);
 
 /// Makes and deletes the overtaking consumers, under the lease, until the drain. `gauge` shows how
 /// many there are.
-pub async fn keep(cx: Context, lanes: Vec<Arc<Lane>>, tenants: Arc<Tenants>, gauge: IntGauge) {
+pub async fn keep(cx: Context, lanes: Vec<Arc<Lane>>, tenants: Arc<KnownTenants>, gauge: IntGauge) {
     let mut tick = interval(lease::RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let duty = cx.health.duty("overtaking");
@@ -113,7 +113,7 @@ impl LaneMonitor {
 struct Round<'a> {
     cx: &'a Context,
     lanes: &'a [Arc<Lane>],
-    tenants: &'a Tenants,
+    tenants: &'a KnownTenants,
 }
 
 impl Round<'_> {

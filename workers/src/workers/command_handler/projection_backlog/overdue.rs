@@ -119,9 +119,9 @@ impl OverdueScan {
                 return Ok(true);
             }
             match self.project_page(&entries).await? {
-                Page::Projected(0) => return Ok(true),
-                Page::Projected(_) => has_projected = true,
-                Page::Blocked => return Ok(has_projected),
+                BacklogPage::Projected(0) => return Ok(true),
+                BacklogPage::Projected(_) => has_projected = true,
+                BacklogPage::Blocked => return Ok(has_projected),
             }
             if self.cx.drain.is_cancelled() {
                 break;
@@ -131,7 +131,7 @@ impl OverdueScan {
     }
 
     /// Projects the entries of a page.
-    async fn project_page(&mut self, entries: &[BacklogEntry]) -> sqlx::Result<Page> {
+    async fn project_page(&mut self, entries: &[BacklogEntry]) -> sqlx::Result<BacklogPage> {
         let addresses = self.advance(entries);
         let CurrentStates { states, deleted } = read(&self.cx.postgres, &addresses).await?;
         let began = Instant::now();
@@ -152,7 +152,11 @@ impl OverdueScan {
         self.projected.add(projected);
         self.projected.add(versions_of_deleted(entries, &deleted));
         flush(&self.cx.postgres, &self.projected).await?;
-        Ok(if count > 0 || states.is_empty() { Page::Projected(count) } else { Page::Blocked })
+        Ok(if count > 0 || states.is_empty() {
+            BacklogPage::Projected(count)
+        } else {
+            BacklogPage::Blocked
+        })
     }
 
     /// Goes past a page, and returns the addresses of its entries.
@@ -182,7 +186,7 @@ impl OverdueScan {
 }
 
 /// The result of a page.
-enum Page {
+enum BacklogPage {
     /// So many aggregates were projected. None if there was nothing to project.
     Projected(usize),
     /// None could be projected.
@@ -222,7 +226,7 @@ fn versions_of_deleted(
 /// Reads aggregates. One that cannot be read is left out, and holds up no other.
 async fn read(postgres: &PgPool, addresses: &[Address]) -> sqlx::Result<CurrentStates> {
     let read = async |addresses: &[Address]| {
-        bounded(postgres, async |connection| states::read(connection, addresses).await).await
+        bounded(postgres, async |connection| states::load(connection, addresses).await).await
     };
     let mut current = CurrentStates::default();
     match read(addresses).await {
@@ -268,38 +272,4 @@ async fn load_page(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::TestDatabase;
-
-    #[tokio::test]
-    async fn only_a_page_of_entries_is_read_however_many_there_are() -> anyhow::Result<()> {
-        let database = TestDatabase::start().await?;
-        let overdue = async |after: &str| {
-            let values = format!("1, {after}, {MAX_PAGE}");
-            let types = "float8, text, text, text, bigint";
-            database.rows_read(types, include_str!("../overdue.sql"), &values).await
-        };
-        assert_eq!(overdue("'', '', ''").await?, 0);
-        // The planner still takes it for empty; then it knows.
-        let entries = "insert into brigade.unshown
-                     select 't' || n % 7, 'cart', 'c' || n, 1, now() - interval '1 minute'
-                     from generate_series(1, 20000) n";
-        for more in [entries, "analyze brigade.unshown"] {
-            database.run(more).await?;
-            for after in ["'', '', ''", "'t3', 'cart', 'c5'", "'t5', 'cart', ''"] {
-                assert_eq!(overdue(after).await?, MAX_PAGE.cast_unsigned(), "after {after}");
-            }
-        }
-        // All of them, each once.
-        let (mut after, mut seen) = (EntryKey::default(), 0);
-        loop {
-            let entries = load_page(&database.sql, &after, MAX_PAGE).await?;
-            let Some(last) = entries.last() else { break };
-            after = last.key();
-            seen += entries.len();
-        }
-        assert_eq!(seen, 20_000);
-        Ok(())
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use std::{
 use brigade_contracts::Address;
 use sqlx::{PgConnection, PgPool};
 
-use crate::infra::postgres::bounded;
+use crate::{infra::postgres::bounded, store::rows::columns};
 
 /// Versions that were projected and whose backlog entries are not deleted yet.
 #[derive(Default)]
@@ -56,25 +56,25 @@ pub async fn flush(postgres: &PgPool, projected: &ProjectedVersions) -> sqlx::Re
 /// Deletes entries up to the projected versions, given in the order of their addresses. An entry
 /// that somebody is just raising is left: it is about a newer version. Each is found by its key,
 /// whatever the planner believes about a table that is empty at one moment and full at the next.
-async fn delete(postgres: &mut PgConnection, shown: &[(Address, u64)]) -> sqlx::Result<()> {
-    let text = |f: fn(&Address) -> &str| shown.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-    let versions: Vec<i64> = shown.iter().map(|(_, version)| version.cast_signed()).collect();
+async fn delete(postgres: &mut PgConnection, projected: &[(Address, u64)]) -> sqlx::Result<()> {
+    let (tenants, aggregates, ids) = columns(projected.iter().map(|(address, _)| address));
+    let versions: Vec<i64> = projected.iter().map(|(_, version)| version.cast_signed()).collect();
     sqlx::query!(
-        "delete from brigade.unshown where ctid = any (array (
+        "delete from brigade.projection_backlog where ctid = any (array (
              select done.ctid
              from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
-                  as shown (tenant, aggregate, id, version)
+                  as projected (tenant, aggregate, id, version)
              cross join lateral (
-                 select note.ctid from brigade.unshown note
-                 where (note.tenant, note.aggregate, note.id)
-                       = (shown.tenant, shown.aggregate, shown.id)
-                   and note.version <= shown.version
+                 select entry.ctid from brigade.projection_backlog entry
+                 where (entry.tenant, entry.aggregate, entry.id)
+                       = (projected.tenant, projected.aggregate, projected.id)
+                   and entry.version <= projected.version
                  limit 1 for update skip locked
              ) done
          ))",
-        &text(|a| a.tenant.as_str()) as _,
-        &text(|a| a.aggregate.as_str()) as _,
-        &text(|a| a.id.as_str()) as _,
+        &tenants as _,
+        &aggregates as _,
+        &ids as _,
         &versions,
     )
     .execute(postgres)

@@ -1,14 +1,14 @@
--- Of each tenant: when this statement looks, and its active orders, newest first; one more than
--- an answer shows tells that there are older ones. Ids are compared by their bytes, as the index
+-- For each tenant the time of this statement and its active orders, newest first; one more than an
+-- answer has says that there are older ones. Ids are compared by their bytes, as the index
 -- has them, whatever the database compares text by.
-select asked.tenant as "tenant!",
+select requested.tenant as "tenant!",
        (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as "start!",
        -- The snapshot is the one that this statement reads the orders with.
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "xid!",
        floor(extract(epoch from clock_timestamp()) * 1000)::bigint as "at!",
        found.ids as "ids!", found.cores as "cores!", found.payments as "payments!",
        found.xids as "xids!", found.ats as "ats!"
-from unnest($1::text[]) as asked (tenant)
+from unnest($1::text[]) as requested (tenant)
 cross join lateral (
     select coalesce(array_agg(id order by place), '{}') as ids,
            coalesce(array_agg(core order by place), '{}') as cores,
@@ -24,7 +24,7 @@ cross join lateral (
                    o.xmin::text::bigint as xid,
                    floor(extract(epoch from o.updated_at) * 1000)::bigint as at
             from brigade.orders o
-            where o.tenant = asked.tenant and o.active
+            where o.tenant = requested.tenant and o.active
             order by o.created_at desc, o.id collate "C" desc
             limit 1001
         ) newest

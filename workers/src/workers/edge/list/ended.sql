@@ -1,9 +1,9 @@
--- Of each position: the orders of its tenant that ended and may have changed since.
-select asked.place as "place!",
+-- For each position the orders of its tenant that ended and may have changed since.
+select requested.place as "place!",
        found.ids as "ids!", found.cores as "cores!", found.payments as "payments!",
        found.xids as "xids!", found.ats as "ats!"
 from unnest($1::text[], $2::bigint[], $3::timestamptz[])
-     with ordinality as asked (tenant, xid, at, place)
+     with ordinality as requested (tenant, xid, at, place)
 cross join lateral (
     select coalesce(array_agg(id), '{}') as ids,
            coalesce(array_agg(core), '{}') as cores,
@@ -17,13 +17,13 @@ cross join lateral (
                o.xmin::text::bigint as xid,
                floor(extract(epoch from o.updated_at) * 1000)::bigint as at
         from brigade.orders o
-        where o.tenant = asked.tenant
+        where o.tenant = requested.tenant
           -- A change is dated before it is committed: one that the position did not see yet may
           -- be dated before it, though never by so much (statements end after 5 s).
-          and o.ended_at >= asked.at - interval '10 minutes'
+          and o.ended_at >= requested.at - interval '10 minutes'
           -- See `Position::precedes`.
-          and (((o.xmin::text::bigint - asked.xid) & 4294967295) < 2147483648
-               or o.ended_at >= asked.at)
+          and (((o.xmin::text::bigint - requested.xid) & 4294967295) < 2147483648
+               or o.ended_at >= requested.at)
         limit 1001
     ) ended
 ) found

@@ -101,7 +101,7 @@ impl Question for Read {
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Known>> {
         refuse_standby(connection).await?;
-        let orders = orders::read(connection, addresses.iter()).await?;
+        let orders = orders::load(connection, addresses.iter()).await?;
         Ok(orders.iter().map(|o| (o.head.address.clone(), Known::of(o))).collect())
     }
 }

@@ -1,0 +1,288 @@
+//! The beginning of a batch: everything that its commands may come to, locked and loaded in one
+//! round trip by `brigade.load_batch` (`migrations/functions/`), which says how. Users come after
+//! (`auth_inputs`).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use brigade_contracts::{Address, Aggregate, Command, MAX_OPEN_CARTS, Timestamp, Token};
+use brigade_domain::{LockSet, Missing, Mode, State, Table};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, types::Json};
+
+use super::lock_plan::{LockPlan, lock_of};
+use crate::store::{
+    carts::CartRow,
+    locks::LockRow,
+    orders::OrderRow,
+    payments::PaymentRows,
+    rows::{columns, parse, refused},
+    tables::TableRows,
+};
+
+/// Everything that a batch of commands is decided on.
+pub struct LoadedBatch {
+    /// The database's clock.
+    pub now: Timestamp,
+    /// Stored outcomes of these commands, by tenant and Command-Id.
+    pub outcomes: HashMap<(Token, Token), OutcomeRow>,
+    pub states: Vec<State>,
+    pub locked: LockSet,
+    pub fencing_tokens: Vec<i64>,
+    /// Aggregates of commands that were decided before, where KV may not have their newest version.
+    pub backlog: BTreeSet<Address>,
+    /// Tenants with an owner here whose lock has no row.
+    without_lock: BTreeSet<Token>,
+}
+
+/// The parameter of `brigade.load_batch`: one array a column.
+#[derive(Serialize)]
+struct LoadRequest<'a> {
+    command_tenants: Vec<&'a str>,
+    command_ids: Vec<&'a str>,
+    tenants: Vec<&'a str>,
+    aggregates: Vec<&'a str>,
+    ids: Vec<&'a str>,
+    exclusive: Vec<bool>,
+    owner_tenants: Vec<&'a str>,
+    owners: Vec<&'a str>,
+    owner_exclusive: Vec<bool>,
+    session_tenants: Vec<&'a str>,
+    sessions: Vec<&'a str>,
+    turn_tenants: Vec<&'a str>,
+    turns: Vec<&'a str>,
+    fencing_tokens: i32,
+}
+
+/// A stored outcome.
+#[derive(Deserialize)]
+pub struct OutcomeRow {
+    tenant: Token,
+    command_id: Token,
+    /// As `<door>.<target>`.
+    pub subject: String,
+    /// In hexadecimal digits.
+    pub payload_hash: String,
+    pub outcome: String,
+}
+
+#[derive(Deserialize)]
+struct AddressRow {
+    tenant: Token,
+    aggregate: Aggregate,
+    id: Token,
+}
+
+#[derive(Deserialize)]
+struct OwnerRow {
+    tenant: Token,
+    owner: Token,
+    exclusive: bool,
+    lock: Option<LockRow>,
+}
+
+#[derive(Deserialize)]
+struct SessionRow {
+    tenant: Token,
+    session: Token,
+    carts: Vec<Token>,
+}
+
+#[derive(Deserialize)]
+struct TurnRow {
+    tenant: Token,
+    id: Token,
+    table_id: Option<Token>,
+}
+
+/// Locks and loads what the commands name, and what they were found to lack when they were tried
+/// before.
+///
+/// # Errors
+/// If Postgres refuses a statement, or command-handler did not write a row.
+pub async fn load_batch(
+    connection: &mut PgConnection,
+    commands: &[&Command],
+    missing: &BTreeSet<Missing>,
+) -> sqlx::Result<LoadedBatch> {
+    let plan = LockPlan::new(commands.iter().copied(), missing);
+    let rows = sqlx::query!(
+        r#"select kind as "kind!", body as "body!" from brigade.load_batch($1)"#,
+        Json(LoadRequest::new(commands, &plan)) as _,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut loaded = LoadedBatch {
+        now: Timestamp::parse("1970-01-01T00:00:00Z").map_err(refused)?,
+        outcomes: HashMap::new(),
+        states: Vec::with_capacity(rows.len()),
+        locked: LockSet {
+            addresses: plan.aggregates.into_keys().collect::<HashSet<_>>(),
+            ..LockSet::default()
+        },
+        fencing_tokens: Vec::new(),
+        backlog: BTreeSet::new(),
+        without_lock: BTreeSet::new(),
+    };
+    for row in &rows {
+        loaded.add(&row.kind, &row.body)?;
+    }
+    let new_locks: Vec<&Token> = plan.locking.intersection(&loaded.without_lock).collect();
+    if !new_locks.is_empty() {
+        loaded.locked.lock_floors = lock_floors(&mut *connection, &new_locks).await?;
+    }
+    if !plan.counted.is_empty() {
+        loaded.locked.open_carts = open_carts(connection, &plan.counted).await?;
+    }
+    Ok(loaded)
+}
+
+impl<'a> LoadRequest<'a> {
+    fn new(commands: &[&'a Command], plan: &'a LockPlan) -> Self {
+        let ids = |c: &&'a Command| (c.tenant.as_str(), c.command_id.as_str());
+        let (command_tenants, command_ids) = commands.iter().map(ids).unzip();
+        let (tenants, aggregates, ids) = columns(plan.aggregates.keys());
+        let (owner_tenants, _, owners) = columns(plan.owners.keys());
+        let (session_tenants, sessions) = unzip(&plan.sessions);
+        let (turn_tenants, turns) = unzip(&plan.turns);
+        Self {
+            command_tenants,
+            command_ids,
+            tenants,
+            aggregates,
+            ids,
+            exclusive: plan.aggregates.values().copied().collect(),
+            owner_tenants,
+            owners,
+            owner_exclusive: plan.owners.values().copied().collect(),
+            session_tenants,
+            sessions,
+            turn_tenants,
+            turns,
+            fencing_tokens: plan.fencing_tokens,
+        }
+    }
+}
+
+/// Loads the version above which the locks of tenants begin that have no row, in a statement that
+/// begins when their owners are locked: nobody deletes such a row meanwhile.
+async fn lock_floors(
+    connection: &mut PgConnection,
+    tenants: &[&Token],
+) -> sqlx::Result<HashMap<Token, u64>> {
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
+    let floors = sqlx::query_scalar!(
+        r#"select coalesce(floor.version, 0) as "version!"
+           from unnest($1::text[]) with ordinality as requested (tenant, place)
+           left join brigade.lock_floors floor on floor.tenant = requested.tenant
+           order by requested.place"#,
+        &names as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    let floors = floors.into_iter().map(i64::cast_unsigned);
+    Ok(tenants.iter().copied().cloned().zip(floors).collect())
+}
+
+/// Counts the open carts of owners and sessions, in a statement that begins when they are locked,
+/// and not further than a decision looks.
+async fn open_carts(
+    connection: &mut PgConnection,
+    counted: &BTreeSet<(Token, Token)>,
+) -> sqlx::Result<HashMap<(Token, Token), usize>> {
+    let (tenants, names) = unzip(counted);
+    let counts = sqlx::query_scalar!(
+        r#"select open.count as "count!"
+           from unnest($1::text[], $2::text[]) with ordinality
+                as requested (tenant, name, place)
+           cross join lateral (
+               select count(*) from (
+                   (select c.id from brigade.carts c
+                    where (c.tenant, c.owner) = (requested.tenant, requested.name)
+                      and c.status = 'open'
+                    limit $3)
+                   union
+                   (select c.id from brigade.carts c
+                    where (c.tenant, c.session) = (requested.tenant, requested.name)
+                      and c.status = 'open'
+                    limit $3)
+               ) of_either
+           ) open
+           order by requested.place"#,
+        &tenants as _,
+        &names as _,
+        MAX_OPEN_CARTS as i64,
+    )
+    .fetch_all(connection)
+    .await?;
+    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(counted.iter().cloned().zip(counts).collect())
+}
+
+impl LoadedBatch {
+    fn add(&mut self, kind: &str, row: &str) -> sqlx::Result<()> {
+        match kind {
+            "clock" => self.now = parse(row)?,
+            "outcome" => {
+                let row: OutcomeRow = parse(row)?;
+                self.outcomes.insert((row.tenant.clone(), row.command_id.clone()), row);
+            }
+            "backlog" => {
+                self.backlog.insert(address(row)?);
+            }
+            "also_locked" => {
+                self.locked.addresses.insert(address(row)?);
+            }
+            "owner" => {
+                let OwnerRow { tenant, owner, exclusive, lock } = parse(row)?;
+                let mode = if exclusive { Mode::Exclusive } else { Mode::Shared };
+                self.locked.owners.insert(lock_of(&tenant, &owner), mode);
+                if lock.is_none() {
+                    self.without_lock.insert(tenant);
+                }
+                self.states.extend(lock.map(|lock| State::Lock(lock.into())));
+            }
+            "session" => {
+                let SessionRow { tenant, session, carts } = parse(row)?;
+                let cart = |id| Address { tenant: tenant.clone(), aggregate: Aggregate::Cart, id };
+                let carts = carts.into_iter().map(cart).collect();
+                self.locked.sessions.insert((tenant, session), carts);
+            }
+            "turn" => {
+                let TurnRow { tenant, id, table_id } = parse(row)?;
+                self.locked.turns.insert((tenant, id), table_id);
+            }
+            "table" => {
+                let mut rows: TableRows = parse(row)?;
+                let orders = std::mem::take(&mut rows.orders);
+                self.add_table(rows.into(), orders);
+            }
+            "token" => self.fencing_tokens.push(parse(row)?),
+            "cart" => self.states.push(State::Cart(parse::<CartRow>(row)?.into())),
+            "order" => self.states.push(State::Order(parse::<OrderRow>(row)?.into())),
+            "payment" => self.states.push(State::Payment(parse::<PaymentRows>(row)?.into())),
+            other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
+        }
+        Ok(())
+    }
+
+    /// Adds a table, and the orders of its open or latest turn.
+    fn add_table(&mut self, table: Table, orders: Vec<Token>) {
+        let tenant = &table.head.address.tenant;
+        if let Some(turn) = &table.turn {
+            let order = |id| Address { tenant: tenant.clone(), aggregate: Aggregate::Order, id };
+            let orders = orders.into_iter().map(order).collect();
+            self.locked.turn_orders.insert((tenant.clone(), turn.id.clone()), orders);
+        }
+        self.states.push(State::Table(table));
+    }
+}
+
+/// Returns tenants and names as columns.
+fn unzip(keys: &BTreeSet<(Token, Token)>) -> (Vec<&str>, Vec<&str>) {
+    keys.iter().map(|(tenant, name)| (tenant.as_str(), name.as_str())).unzip()
+}
+
+fn address(row: &str) -> sqlx::Result<Address> {
+    let AddressRow { tenant, aggregate, id } = parse(row)?;
+    Ok(Address { tenant, aggregate, id })
+}

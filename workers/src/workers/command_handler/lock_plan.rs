@@ -1,0 +1,187 @@
+//! The locks of a batch, as far as its commands name them. Anything else that they need is found
+//! while they are decided, and the next batch names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use brigade_contracts::{
+    Address, Aggregate, Body, Command, Token, cart, command::Request, order, payment, table,
+};
+use brigade_domain::{Missing, Mode};
+
+/// Everything that a batch locks and loads, by name.
+#[derive(Default)]
+pub struct LockPlan {
+    /// The aggregates. With `true` the aggregates that its commands may change are needed too: the
+    /// lock of a cart's owner, exclusively, and the table of an order.
+    pub aggregates: BTreeMap<Address, bool>,
+    /// The owners, by the address of their locks. With `true` they are locked exclusively.
+    pub owners: BTreeMap<Address, bool>,
+    /// Tenants and sessions whose open carts are needed.
+    pub sessions: BTreeSet<(Token, Token)>,
+    /// Tenants and names of owners or sessions whose open carts are counted.
+    pub counted: BTreeSet<(Token, Token)>,
+    /// Tenants and turns.
+    pub turns: BTreeSet<(Token, Token)>,
+    pub fencing_tokens: i32,
+    /// Tenants in which a lock may be taken.
+    pub locking: BTreeSet<Token>,
+}
+
+/// Returns the aggregates that a command names, and the owners as their locks.
+pub fn addresses_of(command: &Command) -> BTreeSet<Address> {
+    LockPlan::new([command], &BTreeSet::new()).addresses()
+}
+
+/// Returns the aggregates that are missing by name, and the owners as their locks.
+pub fn addresses_of_missing(missing: &BTreeSet<Missing>) -> BTreeSet<Address> {
+    LockPlan::new([], missing).addresses()
+}
+
+/// Returns the address of an owner's lock.
+pub fn lock_of(tenant: &Token, owner: &Token) -> Address {
+    Address { tenant: tenant.clone(), aggregate: Aggregate::Lock, id: owner.clone() }
+}
+
+impl LockPlan {
+    /// Plans what commands name, and what they were found to lack when they were tried before.
+    pub fn new<'a>(
+        commands: impl IntoIterator<Item = &'a Command>,
+        missing: &BTreeSet<Missing>,
+    ) -> Self {
+        let mut plan = Self::default();
+        for request in commands.into_iter().filter_map(|command| command.request.as_ref().ok()) {
+            plan.add(request);
+        }
+        for missing in missing {
+            plan.add_missing(missing);
+        }
+        plan
+    }
+
+    fn add(&mut self, request: &Request) {
+        let Request { address, body, .. } = request;
+        let other =
+            |aggregate, id: &Token| Address { aggregate, id: id.clone(), ..address.clone() };
+        let pays = match body {
+            Body::Cart(verb) => {
+                match verb {
+                    cart::Verb::Open(open) => {
+                        self.counted(&address.tenant, &open.owner);
+                        open.session.iter().for_each(|id| self.counted(&address.tenant, id));
+                    }
+                    cart::Verb::Claim(claim) => {
+                        self.counted(&address.tenant, &claim.user);
+                        self.locking.insert(address.tenant.clone());
+                    }
+                    cart::Verb::CheckOut(check_out) => {
+                        self.aggregate(other(Aggregate::Order, &check_out.order_id), false);
+                        self.table(&address.tenant, check_out.table_id.as_ref());
+                    }
+                    cart::Verb::Lock(_) => {
+                        self.fencing_tokens += 1;
+                        self.locking.insert(address.tenant.clone());
+                    }
+                    _ => {}
+                }
+                changes_locks(verb)
+            }
+            Body::Payment(verb) => {
+                if let payment::Verb::Initiate(initiate) = verb {
+                    let (aggregate, id) = match &initiate.target {
+                        payment::Target::Cart(id) => (Aggregate::Cart, id),
+                        payment::Target::Order(id) => (Aggregate::Order, id),
+                    };
+                    self.aggregate(other(aggregate, id), aggregate == Aggregate::Cart);
+                    self.fencing_tokens += 1;
+                    if aggregate == Aggregate::Cart {
+                        self.locking.insert(address.tenant.clone());
+                    }
+                }
+                true
+            }
+            Body::Order(order::Verb::Place(place)) => {
+                self.table(&address.tenant, place.table_id.as_ref());
+                self.turn(&address.tenant, place.turn_id.as_ref());
+                false
+            }
+            Body::Order(verb) => matches!(verb, order::Verb::Cancel(_)),
+            Body::Table(verb) => {
+                let turn = match verb {
+                    table::Verb::OpenTurn(open) => Some(&open.turn_id),
+                    table::Verb::CloseTurn(close) => Some(&close.turn_id),
+                    _ => None,
+                };
+                self.turn(&address.tenant, turn);
+                false
+            }
+            Body::User(_) | Body::Rebuild(..) => false,
+        };
+        self.aggregate(address.clone(), pays);
+    }
+
+    fn addresses(self) -> BTreeSet<Address> {
+        self.aggregates.into_keys().chain(self.owners.into_keys()).collect()
+    }
+
+    fn add_missing(&mut self, missing: &Missing) {
+        match missing {
+            Missing::Aggregate(address) => self.aggregate(address.clone(), false),
+            Missing::Owner(lock, mode) => {
+                self.owner(&lock.tenant, &lock.id, *mode == Mode::Exclusive);
+            }
+            Missing::LockFloor(tenant) => {
+                self.locking.insert(tenant.clone());
+            }
+            Missing::Session(tenant, session) => {
+                self.sessions.insert((tenant.clone(), session.clone()));
+            }
+            Missing::OpenCarts(tenant, name) => self.counted(tenant, name),
+            Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
+            Missing::FencingToken => self.fencing_tokens += 1,
+            // Users are loaded apart, see `auth_inputs`.
+            Missing::Email(..) | Missing::Password(..) | Missing::Random | Missing::Failures(_) => {
+            }
+        }
+    }
+
+    fn aggregate(&mut self, address: Address, exclusive: bool) {
+        *self.aggregates.entry(address).or_default() |= exclusive;
+    }
+
+    fn table(&mut self, tenant: &Token, id: Option<&Token>) {
+        if let Some(id) = id.cloned() {
+            let address = Address { tenant: tenant.clone(), aggregate: Aggregate::Table, id };
+            self.aggregate(address, false);
+        }
+    }
+
+    fn turn(&mut self, tenant: &Token, id: Option<&Token>) {
+        self.turns.extend(id.map(|id| (tenant.clone(), id.clone())));
+    }
+
+    /// An owner or a session whose carts are counted is locked, so that the number stays.
+    fn counted(&mut self, tenant: &Token, name: &Token) {
+        self.owner(tenant, name, true);
+        self.counted.insert((tenant.clone(), name.clone()));
+    }
+
+    fn owner(&mut self, tenant: &Token, owner: &Token, exclusive: bool) {
+        *self.owners.entry(lock_of(tenant, owner)).or_default() |= exclusive;
+    }
+}
+
+/// Returns whether a verb may take, change or release the lock of the cart's owner. It is rare that
+/// another one finds it overdue: that is decided in the next batch.
+fn changes_locks(verb: &cart::Verb) -> bool {
+    use cart::Verb::{BindTransaction, CheckOut, Claim, ExpireLock, Extend, Lock, Unlock};
+    matches!(
+        verb,
+        Claim(_)
+            | Lock(_)
+            | BindTransaction(_)
+            | Extend(_)
+            | Unlock(_)
+            | ExpireLock(_)
+            | CheckOut(_)
+    )
+}
