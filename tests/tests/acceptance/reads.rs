@@ -339,7 +339,7 @@ async fn s0_07_the_client_never_takes_304_for_no_change_below_what_it_knows() {
     assert_eq!(client.view(&cart).await.unwrap().version, 1);
     assert_eq!(client.view(&cart).await.unwrap().version, 1, "304, from what it has");
     let _paused = town.fail.arm("payment-projector.before_show");
-    let ada = cart::User { user: "ada".parse().unwrap() };
+    let ada = cart::Member { user: "ada".parse().unwrap() };
     let outcome = send(Verb::CommitCod(ada)).await;
     assert_eq!(outcome.version, Some(2));
     let view = client.view(&cart).await.unwrap();
@@ -348,7 +348,7 @@ async fn s0_07_the_client_never_takes_304_for_no_change_below_what_it_knows() {
     // A push told it of a version that nobody has yet: it waits instead of showing the old one.
     client.heard(&cart, 3);
     let (view, _) = tokio::join!(client.view(&cart), async {
-        let bob = cart::User { user: "bob".parse().unwrap() };
+        let bob = cart::Member { user: "bob".parse().unwrap() };
         send(Verb::Join(bob)).await
     });
     assert_eq!(view.unwrap().version, 3);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brigade::operations::provision::{self, Report};
+use brigade::operations::provision::{self, ProvisionReport};
 use brigade_contracts::{
     Address, Aggregate, Timestamp, Token, WorkerName, event::Envelope, shard_of, subject,
     topology::Topology,
@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use sqlx::Row;
 
-async fn provision(town: &Town) -> Report {
+async fn provision(town: &Town) -> ProvisionReport {
     provision::run(&town.nats_url("operator"), 1).await.expect("provisioned")
 }
 

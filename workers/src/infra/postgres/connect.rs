@@ -10,8 +10,9 @@ use sqlx::{
 
 use super::refuse_standby;
 
-/// How long a connection to Postgres may take. Some milliseconds are usual; on a machine that is
-/// far too busy it is seconds, and a limit below that would keep it from ever being connected.
+/// The time that a connection to Postgres may take. Some milliseconds are usual; on a machine that
+/// is far too busy it is seconds, and a lower limit would keep the worker from ever being
+/// connected.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// A pool for one worker, which connects on first use. The time-outs bound how long a stopped
@@ -51,7 +52,7 @@ pub fn pool(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgPool>
         .connect_lazy_with(options))
 }
 
-/// What a batch locks and then reads is right at this level only.
+/// A batch reads what it has locked before: that is right at this level only.
 const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
 const LOCK_TIMEOUT: (&str, &str) = ("lock_timeout", "500ms");
 

@@ -3,7 +3,7 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    infra::{Context, Kv, Put, Stored, WhenAbsent},
+    infra::{Context, Kv, Put, PutResult, WhenAbsent},
     runtime::{Delivery, delivery::Origin},
 };
 
@@ -98,7 +98,7 @@ impl Attempts {
         let value = serde_json::to_vec(&note)?.into();
         let put = Put { key: key.to_owned(), version: note.version, value, ttl: None };
         match self.kv.put(&[put], WhenAbsent::Write).await.pop() {
-            Some(Stored::Shown) => Ok(()),
+            Some(PutResult::UpToDate) => Ok(()),
             other => anyhow::bail!("attempts: {other:?}"),
         }
     }

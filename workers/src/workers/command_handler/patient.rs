@@ -9,7 +9,7 @@ use std::{
 use brigade_contracts::key::Bucket;
 use tokio::time::{sleep, timeout};
 
-use crate::infra::{Kv, Nats, Put, Stored, WhenAbsent};
+use crate::infra::{Kv, Nats, Put, PutResult, WhenAbsent};
 
 /// Answers do not wait longer for a bucket.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ impl Patient {
     }
 
     /// Writes as [`Kv::put`] does. What is skipped has failed.
-    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
         match self.patience() {
             _ if puts.is_empty() => Vec::new(),
             None => skipped(puts.len()),
@@ -48,7 +48,7 @@ impl Patient {
 
     /// One write tells whether the bucket takes any. A batch may need longer than a probe is
     /// given, and would never be taken. What needs no write tells nothing: the next one is tried.
-    async fn probe(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+    async fn probe(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
         let until = Instant::now() + PROBE;
         let mut stored = Vec::new();
         for put in puts {
@@ -72,7 +72,7 @@ impl Patient {
         patience: Duration,
         puts: &[Put],
         absent: WhenAbsent,
-    ) -> Vec<Stored> {
+    ) -> Vec<PutResult> {
         let until = Instant::now() + patience;
         let before = self.kv.acknowledged();
         loop {
@@ -80,8 +80,8 @@ impl Patient {
             let stored = timeout(left, self.kv.put(puts, absent)).await;
             let failed = match &stored {
                 Ok(stored) => stored.iter().find_map(|stored| match stored {
-                    Stored::Failed(why) => Some(why.as_str()),
-                    Stored::Shown | Stored::Absent => None,
+                    PutResult::Failed(why) => Some(why.as_str()),
+                    PutResult::UpToDate | PutResult::Absent => None,
                 }),
                 Err(_) => Some("no acknowledgement"),
             };
@@ -97,7 +97,8 @@ impl Patient {
                     continue;
                 }
             }
-            return stored.unwrap_or_else(|_| vec![Stored::Failed("late".to_owned()); puts.len()]);
+            return stored
+                .unwrap_or_else(|_| vec![PutResult::Failed("late".to_owned()); puts.len()]);
         }
     }
 
@@ -131,8 +132,8 @@ impl Patient {
     }
 }
 
-fn skipped(puts: usize) -> Vec<Stored> {
-    vec![Stored::Failed("skipped".to_owned()); puts]
+fn skipped(puts: usize) -> Vec<PutResult> {
+    vec![PutResult::Failed("skipped".to_owned()); puts]
 }
 
 #[cfg(test)]
@@ -154,7 +155,7 @@ mod tests {
     }
 
     /// The first result that is not that of a bucket that is skipped just now.
-    async fn put_when_probed(bucket: &Patient, puts: &[Put]) -> Vec<Stored> {
+    async fn put_when_probed(bucket: &Patient, puts: &[Put]) -> Vec<PutResult> {
         let put = async {
             loop {
                 let stored = bucket.put(puts, WhenAbsent::Ask).await;
@@ -177,7 +178,7 @@ mod tests {
         let health = Health::new(WorkerName::CommandHandler);
         let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;
         let bucket = Patient::open(&nats, Bucket::Views).await?;
-        assert_eq!(bucket.put(&[put("a")], WhenAbsent::Ask).await, [Stored::Shown]);
+        assert_eq!(bucket.put(&[put("a")], WhenAbsent::Ask).await, [PutResult::UpToDate]);
 
         // It can be read, and takes no write.
         let stream = nats.jetstream.get_stream(Bucket::Views.stream()).await?;
@@ -185,17 +186,17 @@ mod tests {
         let full = jetstream::stream::Config { max_bytes: 1, ..declared.clone() };
         nats.jetstream.update_stream(full).await?;
         let refused = bucket.put(&[put("b")], WhenAbsent::Ask).await;
-        assert!(matches!(refused[..], [Stored::Failed(_)]), "{refused:?}");
+        assert!(matches!(refused[..], [PutResult::Failed(_)]), "{refused:?}");
         let known = put_when_probed(&bucket, &[put("a")]).await;
-        assert_eq!((known, bucket.is_skipped()), (vec![Stored::Shown], true));
+        assert_eq!((known, bucket.is_skipped()), (vec![PutResult::UpToDate], true));
         let absent = Put { version: 2, ..put("c") };
         let absent = put_when_probed(&bucket, &[absent]).await;
-        assert_eq!((absent, bucket.is_skipped()), (vec![Stored::Absent], true));
+        assert_eq!((absent, bucket.is_skipped()), (vec![PutResult::Absent], true));
 
         // What needs no write keeps no other one from being the probe.
         nats.jetstream.update_stream(declared).await?;
         let both = put_when_probed(&bucket, &[put("a"), put("b"), put("c")]).await;
-        assert_eq!((both, bucket.is_skipped()), (vec![Stored::Shown; 3], false));
+        assert_eq!((both, bucket.is_skipped()), (vec![PutResult::UpToDate; 3], false));
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::patient::{PATIENCE, Patient};
 use crate::{
-    infra::{Context, Metrics, Put, Stored, WhenAbsent, postgres::bounded},
+    infra::{Context, Metrics, Put, PutResult, WhenAbsent, postgres::bounded},
     store::states,
 };
 
@@ -92,7 +92,7 @@ impl Show {
     }
 
     /// Sets the timers of the locks that are held.
-    async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, Stored)> {
+    async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, PutResult)> {
         // What is shown again may be much, each with a flush of its own, and those that are stored
         // by then are set. Else somebody waits for an answer.
         let within = if absent == WhenAbsent::Write { PATIENCE } else { TIMERS_WITHIN };
@@ -102,9 +102,9 @@ impl Show {
         let set = held.map(|(at, (subject, headers, payload))| async move {
             let set =
                 async { self.timers.publish_with_headers(subject, headers, payload).await?.await };
-            let failed = |why: String| Stored::Failed(format!("a timer: {why}"));
+            let failed = |why: String| PutResult::Failed(format!("a timer: {why}"));
             let set = match timeout(within, set).await {
-                Ok(Ok(_)) => Stored::Shown,
+                Ok(Ok(_)) => PutResult::UpToDate,
                 Ok(Err(error)) => failed(error.to_string()),
                 Err(late) => failed(late.to_string()),
             };
@@ -133,15 +133,15 @@ impl Show {
             self.set_timers(states, absent),
         );
         for (part, puts) in [(Part::Core, &cores), (Part::Auth, &users)] {
-            for (at, _) in puts.iter().filter(|(_, stored)| *stored == Stored::Shown) {
+            for (at, _) in puts.iter().filter(|(_, stored)| *stored == PutResult::UpToDate) {
                 self.metrics.visible(part, states[*at].head().part(part).1);
             }
         }
-        let mut stored = vec![Stored::Shown; states.len()];
+        let mut stored = vec![PutResult::UpToDate; states.len()];
         let all = [versions, cores, rows, locks, users, timers].into_iter().flatten();
-        for (at, other) in all.filter(|(_, other)| *other != Stored::Shown) {
+        for (at, other) in all.filter(|(_, other)| *other != PutResult::UpToDate) {
             // What is absent anywhere has to be asked about, whatever else failed.
-            if stored[at] != Stored::Absent {
+            if stored[at] != PutResult::Absent {
                 stored[at] = other;
             }
         }
@@ -150,9 +150,9 @@ impl Show {
         for (state, stored) in states.iter().zip(stored) {
             let head = state.head();
             match stored {
-                Stored::Shown => shown.push((head.address.clone(), head.version)),
-                Stored::Absent => lost.push(head.address.clone()),
-                Stored::Failed(_) => {}
+                PutResult::UpToDate => shown.push((head.address.clone(), head.version)),
+                PutResult::Absent => lost.push(head.address.clone()),
+                PutResult::Failed(_) => {}
             }
         }
         (shown, lost)
@@ -173,7 +173,7 @@ impl Puts {
     }
 
     /// What may be lost is looked at, whatever is remembered of it.
-    async fn put(self, bucket: &Patient, absent: WhenAbsent) -> Vec<(usize, Stored)> {
+    async fn put(self, bucket: &Patient, absent: WhenAbsent) -> Vec<(usize, PutResult)> {
         if absent == WhenAbsent::Write {
             bucket.forget(&self.values);
         }

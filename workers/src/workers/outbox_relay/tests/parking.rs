@@ -81,7 +81,7 @@ async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Res
     Ok(())
 }
 
-/// Where no dead letter can be stored, what is refused waits, and what is behind it does not.
+/// If no dead letter can be stored, refused events wait, and those behind them do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_parked_stays_in_the_outbox() -> Result<()> {
     let stand = Stand::start().await?;

@@ -29,9 +29,9 @@ pub const PAYLOAD: &str = r#"{"data":{"item_id":"i1"},"after":{"ended":false}}"#
 pub struct Stand {
     pub nats: NatsServer,
     pub postgres: Postgres,
-    /// Of a superuser.
+    /// The connections of a superuser.
     pub sql: PgPool,
-    /// Of a user who may do anything.
+    /// The connection of a user who may do anything.
     pub client: async_nats::Client,
     metrics: Arc<Metrics>,
     _dir: TempDir,
@@ -92,7 +92,7 @@ impl Stand {
         }
     }
 
-    /// What a relay gets, for parts of one.
+    /// Returns a relay's context, for tests of its parts.
     pub async fn context(&self) -> Result<Context> {
         let health = Health::new(WorkerName::OutboxRelay);
         let servers = self.servers();
@@ -137,7 +137,7 @@ impl Stand {
         Ok(sqlx::query_scalar(count).fetch_one(&self.sql).await?)
     }
 
-    /// How many shards each relay holds, sorted.
+    /// Returns the number of shards that each relay holds, sorted.
     pub async fn shares(&self) -> Result<Vec<i64>> {
         let shares = "select count(*) from brigade.leases
                       where name like 'outbox-relay.share.%' and holder <> ''
