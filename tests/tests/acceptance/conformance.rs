@@ -31,13 +31,13 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
         ],
         WorkerName::OutboxRelay => &["outbox-relay.before_publish", "outbox-relay.after_publish"],
         WorkerName::PaymentProjector => &[
-            "payment-projector.before_show",
-            "payment-projector.after_show",
+            "payment-projector.before_write",
+            "payment-projector.after_write",
             "payment-projector.before_ack",
         ],
         WorkerName::UserStateProjector => &[
-            "user-state-projector.before_show",
-            "user-state-projector.after_show",
+            "user-state-projector.before_write",
+            "user-state-projector.after_write",
             "user-state-projector.before_ack",
         ],
         WorkerName::CartLockExpiry => &[

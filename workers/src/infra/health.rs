@@ -28,7 +28,7 @@ const REASONS: u32 = 5;
 ///
 /// A worker has **duties**: what it does for as long as it runs, each in a loop of its own. A duty
 /// *goes round* whatever comes of it, and *moves* where that was in good order. So one that hangs
-/// is told from one whose servers are away: only the first one is mended by a new start.
+/// is distinguished from one whose servers are away: only the first one is mended by a new start.
 #[derive(Clone)]
 pub struct Health {
     pub worker: WorkerName,
@@ -207,7 +207,7 @@ impl Health {
         self.hangs_for(LOST).map_or(Ok(()), Err)
     }
 
-    /// Waits until a duty hangs, and tells which.
+    /// Waits until a duty hangs, and returns which.
     pub async fn hangs(&self) -> String {
         loop {
             if let Some(why) = self.hangs_for(Duration::ZERO) {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_reason_is_told_and_a_few_are_logged() {
+    async fn the_last_reason_is_reported_and_a_few_are_logged() {
         let health = started();
         for n in 0..100 {
             health.away("nats", &format!("reason {n}"));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_duty_that_hangs_is_told_from_one_whose_servers_are_away() {
+    async fn a_duty_that_hangs_is_distinguished_from_one_whose_servers_are_away() {
         let health = started();
         let (marks, slow) = (health.duty("marks"), health.duty_within("batches", HANGS * 10));
         let until = Instant::now() + HANGS * 5;
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(health.alive(), Ok(()), "it may be starting again");
         advance(LOOK).await;
         assert_eq!(health.alive(), Err("marks hangs for 40 s".to_owned()));
-        // A new start counts anew, and what is left of the one before it says nothing.
+        // A new start begins to count again, whatever is left of the one before it.
         health.starting();
         assert_eq!(health.alive(), Ok(()));
         let again = health.duty("marks");

@@ -1,8 +1,8 @@
 //! A typed handle of a KV bucket.
 //!
-//! Every write is compare-and-set on the key's revision and never lowers a version. The
-//! revisions of keys that this handle wrote or read are remembered, so that the usual write
-//! needs no read; what is remembered is only a guess that the server checks.
+//! Every write is a compare-and-set on the key's revision and never lowers a version. The revisions
+//! of keys that this handle wrote or read are remembered, so that the usual write needs no read; a
+//! remembered revision is only a guess that the server checks.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -75,27 +75,28 @@ pub struct Put {
 }
 
 impl Put {
-    /// Returns true if what is stored says as much: a newer version, or this one, expiring if it
-    /// has to. An aggregate's end may let a part expire that it does not touch.
-    fn is_told_by(&self, version: u64, expires: bool) -> bool {
+    /// Returns true if a stored value makes this put needless: one of a newer version, or of this
+    /// one that expires if it has to. An aggregate's end may let a part expire that it does not
+    /// touch.
+    fn is_covered_by(&self, version: u64, expires: bool) -> bool {
         version > self.version || version == self.version && (expires || self.ttl.is_none())
     }
 
-    /// The same of what was read. One version has one content: an equal version that says
-    /// something else was spoiled, and is written again.
-    fn is_told_by_entry(&self, entry: &KvEntry) -> bool {
-        let spoiled = entry.version == self.version && entry.value != self.value;
-        !spoiled && self.is_told_by(entry.version, entry.expires)
+    /// Returns true if an entry makes this put needless. One version has one content: an entry of
+    /// the same version with another content is corrupt, and is written again.
+    fn is_covered_by_entry(&self, entry: &KvEntry) -> bool {
+        let corrupt = entry.version == self.version && entry.value != self.value;
+        !corrupt && self.is_covered_by(entry.version, entry.expires)
     }
 }
 
 /// The action where no value is found although an earlier version must have been there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenAbsent {
-    /// Report [`PutResult::Absent`]: the caller has to ask whether its version is still the newest.
-    /// A late writer would otherwise bring back what has expired.
+    /// Report [`PutResult::Absent`]: the caller has to find out if its version is still the newest.
+    /// A late writer would otherwise restore a value that has expired.
     Ask,
-    /// Write: the caller has asked.
+    /// Write: the caller knows that its version is the newest.
     Write,
 }
 
@@ -104,9 +105,9 @@ pub enum WhenAbsent {
 pub enum PutResult {
     /// This version, or a newer one, stands in the bucket.
     UpToDate,
-    /// Nothing stands there; see [`WhenAbsent::Ask`].
+    /// There is no value; see [`WhenAbsent::Ask`].
     Absent,
-    /// The bucket did not take it.
+    /// The bucket refused it, or did not respond.
     Failed(String),
 }
 
@@ -119,14 +120,14 @@ enum LastMessage {
 
 enum WriteResult {
     At(u64),
-    /// Somebody else wrote, or an acknowledgement was lost: look at what is stored.
-    Look,
+    /// Another writer was first, or an acknowledgement was lost: the key has to be read.
+    Unknown,
     Failed(String),
 }
 
 impl Kv {
     /// # Errors
-    /// If the name of the bucket's stream is not valid, which it is.
+    /// Never in practice: the name of the bucket's stream is valid.
     pub async fn open(nats: &Nats, bucket: Bucket) -> anyhow::Result<Self> {
         Ok(Self {
             nats: nats.clone(),
@@ -144,8 +145,8 @@ impl Kv {
         self.bucket
     }
 
-    /// The number of writes that were acknowledged so far. What is [`PutResult::UpToDate`] may have
-    /// needed none.
+    /// Returns the number of writes that were acknowledged so far. A put that is
+    /// [`PutResult::UpToDate`] may have needed none.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
@@ -171,12 +172,12 @@ impl Kv {
             puts.iter().map(|put| self.guess(put, absent)).collect();
         for (put, result) in puts.iter().zip(&mut results) {
             let known = self.known.get(&put.key);
-            if known.is_some_and(|known| put.is_told_by(known.version, known.expires)) {
+            if known.is_some_and(|known| put.is_covered_by(known.version, known.expires)) {
                 *result = Some(PutResult::UpToDate);
             }
         }
         for _ in 0..ROUNDS {
-            self.look(puts, &mut expected, &mut results, absent).await;
+            self.read_unknown(puts, &mut expected, &mut results, absent).await;
             if results.iter().all(Option::is_some) {
                 break;
             }
@@ -186,8 +187,8 @@ impl Kv {
         results.into_iter().map(|result| result.unwrap_or_else(gave_up)).collect()
     }
 
-    /// Reads the keys whose revision is not known, and settles those that need no write.
-    async fn look(
+    /// Reads the keys whose revision is not known, and sets the results of those that need no write.
+    async fn read_unknown(
         &self,
         puts: &[Put],
         expected: &mut [Option<u64>],
@@ -199,7 +200,7 @@ impl Kv {
         let read = join_all(unknown.iter().map(|&at| self.last(&puts[at].key))).await;
         for (at, last) in unknown.into_iter().zip(read) {
             match last {
-                Ok(LastMessage::Value(entry)) if puts[at].is_told_by_entry(&entry) => {
+                Ok(LastMessage::Value(entry)) if puts[at].is_covered_by_entry(&entry) => {
                     results[at] = Some(PutResult::UpToDate);
                 }
                 Ok(LastMessage::Value(entry)) => expected[at] = Some(entry.revision),
@@ -258,7 +259,7 @@ impl Kv {
                     self.known.insert(puts[at].key.clone(), known);
                     results[at] = Some(PutResult::UpToDate);
                 }
-                WriteResult::Look => {
+                WriteResult::Unknown => {
                     self.known.invalidate(&puts[at].key);
                     expected[at] = None;
                 }
@@ -271,9 +272,9 @@ impl Kv {
         }
     }
 
-    /// The revision to expect: the remembered one; none for a first version, and where the caller
+    /// Returns the revision to expect: the remembered one; 0 for a first version, and if the caller
     /// knows that the key may be lost (one round for a bucket that is rebuilt); else it has to be
-    /// looked up.
+    /// read.
     fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
         match self.known.get(&put.key) {
             Some(known) => Some(known.revision),
@@ -281,17 +282,18 @@ impl Kv {
         }
     }
 
-    /// Looks at what is stored before the next write of this key.
+    /// Forgets the revision of a key, so that the next write reads it.
     pub fn forget_key(&self, key: &str) {
         self.known.invalidate(key);
     }
 
-    /// Forgets what is remembered of keys, so that the next write looks at what is stored.
+    /// Forgets the revisions of all keys, so that the next write reads them.
     pub fn forget(&self) {
         self.known.invalidate_all();
     }
 
-    /// After a crash of the server lost revisions are given out again, to other values.
+    /// Forgets revisions after a reconnect: when a server crashes, lost revisions are assigned again,
+    /// to other values.
     fn forget_earlier_connections(&self) {
         let now = self.nats.connections();
         if self.connection.swap(now, Ordering::SeqCst) != now {
@@ -328,9 +330,11 @@ fn written(
     match acknowledged {
         Ok(ack) => WriteResult::At(ack.sequence),
         Err(error) => match error.kind() {
-            PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut => WriteResult::Look,
+            PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut => {
+                WriteResult::Unknown
+            }
             // The server has a second code for the same conflict, which the client does not map.
-            _ if error.to_string().contains("10164") => WriteResult::Look,
+            _ if error.to_string().contains("10164") => WriteResult::Unknown,
             _ => WriteResult::Failed(error.to_string()),
         },
     }
@@ -341,7 +345,7 @@ fn is_marker(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
 }
 
-/// The version inside a value; 0 of one that is not ours, so that it is replaced.
+/// Returns the version inside a value; 0 if brigade did not write it, so that it is replaced.
 fn version_in(value: &[u8]) -> u64 {
     #[derive(Deserialize)]
     struct Versioned {

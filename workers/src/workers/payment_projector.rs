@@ -19,8 +19,8 @@ use crate::{
 const PROJECTION: Projection = Projection {
     buckets: &[Bucket::Views, Bucket::ActiveOrders],
     decode,
-    before_show: "payment-projector.before_show",
-    after_show: "payment-projector.after_show",
+    before_write: "payment-projector.before_write",
+    after_write: "payment-projector.after_write",
 };
 
 /// Runs until the drain.

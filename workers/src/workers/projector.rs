@@ -38,8 +38,8 @@ pub struct Projection {
     /// Returns the keys that an event projects; none of an event without any of its parts.
     pub decode: fn(&Address, After) -> Result<Vec<ProjectedKey>, String>,
     /// The fail points at which a test stops it.
-    pub before_show: &'static str,
-    pub after_show: &'static str,
+    pub before_write: &'static str,
+    pub after_write: &'static str,
 }
 
 /// One key with the value that an event projects.
@@ -105,7 +105,7 @@ impl Handler for Projector {
     }
 
     async fn handle(&self, batch: Vec<ProjectionEvent>, _turn: Turn) -> Vec<Verdict> {
-        self.cx.fail.point(self.projection.before_show).await;
+        self.cx.fail.point(self.projection.before_write).await;
         let all = || batch.iter().flat_map(|message| &message.keys);
         let again = batch.iter().filter(|message| message.again);
         for key in again.flat_map(|message| &message.keys) {
@@ -122,7 +122,7 @@ impl Handler for Projector {
                 self.cx.metrics.visible(key.part, key.at);
             }
         }
-        self.cx.fail.point(self.projection.after_show).await;
+        self.cx.fail.point(self.projection.after_write).await;
         // An older event of the batch is done when the newest of its keys are.
         let verdict_of = |message: &ProjectionEvent| {
             let mut verdicts = message.keys.iter().filter_map(|key| verdicts.get(&bucket_key(key)));

@@ -17,8 +17,8 @@ use crate::{
 const PROJECTION: Projection = Projection {
     buckets: &[Bucket::UserState],
     decode,
-    before_show: "user-state-projector.before_show",
-    after_show: "user-state-projector.after_show",
+    before_write: "user-state-projector.before_write",
+    after_write: "user-state-projector.after_write",
 };
 
 /// Runs until the drain.

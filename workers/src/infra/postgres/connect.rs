@@ -26,7 +26,7 @@ pub fn pool(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgPool>
         .application_name(worker)
         .options([ISOLATION, LOCK_TIMEOUT])
         .options([
-            // Else a statement with arrays is planned anew each time, which takes longer than
+            // Else a statement with arrays is planned again each time, which takes longer than
             // executing it: the planner thinks that it knows their lengths.
             ("plan_cache_mode", "force_generic_plan"),
             // Plans are kept, and a table that is empty when they are made is large later. What
@@ -63,12 +63,12 @@ async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<()> {
                            current_setting('lock_timeout')";
     let row = sqlx::raw_sql(settings).fetch_one(connection).await?;
     let found: (String, String) = FromRow::from_row(&row)?;
-    let asked = (ISOLATION.1.to_owned(), LOCK_TIMEOUT.1.to_owned());
-    if found == asked {
+    let wanted = (ISOLATION.1.to_owned(), LOCK_TIMEOUT.1.to_owned());
+    if found == wanted {
         return Ok(());
     }
     let why = format!(
-        "the connection to Postgres has the settings {found:?} instead of {asked:?}: a pooler \
+        "the connection to Postgres has the settings {found:?} instead of {wanted:?}: a pooler \
          between drops the start-up parameter `options`; let it pass, or connect directly"
     );
     Err(sqlx::Error::Configuration(why.into()))

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-/// Settings that only tell people something, and may be brought up to date without asking.
-const TOLD: [&str; 2] = ["description", "metadata"];
+/// Settings that only inform people, and may always be brought up to date.
+const INFORMATIVE: [&str; 2] = ["description", "metadata"];
 
 /// Lists of subjects: one more loses nothing, one less does.
 const SUBJECTS: [&str; 2] = ["subjects", "filter_subjects"];
@@ -45,7 +45,7 @@ pub(super) fn compare(found: &Value, declared: &Value) -> Comparison {
             if wanted != *found {
                 mended[setting] = wanted;
             }
-        } else if TOLD.contains(&setting.as_str())
+        } else if INFORMATIVE.contains(&setting.as_str())
             || SUBJECTS.contains(&setting.as_str()) && adds(found, declared)
         {
             mended[setting] = declared.clone();
@@ -55,8 +55,9 @@ pub(super) fn compare(found: &Value, declared: &Value) -> Comparison {
         }
     }
     for (setting, found) in found.as_object().into_iter().flatten() {
-        let told = TOLD.contains(&setting.as_str()) || OPERATORS.contains(&setting.as_str());
-        if !declared.contains_key(setting) && !told && !is_default(setting, found) {
+        let informative =
+            INFORMATIVE.contains(&setting.as_str()) || OPERATORS.contains(&setting.as_str());
+        if !declared.contains_key(setting) && !informative && !is_default(setting, found) {
             let (setting, found) = (setting.clone(), found.clone());
             differences.push(Difference { setting, declared: None, found });
         }

@@ -138,7 +138,7 @@ impl fmt::Display for Drift {
 mod tests {
     use super::*;
 
-    fn told(item: TopologyItem, setting: &str, declared: Option<Value>) -> String {
+    fn description(item: TopologyItem, setting: &str, declared: Option<Value>) -> String {
         Drift { item, setting: setting.to_owned(), declared, found: json!(2) }.to_string()
     }
 
@@ -147,13 +147,23 @@ mod tests {
         let stream = TopologyItem::Stream("EVENTS".to_owned());
         let consumer = TopologyItem::Consumer("EVENTS".to_owned(), "p".to_owned());
         assert_eq!(
-            told(stream.clone(), "max_age", Some(json!(1))),
+            description(stream.clone(), "max_age", Some(json!(1))),
             "stream EVENTS: max_age is 2, declared is 1; to mend it: \
              `nats stream edit EVENTS --interactive`; or declare it so in nats/topology.toml"
         );
-        assert!(told(stream, "storage", None).contains("default; to mend it: the server does"));
-        assert!(told(consumer.clone(), "ack_wait", None).contains("`nats consumer edit EVENTS p "));
-        assert!(told(consumer.clone(), "ack_policy", None).contains("`nats consumer rm EVENTS p`"));
-        assert!(told(consumer, "pause_until", None).contains("`nats consumer resume EVENTS p`"));
+        assert!(
+            description(stream, "storage", None).contains("default; to mend it: the server does")
+        );
+        assert!(
+            description(consumer.clone(), "ack_wait", None)
+                .contains("`nats consumer edit EVENTS p ")
+        );
+        assert!(
+            description(consumer.clone(), "ack_policy", None)
+                .contains("`nats consumer rm EVENTS p`")
+        );
+        assert!(
+            description(consumer, "pause_until", None).contains("`nats consumer resume EVENTS p`")
+        );
     }
 }

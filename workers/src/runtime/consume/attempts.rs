@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::{
         infra::{Nats, intake::Message},
-        workers::outbox_relay::tests::stand::{Stand, eventually},
+        workers::outbox_relay::tests::servers::{TestServers, eventually},
     };
 
     fn delivery() -> Delivery {
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_try_that_failed_counts_though_nats_ends_in_each() -> Result<()> {
-        let mut stand = Stand::start().await?;
+        let mut stand = TestServers::start().await?;
         let mut cx = stand.context().await?;
         let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
         cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;

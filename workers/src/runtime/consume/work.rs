@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::{
         infra::Nats, runtime::consume::queues::tests::delivery,
-        workers::outbox_relay::tests::stand::Stand,
+        workers::outbox_relay::tests::servers::TestServers,
     };
 
     /// Fails as long as the database is at fault, of which nothing can be told meanwhile.
@@ -189,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_whose_tries_were_used_up_while_nothing_could_be_told_is_tried_again()
     -> anyhow::Result<()> {
-        let stand = Stand::start().await?;
+        let stand = TestServers::start().await?;
         let mut cx = stand.context().await?;
         let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
         cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;

@@ -1,7 +1,7 @@
 //! A relay between real servers.
 
 mod parking;
-pub mod stand;
+pub mod servers;
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use self::stand::{PAYLOAD, Stand, address, eventually, in_turns, insert};
+use self::servers::{PAYLOAD, TestServers, address, eventually, in_turns, insert};
 use super::{
     batch::{self, ShardRead},
     publish::{OutboxEvent, publish},
@@ -22,42 +22,42 @@ use crate::infra::FailPoints;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_arrives_once_and_in_order() -> Result<()> {
-    let stand = Stand::start().await?;
-    let relay = stand.relay(FailPoints::default());
+    let servers = TestServers::start().await?;
+    let relay = servers.relay(FailPoints::default());
     let events = in_turns(3_000, 300);
     for some in events.chunks(37) {
-        stand.commit(some).await?;
+        servers.commit(some).await?;
     }
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 0);
-    assert_eq!(stand.metrics().relayed.get(), 3_000);
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 0);
+    assert_eq!(servers.metrics().relayed.get(), 3_000);
     assert_eq!(relay.health.ready(), Ok(()));
 
-    let stored = stand.stored().await?;
+    let stored = servers.stored().await?;
     let message = &stored[0].message;
     let headers = message.headers.as_ref().unwrap();
     let value = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
     let event: (Uuid, String) =
         sqlx::query_as("select event_id, payload::text from brigade.events where id = $1")
             .bind(&stored[0].cart)
-            .fetch_one(&stand.sql)
+            .fetch_one(&servers.sql)
             .await?;
     assert_eq!(value(header::MSG_ID), Some(event.0.to_string()));
     assert_eq!(value(header::CE_TYPE).as_deref(), Some("brigade.cart.item_added"));
     assert_eq!(message.payload, event.1);
     relay.stop().await;
-    assert_eq!(stand.shares().await?, [0; 0], "the leases are given back");
+    assert_eq!(servers.shares().await?, [0; 0], "the leases are given back");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_stream_knows_is_recognised_and_the_rest_follows_in_order() -> Result<()> {
-    let stand = Stand::start().await?;
-    let relay = stand.relay(FailPoints::default());
-    stand.commit(&in_turns(200, 20)).await?;
-    stand.outbox_is_empty().await?;
+    let servers = TestServers::start().await?;
+    let relay = servers.relay(FailPoints::default());
+    servers.commit(&in_turns(200, 20)).await?;
+    servers.outbox_is_empty().await?;
     // As after a lost acknowledgement; and one repetition that repair asks for.
-    let mut tx = stand.sql.begin().await?;
+    let mut tx = servers.sql.begin().await?;
     let again = "insert into brigade.outbox (shard, seq, event_seq, event_id, again)
                  select 5, nextval('brigade.events_seq_seq'), seq, event_id, $1
                  from brigade.events where version > $2 order by seq";
@@ -66,21 +66,21 @@ async fn what_the_stream_knows_is_recognised_and_the_rest_follows_in_order() -> 
     sqlx::query(sqlx::AssertSqlSafe(last)).bind(1).bind(9).execute(&mut *tx).await?;
     tx.commit().await?;
     let more: Vec<_> = in_turns(400, 20).split_off(200);
-    stand.commit(&more).await?;
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 1);
-    assert!(stand.metrics().batches.with_label_values(&["one_by_one"]).get() > 0);
+    servers.commit(&more).await?;
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 1);
+    assert!(servers.metrics().batches.with_label_values(&["one_by_one"]).get() > 0);
     relay.stop().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_was_sent_in_part_leaves_nothing() -> Result<()> {
-    let stand = Stand::start().await?;
-    stand.commit(&in_turns(20, 2)).await?;
+    let servers = TestServers::start().await?;
+    servers.commit(&in_turns(20, 2)).await?;
     let ids: Vec<(Uuid, String)> =
         sqlx::query_as("select event_id, id from brigade.events order by seq limit 10")
-            .fetch_all(&stand.sql)
+            .fetch_all(&servers.sql)
             .await?;
     for (place, (event_id, cart)) in ids.iter().enumerate() {
         let mut headers = HeaderMap::new();
@@ -89,12 +89,12 @@ async fn a_batch_that_was_sent_in_part_leaves_nothing() -> Result<()> {
         headers.insert(header::BATCH_SEQUENCE, (place + 1).to_string());
         let cart = Address::new("t1", Aggregate::Cart, cart)?;
         let subject = subject::event(&cart, &Token::new("item_added")?);
-        stand.client.publish_with_headers(subject, headers, "{}".into()).await?;
+        servers.client.publish_with_headers(subject, headers, "{}".into()).await?;
     }
-    stand.client.flush().await?;
-    let relay = stand.relay(FailPoints::default());
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 0);
+    servers.client.flush().await?;
+    let relay = servers.relay(FailPoints::default());
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 0);
     relay.stop().await;
     Ok(())
 }
@@ -102,18 +102,18 @@ async fn a_batch_that_was_sent_in_part_leaves_nothing() -> Result<()> {
 #[cfg(feature = "fail-points")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_killed_before_it_deletes_is_repeated_by_another() -> Result<()> {
-    let stand = Stand::start().await?;
+    let servers = TestServers::start().await?;
     let fail = FailPoints::default();
     let place = fail.arm("outbox-relay.after_publish");
-    let killed = stand.relay(fail);
-    stand.commit(&in_turns(1_000, 50)).await?;
+    let killed = servers.relay(fail);
+    servers.commit(&in_turns(1_000, 50)).await?;
     place.reached().await;
     killed.kill().await;
-    assert!(!stand.stored().await?.is_empty());
-    assert_eq!(stand.count("brigade.outbox").await?, 1_000);
-    let relay = stand.relay(FailPoints::default());
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 0);
+    assert!(!servers.stored().await?.is_empty());
+    assert_eq!(servers.count("brigade.outbox").await?, 1_000);
+    let relay = servers.relay(FailPoints::default());
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 0);
     relay.stop().await;
     Ok(())
 }
@@ -121,63 +121,63 @@ async fn a_relay_killed_before_it_deletes_is_repeated_by_another() -> Result<()>
 #[cfg(feature = "fail-points")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_the_batch_in_hand_and_no_other() -> Result<()> {
-    let stand = Stand::start().await?;
+    let servers = TestServers::start().await?;
     let fail = FailPoints::default();
     let place = fail.arm("outbox-relay.after_publish");
-    let relay = stand.relay(fail.clone());
-    stand.commit(&[(0, 1), (0, 2)]).await?;
+    let relay = servers.relay(fail.clone());
+    servers.commit(&[(0, 1), (0, 2)]).await?;
     place.reached().await;
     relay.drain();
-    stand.commit(&[(0, 3)]).await?;
+    servers.commit(&[(0, 3)]).await?;
     fail.disarm("outbox-relay.after_publish");
     relay.stop().await;
-    assert_eq!(stand.count("brigade.outbox").await?, 1);
-    assert_eq!(stand.shares().await?, [0; 0]);
-    let relay = stand.relay(FailPoints::default());
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 0);
+    assert_eq!(servers.count("brigade.outbox").await?, 1);
+    assert_eq!(servers.shares().await?, [0; 0]);
+    let relay = servers.relay(FailPoints::default());
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 0);
     relay.stop().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn relays_share_the_shards_and_take_over_those_of_the_dead() -> Result<()> {
-    let stand = Stand::start().await?;
-    let relays = [(); 3].map(|()| stand.relay(FailPoints::default()));
+    let servers = TestServers::start().await?;
+    let relays = [(); 3].map(|()| servers.relay(FailPoints::default()));
     let shared = async |shares: &[i64]| {
-        eventually("fair shares", async || Ok(stand.shares().await? == shares)).await
+        eventually("fair shares", async || Ok(servers.shares().await? == shares)).await
     };
     shared(&[4, 6, 6]).await?;
     let [killed, drained, last] = relays;
-    stand.commit(&in_turns(2_000, 100)).await?;
+    servers.commit(&in_turns(2_000, 100)).await?;
     killed.kill().await;
     shared(&[8, 8]).await?;
-    stand.commit(&in_turns(4_000, 100).split_off(2_000)).await?;
+    servers.commit(&in_turns(4_000, 100).split_off(2_000)).await?;
     drained.stop().await;
     shared(&[16]).await?;
-    stand.commit(&in_turns(6_000, 100).split_off(4_000)).await?;
-    stand.outbox_is_empty().await?;
-    stand.check().await?;
+    servers.commit(&in_turns(6_000, 100).split_off(4_000)).await?;
+    servers.outbox_is_empty().await?;
+    servers.check().await?;
     last.stop().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_are_killed_lose_no_event() -> Result<()> {
-    let mut stand = Stand::start().await?;
-    let relay = stand.relay(FailPoints::default());
+    let mut servers = TestServers::start().await?;
+    let relay = servers.relay(FailPoints::default());
     let events = in_turns(9_000, 100);
-    stand.commit(&events[..3_000]).await?;
-    stand.nats.kill().await;
-    stand.commit(&events[3_000..6_000]).await?;
-    stand.nats.restart().await?;
-    stand.postgres.kill().await;
-    stand.postgres.restart().await?;
-    eventually("Postgres", async || Ok(stand.count("brigade.events").await? == 6_000)).await?;
-    stand.commit(&events[6_000..]).await?;
-    stand.outbox_is_empty().await?;
+    servers.commit(&events[..3_000]).await?;
+    servers.nats.kill().await;
+    servers.commit(&events[3_000..6_000]).await?;
+    servers.nats.restart().await?;
+    servers.postgres.kill().await;
+    servers.postgres.restart().await?;
+    eventually("Postgres", async || Ok(servers.count("brigade.events").await? == 6_000)).await?;
+    servers.commit(&events[6_000..]).await?;
+    servers.outbox_is_empty().await?;
     // Killed in the middle, it may have repeated what the stream had forgotten that it knew.
-    stand.check().await?;
+    servers.check().await?;
     eventually("readiness", async || Ok(relay.health.ready().is_ok())).await?;
     relay.stop().await;
     Ok(())
@@ -186,52 +186,53 @@ async fn servers_that_are_killed_lose_no_event() -> Result<()> {
 /// A crash may give numbers out again that were drawn before it and not flushed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watermark_does_not_outlive_a_crash_of_postgres() -> Result<()> {
-    let mut stand = Stand::start().await?;
-    let cx = stand.context().await?;
+    let mut servers = TestServers::start().await?;
+    let cx = servers.context().await?;
     let sessions = RelaySessions::new(&cx.postgres);
-    sqlx::query("select setval('brigade.events_seq_seq', 1000000)").execute(&stand.sql).await?;
+    sqlx::query("select setval('brigade.events_seq_seq', 1000000)").execute(&servers.sql).await?;
     let settled = settle(&sessions).await?;
     let watermarks = all(settled);
     assert!(
-        batch::relay(&cx, &stand.metrics(), &sessions, &watermarks, settled)
+        batch::relay(&cx, &servers.metrics(), &sessions, &watermarks, settled)
             .await
             .failure
             .is_none()
     );
-    stand.postgres.kill().await;
-    stand.postgres.restart().await?;
+    servers.postgres.kill().await;
+    servers.postgres.restart().await?;
     let back = "select setval('brigade.events_seq_seq', 1)";
-    eventually("Postgres", async || Ok(sqlx::query(back).execute(&stand.sql).await.is_ok()))
+    eventually("Postgres", async || Ok(sqlx::query(back).execute(&servers.sql).await.is_ok()))
         .await?;
-    stand.commit(&in_turns(100, 10)).await?;
+    servers.commit(&in_turns(100, 10)).await?;
     eventually("all of them", async || {
-        batch::relay(&cx, &stand.metrics(), &sessions, &watermarks, settled).await;
-        Ok(stand.count("brigade.outbox").await? == 0)
+        batch::relay(&cx, &servers.metrics(), &sessions, &watermarks, settled).await;
+        Ok(servers.count("brigade.outbox").await? == 0)
     })
     .await?;
-    assert_eq!(stand.check().await?, 0);
+    assert_eq!(servers.check().await?, 0);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_committed_late_is_not_passed_over() -> Result<()> {
-    let stand = Stand::start().await?;
-    let sessions = RelaySessions::new(&stand.context().await?.postgres);
-    let relay = stand.relay(FailPoints::default());
-    let mut late = PgConnection::connect(&stand.postgres.superuser_url("postgres")).await?;
+    let servers = TestServers::start().await?;
+    let sessions = RelaySessions::new(&servers.context().await?.postgres);
+    let relay = servers.relay(FailPoints::default());
+    let mut late = PgConnection::connect(&servers.postgres.superuser_url("postgres")).await?;
     let mut tx = late.begin().await?;
     insert(&mut tx, &[(1_000, 1), (1_001, 1), (1_000, 2)]).await?;
     for some in in_turns(2_000, 50).chunks(100) {
-        stand.commit(some).await?;
+        servers.commit(some).await?;
         let settling = Settling::default().step(&sessions).await?;
         assert!(matches!(settling, Settling::Awaiting(..)), "{settling:?}");
     }
-    eventually("all but the late ones", async || Ok(stand.stored().await?.len() == 2_000)).await?;
-    stand.outbox_is_empty().await?;
+    eventually("all but the late ones", async || Ok(servers.stored().await?.len() == 2_000))
+        .await?;
+    servers.outbox_is_empty().await?;
     tx.commit().await?;
-    stand.commit(&[(1_000, 3)]).await?;
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 0);
+    servers.commit(&[(1_000, 3)]).await?;
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 0);
     assert!(settle(&sessions).await?.seq >= 2_004);
     relay.stop().await;
     Ok(())
@@ -240,25 +241,25 @@ async fn an_event_that_is_committed_late_is_not_passed_over() -> Result<()> {
 /// Nothing can be removed from the index meanwhile; reads must not meet it all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_relayed_is_not_read_again_while_somebody_holds_back_xmin() -> Result<()> {
-    let stand = Stand::start().await?;
-    let mut holder = PgConnection::connect(&stand.postgres.superuser_url("postgres")).await?;
+    let servers = TestServers::start().await?;
+    let mut holder = PgConnection::connect(&servers.postgres.superuser_url("postgres")).await?;
     let mut tx = holder.begin().await?;
     hold_back_xmin(&mut tx).await?;
-    let cx = stand.context().await?;
+    let cx = servers.context().await?;
     let sessions = RelaySessions::new(&cx.postgres);
-    stand.commit(&in_turns(20_000, 200)).await?;
+    servers.commit(&in_turns(20_000, 200)).await?;
     let mut watermarks = all(Watermark::default());
-    while stand.count("brigade.outbox").await? > 0 {
+    while servers.count("brigade.outbox").await? > 0 {
         let settled = settle(&sessions).await?;
         for left in
-            batch::relay(&cx, &stand.metrics(), &sessions, &watermarks, settled).await.shards
+            batch::relay(&cx, &servers.metrics(), &sessions, &watermarks, settled).await.shards
         {
             watermarks[left.shard as usize].watermark.raise(left.watermark);
         }
     }
-    stand.commit(&in_turns(20_400, 200).split_off(20_000)).await?;
-    let from_the_start = touched(&stand, &all(Watermark::default())).await?;
-    let from_the_watermarks = touched(&stand, &watermarks).await?;
+    servers.commit(&in_turns(20_400, 200).split_off(20_000)).await?;
+    let from_the_start = touched(&servers, &all(Watermark::default())).await?;
+    let from_the_watermarks = touched(&servers, &watermarks).await?;
     // For each of the 16 shards the way down the index and some pages of the table.
     assert!(from_the_watermarks <= 16 * 10, "{from_the_watermarks} pages");
     assert!(from_the_start > 10 * from_the_watermarks, "{from_the_start} pages");
@@ -289,14 +290,14 @@ async fn settle(sessions: &RelaySessions) -> Result<Watermark> {
 }
 
 /// Pages of the outbox and its index that the relay's read touches.
-async fn touched(stand: &Stand, due: &[ShardRead]) -> Result<i64> {
+async fn touched(servers: &TestServers, due: &[ShardRead]) -> Result<i64> {
     let explain = format!("explain (analyze, buffers, format json) {}", include_str!("read.sql"));
     let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain))
         .bind(due.iter().map(|due| due.shard).collect::<Vec<_>>())
         .bind(due.iter().map(|due| due.watermark.seq).collect::<Vec<_>>())
         .bind(31_i64)
         .bind(i64::MAX)
-        .fetch_one(&RelaySessions::new(&stand.context().await?.postgres).pool)
+        .fetch_one(&RelaySessions::new(&servers.context().await?.postgres).pool)
         .await?;
     let mut nodes = vec![&plan[0]["Plan"]];
     while let Some(node) = nodes.pop() {
@@ -317,24 +318,24 @@ async fn touched(stand: &Stand, due: &[ShardRead]) -> Result<i64> {
 #[ignore = "a measurement"]
 async fn measure() -> Result<()> {
     for hold in [false, true] {
-        let stand = Stand::start().await?;
-        let mut holder = PgConnection::connect(&stand.postgres.superuser_url("postgres")).await?;
+        let servers = TestServers::start().await?;
+        let mut holder = PgConnection::connect(&servers.postgres.superuser_url("postgres")).await?;
         let mut tx = holder.begin().await?;
         if hold {
             hold_back_xmin(&mut tx).await?;
         }
         for some in in_turns(100_000, 5_000).chunks(5_000) {
-            stand.commit(some).await?;
+            servers.commit(some).await?;
         }
         let began = Instant::now();
-        let relay = stand.relay(FailPoints::default());
-        stand.outbox_is_empty().await?;
+        let relay = servers.relay(FailPoints::default());
+        servers.outbox_is_empty().await?;
         let relayed = 100_000.0 / began.elapsed().as_secs_f64();
-        assert_eq!(stand.check().await?, 0);
+        assert_eq!(servers.check().await?, 0);
         relay.stop().await;
         drop(tx);
 
-        let (cx, events) = (stand.context().await?, by_hand(100_000));
+        let (cx, events) = (servers.context().await?, by_hand(100_000));
         let began = Instant::now();
         let publish = stream::iter(events.chunks(1_000).map(|some| publish(&cx.nats, some)));
         let done = publish.buffer_unordered(2).map(|published| published.done).concat().await;

@@ -257,7 +257,7 @@ impl Watermarks {
         match step {
             Ok(Settling::Settled(watermark)) => self.settled.raise(watermark),
             Ok(settling) => self.settling = settling,
-            // The way begins anew.
+            // The steps begin again.
             Err(_) => self.deleted = true,
         }
     }

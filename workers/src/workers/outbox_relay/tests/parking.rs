@@ -4,7 +4,7 @@ use anyhow::Result;
 use async_nats::jetstream::{self, message::StreamMessage};
 use sqlx::AssertSqlSafe;
 
-use super::stand::{Stand, address, eventually, in_turns};
+use super::servers::{TestServers, address, eventually, in_turns};
 use brigade_contracts::shard_of;
 
 use crate::infra::FailPoints;
@@ -15,7 +15,12 @@ const FOR_THE_STREAM: usize = 950_000;
 const FOR_THE_SERVER: usize = 1_200_000;
 
 /// Makes the payload of a cart's event as large as this, or its kind unknown.
-async fn spoil(stand: &Stand, cart: usize, version: i64, bytes: Option<usize>) -> Result<()> {
+async fn spoil(
+    servers: &TestServers,
+    cart: usize,
+    version: i64,
+    bytes: Option<usize>,
+) -> Result<()> {
     let to = match bytes {
         Some(n) => format!(r#"payload = ('{{"data":"' || repeat('x', {n}) || '"}}')::json"#),
         None => "aggregate = 'planet'".to_owned(),
@@ -24,13 +29,13 @@ async fn spoil(stand: &Stand, cart: usize, version: i64, bytes: Option<usize>) -
     sqlx::query(AssertSqlSafe(update))
         .bind(address(cart).id.as_str())
         .bind(version)
-        .execute(&stand.sql)
+        .execute(&servers.sql)
         .await?;
     Ok(())
 }
 
-async fn letters(stand: &Stand) -> Result<Vec<StreamMessage>> {
-    let stream = jetstream::new(stand.client.clone()).get_stream("DLQ").await?;
+async fn letters(servers: &TestServers) -> Result<Vec<StreamMessage>> {
+    let stream = jetstream::new(servers.client.clone()).get_stream("DLQ").await?;
     let mut letters = Vec::new();
     for sequence in 1..=stream.cached_info().state.last_sequence {
         letters.push(stream.get_raw_message(sequence).await?);
@@ -40,15 +45,15 @@ async fn letters(stand: &Stand) -> Result<Vec<StreamMessage>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Result<()> {
-    let stand = Stand::start().await?;
-    stand.commit(&in_turns(400, 40)).await?;
-    spoil(&stand, 0, 3, Some(FOR_THE_STREAM)).await?;
-    spoil(&stand, 1, 3, Some(FOR_THE_SERVER)).await?;
-    spoil(&stand, 2, 3, None).await?;
-    let relay = stand.relay(FailPoints::default());
-    stand.outbox_is_empty().await?;
+    let servers = TestServers::start().await?;
+    servers.commit(&in_turns(400, 40)).await?;
+    spoil(&servers, 0, 3, Some(FOR_THE_STREAM)).await?;
+    spoil(&servers, 1, 3, Some(FOR_THE_SERVER)).await?;
+    spoil(&servers, 2, 3, None).await?;
+    let relay = servers.relay(FailPoints::default());
+    servers.outbox_is_empty().await?;
 
-    let stored = stand.stored().await?;
+    let stored = servers.stored().await?;
     assert_eq!(stored.len(), 397);
     for cart in 0..40 {
         let name = address(cart).id.to_string();
@@ -57,7 +62,7 @@ async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Res
         let all: Vec<u64> = (1..=10).filter(|version| cart > 2 || *version != 3).collect();
         assert_eq!(versions, all, "{name}");
     }
-    let letters = letters(&stand).await?;
+    let letters = letters(&servers).await?;
     let of = |cart: usize| {
         let id = address(cart).id;
         letters
@@ -75,7 +80,7 @@ async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Res
         assert!(header("Origin-Subject").unwrap().starts_with("evt.t1."));
         assert!(header("Dead-Reason").is_some() && header("ce-id").is_some());
     }
-    assert_eq!((stand.metrics().events_parked.get(), stand.metrics().relayed.get()), (3, 397));
+    assert_eq!((servers.metrics().events_parked.get(), servers.metrics().relayed.get()), (3, 397));
     assert_eq!(relay.health.ready(), Ok(()));
     relay.stop().await;
     Ok(())
@@ -84,19 +89,19 @@ async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Res
 /// If no dead letter can be stored, refused events wait, and those behind them do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_parked_stays_in_the_outbox() -> Result<()> {
-    let stand = Stand::start().await?;
-    let js = jetstream::new(stand.client.clone());
+    let servers = TestServers::start().await?;
+    let js = jetstream::new(servers.client.clone());
     let letters = js.get_stream("DLQ").await?.cached_info().config.clone();
     js.delete_stream("DLQ").await?;
-    stand.commit(&in_turns(100, 10)).await?;
-    spoil(&stand, 0, 3, Some(FOR_THE_STREAM)).await?;
-    let relay = stand.relay(FailPoints::default());
-    eventually("all others", async || Ok(stand.count("brigade.outbox").await? == 1)).await?;
-    assert_eq!(stand.stored().await?.len(), 99);
+    servers.commit(&in_turns(100, 10)).await?;
+    spoil(&servers, 0, 3, Some(FOR_THE_STREAM)).await?;
+    let relay = servers.relay(FailPoints::default());
+    eventually("all others", async || Ok(servers.count("brigade.outbox").await? == 1)).await?;
+    assert_eq!(servers.stored().await?.len(), 99);
     eventually("the alarm", async || Ok(relay.health.ready().is_err())).await?;
     js.create_stream(letters).await?;
-    stand.outbox_is_empty().await?;
-    assert_eq!(self::letters(&stand).await?.len(), 1);
+    servers.outbox_is_empty().await?;
+    assert_eq!(self::letters(&servers).await?.len(), 1);
     relay.stop().await;
     Ok(())
 }
@@ -105,12 +110,12 @@ async fn what_cannot_be_parked_stays_in_the_outbox() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_fetches_no_more_bytes_than_it_takes() -> Result<()> {
     const EVENT: i64 = 250_000;
-    let stand = Stand::start().await?;
-    stand.commit(&in_turns(64, 4)).await?;
+    let servers = TestServers::start().await?;
+    servers.commit(&in_turns(64, 4)).await?;
     let large = format!(
         r#"update brigade.events set payload = ('"' || repeat('x', {EVENT}) || '"')::json"#
     );
-    sqlx::query(AssertSqlSafe(large)).execute(&stand.sql).await?;
+    sqlx::query(AssertSqlSafe(large)).execute(&servers.sql).await?;
     let read = "select count(*), count(*) filter (where \"payload?\" is not null),
                        sum(octet_length(\"payload?\"))::bigint from (";
     let read = format!("{read}{}) rows", include_str!("../read.sql"));
@@ -119,13 +124,13 @@ async fn a_batch_fetches_no_more_bytes_than_it_takes() -> Result<()> {
         .bind(vec![0_i64; 16])
         .bind(500_i64)
         .bind(1_000_000_i64)
-        .fetch_one(&stand.sql)
+        .fetch_one(&servers.sql)
         .await?;
     assert_eq!((rows, taken, bytes), (64, 4, 4 * (EVENT + 2)));
     // All of it comes all the same.
-    let relay = stand.relay(FailPoints::default());
-    stand.outbox_is_empty().await?;
-    assert_eq!(stand.check().await?, 0);
+    let relay = servers.relay(FailPoints::default());
+    servers.outbox_is_empty().await?;
+    assert_eq!(servers.check().await?, 0);
     relay.stop().await;
     Ok(())
 }
@@ -133,24 +138,24 @@ async fn a_batch_fetches_no_more_bytes_than_it_takes() -> Result<()> {
 /// One event in each shard, with another behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_shard_stands_still_for_what_is_refused() -> Result<()> {
-    let stand = Stand::start().await?;
+    let servers = TestServers::start().await?;
     let carts: Vec<usize> = (0..16)
         .map(|shard| (0..).find(|cart| shard_of(&address(*cart)) == shard).unwrap())
         .collect();
-    let relay = stand.relay(FailPoints::default());
-    stand.outbox_is_empty().await?;
-    let mut tx = stand.sql.begin().await?;
-    super::stand::insert(&mut tx, &carts.iter().map(|c| (*c, 1)).collect::<Vec<_>>()).await?;
+    let relay = servers.relay(FailPoints::default());
+    servers.outbox_is_empty().await?;
+    let mut tx = servers.sql.begin().await?;
+    super::servers::insert(&mut tx, &carts.iter().map(|c| (*c, 1)).collect::<Vec<_>>()).await?;
     let spoil = format!(
         r#"update brigade.events set payload = ('{{"data":"' || repeat('x', {FOR_THE_SERVER})
            || '"}}')::json"#
     );
     sqlx::query(AssertSqlSafe(spoil)).execute(&mut *tx).await?;
     tx.commit().await?;
-    stand.commit(&carts.iter().map(|cart| (*cart, 2)).collect::<Vec<_>>()).await?;
-    stand.outbox_is_empty().await?;
-    assert!(stand.stored().await?.iter().all(|event| event.version == 2));
-    assert_eq!((stand.stored().await?.len(), letters(&stand).await?.len()), (16, 16));
+    servers.commit(&carts.iter().map(|cart| (*cart, 2)).collect::<Vec<_>>()).await?;
+    servers.outbox_is_empty().await?;
+    assert!(servers.stored().await?.iter().all(|event| event.version == 2));
+    assert_eq!((servers.stored().await?.len(), letters(&servers).await?.len()), (16, 16));
     eventually("readiness", async || Ok(relay.health.ready().is_ok())).await?;
     relay.stop().await;
     Ok(())

@@ -1,4 +1,4 @@
-//! Both servers, with the users and roles of the table of permissions, and what tests ask them.
+//! Both servers, with the users and roles of the table of permissions, and the queries of the tests.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const NAME: &str = "outbox-relay";
 pub const PAYLOAD: &str = r#"{"data":{"item_id":"i1"},"after":{"ended":false}}"#;
 
-pub struct Stand {
+pub struct TestServers {
     pub nats: NatsServer,
     pub postgres: Postgres,
     /// The connections of a superuser.
@@ -44,7 +44,7 @@ pub struct Stored {
     pub message: async_nats::Message,
 }
 
-impl Stand {
+impl TestServers {
     pub async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
@@ -236,12 +236,12 @@ pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> R
     Ok(())
 }
 
-/// Asks again until it is so. Errors are answers of servers that are down.
+/// Polls until a condition holds. An error counts as false: servers may be down.
 pub async fn eventually(what: &str, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
-    let asked = async {
+    let polling = async {
         while !is_so().await.unwrap_or(false) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(LIMIT, asked).await.with_context(|| format!("still waiting for {what}"))
+    timeout(LIMIT, polling).await.with_context(|| format!("still waiting for {what}"))
 }
