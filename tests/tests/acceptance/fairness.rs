@@ -1,12 +1,12 @@
 //! S5-08: what one tenant stores on the durable door is not what another waits for.
 
-use brigade::infra::nats::ConnectionMetrics;
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
 
 use async_nats::{HeaderMap, jetstream};
+use brigade::{infra::nats::ConnectionMetrics, runtime::ConsumeMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, check, until};
 use futures::future::join_all;
@@ -186,7 +186,7 @@ async fn s5_08_durable_commands_of_others_overtake_a_flood() {
         println!("{before} of {FLOOD} came before the last of {tenant}");
         assert!(before < bound, "{before} of the flood came before the last of {tenant}");
     }
-    assert!(town.metrics.commands_overtaking.get() >= 150);
+    assert!(town.metrics.group::<ConsumeMetrics>().overtaking.get() >= 150);
     finish(town, &[("t1", 20_001), ("t2", 51), ("t3", 102)]).await;
 }
 
@@ -239,7 +239,12 @@ async fn what_fails_ahead_of_its_turn_is_buried_once_and_in_its_turn() {
     until_stored(&town, 5011).await;
     town.run(WorkerName::CommandHandler).await;
     until_decided(&town, "t3", 11).await;
-    let verdict = |verdict| town.metrics.verdicts.with_label_values(&["command-handler", verdict]);
+    let verdict = |verdict| {
+        town.metrics
+            .group::<ConsumeMetrics>()
+            .verdicts
+            .with_label_values(&["command-handler", verdict])
+    };
     until("the bad one to be left", async || (verdict("left").get() > 0).then_some(())).await;
     until_acknowledged(&town).await;
     assert_eq!((verdict("dead").get(), check::dead_letters(&town).await.len()), (1, 1));

@@ -107,7 +107,7 @@ async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since:
     until("the duties to be held", || async {
         // Nobody held them that long before this without renewing them after it.
         let held = "select count(*) from brigade.leases
-                    where name in ('cart-lock-expiry.sweep', 'command-handler.show',
+                    where name in ('cart-lock-expiry.sweep', 'command-handler.projection-backlog',
                                    'command-handler.housekeeping', 'cache-verifier.checkpoints',
                                    'cache-verifier.audit')
                       and until > $1 + interval '2 seconds'";

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_nats::jetstream;
-use brigade::operations::provision;
+use brigade::{operations::provision, runtime::ConsumeMetrics};
 use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
     Producer, Town, check,
@@ -254,7 +254,11 @@ async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
     let relay = jetstream::new(town.connect("outbox-relay").await);
     let sent = relay.publish_with_headers(joined.subject.clone(), headers, joined.payload.clone());
     sent.await.unwrap().await.unwrap();
-    let waited = town.metrics.verdicts.with_label_values(&["payment-projector", "away"]);
+    let waited = town
+        .metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["payment-projector", "away"]);
     until("the event to have waited", || async { (waited.get() >= 40).then_some(()) }).await;
     let operator = Producer::new(town.connect("operator").await, "t1");
     assert_eq!(operator.send("cart.c1.rebuild_cache", json!({})).await.status, 200);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_nats::jetstream;
+use brigade::runtime::ConsumeMetrics;
 use brigade_contracts::{
     Timestamp, WorkerName,
     subject::{lock_due, lock_timer},
@@ -97,7 +98,11 @@ async fn release(sql: &sqlx::PgPool, cart: &str, payload: &Value) -> bool {
 }
 
 fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics.verdicts.with_label_values(&["cart-lock-expiry", verdict]).get()
+    town.metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["cart-lock-expiry", verdict])
+        .get()
 }
 
 async fn released(town: &Town, lock: &Lock) {
@@ -179,7 +184,8 @@ async fn a_crash_between_asking_and_acknowledging_decides_nothing_twice() {
     at_rest(&town).await;
     assert!(lock.is_released(&town).await);
     assert_eq!(decider.decided(), 1);
-    let redelivered = town.metrics.redelivered.with_label_values(&["cart-lock-expiry"]);
+    let redelivered =
+        town.metrics.group::<ConsumeMetrics>().redelivered.with_label_values(&["cart-lock-expiry"]);
     assert!(redelivered.get() > 0);
     town.finish().await;
 }

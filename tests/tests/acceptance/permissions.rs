@@ -1,9 +1,8 @@
 //! Who may do what is a fact of the servers, not of good manners.
 
-use brigade::infra::nats::ConnectionMetrics;
 use std::sync::Arc;
 
-use brigade::infra::{Health, Metrics, Nats};
+use brigade::infra::{Health, Metrics, Nats, nats::ConnectionMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, until};
 use serde_json::json;

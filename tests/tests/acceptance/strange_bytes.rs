@@ -5,7 +5,10 @@ use brigade::fleet::FleetMetrics;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use brigade::operations::dead_letters::{DeadLetters, Filter, Letter};
+use brigade::{
+    operations::dead_letters::{DeadLetters, Filter, Letter},
+    runtime::ConsumeMetrics,
+};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, town::SUPERUSER, until};
 use serde_json::{Value, json};
@@ -334,7 +337,11 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
     let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
     let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
     let doors = ["req.t1.cart.c1.join", "cmd.t1.user.u1.login", "q.t1.view.cart.c1"];
-    let handled = town.metrics.verdicts.with_label_values(&["command-handler", "done"]);
+    let handled = town
+        .metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["command-handler", "done"]);
     let answered = town.metrics.queries.with_label_values(&["view", "404"]);
     let (handled_before, answered_before) = (handled.get(), answered.get());
     for reply in replies() {

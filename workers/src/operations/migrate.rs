@@ -230,7 +230,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::workers::outbox_relay::tests::stand::eventually;
+    use crate::workers::outbox_relay::tests::servers::eventually;
 
     const COLUMN: &str = "alter table brigade.carts add column remark text";
     const INDEX: &str = "create index concurrently carts_remark_idx on brigade.carts (remark)";

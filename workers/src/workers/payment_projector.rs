@@ -19,8 +19,8 @@ use crate::{
 const PROJECTION: Projection = Projection {
     buckets: &[Bucket::Views, Bucket::ActiveOrders],
     decode,
-    before_write: "payment-projector.before_write",
-    after_write: "payment-projector.after_write",
+    before_projection: "payment-projector.before_projection",
+    after_projection: "payment-projector.after_projection",
 };
 
 /// Runs until the drain.

@@ -17,8 +17,8 @@ use crate::{
 const PROJECTION: Projection = Projection {
     buckets: &[Bucket::UserState],
     decode,
-    before_write: "user-state-projector.before_write",
-    after_write: "user-state-projector.after_write",
+    before_projection: "user-state-projector.before_projection",
+    after_projection: "user-state-projector.after_projection",
 };
 
 /// Runs until the drain.

@@ -1,31 +1,17 @@
-use brigade_contracts::{Part, Timestamp, WorkerName, lock::Action, payment::Method};
-use brigade_domain::LockMetric;
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use brigade_contracts::Timestamp;
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 mod registry;
+mod visibility;
 
 pub use registry::{
     Buckets, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry, seconds_since,
 };
+pub use visibility::VisibilityMetrics;
 
 /// The metrics of a process. The texts are the help texts of `/metrics`.
 pub struct Metrics {
     registry: MetricsRegistry,
-    pub verdicts: IntCounterVec,
-    pub redelivered: IntCounterVec,
-    pub waiting: IntGaugeVec,
-    pub batch_seconds: HistogramVec,
-    pub commands: IntCounterVec,
-    pub held_up: IntGauge,
-    pub overtaking: IntGauge,
-    pub commands_overtaking: IntCounter,
-    pub lock_attempts: IntCounterVec,
-    pub lock_held_seconds: HistogramVec,
-    pub dead_letters: IntCounterVec,
-    pub dead_letters_in_sql: IntCounterVec,
-    pub dead_letters_without_payload: IntCounterVec,
-    pub visible_seconds: HistogramVec,
-    pub shown_again: IntCounter,
     pub queries: IntCounterVec,
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
@@ -47,7 +33,6 @@ pub struct Metrics {
     pub stream_display_seconds: HistogramVec,
 }
 
-const VERDICTS: [&str; 6] = ["done", "retry", "away", "held", "dead", "left"];
 const QUERIES: &[(&str, &[&str])] = &[
     ("view", &["200", "304", "400", "404", "413", "429", "503", "504", "unanswered"]),
     ("outcome", &["200", "400", "404", "413", "429", "503", "unanswered"]),
@@ -70,87 +55,8 @@ impl Metrics {
         let seconds = |name: &str, help: &str, labels: &[&str]| {
             registry.histograms(name, help, labels, LATENCY_SECONDS)
         };
-        let held_seconds = |name: &str, help: &str, labels: &[&str]| {
-            registry.histograms(name, help, labels, LONG_SECONDS)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| registry.gauges(name, help, labels);
         let gauge = |name: &str, help: &str| registry.gauge(name, help);
         let metrics = Self {
-            verdicts: counters(
-                "brigade_messages_total",
-                "Messages by worker and verdict; `left` came ahead of its turn and waits for it now",
-                &["worker", "verdict"],
-            ),
-            redelivered: counters(
-                "brigade_redelivered_total",
-                "Messages that came again: their worker died, or asked for it",
-                &["worker"],
-            ),
-            waiting: gauges(
-                "brigade_messages_waiting",
-                "Messages in hand that no batch has taken yet",
-                &["worker"],
-            ),
-            batch_seconds: seconds(
-                "brigade_batch_seconds",
-                "Time from taking a batch to settling it",
-                &["worker"],
-            ),
-            commands: counters(
-                "brigade_commands_total",
-                "Outcomes given, by status; repetitions answered from the inbox are `again`",
-                &["status"],
-            ),
-            held_up: gauge(
-                "brigade_aggregates_held_up",
-                "Aggregates that somebody else has locked for longer than a batch waits; their \
-                 commands wait aside: look for transactions that stay open",
-            ),
-            overtaking: gauge(
-                "brigade_overtaking_consumers",
-                "Consumers of COMMANDS by which commands overtake what another tenant floods the \
-                 stream with, by the command-handler that makes them",
-            ),
-            commands_overtaking: counter(
-                "brigade_overtaking_total",
-                "Commands that came ahead of their turn in the stream",
-            ),
-            lock_attempts: counters(
-                "brigade_lock_attempts_total",
-                "Attempts to take the lock of a cart's owner, by method and result: acquired, or \
-                 the code of the refusal",
-                &["method", "result"],
-            ),
-            lock_held_seconds: held_seconds(
-                "brigade_lock_held_seconds",
-                "How long locks were held, by method and how that ended: released or expired",
-                &["method", "ended"],
-            ),
-            dead_letters: counters(
-                "brigade_dead_letters_total",
-                "Messages copied to the dead letters",
-                &["worker"],
-            ),
-            dead_letters_in_sql: counters(
-                "brigade_dead_letters_in_sql_total",
-                "Those of them that the stream DLQ did not take: it is full, or they are too large",
-                &["worker"],
-            ),
-            dead_letters_without_payload: counters(
-                "brigade_dead_letters_without_payload_total",
-                "Those of them whose payload is not kept: too many of their tenant are in SQL, which \
-                 nobody replays or drops",
-                &["worker"],
-            ),
-            visible_seconds: seconds(
-                "brigade_commit_to_visible_seconds",
-                "Time from the change (database clock) to its part standing in KV",
-                &["part"],
-            ),
-            shown_again: counter(
-                "brigade_shown_again_total",
-                "Aggregates shown again because their first show was not noted as done",
-            ),
             queries: counters(
                 "brigade_queries_total",
                 "Queries by kind and status",
@@ -244,24 +150,6 @@ impl Metrics {
             ),
             registry,
         };
-        for worker in WorkerName::ALL {
-            for verdict in VERDICTS {
-                metrics.verdicts.with_label_values(&[worker.as_str(), verdict]);
-            }
-            metrics.redelivered.with_label_values(&[worker.as_str()]);
-            metrics.waiting.with_label_values(&[worker.as_str()]);
-            metrics.dead_letters.with_label_values(&[worker.as_str()]);
-            metrics.dead_letters_in_sql.with_label_values(&[worker.as_str()]);
-            metrics.dead_letters_without_payload.with_label_values(&[worker.as_str()]);
-        }
-        for method in Method::ALL {
-            for result in ["acquired", "cart_locked", "cart_changed", "cart_empty"] {
-                metrics.lock_attempts.with_label_values(&[method.as_str(), result]);
-            }
-            for ended in ["released", "expired"] {
-                metrics.lock_held_seconds.with_label_values(&[method.as_str(), ended]);
-            }
-        }
         for from in ["memory", "kv", "sql"] {
             metrics.content_from.with_label_values(&[from]);
         }
@@ -286,28 +174,6 @@ impl Metrics {
             }
         }
         metrics
-    }
-
-    /// What was decided about locks, and is committed.
-    pub fn locks(&self, decided: &[LockMetric]) {
-        let attempt = |method: &Method, result: &str| {
-            self.lock_attempts.with_label_values(&[method.as_str(), result]).inc();
-        };
-        for one in decided {
-            match one {
-                LockMetric::Acquired(method) => attempt(method, Action::Acquired.as_str()),
-                LockMetric::Refused(method, code) => attempt(method, code),
-                LockMetric::Held { method, millis, ended } => self
-                    .lock_held_seconds
-                    .with_label_values(&[method.as_str(), ended.as_str()])
-                    .observe(*millis as f64 / 1000.0),
-            }
-        }
-    }
-
-    /// A part that was changed at `at` (database clock) stands in KV now.
-    pub fn visible(&self, part: Part, at: Timestamp) {
-        self.visible_seconds.with_label_values(&[part.as_str()]).observe(seconds_since(at));
     }
 
     /// A row that was changed at `at` (database clock) stands in the memory of edge now.

@@ -40,7 +40,7 @@ use crate::{
         Context, Kv,
         postgres::{Failure, bounded, failure},
     },
-    runtime::{CommandClient, CommandOptions, Delivery, Handler, NotDecided, Turn, Verdict},
+    runtime::{BatchPermit, CommandClient, CommandOptions, Delivery, Handler, NotDecided, Verdict},
     store::rows::keys,
 };
 
@@ -211,7 +211,7 @@ impl<P: Preload> Handler for Sessions<P> {
         decode(delivery)
     }
 
-    async fn handle(&self, batch: Vec<SessionEvent>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<SessionEvent>, _permit: BatchPermit) -> Vec<Verdict> {
         self.cx.fail.point("cache-verifier.before_verify").await;
         if let Err(error) = self.run_side_effects(&batch).await {
             return vec![not_verified(&error.into()); batch.len()];

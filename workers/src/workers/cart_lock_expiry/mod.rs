@@ -43,7 +43,7 @@ use crate::{
         postgres::{Failure, bounded, failure},
     },
     runtime::{
-        Delivery, Handler, NotDecided, Source, Turn, Verdict, consume, supervise::supervise,
+        BatchPermit, Delivery, Handler, NotDecided, Source, Verdict, consume, supervise::supervise,
     },
 };
 
@@ -96,7 +96,7 @@ impl Handler for CartLockExpiry {
         Ok(ExpiringLock { cart, owner, token })
     }
 
-    async fn handle(&self, batch: Vec<ExpiringLock>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<ExpiringLock>, _permit: BatchPermit) -> Vec<Verdict> {
         let held = bounded(&self.cx.postgres, async |c| held(c, &batch).await).await;
         let held = match held {
             Ok(held) => held,

@@ -1,99 +1,108 @@
-//! A bucket that answers do not wait for for ever.
+//! A bucket behind a [`CircuitBreaker`]: answers do not wait for it for ever.
 
 use std::{
     slice,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use brigade_contracts::key::Bucket;
 use tokio::time::{sleep, timeout};
 
+use super::circuit_breaker::{Circuit, CircuitBreaker, PROBE_INTERVAL};
 use crate::infra::{Kv, Nats, Put, PutResult, WhenAbsent};
 
-/// Answers do not wait longer for a bucket.
-pub const PATIENCE: Duration = Duration::from_secs(1);
-/// A bucket that did not take a write is tried again this often.
-const PROBE: Duration = Duration::from_millis(200);
+/// Longest time that answers wait for a bucket.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time that answers wait for a probe.
+const PROBE_TIMEOUT: Duration = PROBE_INTERVAL;
+/// Pause before a failed write is made once more.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// After [`PATIENCE`] the bucket is skipped, until a write every [`PROBE`] succeeds.
-pub struct Patient {
+/// A bucket that is not written to while its circuit is open.
+pub struct GuardedBucket {
     kv: Kv,
-    skipped_until: Mutex<Option<Instant>>,
+    breaker: Mutex<CircuitBreaker>,
 }
 
-impl Patient {
+impl GuardedBucket {
+    /// Opens the bucket.
+    ///
     /// # Errors
     /// Never in practice: see [`Kv::open`].
     pub async fn open(nats: &Nats, bucket: Bucket) -> anyhow::Result<Self> {
-        Ok(Self { kv: Kv::open(nats, bucket).await?, skipped_until: Mutex::new(None) })
+        Ok(Self { kv: Kv::open(nats, bucket).await?, breaker: Mutex::default() })
     }
 
-    /// Looks at what is stored before these keys are written next.
+    /// Forgets the remembered versions of these keys, so that the next write reads what is stored.
     pub fn forget(&self, puts: &[Put]) {
         for put in puts {
             self.kv.forget_key(&put.key);
         }
     }
 
-    /// Writes as [`Kv::put`] does. What is skipped has failed.
+    /// Writes as [`Kv::put`] does. Everything fails while the circuit is open.
     pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
-        match self.patience() {
-            _ if puts.is_empty() => Vec::new(),
-            None => skipped(puts.len()),
-            Some(PROBE) => self.probe(puts, absent).await,
-            Some(patience) => self.put_within(patience, puts, absent).await,
+        if puts.is_empty() {
+            return Vec::new();
+        }
+        let circuit = self.breaker().begin(Instant::now());
+        match circuit {
+            Circuit::Closed => self.put_within(WRITE_TIMEOUT, puts, absent).await,
+            Circuit::Open => refused(puts.len()),
+            Circuit::HalfOpen => self.probe(puts, absent).await,
         }
     }
 
-    /// One write tells whether the bucket takes any. A batch may need longer than a probe is
-    /// given, and would never be taken. What needs no write tells nothing: the next one is tried.
+    /// Writes the keys one by one until the circuit is closed or the probe's time is over, then the
+    /// rest as usual. One write shows whether the bucket takes any, while a batch may need longer
+    /// than a probe is given, and would never be taken. A key that needs no write shows nothing: the
+    /// next one is tried.
     async fn probe(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
-        let until = Instant::now() + PROBE;
+        let until = Instant::now() + PROBE_TIMEOUT;
         let mut stored = Vec::new();
         for put in puts {
             let left = until.saturating_duration_since(Instant::now());
             stored.extend(self.put_within(left, slice::from_ref(put), absent).await);
-            if !self.is_skipped() || Instant::now() >= until {
+            if !self.is_open() || Instant::now() >= until {
                 break;
             }
         }
         let rest = &puts[stored.len()..];
-        stored.extend(if self.is_skipped() {
-            skipped(rest.len())
+        stored.extend(if self.is_open() {
+            refused(rest.len())
         } else {
-            self.put_within(PATIENCE, rest, absent).await
+            self.put_within(WRITE_TIMEOUT, rest, absent).await
         });
         stored
     }
 
+    /// Writes until nothing fails or the time is over, and tells the circuit breaker.
     async fn put_within(
         &self,
-        patience: Duration,
+        limit: Duration,
         puts: &[Put],
         absent: WhenAbsent,
     ) -> Vec<PutResult> {
-        let until = Instant::now() + patience;
+        let until = Instant::now() + limit;
         let before = self.kv.acknowledged();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let stored = timeout(left, self.kv.put(puts, absent)).await;
-            let failed = match &stored {
+            let failure = match &stored {
                 Ok(stored) => stored.iter().find_map(|stored| match stored {
                     PutResult::Failed(why) => Some(why.as_str()),
                     PutResult::UpToDate | PutResult::Absent => None,
                 }),
                 Err(_) => Some("no acknowledgement"),
             };
-            match failed {
-                // What was remembered or only read says nothing about writes.
+            match failure {
+                // A remembered version, or a read, says nothing about writes.
                 None if self.kv.acknowledged() == before => {}
-                None => self.set_skipped(None, ""),
-                Some(why) if Instant::now() >= until => {
-                    self.set_skipped(Some(Instant::now() + PROBE), why);
-                }
+                None => self.succeeded(),
+                Some(why) if Instant::now() >= until => self.failed(why),
                 Some(_) => {
-                    sleep(Duration::from_millis(20)).await;
+                    sleep(RETRY_PAUSE).await;
                     continue;
                 }
             }
@@ -102,38 +111,31 @@ impl Patient {
         }
     }
 
-    /// How long this write may take; `None`: it is skipped.
-    fn patience(&self) -> Option<Duration> {
-        let mut skipped = self.skipped_until.lock().unwrap_or_else(PoisonError::into_inner);
-        match *skipped {
-            None => Some(PATIENCE),
-            Some(until) if until > Instant::now() => None,
-            Some(_) => {
-                *skipped = Some(Instant::now() + PROBE);
-                Some(PROBE)
-            }
+    fn breaker(&self) -> MutexGuard<'_, CircuitBreaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_open(&self) -> bool {
+        self.breaker().is_open()
+    }
+
+    fn succeeded(&self) {
+        if self.breaker().succeeded() {
+            tracing::info!(bucket = self.kv.bucket().as_str(), "the bucket takes writes again");
         }
     }
 
-    /// Whether no write has succeeded since one did not.
-    fn is_skipped(&self) -> bool {
-        self.skipped_until.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn set_skipped(&self, until: Option<Instant>, why: &str) {
-        let mut skipped = self.skipped_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = self.kv.bucket().as_str();
-        match (skipped.is_some(), until.is_some()) {
-            (false, true) => tracing::warn!(bucket, why, "takes no writes; answers go on"),
-            (true, false) => tracing::info!(bucket, "takes writes again"),
-            _ => {}
+    fn failed(&self, why: &str) {
+        if self.breaker().failed(Instant::now()) {
+            let bucket = self.kv.bucket().as_str();
+            tracing::warn!(bucket, why, "the bucket takes no writes; answers do not wait for it");
         }
-        *skipped = until;
     }
 }
 
-fn skipped(puts: usize) -> Vec<PutResult> {
-    vec![PutResult::Failed("skipped".to_owned()); puts]
+/// Returns the results of writes that were not made.
+fn refused(puts: usize) -> Vec<PutResult> {
+    vec![PutResult::Failed("the circuit is open".to_owned()); puts]
 }
 
 #[cfg(test)]
@@ -154,12 +156,12 @@ mod tests {
         Put { key: key.to_owned(), version: 1, value: r#"{"version":1}"#.into(), ttl: None }
     }
 
-    /// The first result that is not that of a bucket that is skipped just now.
-    async fn put_when_probed(bucket: &Patient, puts: &[Put]) -> Vec<PutResult> {
+    /// Returns the first result of a circuit that is not open.
+    async fn put_when_probed(bucket: &GuardedBucket, puts: &[Put]) -> Vec<PutResult> {
         let put = async {
             loop {
                 let stored = bucket.put(puts, WhenAbsent::Ask).await;
-                if stored != skipped(puts.len()) {
+                if stored != refused(puts.len()) {
                     return stored;
                 }
                 tokio::task::yield_now().await;
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_write_that_is_acknowledged_ends_the_skipping() -> anyhow::Result<()> {
+    async fn only_an_acknowledged_write_closes_the_circuit() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, "").await?;
@@ -177,7 +179,7 @@ mod tests {
         provision::run(&url, 1).await?;
         let health = Health::new(WorkerName::CommandHandler);
         let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;
-        let bucket = Patient::open(&nats, Bucket::Views).await?;
+        let bucket = GuardedBucket::open(&nats, Bucket::Views).await?;
         assert_eq!(bucket.put(&[put("a")], WhenAbsent::Ask).await, [PutResult::UpToDate]);
 
         // It can be read, and takes no write.
@@ -185,18 +187,18 @@ mod tests {
         let declared = stream.cached_info().config.clone();
         let full = jetstream::stream::Config { max_bytes: 1, ..declared.clone() };
         nats.jetstream.update_stream(full).await?;
-        let refused = bucket.put(&[put("b")], WhenAbsent::Ask).await;
-        assert!(matches!(refused[..], [PutResult::Failed(_)]), "{refused:?}");
+        let failed = bucket.put(&[put("b")], WhenAbsent::Ask).await;
+        assert!(matches!(failed[..], [PutResult::Failed(_)]), "{failed:?}");
         let known = put_when_probed(&bucket, &[put("a")]).await;
-        assert_eq!((known, bucket.is_skipped()), (vec![PutResult::UpToDate], true));
+        assert_eq!((known, bucket.is_open()), (vec![PutResult::UpToDate], true));
         let absent = Put { version: 2, ..put("c") };
         let absent = put_when_probed(&bucket, &[absent]).await;
-        assert_eq!((absent, bucket.is_skipped()), (vec![PutResult::Absent], true));
+        assert_eq!((absent, bucket.is_open()), (vec![PutResult::Absent], true));
 
         // What needs no write keeps no other one from being the probe.
         nats.jetstream.update_stream(declared).await?;
         let both = put_when_probed(&bucket, &[put("a"), put("b"), put("c")]).await;
-        assert_eq!((both, bucket.is_skipped()), (vec![PutResult::UpToDate; 3], false));
+        assert_eq!((both, bucket.is_open()), (vec![PutResult::UpToDate; 3], false));
         Ok(())
     }
 }
