@@ -71,7 +71,7 @@ impl fmt::Display for Aggregate {
 pub enum Part {
     Core,
     Payments,
-    /// Of a user, as the two below.
+    /// A part of a user, as the two below.
     Auth,
     Subscription,
     Roles,
@@ -89,7 +89,8 @@ impl Part {
         }
     }
 
-    /// Whether a projector writes it, from events; command-handler writes the others itself.
+    /// Returns true if a projector writes it, from events; command-handler writes the others
+    /// itself.
     #[must_use]
     pub fn is_projected(self) -> bool {
         matches!(self, Self::Payments | Self::Subscription | Self::Roles)
@@ -127,7 +128,7 @@ impl Address {
         Ok(Self { tenant: Token::new(tenant)?, aggregate, id: Token::new(id)? })
     }
 
-    /// How an outcome names this aggregate at a version: `cart.c1@11`.
+    /// Returns the name of this aggregate at a version in outcomes: `cart.c1@11`.
     #[must_use]
     pub fn at(&self, version: u64) -> String {
         format!("{}.{}@{version}", self.aggregate, self.id)

@@ -12,15 +12,15 @@ use crate::{
 };
 
 verbs! {
-    /// What can be asked of a cart.
+    /// The verbs of a cart.
     pub enum Verb {
         /// 201. Creates the cart. An owner, and a session, has at most 50 that are open
         /// (`too_many_carts`).
         "open" => Open(Open),
         /// A user becomes a member of a team cart.
-        "join" => Join(User),
+        "join" => Join(Member),
         /// A member leaves a team cart and takes its items with it.
-        "leave" => Leave(User),
+        "leave" => Leave(Member),
         /// Puts an item in. A cart has at most 200, and 64 KiB of JSON (`too_large`).
         "add_item" => AddItem(AddItem),
         /// Changes how many of an item are in.
@@ -28,11 +28,11 @@ verbs! {
         /// Takes an item out.
         "remove_item" => RemoveItem(RemoveItem),
         /// A member commits to pay cash on delivery.
-        "commit_cod" => CommitCod(User),
+        "commit_cod" => CommitCod(Member),
         /// All open carts of this cart's session, and its lock, become the user's.
-        "claim" => Claim(User),
+        "claim" => Claim(Member),
         /// Takes the lock of the cart's owner, over all its carts.
-        "lock" => Lock(Lock),
+        "lock" => Lock(LockCart),
         /// Puts the gateway's real id on the lock; the deadline stays.
         "bind_transaction" => BindTransaction(BindTransaction),
         /// Moves the lock's deadline, up to a cap.
@@ -40,7 +40,7 @@ verbs! {
         /// Gives the lock back.
         "unlock" => Unlock(Unlock),
         /// System. Ends a lock that is past its deadline, or extends it for an open payment.
-        "expire_lock" => ExpireLock(Held),
+        "expire_lock" => ExpireLock(ExpireLock),
         /// The cart becomes an order, once.
         "check_out" => CheckOut(CheckOut),
         /// Ends the cart without an order.
@@ -100,7 +100,7 @@ pub struct Open {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct User {
+pub struct Member {
     pub user: Token,
 }
 
@@ -112,7 +112,7 @@ pub struct AddItem {
     pub name: Text<MAX_NAME>,
     pub unit_price: Money,
     pub quantity: Quantity,
-    /// Whose item it is; without one, all members share it.
+    /// The member who ordered the item; without one, all members share it.
     pub user: Option<Token>,
 }
 
@@ -131,11 +131,11 @@ pub struct RemoveItem {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Lock {
+pub struct LockCart {
     /// May be a temporary one, to be bound to the gateway's later.
     pub transaction_id: Token,
     pub method: Method,
-    /// What the sender believes the contents to be; another one than theirs is refused.
+    /// The contents according to the sender; if they differ from the cart's, the lock is refused.
     pub fingerprint: Option<Text<MAX_NAME>>,
 }
 
@@ -162,7 +162,7 @@ pub struct Unlock {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
+pub struct ExpireLock {
     /// The fencing token of the lock that is meant.
     pub token: i64,
 }
@@ -172,7 +172,7 @@ pub struct Held {
 pub struct CheckOut {
     pub order_id: Token,
     pub table_id: Option<Token>,
-    /// Of the lock, where the cart is locked.
+    /// The token of the lock, if the cart is locked.
     pub token: Option<i64>,
 }
 
@@ -205,7 +205,7 @@ pub struct Core {
     pub order_id: Option<Token>,
 }
 
-/// What a member owes of the total.
+/// A member's share of the total.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Share {
     pub user: Token,
@@ -220,14 +220,15 @@ pub struct Payments {
     pub currency: Currency,
     pub paid: Money,
     pub refunded: Money,
-    pub members: Vec<Standing>,
+    pub members: Vec<MemberPayment>,
     #[schemars(length(max = MAX_PAYMENTS))]
-    pub payments: Vec<Payment>,
+    pub payments: Vec<PaymentSummary>,
 }
 
-/// How a member stands to paying.
+/// A member's commitment and payments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Standing {
+#[schemars(rename = "Standing")]
+pub struct MemberPayment {
     pub user: Token,
     pub committed: Option<Commitment>,
     pub paid: Money,
@@ -243,7 +244,7 @@ pub enum Commitment {
 /// A payment as its cart or order shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "PaymentOfTarget")]
-pub struct Payment {
+pub struct PaymentSummary {
     pub id: Token,
     pub user: Option<Token>,
     pub method: Method,

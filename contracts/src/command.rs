@@ -38,8 +38,8 @@ impl Door {
     }
 }
 
-/// A command that can carry an outcome: its tenant and its Command-Id are known.
-/// Whether it also makes sense is told by `request`.
+/// A command that can carry an outcome: its tenant and its Command-Id are known. `request` tells if
+/// it makes sense as well.
 #[derive(Clone, Debug)]
 pub struct Command {
     pub door: Door,
@@ -52,7 +52,7 @@ pub struct Command {
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
-    /// Where it came from, if that was told.
+    /// The sender's address, if it is known.
     pub source: Option<IpAddr>,
     pub request: Result<Request, Refusal>,
 }
@@ -66,7 +66,7 @@ pub struct Request {
     pub body: Body,
 }
 
-/// What is asked of which kind of aggregate.
+/// A verb with its payload, by the kind of aggregate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     Cart(cart::Verb),
@@ -74,7 +74,7 @@ pub enum Body {
     Order(order::Verb),
     Table(table::Verb),
     User(user::Verb),
-    /// What can be asked of an aggregate of any kind.
+    /// The verb of every kind of aggregate.
     Rebuild(Aggregate, rebuild::Rebuild),
 }
 
@@ -110,8 +110,8 @@ impl Command {
         })
     }
 
-    /// Whether a repetition is decided like the first: its answer holds tokens, of which nothing
-    /// is kept that could be told again.
+    /// Returns true if a repetition is decided like the first: its answer holds tokens, of which
+    /// nothing is kept that could be told again.
     #[must_use]
     pub fn is_decided_anew(&self) -> bool {
         let verb = self.target.split('.').nth(3);

@@ -31,7 +31,7 @@ impl Email {
         &self.0
     }
 
-    /// By Unicode's full case folding: what must be unique in a tenant.
+    /// Returns the address by Unicode's full case folding, which is unique in a tenant.
     #[must_use]
     pub fn folded(&self) -> String {
         UniCase::unicode(&self.0).to_folded_case()

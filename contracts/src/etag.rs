@@ -10,7 +10,7 @@ use crate::{
 pub enum IfNoneMatch {
     /// `*`: any version at all.
     Any,
-    /// What stands between the quotation marks of each entity tag; `W/` makes no difference to the
+    /// The text between the quotation marks of each entity tag; `W/` makes no difference to the
     /// weak comparison that this header asks for.
     Tags(Vec<String>),
 }
@@ -41,13 +41,13 @@ impl IfNoneMatch {
         if tags.is_empty() { Err(bad(IF_NONE_MATCH)) } else { Ok(Self::Tags(tags)) }
     }
 
-    /// Whether the asker already has this version, whose strong ETag is `"<version>"`.
+    /// Returns true if the asker already has this version, whose strong ETag is `"<version>"`.
     #[must_use]
     pub fn has(&self, version: u64) -> bool {
         self.has_tag(&version.to_string())
     }
 
-    /// Whether the asker already has what this tag, without its quotation marks, names.
+    /// Returns true if the asker already has what this tag, without its quotation marks, names.
     #[must_use]
     pub fn has_tag(&self, tag: &str) -> bool {
         match self {

@@ -7,7 +7,7 @@ use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, header, 
 
 /// A kind of event: its bare name, what it touches, and whether its aggregate ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct EventKind {
     pub aggregate: Aggregate,
     pub name: &'static str,
     /// The parts that show something else after this event.
@@ -16,8 +16,8 @@ pub struct Kind {
     pub ends: bool,
 }
 
-impl Kind {
-    /// Whether an event of this kind shows the part as it is afterwards, for its projector.
+impl EventKind {
+    /// Returns true if an event of this kind shows the part as it is afterwards, for its projector.
     #[must_use]
     pub fn carries(&self, part: Part) -> bool {
         let last = self.ends && self.aggregate.parts().contains(&part);
@@ -25,12 +25,12 @@ impl Kind {
     }
 }
 
-const fn kind(aggregate: Aggregate, name: &'static str, touches: &'static [Part]) -> Kind {
-    Kind { aggregate, name, touches, ends: false }
+const fn kind(aggregate: Aggregate, name: &'static str, touches: &'static [Part]) -> EventKind {
+    EventKind { aggregate, name, touches, ends: false }
 }
 
-const fn ending(kind: Kind) -> Kind {
-    Kind { ends: true, ..kind }
+const fn ending(kind: EventKind) -> EventKind {
+    EventKind { ends: true, ..kind }
 }
 
 const NONE: &[Part] = &[];
@@ -41,66 +41,69 @@ const AUTH: &[Part] = &[Part::Auth];
 const SUBSCRIPTION: &[Part] = &[Part::Subscription];
 const OF_USER: &[Part] = &[Part::Auth, Part::Subscription, Part::Roles];
 
-pub const CART_OPENED: Kind = kind(Aggregate::Cart, "opened", BOTH);
-pub const CART_MEMBER_JOINED: Kind = kind(Aggregate::Cart, "member_joined", BOTH);
-pub const CART_MEMBER_LEFT: Kind = kind(Aggregate::Cart, "member_left", BOTH);
-pub const CART_ITEM_ADDED: Kind = kind(Aggregate::Cart, "item_added", CORE);
-pub const CART_ITEM_CHANGED: Kind = kind(Aggregate::Cart, "item_changed", CORE);
-pub const CART_ITEM_REMOVED: Kind = kind(Aggregate::Cart, "item_removed", CORE);
-pub const CART_MEMBER_COMMITTED: Kind = kind(Aggregate::Cart, "member_committed", PAYMENTS);
-pub const CART_CLAIMED: Kind = kind(Aggregate::Cart, "claimed", BOTH);
-pub const CART_LOCKED: Kind = kind(Aggregate::Cart, "locked", CORE);
-pub const CART_TRANSACTION_BOUND: Kind = kind(Aggregate::Cart, "transaction_bound", NONE);
-pub const CART_LOCK_EXTENDED: Kind = kind(Aggregate::Cart, "lock_extended", CORE);
-pub const CART_UNLOCKED: Kind = kind(Aggregate::Cart, "unlocked", CORE);
-pub const CART_LOCK_EXPIRED: Kind = kind(Aggregate::Cart, "lock_expired", CORE);
-pub const CART_PAYMENT_CHANGED: Kind = kind(Aggregate::Cart, "payment_changed", PAYMENTS);
-pub const CART_CHECKED_OUT: Kind = ending(kind(Aggregate::Cart, "checked_out", CORE));
-pub const CART_ABANDONED: Kind = ending(kind(Aggregate::Cart, "abandoned", CORE));
+pub const CART_OPENED: EventKind = kind(Aggregate::Cart, "opened", BOTH);
+pub const CART_MEMBER_JOINED: EventKind = kind(Aggregate::Cart, "member_joined", BOTH);
+pub const CART_MEMBER_LEFT: EventKind = kind(Aggregate::Cart, "member_left", BOTH);
+pub const CART_ITEM_ADDED: EventKind = kind(Aggregate::Cart, "item_added", CORE);
+pub const CART_ITEM_CHANGED: EventKind = kind(Aggregate::Cart, "item_changed", CORE);
+pub const CART_ITEM_REMOVED: EventKind = kind(Aggregate::Cart, "item_removed", CORE);
+pub const CART_MEMBER_COMMITTED: EventKind = kind(Aggregate::Cart, "member_committed", PAYMENTS);
+pub const CART_CLAIMED: EventKind = kind(Aggregate::Cart, "claimed", BOTH);
+pub const CART_LOCKED: EventKind = kind(Aggregate::Cart, "locked", CORE);
+pub const CART_TRANSACTION_BOUND: EventKind = kind(Aggregate::Cart, "transaction_bound", NONE);
+pub const CART_LOCK_EXTENDED: EventKind = kind(Aggregate::Cart, "lock_extended", CORE);
+pub const CART_UNLOCKED: EventKind = kind(Aggregate::Cart, "unlocked", CORE);
+pub const CART_LOCK_EXPIRED: EventKind = kind(Aggregate::Cart, "lock_expired", CORE);
+pub const CART_PAYMENT_CHANGED: EventKind = kind(Aggregate::Cart, "payment_changed", PAYMENTS);
+pub const CART_CHECKED_OUT: EventKind = ending(kind(Aggregate::Cart, "checked_out", CORE));
+pub const CART_ABANDONED: EventKind = ending(kind(Aggregate::Cart, "abandoned", CORE));
 
 /// A payment ends in each of its final states; what the gateway says later still changes it.
-pub const PAYMENT_INITIATED: Kind = kind(Aggregate::Payment, "initiated", CORE);
-pub const PAYMENT_TRANSACTION_BOUND: Kind = kind(Aggregate::Payment, "transaction_bound", CORE);
-pub const PAYMENT_CAPTURED: Kind = ending(kind(Aggregate::Payment, "captured", CORE));
-pub const PAYMENT_FAILED: Kind = ending(kind(Aggregate::Payment, "failed", CORE));
-pub const PAYMENT_UNKNOWN: Kind = kind(Aggregate::Payment, "unknown", CORE);
-pub const PAYMENT_CASH_CONFIRMED: Kind = ending(kind(Aggregate::Payment, "cash_confirmed", CORE));
-pub const PAYMENT_CANCELLED: Kind = ending(kind(Aggregate::Payment, "cancelled", CORE));
-pub const PAYMENT_REFUNDED: Kind = ending(kind(Aggregate::Payment, "refunded", CORE));
-pub const PAYMENT_LATE_CAPTURED: Kind = ending(kind(Aggregate::Payment, "late_captured", CORE));
-pub const PAYMENT_REFUND_REQUESTED: Kind =
+pub const PAYMENT_INITIATED: EventKind = kind(Aggregate::Payment, "initiated", CORE);
+pub const PAYMENT_TRANSACTION_BOUND: EventKind =
+    kind(Aggregate::Payment, "transaction_bound", CORE);
+pub const PAYMENT_CAPTURED: EventKind = ending(kind(Aggregate::Payment, "captured", CORE));
+pub const PAYMENT_FAILED: EventKind = ending(kind(Aggregate::Payment, "failed", CORE));
+pub const PAYMENT_UNKNOWN: EventKind = kind(Aggregate::Payment, "unknown", CORE);
+pub const PAYMENT_CASH_CONFIRMED: EventKind =
+    ending(kind(Aggregate::Payment, "cash_confirmed", CORE));
+pub const PAYMENT_CANCELLED: EventKind = ending(kind(Aggregate::Payment, "cancelled", CORE));
+pub const PAYMENT_REFUNDED: EventKind = ending(kind(Aggregate::Payment, "refunded", CORE));
+pub const PAYMENT_LATE_CAPTURED: EventKind =
+    ending(kind(Aggregate::Payment, "late_captured", CORE));
+pub const PAYMENT_REFUND_REQUESTED: EventKind =
     ending(kind(Aggregate::Payment, "refund_requested", CORE));
 
-pub const ORDER_PLACED: Kind = kind(Aggregate::Order, "placed", BOTH);
-pub const ORDER_ACCEPTED: Kind = kind(Aggregate::Order, "accepted", CORE);
-pub const ORDER_PREPARING: Kind = kind(Aggregate::Order, "preparing", CORE);
-pub const ORDER_READY: Kind = kind(Aggregate::Order, "ready", CORE);
-pub const ORDER_SERVED: Kind = kind(Aggregate::Order, "served", CORE);
-pub const ORDER_PAYMENT_CHANGED: Kind = kind(Aggregate::Order, "payment_changed", PAYMENTS);
-pub const ORDER_PAID: Kind = kind(Aggregate::Order, "paid", PAYMENTS);
-pub const ORDER_COMPLETED: Kind = ending(kind(Aggregate::Order, "completed", CORE));
-pub const ORDER_CANCELLED: Kind = ending(kind(Aggregate::Order, "cancelled", CORE));
+pub const ORDER_PLACED: EventKind = kind(Aggregate::Order, "placed", BOTH);
+pub const ORDER_ACCEPTED: EventKind = kind(Aggregate::Order, "accepted", CORE);
+pub const ORDER_PREPARING: EventKind = kind(Aggregate::Order, "preparing", CORE);
+pub const ORDER_READY: EventKind = kind(Aggregate::Order, "ready", CORE);
+pub const ORDER_SERVED: EventKind = kind(Aggregate::Order, "served", CORE);
+pub const ORDER_PAYMENT_CHANGED: EventKind = kind(Aggregate::Order, "payment_changed", PAYMENTS);
+pub const ORDER_PAID: EventKind = kind(Aggregate::Order, "paid", PAYMENTS);
+pub const ORDER_COMPLETED: EventKind = ending(kind(Aggregate::Order, "completed", CORE));
+pub const ORDER_CANCELLED: EventKind = ending(kind(Aggregate::Order, "cancelled", CORE));
 
-pub const TABLE_REGISTERED: Kind = kind(Aggregate::Table, "registered", CORE);
-pub const TABLE_TURN_OPENED: Kind = kind(Aggregate::Table, "turn_opened", CORE);
-pub const TABLE_TURN_CLOSED: Kind = kind(Aggregate::Table, "turn_closed", CORE);
-pub const TABLE_STATUS_CHANGED: Kind = kind(Aggregate::Table, "status_changed", CORE);
-pub const TABLE_RECONCILED: Kind = kind(Aggregate::Table, "reconciled", CORE);
-pub const USER_REGISTERED: Kind = kind(Aggregate::User, "registered", OF_USER);
-pub const USER_LOGGED_IN: Kind = kind(Aggregate::User, "logged_in", AUTH);
-pub const USER_REFRESHED: Kind = kind(Aggregate::User, "refreshed", AUTH);
-pub const USER_LOGGED_OUT: Kind = kind(Aggregate::User, "logged_out", AUTH);
-pub const USER_PROFILE_UPDATED: Kind = kind(Aggregate::User, "profile_updated", AUTH);
-pub const USER_ROLES_CHANGED: Kind = kind(Aggregate::User, "roles_changed", &[Part::Roles]);
-pub const USER_SUBSCRIPTION_REGISTERED: Kind =
+pub const TABLE_REGISTERED: EventKind = kind(Aggregate::Table, "registered", CORE);
+pub const TABLE_TURN_OPENED: EventKind = kind(Aggregate::Table, "turn_opened", CORE);
+pub const TABLE_TURN_CLOSED: EventKind = kind(Aggregate::Table, "turn_closed", CORE);
+pub const TABLE_STATUS_CHANGED: EventKind = kind(Aggregate::Table, "status_changed", CORE);
+pub const TABLE_RECONCILED: EventKind = kind(Aggregate::Table, "reconciled", CORE);
+pub const USER_REGISTERED: EventKind = kind(Aggregate::User, "registered", OF_USER);
+pub const USER_LOGGED_IN: EventKind = kind(Aggregate::User, "logged_in", AUTH);
+pub const USER_REFRESHED: EventKind = kind(Aggregate::User, "refreshed", AUTH);
+pub const USER_LOGGED_OUT: EventKind = kind(Aggregate::User, "logged_out", AUTH);
+pub const USER_PROFILE_UPDATED: EventKind = kind(Aggregate::User, "profile_updated", AUTH);
+pub const USER_ROLES_CHANGED: EventKind = kind(Aggregate::User, "roles_changed", &[Part::Roles]);
+pub const USER_SUBSCRIPTION_REGISTERED: EventKind =
     kind(Aggregate::User, "subscription_registered", SUBSCRIPTION);
-pub const USER_SUBSCRIPTION_ACTIVATED: Kind =
+pub const USER_SUBSCRIPTION_ACTIVATED: EventKind =
     kind(Aggregate::User, "subscription_activated", SUBSCRIPTION);
-pub const USER_SUBSCRIPTION_CANCELLED: Kind =
+pub const USER_SUBSCRIPTION_CANCELLED: EventKind =
     kind(Aggregate::User, "subscription_cancelled", SUBSCRIPTION);
 
 /// Every kind of event there is.
-pub const ALL: &[Kind] = &[
+pub const ALL: &[EventKind] = &[
     CART_OPENED,
     CART_MEMBER_JOINED,
     CART_MEMBER_LEFT,
@@ -163,16 +166,16 @@ pub fn filters_carrying(part: Part) -> impl Iterator<Item = String> {
 /// The payload of an event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Payload {
-    /// What happened.
+    /// The facts of the event.
     pub data: Box<RawValue>,
     pub after: After,
 }
 
 impl Payload {
-    /// How many bytes it takes as JSON, or a few more.
+    /// Returns the number of its bytes as JSON, or a few more.
     #[must_use]
     pub fn size(&self) -> usize {
-        /// Of the names, and what is around them.
+        /// The bytes of the names, and of what is around them.
         const FRAME: usize = 100;
         let After { ended: _, core, payments, subscription, roles } = &self.after;
         let parts = [core, payments, subscription, roles].into_iter().flatten();
@@ -183,7 +186,7 @@ impl Payload {
 /// The after-state of the parts that a projector writes from the event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct After {
-    /// Whether the aggregate has ended.
+    /// True if the aggregate has ended.
     pub ended: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core: Option<Box<RawValue>>,
@@ -203,9 +206,9 @@ pub struct Envelope {
     /// 0, or n for the n-th repetition that repair asked for.
     pub again: u32,
     pub address: Address,
-    /// The bare name: [`Kind::name`].
+    /// The bare name: [`EventKind::name`].
     pub name: Token,
-    /// Of the aggregate, after the event.
+    /// The version of the aggregate after the event.
     pub version: u64,
     pub at: Timestamp,
     pub command_id: Token,

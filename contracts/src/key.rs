@@ -63,8 +63,8 @@ impl Bucket {
         }
     }
 
-    /// Whether the bucket has a [`CANARY`]. What stands in `attempts` expires, and nobody could
-    /// bring it back.
+    /// Returns true if the bucket has a [`CANARY`]. What stands in `attempts` expires, and nobody
+    /// could bring it back.
     #[must_use]
     pub fn has_canary(self) -> bool {
         self != Self::Attempts

@@ -1,4 +1,4 @@
-//! What brigade says to the outside, as types: messages, subjects, keys, limits,
+//! The contract between brigade and the outside, as types: messages, subjects, keys, limits,
 //! permissions and topology. No I/O happens here.
 //!
 //! Every subject and key that exists is built and parsed in [`subject`] and [`key`],

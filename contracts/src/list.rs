@@ -41,7 +41,7 @@ impl ListHeaders {
         })
     }
 
-    /// Whether the asker already has the list of this ETag, without its quotation marks.
+    /// Returns true if the asker already has the list of this ETag, without its quotation marks.
     #[must_use]
     pub fn has(&self, tag: &str) -> bool {
         self.if_none_match.as_ref().is_some_and(|known| known.has_tag(tag))
@@ -71,9 +71,9 @@ pub struct List<'a> {
     pub resume: &'a str,
 }
 
-/// What became of the rows that changed since a position, each once.
+/// The rows that changed since a position, each once.
 #[derive(Clone, Debug, Serialize)]
-pub struct Changes<'a> {
+pub struct ListChanges<'a> {
     pub changes: Vec<&'a RawValue>,
     pub resume: &'a str,
 }

@@ -7,12 +7,12 @@ use crate::{Timestamp, Token, payment::Method};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum LockState {
     Held,
     Released,
 }
 
-impl State {
+impl LockState {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -25,17 +25,17 @@ impl State {
 /// A value of the bucket `cart_locks`: `<tenant>.<owner>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Value {
-    /// Of the lock row, +1 with each change.
+    /// The version of the lock row, +1 with each change.
     pub version: u64,
     pub at: Timestamp,
-    pub state: State,
+    pub state: LockState,
     pub cart: Token,
     /// The fencing number; no credential.
     pub token: i64,
     pub method: Method,
     pub acquired_at: Timestamp,
     pub expires_at: Timestamp,
-    /// Why it was released.
+    /// The reason of the release.
     pub reason: Option<String>,
 }
 
@@ -54,7 +54,7 @@ pub struct Due {
     pub owner: Token,
 }
 
-/// What was done with a lock.
+/// An action on a lock.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -87,9 +87,9 @@ impl Action {
 /// An entry of the history of an owner's locks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "LockEntry")]
-pub struct Entry {
+pub struct HistoryEntry {
     pub cart_id: Token,
-    /// Of a refusal, that of the lock it met, if there was one.
+    /// The token of the lock. Of a refusal, that of the lock it met, if there was one.
     pub token: Option<i64>,
     pub action: Action,
     pub method: Option<Method>,
@@ -101,7 +101,7 @@ pub struct Entry {
 /// The answer to `q.<tenant>.lock_history.<owner>`, newest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct History {
-    pub entries: Vec<Entry>,
+    pub entries: Vec<HistoryEntry>,
     /// Goes into the next query's `Before`; null: there are no older ones.
     pub before: Option<String>,
 }

@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Money {
     }
 }
 
-/// How many of an item: 1 to 999.
+/// A number of pieces of an item: 1 to 999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(u16);

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Currency, MAX_ITEMS, MAX_NAME, MAX_NOTE, MAX_PAYMENTS, Money, Quantity, Text, Timestamp, Token,
-    cart::Payment,
+    cart::PaymentSummary,
     verb::{Nothing, Reason, verbs},
 };
 
 verbs! {
-    /// What can be asked of an order.
+    /// The verbs of an order.
     pub enum Verb {
         /// 201. Creates the order, of at most 64 KiB of JSON (`too_large`). A turn has at most 200
         /// (`too_many_orders`).
@@ -137,7 +137,7 @@ pub struct Payments {
     pub refunded: Money,
     pub paid_at: Option<Timestamp>,
     #[schemars(length(max = MAX_PAYMENTS))]
-    pub payments: Vec<Payment>,
+    pub payments: Vec<PaymentSummary>,
 }
 
 /// A row of the bucket `active_orders`: `<tenant>.<order>.core`.
@@ -165,14 +165,14 @@ pub struct ActivePayment {
     pub paid_at: Option<Timestamp>,
 }
 
-/// What became of an active order with its newest change.
+/// The newest change of an active order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "RowChange")]
 pub struct Change {
     pub kind: ChangeKind,
     /// The fields that changed; empty for an added row.
     pub fields: Vec<String>,
-    /// Why it was removed.
+    /// The reason of its removal.
     pub reason: Option<String>,
 }
 

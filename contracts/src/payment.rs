@@ -9,14 +9,14 @@ use crate::{
 };
 
 verbs! {
-    /// What can be asked of a payment.
+    /// The verbs of a payment.
     pub enum Verb {
         /// 201. Begins to pay a cart, which it locks, or an order. Either keeps at most 50 payments
         /// that are open or have money in them (`too_many_payments`).
         "initiate" => Initiate(Initiate),
         /// Puts the gateway's real id on the payment and on the lock it is under.
         "bind_transaction" => BindTransaction(BindTransaction),
-        /// What the gateway said.
+        /// Records the result that the gateway reports.
         "record_result" => RecordResult(RecordResult),
         /// The cash is in the till.
         "confirm_cash" => ConfirmCash(ConfirmCash),
@@ -81,14 +81,14 @@ impl Status {
         }
     }
 
-    /// Whether money may still be on its way.
+    /// Returns true if money may still be on its way.
     #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, Self::Initiated | Self::Unknown)
     }
 }
 
-/// What is paid: `{"cart":ID}` or `{"order":ID}`.
+/// The target of a payment: `{"cart":ID}` or `{"order":ID}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -112,11 +112,11 @@ impl Target {
 pub struct Initiate {
     pub target: Target,
     pub method: Method,
-    /// By default, and at most, what is due less what is open.
+    /// The amount to pay. By default, and at most, what is due less what is open.
     pub amount: Option<Money>,
-    /// Who pays; in a team cart a member.
+    /// The payer; in a team cart a member.
     pub user: Option<Token>,
-    /// Of the cart's lock, to pay under it.
+    /// The token of the cart's lock, to pay under it.
     pub token: Option<i64>,
     /// The gateway's, if it is known already.
     pub transaction_id: Option<Token>,
@@ -159,10 +159,10 @@ pub struct ConfirmCash {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Refund {
-    /// By default all that was captured and has not gone back.
+    /// The amount that goes back. By default all that was captured and has not gone back.
     pub amount: Option<Money>,
-    /// By default the payment's. What a later transaction captured in another one goes back in
-    /// that.
+    /// The currency; by default the payment's. What a later transaction captured in another one
+    /// goes back in that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
     pub reason: Text<MAX_NOTE>,
@@ -176,11 +176,11 @@ pub struct Core {
     pub target: Target,
     pub method: Method,
     pub status: Status,
-    /// What was asked for; once captured, what was captured.
+    /// The requested amount; once captured, the captured one.
     pub amount: Money,
     pub currency: Currency,
     pub refunded_amount: Money,
-    /// Whether the gateway's transaction is known.
+    /// True if the gateway's transaction is known.
     pub bound: bool,
 }
 
@@ -193,7 +193,7 @@ pub struct RefundTask {
     pub amount: Money,
     pub currency: Currency,
     pub reason: RefundReason,
-    /// What of it has gone back.
+    /// The amount of it that has gone back.
     #[serde(default)]
     pub refunded: Money,
     pub status: TaskStatus,
@@ -206,7 +206,7 @@ impl RefundTask {
     }
 }
 
-/// Why money is owed back.
+/// The reason why money is owed back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefundReason {

@@ -1,5 +1,5 @@
-//! Who may do what, on both servers: the one table from which the NATS users, the
-//! Postgres roles and the files in `nats/permissions/` are made.
+//! The permissions on both servers: the one table from which the NATS users, the Postgres roles and
+//! the files in `nats/permissions/` are made.
 //!
 //! A tenant's users are in an account of its own ([`Account`]), tied to the fleet's by imports.
 //!
@@ -131,7 +131,8 @@ pub fn inbox_prefix(user: &str) -> String {
     format!("_INBOX.{user}")
 }
 
-/// Where an instance of a worker sends messages to itself, to see that its connection carries any.
+/// Returns the subject on which an instance of a worker sends messages to itself, to see that its
+/// connection carries any.
 #[must_use]
 pub fn alive(user: &str, instance: &str) -> String {
     format!("{}.alive.{instance}", inbox_prefix(user))
@@ -250,7 +251,7 @@ pub fn all_users(tenants: &[Token]) -> Vec<NatsUser> {
 /// Privileges on objects of the schema `brigade`: (`TABLE x` or `SEQUENCE x`, privileges).
 pub type Grants = &'static [(&'static str, &'static str)];
 
-/// What a worker's Postgres role may do; nothing: it does not use Postgres.
+/// Returns the grants of a worker's Postgres role; none: it does not use Postgres.
 #[must_use]
 pub fn grants(name: WorkerName) -> Grants {
     match name {

@@ -19,7 +19,7 @@ pub const MAX_WAIT_MS: u64 = 30_000;
 pub struct ViewHeaders {
     pub if_none_match: Option<IfNoneMatch>,
     pub min_version: Option<u64>,
-    /// How long to wait for `min_version`.
+    /// The time to wait for `min_version`.
     pub wait: Duration,
     /// `Confirm: kv`: while Postgres is away, the counters in KV will do.
     pub confirm_by_kv: bool,
@@ -45,13 +45,13 @@ impl ViewHeaders {
         })
     }
 
-    /// Whether the asker already has this version.
+    /// Returns true if the asker already has this version.
     #[must_use]
     pub fn has(&self, version: u64) -> bool {
         self.if_none_match.as_ref().is_some_and(|known| known.has(version))
     }
 
-    /// Whether this version is late enough for the asker.
+    /// Returns true if this version is late enough for the asker.
     #[must_use]
     pub fn reached(&self, version: u64) -> bool {
         self.min_version.is_none_or(|min| version >= min)
@@ -103,13 +103,13 @@ impl HistoryHeaders {
 
 /// The body of a view: its parts as they stand in KV, and what is computed where they meet.
 #[derive(Clone, Debug, Serialize)]
-pub struct View<'a> {
+pub struct ViewBody<'a> {
     pub version: u64,
     pub core: &'a RawValue,
-    /// Of carts and orders.
+    /// Only of carts and orders.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payments: Option<&'a RawValue>,
-    /// Of carts and orders: what is left of the total after what is paid.
+    /// Only of carts and orders: what is left of the total after what is paid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<Money>,
 }
@@ -207,9 +207,9 @@ mod tests {
     fn only_what_an_aggregate_has_stands_in_its_view() {
         let part = RawValue::from_string(r#"{"version":3}"#.to_owned()).unwrap();
         let due = Some(Money::ZERO);
-        let cart = View { version: 3, core: &part, payments: Some(&part), due };
-        let table = View { payments: None, due: None, ..cart.clone() };
-        let written = |view: &View| serde_json::to_string(view).unwrap();
+        let cart = ViewBody { version: 3, core: &part, payments: Some(&part), due };
+        let table = ViewBody { payments: None, due: None, ..cart.clone() };
+        let written = |view: &ViewBody| serde_json::to_string(view).unwrap();
         let both = r#"{"version":3,"core":{"version":3},"payments":{"version":3},"due":0}"#;
         assert_eq!(written(&cart), both);
         assert_eq!(written(&table), r#"{"version":3,"core":{"version":3}}"#);

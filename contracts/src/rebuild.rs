@@ -13,6 +13,6 @@ pub const VERB: &str = "rebuild_cache";
 pub struct Rebuild {
     /// Only this part; without one, all of them.
     pub part: Option<Part>,
-    /// What was found wrong.
+    /// The fault that was found.
     pub finding: Option<Text<MAX_NOTE>>,
 }

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-/// Why something is not done: a status, a stable snake_case code and a sentence for people.
+/// The reason of a refusal: a status, a stable snake_case code and a sentence for people.
 ///
 /// The statuses are those of HTTP; `docs/reference/errors.md` lists every code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +27,8 @@ impl Refusal {
         E::custom(format!("{MARK}{} {} {}", self.status, self.code, self.message))
     }
 
-    /// What a payload that does not decode is refused with. serde tells kinds of errors
-    /// apart by their text only; the tests of `command` hold these prefixes.
+    /// Returns the refusal of a payload that does not decode. serde tells kinds of errors apart by
+    /// their text only; the tests of `command` hold these prefixes.
     #[must_use]
     pub fn from_json(error: &serde_json::Error) -> Self {
         // It may quote what came in, and goes into outcomes, logs and headers.

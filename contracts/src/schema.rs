@@ -20,7 +20,7 @@ use crate::{
     verb::Declared,
 };
 
-/// Where references point to, as OpenAPI has it.
+/// The path that references begin with, as in OpenAPI.
 const DEFINITIONS: &str = "/components/schemas";
 
 /// A verb that anybody may send, if his role is high enough.
@@ -30,7 +30,7 @@ pub struct Verb {
     pub name: &'static str,
     /// One sentence or a few.
     pub about: &'static str,
-    /// Of its payload, among [`components`].
+    /// The name of its payload among [`components`].
     pub component: String,
     payload: fn(&mut SchemaGenerator) -> Schema,
 }
@@ -95,7 +95,7 @@ fn answers(generator: &mut SchemaGenerator) -> Vec<(&'static str, Schema)> {
         ("OrderPayments", order::Payments::json_schema(generator)),
         ("PaymentCore", payment::Core::json_schema(generator)),
         ("TableCore", table::Core::json_schema(generator)),
-        ("UserState", user::State::json_schema(generator)),
+        ("UserState", user::UserState::json_schema(generator)),
         ("ActiveRow", ActiveRow::json_schema(generator)),
         ("Lock", lock::Live::json_schema(generator)),
         ("LockHistory", lock::History::json_schema(generator)),

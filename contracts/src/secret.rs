@@ -47,7 +47,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// By hashes, whose comparison tells nothing about the texts by the time that it takes.
+/// Compares hashes: the time that it takes tells nothing about the texts.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.sha256() == other.sha256()

@@ -54,17 +54,17 @@ pub const QUERY_USER_STATE: &str = "q.*.user.*.state";
 pub const LOCK_TIMERS: &str = "timer.lock.>";
 /// Deadlines of locks that have passed.
 pub const LOCKS_DUE: &str = "due.lock.>";
-/// What cart-lock-expiry sends, for every tenant and cart.
+/// The command of cart-lock-expiry that ends a lock, for every tenant and cart.
 pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
-/// What it sends besides, for carts that nobody has changed for long.
+/// The command of cart-lock-expiry that ends a cart which nobody has changed for long.
 pub const ABANDON: &str = "req.*.cart.*.abandon";
-/// What table-status-reconciler sends, for every tenant and table.
+/// The command of table-status-reconciler, for every tenant and table.
 pub const RECONCILE: &str = "req.*.table.*.reconcile";
 /// The events after which a table may be another than its turn says.
 pub const TABLES_MAY_CHANGE: [&str; 4] =
     ["evt.*.table.*.*", "evt.*.order.placed.*", "evt.*.order.paid.*", "evt.*.order.cancelled.*"];
 
-/// What cache-verifier sends, for every tenant and user.
+/// The command of cache-verifier, for every tenant and user.
 pub const REBUILD_USER_CACHE: &str = "req.*.user.*.rebuild_cache";
 
 /// `cmd.…` or `req.…` of a command.
@@ -83,13 +83,13 @@ pub struct RawCommandSubject<'a> {
     pub verb: &'a str,
 }
 
-/// Whether the payload holds a password or a token.
+/// Returns true if the payload holds a password or a token.
 #[must_use]
 pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
     is_secret(raw.aggregate, raw.verb)
 }
 
-/// Whether the payloads of a verb hold passwords or tokens.
+/// Returns true if the payloads of a verb hold passwords or tokens.
 #[must_use]
 pub fn is_secret(aggregate: &str, verb: &str) -> bool {
     aggregate == "user" && ["register", "login", "refresh"].contains(&verb)
@@ -223,14 +223,14 @@ fn lock_of_owner(subject: &str, query: &str) -> Option<Address> {
     Address::new(tenant, Aggregate::Lock, owner).ok()
 }
 
-/// Where the timer of a lock is put: with the token, so that a late writer cannot replace a newer
-/// one.
+/// Returns the subject of a lock's timer: with the token, so that a late writer cannot replace a
+/// newer one.
 #[must_use]
 pub fn lock_timer(cart: &Address, token: i64) -> String {
     format!("timer.lock.{}.{}.{token}", cart.tenant, cart.id)
 }
 
-/// Where the timer of a lock appears at its deadline.
+/// Returns the subject on which the timer of a lock fires at its deadline.
 #[must_use]
 pub fn lock_due(cart: &Address, token: i64) -> String {
     format!("due.lock.{}.{}.{token}", cart.tenant, cart.id)
@@ -277,8 +277,8 @@ fn is_shard(token: &str) -> bool {
     token.len() == 2 && token.parse().is_ok_and(|shard: u8| shard < SHARDS)
 }
 
-/// Where a dead letter goes: the original subject behind `dlq.<worker>.`, or
-/// `dlq.<worker>.unroutable` where that subject is not made of Tokens.
+/// Returns the subject of a dead letter: the original subject behind `dlq.<worker>.`, or
+/// `dlq.<worker>.unroutable` if that subject is not made of Tokens.
 #[must_use]
 pub fn dead_letter(worker: WorkerName, original: &str) -> String {
     let routable = original.split('.').all(|token| Token::new(token).is_ok());

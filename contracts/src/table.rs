@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{MAX_NAME, MAX_NOTE, Quantity, Text, Timestamp, Token, verb::verbs};
 
 verbs! {
-    /// What can be asked of a table.
+    /// The verbs of a table.
     pub enum Verb {
         /// 201. Creates the table.
         "register" => Register(Register),
@@ -18,7 +18,7 @@ verbs! {
         "open_turn" => OpenTurn(OpenTurn),
         /// A party that owes nothing goes.
         "close_turn" => CloseTurn(CloseTurn),
-        /// What the staff says of the table.
+        /// Sets the status that the staff reports.
         "set_status" => SetStatus(SetStatus),
         /// System. Repairs a row that is not what its turn and their orders say.
         "reconcile" => Reconcile(Reconcile),
@@ -48,7 +48,7 @@ impl Status {
     }
 }
 
-/// Why a turn ended.
+/// The reason why a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CloseReason {
@@ -74,7 +74,7 @@ impl CloseReason {
     }
 }
 
-/// What can be wrong with a table's row. An order is unpaid if it is neither paid nor cancelled.
+/// A fault of a table's row. An order is unpaid if it is neither paid nor cancelled.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -137,10 +137,10 @@ pub struct SetStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reconcile {
-    /// Of the table, when it was looked at.
+    /// The version of the table when it was checked.
     pub expected_version: u64,
     pub finding: Finding,
-    /// What was seen; kept with the event as it is.
+    /// The rows that were found; kept with the event as they are.
     pub evidence: Value,
 }
 

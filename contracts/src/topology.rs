@@ -21,7 +21,7 @@ pub const OVERTAKING: [&str; 3] = [
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
-    /// By name, as in `$JS.API.STREAM.CREATE`.
+    /// The streams by name, as in `$JS.API.STREAM.CREATE`.
     pub streams: BTreeMap<String, Map<String, Value>>,
     /// Stream → durable name → as `config` in `$JS.API.CONSUMER.CREATE`.
     pub consumers: BTreeMap<String, BTreeMap<String, Map<String, Value>>>,

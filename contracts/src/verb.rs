@@ -31,8 +31,8 @@ pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {
     serde_json::to_vec(payload).expect("payloads serialise")
 }
 
-/// How a payload is written for sending. One that holds a secret is not `Serialize`, so that nobody
-/// writes it by accident, and says for itself how it is sent.
+/// A payload that can be written for sending. One that holds a secret is not `Serialize`, so that
+/// nobody writes it by accident, and implements this by itself.
 pub(crate) trait Encode {
     fn encode(&self) -> Vec<u8>;
 }
@@ -46,7 +46,7 @@ impl<T: Serialize> Encode for T {
 /// A verb as it is declared.
 pub struct Declared {
     pub name: &'static str,
-    /// What is said of it.
+    /// The description in one sentence or a few.
     pub about: &'static str,
     /// The schema of its payload.
     pub payload: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,

@@ -213,7 +213,7 @@ fn every_event_stands_in_the_reference_with_what_it_touches() {
             }
         }
     }
-    let touches = |kind: &event::Kind| match kind.touches {
+    let touches = |kind: &event::EventKind| match kind.touches {
         [] => "nothing".to_owned(),
         parts => parts.iter().map(|part| part.as_str()).collect::<Vec<_>>().join(", "),
     };

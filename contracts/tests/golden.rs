@@ -55,7 +55,7 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["kv", "user_state", "auth"] => again::<user::Auth>(text),
         ["kv", "user_state", "subscription"] => again::<user::SubscriptionPart>(text),
         ["kv", "user_state", "roles"] => again::<user::Roles>(text),
-        ["query", "user_state"] => again::<user::State>(text),
+        ["query", "user_state"] => again::<user::UserState>(text),
         ["query", "user_valid"] => again::<user::Valid>(text),
         ["query", "user_validate"] => {
             let validate = user::Validate::decode(text.as_bytes()).unwrap();

@@ -15,7 +15,7 @@ use crate::{
     subject,
 };
 
-/// How often somebody who waits for an outcome asks for it besides.
+/// The time between two queries for an outcome that is awaited.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// A command to be sent.
@@ -205,7 +205,7 @@ impl Client {
     }
 }
 
-/// How long to wait after an answer that is not final: what it says, as far as there is time left.
+/// Returns the pause after a response that is not final: what it asks for, within the time left.
 pub(super) fn pause(told: &Value, left: Duration) -> Duration {
     let told = told["retry_after_ms"].as_u64().map(Duration::from_millis);
     told.unwrap_or(PAUSE).max(PAUSE).min(left)

@@ -17,13 +17,13 @@ use self::saved::{Saved, SavedLine};
 use super::{Send, pauses::Pauses};
 use crate::{Address, Outcome, Token, subject};
 
-/// Why a command is not taken.
+/// The reason why a command is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
     /// As many as fit are undecided.
     #[error("the line is full")]
     Full,
-    /// What waits may be kept on a disk, where no password or token belongs.
+    /// Commands in the line may be kept on a disk, where no password or token belongs.
     #[error("a verb that carries a secret does not wait")]
     Secret,
     /// Nobody could take what was kept of it for a command.
@@ -34,10 +34,10 @@ pub enum QueueError {
     Repeated,
 }
 
-/// How a command stands.
+/// The state of a command in the line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum CommandState {
     /// Not decided as far as is known, sent or not.
     Pending,
     Done(Outcome),
@@ -51,20 +51,23 @@ pub enum Standing {
 /// A command in the line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Saved", into = "Saved")]
-pub struct Entry {
+pub struct QueuedCommand {
     pub send: Send,
     /// Only to be sent if the one before it on its aggregate is done.
     pub if_done: bool,
-    pub standing: Standing,
+    pub standing: CommandState,
 }
 
-impl Entry {
+impl QueuedCommand {
     fn is_pending(&self) -> bool {
-        matches!(self.standing, Standing::Pending)
+        matches!(self.standing, CommandState::Pending)
     }
 
     fn is_lost(&self) -> bool {
-        matches!(self.standing, Standing::Refused(_) | Standing::Skipped | Standing::Failed(_))
+        matches!(
+            self.standing,
+            CommandState::Refused(_) | CommandState::Skipped | CommandState::Failed(_)
+        )
     }
 }
 
@@ -75,7 +78,7 @@ impl Entry {
 #[serde(from = "SavedLine")]
 pub struct Line {
     capacity: usize,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<QueuedCommand>,
     unreadable: Vec<Value>,
 }
 
@@ -86,7 +89,7 @@ impl Line {
     }
 
     #[must_use]
-    pub fn entries(&self) -> &VecDeque<Entry> {
+    pub fn entries(&self) -> &VecDeque<QueuedCommand> {
         &self.entries
     }
 
@@ -98,7 +101,7 @@ impl Line {
 
     /// The entry of a Command-Id.
     #[must_use]
-    pub fn get(&self, command_id: &Token) -> Option<&Entry> {
+    pub fn get(&self, command_id: &Token) -> Option<&QueuedCommand> {
         self.entries.iter().find(|entry| entry.send.command_id == *command_id)
     }
 
@@ -110,7 +113,7 @@ impl Line {
     /// Takes a command, to be sent whatever becomes of those before it.
     ///
     /// # Errors
-    /// Where it is not taken.
+    /// If it is not taken.
     pub fn add(&mut self, send: Send) -> Result<(), QueueError> {
         self.take(send, false)
     }
@@ -119,7 +122,7 @@ impl Line {
     /// that one is still in the line.
     ///
     /// # Errors
-    /// Where it is not taken.
+    /// If it is not taken.
     pub fn add_if_done(&mut self, send: Send) -> Result<(), QueueError> {
         self.take(send, true)
     }
@@ -136,19 +139,20 @@ impl Line {
             return Err(QueueError::Repeated);
         }
         // Before there is room: that may cost the very entry which this one depends on.
-        let same = |entry: &&Entry| entry.send.address == send.address;
-        let lost = if_done && self.entries.iter().rev().find(same).is_some_and(Entry::is_lost);
+        let same = |entry: &&QueuedCommand| entry.send.address == send.address;
+        let lost =
+            if_done && self.entries.iter().rev().find(same).is_some_and(QueuedCommand::is_lost);
         if self.entries.len() >= self.capacity {
             let decided = self.entries.iter().position(|entry| !entry.is_pending());
             self.entries.remove(decided.ok_or(QueueError::Full)?);
         }
-        let standing = if lost { Standing::Skipped } else { Standing::Pending };
-        self.entries.push_back(Entry { send, if_done, standing });
+        let standing = if lost { CommandState::Skipped } else { CommandState::Pending };
+        self.entries.push_back(QueuedCommand { send, if_done, standing });
         Ok(())
     }
 
-    /// What may be sent now, at most so many: of each aggregate that is neither busy nor rests the
-    /// first one, those that failed behind the others.
+    /// Returns the commands that may be sent now, at most so many: of each aggregate that is
+    /// neither busy nor paused the first one, those that failed behind the others.
     pub(super) fn ready(
         &self,
         busy: &HashSet<Address>,
@@ -168,16 +172,17 @@ impl Line {
     /// Notes the final outcome of a command.
     pub fn decide(&mut self, command_id: &Token, outcome: Outcome) {
         let done = (200..300).contains(&outcome.status);
-        let standing = if done { Standing::Done(outcome) } else { Standing::Refused(outcome) };
+        let standing =
+            if done { CommandState::Done(outcome) } else { CommandState::Refused(outcome) };
         self.end(command_id, standing);
     }
 
     /// Notes that there will be no outcome of a command.
     pub(super) fn fail(&mut self, command_id: &Token, why: String) {
-        self.end(command_id, Standing::Failed(why));
+        self.end(command_id, CommandState::Failed(why));
     }
 
-    fn end(&mut self, command_id: &Token, standing: Standing) {
+    fn end(&mut self, command_id: &Token, standing: CommandState) {
         let entry = self.entries.iter_mut().find(|entry| entry.send.command_id == *command_id);
         if let Some(entry) = entry.filter(|entry| entry.is_pending()) {
             entry.standing = standing;
@@ -190,7 +195,7 @@ impl Line {
         for entry in &mut self.entries {
             let lost = lost.entry(entry.send.address.clone()).or_default();
             if *lost && entry.if_done && entry.is_pending() {
-                entry.standing = Standing::Skipped;
+                entry.standing = CommandState::Skipped;
             }
             *lost = entry.is_lost();
         }

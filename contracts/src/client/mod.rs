@@ -20,23 +20,23 @@ use std::{
 use async_nats::{HeaderMap, Request, RequestErrorKind, jetstream};
 use serde_json::Value;
 
-use self::views::Known;
+use self::views::KnownView;
 pub use self::{
     commands::{Send, new_command_id},
-    line::{Entry, Line, QueueError, Standing},
-    orders::{ActiveOrders, News, Row},
+    line::{CommandState, Line, QueueError, QueuedCommand},
+    orders::{ActiveOrders, ListedOrder, OrderListChange},
     queue::Queue,
-    views::View,
+    views::ConfirmedView,
     watch::{OrdersWatch, ViewWatch},
 };
 use crate::{Address, header::STATUS};
 
 /// Pause before a command or a query that was answered 503 is repeated.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long one request waits for its answer before it is repeated.
+/// The time that one request waits for its response before it is repeated.
 const ONE_TRY: Duration = Duration::from_secs(3);
 
-/// Why there is no outcome or view. The command may have been decided all the same.
+/// The reason why there is no outcome or view. The command may have been decided all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody gave a final answer in time: repeat it under the same Command-Id.
@@ -70,7 +70,7 @@ pub struct Client {
     jetstream: jetstream::Context,
     /// The longest that a call may take, its repetitions included.
     patience: Duration,
-    known: Arc<Mutex<HashMap<Address, Known>>>,
+    known: Arc<Mutex<HashMap<Address, KnownView>>>,
 }
 
 impl Client {

@@ -27,14 +27,14 @@ const MAX_UNSHOWN: usize = 1000;
 
 /// A row as it is shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct ListedOrder {
     pub core: ActiveCore,
     /// `None`: a new order was pushed, and this part of it not yet.
     pub payment: Option<ActivePayment>,
 }
 
-impl Row {
-    /// What is left of the total after what is paid, as far as that is known.
+impl ListedOrder {
+    /// Returns what is left of the total after what is paid, as far as that is known.
     #[must_use]
     pub fn due(&self) -> Option<Money> {
         self.payment.as_ref().map(|payment| self.core.total.less(payment.paid))
@@ -52,12 +52,12 @@ impl Row {
     }
 }
 
-/// What changed in the list.
+/// A change of the list.
 #[derive(Clone, Debug, PartialEq)]
-pub enum News {
-    Added(Row),
+pub enum OrderListChange {
+    Added(ListedOrder),
     /// The new row. What changed in its core last stands in its `change`.
-    Updated(Row),
+    Updated(ListedOrder),
     /// `reason`: why it ended; `None` where nobody told, as of one that ended while no push came
     /// and no position was of use.
     Removed {
@@ -66,20 +66,20 @@ pub enum News {
     },
 }
 
-/// What a query of the list was answered with.
+/// The response to a query of the list.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum ListResponse {
     /// 304: what the last answer said is what there is.
     Same,
     /// Everything; `more`: there are older ones besides.
-    Rows { rows: Vec<ActiveRow>, more: bool, at: At },
-    /// What became of the rows that changed since the position that was asked with.
-    Changes { changes: Vec<ActiveRow>, at: At },
+    Rows { rows: Vec<ActiveRow>, more: bool, at: ListPosition },
+    /// The rows that changed since the position of the query.
+    Changes { changes: Vec<ActiveRow>, at: ListPosition },
 }
 
 /// Names an answer, for the next query.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct At {
+pub struct ListPosition {
     pub resume: String,
     pub etag: Option<String>,
 }
@@ -88,28 +88,28 @@ pub struct At {
 /// last list at once and goes on from its position.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ActiveOrders {
-    orders: BTreeMap<Token, Known>,
-    /// What the last answer listed, and its name.
+    orders: BTreeMap<Token, KnownOrder>,
+    /// The orders in the last response, and its position.
     listed: BTreeSet<Token>,
-    at: Option<At>,
-    /// Of a list that was cut, the place of its last row.
+    at: Option<ListPosition>,
+    /// The place of the last row of a list that was cut.
     #[serde(default)]
     oldest: Option<(Timestamp, Token)>,
     /// Queries that were begun.
     asked: u64,
 }
 
-/// What is known of an order.
+/// The known parts of an order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Known {
+struct KnownOrder {
     core: Option<ActiveCore>,
     payment: Option<ActivePayment>,
-    /// How many queries had been begun when it was pushed last.
+    /// The number of queries that had been begun when it was pushed last.
     pushed: u64,
     gone: Option<Gone>,
 }
 
-/// Why an order is not shown, besides what its core says.
+/// The reason why an order is not listed, besides what its core says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Gone {
     /// An answer did not list it any more: for good.
@@ -118,7 +118,7 @@ enum Gone {
     OutOfView,
 }
 
-impl Known {
+impl KnownOrder {
     fn take_core(&mut self, core: ActiveCore) {
         if self.core.as_ref().is_none_or(|known| known.version < core.version) {
             self.core = Some(core);
@@ -136,13 +136,13 @@ impl Known {
         (core, self.payment.as_ref().map(|payment| payment.version))
     }
 
-    fn row(&self) -> Option<Row> {
+    fn row(&self) -> Option<ListedOrder> {
         let core = self.core.clone().filter(|core| is_active(core) && self.gone.is_none())?;
-        Some(Row { core, payment: self.payment.clone() })
+        Some(ListedOrder { core, payment: self.payment.clone() })
     }
 }
 
-/// Where an order stands in the list, oldest first.
+/// Returns the place of an order in the list, oldest first.
 fn place(core: &ActiveCore) -> (Timestamp, Token) {
     (core.created_at, core.order.clone())
 }
@@ -154,8 +154,8 @@ fn is_active(core: &ActiveCore) -> bool {
 impl ActiveOrders {
     /// The rows, newest first by (`created_at`, `order`), as a query lists them.
     #[must_use]
-    pub fn rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = self.orders.values().filter_map(Known::row).collect();
+    pub fn rows(&self) -> Vec<ListedOrder> {
+        let mut rows: Vec<ListedOrder> = self.orders.values().filter_map(KnownOrder::row).collect();
         rows.sort_by_key(|row| Reverse(place(&row.core)));
         rows
     }
@@ -168,23 +168,31 @@ impl ActiveOrders {
         self.asked
     }
 
-    /// What the next query goes on from.
+    /// Returns the position from which the next query goes on.
     #[must_use]
-    pub fn at(&self) -> Option<&At> {
+    pub fn at(&self) -> Option<&ListPosition> {
         self.at.as_ref()
     }
 
     /// Takes a push of the core row.
-    pub fn push_core(&mut self, core: ActiveCore) -> Option<News> {
+    pub fn push_core(&mut self, core: ActiveCore) -> Option<OrderListChange> {
         self.push(&core.order.clone(), |known| known.take_core(core))
     }
 
     /// Takes a push of the payment row, whose order its key names.
-    pub fn push_payment(&mut self, order: &Token, payment: ActivePayment) -> Option<News> {
+    pub fn push_payment(
+        &mut self,
+        order: &Token,
+        payment: ActivePayment,
+    ) -> Option<OrderListChange> {
         self.push(order, |known| known.take_payment(payment))
     }
 
-    fn push(&mut self, order: &Token, take: impl FnOnce(&mut Known)) -> Option<News> {
+    fn push(
+        &mut self,
+        order: &Token,
+        take: impl FnOnce(&mut KnownOrder),
+    ) -> Option<OrderListChange> {
         let asked = self.asked;
         let known = self.orders.entry(order.clone()).or_default();
         let (before, versions) = (known.row(), known.versions());
@@ -197,21 +205,21 @@ impl ActiveOrders {
     }
 
     /// Takes the answer to the query of this number. The news are sorted by order.
-    pub fn answer(&mut self, asked: u64, answer: Answer) -> Vec<News> {
+    pub fn answer(&mut self, asked: u64, answer: ListResponse) -> Vec<OrderListChange> {
         if asked != self.asked {
             return Vec::new();
         }
-        let shown = |(order, known): (&Token, &Known)| Some((order.clone(), known.row()?));
-        let before: BTreeMap<Token, Row> = self.orders.iter().filter_map(shown).collect();
+        let shown = |(order, known): (&Token, &KnownOrder)| Some((order.clone(), known.row()?));
+        let before: BTreeMap<Token, ListedOrder> = self.orders.iter().filter_map(shown).collect();
         match answer {
-            Answer::Same => {}
-            Answer::Rows { rows, more, at } => {
+            ListResponse::Same => {}
+            ListResponse::Rows { rows, more, at } => {
                 self.oldest = rows.last().filter(|_| more).map(|row| place(&row.core));
                 self.listed = rows.iter().map(|row| row.core.order.clone()).collect();
                 rows.into_iter().for_each(|row| self.take(row));
                 self.at = Some(at);
             }
-            Answer::Changes { changes, at } => {
+            ListResponse::Changes { changes, at } => {
                 for row in changes {
                     let order = row.core.order.clone();
                     if is_active(&row.core) {
@@ -236,8 +244,8 @@ impl ActiveOrders {
         known.take_payment(row.payment);
     }
 
-    /// What the last answer does not list, and was there when it was asked for, is gone. Of a list
-    /// that was cut, what would stand below that is only out of view.
+    /// Removes the orders that the last response does not list although they existed when the query
+    /// began. In a list that was cut, those below its end are only out of view.
     fn drop_unlisted(&mut self, asked: u64) {
         for (order, known) in &mut self.orders {
             if known.pushed >= asked || self.listed.contains(order) {
@@ -250,18 +258,18 @@ impl ActiveOrders {
         }
     }
 
-    /// What became of an order that was shown like this before.
-    fn tell(&self, order: &Token, before: Option<&Row>) -> Option<News> {
+    /// Returns the change of an order that was listed like this before.
+    fn tell(&self, order: &Token, before: Option<&ListedOrder>) -> Option<OrderListChange> {
         let known = self.orders.get(order)?;
         match (before, known.row()) {
-            (None, Some(row)) => Some(News::Added(row)),
+            (None, Some(row)) => Some(OrderListChange::Added(row)),
             (Some(before), Some(row)) if before.versions() != row.versions() => {
-                Some(News::Updated(row))
+                Some(OrderListChange::Updated(row))
             }
             (Some(_), None) => {
                 let removed = known.core.as_ref().filter(|core| !is_active(core));
                 let reason = removed.and_then(|core| core.change.reason.clone());
-                Some(News::Removed { order: order.clone(), reason })
+                Some(OrderListChange::Removed { order: order.clone(), reason })
             }
             _ => None,
         }

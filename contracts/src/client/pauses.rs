@@ -10,7 +10,7 @@ use crate::Address;
 /// The longest rest: how late it may be noticed that an aggregate is no longer stuck.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// How often each aggregate failed since it was last decided, and when its rest is over.
+/// The number of failures of each aggregate since it was last decided, and the end of its pause.
 #[derive(Default)]
 pub(super) struct Pauses(HashMap<Address, (u32, Instant)>);
 

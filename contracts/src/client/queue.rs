@@ -15,7 +15,7 @@ use crate::{Address, Outcome, Token};
 
 /// Commands on their way at once.
 const AT_ONCE: usize = 64;
-/// How soon it is noticed that the connection is back.
+/// The time in which a connection that is back is noticed.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Client {
@@ -78,7 +78,7 @@ impl Drop for Queue {
     }
 }
 
-/// What is on its way, and what may not be sent just now.
+/// The commands that are under way, and those that may not be sent just now.
 #[derive(Default)]
 struct Road {
     busy: HashSet<Address>,

@@ -1,5 +1,5 @@
-//! What wakes a watch: pushes, the poll's interval, a connection that is back, and the answer to
-//! the query that is under way.
+//! The sources that wake a watch: pushes, the poll's interval, a connection that is back, and the
+//! response to the query that is under way.
 
 use std::{future::Future, pin::Pin, sync::atomic::Ordering, time::Duration};
 
@@ -9,31 +9,31 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Client, ClientError};
 
-/// How soon it is noticed that the connection is back: what was pushed meanwhile is lost.
+/// The time in which a connection that is back is noticed: pushes in between are lost.
 const LOOK: Duration = Duration::from_millis(100);
 /// Pause before a query that failed is repeated.
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(super) enum Wake<A> {
     Push(Message),
-    /// A query is due; [`Source::query`] begins it.
+    /// A query is due; [`WatchSource::query`] begins it.
     Due,
     Answer(A),
     /// The connection was closed for good: nothing is pushed any more.
     Closed,
 }
 
-pub(super) struct Source<A> {
+pub(super) struct WatchSource<A> {
     pub(super) client: Client,
     pushes: Subscriber,
     every: Duration,
     due: Instant,
-    /// How often the connection was made when somebody looked last.
+    /// The number of connections at the last check.
     connects: u64,
     under_way: Option<Pin<Box<dyn Future<Output = A> + std::marker::Send>>>,
 }
 
-impl<A> Source<A> {
+impl<A> WatchSource<A> {
     /// Listens to `subject`; the first query is due at once, and the server sees it after the
     /// subscription, so nothing falls between the two.
     pub(super) async fn new(

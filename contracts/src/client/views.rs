@@ -18,23 +18,23 @@ const MAX_KNOWN: usize = 10_000;
 
 /// A view, as it was answered.
 #[derive(Clone, Debug, PartialEq)]
-pub struct View {
+pub struct ConfirmedView {
     pub version: u64,
     pub body: Value,
 }
 
-/// What this client knows of an aggregate.
+/// The newest version and view that this client knows of an aggregate.
 #[derive(Clone, Default)]
-pub(super) struct Known {
+pub(super) struct KnownView {
     /// The highest version that anybody told it: outcomes and views.
     version: u64,
     /// The newest view it has, perhaps of an earlier version.
-    view: Option<View>,
+    view: Option<ConfirmedView>,
 }
 
-impl Known {
+impl KnownView {
     /// The view, unless it is known to be old.
-    fn newest(self) -> Option<View> {
+    fn newest(self) -> Option<ConfirmedView> {
         self.view.filter(|view| view.version >= self.version)
     }
 }
@@ -44,7 +44,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 404 where there is none; [`ClientError::TimedOut`].
-    pub async fn view(&self, address: &Address) -> Result<View, ClientError> {
+    pub async fn view(&self, address: &Address) -> Result<ConfirmedView, ClientError> {
         let until = Instant::now() + self.patience;
         loop {
             let known = self.known(address);
@@ -94,12 +94,12 @@ impl Client {
         self.learn(address, version, None);
     }
 
-    fn known(&self, address: &Address) -> Known {
+    fn known(&self, address: &Address) -> KnownView {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(address).cloned().unwrap_or_default()
     }
 
-    pub(super) fn learn(&self, address: &Address, version: u64, view: Option<View>) {
+    pub(super) fn learn(&self, address: &Address, version: u64, view: Option<ConfirmedView>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN && !known.contains_key(address) {
             // Whole views are only kept to save work, and versions of what was touched long ago say
@@ -108,18 +108,19 @@ impl Client {
         }
         let known = known.entry(address.clone()).or_default();
         known.version = known.version.max(version);
-        let newer = |view: &View| known.view.as_ref().is_none_or(|old| old.version < view.version);
+        let newer =
+            |view: &ConfirmedView| known.view.as_ref().is_none_or(|old| old.version < view.version);
         if let Some(view) = view.filter(newer) {
             known.view = Some(view);
         }
     }
 }
 
-fn read_view(reply: &async_nats::Message) -> Result<View, ClientError> {
+fn read_view(reply: &async_nats::Message) -> Result<ConfirmedView, ClientError> {
     let unreadable = |what: &str| ClientError::Unreadable(format!("a view without {what}"));
     let body = body(reply);
     let version = body["version"].as_u64().ok_or_else(|| unreadable("version"))?;
     let etag = reply.headers.as_ref().and_then(|headers| headers.get(ETAG));
     etag.ok_or_else(|| unreadable("ETag"))?;
-    Ok(View { version, body })
+    Ok(ConfirmedView { version, body })
 }

@@ -6,9 +6,9 @@ use async_nats::{HeaderMap, Message};
 use serde::Deserialize;
 
 use super::{
-    Client, ClientError, View,
-    orders::{ActiveOrders, Answer, At, News, Row},
-    source::{Source, Wake},
+    Client, ClientError, ConfirmedView,
+    orders::{ActiveOrders, ListPosition, ListResponse, ListedOrder, OrderListChange},
+    source::{Wake, WatchSource},
 };
 use crate::{
     Address, Part, Token,
@@ -18,7 +18,7 @@ use crate::{
     subject,
 };
 
-/// How often a watch polls, besides what is pushed.
+/// The time between two polls of a watch, besides what is pushed.
 const EVERY: Duration = Duration::from_secs(5);
 
 impl Client {
@@ -33,7 +33,7 @@ impl Client {
         list: ActiveOrders,
     ) -> Result<OrdersWatch, ClientError> {
         let pushes = Bucket::ActiveOrders.live(&key::all_of(tenant));
-        let source = Source::new(self, pushes, EVERY).await?;
+        let source = WatchSource::new(self, pushes, EVERY).await?;
         Ok(OrdersWatch { source, tenant: tenant.clone(), list, news: VecDeque::new() })
     }
 
@@ -44,14 +44,18 @@ impl Client {
     /// [`ClientError::Closed`].
     pub async fn watch_view(&self, address: &Address) -> Result<ViewWatch, ClientError> {
         let pushes = Bucket::Versions.live(&key::versions(address));
-        let source = Source::new(self, pushes, EVERY).await?;
+        let source = WatchSource::new(self, pushes, EVERY).await?;
         Ok(ViewWatch { source, address: address.clone(), version: 0 })
     }
 
     /// Asks for the list, or for what changed in it.
-    async fn active_orders(self, tenant: Token, at: Option<At>) -> Result<Answer, ClientError> {
+    async fn active_orders(
+        self,
+        tenant: Token,
+        at: Option<ListPosition>,
+    ) -> Result<ListResponse, ClientError> {
         let mut headers = HeaderMap::new();
-        if let Some(At { resume, etag }) = at {
+        if let Some(ListPosition { resume, etag }) = at {
             headers.insert(RESUME, resume);
             if let Some(etag) = etag {
                 headers.insert(IF_NONE_MATCH, etag);
@@ -60,7 +64,7 @@ impl Client {
         let subject = subject::query_active_orders(&tenant);
         match self.ask(subject, headers, Vec::new()).await? {
             (200, reply) => read_answer(&reply),
-            (304, _) => Ok(Answer::Same),
+            (304, _) => Ok(ListResponse::Same),
             (status, reply) => Err(ClientError::Refused(status, super::body(&reply))),
         }
     }
@@ -68,14 +72,14 @@ impl Client {
 
 /// A list of active orders that keeps up with what happens.
 ///
-/// What is pushed is shown at once. Besides it polls, and asks what has changed as soon as a lost
-/// connection is back, since nobody tells what was pushed meanwhile.
+/// Pushed rows are in the list at once. It also polls, and queries the changes as soon as a lost
+/// connection is back, since pushes in between are lost.
 pub struct OrdersWatch {
-    source: Source<(u64, Result<Answer, ClientError>)>,
+    source: WatchSource<(u64, Result<ListResponse, ClientError>)>,
     tenant: Token,
     list: ActiveOrders,
-    /// What the list shows already, and nobody has taken yet.
-    news: VecDeque<News>,
+    /// Changes that are in the list already, and that nobody has taken yet.
+    news: VecDeque<OrderListChange>,
 }
 
 impl OrdersWatch {
@@ -88,7 +92,7 @@ impl OrdersWatch {
 
     /// The rows, newest first.
     #[must_use]
-    pub fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<ListedOrder> {
         self.list.rows()
     }
 
@@ -103,7 +107,7 @@ impl OrdersWatch {
     /// # Errors
     /// [`ClientError::Closed`], after which nothing comes any more; [`ClientError::Refused`] and
     /// [`ClientError::Unreadable`] of a poll, after which the next call goes on.
-    pub async fn next(&mut self) -> Result<News, ClientError> {
+    pub async fn next(&mut self) -> Result<OrderListChange, ClientError> {
         loop {
             if let Some(news) = self.news.pop_front() {
                 return Ok(news);
@@ -132,7 +136,7 @@ impl OrdersWatch {
     }
 
     /// Whatever is no row is left to the next poll, such as the marker of a key that expired.
-    fn pushed(&mut self, message: &Message) -> Option<News> {
+    fn pushed(&mut self, message: &Message) -> Option<OrderListChange> {
         let (order, part) = key::parse_active_order(&message.subject)?;
         match part {
             Part::Payments => {
@@ -146,9 +150,9 @@ impl OrdersWatch {
 
 /// A view that keeps up with what happens.
 pub struct ViewWatch {
-    source: Source<Result<View, ClientError>>,
+    source: WatchSource<Result<ConfirmedView, ClientError>>,
     address: Address,
-    /// What was given last.
+    /// The version that was returned last.
     version: u64,
 }
 
@@ -165,7 +169,7 @@ impl ViewWatch {
     ///
     /// # Errors
     /// As [`OrdersWatch::next`].
-    pub async fn next(&mut self) -> Result<View, ClientError> {
+    pub async fn next(&mut self) -> Result<ConfirmedView, ClientError> {
         loop {
             match self.source.next().await {
                 Wake::Push(message) => {
@@ -195,7 +199,7 @@ impl ViewWatch {
 
 /// The body of a list or of changes.
 #[derive(Deserialize)]
-struct Body {
+struct ListBody {
     rows: Option<Vec<ActiveRow>>,
     changes: Option<Vec<ActiveRow>>,
     #[serde(default)]
@@ -203,15 +207,15 @@ struct Body {
     resume: String,
 }
 
-fn read_answer(reply: &Message) -> Result<Answer, ClientError> {
+fn read_answer(reply: &Message) -> Result<ListResponse, ClientError> {
     let unreadable = |what: String| ClientError::Unreadable(format!("a list: {what}"));
-    let body: Body =
+    let body: ListBody =
         serde_json::from_slice(&reply.payload).map_err(|error| unreadable(error.to_string()))?;
     let etag = reply.headers.as_ref().and_then(|headers| headers.get(ETAG));
-    let at = At { resume: body.resume, etag: etag.map(|etag| etag.as_str().to_owned()) };
+    let at = ListPosition { resume: body.resume, etag: etag.map(|etag| etag.as_str().to_owned()) };
     match (body.rows, body.changes) {
-        (Some(rows), _) => Ok(Answer::Rows { rows, more: body.more, at }),
-        (None, Some(changes)) => Ok(Answer::Changes { changes, at }),
+        (Some(rows), _) => Ok(ListResponse::Rows { rows, more: body.more, at }),
+        (None, Some(changes)) => Ok(ListResponse::Changes { changes, at }),
         (None, None) => Err(unreadable("neither rows nor changes".to_owned())),
     }
 }

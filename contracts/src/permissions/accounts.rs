@@ -30,7 +30,7 @@ const MAX_SUBSCRIPTIONS: u32 = 2_048;
 /// connection, so that nobody fills those of workers with what is refused anyway.
 const MAX_MESSAGE: usize = 4 * MAX_PAYLOAD;
 
-/// Where a user's subjects mean something.
+/// The NATS account of a user, in which its subjects have a meaning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Account {
     Fleet,
@@ -55,12 +55,12 @@ impl fmt::Display for Account {
     }
 }
 
-/// What the programs of a tenant send into the fleet's account, answers included.
+/// Returns the subjects on which the programs of a tenant send requests into the fleet's account.
 fn services(tenant: &Token) -> [String; 3] {
     ["cmd", "req", "q"].map(|door| format!("{door}.{tenant}.>"))
 }
 
-/// What the programs of a tenant hear from the fleet's account.
+/// Returns the subjects that the programs of a tenant receive from the fleet's account.
 fn streams(tenant: &Token) -> [String; 2] {
     [format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")]
 }

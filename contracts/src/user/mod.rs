@@ -13,8 +13,8 @@ use crate::{
 };
 
 pub use shapes::{
-    Auth, ROLE_BY_DEFAULT, Roles, ShownAuth, State, Status, Subscription, SubscriptionPart,
-    SubscriptionStatus, Tokens, Valid,
+    Auth, ROLE_BY_DEFAULT, Roles, ShownAuth, Status, Subscription, SubscriptionPart,
+    SubscriptionStatus, Tokens, UserState, Valid,
 };
 pub use token::{Random, next_refresh_token, session_of, token, user_of};
 
@@ -22,7 +22,7 @@ pub use token::{Random, next_refresh_token, session_of, token, user_of};
 pub const MAX_ROLES: usize = 32;
 
 verbs! {
-    /// What can be asked of a user.
+    /// The verbs of a user.
     pub enum Verb {
         /// 201. Creates the user. Request door only.
         "register" => Register(Register),
@@ -133,8 +133,8 @@ impl Validate {
     }
 }
 
-/// What serde says of a payload may quote it, and refusals are stored: of one that holds a secret
-/// only the code stays.
+/// Removes the message of serde, which may quote the payload, from a refusal: refusals are stored.
+/// Only the code stays if the payload holds a secret.
 pub(crate) fn unquoted(refusal: Refusal) -> Refusal {
     if refusal.status == 400 {
         let message = "the payload is not what is asked for; it is not quoted, for it may hold a \

@@ -1,4 +1,4 @@
-//! What is shown of a user: the values of the bucket `user_state`, and the bodies of answers.
+//! The values of the bucket `user_state`, and the bodies of answers about users.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 
 use crate::{Email, MAX_NAME, Outcome, Secret, Text, Timestamp, Token};
 
-/// What a user may do who was given nothing else.
+/// The role of a user who was given no other.
 pub const ROLE_BY_DEFAULT: &str = "customer";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -148,7 +148,7 @@ pub struct Roles {
 
 /// The answer to `q.<tenant>.user.<id>.state`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct State {
+pub struct UserState {
     pub version: u64,
     pub auth: ShownAuth,
     pub subscription: SubscriptionPart,
@@ -162,16 +162,16 @@ pub struct Valid {
     pub profile_id: Token,
     pub roles: Vec<Token>,
     pub subscription: Option<Subscription>,
-    /// Of the access token.
+    /// The expiry of the access token.
     pub expires_at: Timestamp,
 }
 
-/// What `login` and `refresh` give to their sender, and to nobody else.
+/// The tokens that `login` and `refresh` give to their sender, and to nobody else.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Tokens {
     pub access_token: Secret,
     pub refresh_token: Secret,
-    /// Of the access token.
+    /// The expiry of the access token.
     pub expires_at: Timestamp,
     pub refresh_expires_at: Timestamp,
 }

@@ -9,12 +9,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{Secret, Token};
 
-/// Of a cryptographic generator; never used twice.
+/// Bytes of a cryptographic generator; never used twice.
 pub type Random = [u8; 32];
 
 /// The characters after the dot.
 const LEN: usize = 43;
-/// Of these, those that name the session of a refresh token.
+/// The number of these characters that name the session of a refresh token.
 const OF_SESSION: usize = 20;
 
 /// An access token, or the first refresh token of a session.
@@ -44,7 +44,7 @@ pub fn session_of(token: &Secret) -> Option<Secret> {
     Secret::new(session.to_owned()).ok()
 }
 
-/// Whose token it says it is; `None` for what is no token.
+/// Returns the user whom a token names; `None` if it is no token.
 #[must_use]
 pub fn user_of(token: &Secret) -> Option<Token> {
     let (user, random) = token.expose().split_once('.')?;

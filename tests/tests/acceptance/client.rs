@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, Message, Subscriber};
 use brigade_contracts::{
     Address, Aggregate, Body, Door, Token,
-    client::{ActiveOrders, Client, ClientError, Line, Send, Standing},
+    client::{ActiveOrders, Client, ClientError, CommandState, Line, Send},
 };
 use brigade_tests::{SUPERUSER, TestFleet, until};
 use futures::{FutureExt, StreamExt};
@@ -202,7 +202,7 @@ async fn s4_10_a_stuck_aggregate_stops_no_queue_and_commands_are_stored_once() {
             decided.expect("in time").expect("held");
         }
     }
-    assert!(queue.line().entries().iter().all(|e| matches!(e.standing, Standing::Done(_))));
+    assert!(queue.line().entries().iter().all(|e| matches!(e.standing, CommandState::Done(_))));
     assert_eq!(stream.info().await.unwrap().state.messages, STUCK as u64);
 }
 
@@ -223,7 +223,7 @@ async fn what_cannot_be_sent_or_read_ends_and_the_queue_goes_on() {
     let ended = timeout(PATIENCE, watch.wait_for(|line| line.pending() == 0)).await;
     let line = ended.expect("in time").expect("held").clone();
     let why = line.entries().iter().map(|entry| match &entry.standing {
-        Standing::Failed(why) => why.split(':').next().unwrap(),
+        CommandState::Failed(why) => why.split(':').next().unwrap(),
         standing => panic!("{standing:?}"),
     });
     let expected =

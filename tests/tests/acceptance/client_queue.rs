@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use brigade_contracts::{
     Address, Aggregate, Body, Door, Token,
-    client::{Client, Line, Queue, QueueError, Send, Standing},
+    client::{Client, CommandState, Line, Queue, QueueError, Send},
 };
 use brigade_tests::{TestFleet, producer::item};
 use serde_json::{Value, json};
@@ -45,12 +45,12 @@ fn fill(queue: &Queue) {
 }
 
 fn standings(line: &Line) -> HashMap<String, String> {
-    let standing = |standing: &Standing| match standing {
-        Standing::Pending => "pending".to_owned(),
-        Standing::Done(outcome) => format!("done {}", outcome.status),
-        Standing::Refused(outcome) => format!("refused {}", outcome.status),
-        Standing::Skipped => "skipped".to_owned(),
-        Standing::Failed(why) => format!("failed: {why}"),
+    let standing = |standing: &CommandState| match standing {
+        CommandState::Pending => "pending".to_owned(),
+        CommandState::Done(outcome) => format!("done {}", outcome.status),
+        CommandState::Refused(outcome) => format!("refused {}", outcome.status),
+        CommandState::Skipped => "skipped".to_owned(),
+        CommandState::Failed(why) => format!("failed: {why}"),
     };
     let entries = line.entries().iter();
     entries.map(|e| (e.send.command_id.to_string(), standing(&e.standing))).collect()

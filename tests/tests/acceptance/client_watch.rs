@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use brigade_contracts::{
     Address, Aggregate, Token,
-    client::{ActiveOrders, Client, News, OrdersWatch, ViewWatch},
+    client::{ActiveOrders, Client, OrderListChange, OrdersWatch, ViewWatch},
 };
 use brigade_tests::{
     NO_PUSH_USER, Producer, SUPERUSER, TestFleet, producer::placed, proxy::TcpProxy,
@@ -70,9 +70,9 @@ async fn until_same(watch: &mut OrdersWatch, producer: &Producer) -> BTreeMap<St
             }
         };
         let (order, what) = match news {
-            News::Added(row) => (row.core.order, json!("added")),
-            News::Updated(row) => (row.core.order, json!(row.core.change.fields)),
-            News::Removed { order, reason } => (order, json!({ "removed": reason })),
+            OrderListChange::Added(row) => (row.core.order, json!("added")),
+            OrderListChange::Updated(row) => (row.core.order, json!(row.core.change.fields)),
+            OrderListChange::Removed { order, reason } => (order, json!({ "removed": reason })),
         };
         told.insert(order.to_string(), what);
     }

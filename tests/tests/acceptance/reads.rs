@@ -338,7 +338,7 @@ async fn s0_07_a_304_below_the_known_version_is_no_answer() {
     assert_eq!(client.view(&cart).await.unwrap().version, 1);
     assert_eq!(client.view(&cart).await.unwrap().version, 1, "304, from what it has");
     let _paused = fleet.fail.arm("payment-projector.before_projection");
-    let ada = cart::User { user: "ada".parse().unwrap() };
+    let ada = cart::Member { user: "ada".parse().unwrap() };
     let outcome = send(Verb::CommitCod(ada)).await;
     assert_eq!(outcome.version, Some(2));
     let view = client.view(&cart).await.unwrap();
@@ -347,7 +347,7 @@ async fn s0_07_a_304_below_the_known_version_is_no_answer() {
     // A push told it of a version that nobody has yet: it waits instead of showing the old one.
     client.heard(&cart, 3);
     let (view, _) = tokio::join!(client.view(&cart), async {
-        let bob = cart::User { user: "bob".parse().unwrap() };
+        let bob = cart::Member { user: "bob".parse().unwrap() };
         send(Verb::Join(bob)).await
     });
     assert_eq!(view.unwrap().version, 3);

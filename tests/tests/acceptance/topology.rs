@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brigade::operations::provision::{self, Report};
+use brigade::operations::provision::{self, ProvisionReport};
 use brigade_contracts::{
     Address, Aggregate, Timestamp, Token, WorkerName, event::Envelope, shard_of, subject,
     topology::Topology,
@@ -12,7 +12,7 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use sqlx::Row;
 
-async fn provision(fleet: &TestFleet) -> Report {
+async fn provision(fleet: &TestFleet) -> ProvisionReport {
     provision::run(&fleet.nats_url("operator"), 1).await.expect("provisioned")
 }
 

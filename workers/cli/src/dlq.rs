@@ -22,13 +22,13 @@ use super::{
 };
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct DlqArgs {
     #[command(subcommand)]
-    action: Action,
+    action: DlqAction,
 }
 
 #[derive(Subcommand)]
-enum Action {
+enum DlqAction {
     /// List dead letters that nobody has replayed or dropped yet, oldest first
     Ls {
         #[command(flatten)]
@@ -54,7 +54,7 @@ enum Action {
     Drop {
         #[command(flatten)]
         chosen: Chosen,
-        /// Why; kept for the audit and told to whoever asks for the outcome
+        /// The reason; kept for the audit, and part of the outcome
         #[arg(long)]
         because: String,
     },
@@ -75,10 +75,10 @@ struct PageArgs {
 
 #[derive(clap::Args)]
 struct FilterArgs {
-    /// Of this worker
+    /// Only letters of this worker
     #[arg(long)]
     worker: Option<String>,
-    /// Of this restaurant
+    /// Only letters of this restaurant
     #[arg(long)]
     tenant: Option<String>,
     /// With this in their reason
@@ -88,7 +88,7 @@ struct FilterArgs {
 
 #[derive(clap::Args)]
 struct Chosen {
-    /// By number, as `ls` shows them
+    /// Numbers of letters, as `ls` shows them
     numbers: Vec<Number>,
     #[command(flatten)]
     filter: FilterArgs,
@@ -98,7 +98,7 @@ struct Chosen {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Who does it, for the audit
+    /// The operator's name, for the audit
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
@@ -109,7 +109,7 @@ impl FilterArgs {
     }
 }
 
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub async fn run(args: DlqArgs) -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
     let (nats_url, database_url) = config.operators_urls()?;
     let operator = OperatorConnection::open(nats_url, "dlq").await?;
@@ -118,15 +118,15 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let letters = operator.explain(DeadLetters::open(jetstream, postgres).await)?;
     let mut code = ExitCode::SUCCESS;
     match args.action {
-        Action::Ls { filter, all, page } => {
+        DlqAction::Ls { filter, all, page } => {
             let limit = usize::try_from(page.limit)?;
             let found = letters.page(&filter.filter(all), page.after, limit).await?;
             list(&found, page.json)?;
         }
-        Action::Show { number } => {
+        DlqAction::Show { number } => {
             show(&letters.get(number).await?, &letters.payload(number).await?)?;
         }
-        Action::Replay { chosen, force } => {
+        DlqAction::Replay { chosen, force } => {
             let (by, dry_run) = (by(&chosen), chosen.dry_run);
             for letter in choose(&letters, chosen).await? {
                 let replayed = match &force {
@@ -144,7 +144,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
                 progress(format_args!("{} {number} {subject}", done(dry_run, "replayed")))?;
             }
         }
-        Action::Drop { chosen, because } => {
+        DlqAction::Drop { chosen, because } => {
             let (by, dry_run) = (by(&chosen), chosen.dry_run);
             for letter in choose(&letters, chosen).await? {
                 if !dry_run {

@@ -22,28 +22,28 @@ use tracing_subscriber::EnvFilter;
 #[command(name = "brigade", version, about, after_help = VARIABLES)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     #[cfg(feature = "dev")]
     /// Bring everything up in a scratch folder, tell the story, keep every promise, go away
-    Demo(brigade_dev::demo::Args),
+    Demo(brigade_dev::demo::DemoArgs),
     #[cfg(feature = "dev")]
     /// Keep the same stack running until Ctrl-C
-    Up(brigade_dev::up::Args),
+    Up(brigade_dev::up::UpArgs),
     /// Run the named workers in this process, configured by the environment alone
-    Run(run::Args),
+    Run(run::RunArgs),
     /// Bring the SQL schema and the workers' roles up to date
     Migrate,
     #[cfg(feature = "dev")]
     /// Measure each path beside a raw ceiling, in one run
-    Bench(brigade_dev::bench::Args),
+    Bench(brigade_dev::bench::BenchArgs),
     /// Look at dead letters, replay or drop them
-    Dlq(dlq::Args),
+    Dlq(dlq::DlqArgs),
     /// Look at cart locks and their history
-    Locks(locks::Args),
+    Locks(locks::LocksArgs),
     /// Bring streams, buckets and consumers up to date, and name what differs
     Provision,
 }
@@ -65,7 +65,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
     };
     start_log(&cli.command);
     let mut threads = match &cli.command {
-        Command::Run(args) if args.is_one_loop() => Builder::new_current_thread(),
+        CliCommand::Run(args) if args.is_one_loop() => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
     let runtime = match threads.enable_all().build() {
@@ -78,16 +78,16 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
     let result: Result<ExitCode> = runtime.block_on(async {
         match cli.command {
             #[cfg(feature = "dev")]
-            Command::Demo(args) => brigade_dev::demo::run(args).await,
+            CliCommand::Demo(args) => brigade_dev::demo::run(args).await,
             #[cfg(feature = "dev")]
-            Command::Up(args) => brigade_dev::up::run(args).await,
-            Command::Run(args) => run::run(args).await,
+            CliCommand::Up(args) => brigade_dev::up::run(args).await,
+            CliCommand::Run(args) => run::run(args).await,
             #[cfg(feature = "dev")]
-            Command::Bench(args) => brigade_dev::bench::run(args).await,
-            Command::Dlq(args) => dlq::run(args).await,
-            Command::Locks(args) => locks::run(args).await,
-            Command::Migrate => migrate::run().await,
-            Command::Provision => provision::run().await,
+            CliCommand::Bench(args) => brigade_dev::bench::run(args).await,
+            CliCommand::Dlq(args) => dlq::run(args).await,
+            CliCommand::Locks(args) => locks::run(args).await,
+            CliCommand::Migrate => migrate::run().await,
+            CliCommand::Provision => provision::run().await,
         }
     });
     result.unwrap_or_else(|error| {
@@ -101,11 +101,11 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
 
 /// Logs go to stderr: stdout belongs to what a command prints for programs. The demo tells its own
 /// story and logs only what is wrong.
-fn start_log(command: &Command) {
+fn start_log(command: &CliCommand) {
     let config = LogConfig::from_env();
     let default = match command {
         #[cfg(feature = "dev")]
-        Command::Demo(_) => "off",
+        CliCommand::Demo(_) => "off",
         _ => "info,async_nats=warn,sqlx=warn",
     };
     let filter = EnvFilter::new(config.filter.as_deref().unwrap_or(default));

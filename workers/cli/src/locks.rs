@@ -9,16 +9,16 @@ use super::{output::line, printable::printable};
 
 /// Reads SQL by BRIGADE_DATABASE_URL.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct LocksArgs {
     #[command(subcommand)]
-    action: Action,
+    action: LocksAction,
 }
 
 #[derive(clap::Subcommand)]
-enum Action {
+enum LocksAction {
     /// List the locks that are held
     Ls {
-        /// Of this restaurant
+        /// Only locks of this restaurant
         #[arg(long)]
         tenant: Option<String>,
     },
@@ -34,11 +34,11 @@ enum Action {
     },
 }
 
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub async fn run(args: LocksArgs) -> Result<ExitCode> {
     let postgres = PgPool::connect(RunConfig::from_env()?.database_url()?).await?;
     match args.action {
-        Action::Ls { tenant } => list(&postgres, tenant.as_deref()).await?,
-        Action::History { tenant, owner, limit } => {
+        LocksAction::Ls { tenant } => list(&postgres, tenant.as_deref()).await?,
+        LocksAction::History { tenant, owner, limit } => {
             history(&postgres, &tenant, &owner, limit).await?;
         }
     }

@@ -10,22 +10,22 @@ use brigade_contracts::WorkerName;
 
 #[derive(clap::Args)]
 #[command(after_help = VARIABLES)]
-pub struct Args {
+pub struct RunArgs {
     /// Workers by name, or `all`
     #[arg(required = true, value_name = "WORKER")]
     workers: Vec<String>,
 }
 
-impl Args {
-    /// Whether one thread is best, as measured on 2 cores: a worker by itself is one loop, of which
-    /// others only take parts over, and a command takes some 60 us of it. edge answers many at
-    /// once.
+impl RunArgs {
+    /// Returns true if one thread is best, as measured on 2 cores: a worker by itself is one loop,
+    /// of which others only take parts over, and a command takes some 60 us of it. edge answers
+    /// many at once.
     pub fn is_one_loop(&self) -> bool {
         parse(&self.workers).is_ok_and(|all| all.len() == 1 && all[0] != WorkerName::Edge)
     }
 }
 
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub async fn run(args: RunArgs) -> Result<ExitCode> {
     let workers = parse(&args.workers)?;
     let config = RunConfig::from_env()?;
     let servers = config.servers(&workers)?;
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn one_thread_is_for_one_worker_that_is_not_edge() {
         let is_one_loop = |names: &[&str]| {
-            Args { workers: names.iter().map(|&name| name.to_owned()).collect() }.is_one_loop()
+            RunArgs { workers: names.iter().map(|&name| name.to_owned()).collect() }.is_one_loop()
         };
         assert!(is_one_loop(&["command-handler"]));
         assert!(is_one_loop(&["outbox-relay", "outbox-relay"]));

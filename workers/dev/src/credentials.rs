@@ -18,10 +18,10 @@ pub struct Credentials {
 const FILE: &str = "credentials.json";
 
 impl Credentials {
-    /// Those of the folder, with new ones for users that had none yet.
+    /// Loads the credentials of the folder, with new ones for users that had none yet.
     ///
     /// # Errors
-    /// Where the file can be neither read nor written.
+    /// If the file can be neither read nor written.
     pub fn of(dir: &Path, users: impl IntoIterator<Item = String>) -> Result<Self> {
         let path = dir.join(FILE);
         let mut passwords: BTreeMap<String, String> = match fs::read(&path) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use brigade::{
     fleet::{Servers, Settings},
+    infra::connect_options,
     operations::{migrate, provision},
     workers::command_handler::tenants,
 };
@@ -38,7 +39,7 @@ impl LocalStack {
     /// users, schema and topology up to date. Workers come on top.
     ///
     /// # Errors
-    /// Where a server does not start; what its log said last is part of the error.
+    /// If a server does not start; what its log said last is part of the error.
     pub async fn start(
         binaries: &Binaries,
         dir: &Path,
@@ -74,11 +75,20 @@ impl LocalStack {
         added.context("cannot write the tenants down")
     }
 
-    /// The NATS URL of a user of this stack.
+    /// Returns the NATS URL of a user of this stack.
     #[must_use]
     pub fn nats_url(&self, user: &str) -> String {
         let password = self.credentials.password(user);
         format!("nats://{user}:{password}@127.0.0.1:{}", self.nats.port())
+    }
+
+    /// Connects to NATS as a user of this stack.
+    ///
+    /// # Errors
+    /// If the server cannot be reached.
+    pub async fn connect(&self, user: &str) -> Result<async_nats::Client> {
+        let (options, address) = connect_options(&self.nats_url(user))?;
+        Ok(options.connect(address).await?)
     }
 
     #[must_use]
@@ -86,7 +96,7 @@ impl LocalStack {
         self.postgres.superuser_url(DATABASE)
     }
 
-    /// The URLs of a worker, with its own user on both servers.
+    /// Returns the URLs of a worker, with its own user on both servers.
     #[must_use]
     pub fn servers(&self, worker: WorkerName) -> Servers {
         let user = worker.as_str();

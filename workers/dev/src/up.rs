@@ -13,7 +13,7 @@ use crate::{LocalStack, Ports};
 
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
-pub struct Args {
+pub struct UpArgs {
     /// Folder of the data, made where it is missing; a later `up` on it finds the data again
     #[arg(long, default_value = ".brigade")]
     dir: PathBuf,
@@ -37,7 +37,7 @@ pub struct Args {
     open: bool,
 }
 
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub async fn run(args: UpArgs) -> Result<ExitCode> {
     let workers = match args.workers.as_slice() {
         [none] if none == "none" => Vec::new(),
         names => parse(names)?,
@@ -75,7 +75,7 @@ fn tenant(name: &str) -> Result<Token> {
     Ok(tenant)
 }
 
-/// What a program needs to join the stack, as one line of JSON.
+/// Returns what a program needs to join the stack, as one line of JSON.
 fn ready_line(stack: &LocalStack, process: &Process) -> Value {
     let of_tenant = |tenant: &Token| {
         json!({

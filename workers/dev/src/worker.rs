@@ -8,7 +8,7 @@ use brigade_contracts::WorkerName;
 use brigade_servers::{
     log::Log,
     port::free_port,
-    process::{Process, Program},
+    process::{ChildProcess, Program},
 };
 use rustix::process::Signal;
 use tokio::{
@@ -27,7 +27,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// `brigade run WORKER…` on a local stack.
 pub struct WorkerProcess {
     pub name: String,
-    process: Process,
+    process: ChildProcess,
     http: u16,
 }
 
@@ -35,7 +35,7 @@ impl WorkerProcess {
     /// Starts this very program once more and waits until its worker is ready.
     ///
     /// # Errors
-    /// Where it does not get ready; the end of its log is part of the error.
+    /// If it does not get ready; the end of its log is part of the error.
     pub async fn start(stack: &LocalStack, worker: WorkerName) -> Result<Self> {
         Self::start_as(stack, worker.as_str(), &[(worker, stack.servers(worker))]).await
     }
@@ -43,7 +43,7 @@ impl WorkerProcess {
     /// Starts workers in one process, with a folder of its own, and waits until all are ready.
     ///
     /// # Errors
-    /// Where one does not get ready; the end of the log is part of the error.
+    /// If one does not get ready; the end of the log is part of the error.
     pub async fn start_as(
         stack: &LocalStack,
         name: &str,
@@ -65,7 +65,7 @@ impl WorkerProcess {
             environment.push((format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url));
         }
         let names = workers.iter().map(|(worker, _)| worker.as_str().into());
-        let mut process = Process::spawn(&Program {
+        let mut process = ChildProcess::spawn(&Program {
             binary: &binary,
             arguments: [OsString::from("run")].into_iter().chain(names).collect(),
             environment,
@@ -83,7 +83,7 @@ impl WorkerProcess {
         self.process.pid()
     }
 
-    /// Where it serves HTTP.
+    /// Returns the address on which it serves HTTP.
     pub fn http(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.http).into()
     }
@@ -91,7 +91,7 @@ impl WorkerProcess {
     /// The text of `/metrics`.
     ///
     /// # Errors
-    /// Where it does not answer.
+    /// If it does not answer.
     pub async fn metrics(&self) -> Result<String> {
         get(self.http, "/metrics").await
     }

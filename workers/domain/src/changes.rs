@@ -16,7 +16,7 @@ use crate::{state::Turn, throttle::FailureKey};
 pub struct Event {
     pub address: Address,
     pub version: u64,
-    pub kind: event::Kind,
+    pub kind: event::EventKind,
     pub at: Timestamp,
     pub payload: event::Payload,
     pub command_id: Token,

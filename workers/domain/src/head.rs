@@ -21,7 +21,7 @@ impl Head {
     }
 
     /// Counts one change.
-    pub fn touch(&mut self, kind: &event::Kind, now: Timestamp) {
+    pub fn touch(&mut self, kind: &event::EventKind, now: Timestamp) {
         self.version += 1;
         self.at = now;
         for part in kind.touches {

@@ -19,7 +19,7 @@ use brigade_contracts::{
     event::{
         CART_LOCK_EXPIRED, CART_LOCK_EXTENDED, CART_LOCKED, CART_TRANSACTION_BOUND, CART_UNLOCKED,
     },
-    lock::{Action, State},
+    lock::{Action, LockState},
     payment::Method,
 };
 use serde_json::json;
@@ -133,7 +133,7 @@ pub(crate) fn acquire(
     let present = &work[cart];
     let acquired = Lock {
         head: head(work, released, address)?,
-        state: State::Held,
+        state: LockState::Held,
         cart_id: present.head.address.id.clone(),
         token,
         method,
@@ -275,7 +275,7 @@ fn record(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, action: Action, reason:
 
 impl Lock {
     fn release(&mut self, reason: &str) {
-        self.state = State::Released;
+        self.state = LockState::Released;
         self.reason = Some(reason.to_owned());
     }
 }

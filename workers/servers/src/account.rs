@@ -15,13 +15,13 @@ const NAMES: [&str; 2] = ["postgres", "nobody"];
 const TEMPORARY: u32 = 0o1002;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Account {
+pub struct SystemAccount {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
 }
 
-impl Account {
+impl SystemAccount {
     /// None unless this process is root: then servers run as its own user.
     pub fn instead_of_root() -> Result<Option<Self>> {
         if !rustix::process::geteuid().is_root() {
@@ -98,17 +98,17 @@ impl Account {
 mod tests {
     use super::*;
 
-    fn account(name: &str, uid: u32, gid: u32) -> Account {
-        Account { name: name.to_owned(), uid, gid }
+    fn account(name: &str, uid: u32, gid: u32) -> SystemAccount {
+        SystemAccount { name: name.to_owned(), uid, gid }
     }
 
     #[test]
     fn the_user_postgres_is_preferred_to_nobody() {
         let nobody = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533::/:/bin/false\n";
-        assert_eq!(Account::named_in(nobody), Some(account("nobody", 65534, 65533)));
+        assert_eq!(SystemAccount::named_in(nobody), Some(account("nobody", 65534, 65533)));
         let both = format!("{nobody}postgres:x:101:104:Postgres:/var/lib/postgresql:/bin/sh\n");
-        assert_eq!(Account::named_in(&both), Some(account("postgres", 101, 104)));
-        assert_eq!(Account::named_in("root:x:0:0:root:/root:/bin/bash\n"), None);
+        assert_eq!(SystemAccount::named_in(&both), Some(account("postgres", 101, 104)));
+        assert_eq!(SystemAccount::named_in("root:x:0:0:root:/root:/bin/bash\n"), None);
     }
 
     #[test]

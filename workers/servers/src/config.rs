@@ -12,7 +12,8 @@ Environment, all optional:
   BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)
   GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
 
-/// Where the two servers of a local stack are looked for, and where downloads are kept.
+/// The places in which the two servers of a local stack are looked for, and the folder of
+/// downloads.
 #[derive(Clone, Debug)]
 pub struct StackConfig {
     /// `BRIGADE_NATS_SERVER`: the `nats-server` to use, and no other.
@@ -56,8 +57,8 @@ fn cache_dir(own: Option<OsString>, xdg: Option<OsString>, home: Option<&Path>) 
     }
 }
 
-/// Where packages put servers that they do not put on the PATH (Debian's Postgres), or that a
-/// service's short PATH lacks (Homebrew, `go install`).
+/// Returns the folders into which packages install servers without putting them on the PATH
+/// (Debian's Postgres), or that a service's short PATH lacks (Homebrew, `go install`).
 fn places(home: Option<&Path>) -> Vec<PathBuf> {
     let fixed = [
         "/usr/lib/postgresql/*/bin",

@@ -20,13 +20,13 @@ use tokio::{
 };
 
 use super::{
-    account::Account,
+    account::SystemAccount,
     packages::{NATS_SERVER, POSTGRES, Package},
 };
 use crate::config::StackConfig;
 
-/// Where root keeps what Postgres's own user has to reach, when the cache folder is out of reach
-/// for it (as all of root's home usually is).
+/// The folder in which root keeps what Postgres's own user has to reach, if that user cannot reach
+/// the cache folder (as it usually cannot in root's home).
 const SYSTEM_CACHE: &str = "/var/cache/brigade";
 
 /// 25 MB on a slow line.
@@ -41,7 +41,7 @@ pub(super) async fn nats_server(config: &StackConfig) -> Result<PathBuf> {
 
 pub(super) async fn postgres_bin(config: &StackConfig) -> Result<PathBuf> {
     let mut cache = config.cache_dir.clone();
-    if let Some(account) = Account::instead_of_root()? {
+    if let Some(account) = SystemAccount::instead_of_root()? {
         fs::create_dir_all(&cache)?;
         if account.reach(&cache).is_err() {
             cache = SYSTEM_CACHE.into();
@@ -102,7 +102,7 @@ async fn make(package: &Package, work: &Path, config: &StackConfig) -> Result<Pa
     let found = hash_of(&wheel)?;
     ensure!(found == *hash, "{} has the SHA-256 {found}, not {hash}", wheel.display());
     let unpacked = work.join("unpacked");
-    let unpack = |python| -> Client { (python, vec!["-m", "zipfile", "-e"]) };
+    let unpack = |python| -> DownloadCommand { (python, vec!["-m", "zipfile", "-e"]) };
     let arguments = [wheel.into_os_string(), unpacked.clone().into_os_string()];
     run(&[unpack("python3"), unpack("python")], &arguments, config).await?;
     if let Some(surplus) = package.surplus {
@@ -151,10 +151,14 @@ async fn download(
 }
 
 /// A program and its first arguments.
-type Client = (&'static str, Vec<&'static str>);
+type DownloadCommand = (&'static str, Vec<&'static str>);
 
 /// Runs the first client that works; the error is that of the last one that could be started.
-async fn run(clients: &[Client], arguments: &[OsString], config: &StackConfig) -> Result<()> {
+async fn run(
+    clients: &[DownloadCommand],
+    arguments: &[OsString],
+    config: &StackConfig,
+) -> Result<()> {
     let mut error = anyhow::anyhow!("neither Python 3 nor pip is on the PATH");
     for (program, first) in clients {
         let run = Command::new(program)

@@ -10,8 +10,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep};
 
-/// How long a new server waits for the former one's processes: the watchdog gives a server 5 s to
-/// go by itself, and a Postgres backend in the middle of a statement may need as long.
+/// The time that a new server waits for the processes of the former one: the watchdog gives a
+/// server 5 s to end by itself, and a Postgres backend in the middle of a statement may need as
+/// long.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Chosen against the start of a server (10 to 100 ms): often enough not to be felt.
@@ -73,7 +74,7 @@ impl Log {
         self.file.try_clone().context("cannot share the log")
     }
 
-    /// What is written from now on.
+    /// Returns the end of the log, from which on new lines are read.
     pub fn mark(&self) -> Result<Mark> {
         Ok(Mark { path: self.path.clone(), start: self.file.metadata()?.len() })
     }

@@ -2,10 +2,8 @@
 //! `nats-server.pid` and the `jetstream` store.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     net::Ipv4Addr,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
@@ -21,8 +19,9 @@ use tokio::{
 
 use super::{
     log::Log,
-    port::{PortTaken, STARTS, free_port},
-    process::{Process, Program},
+    port::{PortTaken, start_on_port},
+    process::{ChildProcess, Program},
+    secret_file::write_secret,
 };
 use crate::config::set;
 
@@ -46,7 +45,7 @@ pub struct NatsServer {
     port: u16,
     /// Tells this server from any other that might answer on its port.
     name: String,
-    process: Process,
+    process: ChildProcess,
 }
 
 impl NatsServer {
@@ -55,25 +54,12 @@ impl NatsServer {
     pub async fn start(binary: &Path, dir: &Path, port: u16, authorization: &str) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let name = format!("brigade-{}", hex::encode(rand::random::<[u8; 4]>()));
-        let mut starts = 0;
-        loop {
-            starts += 1;
-            let chosen = if port == 0 { free_port()? } else { port };
-            write_configuration(dir, &configuration(&name, chosen, authorization))?;
-            match launch(binary, dir, chosen, &name).await {
-                Ok(process) => {
-                    return Ok(Self {
-                        binary: binary.to_owned(),
-                        dir: dir.to_owned(),
-                        port: chosen,
-                        name,
-                        process,
-                    });
-                }
-                Err(error) if port == 0 && error.is::<PortTaken>() && starts < STARTS => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let (port, process) = start_on_port(port, async |port| {
+            write_configuration(dir, &configuration(&name, port, authorization))?;
+            launch(binary, dir, port, &name).await
+        })
+        .await?;
+        Ok(Self { binary: binary.to_owned(), dir: dir.to_owned(), port, name, process })
     }
 
     pub fn port(&self) -> u16 {
@@ -114,9 +100,9 @@ impl NatsServer {
     }
 }
 
-async fn launch(binary: &Path, dir: &Path, port: u16, name: &str) -> Result<Process> {
+async fn launch(binary: &Path, dir: &Path, port: u16, name: &str) -> Result<ChildProcess> {
     let log = Log::claim(&dir.join(LOG)).await?;
-    let mut process = Process::spawn(&Program {
+    let mut process = ChildProcess::spawn(&Program {
         binary,
         arguments: vec!["--config".into(), CONFIGURATION.into()],
         dir,
@@ -181,17 +167,9 @@ jetstream {{
     )
 }
 
-/// It holds passwords: readable by its owner alone, from its first byte on.
+/// Writes the configuration, which holds passwords.
 fn write_configuration(dir: &Path, text: &str) -> Result<()> {
     let path = dir.join(CONFIGURATION);
-    let fresh = dir.join(format!("{CONFIGURATION}.new"));
-    let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&fresh)
-        .with_context(|| format!("cannot write {}", fresh.display()))?;
-    file.write_all(text.as_bytes())?;
+    let fresh = write_secret(&path, text)?;
     fs::rename(&fresh, &path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    account::Account,
+    account::SystemAccount,
     log::{Log, Mark},
 };
 
@@ -43,7 +43,8 @@ exec "$@"
 /// Chosen against the start of a server (10 to 100 ms): often enough not to be felt.
 const POLL: Duration = Duration::from_millis(3);
 
-/// How long dropping a handle waits for a killed child. Only one that hangs in the kernel needs it.
+/// The time that dropping a handle waits for a killed child. Only one that hangs in the kernel
+/// needs it.
 const REAP_LIMIT: Duration = Duration::from_secs(2);
 
 pub struct Program<'a> {
@@ -54,22 +55,22 @@ pub struct Program<'a> {
     /// The working folder.
     pub dir: &'a Path,
     pub log: &'a Log,
-    /// Who it runs as, if not as this process's user.
-    pub account: Option<&'a Account>,
+    /// The account that it runs as, if not that of this process.
+    pub account: Option<&'a SystemAccount>,
     /// The signal's name with which the watchdog ends it first; KILL follows after 5 s.
     pub last_signal: &'static str,
 }
 
 /// A running or dead child. Dropping it kills and reaps the child.
 #[derive(Debug)]
-pub struct Process {
+pub struct ChildProcess {
     child: Child,
     pid: u32,
     leash: Option<File>,
     log: Mark,
 }
 
-impl Process {
+impl ChildProcess {
     pub fn spawn(program: &Program<'_>) -> Result<Self> {
         let binary = std::path::absolute(program.binary)?;
         let log = program.log.mark()?;
@@ -104,7 +105,7 @@ impl Process {
         &self.log
     }
 
-    /// Whether the child has not been seen to end.
+    /// Returns true if the child has not been seen to end.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -127,7 +128,7 @@ impl Process {
         self.wait().await
     }
 
-    /// Whether the child ended within the limit after the signal.
+    /// Returns true if the child ended within the limit after the signal.
     pub async fn ends_after(&mut self, signal: Signal, limit: Duration) -> bool {
         self.signal(signal);
         timeout(limit, self.wait()).await.is_ok()
@@ -166,7 +167,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
     fn drop(&mut self) {
         self.signal(Signal::KILL);

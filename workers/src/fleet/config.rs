@@ -49,7 +49,7 @@ const DATABASE_URL: &str = "BRIGADE_DATABASE_URL";
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
 const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
-/// Where workers connect to, and where the process serves.
+/// The servers that the workers of a process use, and the address on which it serves.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
     nats_url: Option<String>,
@@ -60,7 +60,7 @@ pub struct RunConfig {
     pub http: SocketAddr,
     /// `BRIGADE_REPLICAS` of each stream, else 1.
     pub replicas: u8,
-    /// Of the workers of this process.
+    /// The settings of the workers of this process.
     pub settings: Settings,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
@@ -197,7 +197,7 @@ fn open(http: SocketAddr, setting: Option<&str>) -> Result<bool> {
 /// `BRIGADE_HTTP_CORS_ORIGINS`.
 ///
 /// # Errors
-/// What is no origin: `http://` or `https://`, a host and perhaps a port.
+/// If one of them is no origin: `http://` or `https://`, a host and perhaps a port.
 pub fn cors_origins() -> Result<Vec<HeaderValue>> {
     origins(&text("BRIGADE_HTTP_CORS_ORIGINS").unwrap_or_default())
 }
@@ -213,7 +213,7 @@ fn origins(list: &str) -> Result<Vec<HeaderValue>> {
     list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(origin).collect()
 }
 
-/// How long the lock of a cart lives that is paid by each method, within the cap.
+/// Returns the time that the lock of a cart lives by the method of its payment, within the cap.
 fn lock_policy() -> Result<LockPolicy> {
     let standard = LockPolicy::default();
     let seconds = |method: &str, standard: Duration| {
@@ -239,7 +239,7 @@ fn idle_cart_hours(text: Option<&str>) -> Result<u16> {
     text.parse().with_context(|| format!("{IDLE_CARTS}: {text:?} is not from 0 to 65535"))
 }
 
-/// Of what is on unless somebody says otherwise.
+/// Reads a switch that is on by default.
 fn switched_on(text: Option<&str>) -> Result<bool> {
     match text {
         None | Some("on") => Ok(true),
@@ -248,7 +248,7 @@ fn switched_on(text: Option<&str>) -> Result<bool> {
     }
 }
 
-/// How the log is written.
+/// The level and the format of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// `BRIGADE_LOG`.

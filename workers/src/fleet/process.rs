@@ -32,7 +32,7 @@ impl Process {
     /// is not there yet makes them unready, nothing else.
     ///
     /// # Errors
-    /// Where the address is taken.
+    /// If the address is taken.
     pub async fn start(
         workers: Vec<(WorkerName, Servers)>,
         http: SocketAddr,
@@ -61,7 +61,7 @@ impl Process {
     /// cannot go on.
     ///
     /// # Errors
-    /// What `broken` told.
+    /// If `broken` resolves.
     pub async fn until_signal(
         mut self,
         when_ready: impl FnOnce(),

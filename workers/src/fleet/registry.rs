@@ -14,24 +14,27 @@ use crate::{
     },
 };
 
-type Run = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+type RunningWorker = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// A worker: its name and the function that runs it until it has drained.
-pub struct Entry {
+pub struct RegisteredWorker {
     pub name: WorkerName,
-    pub run: fn(Context, &Settings) -> Run,
+    pub run: fn(Context, &Settings) -> RunningWorker,
 }
 
 macro_rules! entry {
     ($name:ident, $module:ident) => {
-        Entry { name: WorkerName::$name, run: |cx, _| Box::pin($module::run(cx)) }
+        RegisteredWorker { name: WorkerName::$name, run: |cx, _| Box::pin($module::run(cx)) }
     };
     ($name:ident, $module:ident, |$all:ident| $settings:expr) => {
-        Entry { name: WorkerName::$name, run: |cx, $all| Box::pin($module::run(cx, $settings)) }
+        RegisteredWorker {
+            name: WorkerName::$name,
+            run: |cx, $all| Box::pin($module::run(cx, $settings)),
+        }
     };
 }
 
-pub static WORKERS: &[Entry] = &[
+pub static WORKERS: &[RegisteredWorker] = &[
     entry!(CommandHandler, command_handler, |settings| settings.lock_policy.clone()),
     entry!(OutboxRelay, outbox_relay),
     entry!(PaymentProjector, payment_projector),
@@ -51,7 +54,7 @@ pub static WORKERS: &[Entry] = &[
 /// # Panics
 /// Never: a test holds the table against the names.
 #[must_use]
-pub fn find(name: WorkerName) -> &'static Entry {
+pub fn find(name: WorkerName) -> &'static RegisteredWorker {
     WORKERS.iter().find(|entry| entry.name == name).expect("every worker is registered")
 }
 

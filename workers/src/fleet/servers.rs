@@ -2,12 +2,12 @@ use brigade_domain::LockPolicy;
 
 use crate::runtime::http::Api;
 
-/// Where a worker connects to, with its own user on both servers.
+/// The servers of a worker, with its own user on both, and its settings.
 #[derive(Clone)]
 pub struct Servers {
     pub nats_url: String,
     pub postgres_url: String,
-    /// Of each stream: 1, or 3 on a cluster.
+    /// The number of replicas of each stream: 1, or 3 on a cluster.
     pub replicas: u8,
     pub settings: Settings,
 }
@@ -15,16 +15,15 @@ pub struct Servers {
 /// The settings that workers have; each belongs to one or two of them.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Of command-handler and edge: how long locks live.
+    /// The time that locks live, for command-handler and edge.
     pub lock_policy: LockPolicy,
-    /// Of cart-lock-expiry: after how many hours an open cart that nobody changes is abandoned; 0:
-    /// never.
+    /// cart-lock-expiry abandons an open cart that nobody changes after so many hours; 0: never.
     pub idle_cart_hours: u16,
-    /// Of table-status-reconciler: it counts and logs, and sends nothing.
+    /// table-status-reconciler counts and logs, and sends nothing.
     pub dry_run: bool,
-    /// Of edge: where and how the API is served.
+    /// The address of edge's HTTP API, and its limits.
     pub http: Api,
-    /// Of edge: rows of lists are kept in memory; else each is read from SQL.
+    /// edge keeps rows of lists in memory; else it reads each from SQL.
     pub list_cache: bool,
 }
 

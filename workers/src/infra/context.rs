@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{FailPoints, Health, Metrics, Nats};
 
-/// What a worker gets: its connections, and how it is told to stop.
+/// A worker's connections, and the signal to drain.
 #[derive(Clone)]
 pub struct Context {
     pub worker: WorkerName,

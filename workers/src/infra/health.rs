@@ -14,7 +14,7 @@ const STALLED: Duration = Duration::from_secs(8);
 /// above the longest step of those that do not say otherwise: some statements and answers of 4 s
 /// each.
 pub const HANGS: Duration = Duration::from_secs(20);
-/// How often it is looked whether a duty hangs.
+/// The time between two checks for duties that hang.
 const LOOK: Duration = Duration::from_millis(500);
 /// A worker that hangs for this much longer could not be started again: its process should be
 /// killed. A start takes milliseconds, and a drain that does not end is cut off before this.
@@ -24,18 +24,18 @@ pub const POSTGRES: &str = "postgres";
 /// Most reasons that are logged of one outage.
 const REASONS: u32 = 5;
 
-/// How a worker is, as `/readyz` and `/livez` tell it.
+/// The health of a worker, as `/readyz` and `/livez` show it.
 ///
 /// A worker has **duties**: what it does for as long as it runs, each in a loop of its own. A duty
 /// *goes round* whatever comes of it, and *moves* where that was in good order. So one that hangs
-/// is told from one whose servers are away: only the first one is mended by a new start.
+/// is distinguished from one whose servers are away: only the first one is mended by a new start.
 #[derive(Clone)]
 pub struct Health {
     pub worker: WorkerName,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<HealthState>>,
 }
 
-struct State {
+struct HealthState {
     /// When the worker was started; `None` while it is not meant to run.
     started: Option<Instant>,
     duties: Vec<Arc<Progress>>,
@@ -47,19 +47,19 @@ struct State {
 #[derive(Default)]
 struct Outage {
     why: String,
-    /// How many reasons were logged.
+    /// The number of reasons that were logged.
     logged: u32,
 }
 
-/// How a duty gets on.
+/// The progress of a duty.
 struct Progress {
     name: &'static str,
     hangs: Duration,
-    at: Mutex<At>,
+    at: Mutex<DutyTimes>,
 }
 
 #[derive(Clone, Copy)]
-struct At {
+struct DutyTimes {
     round: Instant,
     moved: Option<Instant>,
 }
@@ -74,7 +74,7 @@ impl Duty {
     /// It went round and made progress, or waits for work in good order.
     pub fn moved(&self) {
         let now = Instant::now();
-        *self.progress.at() = At { round: now, moved: Some(now) };
+        *self.progress.at() = DutyTimes { round: now, moved: Some(now) };
     }
 
     /// It went round, with whatever result.
@@ -90,7 +90,7 @@ impl Drop for Duty {
 }
 
 impl Progress {
-    fn at(&self) -> MutexGuard<'_, At> {
+    fn at(&self) -> MutexGuard<'_, DutyTimes> {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,7 +98,7 @@ impl Progress {
 impl Health {
     #[must_use]
     pub fn new(worker: WorkerName) -> Self {
-        let state = State {
+        let state = HealthState {
             started: None,
             duties: Vec::new(),
             away: BTreeMap::new(),
@@ -116,8 +116,8 @@ impl Health {
         self.back("worker");
     }
 
-    /// The worker drains, or has: its duties end one after the other, and nobody waits for them.
-    /// How long it takes others see to.
+    /// Records that the worker drains, or has: its duties end one after the other, and nobody waits
+    /// for them. Others limit the time that it takes.
     pub fn draining(&self) {
         self.state().started = None;
     }
@@ -131,7 +131,7 @@ impl Health {
     /// Begins a duty, one step of which may take so long.
     #[must_use]
     pub fn duty_within(&self, name: &'static str, hangs: Duration) -> Duty {
-        let at = Mutex::new(At { round: Instant::now(), moved: None });
+        let at = Mutex::new(DutyTimes { round: Instant::now(), moved: None });
         let progress = Arc::new(Progress { name, hangs, at });
         self.state().duties.push(progress.clone());
         Duty { health: self.clone(), progress }
@@ -173,7 +173,7 @@ impl Health {
     }
 
     /// # Errors
-    /// Why the worker is not ready.
+    /// If the worker is not ready, with the reason.
     pub fn ready(&self) -> Result<(), String> {
         let state = self.state();
         if let Some(what) = state.violations.first() {
@@ -198,16 +198,16 @@ impl Health {
         Ok(())
     }
 
-    /// Whether the worker runs, or is on its way back. That a server is away does not make it
-    /// otherwise.
+    /// Returns true if the worker runs, or is on its way back. That a server is away does not make
+    /// it otherwise.
     ///
     /// # Errors
-    /// What hangs, though the worker should have been started again because of it long since.
+    /// If a duty hangs although the worker should have been restarted because of it long since.
     pub fn alive(&self) -> Result<(), String> {
         self.hangs_for(LOST).map_or(Ok(()), Err)
     }
 
-    /// Waits until a duty hangs, and tells which.
+    /// Waits until a duty hangs, and returns which.
     pub async fn hangs(&self) -> String {
         loop {
             if let Some(why) = self.hangs_for(Duration::ZERO) {
@@ -217,7 +217,7 @@ impl Health {
         }
     }
 
-    /// What has hung for this much longer than it may.
+    /// Returns the duty that has hung for this much longer than it may.
     fn hangs_for(&self, longer: Duration) -> Option<String> {
         let state = self.state();
         let started = state.started?;
@@ -231,7 +231,7 @@ impl Health {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HealthState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_reason_is_told_and_a_few_are_logged() {
+    async fn the_last_reason_is_reported_and_a_few_are_logged() {
         let health = started();
         for n in 0..100 {
             health.away("nats", &format!("reason {n}"));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_duty_that_hangs_is_told_from_one_whose_servers_are_away() {
+    async fn a_duty_that_hangs_is_distinguished_from_one_whose_servers_are_away() {
         let health = started();
         let (marks, slow) = (health.duty("marks"), health.duty_within("batches", HANGS * 10));
         let until = Instant::now() + HANGS * 5;
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(health.alive(), Ok(()), "it may be starting again");
         advance(LOOK).await;
         assert_eq!(health.alive(), Err("marks hangs for 40 s".to_owned()));
-        // A new start counts anew, and what is left of the one before it says nothing.
+        // A new start begins to count again, whatever is left of the one before it.
         health.starting();
         assert_eq!(health.alive(), Ok(()));
         let again = health.duty("marks");

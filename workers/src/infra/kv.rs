@@ -1,8 +1,8 @@
 //! A typed handle of a KV bucket.
 //!
-//! Every write is compare-and-set on the key's revision and never lowers a version. The
-//! revisions of keys that this handle wrote or read are remembered, so that the usual write
-//! needs no read; what is remembered is only a guess that the server checks.
+//! Every write is a compare-and-set on the key's revision and never lowers a version. The revisions
+//! of keys that this handle wrote or read are remembered, so that the usual write needs no read; a
+//! remembered revision is only a guess that the server checks.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -38,7 +38,7 @@ pub struct Kv {
     nats: Nats,
     bucket: Bucket,
     stream: Stream<()>,
-    known: Cache<String, Known>,
+    known: Cache<String, RememberedKey>,
     /// The connection that `known` was learned on.
     connection: AtomicU64,
     /// The highest revision that a write of this handle was given.
@@ -47,7 +47,7 @@ pub struct Kv {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct RememberedKey {
     revision: u64,
     version: u64,
     expires: bool,
@@ -55,11 +55,11 @@ struct Known {
 
 /// A value as it is stored.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct KvEntry {
     pub revision: u64,
     pub version: u64,
     pub value: Bytes,
-    /// Whether it was written with a time to live.
+    /// True if it was written with a time to live.
     pub expires: bool,
 }
 
@@ -75,58 +75,59 @@ pub struct Put {
 }
 
 impl Put {
-    /// Whether what is stored says as much: a newer version, or this one, expiring if it has to.
-    /// An aggregate's end may let a part expire that it does not touch.
-    fn is_told_by(&self, version: u64, expires: bool) -> bool {
+    /// Returns true if a stored value makes this put needless: one of a newer version, or of this
+    /// one that expires if it has to. An aggregate's end may let a part expire that it does not
+    /// touch.
+    fn is_covered_by(&self, version: u64, expires: bool) -> bool {
         version > self.version || version == self.version && (expires || self.ttl.is_none())
     }
 
-    /// The same of what was read. One version has one content: an equal version that says
-    /// something else was spoiled, and is written again.
-    fn is_told_by_entry(&self, entry: &Entry) -> bool {
-        let spoiled = entry.version == self.version && entry.value != self.value;
-        !spoiled && self.is_told_by(entry.version, entry.expires)
+    /// Returns true if an entry makes this put needless. One version has one content: an entry of
+    /// the same version with another content is corrupt, and is written again.
+    fn is_covered_by_entry(&self, entry: &KvEntry) -> bool {
+        let corrupt = entry.version == self.version && entry.value != self.value;
+        !corrupt && self.is_covered_by(entry.version, entry.expires)
     }
 }
 
-/// What to do where no value is found, although an earlier version must have been there.
+/// The action where no value is found although an earlier version must have been there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenAbsent {
-    /// Report [`Stored::Absent`]: the caller has to ask whether its version is still the newest.
-    /// A late writer would otherwise bring back what has expired.
+    /// Report [`PutResult::Absent`]: the caller has to find out if its version is still the newest.
+    /// A late writer would otherwise restore a value that has expired.
     Ask,
-    /// Write: the caller has asked.
+    /// Write: the caller knows that its version is the newest.
     Write,
 }
 
-/// What became of a [`Put`].
+/// The result of a [`Put`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stored {
+pub enum PutResult {
     /// This version, or a newer one, stands in the bucket.
-    Shown,
-    /// Nothing stands there; see [`WhenAbsent::Ask`].
+    UpToDate,
+    /// There is no value; see [`WhenAbsent::Ask`].
     Absent,
-    /// The bucket did not take it.
+    /// The bucket refused it, or did not respond.
     Failed(String),
 }
 
-/// What a key's last message says.
-enum Last {
-    Value(Entry),
+/// The last message of a key.
+enum LastMessage {
+    Value(KvEntry),
     /// No value: never written (0), or a marker of a deletion or expiry at this revision.
     Nothing(u64),
 }
 
-enum Written {
+enum WriteResult {
     At(u64),
-    /// Somebody else wrote, or an acknowledgement was lost: look at what is stored.
-    Look,
+    /// Another writer was first, or an acknowledgement was lost: the key has to be read.
+    Unknown,
     Failed(String),
 }
 
 impl Kv {
     /// # Errors
-    /// Where the name of the bucket's stream is not valid, which it is.
+    /// Never in practice: the name of the bucket's stream is valid.
     pub async fn open(nats: &Nats, bucket: Bucket) -> anyhow::Result<Self> {
         Ok(Self {
             nats: nats.clone(),
@@ -144,8 +145,8 @@ impl Kv {
         self.bucket
     }
 
-    /// The number of writes that were acknowledged so far. What is [`Stored::Shown`] may have
-    /// needed none.
+    /// Returns the number of writes that were acknowledged so far. A put that is
+    /// [`PutResult::UpToDate`] may have needed none.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
@@ -154,44 +155,44 @@ impl Kv {
     /// Reads a key from the leader, so that a write that was acknowledged is seen.
     ///
     /// # Errors
-    /// Where the bucket cannot be read.
-    pub async fn get(&self, key: &str) -> anyhow::Result<Option<Entry>> {
+    /// If the bucket cannot be read.
+    pub async fn get(&self, key: &str) -> anyhow::Result<Option<KvEntry>> {
         Ok(match self.last(key).await? {
-            Last::Value(entry) => Some(entry),
-            Last::Nothing(_) => None,
+            LastMessage::Value(entry) => Some(entry),
+            LastMessage::Nothing(_) => None,
         })
     }
 
     /// Writes values, at most one a key: all of them are sent before the first acknowledgement is
     /// awaited. The results are in the order of `puts`.
-    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
         self.forget_earlier_connections();
-        let mut results: Vec<Option<Stored>> = vec![None; puts.len()];
+        let mut results: Vec<Option<PutResult>> = vec![None; puts.len()];
         let mut expected: Vec<Option<u64>> =
             puts.iter().map(|put| self.guess(put, absent)).collect();
         for (put, result) in puts.iter().zip(&mut results) {
             let known = self.known.get(&put.key);
-            if known.is_some_and(|known| put.is_told_by(known.version, known.expires)) {
-                *result = Some(Stored::Shown);
+            if known.is_some_and(|known| put.is_covered_by(known.version, known.expires)) {
+                *result = Some(PutResult::UpToDate);
             }
         }
         for _ in 0..ROUNDS {
-            self.look(puts, &mut expected, &mut results, absent).await;
+            self.read_unknown(puts, &mut expected, &mut results, absent).await;
             if results.iter().all(Option::is_some) {
                 break;
             }
             self.write(puts, &mut expected, &mut results).await;
         }
-        let gave_up = || Stored::Failed("the key is contended".to_owned());
+        let gave_up = || PutResult::Failed("the key is contended".to_owned());
         results.into_iter().map(|result| result.unwrap_or_else(gave_up)).collect()
     }
 
-    /// Reads the keys whose revision is not known, and settles those that need no write.
-    async fn look(
+    /// Reads the keys whose revision is not known, and sets the results of those that need no write.
+    async fn read_unknown(
         &self,
         puts: &[Put],
         expected: &mut [Option<u64>],
-        results: &mut [Option<Stored>],
+        results: &mut [Option<PutResult>],
         absent: WhenAbsent,
     ) {
         let unknown: Vec<usize> =
@@ -199,15 +200,17 @@ impl Kv {
         let read = join_all(unknown.iter().map(|&at| self.last(&puts[at].key))).await;
         for (at, last) in unknown.into_iter().zip(read) {
             match last {
-                Ok(Last::Value(entry)) if puts[at].is_told_by_entry(&entry) => {
-                    results[at] = Some(Stored::Shown);
+                Ok(LastMessage::Value(entry)) if puts[at].is_covered_by_entry(&entry) => {
+                    results[at] = Some(PutResult::UpToDate);
                 }
-                Ok(Last::Value(entry)) => expected[at] = Some(entry.revision),
-                Ok(Last::Nothing(_)) if puts[at].version > 1 && absent == WhenAbsent::Ask => {
-                    results[at] = Some(Stored::Absent);
+                Ok(LastMessage::Value(entry)) => expected[at] = Some(entry.revision),
+                Ok(LastMessage::Nothing(_))
+                    if puts[at].version > 1 && absent == WhenAbsent::Ask =>
+                {
+                    results[at] = Some(PutResult::Absent);
                 }
-                Ok(Last::Nothing(revision)) => expected[at] = Some(revision),
-                Err(error) => results[at] = Some(Stored::Failed(format!("{error:#}"))),
+                Ok(LastMessage::Nothing(revision)) => expected[at] = Some(revision),
+                Err(error) => results[at] = Some(PutResult::Failed(format!("{error:#}"))),
             }
         }
     }
@@ -216,7 +219,7 @@ impl Kv {
         &self,
         puts: &[Put],
         expected: &mut [Option<u64>],
-        results: &mut [Option<Stored>],
+        results: &mut [Option<PutResult>],
     ) {
         let mut sent = Vec::new();
         for (at, put) in puts.iter().enumerate() {
@@ -232,14 +235,14 @@ impl Kv {
                 sent.push(async move {
                     match acknowledged {
                         Ok(acknowledged) => (at, written(acknowledged.await)),
-                        Err(error) => (at, Written::Failed(error.to_string())),
+                        Err(error) => (at, WriteResult::Failed(error.to_string())),
                     }
                 });
             }
         }
         for (at, written) in join_all(sent).await {
             match written {
-                Written::At(revision) => {
+                WriteResult::At(revision) => {
                     self.acknowledged.fetch_add(1, Ordering::SeqCst);
                     if self.newest.fetch_max(revision, Ordering::SeqCst) > revision + IN_FLIGHT {
                         // The stream was made again and counts from 1: revisions of the old one
@@ -248,27 +251,30 @@ impl Kv {
                         self.forget();
                     }
                     let put = &puts[at];
-                    let known =
-                        Known { revision, version: put.version, expires: put.ttl.is_some() };
+                    let known = RememberedKey {
+                        revision,
+                        version: put.version,
+                        expires: put.ttl.is_some(),
+                    };
                     self.known.insert(puts[at].key.clone(), known);
-                    results[at] = Some(Stored::Shown);
+                    results[at] = Some(PutResult::UpToDate);
                 }
-                Written::Look => {
+                WriteResult::Unknown => {
                     self.known.invalidate(&puts[at].key);
                     expected[at] = None;
                 }
-                Written::Failed(why) => {
+                WriteResult::Failed(why) => {
                     // Mostly there is no stream: it will count from 1 when it is made again.
                     self.forget();
-                    results[at] = Some(Stored::Failed(why));
+                    results[at] = Some(PutResult::Failed(why));
                 }
             }
         }
     }
 
-    /// The revision to expect: the remembered one; none for a first version, and where the caller
+    /// Returns the revision to expect: the remembered one; 0 for a first version, and if the caller
     /// knows that the key may be lost (one round for a bucket that is rebuilt); else it has to be
-    /// looked up.
+    /// read.
     fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
         match self.known.get(&put.key) {
             Some(known) => Some(known.revision),
@@ -276,17 +282,18 @@ impl Kv {
         }
     }
 
-    /// Looks at what is stored before the next write of this key.
+    /// Forgets the revision of a key, so that the next write reads it.
     pub fn forget_key(&self, key: &str) {
         self.known.invalidate(key);
     }
 
-    /// Forgets what is remembered of keys, so that the next write looks at what is stored.
+    /// Forgets the revisions of all keys, so that the next write reads them.
     pub fn forget(&self) {
         self.known.invalidate_all();
     }
 
-    /// After a crash of the server lost revisions are given out again, to other values.
+    /// Forgets revisions after a reconnect: when a server crashes, lost revisions are assigned again,
+    /// to other values.
     fn forget_earlier_connections(&self) {
         let now = self.nats.connections();
         if self.connection.swap(now, Ordering::SeqCst) != now {
@@ -294,18 +301,20 @@ impl Kv {
         }
     }
 
-    async fn last(&self, key: &str) -> anyhow::Result<Last> {
+    async fn last(&self, key: &str) -> anyhow::Result<LastMessage> {
         let subject = self.bucket.subject(key);
         match self.stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) if is_marker(&message.headers) => Ok(Last::Nothing(message.sequence)),
-            Ok(message) => Ok(Last::Value(Entry {
+            Ok(message) if is_marker(&message.headers) => {
+                Ok(LastMessage::Nothing(message.sequence))
+            }
+            Ok(message) => Ok(LastMessage::Value(KvEntry {
                 revision: message.sequence,
                 version: version_in(&message.payload),
                 expires: message.headers.get("Nats-TTL").is_some(),
                 value: message.payload,
             })),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
-                Ok(Last::Nothing(0))
+                Ok(LastMessage::Nothing(0))
             }
             Err(error) => Err(error.into()),
         }
@@ -317,24 +326,26 @@ fn written(
         async_nats::jetstream::publish::PublishAck,
         async_nats::jetstream::context::PublishError,
     >,
-) -> Written {
+) -> WriteResult {
     match acknowledged {
-        Ok(ack) => Written::At(ack.sequence),
+        Ok(ack) => WriteResult::At(ack.sequence),
         Err(error) => match error.kind() {
-            PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut => Written::Look,
+            PublishErrorKind::WrongLastSequence | PublishErrorKind::TimedOut => {
+                WriteResult::Unknown
+            }
             // The server has a second code for the same conflict, which the client does not map.
-            _ if error.to_string().contains("10164") => Written::Look,
-            _ => Written::Failed(error.to_string()),
+            _ if error.to_string().contains("10164") => WriteResult::Unknown,
+            _ => WriteResult::Failed(error.to_string()),
         },
     }
 }
 
-/// Whether a message says that the key has no value: deleted, purged or expired.
+/// Returns true if a message says that the key has no value: deleted, purged or expired.
 fn is_marker(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
 }
 
-/// The version inside a value; 0 of one that is not ours, so that it is replaced.
+/// Returns the version inside a value; 0 if brigade did not write it, so that it is replaced.
 fn version_in(value: &[u8]) -> u64 {
     #[derive(Deserialize)]
     struct Versioned {

@@ -14,7 +14,7 @@ pub use context::Context;
 pub use fail::FailPoints;
 pub use health::Health;
 pub use intake::Intake;
-pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
+pub use kv::{Kv, KvEntry, Put, PutResult, WhenAbsent};
 pub use lease::Lease;
 pub use metrics::Metrics;
 pub use nats::{Nats, connect_options};

@@ -1,4 +1,4 @@
-//! What an operator does beside the workers.
+//! The commands of an operator beside the workers.
 
 pub mod dead_letters;
 pub mod migrate;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use brigade_contracts::{
     Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
-    cart::{Item, Kind, Standing, Status},
+    cart::{Item, Kind, MemberPayment, Status},
 };
 use brigade_domain::{Cart, Entry};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub(crate) struct CartRow {
     session: Option<Token>,
     status: Status,
     currency: Currency,
-    members: Vec<Standing>,
+    members: Vec<MemberPayment>,
     items: Vec<Item>,
     paid: Money,
     refunded: Money,

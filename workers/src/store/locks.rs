@@ -15,7 +15,7 @@ pub(crate) struct LockRow {
     owner: Token,
     version: u64,
     updated_at: Timestamp,
-    state: lock::State,
+    state: lock::LockState,
     cart_id: Token,
     token: i64,
     method: Method,

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    infra::{Context, Kv, Put, Stored, WhenAbsent, metrics::VisibilityMetrics},
+    infra::{Context, Kv, Put, PutResult, WhenAbsent, metrics::VisibilityMetrics},
     runtime::{
         BatchPermit, Delivery, Handler, Source, Verdict,
         consume::{ALONE_FROM, consume},
@@ -172,9 +172,9 @@ impl Projector {
         // A bucket that was lost is absent at every key: the versions of all are read at once.
         let verdicts = what.into_iter().zip(stored).map(|(key, stored)| async move {
             let verdict = match stored {
-                Stored::Shown => Verdict::Done,
-                Stored::Failed(why) => Verdict::Away(why),
-                Stored::Absent => self.project_absent(bucket, key).await,
+                PutResult::UpToDate => Verdict::Done,
+                PutResult::Failed(why) => Verdict::Away(why),
+                PutResult::Absent => self.project_absent(bucket, key).await,
             };
             (bucket_key(key), verdict)
         });
@@ -195,9 +195,9 @@ impl Projector {
             return Verdict::Done;
         }
         match bucket.put(std::slice::from_ref(&projected.put), WhenAbsent::Write).await.pop() {
-            Some(Stored::Shown) => Verdict::Done,
-            Some(Stored::Failed(why)) => Verdict::Away(why),
-            Some(Stored::Absent) | None => Verdict::Retry("the key is contended".to_owned()),
+            Some(PutResult::UpToDate) => Verdict::Done,
+            Some(PutResult::Failed(why)) => Verdict::Away(why),
+            Some(PutResult::Absent) | None => Verdict::Retry("the key is contended".to_owned()),
         }
     }
 }

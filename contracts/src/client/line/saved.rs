@@ -1,11 +1,11 @@
-//! How a line is kept, and read again.
+//! The saved form of a line.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Entry, Line, Standing};
+use super::{CommandState, Line, QueuedCommand};
 use crate::{
     Address, Aggregate, Body, Refusal, Timestamp, Token,
     client::Send,
@@ -29,10 +29,10 @@ impl From<SavedLine> for Line {
         for mut kept in entries {
             let raw = kept["subject"].as_str().and_then(subject::parse_command);
             let lost = lost.entry(raw.map(aggregate_of).unwrap_or_default()).or_default();
-            match Entry::deserialize(&kept) {
+            match QueuedCommand::deserialize(&kept) {
                 Ok(mut entry) => {
                     if *lost && entry.if_done && entry.is_pending() {
-                        entry.standing = Standing::Skipped;
+                        entry.standing = CommandState::Skipped;
                     }
                     *lost = entry.is_lost();
                     line.entries.push_back(entry);
@@ -66,11 +66,11 @@ pub(super) struct Saved {
     actor: Option<Token>,
     traceparent: Option<String>,
     if_done: bool,
-    standing: Standing,
+    standing: CommandState,
 }
 
-impl From<Entry> for Saved {
-    fn from(Entry { send, if_done, standing }: Entry) -> Self {
+impl From<QueuedCommand> for Saved {
+    fn from(QueuedCommand { send, if_done, standing }: QueuedCommand) -> Self {
         let (subject, payload) = send.encode();
         Self {
             subject,
@@ -86,7 +86,7 @@ impl From<Entry> for Saved {
     }
 }
 
-impl TryFrom<Saved> for Entry {
+impl TryFrom<Saved> for QueuedCommand {
     type Error = Refusal;
 
     fn try_from(saved: Saved) -> Result<Self, Refusal> {

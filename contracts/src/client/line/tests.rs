@@ -15,12 +15,12 @@ fn outcome(status: u16) -> Outcome {
 }
 
 fn standings(line: &Line) -> String {
-    let letter = |entry: &Entry| match entry.standing {
-        Standing::Pending => 'p',
-        Standing::Done(_) => 'd',
-        Standing::Refused(_) => 'r',
-        Standing::Skipped => 's',
-        Standing::Failed(_) => 'f',
+    let letter = |entry: &QueuedCommand| match entry.standing {
+        CommandState::Pending => 'p',
+        CommandState::Done(_) => 'd',
+        CommandState::Refused(_) => 'r',
+        CommandState::Skipped => 's',
+        CommandState::Failed(_) => 'f',
     };
     line.entries().iter().map(letter).collect()
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-/// What stands in SQL of an order.
+/// The state of an order in SQL.
 #[derive(Clone, Debug)]
 struct Stored {
     core: ActiveCore,
@@ -23,7 +23,7 @@ struct World {
     cut: usize,
     pushes: VecDeque<Push>,
     /// The newest query, and its answer once that is made.
-    query: Option<(u64, Option<At>, Option<Answer>)>,
+    query: Option<(u64, Option<ListPosition>, Option<ListResponse>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ enum Step {
     Serve {
         reset: bool,
     },
-    Answer,
+    Response,
     /// The program restarts with what it kept.
     Restart,
 }
@@ -65,7 +65,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => n.prop_map(Step::LosePush),
         4 => Just(Step::Ask),
         4 => any::<bool>().prop_map(|reset| Step::Serve { reset }),
-        4 => Just(Step::Answer),
+        4 => Just(Step::Response),
         1 => Just(Step::Restart),
     ]
 }
@@ -128,17 +128,17 @@ impl World {
             format!("{} {} {},", row.core.order, row.core.version, row.payment.version)
         };
         let etag = Some(format!("{more} {}", rows.iter().map(versions).collect::<String>()));
-        let at = At { resume: format!("{} {more}", self.commits), etag };
+        let at = ListPosition { resume: format!("{} {more}", self.commits), etag };
         let Some((_, known, answer)) = &mut self.query else { return };
         let whole = known.as_ref().and_then(|known| known.resume.strip_suffix(" false"));
         *answer = Some(match (&*known, whole) {
-            (Some(known), _) if known.etag == at.etag => Answer::Same,
+            (Some(known), _) if known.etag == at.etag => ListResponse::Same,
             (_, Some(since)) if !reset && !more => {
                 let since: usize = since.parse().unwrap();
                 let changed = self.sql.iter().filter(|stored| stored.commit > since);
-                Answer::Changes { changes: changed.map(Self::whole).collect(), at }
+                ListResponse::Changes { changes: changed.map(Self::whole).collect(), at }
             }
-            _ => Answer::Rows { rows, more, at },
+            _ => ListResponse::Rows { rows, more, at },
         });
     }
 }
@@ -147,24 +147,24 @@ impl World {
 #[derive(Default)]
 struct Screen {
     list: ActiveOrders,
-    told: BTreeMap<Token, Row>,
+    told: BTreeMap<Token, ListedOrder>,
     seen: BTreeMap<Token, (u64, u64)>,
     removed: BTreeSet<Token>,
 }
 
 impl Screen {
-    fn hear(&mut self, news: impl IntoIterator<Item = News>, cut: bool) {
+    fn hear(&mut self, news: impl IntoIterator<Item = OrderListChange>, cut: bool) {
         for news in news {
             let row = match news {
-                News::Added(row) => {
+                OrderListChange::Added(row) => {
                     assert!(!self.told.contains_key(&row.core.order), "added twice");
                     row
                 }
-                News::Updated(row) => {
+                OrderListChange::Updated(row) => {
                     assert!(self.told.contains_key(&row.core.order), "updated unknown");
                     row
                 }
-                News::Removed { order, .. } => {
+                OrderListChange::Removed { order, .. } => {
                     assert!(self.told.remove(&order).is_some(), "removed unknown");
                     self.removed.insert(order);
                     continue;
@@ -177,7 +177,7 @@ impl Screen {
             assert!(before.0 <= versions.0 && before.1 <= versions.1, "{order} went down");
             self.told.insert(order, row);
         }
-        let mut told: Vec<&Row> = self.told.values().collect();
+        let mut told: Vec<&ListedOrder> = self.told.values().collect();
         told.sort_by_key(|row| std::cmp::Reverse((row.core.created_at, row.core.order.clone())));
         assert_eq!(told, self.list.rows().iter().collect::<Vec<_>>());
     }
@@ -201,7 +201,7 @@ fn run(steps: &[Step], max: usize) {
     while let Some(push) = world.pushes.pop_front() {
         screen.push(push, cut);
     }
-    for step in [Step::Ask, Step::Serve { reset: false }, Step::Answer] {
+    for step in [Step::Ask, Step::Serve { reset: false }, Step::Response] {
         make(step, &mut world, &mut screen, cut);
     }
     let rows: Vec<ActiveRow> =
@@ -235,7 +235,7 @@ fn make(step: Step, world: &mut World, screen: &mut Screen, cut: bool) {
         Step::LosePush(at) => drop(world.pushes.remove(at)),
         Step::Ask => world.query = Some((screen.list.ask(), screen.list.at().cloned(), None)),
         Step::Serve { reset } => world.serve(reset),
-        Step::Answer => {
+        Step::Response => {
             if let Some((asked, _, Some(answer))) = world.query.take() {
                 let news = screen.list.answer(asked, answer);
                 screen.hear(news, cut);
@@ -267,27 +267,29 @@ proptest! {
     }
 }
 
-fn news_of(list: &mut ActiveOrders, answer: Answer) -> Vec<News> {
+fn news_of(list: &mut ActiveOrders, answer: ListResponse) -> Vec<OrderListChange> {
     let asked = list.ask();
     list.answer(asked, answer)
 }
 
-fn rows(orders: &[usize]) -> Answer {
+fn rows(orders: &[usize]) -> ListResponse {
     let row = |order: &usize| {
         let (core, payment) = active(*order);
         World::whole(&Stored { core, payment, commit: 0 })
     };
-    let at = At { resume: "p".to_owned(), etag: None };
-    Answer::Rows { rows: orders.iter().map(row).collect(), more: false, at }
+    let at = ListPosition { resume: "p".to_owned(), etag: None };
+    ListResponse::Rows { rows: orders.iter().map(row).collect(), more: false, at }
 }
 
 #[test]
 fn a_pushed_order_is_shown_at_once_and_what_is_due_when_its_payment_is_known() {
     let mut list = ActiveOrders::default();
     let (core, payment) = active(0);
-    assert!(matches!(list.push_core(core.clone()), Some(News::Added(row)) if row.due().is_none()));
+    assert!(
+        matches!(list.push_core(core.clone()), Some(OrderListChange::Added(row)) if row.due().is_none())
+    );
     let news = list.push_payment(&core.order, payment.clone());
-    assert!(matches!(news, Some(News::Updated(row)) if row.due() == Some(core.total)));
+    assert!(matches!(news, Some(OrderListChange::Updated(row)) if row.due() == Some(core.total)));
     assert_eq!(list.push_payment(&core.order, payment), None);
     assert_eq!(list.push_core(core), None);
 }
@@ -298,10 +300,10 @@ fn what_was_pushed_after_the_question_stays_and_what_ended_unheard_leaves() {
     assert_eq!(news_of(&mut list, rows(&[1, 0])).len(), 2);
     let asked = list.ask();
     list.push_core(active(2).0);
-    let Answer::Rows { rows: only, more, at } = rows(&[1]) else { unreachable!() };
+    let ListResponse::Rows { rows: only, more, at } = rows(&[1]) else { unreachable!() };
     let ended = active(0).0.order;
-    let removed = News::Removed { order: ended.clone(), reason: None };
-    assert_eq!(list.answer(asked, Answer::Rows { rows: only, more, at }), [removed]);
+    let removed = OrderListChange::Removed { order: ended.clone(), reason: None };
+    assert_eq!(list.answer(asked, ListResponse::Rows { rows: only, more, at }), [removed]);
     // A push of it that was late does not bring it back.
     let late = ActiveCore { version: 2, ..active(0).0 };
     assert_eq!(list.push_core(late), None);
@@ -313,13 +315,16 @@ fn what_was_pushed_after_the_question_stays_and_what_ended_unheard_leaves() {
 #[test]
 fn what_is_below_a_cut_list_is_out_of_view_and_not_ended_also_when_nothing_changed() {
     let mut list = ActiveOrders::default();
-    let Answer::Rows { rows: newest, at, .. } = rows(&[5, 4]) else { unreachable!() };
-    news_of(&mut list, Answer::Rows { rows: newest, more: true, at });
+    let ListResponse::Rows { rows: newest, at, .. } = rows(&[5, 4]) else { unreachable!() };
+    news_of(&mut list, ListResponse::Rows { rows: newest, more: true, at });
     let (core, _) = active(1);
-    assert!(matches!(list.push_core(core.clone()), Some(News::Added(_))));
-    assert!(matches!(news_of(&mut list, Answer::Same)[..], [News::Removed { .. }]));
+    assert!(matches!(list.push_core(core.clone()), Some(OrderListChange::Added(_))));
+    assert!(matches!(
+        news_of(&mut list, ListResponse::Same)[..],
+        [OrderListChange::Removed { .. }]
+    ));
     let changed = ActiveCore { version: core.version + 1, ..core };
-    assert!(matches!(list.push_core(changed), Some(News::Added(_))), "it is active");
+    assert!(matches!(list.push_core(changed), Some(OrderListChange::Added(_))), "it is active");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the servers can do for the doors, without brigade. Measured before the workers are there.
+//! Measures what the servers can do for the doors without brigade, before there are workers.
 
 use std::{
     collections::BTreeMap,
@@ -13,21 +13,21 @@ use serde_json::{Value, json};
 
 use super::{
     Plan,
+    fleet::BenchFleet,
     load::{closed, open},
-    stage::Stage,
     times::Times,
     waiters::Waiters,
 };
 
 /// The rows of the standard mix by bare transactions: commands a second, the best of some batch
 /// sizes, by the number of connections.
-pub async fn bare_rows(stage: &Stage, plan: &Plan) -> Result<BTreeMap<u32, f64>> {
-    sqlx::raw_sql(include_str!("bare_tables.sql")).execute(&stage.sql).await?;
+pub async fn bare_rows(fleet: &BenchFleet, plan: &Plan) -> Result<BTreeMap<u32, f64>> {
+    sqlx::raw_sql(include_str!("bare_tables.sql")).execute(&fleet.sql).await?;
     let mut best = BTreeMap::new();
     let runs =
         [1_u32, 4].into_iter().flat_map(|lanes| [100_u32, 250, 500].map(|size| (lanes, size)));
     for (lanes, size) in runs {
-        let sql = stage.sql.clone();
+        let sql = fleet.sql.clone();
         let transaction = move |n: u64| {
             let sql = sql.clone();
             let at = (n * u64::from(size) % 10_000) as i64;
@@ -52,19 +52,19 @@ pub async fn bare_rows(stage: &Stage, plan: &Plan) -> Result<BTreeMap<u32, f64>>
     // and its pages written out.
     let dropped = "drop table bench_inbox, bench_carts, bench_orders, bench_events, bench_outbox,
                        bench_projection_backlog";
-    sqlx::raw_sql(dropped).execute(&stage.sql).await?;
-    sqlx::raw_sql("checkpoint").execute(&stage.sql).await?;
+    sqlx::raw_sql(dropped).execute(&fleet.sql).await?;
+    sqlx::raw_sql("checkpoint").execute(&fleet.sql).await?;
     Ok(best)
 }
 
 /// Acknowledged single publishes into a stream like `COMMANDS`: messages a second, the best of
 /// some windows.
-pub async fn raw_commands(stage: &Stage, plan: &Plan) -> Result<f64> {
+pub async fn raw_commands(fleet: &BenchFleet, plan: &Plan) -> Result<f64> {
     let like = like("COMMANDS", "BENCH", "cmd.bench.raw.>")?;
-    stage.jetstream("STREAM.CREATE.BENCH", &like).await?;
+    fleet.jetstream("STREAM.CREATE.BENCH", &like).await?;
     let mut best: f64 = 0.0;
     for window in [64, 256, 1024] {
-        let js = stage.operator.clone();
+        let js = fleet.operator.clone();
         let rate = closed(window, plan.length / 6, move |n| {
             let js = js.clone();
             async move {
@@ -77,27 +77,27 @@ pub async fn raw_commands(stage: &Stage, plan: &Plan) -> Result<f64> {
         });
         best = best.max(rate.await?);
     }
-    stage.jetstream("STREAM.DELETE.BENCH", &json!({})).await?;
+    fleet.jetstream("STREAM.DELETE.BENCH", &json!({})).await?;
     Ok(best)
 }
 
 /// A bucket like `active_orders`, of which the server tells on `live.bench.>`.
-pub async fn make_bucket(stage: &Stage) -> Result<()> {
+pub async fn make_bucket(fleet: &BenchFleet) -> Result<()> {
     let mut like = like(&Bucket::ActiveOrders.stream(), "KV_bench", "cmd.bench.kv.>")?;
     like["republish"] = json!({ "src": "cmd.bench.kv.>", "dest": "live.bench.>" });
-    stage.jetstream("STREAM.CREATE.KV_bench", &like).await?;
+    fleet.jetstream("STREAM.CREATE.KV_bench", &like).await?;
     Ok(())
 }
 
 /// Puts at a constant rate into that bucket: the time of each to a core subscriber.
-pub async fn put_to_subscriber(stage: &Stage, rate: f64, length: Duration) -> Result<Times> {
+pub async fn put_to_subscriber(fleet: &BenchFleet, rate: f64, length: Duration) -> Result<Times> {
     static KEYS: AtomicU64 = AtomicU64::new(0);
-    let pushed = Waiters::listen(&stage.operator.client(), "live.bench.>").await?;
+    let pushed = Waiters::listen(&fleet.operator.client(), "live.bench.>").await?;
     let times = Times::new();
     open(rate, length, |_, moment| {
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
         let (seen, times) = (pushed.next(format!("live.bench.{key}")), times.clone());
-        let js = stage.operator.clone();
+        let js = fleet.operator.clone();
         async move {
             let put = js.publish(format!("cmd.bench.kv.{key}"), "x".repeat(600).into()).await?;
             seen.await?;
@@ -112,9 +112,9 @@ pub async fn put_to_subscriber(stage: &Stage, rate: f64, length: Duration) -> Re
 
 /// One commit and two puts that follow it, one after the other, as an answer on the request door
 /// has to await them.
-pub async fn commit_and_puts(stage: &Stage, length: Duration) -> Result<Times> {
+pub async fn commit_and_puts(fleet: &BenchFleet, length: Duration) -> Result<Times> {
     sqlx::raw_sql("create table bench_raw (id bigint primary key, body text)")
-        .execute(&stage.sql)
+        .execute(&fleet.sql)
         .await?;
     let times = Times::new();
     let end = Instant::now() + length;
@@ -124,14 +124,14 @@ pub async fn commit_and_puts(stage: &Stage, length: Duration) -> Result<Times> {
         }
         let started = Instant::now();
         let insert = sqlx::query("insert into bench_raw values ($1, $2)").bind(n);
-        insert.bind("x".repeat(600)).execute(&stage.sql).await?;
+        insert.bind("x".repeat(600)).execute(&fleet.sql).await?;
         for key in ["a", "b"] {
             let subject = format!("cmd.bench.kv.{key}{n}");
-            stage.operator.publish(subject, "x".repeat(600).into()).await?.await?;
+            fleet.operator.publish(subject, "x".repeat(600).into()).await?.await?;
         }
         times.record(started.elapsed());
     }
-    sqlx::raw_sql("drop table bench_raw").execute(&stage.sql).await?;
+    sqlx::raw_sql("drop table bench_raw").execute(&fleet.sql).await?;
     Ok(times)
 }
 

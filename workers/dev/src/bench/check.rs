@@ -1,4 +1,4 @@
-//! What was not done does not count.
+//! Checks that everything was done: what was not does not count.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use brigade_contracts::key::Bucket;
 use futures::StreamExt;
 use serde_json::Value;
 
-use super::{rush::Rush, stage::Stage};
+use super::{fleet::BenchFleet, rush::Rush};
 
 /// The version of each part.
 type Parts = sqlx::types::Json<HashMap<String, i64>>;
@@ -25,58 +25,58 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// that SQL says, of each part. (Field by field the tests compare them.)
 ///
 /// # Errors
-/// What is missing.
-pub async fn everything_was_done(stage: &Stage, rush: &Rush) -> Result<()> {
+/// If something is missing.
+pub async fn everything_was_done(fleet: &BenchFleet, rush: &Rush) -> Result<()> {
     rush.finish().await?;
     let until = Instant::now() + PATIENCE;
-    while let Err(missing) = look(stage, rush).await {
+    while let Err(missing) = look(fleet, rush).await {
         ensure!(Instant::now() < until, missing);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }
 
-async fn look(stage: &Stage, rush: &Rush) -> Result<()> {
-    at_rest(stage).await?;
+async fn look(fleet: &BenchFleet, rush: &Rush) -> Result<()> {
+    at_rest(fleet).await?;
     let (decided, changed): (i64, i64) = sqlx::query_as(
         "select (select count(*) from brigade.command_inbox where command_id like 'k%'),
                 (select count(*) from brigade.events where command_id like 'k%')",
     )
-    .fetch_one(&stage.sql)
+    .fetch_one(&fleet.sql)
     .await?;
     let sent = i64::try_from(rush.mix.distinct())?;
     ensure!(decided == sent && changed == sent, "{sent} sent, {decided} decided, {changed} events");
     let (active,): (i64,) = sqlx::query_as("select count(*) from brigade.orders where active")
-        .fetch_one(&stage.sql)
+        .fetch_one(&fleet.sql)
         .await?;
     ensure!(active == 0, "{active} orders have not ended");
-    kv_is_what_sql_says(stage).await
+    kv_is_what_sql_says(fleet).await
 }
 
 /// Nothing waits in the outbox or to be shown.
 ///
 /// # Errors
-/// What waits.
-pub async fn at_rest(stage: &Stage) -> Result<()> {
+/// If something still waits.
+pub async fn at_rest(fleet: &BenchFleet) -> Result<()> {
     let left: (i64, i64) = sqlx::query_as(
         "select (select count(*) from brigade.outbox),
                 (select count(*) from brigade.projection_backlog)",
     )
-    .fetch_one(&stage.sql)
+    .fetch_one(&fleet.sql)
     .await?;
     ensure!(left == (0, 0), "left in outbox and notes: {left:?}");
     Ok(())
 }
 
-async fn kv_is_what_sql_says(stage: &Stage) -> Result<()> {
+async fn kv_is_what_sql_says(fleet: &BenchFleet) -> Result<()> {
     let (versions, views) =
-        tokio::try_join!(bucket(stage, Bucket::Versions), bucket(stage, Bucket::Views))?;
+        tokio::try_join!(bucket(fleet, Bucket::Versions), bucket(fleet, Bucket::Views))?;
     let stored: Vec<(String, i64, Parts)> = sqlx::query_as(
         "select tenant || '.cart.' || id, version, parts from brigade.carts where id like 'c%'
          union all
          select tenant || '.order.' || id, version, parts from brigade.orders where id like 'o%'",
     )
-    .fetch_all(&stage.sql)
+    .fetch_all(&fleet.sql)
     .await?;
     for (key, version, parts) in stored {
         let shown = versions.get(&key).copied();
@@ -91,8 +91,8 @@ async fn kv_is_what_sql_says(stage: &Stage) -> Result<()> {
 }
 
 /// The version at each key of a bucket, by one ordered read.
-async fn bucket(stage: &Stage, bucket: Bucket) -> Result<HashMap<String, i64>> {
-    let mut stream = stage.operator.get_stream(bucket.stream()).await?;
+async fn bucket(fleet: &BenchFleet, bucket: Bucket) -> Result<HashMap<String, i64>> {
+    let mut stream = fleet.operator.get_stream(bucket.stream()).await?;
     let count = usize::try_from(stream.info().await?.state.messages)?;
     if count == 0 {
         return Ok(HashMap::new());

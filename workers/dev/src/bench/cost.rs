@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use super::{
+    fleet::BenchFleet,
     machine::{cpu_seconds, cpu_seconds_of_family, resident},
-    report::Report,
-    stage::Stage,
+    report::BenchReport,
 };
 
 /// A figure of each process.
@@ -13,25 +13,32 @@ pub type Figures = Vec<(String, f64)>;
 
 /// CPU seconds that the workers and the two servers have used so far. (The generator of the load is
 /// in the process of the bench.)
-pub fn cpu(stage: &Stage) -> Result<Figures> {
+pub fn cpu(fleet: &BenchFleet) -> Result<Figures> {
     let mut used = Figures::new();
-    for worker in &stage.workers {
+    for worker in &fleet.workers {
         used.push((worker.name.clone(), cpu_seconds(worker.pid())?));
     }
-    used.push(("nats-server".to_owned(), cpu_seconds(stage.stack.nats.pid())?));
-    used.push(("postgres".to_owned(), cpu_seconds_of_family(stage.stack.postgres.pid())?));
+    used.push(("nats-server".to_owned(), cpu_seconds(fleet.stack.nats.pid())?));
+    used.push(("postgres".to_owned(), cpu_seconds_of_family(fleet.stack.postgres.pid())?));
     Ok(used)
 }
 
 /// MiB that each process of workers holds.
-pub fn memory(stage: &Stage) -> Result<Figures> {
+pub fn memory(fleet: &BenchFleet) -> Result<Figures> {
     let held =
         |worker: &crate::WorkerProcess| anyhow::Ok((worker.name.clone(), resident(worker.pid())?));
-    stage.workers.iter().map(held).collect()
+    fleet.workers.iter().map(held).collect()
 }
 
-/// What was used between two looks, by a million commands; `load` says of what.
-pub fn report(load: &str, before: &Figures, after: &Figures, commands: u64, report: &mut Report) {
+/// Reports the resources that a million commands used between two measurements; `load` names the
+/// load.
+pub fn report(
+    load: &str,
+    before: &Figures,
+    after: &Figures,
+    commands: u64,
+    report: &mut BenchReport,
+) {
     let millions = commands as f64 / 1e6;
     let mut all = 0.0;
     for ((name, before), (_, after)) in before.iter().zip(after) {
@@ -42,8 +49,9 @@ pub fn report(load: &str, before: &Figures, after: &Figures, commands: u64, repo
     report.figure(format!("cpu, {load}: all"), all, "s/million");
 }
 
-/// Of each process, idle and loaded; `how` the workers are spread.
-pub fn report_memory(how: &str, idle: &Figures, loaded: &Figures, report: &mut Report) {
+/// Reports the memory of each process, idle and loaded; `how` names the way in which the workers
+/// are spread.
+pub fn report_memory(how: &str, idle: &Figures, loaded: &Figures, report: &mut BenchReport) {
     for (when, figures) in [("idle", idle), ("loaded", loaded)] {
         for (name, held) in figures {
             report.figure(format!("memory, {how}, {when}: {name}"), *held, "MiB");

@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 
 use super::{
     Plan, check,
-    load::{Moment, closed, open},
+    fleet::BenchFleet,
+    load::{ScheduledSend, closed, open},
     machine::resident,
     queries::query,
-    report::Report,
+    report::BenchReport,
     rush::Rush,
-    stage::Stage,
     times::Times,
     waiters::Waiters,
     web::Web,
@@ -32,37 +32,37 @@ const LANES: [usize; 2] = [1, 64];
 const READERS: usize = 500;
 /// Orders placed a second while streams are read.
 const PLACED: f64 = 20.0;
-/// How often the one who polls asks.
+/// The time between two polls.
 const POLL: Duration = Duration::from_secs(1);
 const LIST: &str = "/v1/t0/active-orders";
 
-pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
-    let mut stage = Stage::open().await?;
-    report.header(&stage).await?;
-    stage.start_workers().await?;
-    let rush = Rush::open(&stage, super::mix::TENANTS).await?;
-    let web = Web::open(&stage).await?;
+pub async fn measure(plan: &Plan, report: &mut BenchReport) -> Result<()> {
+    let mut fleet = BenchFleet::open().await?;
+    report.header(&fleet).await?;
+    fleet.start_workers().await?;
+    let rush = Rush::open(&fleet, super::mix::TENANTS).await?;
+    let web = Web::open(&fleet).await?;
     for _ in 0..ORDERS {
         rush.send(Door::Request, rush.mix.placing(0)).await?;
     }
     for lanes in LANES {
-        reads(&stage, &web, lanes, plan.length / 8, report).await?;
+        reads(&fleet, &web, lanes, plan.length / 8, report).await?;
     }
     commands(&rush, &web, plan.length / 4, report).await?;
     rush.finish().await?;
-    streams(&stage, &rush, &web, plan.length / 2, report).await?;
-    check::everything_was_done(&stage, &rush).await?;
-    stage.close().await;
+    streams(&fleet, &rush, &web, plan.length / 2, report).await?;
+    check::everything_was_done(&fleet, &rush).await?;
+    fleet.close().await;
     Ok(())
 }
 
 /// A view and the list, with and without a matching ETag.
 async fn reads(
-    stage: &Stage,
+    fleet: &BenchFleet,
     web: &Web,
     lanes: usize,
     length: Duration,
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> Result<()> {
     let asked = web.clone();
     let bare = closed(lanes, length, move |_| {
@@ -80,7 +80,7 @@ async fn reads(
                 async move { web.get(path, &etag, status).await.map(|_| ()) }
             })
             .await?;
-            let client = stage.operator.client();
+            let client = fleet.operator.client();
             let over_nats = closed(lanes, length, move |_| {
                 let (client, etag) = (client.clone(), etag.clone());
                 async move { query(&client, subject, &etag, &status.to_string()).await.map(|_| ()) }
@@ -95,7 +95,12 @@ async fn reads(
 }
 
 /// The mix, by as many senders as for reads.
-async fn commands(rush: &Rush, web: &Web, length: Duration, report: &mut Report) -> Result<()> {
+async fn commands(
+    rush: &Rush,
+    web: &Web,
+    length: Duration,
+    report: &mut BenchReport,
+) -> Result<()> {
     for lanes in LANES {
         rush.stock(length * 3).await?;
         let (by_nats, by_web) = (rush.clone(), (rush.clone(), web.clone()));
@@ -121,22 +126,22 @@ async fn commands(rush: &Rush, web: &Web, length: Duration, report: &mut Report)
 
 /// Orders that somebody is to see.
 #[derive(Clone, Default)]
-struct Placed(Arc<Mutex<HashMap<String, (Moment, usize)>>>);
+struct Placed(Arc<Mutex<HashMap<String, (ScheduledSend, usize)>>>);
 
 impl Placed {
-    fn note(&self, order: &str, moment: Moment) {
+    fn note(&self, order: &str, moment: ScheduledSend) {
         self.orders().insert(order.to_owned(), (moment, 0));
     }
 
     /// One more has seen it: when it was to be placed, and how many have seen it now.
-    fn seen(&self, order: &str) -> Option<(Moment, usize)> {
+    fn seen(&self, order: &str) -> Option<(ScheduledSend, usize)> {
         let mut orders = self.orders();
         let (moment, seen) = orders.get_mut(order)?;
         *seen += 1;
         Some((*moment, *seen))
     }
 
-    fn orders(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Moment, usize)>> {
+    fn orders(&self) -> std::sync::MutexGuard<'_, HashMap<String, (ScheduledSend, usize)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,13 +149,13 @@ impl Placed {
 /// From the moment at which an order was to be placed to the change that the first and the last of
 /// many readers get, and to the list of one who polls; beside the row on `live.active_orders`.
 async fn streams(
-    stage: &Stage,
+    fleet: &BenchFleet,
     rush: &Rush,
     web: &Web,
     length: Duration,
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> Result<()> {
-    let edge = stage.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
+    let edge = fleet.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
     let edge = edge.context("edge runs")?.pid();
     let before = resident(edge)?;
     let [first, last, polled, pushed] = [(); 4].map(|()| Times::new());
@@ -176,8 +181,8 @@ async fn streams(
         });
     }
     readers.spawn(poll(web.clone(), to_poll.clone(), polled.clone()));
-    let live = Waiters::listen(&stage.operator.client(), "live.active_orders.t0.*.core").await?;
-    let place = |_, moment: Moment| {
+    let live = Waiters::listen(&fleet.operator.client(), "live.active_orders.t0.*.core").await?;
+    let place = |_, moment: ScheduledSend| {
         let (rush, command, times) = (rush.clone(), rush.mix.placing(0), pushed.clone());
         let order = command.places().map(|(_, n)| format!("o{n}")).unwrap_or_default();
         to_read.note(&order, moment);

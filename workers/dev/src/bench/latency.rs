@@ -1,4 +1,4 @@
-//! How soon others see what a command did, under a load.
+//! The time until others see the effect of a command, under load.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use brigade_contracts::Door;
 
 use super::{
-    Plan, ceilings, load::open, report::Report, rush::Rush, stage::Stage, times::Times,
+    Plan, ceilings, fleet::BenchFleet, load::open, report::BenchReport, rush::Rush, times::Times,
     waiters::Waiters,
 };
 
@@ -15,33 +15,33 @@ use super::{
 /// (command-handler), and to its part `payments` on `live.views` (command-handler, relay,
 /// projector).
 pub async fn measure(
-    stage: &Stage,
+    fleet: &BenchFleet,
     rush: &Rush,
     greatest: f64,
     percent: u32,
     plan: &Plan,
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> Result<()> {
     let (rate, length) = (greatest * f64::from(percent) / 100.0, plan.length);
-    let ceiling = ceilings::put_to_subscriber(stage, rate, length / 4).await?;
+    let ceiling = ceilings::put_to_subscriber(fleet, rate, length / 4).await?;
     rush.stock(length).await?;
-    let seen = placed(stage, rush, rate, length).await?;
+    let seen = placed(fleet, rush, rate, length).await?;
     let name = |what: &str| format!("durable door at {percent} %: {what}");
     report.latency(&name("row on live.active_orders"), &seen.row, &ceiling);
     report.latency(&name("part on live.views"), &seen.part, &ceiling);
     Ok(())
 }
 
-struct Seen {
+struct Delays {
     row: Times,
     part: Times,
 }
 
-async fn placed(stage: &Stage, rush: &Rush, rate: f64, length: Duration) -> Result<Seen> {
-    let client = stage.operator.client();
+async fn placed(fleet: &BenchFleet, rush: &Rush, rate: f64, length: Duration) -> Result<Delays> {
+    let client = fleet.operator.client();
     let rows = Waiters::listen(&client, "live.active_orders.*.*.core").await?;
     let parts = Waiters::listen(&client, "live.views.*.order.*.payments").await?;
-    let seen = Seen { row: Times::new(), part: Times::new() };
+    let seen = Delays { row: Times::new(), part: Times::new() };
     open(rate, length, |_, moment| {
         let command = rush.mix.next();
         let shown = command.places().map(|(tenant, n)| {

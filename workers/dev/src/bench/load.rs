@@ -49,13 +49,13 @@ where
 
 /// When an operation was to begin.
 #[derive(Clone, Copy)]
-pub struct Moment {
+pub struct ScheduledSend {
     planned: Instant,
     /// Not in the warm-up.
     counted: bool,
 }
 
-impl Moment {
+impl ScheduledSend {
     /// Notes that something is done now that should have begun at this moment.
     pub fn done(self, times: &Times) {
         if self.counted {
@@ -72,7 +72,7 @@ impl Moment {
 /// The first one of an operation.
 pub async fn open<F, T>(rate: f64, length: Duration, operation: F) -> Result<()>
 where
-    F: Fn(u64, Moment) -> T,
+    F: Fn(u64, ScheduledSend) -> T,
     T: Future<Output = Result<()>> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
@@ -93,7 +93,7 @@ where
 
 /// Moments at a constant rate, each told when it has come.
 #[expect(clippy::disallowed_methods, reason = "tokio's timer is late by up to 1 ms, this by 0.1")]
-fn paced(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Moment> {
+fn paced(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<ScheduledSend> {
     let (told, moments) = mpsc::unbounded_channel();
     tokio::task::spawn_blocking(move || {
         let start = Instant::now();
@@ -102,7 +102,7 @@ fn paced(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Moment> {
             let planned = start + Duration::from_secs_f64(n as f64 / rate);
             std::thread::sleep(planned.saturating_duration_since(Instant::now()));
             let over = planned >= warm + length;
-            if over || told.send(Moment { planned, counted: planned >= warm }).is_err() {
+            if over || told.send(ScheduledSend { planned, counted: planned >= warm }).is_err() {
                 break;
             }
         }

@@ -1,27 +1,28 @@
-//! What `/proc` tells: the machine, and what processes use. Linux only; elsewhere it tells nothing.
+//! Reads `/proc`: the machine, and the resources that processes use. Linux only; elsewhere it reads
+//! nothing.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::stage::Stage;
+use super::fleet::BenchFleet;
 
-/// Of a second; the same on every Linux (`USER_HZ`).
+/// Clock ticks a second; the same on every Linux (`USER_HZ`).
 const TICKS: f64 = 100.0;
 
 /// # Errors
-/// Where the servers do not tell their versions.
-pub async fn describe(stage: &Stage) -> Result<Value> {
+/// If the servers do not tell their versions.
+pub async fn describe(fleet: &BenchFleet) -> Result<Value> {
     let postgres: String =
-        sqlx::query_scalar("select split_part(version(), ' ', 2)").fetch_one(&stage.sql).await?;
+        sqlx::query_scalar("select split_part(version(), ' ', 2)").fetch_one(&fleet.sql).await?;
     let memory = line("/proc/meminfo", "MemTotal").and_then(|text| kilobytes(&text));
     Ok(json!({
         "cpu": line("/proc/cpuinfo", "model name"),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "memory_mib": memory.map(|kilobytes| kilobytes / 1024),
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|k| k.trim().to_owned()),
-        "nats_server": stage.operator.client().server_info().version,
+        "nats_server": fleet.operator.client().server_info().version,
         "postgres": postgres,
         "brigade": env!("CARGO_PKG_VERSION"),
         "optimised": !cfg!(debug_assertions),
@@ -31,7 +32,7 @@ pub async fn describe(stage: &Stage) -> Result<Value> {
 /// CPU seconds that a process has used so far.
 ///
 /// # Errors
-/// Where there is no such process.
+/// If there is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(Stat::of(pid)?.ticks[..2].iter().sum::<f64>() / TICKS)
 }
@@ -39,7 +40,7 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 /// CPU seconds of a process, its living children and those that it has reaped.
 ///
 /// # Errors
-/// Where there is no such process.
+/// If there is no such process.
 pub fn cpu_seconds_of_family(pid: u32) -> Result<f64> {
     let living = fs::read_dir("/proc")?.filter_map(|entry| {
         let child = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -53,7 +54,7 @@ pub fn cpu_seconds_of_family(pid: u32) -> Result<f64> {
 /// MiB of memory that a process holds.
 ///
 /// # Errors
-/// Where there is no such process.
+/// If there is no such process.
 pub fn resident(pid: u32) -> Result<f64> {
     let held = line(&format!("/proc/{pid}/status"), "VmRSS").and_then(|text| kilobytes(&text));
     Ok(held.context("no resident memory")? as f64 / 1024.0)
@@ -80,7 +81,7 @@ impl Stat {
     }
 }
 
-/// What stands behind the first `name:` of a file.
+/// Returns the text behind the first `name:` of a file.
 fn line(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let found = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));

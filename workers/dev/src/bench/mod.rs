@@ -11,6 +11,7 @@ mod check;
 mod cost;
 mod doors;
 mod flat;
+mod fleet;
 mod http;
 mod latency;
 mod load;
@@ -24,7 +25,6 @@ mod relay;
 mod report;
 mod rush;
 mod scale;
-mod stage;
 mod times;
 mod waiters;
 mod web;
@@ -37,11 +37,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::{FutureExt, future::LocalBoxFuture};
 
-use self::report::Report;
+use self::report::BenchReport;
 
-type Measure = for<'a> fn(&'a Plan, &'a mut Report) -> LocalBoxFuture<'a, Result<()>>;
+type Measure = for<'a> fn(&'a Plan, &'a mut BenchReport) -> LocalBoxFuture<'a, Result<()>>;
 
-/// What is measured, in this order.
+/// The measurements, in this order.
 const PATHS: [(&str, Measure); 7] = [
     // Outbox to EVENTS, beside the fastest acknowledged publishes.
     ("relay", |plan, report| relay::measure(plan, report).boxed_local()),
@@ -61,7 +61,7 @@ const PATHS: [(&str, Measure); 7] = [
 
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
-pub struct Args {
+pub struct BenchArgs {
     /// Only the paths whose names begin so: relay, doors, queries, reads, http, flat, scale
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     only: Vec<String>,
@@ -79,16 +79,16 @@ pub struct Args {
     json: bool,
 }
 
-/// How long and how much.
+/// The lengths and the amounts of the measurements.
 pub struct Plan {
     pub length: Duration,
-    /// Where it does not matter much.
+    /// The number of carts where it does not matter much.
     pub carts: usize,
     pub events: u32,
     pub history: u32,
 }
 
-pub async fn run(args: Args) -> Result<ExitCode> {
+pub async fn run(args: BenchArgs) -> Result<ExitCode> {
     let seconds = args.seconds.unwrap_or(if args.short { 3 } else { 15 });
     let plan = Plan {
         length: Duration::from_secs(seconds),
@@ -100,7 +100,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         args.only.is_empty() || args.only.iter().any(|only| name.starts_with(only.as_str()))
     };
     ensure!(PATHS.iter().any(|(name, _)| asked(name)), "no path is called so: {:?}", args.only);
-    let mut report = Report::default();
+    let mut report = BenchReport::default();
     for (name, measure) in PATHS.into_iter().filter(|(name, _)| asked(name)) {
         let started = Instant::now();
         if let Err(error) = measure(&plan, &mut report).await.with_context(|| name) {

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::json;
 
-use super::stage::Stage;
+use super::fleet::BenchFleet;
 
 /// Events in the outbox that no command caused.
 pub struct Fill<'a> {
@@ -12,9 +12,9 @@ pub struct Fill<'a> {
     /// The aggregate's kind, and the event's name.
     pub kind: (&'a str, &'a str),
     pub payload: String,
-    /// Of the relay's; 0: the rows are in a shard that no relay looks at.
+    /// The number of shards of the relay; 0: the rows are in a shard that no relay reads.
     pub shards: u8,
-    /// What ids begin with; `c`, `o` and `k` are those of commands.
+    /// The prefix of ids; `c`, `o` and `k` are those of commands.
     pub prefix: &'a str,
 }
 
@@ -34,8 +34,8 @@ impl Fill<'_> {
     /// Commits them, all at once.
     ///
     /// # Errors
-    /// Those of Postgres.
-    pub async fn commit(self, stage: &Stage) -> Result<()> {
+    /// If Postgres refuses a statement.
+    pub async fn commit(self, fleet: &BenchFleet) -> Result<()> {
         sqlx::query(include_str!("outbox.sql"))
             .bind(i64::from(self.events))
             .bind(i64::from(self.aggregates))
@@ -44,7 +44,7 @@ impl Fill<'_> {
             .bind(self.payload)
             .bind(i32::from(self.shards))
             .bind(self.prefix)
-            .execute(&stage.sql)
+            .execute(&fleet.sql)
             .await?;
         Ok(())
     }
@@ -53,11 +53,11 @@ impl Fill<'_> {
 /// Waits until the relay has emptied the outbox.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn drained(stage: &Stage) -> Result<()> {
+/// If Postgres refuses a statement.
+pub async fn drained(fleet: &BenchFleet) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(300);
     while sqlx::query_scalar::<_, bool>("select exists (select from brigade.outbox)")
-        .fetch_one(&stage.sql)
+        .fetch_one(&fleet.sql)
         .await?
     {
         anyhow::ensure!(Instant::now() < until, "the relay does not empty the outbox");

@@ -20,7 +20,7 @@ const CHUNKS: usize = 1024;
 /// A port of this machine that leads to another one, until this process ends.
 ///
 /// # Errors
-/// Where there is no free port.
+/// If there is no free port.
 pub async fn to(port: u16) -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let own = listener.local_addr()?.port();

@@ -10,10 +10,10 @@ use futures::StreamExt;
 
 use super::{
     Plan, check,
+    fleet::{BenchFleet, connect},
     load::closed,
-    report::Report,
+    report::BenchReport,
     rush::Rush,
-    stage::{Stage, connect},
 };
 
 /// Orders in the list that is asked for.
@@ -33,16 +33,16 @@ struct Ceilings {
     request: f64,
 }
 
-pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
-    let mut stage = Stage::open().await?;
-    report.header(&stage).await?;
+pub async fn measure(plan: &Plan, report: &mut BenchReport) -> Result<()> {
+    let mut fleet = BenchFleet::open().await?;
+    report.header(&fleet).await?;
     let length = plan.length / 4;
     let mut requests = Vec::new();
     for lanes in LANES {
-        requests.push(bare_requests(&stage, lanes, length).await?);
+        requests.push(bare_requests(&fleet, lanes, length).await?);
     }
-    stage.start_workers().await?;
-    let rush = Rush::open(&stage, super::mix::TENANTS).await?;
+    fleet.start_workers().await?;
+    let rush = Rush::open(&fleet, super::mix::TENANTS).await?;
     for _ in 0..ORDERS {
         rush.send(Door::Request, rush.mix.placing(0)).await?;
     }
@@ -50,25 +50,25 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     let list = "q.t0.active_orders";
     for (lanes, request) in LANES.into_iter().zip(requests) {
         let ceilings =
-            Ceilings { lanes, select: bare_select(&stage, lanes, length).await?, request };
+            Ceilings { lanes, select: bare_select(&fleet, lanes, length).await?, request };
         for (name, subject) in [("view", cart), ("list of 200", list)] {
-            ask(&stage, name, subject, &ceilings, length, report).await?;
+            ask(&fleet, name, subject, &ceilings, length, report).await?;
         }
     }
-    check::everything_was_done(&stage, &rush).await?;
-    stage.close().await;
+    check::everything_was_done(&fleet, &rush).await?;
+    fleet.close().await;
     Ok(())
 }
 
 async fn ask(
-    stage: &Stage,
+    fleet: &BenchFleet,
     name: &str,
     subject: &'static str,
     ceilings: &Ceilings,
     length: Duration,
-    report: &mut Report,
+    report: &mut BenchReport,
 ) -> Result<()> {
-    let client = stage.operator.client();
+    let client = fleet.operator.client();
     let etag = query(&client, subject, "\"none\"", "200").await?;
     for (asked, expected) in [("\"none\"".to_owned(), "200"), (etag, "304")] {
         let client = client.clone();
@@ -95,8 +95,8 @@ pub async fn query(client: &Client, subject: &str, etag: &str, status: &str) -> 
     Ok(headers.get(header::ETAG).map(ToString::to_string).unwrap_or_default())
 }
 
-async fn bare_select(stage: &Stage, lanes: usize, length: Duration) -> Result<f64> {
-    let sql = stage.sql.clone();
+async fn bare_select(fleet: &BenchFleet, lanes: usize, length: Duration) -> Result<f64> {
+    let sql = fleet.sql.clone();
     closed(lanes.min(CONNECTIONS), length, move |_| {
         let sql = sql.clone();
         async move {
@@ -110,8 +110,8 @@ async fn bare_select(stage: &Stage, lanes: usize, length: Duration) -> Result<f6
 
 /// Requests that are answered at once, with as much as a view: by edge's user, which may listen to
 /// queries, before edge itself does.
-async fn bare_requests(stage: &Stage, lanes: usize, length: Duration) -> Result<f64> {
-    let responder = connect(&stage.stack.servers(WorkerName::Edge).nats_url).await?;
+async fn bare_requests(fleet: &BenchFleet, lanes: usize, length: Duration) -> Result<f64> {
+    let responder = connect(&fleet.stack.servers(WorkerName::Edge).nats_url).await?;
     let mut requests = responder.subscribe("q.*.view.*.*").await?;
     let answering = tokio::spawn(async move {
         while let Some(request) = requests.next().await {
@@ -121,7 +121,7 @@ async fn bare_requests(stage: &Stage, lanes: usize, length: Duration) -> Result<
         }
         anyhow::Ok(())
     });
-    let client = stage.operator.client();
+    let client = fleet.operator.client();
     // The server may not know of the responder yet.
     let until = Instant::now() + Duration::from_secs(5);
     while client.request(BARE, "".into()).await.is_err() {

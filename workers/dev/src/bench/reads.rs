@@ -8,27 +8,27 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     Plan, check,
+    fleet::BenchFleet,
     load::closed,
-    mix::{CARTS, TENANTS, Tenants},
+    mix::{CARTS, TENANTS, TenantDistribution},
     queries::query,
-    report::Report,
+    report::BenchReport,
     rush::Rush,
-    stage::Stage,
 };
 
 const LANES: usize = 64;
 
 /// 70 % lists of active orders, 20 % views of carts, 10 % commands of the standard mix; tenants by
 /// Zipf's law. Nobody has an ETag, so that every answer has content.
-pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
-    let mut stage = Stage::open().await?;
-    report.header(&stage).await?;
-    stage.start_workers().await?;
-    let rush = Rush::open(&stage, CARTS).await?;
+pub async fn measure(plan: &Plan, report: &mut BenchReport) -> Result<()> {
+    let mut fleet = BenchFleet::open().await?;
+    report.header(&fleet).await?;
+    fleet.start_workers().await?;
+    let rush = Rush::open(&fleet, CARTS).await?;
     rush.stock(plan.length / 5).await?;
-    let drawn = Arc::new(Mutex::new((StdRng::seed_from_u64(11), Tenants::new())));
-    let (client, carts, sender) = (stage.operator.client(), rush.mix.carts(), rush.clone());
-    let before = Content::of(&stage).await?;
+    let drawn = Arc::new(Mutex::new((StdRng::seed_from_u64(11), TenantDistribution::new())));
+    let (client, carts, sender) = (fleet.operator.client(), rush.mix.carts(), rush.clone());
+    let before = ContentSources::of(&fleet).await?;
     let rate = closed(LANES, plan.length, move |_| {
         let (what, tenant, cart) = {
             let mut drawn = drawn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,20 +48,20 @@ pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
         }
     })
     .await?;
-    let after = Content::of(&stage).await?;
+    let after = ContentSources::of(&fleet).await?;
     report.figure("standard reads", rate, "operations/s");
     let views = after.views.minus(&before.views);
     let lists = after.lists.minus(&before.lists);
     report.row("standard reads: views without reading SQL", views.without_sql(), "share", 1.0);
     report.row("standard reads: views from memory", views.memory / views.all(), "share", 1.0);
     report.row("standard reads: rows of lists from memory", lists.without_sql(), "share", 1.0);
-    check::everything_was_done(&stage, &rush).await?;
-    stage.close().await;
+    check::everything_was_done(&fleet, &rush).await?;
+    fleet.close().await;
     Ok(())
 }
 
-/// What edge counted: where content came from.
-struct Content {
+/// The sources of content, as edge counts them.
+struct ContentSources {
     views: From,
     lists: From,
 }
@@ -72,9 +72,9 @@ struct From {
     sql: f64,
 }
 
-impl Content {
-    async fn of(stage: &Stage) -> Result<Self> {
-        let edge = stage.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
+impl ContentSources {
+    async fn of(fleet: &BenchFleet) -> Result<Self> {
+        let edge = fleet.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
         let text = edge.context("edge runs")?.metrics().await?;
         let count = |name: &str, from: &str| {
             let label = format!("{name}{{from=\"{from}\"}} ");

@@ -11,47 +11,47 @@ use serde_json::{Value, json};
 
 use super::{
     Plan,
+    fleet::BenchFleet,
     outbox::{Fill, drained},
-    report::Report,
-    stage::Stage,
+    report::BenchReport,
 };
 
 /// The size of a usual event's payload.
 const PAYLOAD: usize = 300;
 
-pub async fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
-    let mut stage = Stage::open().await?;
-    report.header(&stage).await?;
-    let ceiling = fastest_publish(&stage, plan).await?;
-    Fill::usual(plan.events).commit(&stage).await?;
+pub async fn measure(plan: &Plan, report: &mut BenchReport) -> Result<()> {
+    let mut fleet = BenchFleet::open().await?;
+    report.header(&fleet).await?;
+    let ceiling = fastest_publish(&fleet, plan).await?;
+    Fill::usual(plan.events).commit(&fleet).await?;
     let started = Instant::now();
-    stage.start(WorkerName::OutboxRelay).await?;
-    drained(&stage).await?;
+    fleet.start(WorkerName::OutboxRelay).await?;
+    drained(&fleet).await?;
     let rate = f64::from(plan.events) / started.elapsed().as_secs_f64();
     report.row("relay: outbox to EVENTS", rate, "events/s", ceiling);
-    stage.close().await;
+    fleet.close().await;
     Ok(())
 }
 
 /// The best of single publishes in windows of 64 and 256 and of atomic batches of 100 and 500.
-async fn fastest_publish(stage: &Stage, plan: &Plan) -> Result<f64> {
+async fn fastest_publish(fleet: &BenchFleet, plan: &Plan) -> Result<f64> {
     let config = json!({
         "name": "BENCH", "subjects": ["cmd.bench.raw.>"], "storage": "file",
         "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
     });
-    stage.jetstream("STREAM.CREATE.BENCH", &config).await?;
+    fleet.jetstream("STREAM.CREATE.BENCH", &config).await?;
     let mut best: f64 = 0.0;
     for window in [64, 256] {
-        best = best.max(singles(stage, window, plan.events / 20).await?);
+        best = best.max(singles(fleet, window, plan.events / 20).await?);
     }
     for size in [100, 500] {
-        best = best.max(batches(stage, size, plan.events).await?);
+        best = best.max(batches(fleet, size, plan.events).await?);
     }
-    stage.jetstream("STREAM.DELETE.BENCH", &json!({})).await?;
+    fleet.jetstream("STREAM.DELETE.BENCH", &json!({})).await?;
     Ok(best)
 }
 
-async fn singles(stage: &Stage, window: usize, count: u32) -> Result<f64> {
+async fn singles(fleet: &BenchFleet, window: usize, count: u32) -> Result<f64> {
     let started = Instant::now();
     let mut left = usize::try_from(count)?;
     let mut number = 0_u64;
@@ -62,7 +62,7 @@ async fn singles(stage: &Stage, window: usize, count: u32) -> Result<f64> {
             number += 1;
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Msg-Id", format!("{window}-{number}"));
-            let sent = stage.operator.publish_with_headers("cmd.bench.raw.x", headers, payload());
+            let sent = fleet.operator.publish_with_headers("cmd.bench.raw.x", headers, payload());
             acknowledged.push(sent.await?.into_future());
         }
         try_join_all(acknowledged).await?;
@@ -71,8 +71,8 @@ async fn singles(stage: &Stage, window: usize, count: u32) -> Result<f64> {
     Ok(f64::from(count) / started.elapsed().as_secs_f64())
 }
 
-async fn batches(stage: &Stage, size: u32, count: u32) -> Result<f64> {
-    let client = stage.operator.client();
+async fn batches(fleet: &BenchFleet, size: u32, count: u32) -> Result<f64> {
+    let client = fleet.operator.client();
     let started = Instant::now();
     for batch in 0..count / size {
         for at in 1..=size {

@@ -1,36 +1,36 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{machine, stage::Stage, times::Times};
+use super::{fleet::BenchFleet, machine, times::Times};
 
 /// The measurements, and the machine they were taken on.
 #[derive(Default)]
-pub struct Report {
+pub struct BenchReport {
     machine: Option<Value>,
-    rows: Vec<Row>,
+    rows: Vec<ReportRow>,
 }
 
-struct Row {
+struct ReportRow {
     name: String,
     figure: f64,
     unit: &'static str,
     ceiling: Option<f64>,
 }
 
-impl Row {
+impl ReportRow {
     fn ratio(&self) -> Option<f64> {
         self.ceiling.map(|ceiling| self.figure / ceiling)
     }
 }
 
-impl Report {
+impl BenchReport {
     /// Notes the machine and the servers, once.
     ///
     /// # Errors
-    /// Where the servers do not tell their versions.
-    pub async fn header(&mut self, stage: &Stage) -> Result<()> {
+    /// If the servers do not tell their versions.
+    pub async fn header(&mut self, fleet: &BenchFleet) -> Result<()> {
         if self.machine.is_none() {
-            let machine = machine::describe(stage).await?;
+            let machine = machine::describe(fleet).await?;
             eprintln!("{machine:#}");
             self.machine = Some(machine);
         }
@@ -39,12 +39,12 @@ impl Report {
 
     /// A figure, and the raw ceiling it is a ratio to.
     pub fn row(&mut self, name: impl Into<String>, figure: f64, unit: &'static str, ceiling: f64) {
-        self.rows.push(Row { name: name.into(), figure, unit, ceiling: Some(ceiling) });
+        self.rows.push(ReportRow { name: name.into(), figure, unit, ceiling: Some(ceiling) });
     }
 
     /// A figure that has no ceiling.
     pub fn figure(&mut self, name: impl Into<String>, figure: f64, unit: &'static str) {
-        self.rows.push(Row { name: name.into(), figure, unit, ceiling: None });
+        self.rows.push(ReportRow { name: name.into(), figure, unit, ceiling: None });
     }
 
     /// A row a percentile, in milliseconds.
@@ -60,7 +60,7 @@ impl Report {
         eprintln!("\n{:<58} {:>8} {:>12} {:>12} unit", "path", "ratio", "figure", "ceiling");
         for row in &self.rows {
             let (ratio, ceiling) = (or_dash(row.ratio()), or_dash(row.ceiling));
-            let Row { name, figure, unit, .. } = row;
+            let ReportRow { name, figure, unit, .. } = row;
             eprintln!("{name:<58} {ratio:>8} {figure:>12.2} {ceiling:>12} {unit}");
         }
         if as_json {

@@ -14,9 +14,9 @@ use brigade_contracts::{Door, header};
 use futures::future::try_join_all;
 
 use super::{
-    load::{self, Moment},
-    mix::{Command, Mix},
-    stage::Stage,
+    fleet::BenchFleet,
+    load::{self, ScheduledSend},
+    mix::{Mix, MixCommand},
     times::Times,
     waiters::Waiters,
 };
@@ -34,7 +34,7 @@ pub struct Rush {
     outcomes: Arc<Waiters>,
     /// Commands that were answered.
     answered: Arc<AtomicU64>,
-    /// Of the last measurement, commands a second.
+    /// The rate of the last measurement, commands a second.
     rate: Arc<AtomicU64>,
 }
 
@@ -42,12 +42,12 @@ impl Rush {
     /// Opens the carts. The workers run.
     ///
     /// # Errors
-    /// Where an outcome is not as expected; so everywhere here.
-    pub async fn open(stage: &Stage, carts: usize) -> Result<Self> {
+    /// If an outcome is not as expected; so everywhere here.
+    pub async fn open(fleet: &BenchFleet, carts: usize) -> Result<Self> {
         let rush = Self {
             mix: Arc::new(Mix::new(carts)),
-            operator: stage.operator.clone(),
-            outcomes: Arc::new(Waiters::listen(&stage.operator.client(), "outcome.>").await?),
+            operator: fleet.operator.clone(),
+            outcomes: Arc::new(Waiters::listen(&fleet.operator.client(), "outcome.>").await?),
             answered: Arc::default(),
             rate: Arc::new(AtomicU64::new(GUESS)),
         };
@@ -81,7 +81,7 @@ impl Rush {
     /// The mix at a constant rate; the time of each command to its outcome.
     pub async fn at_rate(&self, door: Door, rate: f64, length: Duration) -> Result<Times> {
         let times = Times::new();
-        load::open(rate, length, |_, moment: Moment| {
+        load::open(rate, length, |_, moment: ScheduledSend| {
             let (rush, times) = (self.clone(), times.clone());
             async move {
                 rush.send(door, rush.mix.next()).await?;
@@ -108,7 +108,7 @@ impl Rush {
         .await
     }
 
-    /// Brings all orders to their end.
+    /// IntakeKind all orders to their end.
     pub async fn finish(&self) -> Result<()> {
         self.all(|mix| mix.ending().map(|step| vec![step])).await
     }
@@ -121,7 +121,7 @@ impl Rush {
     /// Sends what `next` gives, each run of commands one by one, until it gives nothing.
     async fn all<F>(&self, next: F) -> Result<()>
     where
-        F: Fn(&Mix) -> Option<Vec<Command>> + Send + Sync + 'static,
+        F: Fn(&Mix) -> Option<Vec<MixCommand>> + Send + Sync + 'static,
     {
         let next = Arc::new(next);
         let lanes = (0..LANES).map(|_| {
@@ -141,10 +141,10 @@ impl Rush {
         Ok(())
     }
 
-    pub async fn send(&self, door: Door, command: Command) -> Result<()> {
+    pub async fn send(&self, door: Door, command: MixCommand) -> Result<()> {
         let mut headers = HeaderMap::new();
         headers.insert(header::COMMAND_ID, command.id.as_str());
-        let Command { tenant, what, payload, .. } = &command;
+        let MixCommand { tenant, what, payload, .. } = &command;
         let subject = format!("{}.t{tenant}.{what}", door.prefix());
         let outcome = match door {
             Door::Request => {
@@ -165,7 +165,7 @@ impl Rush {
     }
 
     /// Takes in a command that was answered.
-    pub fn settle(&self, command: Command, status: &str) -> Result<()> {
+    pub fn settle(&self, command: MixCommand, status: &str) -> Result<()> {
         ensure!(status == command.status, "{}: {status}", command.what);
         self.answered.fetch_add(1, Ordering::Relaxed);
         self.mix.done(command);

@@ -20,7 +20,7 @@ pub struct Waiters {
 
 impl Waiters {
     /// # Errors
-    /// Where the connection is closed.
+    /// If the connection is closed.
     pub async fn listen(client: &Client, subjects: &str) -> Result<Self> {
         let mut messages = client.subscribe(subjects.to_owned()).await?;
         client.flush().await?;

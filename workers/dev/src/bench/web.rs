@@ -6,7 +6,7 @@ use brigade_contracts::{WorkerName, header};
 use reqwest::{Client, RequestBuilder, Response, header::ETAG};
 use serde_json::{Value, json};
 
-use super::{mix::Command, stage::Stage};
+use super::{fleet::BenchFleet, mix::MixCommand};
 
 const PASSWORD: &str = "correct-horse-battery-staple";
 
@@ -20,16 +20,16 @@ pub struct Web {
 
 impl Web {
     /// # Errors
-    /// Where nobody can log in.
-    pub async fn open(stage: &Stage) -> Result<Self> {
-        let edge = stage.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
+    /// If nobody can log in.
+    pub async fn open(fleet: &BenchFleet) -> Result<Self> {
+        let edge = fleet.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
         let base = format!("http://{}", edge.context("edge runs")?.http());
         let credentials = json!({ "email": "staff@example.org", "password": PASSWORD });
         let mut register = credentials.clone();
         register["profile_id"] = "staff".into();
-        ask(stage, "register", &register).await?;
-        ask(stage, "change_roles", &json!({ "roles": ["staff"] })).await?;
-        let session = ask(stage, "login", &credentials).await?;
+        ask(fleet, "register", &register).await?;
+        ask(fleet, "change_roles", &json!({ "roles": ["staff"] })).await?;
+        let session = ask(fleet, "login", &credentials).await?;
         let access_token = session["data"]["access_token"].as_str().context("a token")?.to_owned();
         Ok(Self { client: Client::builder().no_proxy().build()?, base, access_token })
     }
@@ -37,7 +37,7 @@ impl Web {
     /// A request that edge's process answers without doing anything.
     ///
     /// # Errors
-    /// Where it does not.
+    /// If it does not.
     pub async fn bare(&self) -> Result<()> {
         let answer = self.client.get(format!("{}/livez", self.base)).send().await?;
         ensure!(answer.status() == 200, "livez: {}", answer.status());
@@ -59,7 +59,7 @@ impl Web {
     /// The list and its ETag, unless it is still the one that is known.
     ///
     /// # Errors
-    /// Where there is no such answer.
+    /// If there is no such answer.
     pub async fn list(&self, etag: &str) -> Result<Option<(String, String)>> {
         let answer = self.asks("/v1/t0/active-orders").header("If-None-Match", etag).send().await?;
         if answer.status() == 304 {
@@ -73,7 +73,7 @@ impl Web {
     /// Server-sent events.
     ///
     /// # Errors
-    /// Where edge does not take the reader.
+    /// If edge does not take the reader.
     pub async fn stream(&self, path: &str) -> Result<Response> {
         let answer = self.asks(path).send().await?;
         ensure!(answer.status() == 200, "{path}: {}", answer.status());
@@ -83,9 +83,9 @@ impl Web {
     /// A command of any tenant, as whom an open edge trusts. Returns the status.
     ///
     /// # Errors
-    /// Where there is no answer.
-    pub async fn send(&self, command: &Command) -> Result<String> {
-        let Command { id, tenant, what, payload, .. } = command;
+    /// If there is no answer.
+    pub async fn send(&self, command: &MixCommand) -> Result<String> {
+        let MixCommand { id, tenant, what, payload, .. } = command;
         let path = format!("{}/v1/t{tenant}/{}", self.base, what.replace('.', "/"));
         let request = self.client.post(path).header(header::COMMAND_ID, id);
         let answer = request.body(payload.clone()).timeout(Duration::from_secs(30)).send().await?;
@@ -100,12 +100,12 @@ impl Web {
 }
 
 /// A command about the user, on the request door.
-async fn ask(stage: &Stage, verb: &str, payload: &Value) -> Result<Value> {
+async fn ask(fleet: &BenchFleet, verb: &str, payload: &Value) -> Result<Value> {
     let mut headers = HeaderMap::new();
     headers.insert(header::COMMAND_ID, verb);
     let request = Request::new().headers(headers).payload(payload.to_string().into());
     let request = request.timeout(Some(Duration::from_secs(30)));
     let subject = format!("req.t0.user.staff.{verb}");
-    let outcome = stage.operator.client().send_request(subject, request).await?;
+    let outcome = fleet.operator.client().send_request(subject, request).await?;
     Ok(serde_json::from_slice(&outcome.payload)?)
 }

@@ -1,4 +1,4 @@
-//! What if the read model is gone?
+//! The read model is deleted, and healed.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use brigade_contracts::key::Bucket;
 use serde_json::json;
 
 use super::{
-    Promises, Stage,
-    telling::{mark, millis, say},
+    DemoFleet, Promises,
+    narration::{mark, millis, say},
 };
 
 const BACK: &str = "A bucket that is deleted is there again, from SQL, by itself";
@@ -21,27 +21,27 @@ S5  What if the read model is gone?
     An operator deletes the bucket `views`, all of it, with everything that the screens show. Ada's
     phone goes on polling. Nobody rebuilds anything.";
 
-pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say(STORY);
-    let screen = &mut stage.screen;
-    let cart = screen.cart("deleted-view")?;
+    let client = &mut fleet.client;
+    let cart = client.cart("deleted-view")?;
     let open = json!({ "kind": "team", "owner": "ada", "currency": "EUR" });
-    screen.command(&cart, "open", open).await?;
-    screen.command(&cart, "join", json!({ "user": "bob" })).await?;
-    screen.until_projected(&cart, 2).await?;
-    let before = screen.poll(&cart, None).await?;
-    screen.delete_bucket(Bucket::Views).await?;
+    client.command(&cart, "open", open).await?;
+    client.command(&cart, "join", json!({ "user": "bob" })).await?;
+    client.until_projected(&cart, 2).await?;
+    let before = client.poll(&cart, None).await?;
+    client.delete_bucket(Bucket::Views).await?;
     let deleted = Instant::now();
     let (mut polls, mut right) = (0_u32, 0_u32);
     let mut slowest = Duration::ZERO;
     let back = loop {
         let asked = Instant::now();
-        let seen = screen.poll(&cart, None).await?;
+        let seen = client.poll(&cart, None).await?;
         slowest = slowest.max(asked.elapsed());
         let same = seen.status == 200 && seen.body == before.body && seen.etag == before.etag;
         (polls, right) = (polls + 1, right + u32::from(same));
         promises.test(RIGHT, same);
-        if screen.projected(&cart).await == 2 {
+        if client.projected(&cart).await == 2 {
             break true;
         }
         if deleted.elapsed() > LIMIT {

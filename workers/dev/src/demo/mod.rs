@@ -1,14 +1,14 @@
 //! `brigade demo`: the situations told with real servers, real processes and real timing.
 
+mod client;
 mod healing;
+mod narration;
 mod orders;
 mod paying;
 mod promises;
-mod screen;
 mod sessions;
 mod stale_reads;
 mod tables;
-mod telling;
 
 use std::{process::ExitCode, time::Instant};
 
@@ -16,28 +16,28 @@ use anyhow::{Context, Result};
 use brigade_contracts::{Token, WorkerName};
 use brigade_servers::{Binaries, config::StackConfig};
 
-use self::{promises::Promises, screen::Screen};
+use self::{client::DemoClient, promises::Promises};
 use crate::{LocalStack, Ports, WorkerProcess};
 
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
-pub struct Args {}
+pub struct DemoArgs {}
 
 /// Everything that a scene needs: the servers, a process for each worker, a client.
-pub struct Stage {
+pub struct DemoFleet {
     pub stack: LocalStack,
     pub workers: Vec<WorkerProcess>,
-    pub screen: Screen,
+    pub client: DemoClient,
 }
 
-pub async fn run(_args: Args) -> Result<ExitCode> {
-    telling::title();
+pub async fn run(_args: DemoArgs) -> Result<ExitCode> {
+    narration::title();
     let folder = tempfile::Builder::new().prefix("brigade-demo-").tempdir()?;
     let result = tokio::select! {
         result = play(&folder) => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    // The servers have gone with the stage; what they wrote goes with the folder.
+    // The servers have gone with the fleet; what they wrote goes with the folder.
     drop(folder);
     result
 }
@@ -51,30 +51,30 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
     for worker in WorkerName::ALL {
         workers.push(WorkerProcess::start(&stack, worker).await?);
     }
-    telling::stage_is_set(&stack, started.elapsed());
-    let screen = Screen::connect(&stack).await?;
-    let mut stage = Stage { stack, workers, screen };
+    narration::fleet_is_started(&stack, started.elapsed());
+    let client = DemoClient::connect(&stack).await?;
+    let mut fleet = DemoFleet { stack, workers, client };
     let mut promises = Promises::default();
-    stale_reads::play(&mut stage, &mut promises).await?;
-    sessions::play(&mut stage, &mut promises).await?;
-    paying::play(&stage, &mut promises).await?;
-    tables::play(&mut stage, &mut promises).await?;
-    orders::play(&mut stage, &mut promises).await?;
-    healing::play(&mut stage, &mut promises).await?;
+    stale_reads::play(&mut fleet, &mut promises).await?;
+    sessions::play(&mut fleet, &mut promises).await?;
+    paying::play(&fleet, &mut promises).await?;
+    tables::play(&mut fleet, &mut promises).await?;
+    orders::play(&mut fleet, &mut promises).await?;
+    healing::play(&mut fleet, &mut promises).await?;
     let held = promises.tell();
-    for worker in stage.workers {
+    for worker in fleet.workers {
         worker.stop().await;
     }
-    stage.stack.stop().await;
-    telling::farewell(held, started.elapsed());
+    fleet.stack.stop().await;
+    narration::farewell(held, started.elapsed());
     Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-impl Stage {
+impl DemoFleet {
     /// The process of a worker.
     ///
     /// # Errors
-    /// Where it was not started.
+    /// If it was not started.
     pub fn worker(&mut self, name: WorkerName) -> Result<&mut WorkerProcess> {
         self.workers
             .iter_mut()
@@ -85,7 +85,7 @@ impl Stage {
     /// Starts a worker again in place of its killed process.
     ///
     /// # Errors
-    /// Where it does not get ready.
+    /// If it does not get ready.
     pub async fn start_again(&mut self, name: WorkerName) -> Result<()> {
         self.workers.retain(|worker| worker.name != name.as_str());
         self.workers.push(WorkerProcess::start(&self.stack, name).await?);

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use brigade::infra::connect_options;
 use brigade_contracts::{
     Address, Aggregate, Body, Door, Part,
     client::{Client, Send},
@@ -15,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Promises, Stage,
-    telling::{mark, millis, say},
+    DemoFleet, Promises,
+    narration::{mark, millis, say},
 };
 
 const SHOWN: &str = "An order that the stream has accepted reaches the kitchen's screen";
@@ -32,15 +31,11 @@ S4  A new order shows up seconds late
     The kitchen's screen polls its list every 5 s. Here it watches a subject: the producer publishes
     on the durable door, gets its PubAck, and may go; the row is pushed when it stands in KV."#;
 
-pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say(STORY);
-    let tenant = stage.stack.tenants.first().context("a tenant")?.clone();
-    let connect = async |user: String| {
-        let (options, address) = connect_options(&stage.stack.nats_url(&user))?;
-        anyhow::Ok(options.connect(address).await?)
-    };
-    let watcher = connect(permissions::watcher(&tenant).name).await?;
-    let producer = connect(permissions::producer(&tenant).name).await?;
+    let tenant = fleet.stack.tenants.first().context("a tenant")?.clone();
+    let watcher = fleet.stack.connect(&permissions::watcher(&tenant).name).await?;
+    let producer = fleet.stack.connect(&permissions::producer(&tenant).name).await?;
     let client = Client::new(producer, Duration::from_secs(10));
     let mut took = Vec::new();
     for n in 0..ORDERS {

@@ -6,9 +6,9 @@ use futures::future::try_join_all;
 use serde_json::{Value, json};
 
 use super::{
-    Promises, Stage,
-    screen::{Screen, Seen},
-    telling::{mark, say},
+    DemoFleet, Promises,
+    client::{CommandReply, DemoClient},
+    narration::{mark, say},
 };
 
 const UNCHANGED: &str = "A cart that is being paid refuses every change, and says for how long";
@@ -20,10 +20,10 @@ const ONE: &str = "Of 50 who want a cart's lock at once, one gets it";
 const KEPT: &str = "A payment whose result is unknown keeps its cart locked";
 const ONCE: &str = "A result that the gateway repeats takes effect once";
 
-/// Who want the lock at once.
+/// The number of senders that want the lock at once.
 const SENDERS: usize = 50;
 const RUSHES: u32 = 5;
-/// How often a change and a payment meet.
+/// The number of times that a change and a payment meet.
 const RACES: u32 = 50;
 
 const STORY: &str = r#"
@@ -33,35 +33,35 @@ S2  The cart changes while it is paid
     marks the cart as paid. brigade locks the cart first: the lock has a deadline and a number, and
     covers every cart of its owner."#;
 
-pub async fn play(stage: &Stage, promises: &mut Promises) -> Result<()> {
+pub async fn play(fleet: &DemoFleet, promises: &mut Promises) -> Result<()> {
     say(STORY);
-    let screen = &stage.screen;
-    naive(screen).await?;
-    five_steps(screen, promises).await?;
-    rush(screen, promises).await?;
-    unknown(screen, promises).await?;
-    races(screen, promises).await
+    let client = &fleet.client;
+    naive(client).await?;
+    five_steps(client, promises).await?;
+    rush(client, promises).await?;
+    unknown(client, promises).await?;
+    races(client, promises).await
 }
 
 /// A cart of 25.00 EUR; its owner is called like it, so that no other cart is under its lock.
-async fn cart(screen: &Screen, id: &str) -> Result<Address> {
-    let cart = screen.cart(id)?;
+async fn cart(client: &DemoClient, id: &str) -> Result<Address> {
+    let cart = client.cart(id)?;
     let open = json!({ "kind": "menu", "owner": id, "currency": "EUR" });
-    screen.command(&cart, "open", open).await?;
+    client.command(&cart, "open", open).await?;
     let pizza = json!({ "item_id": "pizza", "sku": "P1", "name": "Pizza", "unit_price": 1250,
                         "quantity": 2 });
-    screen.command(&cart, "add_item", pizza).await?;
+    client.command(&cart, "add_item", pizza).await?;
     Ok(cart)
 }
 
-async fn tiramisu(screen: &Screen, cart: &Address) -> Result<Seen> {
+async fn tiramisu(client: &DemoClient, cart: &Address) -> Result<CommandReply> {
     let item = json!({ "item_id": "tiramisu", "sku": "D1", "name": "Tiramisu", "unit_price": 600,
                        "quantity": 1 });
-    screen.attempt(cart, "add_item", item).await
+    client.attempt(cart, "add_item", item).await
 }
 
-async fn total(screen: &Screen, cart: &Address) -> Result<i64> {
-    let view = screen.poll(cart, None).await?;
+async fn total(client: &DemoClient, cart: &Address) -> Result<i64> {
+    let view = client.poll(cart, None).await?;
     view.body["core"]["total"].as_i64().context("a cart has a total")
 }
 
@@ -76,16 +76,16 @@ fn euros(cents: &Value) -> String {
 }
 
 /// One line of the story: what was sent, and how it was answered.
-fn step(good: bool, what: &str, seen: &Seen, told: &str) {
+fn step(good: bool, what: &str, seen: &CommandReply, told: &str) {
     say(format!("       {what:<30}{} {} {told}", mark(good), seen.status));
 }
 
-async fn naive(screen: &Screen) -> Result<()> {
+async fn naive(client: &DemoClient) -> Result<()> {
     say("\n  1. Without a lock: read the total, charge it, mark the cart as paid.");
-    let cart = cart(screen, "naive").await?;
-    let read = total(screen, &cart).await?;
-    let added = tiramisu(screen, &cart).await?;
-    let holds = total(screen, &cart).await?;
+    let cart = cart(client, "naive").await?;
+    let read = total(client, &cart).await?;
+    let added = tiramisu(client, &cart).await?;
+    let holds = total(client, &cart).await?;
     say(format!("       the backend reads the total   {}", euros(&json!(read))));
     step(true, "Bob adds a tiramisu", &added, "done");
     say(format!(
@@ -97,17 +97,17 @@ async fn naive(screen: &Screen) -> Result<()> {
     Ok(())
 }
 
-async fn five_steps(screen: &Screen, promises: &mut Promises) -> Result<()> {
+async fn five_steps(client: &DemoClient, promises: &mut Promises) -> Result<()> {
     say("\n  2. With brigade, in five steps: lock, refuse, bind, pay, check out.");
-    let cart = cart(screen, "ada").await?;
+    let cart = cart(client, "ada").await?;
     let lock = json!({ "transaction_id": "temporary-1", "method": "card" });
-    let locked = screen.attempt(&cart, "lock", lock).await?;
+    let locked = client.attempt(&cart, "lock", lock).await?;
     let data = &locked.body["data"];
     let until = data["expires_at"].as_str().unwrap_or("?");
     let told = format!("number {}, {}, until {until}", data["token"], euros(&data["amount"]));
     step(locked.status == 200, "Ada's backend locks the cart", &locked, &told);
 
-    let refused = tiramisu(screen, &cart).await?;
+    let refused = tiramisu(client, &cart).await?;
     let wait = refused.body["retry_after_ms"].as_u64();
     promises.test(UNCHANGED, refused.status == 423 && wait.is_some());
     promises.test(SECRET, !refused.body.to_string().contains("temporary-1"));
@@ -115,21 +115,21 @@ async fn five_steps(screen: &Screen, promises: &mut Promises) -> Result<()> {
     step(refused.status == 423, "Bob adds a tiramisu", &refused, &format!("\"{message}\""));
 
     let bind = json!({ "token": data["token"], "transaction_id": "gateway-4711" });
-    let bound = screen.attempt(&cart, "bind_transaction", bind).await?;
+    let bound = client.attempt(&cart, "bind_transaction", bind).await?;
     let kept = bound.status == 200 && bound.body["data"]["expires_at"] == data["expires_at"];
     promises.test(SURVIVES, kept);
     step(kept, "the gateway's id is bound", &bound, "the deadline stays");
 
-    let payment = screen.address(Aggregate::Payment, "payment-ada")?;
+    let payment = client.address(Aggregate::Payment, "payment-ada")?;
     let begin = json!({ "target": { "cart": "ada" }, "method": "card", "token": data["token"],
                         "transaction_id": "gateway-4711", "order_id": "order-ada" });
-    let begun = screen.attempt(&payment, "initiate", begin).await?;
+    let begun = client.attempt(&payment, "initiate", begin).await?;
     step(begun.status == 201, "the payment begins", &begun, "under the lock that is held");
 
-    let paid = screen.attempt(&payment, "record_result", captured(&data["amount"])).await?;
+    let paid = client.attempt(&payment, "record_result", captured(&data["amount"])).await?;
     let changed: Vec<_> = paid.body["effects"].as_array().into_iter().flatten().collect();
     let changed: Vec<_> = changed.iter().filter_map(|effect| effect.as_str()).collect();
-    let ended = is_ended(screen, &cart).await?;
+    let ended = is_ended(client, &cart).await?;
     let checked_out = paid.body["data"]["check_out"] == "ok";
     promises.test(TOGETHER, paid.status == 200 && checked_out && ended);
     step(
@@ -140,35 +140,35 @@ async fn five_steps(screen: &Screen, promises: &mut Promises) -> Result<()> {
     );
     say(format!("       and so, in one transaction    {} unlocked, checked out", mark(ended)));
 
-    let again = screen.attempt(&payment, "record_result", captured(&data["amount"])).await?;
+    let again = client.attempt(&payment, "record_result", captured(&data["amount"])).await?;
     let code = again.body["code"].as_str().unwrap_or("?");
-    promises.test(ONCE, code == "already_captured" && is_exact(screen, "ada").await?);
+    promises.test(ONCE, code == "already_captured" && is_exact(client, "ada").await?);
     step(again.status == 200, "it says so again", &again, code);
     Ok(())
 }
 
-/// Whether nobody holds the cart's lock any more, and it has become its order.
-async fn is_ended(screen: &Screen, cart: &Address) -> Result<bool> {
-    let core = screen.poll(cart, None).await?.body["core"].take();
+/// Returns true if nobody holds the cart's lock any more, and it has become its order.
+async fn is_ended(client: &DemoClient, cart: &Address) -> Result<bool> {
+    let core = client.poll(cart, None).await?.body["core"].take();
     Ok(core["status"] == "checked_out" && core["locked_until"].is_null())
 }
 
-/// Whether exactly what the order of this cart costs is paid.
-async fn is_exact(screen: &Screen, cart: &str) -> Result<bool> {
-    let order = screen.address(Aggregate::Order, &format!("order-{cart}"))?;
-    let order = screen.poll(&order, None).await?.body;
+/// Returns true if exactly what the order of this cart costs is paid.
+async fn is_exact(client: &DemoClient, cart: &str) -> Result<bool> {
+    let order = client.address(Aggregate::Order, &format!("order-{cart}"))?;
+    let order = client.poll(&order, None).await?.body;
     let paid = &order["payments"]["paid"];
     Ok(*paid == order["core"]["total"] && *paid == order["payments"]["payments"][0]["amount"])
 }
 
-async fn rush(screen: &Screen, promises: &mut Promises) -> Result<()> {
+async fn rush(client: &DemoClient, promises: &mut Promises) -> Result<()> {
     say(format!("\n  3. {SENDERS} phones lock one cart at the same time, {RUSHES} times."));
     let mut won = Vec::new();
     for round in 1..=RUSHES {
-        let cart = cart(screen, &format!("rush-{round}")).await?;
+        let cart = cart(client, &format!("rush-{round}")).await?;
         let lock = |n: usize| {
             let payload = json!({ "transaction_id": format!("phone-{n}"), "method": "qr" });
-            screen.attempt(&cart, "lock", payload)
+            client.attempt(&cart, "lock", payload)
         };
         let answers = try_join_all((0..SENDERS).map(lock)).await?;
         let count = |status: u16| answers.iter().filter(|seen| seen.status == status).count();
@@ -180,21 +180,21 @@ async fn rush(screen: &Screen, promises: &mut Promises) -> Result<()> {
     Ok(())
 }
 
-async fn unknown(screen: &Screen, promises: &mut Promises) -> Result<()> {
+async fn unknown(client: &DemoClient, promises: &mut Promises) -> Result<()> {
     say("\n  4. The gateway times out: nobody knows whether it has charged the card.");
-    let cart = cart(screen, "cleo").await?;
-    let payment = screen.address(Aggregate::Payment, "payment-cleo")?;
+    let cart = cart(client, "cleo").await?;
+    let payment = client.address(Aggregate::Payment, "payment-cleo")?;
     let begin = json!({ "target": { "cart": "cleo" }, "method": "card", "order_id": "order-cleo" });
-    let begun = screen.command(&payment, "initiate", begin).await?;
+    let begun = client.command(&payment, "initiate", begin).await?;
     let data = &begun.body["data"];
     let mut timed_out = captured(&data["amount"]);
     timed_out["result"] = json!("unknown");
-    let noted = screen.command(&payment, "record_result", timed_out).await?;
+    let noted = client.command(&payment, "record_result", timed_out).await?;
     step(true, "the result is unknown", &noted, "noted");
-    let change = tiramisu(screen, &cart).await?;
+    let change = tiramisu(client, &cart).await?;
     let unlock = json!({ "token": data["token"], "reason": "impatience" });
-    let unlock = screen.attempt(&cart, "unlock", unlock).await?;
-    let cancel = screen.attempt(&payment, "cancel", json!({ "reason": "impatience" })).await?;
+    let unlock = client.attempt(&cart, "unlock", unlock).await?;
+    let cancel = client.attempt(&payment, "cancel", json!({ "reason": "impatience" })).await?;
     for (what, seen, status) in [
         ("Bob adds a tiramisu", &change, 423),
         ("somebody unlocks the cart", &unlock, 409),
@@ -204,29 +204,29 @@ async fn unknown(screen: &Screen, promises: &mut Promises) -> Result<()> {
         let message = seen.body["message"].as_str().unwrap_or("?");
         step(seen.status == status, what, seen, &format!("\"{message}\""));
     }
-    let paid = screen.attempt(&payment, "record_result", captured(&data["amount"])).await?;
-    let exact = is_ended(screen, &cart).await? && is_exact(screen, "cleo").await?;
+    let paid = client.attempt(&payment, "record_result", captured(&data["amount"])).await?;
+    let exact = is_ended(client, &cart).await? && is_exact(client, "cleo").await?;
     promises.test(EXACT, exact);
     step(exact, "it was captured after all", &paid, "unlocked, checked out, charged exactly");
     Ok(())
 }
 
 /// A change and a payment at the same moment, as the naive backend and as brigade have it.
-async fn races(screen: &Screen, promises: &mut Promises) -> Result<()> {
+async fn races(client: &DemoClient, promises: &mut Promises) -> Result<()> {
     say(format!("\n  5. Bob's tiramisu and Ada's payment at the same moment, {RACES} times each."));
     let (mut naive_wrong, mut wrong, mut refused) = (0, 0, 0);
     for round in 0..RACES {
-        let other = cart(screen, &format!("naive-{round}")).await?;
-        let (read, added) = tokio::join!(total(screen, &other), tiramisu(screen, &other));
+        let other = cart(client, &format!("naive-{round}")).await?;
+        let (read, added) = tokio::join!(total(client, &other), tiramisu(client, &other));
         added?;
-        naive_wrong += u32::from(read? != total(screen, &other).await?);
+        naive_wrong += u32::from(read? != total(client, &other).await?);
 
         let name = format!("pay-{round}");
-        let cart = cart(screen, &name).await?;
-        let payment = screen.address(Aggregate::Payment, &name)?;
+        let cart = cart(client, &name).await?;
+        let payment = client.address(Aggregate::Payment, &name)?;
         let begin = json!({ "target": { "cart": name }, "method": "card",
                             "order_id": format!("order-{name}") });
-        let (begin, add) = (screen.command(&payment, "initiate", begin), tiramisu(screen, &cart));
+        let (begin, add) = (client.command(&payment, "initiate", begin), tiramisu(client, &cart));
         // Each is the first to be sent in half of the rounds.
         let (begun, added) = if round % 2 == 0 {
             tokio::join!(begin, add)
@@ -241,8 +241,8 @@ async fn races(screen: &Screen, promises: &mut Promises) -> Result<()> {
             refused += 1;
         }
         let amount = &begun.body["data"]["amount"];
-        screen.command(&payment, "record_result", captured(amount)).await?;
-        let exact = is_exact(screen, &name).await?;
+        client.command(&payment, "record_result", captured(amount)).await?;
+        let exact = is_exact(client, &name).await?;
         promises.test(EXACT, exact);
         wrong += u32::from(!exact);
     }

@@ -1,6 +1,6 @@
-use super::telling::{mark, say};
+use super::narration::{mark, say};
 
-/// What was promised, how often it was put to the test, and how often it did not hold.
+/// Each promise with the number of times that it was put to the test, and that it did not hold.
 #[derive(Default)]
 pub struct Promises {
     rows: Vec<Promise>,

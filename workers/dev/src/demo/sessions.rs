@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_nats::Client as Nats;
-use brigade::infra::connect_options;
 use brigade_contracts::{
     Address, Aggregate, Body, Outcome, Secret,
     client::{Client, Send},
@@ -16,8 +15,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Promises, Stage,
-    telling::{mark, millis, say},
+    DemoFleet, Promises,
+    narration::{mark, millis, say},
 };
 
 const FRESH: &str = "A refreshed token is valid on the very next request";
@@ -35,15 +34,11 @@ S1  A fresh token fails
     the cache, that request comes before the consumer. Here command-handler writes the field that it
     owns before it answers, and edge confirms it with SQL.";
 
-pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say(STORY);
-    let tenant = stage.stack.tenants.first().context("a tenant")?.clone();
-    let connect = async |user: String| {
-        let (options, address) = connect_options(&stage.stack.nats_url(&user))?;
-        anyhow::Ok(options.connect(address).await?)
-    };
-    let consumer = connect(permissions::operator().name).await?;
-    let producer = connect(permissions::producer(&tenant).name).await?;
+    let tenant = fleet.stack.tenants.first().context("a tenant")?.clone();
+    let consumer = fleet.stack.connect(&permissions::operator().name).await?;
+    let producer = fleet.stack.connect(&permissions::producer(&tenant).name).await?;
     let client = Client::new(producer.clone(), Duration::from_secs(10));
     let ada = Address::new(tenant.as_str(), Aggregate::User, "ada")?;
     let send = async |verb: &str, payload: Value| {

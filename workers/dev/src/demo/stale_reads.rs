@@ -7,9 +7,9 @@ use brigade_contracts::{Address, WorkerName};
 use serde_json::json;
 
 use super::{
-    Promises, Stage,
-    screen::Seen,
-    telling::{mark, millis, say},
+    DemoFleet, Promises,
+    client::CommandReply,
+    narration::{mark, millis, say},
 };
 
 const COMMITTED: &str = "An answer comes after state, event and outbox row are in SQL";
@@ -18,10 +18,10 @@ const NO_STALE_BODY: &str = "A poll after the answer never shows an older state"
 const SAME_304: &str = "A poll with the newest ETag is told \"not changed\"";
 const CATCHES_UP: &str = "The read model catches up by itself";
 
-/// How often the race is run after the story.
+/// The number of races after the story.
 const RACES: u32 = 200;
 
-/// What is done to the two workers between the database and the screen.
+/// A fault of the two workers between the database and the screen.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
@@ -33,26 +33,26 @@ enum Fault {
 /// One poll right after an answer.
 struct Race {
     naive_is_stale: bool,
-    seen: Seen,
+    seen: CommandReply,
     answered_in: Duration,
     polled_in: Duration,
 }
 
-pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say(STORY);
     for (at, fault) in [Fault::None, Fault::RelayPaused, Fault::ProjectorPaused, Fault::BothKilled]
         .into_iter()
         .enumerate()
     {
         say(format!("\n  {}. {}", at + 1, fault.text()));
-        let cart = set_table(stage, &format!("table-{}", at + 1)).await?;
-        fault.cause(stage).await?;
-        let race = race(stage, promises, &cart).await?;
+        let cart = set_table(fleet, &format!("table-{}", at + 1)).await?;
+        fault.cause(fleet).await?;
+        let race = race(fleet, promises, &cart).await?;
         tell(&race);
-        fault.mend(stage).await?;
-        catch_up(stage, promises, &cart).await?;
+        fault.mend(fleet).await?;
+        catch_up(fleet, promises, &cart).await?;
     }
-    many_races(stage, promises).await
+    many_races(fleet, promises).await
 }
 
 const STORY: &str = r#"
@@ -72,27 +72,27 @@ impl Fault {
         }
     }
 
-    async fn cause(self, stage: &mut Stage) -> Result<()> {
+    async fn cause(self, fleet: &mut DemoFleet) -> Result<()> {
         match self {
             Self::None => {}
-            Self::RelayPaused => stage.worker(WorkerName::OutboxRelay)?.pause(),
-            Self::ProjectorPaused => stage.worker(WorkerName::PaymentProjector)?.pause(),
+            Self::RelayPaused => fleet.worker(WorkerName::OutboxRelay)?.pause(),
+            Self::ProjectorPaused => fleet.worker(WorkerName::PaymentProjector)?.pause(),
             Self::BothKilled => {
-                stage.worker(WorkerName::OutboxRelay)?.kill().await;
-                stage.worker(WorkerName::PaymentProjector)?.kill().await;
+                fleet.worker(WorkerName::OutboxRelay)?.kill().await;
+                fleet.worker(WorkerName::PaymentProjector)?.kill().await;
             }
         }
         Ok(())
     }
 
-    async fn mend(self, stage: &mut Stage) -> Result<()> {
+    async fn mend(self, fleet: &mut DemoFleet) -> Result<()> {
         match self {
             Self::None => {}
-            Self::RelayPaused => stage.worker(WorkerName::OutboxRelay)?.go_on(),
-            Self::ProjectorPaused => stage.worker(WorkerName::PaymentProjector)?.go_on(),
+            Self::RelayPaused => fleet.worker(WorkerName::OutboxRelay)?.go_on(),
+            Self::ProjectorPaused => fleet.worker(WorkerName::PaymentProjector)?.go_on(),
             Self::BothKilled => {
-                stage.start_again(WorkerName::OutboxRelay).await?;
-                stage.start_again(WorkerName::PaymentProjector).await?;
+                fleet.start_again(WorkerName::OutboxRelay).await?;
+                fleet.start_again(WorkerName::PaymentProjector).await?;
             }
         }
         Ok(())
@@ -100,42 +100,42 @@ impl Fault {
 }
 
 /// A cart with two members and something to eat, known to every part of the fleet.
-async fn set_table(stage: &mut Stage, id: &str) -> Result<Address> {
-    let screen = &mut stage.screen;
-    let cart = screen.cart(id)?;
+async fn set_table(fleet: &mut DemoFleet, id: &str) -> Result<Address> {
+    let client = &mut fleet.client;
+    let cart = client.cart(id)?;
     // Nobody has as many open carts as races are run.
     let owner = format!("ada-{id}");
     let open = json!({ "kind": "team", "owner": owner, "currency": "EUR" });
-    screen.command(&cart, "open", open).await?;
-    screen.command(&cart, "join", json!({ "user": "bob" })).await?;
+    client.command(&cart, "open", open).await?;
+    client.command(&cart, "join", json!({ "user": "bob" })).await?;
     let pizza = json!({ "item_id": "pizza", "sku": "P1", "name": "Pizza", "unit_price": 1250,
                         "quantity": 2 });
-    screen.command(&cart, "add_item", pizza).await?;
-    screen.until_projected(&cart, 2).await?;
+    client.command(&cart, "add_item", pizza).await?;
+    client.until_projected(&cart, 2).await?;
     Ok(cart)
 }
 
 /// Bob commits, and polls at once with the ETag he had.
-async fn race(stage: &mut Stage, promises: &mut Promises, cart: &Address) -> Result<Race> {
-    let screen = &mut stage.screen;
-    let before = screen.poll(cart, None).await?;
-    let naive_before = screen.projected(cart).await;
+async fn race(fleet: &mut DemoFleet, promises: &mut Promises, cart: &Address) -> Result<Race> {
+    let client = &mut fleet.client;
+    let before = client.poll(cart, None).await?;
+    let naive_before = client.projected(cart).await;
     let asked = Instant::now();
-    let answer = screen.command(cart, "commit_cod", json!({ "user": "bob" })).await?;
+    let answer = client.command(cart, "commit_cod", json!({ "user": "bob" })).await?;
     let answered_in = asked.elapsed();
-    let naive_is_stale = screen.projected(cart).await == naive_before;
+    let naive_is_stale = client.projected(cart).await == naive_before;
     let asked = Instant::now();
-    let seen = screen.poll(cart, before.etag.as_deref()).await?;
+    let seen = client.poll(cart, before.etag.as_deref()).await?;
     let polled_in = asked.elapsed();
     let version = answer.body["version"].as_u64().context("an answer has a version")?;
-    promises.test(COMMITTED, is_committed(stage, cart, version).await?);
+    promises.test(COMMITTED, is_committed(fleet, cart, version).await?);
     promises.test(NO_STALE_304, seen.status != 304);
     let shows_it = seen.body["version"].as_u64() >= Some(version) && bob_pays(&seen);
     promises.test(NO_STALE_BODY, seen.status == 304 || shows_it);
     Ok(Race { naive_is_stale, seen, answered_in, polled_in })
 }
 
-fn bob_pays(seen: &Seen) -> bool {
+fn bob_pays(seen: &CommandReply) -> bool {
     let members = seen.body["payments"]["members"].as_array();
     members.into_iter().flatten().any(|m| m["user"] == "bob" && m["committed"] == "cod")
 }
@@ -158,18 +158,18 @@ fn tell(race: &Race) {
 }
 
 /// After the fault has gone: the projection is there, and the newest ETag is answered 304.
-async fn catch_up(stage: &mut Stage, promises: &mut Promises, cart: &Address) -> Result<()> {
+async fn catch_up(fleet: &mut DemoFleet, promises: &mut Promises, cart: &Address) -> Result<()> {
     let mended = Instant::now();
-    let version = stage.screen.poll(cart, None).await?.body["version"].as_u64().unwrap_or(0);
-    let caught_up = stage.screen.until_projected(cart, version).await;
+    let version = fleet.client.poll(cart, None).await?.body["version"].as_u64().unwrap_or(0);
+    let caught_up = fleet.client.until_projected(cart, version).await;
     promises.test(CATCHES_UP, caught_up.is_ok());
     let newest = format!("\"{version}\"");
-    promises.test(SAME_304, stage.screen.poll(cart, Some(&newest)).await?.status == 304);
+    promises.test(SAME_304, fleet.client.poll(cart, Some(&newest)).await?.status == 304);
     say(format!("       read model caught up      {:>8}", millis(mended.elapsed())));
     Ok(())
 }
 
-async fn is_committed(stage: &Stage, cart: &Address, version: u64) -> Result<bool> {
+async fn is_committed(fleet: &DemoFleet, cart: &Address, version: u64) -> Result<bool> {
     let found: bool = sqlx::query_scalar(
         "select exists (select from brigade.carts where tenant = $1 and id = $2 and version >= $3)
             and exists (select from brigade.events
@@ -178,12 +178,12 @@ async fn is_committed(stage: &Stage, cart: &Address, version: u64) -> Result<boo
     .bind(cart.tenant.as_str())
     .bind(cart.id.as_str())
     .bind(version.cast_signed())
-    .fetch_one(&stage.screen.sql)
+    .fetch_one(&fleet.client.sql)
     .await?;
     Ok(found)
 }
 
-async fn many_races(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+async fn many_races(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say(format!(
         "\n  5. The same {RACES} times more, while the relay and the projector are paused and killed in turn."
     ));
@@ -195,17 +195,17 @@ async fn many_races(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
             49 => Fault::BothKilled,
             _ => faults[round as usize % faults.len()],
         };
-        let cart = set_table(stage, &format!("race-{round}")).await?;
-        fault.cause(stage).await?;
-        let race = race(stage, promises, &cart).await?;
-        fault.mend(stage).await?;
+        let cart = set_table(fleet, &format!("race-{round}")).await?;
+        fault.cause(fleet).await?;
+        let race = race(fleet, promises, &cart).await?;
+        fault.mend(fleet).await?;
         naive_stale += u32::from(race.naive_is_stale);
         stale += u32::from(race.seen.status != 200 || !bob_pays(&race.seen));
         slowest = slowest.max(race.polled_in);
         last = Some(cart);
     }
     if let Some(cart) = last {
-        catch_up(stage, promises, &cart).await?;
+        catch_up(fleet, promises, &cart).await?;
     }
     say(format!("       naive read model          {naive_stale:>8}  of {RACES} polls stale"));
     say(format!(

@@ -9,9 +9,9 @@ use sqlx::Connection;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Promises, Stage,
-    screen::{Screen, Seen},
-    telling::{mark, say},
+    DemoFleet, Promises,
+    client::{CommandReply, DemoClient},
+    narration::{mark, say},
 };
 
 const TOGETHER: &str = "Payment, order, turn and table change together, or not at all";
@@ -25,16 +25,17 @@ S3  The payment succeeds, and the table stays occupied
     fails between two of them stays as it is: a ghost table, which nobody can be seated at. brigade
     has one command, and one transaction.";
 
-pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say(STORY);
-    naive(stage).await?;
-    table_update_fails(stage, promises).await?;
-    later_step_fails(stage, promises).await?;
-    result_is_unknown(stage, promises).await?;
-    ghost(stage, promises).await
+    naive(fleet).await?;
+    table_update_fails(fleet, promises).await?;
+    later_step_fails(fleet, promises).await?;
+    result_is_unknown(fleet, promises).await?;
+    ghost(fleet, promises).await
 }
 
-/// Of a table: whether somebody sits there, and whether the order and the payment are done.
+/// The state of a table: whether a party sits there, and whether the order and the payment are
+/// done.
 struct Evening {
     table: Address,
     order: Address,
@@ -43,17 +44,17 @@ struct Evening {
 
 impl Evening {
     /// A party that has ordered for 25.00 EUR and begins to pay.
-    async fn begin(screen: &Screen, id: &str) -> Result<Self> {
-        let table = screen.address(Aggregate::Table, id)?;
-        let order = screen.address(Aggregate::Order, &format!("dinner-{id}"))?;
-        let payment = screen.address(Aggregate::Payment, &format!("bill-{id}"))?;
-        screen.command(&table, "register", json!({ "label": id, "seats": 4 })).await?;
-        screen.command(&table, "open_turn", json!({ "turn_id": format!("party-{id}") })).await?;
+    async fn begin(client: &DemoClient, id: &str) -> Result<Self> {
+        let table = client.address(Aggregate::Table, id)?;
+        let order = client.address(Aggregate::Order, &format!("dinner-{id}"))?;
+        let payment = client.address(Aggregate::Payment, &format!("bill-{id}"))?;
+        client.command(&table, "register", json!({ "label": id, "seats": 4 })).await?;
+        client.command(&table, "open_turn", json!({ "turn_id": format!("party-{id}") })).await?;
         let place = json!({ "table_id": id, "currency": "EUR", "items": [
             { "sku": "P1", "name": "Pizza", "unit_price": 1250, "quantity": 2 } ] });
-        screen.command(&order, "place", place).await?;
+        client.command(&order, "place", place).await?;
         let begin = json!({ "target": { "order": order.id }, "method": "card" });
-        screen.command(&payment, "initiate", begin).await?;
+        client.command(&payment, "initiate", begin).await?;
         Ok(Self { table, order, payment })
     }
 
@@ -63,10 +64,10 @@ impl Evening {
     }
 
     /// The payment's status, whether the order is paid, the table's status.
-    async fn stands(&self, screen: &Screen) -> Result<(String, bool, String)> {
-        let payment = screen.poll(&self.payment, None).await?.body;
-        let order = screen.poll(&self.order, None).await?.body;
-        let table = screen.poll(&self.table, None).await?.body;
+    async fn stands(&self, client: &DemoClient) -> Result<(String, bool, String)> {
+        let payment = client.poll(&self.payment, None).await?.body;
+        let order = client.poll(&self.order, None).await?.body;
+        let table = client.poll(&self.table, None).await?.body;
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         let paid = !order["payments"]["paid_at"].is_null();
         Ok((text(&payment["core"]["status"]), paid, text(&table["core"]["status"])))
@@ -74,8 +75,8 @@ impl Evening {
 }
 
 /// One line of the story, with how everything stands; true if all of it or nothing is done.
-async fn show(what: &str, evening: &Evening, screen: &Screen) -> Result<(bool, bool)> {
-    let (payment, paid, table) = evening.stands(screen).await?;
+async fn show(what: &str, evening: &Evening, client: &DemoClient) -> Result<(bool, bool)> {
+    let (payment, paid, table) = evening.stands(client).await?;
     let done = payment == "captured" && paid && table == "available";
     let nothing = payment != "captured" && !paid && table == "occupied";
     let order = if paid { "paid" } else { "unpaid" };
@@ -85,9 +86,9 @@ async fn show(what: &str, evening: &Evening, screen: &Screen) -> Result<(bool, b
 }
 
 /// The naive client's three requests, each a transaction of its own, the third of which fails.
-async fn naive(stage: &Stage) -> Result<()> {
+async fn naive(fleet: &DemoFleet) -> Result<()> {
     say("\n  1. Three requests of a naive client; the database ends the third (its time is up).");
-    let sql = &stage.screen.sql;
+    let sql = &fleet.client.sql;
     let begin = "create table public.naive (thing text primary key, status text);
                  insert into public.naive values ('payment', 'initiated'), ('order', 'unpaid'),
                                                  ('table', 'occupied')";
@@ -122,26 +123,26 @@ async fn naive(stage: &Stage) -> Result<()> {
 }
 
 /// Somebody holds the table's row: the transaction of the capture cannot change it.
-async fn table_update_fails(stage: &Stage, promises: &mut Promises) -> Result<()> {
+async fn table_update_fails(fleet: &DemoFleet, promises: &mut Promises) -> Result<()> {
     say("\n  2. The same with brigade: another program holds the table's row for a while.");
-    let screen = &stage.screen;
-    let evening = Evening::begin(screen, "window").await?;
-    let mut connection = screen.sql.acquire().await?;
+    let client = &fleet.client;
+    let evening = Evening::begin(client, "window").await?;
+    let mut connection = client.sql.acquire().await?;
     let mut holds = connection.begin().await?;
     sqlx::query("select from brigade.tables where id = 'window' for update")
         .execute(&mut *holds)
         .await?;
-    let capture = screen.attempt(&evening.payment, "record_result", Evening::result("captured"));
+    let capture = client.attempt(&evening.payment, "record_result", Evening::result("captured"));
     let free = async {
         sleep(Duration::from_millis(700)).await;
-        let during = show("while the row is held", &evening, screen).await;
+        let during = show("while the row is held", &evening, client).await;
         holds.rollback().await?;
         during
     };
     let (captured, during) = tokio::join!(capture, free);
     promises.test(TOGETHER, during?.0);
-    let captured = insist(screen, &evening, captured?).await?;
-    let after = show("when the capture was answered", &evening, screen).await?;
+    let captured = insist(client, &evening, captured?).await?;
+    let after = show("when the capture was answered", &evening, client).await?;
     promises.test(TOGETHER, after.1);
     say(format!(
         "       {:<42}{} {}",
@@ -153,33 +154,37 @@ async fn table_update_fails(stage: &Stage, promises: &mut Promises) -> Result<()
 }
 
 /// As a program does that was told to repeat.
-async fn insist(screen: &Screen, evening: &Evening, mut seen: Seen) -> Result<Seen> {
+async fn insist(
+    client: &DemoClient,
+    evening: &Evening,
+    mut seen: CommandReply,
+) -> Result<CommandReply> {
     while seen.status == 503 {
         seen =
-            screen.attempt(&evening.payment, "record_result", Evening::result("captured")).await?;
+            client.attempt(&evening.payment, "record_result", Evening::result("captured")).await?;
     }
     Ok(seen)
 }
 
-fn effects(seen: &Seen) -> String {
+fn effects(seen: &CommandReply) -> String {
     let effects = seen.body["effects"].as_array().into_iter().flatten();
     effects.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// command-handler is killed with the capture in hand.
-async fn later_step_fails(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
+async fn later_step_fails(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> {
     say("\n  3. kill -9 of command-handler with the captures of 20 tables in hand, durable door.");
     let mut evenings = Vec::new();
     for n in 0..20 {
-        evenings.push(Evening::begin(&stage.screen, &format!("terrace-{n}")).await?);
+        evenings.push(Evening::begin(&fleet.client, &format!("terrace-{n}")).await?);
     }
     for evening in &evenings {
-        stage.screen.store(&evening.payment, "record_result", Evening::result("captured")).await?;
+        fleet.client.store(&evening.payment, "record_result", Evening::result("captured")).await?;
     }
-    stage.worker(WorkerName::CommandHandler)?.kill().await;
+    fleet.worker(WorkerName::CommandHandler)?.kill().await;
     let (mut all, mut none, mut torn) = (0, 0, 0);
     for evening in &evenings {
-        let (payment, paid, table) = evening.stands(&stage.screen).await?;
+        let (payment, paid, table) = evening.stands(&fleet.client).await?;
         match (payment.as_str(), paid, table.as_str()) {
             ("captured", true, "available") => all += 1,
             ("initiated", false, "occupied") => none += 1,
@@ -192,10 +197,10 @@ async fn later_step_fails(stage: &mut Stage, promises: &mut Promises) -> Result<
         "after the kill",
         mark(torn == 0)
     ));
-    stage.start_again(WorkerName::CommandHandler).await?;
+    fleet.start_again(WorkerName::CommandHandler).await?;
     let freed = async {
         for evening in &evenings {
-            while evening.stands(&stage.screen).await?.2 != "available" {
+            while evening.stands(&fleet.client).await?.2 != "available" {
                 sleep(Duration::from_millis(20)).await;
             }
         }
@@ -212,23 +217,23 @@ async fn later_step_fails(stage: &mut Stage, promises: &mut Promises) -> Result<
 }
 
 /// The network times out: nobody knows whether the card was charged.
-async fn result_is_unknown(stage: &Stage, promises: &mut Promises) -> Result<()> {
+async fn result_is_unknown(fleet: &DemoFleet, promises: &mut Promises) -> Result<()> {
     say("\n  4. The gateway times out, and tells later that the card was charged.");
-    let screen = &stage.screen;
-    let evening = Evening::begin(screen, "bar").await?;
-    screen.command(&evening.payment, "record_result", Evening::result("unknown")).await?;
-    promises.test(TOGETHER, show("the result is unknown", &evening, screen).await?.0);
-    screen.command(&evening.payment, "record_result", Evening::result("captured")).await?;
-    promises.test(TOGETHER, show("the gateway says: captured", &evening, screen).await?.1);
+    let client = &fleet.client;
+    let evening = Evening::begin(client, "bar").await?;
+    client.command(&evening.payment, "record_result", Evening::result("unknown")).await?;
+    promises.test(TOGETHER, show("the result is unknown", &evening, client).await?.0);
+    client.command(&evening.payment, "record_result", Evening::result("captured")).await?;
+    promises.test(TOGETHER, show("the gateway says: captured", &evening, client).await?.1);
     Ok(())
 }
 
-async fn ghost(stage: &Stage, promises: &mut Promises) -> Result<()> {
+async fn ghost(fleet: &DemoFleet, promises: &mut Promises) -> Result<()> {
     say("\n  5. A faulty program writes `occupied` into SQL, past all commands: a ghost.");
-    let screen = &stage.screen;
-    let table = screen.address(Aggregate::Table, "bar")?;
+    let client = &fleet.client;
+    let table = client.address(Aggregate::Table, "bar")?;
     sqlx::query("update brigade.tables set status = 'occupied' where id = 'bar'")
-        .execute(&screen.sql)
+        .execute(&client.sql)
         .await?;
     let made = Instant::now();
     let repaired = async {
@@ -237,7 +242,7 @@ async fn ghost(stage: &Stage, promises: &mut Promises) -> Result<()> {
                 "select payload -> 'data' from brigade.events
                  where id = 'bar' and type = 'reconciled'",
             )
-            .fetch_optional(&screen.sql)
+            .fetch_optional(&client.sql)
             .await?;
             if let Some(data) = event {
                 return anyhow::Ok(data);
@@ -247,7 +252,7 @@ async fn ghost(stage: &Stage, promises: &mut Promises) -> Result<()> {
     };
     let data = timeout(LIMIT, repaired).await.context("the ghost stayed")??;
     let took = made.elapsed();
-    let status = screen.poll(&table, None).await?.body["core"]["status"].take();
+    let status = client.poll(&table, None).await?.body["core"]["status"].take();
     let held = took < Duration::from_secs(3) && status == "available";
     promises.test(REPAIRED, held);
     let finding = data["finding"].as_str().unwrap_or("?");

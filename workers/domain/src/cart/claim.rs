@@ -2,7 +2,7 @@
 
 use brigade_contracts::{
     Address, Aggregate, MAX_OPEN_CARTS, Money, Refusal, Token,
-    cart::{Standing, Status},
+    cart::{MemberPayment, Status},
     event::CART_CLAIMED,
 };
 use serde_json::json;
@@ -67,9 +67,9 @@ impl Cart {
         };
         let known = self.members.iter().position(|member| member.user == *user);
         let joined = known.map(|at| self.members[at].clone());
-        let Standing { committed, paid, .. } = self.members[at].clone();
+        let MemberPayment { committed, paid, .. } = self.members[at].clone();
         let (more, also) = joined.map_or((Money::ZERO, None), |m| (m.paid, m.committed));
-        self.members[at] = Standing {
+        self.members[at] = MemberPayment {
             user: user.clone(),
             committed: committed.or(also),
             // Both are part of what is paid, which did not overflow.

@@ -2,7 +2,7 @@
 
 use brigade_contracts::{
     Address, Refusal,
-    cart::{BindTransaction, Extend, Lock as LockVerb, Unlock},
+    cart::{BindTransaction, Extend, LockCart, Unlock},
 };
 
 use super::checks::{cart_empty, open};
@@ -15,7 +15,7 @@ use crate::{
     unit_of_work::UnitOfWork,
 };
 
-pub(super) fn lock(work: &mut UnitOfWork<'_>, address: &Address, verb: &LockVerb) -> Result<Done> {
+pub(super) fn lock(work: &mut UnitOfWork<'_>, address: &Address, verb: &LockCart) -> Result<Done> {
     let cart = open(work, address)?;
     if let Some(held) = lock::live_over(work, cart)? {
         return Err(work[held].refusal(work.now).into());

@@ -2,7 +2,7 @@
 
 use brigade_contracts::{
     Address, MAX_ITEMS, Money, Refusal, Token,
-    cart::{Commitment, Item, Kind, Standing},
+    cart::{Commitment, Item, Kind, MemberPayment},
     event::{CART_MEMBER_COMMITTED, CART_MEMBER_JOINED, CART_MEMBER_LEFT},
 };
 use serde_json::json;
@@ -28,7 +28,7 @@ pub(super) fn join(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) -
         return Err(too_large("a cart has at most 200 members").into());
     }
     let changed = &mut work[cart];
-    changed.members.push(Standing { user: user.clone(), committed: None, paid: Money::ZERO });
+    changed.members.push(MemberPayment { user: user.clone(), committed: None, paid: Money::ZERO });
     require_fitting(changed)?;
     work.record(cart, CART_MEMBER_JOINED, &json!({ "user": user }));
     Ok(Done::ok())

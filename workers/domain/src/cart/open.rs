@@ -1,6 +1,6 @@
 use brigade_contracts::{
     Address, MAX_OPEN_CARTS, Money,
-    cart::{Kind, Open, Standing, Status},
+    cart::{Kind, MemberPayment, Open, Status},
     event::CART_OPENED,
 };
 
@@ -22,7 +22,7 @@ pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) ->
             return Err(too_many_carts().into());
         }
     }
-    let member = Standing { user: open.owner.clone(), committed: None, paid: Money::ZERO };
+    let member = MemberPayment { user: open.owner.clone(), committed: None, paid: Money::ZERO };
     let cart = work.create(Cart {
         head: Head::unborn(address.clone(), work.now),
         kind: open.kind,

@@ -29,7 +29,7 @@ use crate::{
 use brigade_contracts::{
     Address, Money, Refusal,
     event::{
-        Kind, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PREPARING, ORDER_READY,
+        EventKind, ORDER_ACCEPTED, ORDER_CANCELLED, ORDER_COMPLETED, ORDER_PREPARING, ORDER_READY,
         ORDER_SERVED,
     },
     order::{Status, Verb},
@@ -50,7 +50,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
 }
 
 /// Takes an order one step forward, from the status right before `to`.
-fn step(work: &mut UnitOfWork<'_>, address: &Address, to: Status, kind: Kind) -> Result<Done> {
+fn step(work: &mut UnitOfWork<'_>, address: &Address, to: Status, kind: EventKind) -> Result<Done> {
     let order = work.existing::<Order>(address)?;
     let from = work[order].status;
     if from.next() != Some(to) {

@@ -2,7 +2,7 @@
 
 use brigade_contracts::{
     Currency, Money, Refusal, Token,
-    event::{Kind, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
+    event::{EventKind, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
     payment::{RefundReason, RefundTask, Status, TaskStatus},
 };
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub(super) struct Captured {
     pub amount: Money,
     pub currency: Currency,
     /// The event that is made of it, unless it is late.
-    pub kind: Kind,
+    pub kind: EventKind,
 }
 
 /// The report of the gateway or the till, and how much was applied.

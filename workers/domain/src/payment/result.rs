@@ -3,7 +3,7 @@
 use brigade_contracts::{
     Address, Money, Refusal,
     event::{
-        Kind, PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_CASH_CONFIRMED, PAYMENT_FAILED,
+        EventKind, PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_CASH_CONFIRMED, PAYMENT_FAILED,
         PAYMENT_TRANSACTION_BOUND, PAYMENT_UNKNOWN,
     },
     payment::{BindTransaction, ConfirmCash, GatewayResult, Method, RecordResult, Status},
@@ -103,7 +103,7 @@ fn end(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
     status: Status,
-    kind: Kind,
+    kind: EventKind,
     data: &impl Serialize,
 ) -> Result<Done> {
     let target = change(work, payment, status, kind, data)?;
@@ -116,7 +116,7 @@ fn change(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
     status: Status,
-    kind: Kind,
+    kind: EventKind,
     data: &impl Serialize,
 ) -> Result<PaymentTarget> {
     let target = PaymentTarget::of(work, payment)?;

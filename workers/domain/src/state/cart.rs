@@ -1,6 +1,6 @@
 use brigade_contracts::{
     Currency, Money, Part, Refusal, Timestamp, Token,
-    cart::{Core, Item, Kind, Payments, Share, Standing, Status},
+    cart::{Core, Item, Kind, MemberPayment, Payments, Share, Status},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ pub struct Cart {
     pub status: Status,
     pub currency: Currency,
     /// In order of joining.
-    pub members: Vec<Standing>,
+    pub members: Vec<MemberPayment>,
     pub items: Vec<Item>,
     /// The sum of what its payments had applied to it; it stays after the check-out.
     pub paid: Money,
@@ -134,7 +134,7 @@ impl Cart {
         };
         let (count, common) = (self.members.len(), sum_of(None));
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let share = |(at, member): (i64, &Standing)| {
+        let share = |(at, member): (i64, &MemberPayment)| {
             let extra = i64::from(at < common % count);
             let share = sum_of(Some(&member.user)) + common / count + extra;
             Share { user: member.user.clone(), share: Money::new(share).unwrap_or_default() }

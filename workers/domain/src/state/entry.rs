@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     #[serde(flatten)]
-    pub payment: cart::Payment,
+    pub payment: cart::PaymentSummary,
     /// The fencing token of the lock that it was initiated under.
     pub token: Option<i64>,
     pub applied: Money,
@@ -48,6 +48,6 @@ pub(crate) fn open(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
 }
 
 /// Returns the payments as the part `payments` lists them.
-pub(crate) fn projected(entries: &[Entry]) -> Vec<cart::Payment> {
+pub(crate) fn projected(entries: &[Entry]) -> Vec<cart::PaymentSummary> {
     entries.iter().map(|entry| entry.payment.clone()).collect()
 }

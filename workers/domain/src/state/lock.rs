@@ -11,7 +11,7 @@ use crate::{head::Head, json::raw};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lock {
     pub head: Head,
-    pub state: lock::State,
+    pub state: lock::LockState,
     pub cart_id: Token,
     pub token: i64,
     pub method: Method,
@@ -31,7 +31,7 @@ pub struct Lock {
 impl Lock {
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.state == lock::State::Held
+        self.state == lock::LockState::Held
     }
 
     #[must_use]

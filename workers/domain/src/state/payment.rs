@@ -64,7 +64,7 @@ impl Payment {
     /// Returns what its cart or order keeps of it.
     pub(crate) fn entry(&self) -> Entry {
         Entry {
-            payment: cart::Payment {
+            payment: cart::PaymentSummary {
                 id: self.head.address.id.clone(),
                 user: self.user.clone(),
                 method: self.method,

@@ -2,7 +2,7 @@
 
 use brigade_contracts::{
     Refusal, Timestamp,
-    event::{Kind, TABLE_TURN_CLOSED},
+    event::{EventKind, TABLE_TURN_CLOSED},
     table::{CloseReason, Status},
 };
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub(super) fn change(
     table: Handle<Table>,
     status: Status,
     turn: Option<Turn>,
-    kind: Kind,
+    kind: EventKind,
     data: &impl Serialize,
 ) {
     let now = work.now;

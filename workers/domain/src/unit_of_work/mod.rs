@@ -214,7 +214,7 @@ impl<'b> UnitOfWork<'b> {
     pub fn record<T: Stored>(
         &mut self,
         handle: Handle<T>,
-        kind: event::Kind,
+        kind: event::EventKind,
         data: &impl Serialize,
     ) {
         let state = self.states[handle.at].to_mut();

@@ -10,7 +10,7 @@
 use brigade_contracts::{
     Address, Refusal,
     event::{
-        Kind, USER_SUBSCRIPTION_ACTIVATED, USER_SUBSCRIPTION_CANCELLED,
+        EventKind, USER_SUBSCRIPTION_ACTIVATED, USER_SUBSCRIPTION_CANCELLED,
         USER_SUBSCRIPTION_REGISTERED,
     },
     user::{Subscribe, Subscription, SubscriptionStatus as Status},
@@ -72,7 +72,7 @@ fn change(
     user: Handle<User>,
     verb: &Subscribe,
     status: Status,
-    kind: Kind,
+    kind: EventKind,
 ) -> Result<Done> {
     if let Some(present) = &mut work[user].subscription {
         present.status = status;

@@ -1,9 +1,9 @@
 //! The folder of a Postgres before its first start: the superuser's password and `initdb`.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, File, Permissions},
     io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::Path,
     time::Duration,
 };
@@ -13,9 +13,10 @@ use tokio::time::timeout;
 
 use super::{
     super::{
-        account::Account,
+        account::SystemAccount,
         log::Log,
-        process::{Process, Program},
+        process::{ChildProcess, Program},
+        secret_file::write_secret,
     },
     LOG, SUPERUSER,
 };
@@ -23,7 +24,7 @@ use super::{
 pub(super) const DATA: &str = "data";
 const PASSWORD: &str = "password";
 
-/// Who may come in: everyone with a password, from this machine.
+/// Lets in everyone with a password, from this machine.
 const RULES: &str = "host all all 127.0.0.1/32 scram-sha-256\n";
 
 /// It takes half a second; a disk that is busy syncing makes it slower.
@@ -32,7 +33,11 @@ const INIT_LIMIT: Duration = Duration::from_secs(60);
 /// Makes what is missing and returns the superuser's password. The password is written before the
 /// cluster that takes it: in the other order, a death in between would leave a cluster that nobody
 /// can enter.
-pub(super) async fn prepare(bin: &Path, dir: &Path, account: Option<&Account>) -> Result<String> {
+pub(super) async fn prepare(
+    bin: &Path,
+    dir: &Path,
+    account: Option<&SystemAccount>,
+) -> Result<String> {
     let log = Log::claim(&dir.join(LOG)).await?;
     let password = password(dir, account)?;
     if !dir.join(DATA).exists() {
@@ -41,7 +46,7 @@ pub(super) async fn prepare(bin: &Path, dir: &Path, account: Option<&Account>) -
     Ok(password)
 }
 
-fn password(dir: &Path, account: Option<&Account>) -> Result<String> {
+fn password(dir: &Path, account: Option<&SystemAccount>) -> Result<String> {
     let path = dir.join(PASSWORD);
     if let Ok(password) = fs::read_to_string(&path) {
         return Ok(password.trim().to_owned());
@@ -50,16 +55,7 @@ fn password(dir: &Path, account: Option<&Account>) -> Result<String> {
         bail!("{} is missing: its cluster cannot be entered", path.display());
     }
     let password = hex::encode(rand::random::<[u8; 16]>());
-    let fresh = dir.join(format!("{PASSWORD}.new"));
-    let _ = fs::remove_file(&fresh);
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&fresh)
-        .with_context(|| format!("cannot write {}", fresh.display()))?;
-    file.write_all(password.as_bytes())?;
-    file.sync_all()?;
+    let fresh = write_secret(&path, &password)?;
     // It is initdb that reads it.
     if let Some(account) = account {
         account.own(&fresh)?;
@@ -71,7 +67,12 @@ fn password(dir: &Path, account: Option<&Account>) -> Result<String> {
 /// Builds the cluster beside its place and moves it there when it is whole and on the disk, so a
 /// folder named `data` is never half a cluster. The locale `C` orders by bytes and is the same on
 /// every machine.
-async fn initialise(bin: &Path, dir: &Path, account: Option<&Account>, log: &Log) -> Result<()> {
+async fn initialise(
+    bin: &Path,
+    dir: &Path,
+    account: Option<&SystemAccount>,
+    log: &Log,
+) -> Result<()> {
     let fresh = std::path::absolute(dir.join(format!("{DATA}.new")))?;
     if fresh.exists() {
         fs::remove_dir_all(&fresh).with_context(|| format!("cannot clear {}", fresh.display()))?;
@@ -82,7 +83,7 @@ async fn initialise(bin: &Path, dir: &Path, account: Option<&Account>, log: &Log
         account.own(&fresh)?;
     }
     let password = std::path::absolute(dir.join(PASSWORD))?;
-    let mut initdb = Process::spawn(&Program {
+    let mut initdb = ChildProcess::spawn(&Program {
         binary: &bin.join("initdb"),
         arguments: vec![
             "--pgdata".into(),

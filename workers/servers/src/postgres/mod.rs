@@ -19,10 +19,10 @@ use tokio::time::timeout;
 
 use self::postmaster::{children, says_ready, unix_time};
 use super::{
-    account::Account,
+    account::SystemAccount,
     log::Log,
-    port::{PortTaken, STARTS, free_port},
-    process::{Process, Program, signal_pid},
+    port::{PortTaken, start_on_port},
+    process::{ChildProcess, Program, signal_pid},
 };
 
 const LOG: &str = "postgres.log";
@@ -57,8 +57,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// checkpoint is most of it.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the processes of a killed server may take to go: those that were killed too are gone in
-/// milliseconds.
+/// The time that the processes of a killed server may take to end: those that were killed too end
+/// in milliseconds.
 const GONE_LIMIT: Duration = Duration::from_secs(5);
 
 /// An immediate shutdown takes some 10 ms.
@@ -70,8 +70,8 @@ pub struct Postgres {
     dir: PathBuf,
     port: u16,
     password: String,
-    account: Option<Account>,
-    process: Process,
+    account: Option<SystemAccount>,
+    process: ChildProcess,
 }
 
 impl Postgres {
@@ -79,30 +79,15 @@ impl Postgres {
     /// free one. As root it runs as the user `postgres`, else `nobody`.
     pub async fn start(bin: &Path, dir: &Path, port: u16) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let account = Account::instead_of_root()?;
+        let account = SystemAccount::instead_of_root()?;
         if let Some(account) = &account {
             account.reach(dir)?;
         }
         let password = cluster::prepare(bin, dir, account.as_ref()).await?;
-        let mut starts = 0;
-        loop {
-            starts += 1;
-            let chosen = if port == 0 { free_port()? } else { port };
-            match launch(bin, dir, chosen, account.as_ref()).await {
-                Ok(process) => {
-                    return Ok(Self {
-                        bin: bin.to_owned(),
-                        dir: dir.to_owned(),
-                        port: chosen,
-                        password,
-                        account,
-                        process,
-                    });
-                }
-                Err(error) if port == 0 && error.is::<PortTaken>() && starts < STARTS => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let (port, process) =
+            start_on_port(port, async |port| launch(bin, dir, port, account.as_ref()).await)
+                .await?;
+        Ok(Self { bin: bin.to_owned(), dir: dir.to_owned(), port, password, account, process })
     }
 
     pub fn port(&self) -> u16 {
@@ -203,14 +188,19 @@ impl Drop for Postgres {
     }
 }
 
-async fn launch(bin: &Path, dir: &Path, port: u16, account: Option<&Account>) -> Result<Process> {
+async fn launch(
+    bin: &Path,
+    dir: &Path,
+    port: u16,
+    account: Option<&SystemAccount>,
+) -> Result<ChildProcess> {
     let log = Log::claim(&dir.join(LOG)).await?;
     let data = std::path::absolute(dir.join(cluster::DATA))?;
     let started = unix_time();
     let mut arguments: Vec<OsString> = vec!["-D".into(), data.clone().into()];
     arguments.extend(["-p".into(), port.to_string().into()]);
     arguments.extend(SETTINGS.iter().flat_map(|set| ["-c".into(), set.into()]));
-    let mut process = Process::spawn(&Program {
+    let mut process = ChildProcess::spawn(&Program {
         binary: &bin.join("postgres"),
         arguments,
         dir: &data,

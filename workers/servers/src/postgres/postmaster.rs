@@ -1,4 +1,4 @@
-//! What the system and Postgres's own files tell about a running postmaster.
+//! Reads what the system and Postgres's own files tell about a running postmaster.
 
 use std::{fs, time::SystemTime};
 

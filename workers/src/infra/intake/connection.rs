@@ -56,9 +56,9 @@ pub(super) enum IntakeAction {
 pub(super) enum PingReason {
     /// To find out whether the server responds.
     Alive,
-    /// By the answer the server has this subscription.
+    /// The server has this subscription when it answers.
     Subscribed(u64),
-    /// By the answer no more messages of this subscription come.
+    /// No more messages of this subscription come after the answer.
     Unsubscribed(u64),
 }
 
@@ -74,22 +74,43 @@ pub(super) struct ActiveSubscription {
 
 /// The state that is kept from one connection to the next.
 pub(super) struct Connection {
-    pub(super) kind: IntakeKind,
-    pub(super) credentials: Arc<NatsCredentials>,
-    pub(super) health: Health,
-    pub(super) errors: ServerErrors,
-    pub(super) count: watch::Sender<u64>,
-    pub(super) subscribed: BTreeMap<u64, ActiveSubscription>,
-    pub(super) ended: Vec<ActiveSubscription>,
+    kind: IntakeKind,
+    credentials: Arc<NatsCredentials>,
+    health: Health,
+    errors: ServerErrors,
+    count: watch::Sender<u64>,
+    subscribed: BTreeMap<u64, ActiveSubscription>,
+    ended: Vec<ActiveSubscription>,
     /// The bytes to be sent.
-    pub(super) out: BytesMut,
+    out: BytesMut,
     /// The pings without an answer.
-    pub(super) pings: VecDeque<PingReason>,
+    pings: VecDeque<PingReason>,
     /// The number of pings since the server last sent anything.
-    pub(super) unanswered: u32,
+    unanswered: u32,
 }
 
 impl Connection {
+    pub(super) fn new(
+        kind: IntakeKind,
+        credentials: Arc<NatsCredentials>,
+        health: Health,
+        errors: ServerErrors,
+        count: watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            kind,
+            credentials,
+            health,
+            errors,
+            count,
+            subscribed: BTreeMap::new(),
+            ended: Vec::new(),
+            out: BytesMut::new(),
+            pings: VecDeque::new(),
+            unanswered: 0,
+        }
+    }
+
     /// Runs until the last handle is dropped.
     pub(super) async fn run(mut self, mut actions: mpsc::UnboundedReceiver<IntakeAction>) {
         let mut servers = self.credentials.servers.clone();

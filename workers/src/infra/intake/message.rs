@@ -3,8 +3,8 @@ use bytes::Bytes;
 
 /// The server writes what it adds as the last line, which is shorter.
 const LAST_LINE: usize = 1024;
-/// What is read of the beginning of a header block that is too large: it is refused anyway, and
-/// whoever reads it has others to read as well.
+/// The number of bytes that are read of a header block that is too large: its message is refused
+/// anyway.
 const HEAD: usize = 1024;
 /// A name that is longer than this is no header's.
 const MAX_NAME: usize = 512;
@@ -22,9 +22,9 @@ pub struct Message {
     pub payload: Bytes,
     /// The subject as text, where it is not plain text by itself.
     escaped: Option<Box<str>>,
-    /// What is read of a block that is too large.
+    /// The beginning of a block that is too large.
     cut: Option<Bytes>,
-    /// What the first line of the headers says, or why they cannot be read.
+    /// The status in the first line of the headers, or the reason why they cannot be read.
     status: Result<Option<u16>, &'static str>,
 }
 
@@ -59,7 +59,7 @@ impl Message {
         }
     }
 
-    /// Tells whether the headers are too large for all of them to be read.
+    /// Returns true if the headers are too large for all of them to be read.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.cut.is_some()
@@ -74,7 +74,7 @@ impl Message {
         self.escaped.as_deref().unwrap_or_else(plain)
     }
 
-    /// Whether [`Message::subject`] is the subject itself.
+    /// Returns true if [`Message::subject`] is the subject itself.
     #[must_use]
     pub fn has_plain_subject(&self) -> bool {
         self.escaped.is_none()
@@ -86,10 +86,10 @@ impl Message {
         self.status.ok().flatten()
     }
 
-    /// Tells whether a sender wrote headers that can be read.
+    /// Checks that the headers are those of a sender and can be read.
     ///
     /// # Errors
-    /// Why they cannot.
+    /// If they cannot be read, with the reason.
     pub fn readable(&self) -> Result<(), &'static str> {
         match self.status {
             Ok(None) => Ok(()),

@@ -12,17 +12,13 @@ mod handshake;
 mod message;
 mod wire;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::Context as _;
 use brigade_contracts::permissions::inbox_prefix;
-use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -91,18 +87,7 @@ impl Intake {
         let (count, connections) = watch::channel(0);
         let inbox =
             format!("{}.{}", inbox_prefix(&credentials.user), Uuid::now_v7().simple()).into();
-        let connection = Connection {
-            kind,
-            credentials,
-            health,
-            errors,
-            count,
-            subscribed: BTreeMap::new(),
-            ended: Vec::new(),
-            out: BytesMut::new(),
-            pings: Default::default(),
-            unanswered: 0,
-        };
+        let connection = Connection::new(kind, credentials, health, errors, count);
         let task = tokio::spawn(connection.run(received));
         let _task = Arc::new(AbortOnDropHandle::new(task));
         Self { actions, connections, inbox, numbers: Arc::default(), _task }

@@ -23,7 +23,7 @@ pub enum Op {
     Ping,
     Pong,
     Ok,
-    /// What the server refused.
+    /// An error that the server reports.
     Err(String),
 }
 
@@ -35,7 +35,7 @@ pub struct Broken(&'static str);
 /// Cuts the next operation off the front of `buffer`; `None` where it has not come whole.
 ///
 /// # Errors
-/// Where these bytes can be no operation, whatever follows.
+/// If these bytes can be no operation, whatever follows.
 pub fn next(buffer: &mut BytesMut) -> Result<Option<Op>, Broken> {
     let Some(end) = buffer.iter().position(|byte| *byte == b'\n') else {
         return if buffer.len() > MAX_LINE { Err(Broken("an endless line")) } else { Ok(None) };
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes out of bytes that arrive in these pieces, and what is left.
+    /// Returns the operations in bytes that arrive in these pieces, and the error at their end.
     fn read(pieces: &[&[u8]]) -> (Vec<Op>, Option<Broken>) {
         let (mut buffer, mut ops) = (BytesMut::new(), Vec::new());
         for piece in pieces {

@@ -10,8 +10,9 @@ use sqlx::{
 
 use super::refuse_standby;
 
-/// How long a connection to Postgres may take. Some milliseconds are usual; on a machine that is
-/// far too busy it is seconds, and a limit below that would keep it from ever being connected.
+/// The time that a connection to Postgres may take. Some milliseconds are usual; on a machine that
+/// is far too busy it is seconds, and a lower limit would keep the worker from ever being
+/// connected.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// A pool for one worker, which connects on first use. The time-outs bound how long a stopped
@@ -25,7 +26,7 @@ pub fn pool(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgPool>
         .application_name(worker)
         .options([ISOLATION, LOCK_TIMEOUT])
         .options([
-            // Else a statement with arrays is planned anew each time, which takes longer than
+            // Else a statement with arrays is planned again each time, which takes longer than
             // executing it: the planner thinks that it knows their lengths.
             ("plan_cache_mode", "force_generic_plan"),
             // Plans are kept, and a table that is empty when they are made is large later. What
@@ -51,7 +52,7 @@ pub fn pool(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgPool>
         .connect_lazy_with(options))
 }
 
-/// What a batch locks and then reads is right at this level only.
+/// A batch reads what it has locked before: that is right at this level only.
 const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
 const LOCK_TIMEOUT: (&str, &str) = ("lock_timeout", "500ms");
 
@@ -62,12 +63,12 @@ async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<()> {
                            current_setting('lock_timeout')";
     let row = sqlx::raw_sql(settings).fetch_one(connection).await?;
     let found: (String, String) = FromRow::from_row(&row)?;
-    let asked = (ISOLATION.1.to_owned(), LOCK_TIMEOUT.1.to_owned());
-    if found == asked {
+    let wanted = (ISOLATION.1.to_owned(), LOCK_TIMEOUT.1.to_owned());
+    if found == wanted {
         return Ok(());
     }
     let why = format!(
-        "the connection to Postgres has the settings {found:?} instead of {asked:?}: a pooler \
+        "the connection to Postgres has the settings {found:?} instead of {wanted:?}: a pooler \
          between drops the start-up parameter `options`; let it pass, or connect directly"
     );
     Err(sqlx::Error::Configuration(why.into()))

@@ -72,7 +72,7 @@ impl Drop for Pooled {
 /// any limit. On a thread nobody is let go first.
 ///
 /// # Errors
-/// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
+/// If Postgres refuses; [`Error::PoolTimedOut`] if there is no connection by then.
 async fn acquire(pool: &PgPool) -> sqlx::Result<Pooled> {
     if let Some(idle) = pool.try_acquire() {
         return Ok(Pooled(Some(idle)));
@@ -90,7 +90,7 @@ async fn acquire(pool: &PgPool) -> sqlx::Result<Pooled> {
 /// it were given up each time, a machine too busy to connect that fast would never be connected.
 ///
 /// # Errors
-/// Those of Postgres; [`Error::PoolTimedOut`] when there is none by then.
+/// If Postgres refuses; [`Error::PoolTimedOut`] if there is no connection by then.
 pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<Pooled> {
     // A thread that connects is not stopped by whoever does not wait for it any more.
     timeout_at(until, acquire(pool)).await.unwrap_or(Err(Error::PoolTimedOut))
@@ -100,7 +100,7 @@ pub async fn connection(pool: &PgPool, until: Instant) -> sqlx::Result<Pooled> {
 /// is an error like a server that cannot be reached.
 ///
 /// # Errors
-/// Those of Postgres; [`Error::PoolTimedOut`] when patience is over.
+/// If Postgres refuses a statement; [`Error::PoolTimedOut`] if it does not answer in time.
 pub async fn bounded<T>(
     pool: &PgPool,
     work: impl AsyncFnOnce(&mut Pooled) -> sqlx::Result<T>,
@@ -115,7 +115,7 @@ pub async fn bounded<T>(
 /// need a connection would each wait for one of them in vain.
 ///
 /// # Errors
-/// What was done.
+/// If `done` is an error.
 pub async fn finish<T>(
     pool: &PgPool,
     connection: Pooled,
@@ -141,7 +141,7 @@ pub async fn test_idle(pool: &PgPool) {
     join_all(tested.collect::<Vec<_>>()).await;
 }
 
-/// Whether the server answers on a connection.
+/// Returns true if the server answers on a connection.
 async fn answers(connection: &mut PgConnection) -> bool {
     matches!(timeout(ANSWERS, connection.ping()).await, Ok(Ok(())))
 }
@@ -152,7 +152,7 @@ async fn answers(connection: &mut PgConnection) -> bool {
 /// that are not the server's: what edge confirms says so in its own statement.)
 ///
 /// # Errors
-/// Those of Postgres: `55000` in recovery.
+/// If Postgres refuses: `55000` in recovery.
 pub async fn refuse_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!(r#"select pg_current_wal_lsn() is not null as "primary!""#)
         .fetch_one(connection)
@@ -160,7 +160,7 @@ pub async fn refuse_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
         .map(|_: bool| ())
 }
 
-/// What a failed statement means for those who wait for it.
+/// The kind of a failure of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Postgres cannot be reached, does not take work now, or is not the database that this program
@@ -173,19 +173,19 @@ pub enum Failure {
     Fault,
 }
 
-/// Returns whether a statement waited too long: for a lock that somebody else has, or at all.
+/// Returns true if a statement waited too long: for a lock that somebody else has, or at all.
 #[must_use]
 pub fn is_held_up(error: &Error) -> bool {
     matches!(code(error).as_deref(), Some(LOCK_TIMEOUT | STATEMENT_TIMEOUT))
 }
 
-/// Returns whether a statement took longer than any may.
+/// Returns true if a statement took longer than any may.
 #[must_use]
 pub fn is_too_slow(error: &Error) -> bool {
     code(error).as_deref() == Some(STATEMENT_TIMEOUT)
 }
 
-/// Returns whether a statement speaks of what this database does not have, or not so: another
+/// Returns true if a statement speaks of what this database does not have, or not so: another
 /// version of the schema, a right that is missing, a row that this program did not write.
 #[must_use]
 pub fn is_mismatch(error: &Error) -> bool {
@@ -193,7 +193,7 @@ pub fn is_mismatch(error: &Error) -> bool {
         || code(error).is_some_and(|code| MISMATCH.contains(&code.get(..2).unwrap_or_default()))
 }
 
-/// Returns whether a connection remembers a statement that cannot be used any more.
+/// Returns true if a connection remembers a statement that cannot be used any more.
 fn is_stale(error: &Error) -> bool {
     code(error).is_some_and(|code| ["0A", "26"].contains(&code.get(..2).unwrap_or_default()))
 }
@@ -226,8 +226,9 @@ pub fn failure(error: &Error) -> Failure {
     }
 }
 
-/// By class where the whole class says the same. The statements are constant, so a message can only
-/// cause what depends on its data: classes 22 (data), 23 (constraints) and 54 (limits).
+/// Classifies an SQLSTATE, by its class if that is enough. The statements are constant, so a
+/// message can only cause failures that depend on its data: classes 22 (data), 23 (constraints) and
+/// 54 (limits).
 fn failure_of(code: &str) -> Failure {
     match code {
         // Unique violation, snapshot too old.

@@ -1,25 +1,25 @@
-//! What is declared against what the server has: a pure comparison.
+//! Compares the declared configuration with the server's. Pure.
 
 use serde_json::{Map, Value, json};
 
-/// Settings that only tell people something, and may be brought up to date without asking.
-const TOLD: [&str; 2] = ["description", "metadata"];
+/// Settings that only inform people, and may always be brought up to date.
+const INFORMATIVE: [&str; 2] = ["description", "metadata"];
 
 /// Lists of subjects: one more loses nothing, one less does.
 const SUBJECTS: [&str; 2] = ["subjects", "filter_subjects"];
 
-/// Where a stream lies in a cluster is the operator's to choose, and no promise depends on it.
+/// The placement of a stream in a cluster is the operator's choice, and no promise depends on it.
 const OPERATORS: [&str; 1] = ["placement"];
 
 /// Keys of `metadata` that the server adds.
 const SERVERS_KEYS: &str = "_nats.";
 
-/// What came of comparing.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     /// The configuration with what is safe to change changed; none: nothing to do.
     pub mended: Option<Value>,
-    /// What only an operator may change.
+    /// The settings that only an operator may change.
     pub differences: Vec<Difference>,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn compare(found: &Value, declared: &Value) -> Comparison {
             if wanted != *found {
                 mended[setting] = wanted;
             }
-        } else if TOLD.contains(&setting.as_str())
+        } else if INFORMATIVE.contains(&setting.as_str())
             || SUBJECTS.contains(&setting.as_str()) && adds(found, declared)
         {
             mended[setting] = declared.clone();
@@ -55,8 +55,9 @@ pub(super) fn compare(found: &Value, declared: &Value) -> Comparison {
         }
     }
     for (setting, found) in found.as_object().into_iter().flatten() {
-        let told = TOLD.contains(&setting.as_str()) || OPERATORS.contains(&setting.as_str());
-        if !declared.contains_key(setting) && !told && !is_default(setting, found) {
+        let informative =
+            INFORMATIVE.contains(&setting.as_str()) || OPERATORS.contains(&setting.as_str());
+        if !declared.contains_key(setting) && !informative && !is_default(setting, found) {
             let (setting, found) = (setting.clone(), found.clone());
             differences.push(Difference { setting, declared: None, found });
         }
@@ -65,8 +66,8 @@ pub(super) fn compare(found: &Value, declared: &Value) -> Comparison {
     Comparison { mended, differences }
 }
 
-/// Whether a setting is as declared. The server adds defaults, so an object may hold more; it
-/// leaves out what is false, 0 or empty.
+/// Returns true if a setting is as declared. The server adds defaults, so an object may hold more;
+/// it leaves out what is false, 0 or empty.
 fn holds(found: &Value, declared: &Value) -> bool {
     match (found, declared) {
         (Value::Object(found), Value::Object(declared)) => {
@@ -77,7 +78,7 @@ fn holds(found: &Value, declared: &Value) -> bool {
     }
 }
 
-/// Whether only subjects are added, by which nothing is lost.
+/// Returns true if only subjects are added, by which nothing is lost.
 fn adds(found: &Value, declared: &Value) -> bool {
     let (Some(found), Some(declared)) = (found.as_array(), declared.as_array()) else {
         return false;
@@ -85,7 +86,7 @@ fn adds(found: &Value, declared: &Value) -> bool {
     found.iter().all(|subject| declared.iter().any(|declared| covers(declared, subject)))
 }
 
-/// Whether a subject is the same, or a token of it is where `*` is allowed.
+/// Returns true if a subject is the same, or a token of it is where `*` is allowed.
 fn covers(declared: &Value, subject: &Value) -> bool {
     let (Some(declared), Some(subject)) = (declared.as_str(), subject.as_str()) else {
         return false;
@@ -107,8 +108,8 @@ fn with_the_servers_keys(found: &Value, declared: &Value) -> Value {
     wanted
 }
 
-/// Whether the server gives a setting this value when nobody asks for one. A test that provisions
-/// twice tells when a new server has another default.
+/// Returns true if the server gives a setting this value when nobody asks for one. A test that
+/// provisions twice tells when a new server has another default.
 fn is_default(setting: &str, found: &Value) -> bool {
     let empty = match found {
         Value::Null => true,

@@ -1,4 +1,4 @@
-//! What differs, named for an operator, with what mends it.
+//! The differences that an operator has to mend, in words for them.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ const FIXED_OF_CONSUMER: [&str; 5] =
 
 /// A stream (also a bucket's), or a durable consumer of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
+pub enum TopologyItem {
     Stream(String),
     Consumer(String, String),
 }
@@ -35,15 +35,16 @@ pub enum Item {
 /// A setting that is not as declared, and that only an operator may change.
 #[derive(Debug)]
 pub struct Drift {
-    pub item: Item,
+    pub item: TopologyItem,
     pub setting: String,
     /// None: not declared, so the server's default is meant.
     pub declared: Option<Value>,
     pub found: Value,
 }
 
-impl Item {
-    /// Of the JetStream API. A consumer is updated by the subject that creates it.
+impl TopologyItem {
+    /// Returns a subject of the JetStream API. A consumer is updated by the subject that creates
+    /// it.
     pub(super) fn subject(&self, verb: &str) -> String {
         match (self, verb) {
             (Self::Stream(name), verb) => format!("STREAM.{verb}.{name}"),
@@ -104,7 +105,7 @@ impl Item {
     }
 }
 
-impl fmt::Display for Item {
+impl fmt::Display for TopologyItem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stream(name) => write!(f, "stream {name}"),
@@ -114,7 +115,7 @@ impl fmt::Display for Item {
 }
 
 impl Drift {
-    pub(super) fn of(item: &Item, difference: Difference) -> Self {
+    pub(super) fn of(item: &TopologyItem, difference: Difference) -> Self {
         let Difference { setting, declared, found } = difference;
         Self { item: item.clone(), setting, declared, found }
     }
@@ -137,22 +138,32 @@ impl fmt::Display for Drift {
 mod tests {
     use super::*;
 
-    fn told(item: Item, setting: &str, declared: Option<Value>) -> String {
+    fn description(item: TopologyItem, setting: &str, declared: Option<Value>) -> String {
         Drift { item, setting: setting.to_owned(), declared, found: json!(2) }.to_string()
     }
 
     #[test]
     fn drift_says_what_where_and_how_to_mend_it() {
-        let stream = Item::Stream("EVENTS".to_owned());
-        let consumer = Item::Consumer("EVENTS".to_owned(), "p".to_owned());
+        let stream = TopologyItem::Stream("EVENTS".to_owned());
+        let consumer = TopologyItem::Consumer("EVENTS".to_owned(), "p".to_owned());
         assert_eq!(
-            told(stream.clone(), "max_age", Some(json!(1))),
+            description(stream.clone(), "max_age", Some(json!(1))),
             "stream EVENTS: max_age is 2, declared is 1; to mend it: \
              `nats stream edit EVENTS --interactive`; or declare it so in nats/topology.toml"
         );
-        assert!(told(stream, "storage", None).contains("default; to mend it: the server does"));
-        assert!(told(consumer.clone(), "ack_wait", None).contains("`nats consumer edit EVENTS p "));
-        assert!(told(consumer.clone(), "ack_policy", None).contains("`nats consumer rm EVENTS p`"));
-        assert!(told(consumer, "pause_until", None).contains("`nats consumer resume EVENTS p`"));
+        assert!(
+            description(stream, "storage", None).contains("default; to mend it: the server does")
+        );
+        assert!(
+            description(consumer.clone(), "ack_wait", None)
+                .contains("`nats consumer edit EVENTS p ")
+        );
+        assert!(
+            description(consumer.clone(), "ack_policy", None)
+                .contains("`nats consumer rm EVENTS p`")
+        );
+        assert!(
+            description(consumer, "pause_until", None).contains("`nats consumer resume EVENTS p`")
+        );
     }
 }

@@ -10,7 +10,7 @@ use async_nats::jetstream;
 use brigade_contracts::SHARDS;
 use serde_json::{Value, json};
 
-use super::{Item, ask};
+use super::{TopologyItem, ask};
 
 /// `JSNoMessageFoundErr` of nats-server.
 const NO_MESSAGE: u64 = 10037;
@@ -20,11 +20,11 @@ const FILTERS: &str = "filter_subjects";
 /// comparing them leads to what it needs now.
 pub(super) async fn adapt(
     js: &jetstream::Context,
-    item: &Item,
+    item: &TopologyItem,
     found: &mut Value,
     declared: &mut Value,
 ) -> Result<()> {
-    let Item::Consumer(stream, _) = item else { return Ok(()) };
+    let TopologyItem::Consumer(stream, _) = item else { return Ok(()) };
     let new: Vec<String> = texts(&declared[FILTERS]);
     let former: Vec<String> = new.iter().filter_map(|filter| former(filter)).collect();
     let has: Vec<String> = texts(&found[FILTERS]);
@@ -65,7 +65,7 @@ fn both(filter: &str) -> Vec<String> {
     (0..SHARDS).map(|shard| format!("{stem}{shard:02}")).chain([former]).collect()
 }
 
-/// Whether the stream holds a message under one of these subjects.
+/// Returns true if the stream holds a message under one of these subjects.
 async fn holds_any(js: &jetstream::Context, stream: &str, filters: &[String]) -> Result<bool> {
     for filter in filters {
         let request = json!({ "last_by_subj": filter });

@@ -1,7 +1,8 @@
 //! Streams, buckets and consumers, from `nats/topology.toml`.
 //!
-//! What is missing is created. What differs is changed only where no message can be lost by it
-//! ([`compare`]); all else is drift, which is reported with what mends it ([`drift`]).
+//! Missing streams and consumers are created. A setting that differs is changed only if no message
+//! can be lost by it ([`compare`]); all else is drift, which is reported with its remedy
+//! ([`drift`]).
 
 mod compare;
 mod drift;
@@ -15,38 +16,38 @@ use brigade_contracts::topology::Topology;
 use serde_json::{Value, json};
 
 use self::compare::Comparison;
-pub use self::drift::{Drift, Item};
+pub use self::drift::{Drift, TopologyItem};
 use crate::infra::nats::OperatorConnection;
 
-/// What was done and what was found.
+/// The changes that were made, and the drift that was found.
 #[derive(Debug, Default)]
-pub struct Report {
-    pub created: Vec<Item>,
-    pub updated: Vec<Item>,
+pub struct ProvisionReport {
+    pub created: Vec<TopologyItem>,
+    pub updated: Vec<TopologyItem>,
     pub drift: Vec<Drift>,
 }
 
 /// Applies the topology, each stream with so many replicas; may be repeated at any time.
 ///
 /// # Errors
-/// Where the server cannot be reached or refuses. Drift is no error here.
-pub async fn run(url: &str, replicas: u8) -> Result<Report> {
+/// If the server cannot be reached or refuses. Drift is no error here.
+pub async fn run(url: &str, replicas: u8) -> Result<ProvisionReport> {
     let operator = OperatorConnection::open(url, "provision").await?;
     let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5));
     operator.explain(apply_all(&jetstream.build(operator.client.clone()), replicas).await)
 }
 
-async fn apply_all(js: &jetstream::Context, replicas: u8) -> Result<Report> {
+async fn apply_all(js: &jetstream::Context, replicas: u8) -> Result<ProvisionReport> {
     let topology = Topology::with_replicas(replicas);
-    let mut report = Report::default();
+    let mut report = ProvisionReport::default();
     for name in topology.streams.keys() {
         let declared = topology.stream(name).unwrap_or_default();
-        apply(js, Item::Stream(name.clone()), declared, &mut report).await?;
+        apply(js, TopologyItem::Stream(name.clone()), declared, &mut report).await?;
     }
     for (stream, consumers) in &topology.consumers {
         for durable in consumers.keys() {
             let declared = topology.consumer(stream, durable).unwrap_or_default();
-            let item = Item::Consumer(stream.clone(), durable.clone());
+            let item = TopologyItem::Consumer(stream.clone(), durable.clone());
             apply(js, item, declared, &mut report).await?;
         }
     }
@@ -56,9 +57,9 @@ async fn apply_all(js: &jetstream::Context, replicas: u8) -> Result<Report> {
 /// Creates what is missing, brings up to date what is safe, and reports the rest.
 async fn apply(
     js: &jetstream::Context,
-    item: Item,
+    item: TopologyItem,
     mut declared: Value,
-    report: &mut Report,
+    report: &mut ProvisionReport,
 ) -> Result<()> {
     let mut info = match ask(js, item.subject("INFO"), &json!({})).await? {
         Ok(info) => info,
@@ -81,9 +82,9 @@ async fn apply(
     Ok(())
 }
 
-type Answer = std::result::Result<Value, jetstream::Error>;
+type ApiResponse = std::result::Result<Value, jetstream::Error>;
 
-async fn ask(js: &jetstream::Context, subject: String, request: &Value) -> Result<Answer> {
+async fn ask(js: &jetstream::Context, subject: String, request: &Value) -> Result<ApiResponse> {
     Ok(match js.request(subject, request).await? {
         Response::Ok(value) => Ok(value),
         Response::Err { error } => Err(error),

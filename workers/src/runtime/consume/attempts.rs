@@ -3,7 +3,7 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    infra::{Context, Entry, Kv, Put, Stored, WhenAbsent},
+    infra::{Context, Kv, KvEntry, Put, PutResult, WhenAbsent},
     runtime::{Delivery, delivery::Origin},
 };
 
@@ -89,7 +89,7 @@ impl Attempts {
             Origin::Request => 0,
         };
         let found = self.kv.get(key).await?;
-        let read = |entry: Entry| serde_json::from_slice::<AttemptRecord>(&entry.value).ok();
+        let read = |entry: KvEntry| serde_json::from_slice::<AttemptRecord>(&entry.value).ok();
         let record = found.and_then(read);
         let version = record.as_ref().map_or(0, |record| record.version);
         // A record of an earlier stream of this name says nothing about this message.
@@ -102,7 +102,7 @@ impl Attempts {
         let value = serde_json::to_vec(&record)?.into();
         let put = Put { key: key.to_owned(), version: record.version, value, ttl: None };
         match self.kv.put(&[put], WhenAbsent::Write).await.pop() {
-            Some(Stored::Shown) => Ok(()),
+            Some(PutResult::UpToDate) => Ok(()),
             other => anyhow::bail!("attempts: {other:?}"),
         }
     }

@@ -40,8 +40,8 @@ pub const fn home_bucket(kind: Aggregate) -> Bucket {
     }
 }
 
-/// How long before their end keys count as expired already: healing writes them once more, the
-/// audit must not take an expiry for a loss.
+/// The time before their end at which keys count as expired already: healing writes them once more,
+/// the audit must not take an expiry for a loss.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExpiryMargin {
     pub ended: Duration,
@@ -54,7 +54,7 @@ pub type KeyCursor = (String, String);
 /// Some aggregates of a kind, by key.
 pub struct HeadPage {
     pub heads: Vec<AggregateHead>,
-    /// Where the next page begins; `None` at the end.
+    /// The key after which the next page begins; `None` at the end.
     pub next: Option<KeyCursor>,
 }
 
@@ -63,7 +63,7 @@ pub struct AggregateHead {
     pub version: i64,
     /// Its keys have not expired.
     pub kept: bool,
-    /// Of an order: its rows in `active_orders` have not expired either.
+    /// For an order: its rows in `active_orders` have not expired either.
     pub listed: bool,
 }
 

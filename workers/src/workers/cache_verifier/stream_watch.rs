@@ -17,9 +17,9 @@ use super::{
 use crate::infra::{Context, health::POSTGRES, lease::LeasedRounds};
 
 const LEASE: &str = "cache-verifier.checkpoints";
-/// How often streams are compared with their checkpoints.
+/// The time between two comparisons of the streams with their checkpoints.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often checkpoints older than a day are deleted.
+/// The time between two deletions of checkpoints older than a day.
 const CLEANUP_PERIOD: Duration = Duration::from_secs(60);
 
 type ObservedStreams = BTreeMap<String, ObservedStream>;

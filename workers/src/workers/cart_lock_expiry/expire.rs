@@ -55,7 +55,7 @@ pub async fn expire(
     metrics: &ExpiryMetrics,
     lock: &ExpiringLock,
 ) -> Result<ExpiryDecision, NotDecided> {
-    let body = Body::Cart(cart::Verb::ExpireLock(cart::Held { token: lock.token }));
+    let body = Body::Cart(cart::Verb::ExpireLock(cart::ExpireLock { token: lock.token }));
     let client = CommandClient::new(cx, TIMEOUT);
     let outcome = client.send(&lock.cart, &body, CommandOptions::default()).await;
     let decision = outcome.and_then(|outcome| decision(&outcome));

@@ -21,8 +21,9 @@ use crate::{
 };
 
 const LEASE: &str = "cart-lock-expiry.sweep";
-/// How long a lock's own timer has: it fires up to 250 ms late, and its command takes time. With a
-/// sweep each [`RENEW`](crate::infra::lease::RENEW) every lock is loaded within 1 s of its deadline.
+/// The time that a lock's own timer has: it fires up to 250 ms late, and its command takes time.
+/// With a sweep each [`RENEW`](crate::infra::lease::RENEW) every lock is loaded within 1 s of its
+/// deadline.
 const GRACE: Duration = Duration::from_millis(400);
 /// The most locks of a batch.
 const AT_ONCE: i64 = 256;

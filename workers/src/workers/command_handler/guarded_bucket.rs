@@ -10,7 +10,7 @@ use brigade_contracts::key::Bucket;
 use tokio::time::{sleep, timeout};
 
 use super::circuit_breaker::{Circuit, CircuitBreaker, PROBE_INTERVAL};
-use crate::infra::{Kv, Nats, Put, Stored, WhenAbsent};
+use crate::infra::{Kv, Nats, Put, PutResult, WhenAbsent};
 
 /// Longest time that answers wait for a bucket.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ impl GuardedBucket {
     }
 
     /// Writes as [`Kv::put`] does. Everything fails while the circuit is open.
-    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+    pub async fn put(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
         if puts.is_empty() {
             return Vec::new();
         }
@@ -58,7 +58,7 @@ impl GuardedBucket {
     /// rest as usual. One write shows whether the bucket takes any, while a batch may need longer
     /// than a probe is given, and would never be taken. A key that needs no write shows nothing: the
     /// next one is tried.
-    async fn probe(&self, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+    async fn probe(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
         let until = Instant::now() + PROBE_TIMEOUT;
         let mut stored = Vec::new();
         for put in puts {
@@ -78,7 +78,12 @@ impl GuardedBucket {
     }
 
     /// Writes until nothing fails or the time is over, and tells the circuit breaker.
-    async fn put_within(&self, limit: Duration, puts: &[Put], absent: WhenAbsent) -> Vec<Stored> {
+    async fn put_within(
+        &self,
+        limit: Duration,
+        puts: &[Put],
+        absent: WhenAbsent,
+    ) -> Vec<PutResult> {
         let until = Instant::now() + limit;
         let before = self.kv.acknowledged();
         loop {
@@ -86,8 +91,8 @@ impl GuardedBucket {
             let stored = timeout(left, self.kv.put(puts, absent)).await;
             let failure = match &stored {
                 Ok(stored) => stored.iter().find_map(|stored| match stored {
-                    Stored::Failed(why) => Some(why.as_str()),
-                    Stored::Shown | Stored::Absent => None,
+                    PutResult::Failed(why) => Some(why.as_str()),
+                    PutResult::UpToDate | PutResult::Absent => None,
                 }),
                 Err(_) => Some("no acknowledgement"),
             };
@@ -101,7 +106,8 @@ impl GuardedBucket {
                     continue;
                 }
             }
-            return stored.unwrap_or_else(|_| vec![Stored::Failed("late".to_owned()); puts.len()]);
+            return stored
+                .unwrap_or_else(|_| vec![PutResult::Failed("late".to_owned()); puts.len()]);
         }
     }
 
@@ -128,8 +134,8 @@ impl GuardedBucket {
 }
 
 /// Returns the results of writes that were not made.
-fn refused(puts: usize) -> Vec<Stored> {
-    vec![Stored::Failed("the circuit is open".to_owned()); puts]
+fn refused(puts: usize) -> Vec<PutResult> {
+    vec![PutResult::Failed("the circuit is open".to_owned()); puts]
 }
 
 #[cfg(test)]
@@ -151,7 +157,7 @@ mod tests {
     }
 
     /// Returns the first result of a circuit that is not open.
-    async fn put_when_probed(bucket: &GuardedBucket, puts: &[Put]) -> Vec<Stored> {
+    async fn put_when_probed(bucket: &GuardedBucket, puts: &[Put]) -> Vec<PutResult> {
         let put = async {
             loop {
                 let stored = bucket.put(puts, WhenAbsent::Ask).await;
@@ -172,7 +178,7 @@ mod tests {
         let health = Health::new(WorkerName::CommandHandler);
         let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;
         let bucket = GuardedBucket::open(&nats, Bucket::Views).await?;
-        assert_eq!(bucket.put(&[put("a")], WhenAbsent::Ask).await, [Stored::Shown]);
+        assert_eq!(bucket.put(&[put("a")], WhenAbsent::Ask).await, [PutResult::UpToDate]);
 
         // It can be read, and takes no write.
         let stream = nats.jetstream.get_stream(Bucket::Views.stream()).await?;
@@ -180,17 +186,17 @@ mod tests {
         let full = jetstream::stream::Config { max_bytes: 1, ..declared.clone() };
         nats.jetstream.update_stream(full).await?;
         let failed = bucket.put(&[put("b")], WhenAbsent::Ask).await;
-        assert!(matches!(failed[..], [Stored::Failed(_)]), "{failed:?}");
+        assert!(matches!(failed[..], [PutResult::Failed(_)]), "{failed:?}");
         let known = put_when_probed(&bucket, &[put("a")]).await;
-        assert_eq!((known, bucket.is_open()), (vec![Stored::Shown], true));
+        assert_eq!((known, bucket.is_open()), (vec![PutResult::UpToDate], true));
         let absent = Put { version: 2, ..put("c") };
         let absent = put_when_probed(&bucket, &[absent]).await;
-        assert_eq!((absent, bucket.is_open()), (vec![Stored::Absent], true));
+        assert_eq!((absent, bucket.is_open()), (vec![PutResult::Absent], true));
 
         // What needs no write keeps no other one from being the probe.
         nats.jetstream.update_stream(declared).await?;
         let both = put_when_probed(&bucket, &[put("a"), put("b"), put("c")]).await;
-        assert_eq!((both, bucket.is_open()), (vec![Stored::Shown; 3], false));
+        assert_eq!((both, bucket.is_open()), (vec![PutResult::UpToDate; 3], false));
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use super::{
     projected_keys::{active_order, auth, cart_lock, core, timer, versions},
 };
 use crate::{
-    infra::{Context, Put, Stored, WhenAbsent, metrics::VisibilityMetrics, postgres::bounded},
+    infra::{Context, Put, PutResult, WhenAbsent, metrics::VisibilityMetrics, postgres::bounded},
     store::states,
 };
 
@@ -94,7 +94,7 @@ impl ProjectionWriter {
 
     /// Sets the timers of the locks that are held. Returns the results with the positions of the
     /// locks in `states`.
-    async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, Stored)> {
+    async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, PutResult)> {
         // A reprojection may be large, and each timer has a flush of its own; those that are stored
         // by then are set. In a projection somebody waits for an answer.
         let limit = if absent == WhenAbsent::Write { WRITE_TIMEOUT } else { TIMER_TIMEOUT };
@@ -104,9 +104,9 @@ impl ProjectionWriter {
         let set = held.map(|(at, (subject, headers, payload))| async move {
             let set =
                 async { self.timers.publish_with_headers(subject, headers, payload).await?.await };
-            let failed = |why: String| Stored::Failed(format!("a timer: {why}"));
+            let failed = |why: String| PutResult::Failed(format!("a timer: {why}"));
             let set = match timeout(limit, set).await {
-                Ok(Ok(_)) => Stored::Shown,
+                Ok(Ok(_)) => PutResult::UpToDate,
                 Ok(Err(error)) => failed(error.to_string()),
                 Err(late) => failed(late.to_string()),
             };
@@ -136,7 +136,7 @@ impl ProjectionWriter {
             self.set_timers(states, absent),
         );
         for (part, results) in [(Part::Core, &cores), (Part::Auth, &users)] {
-            for (at, _) in results.iter().filter(|(_, stored)| *stored == Stored::Shown) {
+            for (at, _) in results.iter().filter(|(_, stored)| *stored == PutResult::UpToDate) {
                 self.visibility.observe(part, states[*at].head().part(part).1);
             }
         }
@@ -148,12 +148,12 @@ impl ProjectionWriter {
 /// Merges the results of all keys of these states: what a state is as a whole.
 fn merge(
     states: &[State],
-    results: impl Iterator<Item = (usize, Stored)>,
+    results: impl Iterator<Item = (usize, PutResult)>,
 ) -> (Vec<(Address, u64)>, Vec<Address>) {
-    let mut stored = vec![Stored::Shown; states.len()];
-    for (at, other) in results.filter(|(_, other)| *other != Stored::Shown) {
+    let mut stored = vec![PutResult::UpToDate; states.len()];
+    for (at, other) in results.filter(|(_, other)| *other != PutResult::UpToDate) {
         // A state with an absent key has to be read again, whatever else failed.
-        if stored[at] != Stored::Absent {
+        if stored[at] != PutResult::Absent {
             stored[at] = other;
         }
     }
@@ -161,9 +161,9 @@ fn merge(
     for (state, stored) in states.iter().zip(stored) {
         let head = state.head();
         match stored {
-            Stored::Shown => projected.push((head.address.clone(), head.version)),
-            Stored::Absent => lost.push(head.address.clone()),
-            Stored::Failed(_) => {}
+            PutResult::UpToDate => projected.push((head.address.clone(), head.version)),
+            PutResult::Absent => lost.push(head.address.clone()),
+            PutResult::Failed(_) => {}
         }
     }
     (projected, lost)
@@ -184,7 +184,7 @@ impl KeyBatch {
     }
 
     /// Writes the values. Returns their results with the positions of their states.
-    async fn put(self, bucket: &GuardedBucket, absent: WhenAbsent) -> Vec<(usize, Stored)> {
+    async fn put(self, bucket: &GuardedBucket, absent: WhenAbsent) -> Vec<(usize, PutResult)> {
         if absent == WhenAbsent::Write {
             // A key may be lost although a version of it is remembered.
             bucket.forget(&self.values);

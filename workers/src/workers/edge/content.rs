@@ -187,7 +187,7 @@ impl Body {
     fn new(versions: Versions, core: &RawValue, payments: Option<(&RawValue, Money)>) -> Self {
         let version = versions.version;
         let (payments, due) = payments.unzip();
-        let view = query::View { version, core, payments, due };
+        let view = query::ViewBody { version, core, payments, due };
         let bytes = serde_json::to_vec(&view).expect("parts that are JSON and numbers serialise");
         Self { versions, bytes: bytes.into() }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use brigade_contracts::{
     Address, Aggregate, Refusal,
     list::MAX_BYTES,
-    lock::{Entry, History, Live},
+    lock::{History, HistoryEntry, Live},
     query::HistoryHeaders,
 };
 use brigade_domain::LockPolicy;
@@ -121,7 +121,8 @@ fn history(rows: &[(i64, String)], limit: u16) -> sqlx::Result<History> {
     let told: Vec<_> = rows.iter().take(limit.into()).take_while(fits).collect();
     let older = told.last().filter(|_| told.len() < rows.len());
     let before = older.map(|(seq, _)| seq.to_string());
-    let entries = told.iter().map(|(_, entry)| parse::<Entry>(entry)).collect::<Result<_, _>>()?;
+    let entries =
+        told.iter().map(|(_, entry)| parse::<HistoryEntry>(entry)).collect::<Result<_, _>>()?;
     Ok(History { entries, before })
 }
 

@@ -22,8 +22,8 @@ use crate::infra::Nats;
 const FEW: usize = 8;
 /// Single publishes that are under way at once.
 const AT_ONCE: usize = 64;
-/// How long an acknowledgement is awaited. Long, because an event that was stored after all makes
-/// the next try a slow one; a connection that is lost ends the wait at once.
+/// The time that an acknowledgement is awaited. Long, because an event that was stored after all
+/// makes the next attempt a slow one; a connection that is lost ends the wait at once.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The errors of a message that the stream will never take. All other errors are about the stream

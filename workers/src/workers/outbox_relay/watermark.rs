@@ -1,4 +1,4 @@
-//! Where the reads of a shard begin.
+//! The watermarks above which the reads of a shard begin.
 //!
 //! A row of the outbox that was deleted stays in the index until no transaction can see it any
 //! more, so while somebody holds back xmin (a backup, a forgotten session) a read from the start
@@ -257,7 +257,7 @@ impl Watermarks {
         match step {
             Ok(Settling::Settled(watermark)) => self.settled.raise(watermark),
             Ok(settling) => self.settling = settling,
-            // The way begins anew.
+            // The steps begin again.
             Err(_) => self.deleted = true,
         }
     }

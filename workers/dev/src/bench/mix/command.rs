@@ -4,7 +4,7 @@ pub(super) const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "com
 
 /// A command, and what has to become of it.
 #[derive(Clone)]
-pub struct Command {
+pub struct MixCommand {
     pub id: String,
     pub tenant: usize,
     /// `<aggregate>.<id>.<verb>`.
@@ -14,7 +14,7 @@ pub struct Command {
     pub(super) then: Then,
 }
 
-impl Command {
+impl MixCommand {
     /// The tenant and the order, where it places one (not again).
     pub fn places(&self) -> Option<(usize, u64)> {
         match self.then {
@@ -24,18 +24,18 @@ impl Command {
     }
 }
 
-/// What is possible after a command.
+/// The commands that become possible after a command.
 #[derive(Clone, Copy)]
 pub(super) enum Then {
     Nothing,
-    Step(Order),
+    Step(MixOrder),
     Remove(usize, u64),
     Commit(usize, u64),
 }
 
 /// An order that has taken `step` steps.
 #[derive(Clone, Copy)]
-pub(super) struct Order {
+pub(super) struct MixOrder {
     pub(super) tenant: usize,
     pub(super) number: u64,
     pub(super) step: usize,

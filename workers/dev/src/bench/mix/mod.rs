@@ -7,10 +7,9 @@
 //! | 40 % | steps of orders: three of four orders go from `accept` to `complete`, the others are cancelled, so that each ends |
 //! | 10 % | cash commitments, each by another member of a team cart |
 //!
-//! Of all these, 5 % are repetitions: the same Command-Id and payload as an earlier command that
-//! has its outcome. A command that needs another one's effect is sent after that one's outcome.
-//! Tenants are drawn by Zipf's law; commitments go around all carts, so that no cart has a crowd of
-//! members.
+//! 5 % of all are repetitions: the same Command-Id and payload as an earlier command that has its
+//! outcome. A command that needs another one's effect is sent after that one's outcome. Tenants are
+//! drawn by Zipf's law; commitments go around all carts, so that no cart has a crowd of members.
 
 mod command;
 mod state;
@@ -23,22 +22,22 @@ use rand::Rng;
 use rand_distr::{Distribution, Zipf};
 use serde_json::json;
 
-pub use self::command::Command;
+pub use self::command::MixCommand;
 use self::{
     command::{STEPS, Then},
-    state::{State, item},
+    state::{MixState, item},
 };
 
 pub const TENANTS: usize = 200;
-/// Of all tenants together, in the standard mix.
+/// The number of carts of all tenants together, in the standard mix.
 pub const CARTS: usize = 10_000;
 /// Commands that may be repeated.
 const REMEMBERED: usize = 2000;
 
 /// Draws tenants by Zipf's law: the n-th 1/n as often as the first.
-pub struct Tenants(Zipf<f64>);
+pub struct TenantDistribution(Zipf<f64>);
 
-impl Tenants {
+impl TenantDistribution {
     /// # Panics
     /// Never: there is a tenant, and the exponent is 1.
     pub fn new() -> Self {
@@ -50,21 +49,21 @@ impl Tenants {
     }
 }
 
-/// What is to be sent next; shared by all senders.
-pub struct Mix(Mutex<State>);
+/// The commands to be sent next; shared by all senders.
+pub struct Mix(Mutex<MixState>);
 
 impl Mix {
     /// `carts` carts of 200 tenants. They are to be opened first: [`Mix::opening`].
     pub fn new(carts: usize) -> Self {
-        Self(Mutex::new(State::new(carts)))
+        Self(Mutex::new(MixState::new(carts)))
     }
 
     pub fn carts(&self) -> usize {
         self.state().carts
     }
 
-    /// What opens a cart and puts the items in that stay.
-    pub fn opening(&self, cart: usize) -> [Command; 3] {
+    /// Returns the commands that open a cart and put the items in that stay.
+    pub fn opening(&self, cart: usize) -> [MixCommand; 3] {
         let mut state = self.state();
         let owner = format!("ada-{cart}");
         let open = json!({ "kind": "team", "owner": owner, "currency": "EUR" });
@@ -76,7 +75,7 @@ impl Mix {
     }
 
     /// A new member, whose commitment the mix can then send.
-    pub fn joining(&self) -> Command {
+    pub fn joining(&self) -> MixCommand {
         let mut state = self.state();
         let (n, cart) = (state.made, state.made as usize % state.carts);
         let user = json!({ "user": format!("m{n}") });
@@ -84,7 +83,7 @@ impl Mix {
     }
 
     /// An order of a tenant.
-    pub fn placing(&self, tenant: usize) -> Command {
+    pub fn placing(&self, tenant: usize) -> MixCommand {
         self.state().place(tenant)
     }
 
@@ -94,12 +93,12 @@ impl Mix {
     }
 
     /// The next command of the mix.
-    pub fn next(&self) -> Command {
+    pub fn next(&self) -> MixCommand {
         let mut state = self.state();
         if !state.past.is_empty() && state.random.random_ratio(5, 100) {
             let count = state.past.len();
             let at = state.random.random_range(0..count);
-            return Command { then: Then::Nothing, ..state.past[at].clone() };
+            return MixCommand { then: Then::Nothing, ..state.past[at].clone() };
         }
         match state.random.random_range(0..100) {
             0..10 => state.place_anywhere(),
@@ -111,12 +110,12 @@ impl Mix {
 
     /// The next step of an order that has not ended; `None` where none is left (those under way
     /// are back after [`Mix::done`]).
-    pub fn ending(&self) -> Option<Command> {
+    pub fn ending(&self) -> Option<MixCommand> {
         self.state().step()
     }
 
     /// A command has its outcome.
-    pub fn done(&self, command: Command) {
+    pub fn done(&self, command: MixCommand) {
         let mut state = self.state();
         match command.then {
             Then::Nothing => {}
@@ -136,7 +135,7 @@ impl Mix {
         self.state().made
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, MixState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,28 +4,28 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use super::{
-    TENANTS, Tenants,
-    command::{Command, Order, STEPS, Then},
+    TENANTS, TenantDistribution,
+    command::{MixCommand, MixOrder, STEPS, Then},
 };
 
-/// What has been sent, and what that makes possible.
-pub(super) struct State {
+/// The commands that were sent, and those that they make possible.
+pub(super) struct MixState {
     pub(super) random: StdRng,
-    pub(super) tenants: Tenants,
+    pub(super) tenants: TenantDistribution,
     pub(super) carts: usize,
     /// Distinct commands so far.
     pub(super) made: u64,
-    pub(super) orders: VecDeque<Order>,
+    pub(super) orders: VecDeque<MixOrder>,
     pub(super) added: VecDeque<(usize, u64)>,
     pub(super) members: VecDeque<(usize, u64)>,
-    pub(super) past: VecDeque<Command>,
+    pub(super) past: VecDeque<MixCommand>,
 }
 
-impl State {
+impl MixState {
     pub(super) fn new(carts: usize) -> Self {
         Self {
             random: StdRng::seed_from_u64(7),
-            tenants: Tenants::new(),
+            tenants: TenantDistribution::new(),
             carts,
             made: 0,
             orders: VecDeque::new(),
@@ -42,10 +42,10 @@ impl State {
         payload: &Value,
         status: &'static str,
         then: Then,
-    ) -> Command {
+    ) -> MixCommand {
         self.made += 1;
         let (id, payload) = (format!("k{}", self.made), payload.to_string().into());
-        Command { id, tenant, what, payload, status, then }
+        MixCommand { id, tenant, what, payload, status, then }
     }
 
     pub(super) fn of_cart(
@@ -55,40 +55,40 @@ impl State {
         payload: &Value,
         status: &'static str,
         then: Then,
-    ) -> Command {
+    ) -> MixCommand {
         self.command(cart % TENANTS, format!("cart.c{cart}.{verb}"), payload, status, then)
     }
 
-    pub(super) fn place_anywhere(&mut self) -> Command {
+    pub(super) fn place_anywhere(&mut self) -> MixCommand {
         let tenant = self.tenants.draw(&mut self.random);
         self.place(tenant)
     }
 
-    pub(super) fn place(&mut self, tenant: usize) -> Command {
+    pub(super) fn place(&mut self, tenant: usize) -> MixCommand {
         let number = self.made;
-        let then = Then::Step(Order { tenant, number, step: 0 });
+        let then = Then::Step(MixOrder { tenant, number, step: 0 });
         self.command(tenant, format!("order.o{number}.place"), &order(), "201", then)
     }
 
-    pub(super) fn step(&mut self) -> Option<Command> {
-        let Order { tenant, number, step } = self.orders.pop_front()?;
+    pub(super) fn step(&mut self) -> Option<MixCommand> {
+        let MixOrder { tenant, number, step } = self.orders.pop_front()?;
         // One of four: then 10 % of orders have 40 % of steps, all in all.
         if number.is_multiple_of(4) {
             let (what, reason) = (format!("order.o{number}.cancel"), json!({ "reason": "late" }));
             return Some(self.command(tenant, what, &reason, "200", Then::Nothing));
         }
-        let then = Then::Step(Order { tenant, number, step: step + 1 });
+        let then = Then::Step(MixOrder { tenant, number, step: step + 1 });
         let what = format!("order.o{number}.{}", STEPS[step]);
         Some(self.command(tenant, what, &json!({}), "200", then))
     }
 
-    pub(super) fn commit(&mut self) -> Option<Command> {
+    pub(super) fn commit(&mut self) -> Option<MixCommand> {
         let (cart, n) = self.members.pop_front()?;
         let user = json!({ "user": format!("m{n}") });
         Some(self.of_cart(cart, "commit_cod", &user, "200", Then::Nothing))
     }
 
-    pub(super) fn change(&mut self) -> Command {
+    pub(super) fn change(&mut self) -> MixCommand {
         let tenant = self.tenants.draw(&mut self.random);
         let cart = tenant + TENANTS * self.random.random_range(0..self.carts / TENANTS);
         match (self.random.random_range(0..4), self.added.pop_front()) {

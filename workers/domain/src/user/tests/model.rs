@@ -1,6 +1,6 @@
 //! Random sequences of what can be done with a session, beside a model of it.
 
-use brigade_contracts::{Secret, event::Kind};
+use brigade_contracts::{Secret, event::EventKind};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -195,7 +195,8 @@ impl Model {
         assert_eq!(parts, self.parts, "auth, subscription, roles");
         assert_eq!(ada.subscription.is_some(), self.subscribed);
         for part in ["auth", "subscription", "roles"] {
-            let last = |kind: &Kind| kind.touches.iter().any(|touched| touched.as_str() == part);
+            let last =
+                |kind: &EventKind| kind.touches.iter().any(|touched| touched.as_str() == part);
             let last = fixture.events.iter().rev().find(|event| last(&event.kind)).unwrap();
             let shown = ada.public_parts();
             let (_, shown) = shown.iter().find(|(name, _)| *name == part).unwrap();

@@ -21,18 +21,8 @@ fn connection() -> (Connection, watch::Receiver<u64>) {
     let credentials = NatsCredentials::parse("nats://edge:e@127.0.0.1:1", "edge").expect("a URL");
     let health = Health::new(WorkerName::Edge);
     let errors = ServerErrors::new(&health, &Metrics::new(), "edge");
-    let connection = Connection {
-        kind: IntakeKind::Requests,
-        credentials: Arc::new(credentials),
-        health,
-        errors,
-        count,
-        subscribed: BTreeMap::new(),
-        ended: Vec::new(),
-        out: BytesMut::new(),
-        pings: VecDeque::new(),
-        unanswered: 0,
-    };
+    let kind = IntakeKind::Requests;
+    let connection = Connection::new(kind, Arc::new(credentials), health, errors, count);
     (connection, counted)
 }
 

@@ -7,7 +7,7 @@ use brigade_contracts::{
 use brigade_domain::{Order, State};
 use serde_json::Value;
 
-use crate::infra::Entry;
+use crate::infra::KvEntry;
 
 /// A difference between a key and SQL; see [`super`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl ExpectedKey {
     }
 
     /// Compares the key with what is cached.
-    pub fn compare(&self, cached: Option<&Entry>) -> Option<KeyDiscrepancy> {
+    pub fn compare(&self, cached: Option<&KvEntry>) -> Option<KeyDiscrepancy> {
         let Some(cached) = cached else { return Some(KeyDiscrepancy::Missing) };
         if cached.version < self.version {
             return Some(KeyDiscrepancy::Stale);
@@ -143,7 +143,7 @@ mod tests {
         let address = Address::new("t1", Aggregate::Lock, "ada").unwrap();
         let lock = Lock {
             head: Head { version: 3, ..Head::unborn(address, at) },
-            state: lock::State::Held,
+            state: lock::LockState::Held,
             cart_id: Token::new("c1").unwrap(),
             token: 7,
             method: Method::Card,
@@ -208,7 +208,7 @@ mod tests {
         };
         let compared = |version: u64, text: &'static str| {
             let value = text.into();
-            expected.compare(Some(&Entry { revision: 1, version, value, expires: false }))
+            expected.compare(Some(&KvEntry { revision: 1, version, value, expires: false }))
         };
         assert_eq!(expected.compare(None), Some(KeyDiscrepancy::Missing));
         assert_eq!(compared(7, r#"{"a":1,"version":7}"#), None);

@@ -32,7 +32,7 @@ use super::{VerifierMetrics, failed_dependency, heal::Healer};
 use crate::infra::{Context, health::Duty, lease::LeasedRounds};
 
 const LEASE: &str = "cache-verifier.audit";
-/// How often a page is audited.
+/// The time between two pages of the audit.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Audits a page a second, under the lease, until the drain.

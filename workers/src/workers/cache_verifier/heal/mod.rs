@@ -33,9 +33,9 @@ const BATCH: i64 = 2000;
 /// After a loss of `versions`, events wait until the backlog is projected, but without any progress
 /// of that for this long healing goes on.
 const STALLED: Duration = Duration::from_secs(3);
-/// How often the progress of the backlog is read.
+/// The time between two reads of the backlog's progress.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
-/// How often the progress of the backlog is logged at most.
+/// The shortest time between two log lines about the backlog's progress.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// An aggregate, and its version in SQL.

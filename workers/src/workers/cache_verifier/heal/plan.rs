@@ -17,11 +17,11 @@ const EVENTS_RETENTION: Duration = Duration::days(7);
 /// A set of aggregates that have to be projected once more.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum HealScope {
-    /// Those whose parts are in this bucket and have not expired.
+    /// The aggregates whose parts are in this bucket and have not expired.
     Unexpired(Bucket),
     /// The orders whose rows in `active_orders` have not expired.
     ListedOrders,
-    /// Those that changed since this time.
+    /// The aggregates that changed since this time.
     ChangedSince(OffsetDateTime),
 }
 

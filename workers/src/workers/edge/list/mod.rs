@@ -42,7 +42,7 @@ use std::{
 
 use brigade_contracts::{
     Token,
-    list::{Changes, List, ListHeaders, MAX_BYTES, MAX_ROWS},
+    list::{List, ListChanges, ListHeaders, MAX_BYTES, MAX_ROWS},
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -133,7 +133,7 @@ impl Edge {
         let tag = tag_of(now, false);
         let resume = Position { moment: listed.moment, ..from }.to_string();
         let changes = rows.iter().map(|row| &*row.text).collect();
-        Ok(Some(answer(&tag, &Changes { changes, resume: &resume })))
+        Ok(Some(answer(&tag, &ListChanges { changes, resume: &resume })))
     }
 }
 

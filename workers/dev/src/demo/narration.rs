@@ -1,4 +1,4 @@
-//! How the demo speaks.
+//! The words of the demo.
 
 use std::{
     io::{IsTerminal, Write},
@@ -20,7 +20,7 @@ pub fn title() {
     );
 }
 
-pub fn stage_is_set(stack: &LocalStack, took: Duration) {
+pub fn fleet_is_started(stack: &LocalStack, took: Duration) {
     say(format!(
         "  nats-server on 127.0.0.1:{}, Postgres on 127.0.0.1:{}, a process for each worker: up in {:.1} s",
         stack.nats.port(),

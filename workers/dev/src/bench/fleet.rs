@@ -13,7 +13,7 @@ use super::proxy;
 use crate::{LocalStack, Ports, WorkerProcess};
 
 /// A stack of the bench's own, in a scratch folder, with a process for each worker.
-pub struct Stage {
+pub struct BenchFleet {
     pub stack: LocalStack,
     pub sql: PgPool,
     /// May send and ask for all tenants.
@@ -22,11 +22,11 @@ pub struct Stage {
     folder: tempfile::TempDir,
 }
 
-impl Stage {
+impl BenchFleet {
     /// Servers and connections; no worker yet.
     ///
     /// # Errors
-    /// Where a server does not start.
+    /// If a server does not start.
     pub async fn open() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("brigade-bench-").tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
@@ -48,7 +48,7 @@ impl Stage {
     /// One process a worker, except those that run already.
     ///
     /// # Errors
-    /// Where one does not get ready.
+    /// If one does not get ready.
     pub async fn start_workers(&mut self) -> Result<()> {
         self.start_all_but(None).await
     }
@@ -56,7 +56,7 @@ impl Stage {
     /// The same, without one.
     ///
     /// # Errors
-    /// Where one does not get ready.
+    /// If one does not get ready.
     pub async fn start_all_but(&mut self, without: Option<WorkerName>) -> Result<()> {
         for worker in WorkerName::ALL {
             let runs = self.workers.iter().any(|running| running.name == worker.as_str());
@@ -68,7 +68,7 @@ impl Stage {
     }
 
     /// # Errors
-    /// Where it does not get ready.
+    /// If it does not get ready.
     pub async fn start(&mut self, worker: WorkerName) -> Result<()> {
         self.workers.push(WorkerProcess::start(&self.stack, worker).await?);
         Ok(())
@@ -77,7 +77,7 @@ impl Stage {
     /// All workers in one process.
     ///
     /// # Errors
-    /// Where one does not get ready.
+    /// If one does not get ready.
     pub async fn start_in_one_process(&mut self) -> Result<()> {
         let all = WorkerName::ALL.map(|worker| (worker, self.stack.servers(worker)));
         self.workers.push(WorkerProcess::start_as(&self.stack, "all", &all).await?);
@@ -87,7 +87,7 @@ impl Stage {
     /// So many processes of a worker, far from the servers: see [`proxy`].
     ///
     /// # Errors
-    /// Where one does not get ready.
+    /// If one does not get ready.
     pub async fn start_far(&mut self, worker: WorkerName, count: usize) -> Result<()> {
         let near = self.stack.servers(worker);
         let (nats, postgres) = (self.stack.nats.port(), self.stack.postgres.port());
@@ -125,7 +125,7 @@ impl Stage {
     /// A request to the JetStream API.
     ///
     /// # Errors
-    /// What the server answers.
+    /// If the server refuses the request.
     pub async fn jetstream(&self, request: &str, payload: &Value) -> Result<Value> {
         let answer: Value = self.operator.request(request.to_owned(), payload).await?;
         anyhow::ensure!(answer["error"].is_null(), "{request}: {answer}");
@@ -143,7 +143,7 @@ impl Stage {
 /// A connection that takes in whatever comes.
 ///
 /// # Errors
-/// Where the server cannot be reached.
+/// If the server cannot be reached.
 pub async fn connect(url: &str) -> Result<async_nats::Client> {
     let (options, address) = connect_options(url)?;
     Ok(options.subscription_capacity(1 << 20).connect(address).await?)

@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::{Context, Result};
 use async_nats::{HeaderMap, Request};
-use brigade::infra::connect_options;
 use brigade_contracts::{
     Address, Aggregate, Part, Token, header,
     key::{self, Bucket},
@@ -19,7 +18,7 @@ use sqlx::PgPool;
 use crate::LocalStack;
 
 /// The connections of the story: the restaurant's backend, and an operator who looks on.
-pub struct Screen {
+pub struct DemoClient {
     producer: async_nats::Client,
     operator: async_nats::jetstream::Context,
     pub sql: PgPool,
@@ -27,24 +26,20 @@ pub struct Screen {
     sent: AtomicU32,
 }
 
-/// What came back.
-pub struct Seen {
+/// The response to a command or a query.
+pub struct CommandReply {
     pub status: u16,
     pub etag: Option<String>,
     pub body: Value,
 }
 
-impl Screen {
+impl DemoClient {
     /// # Errors
-    /// Where the stack does not let it in.
+    /// If the stack does not let it in.
     pub async fn connect(stack: &LocalStack) -> Result<Self> {
         let tenant = stack.tenants.first().context("a tenant")?.clone();
-        let connect = async |user: String| {
-            let (options, address) = connect_options(&stack.nats_url(&user))?;
-            anyhow::Ok(options.connect(address).await?)
-        };
-        let producer = connect(permissions::producer(&tenant).name).await?;
-        let operator = connect(permissions::operator().name).await?;
+        let producer = stack.connect(&permissions::producer(&tenant).name).await?;
+        let operator = stack.connect(&permissions::operator().name).await?;
         Ok(Self {
             producer,
             operator: async_nats::jetstream::new(operator),
@@ -66,7 +61,12 @@ impl Screen {
     ///
     /// # Errors
     /// No answer, or a refusal.
-    pub async fn command(&self, about: &Address, verb: &str, payload: Value) -> Result<Seen> {
+    pub async fn command(
+        &self,
+        about: &Address,
+        verb: &str,
+        payload: Value,
+    ) -> Result<CommandReply> {
         let seen = self.attempt(about, verb, payload).await?;
         anyhow::ensure!(seen.status < 300, "{verb} was refused: {}", seen.body);
         Ok(seen)
@@ -76,7 +76,12 @@ impl Screen {
     ///
     /// # Errors
     /// No answer.
-    pub async fn attempt(&self, about: &Address, verb: &str, payload: Value) -> Result<Seen> {
+    pub async fn attempt(
+        &self,
+        about: &Address,
+        verb: &str,
+        payload: Value,
+    ) -> Result<CommandReply> {
         let sent = self.sent.fetch_add(1, Ordering::Relaxed);
         let mut headers = HeaderMap::new();
         headers.insert(header::COMMAND_ID, format!("demo-{sent}"));
@@ -87,7 +92,7 @@ impl Screen {
     /// Stores a command on the durable door, and waits for nothing but the PubAck.
     ///
     /// # Errors
-    /// Where the stream does not take it.
+    /// If the stream does not take it.
     pub async fn store(&self, about: &Address, verb: &str, payload: Value) -> Result<()> {
         let sent = self.sent.fetch_add(1, Ordering::Relaxed);
         let mut headers = HeaderMap::new();
@@ -102,7 +107,7 @@ impl Screen {
     ///
     /// # Errors
     /// No answer.
-    pub async fn poll(&self, cart: &Address, etag: Option<&str>) -> Result<Seen> {
+    pub async fn poll(&self, cart: &Address, etag: Option<&str>) -> Result<CommandReply> {
         let mut headers = HeaderMap::new();
         if let Some(etag) = etag {
             headers.insert(header::IF_NONE_MATCH, etag);
@@ -140,18 +145,23 @@ impl Screen {
     /// An operator deletes a whole bucket.
     ///
     /// # Errors
-    /// Where the server refuses.
+    /// If the server refuses.
     pub async fn delete_bucket(&self, bucket: Bucket) -> Result<()> {
         self.operator.delete_stream(bucket.stream()).await?;
         Ok(())
     }
 
-    async fn ask(&self, subject: String, headers: HeaderMap, payload: String) -> Result<Seen> {
+    async fn ask(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: String,
+    ) -> Result<CommandReply> {
         let request = Request::new().headers(headers).payload(payload.into());
         let reply = self.producer.send_request(subject.clone(), request).await;
         let reply = reply.with_context(|| format!("no answer on {subject}"))?;
         let header = |name: &str| Some(reply.headers.as_ref()?.get(name)?.as_str().to_owned());
-        Ok(Seen {
+        Ok(CommandReply {
             status: header(header::STATUS).and_then(|s| s.parse().ok()).unwrap_or(0),
             etag: header(header::ETAG),
             body: serde_json::from_slice(&reply.payload).unwrap_or_default(),
