@@ -10,7 +10,8 @@ use brigade::{
     fleet::{Instance, Servers, Settings},
     infra::{FailPoints, Metrics, as_user_of},
     operations::provision,
-    runtime::http::{Serving, Told, serve},
+    runtime::http::{HttpServer, ProcessStatus, serve},
+    workers::edge::EdgeMetrics,
 };
 use brigade_contracts::{
     Token, WorkerName,
@@ -49,7 +50,7 @@ pub struct Town {
     pub settings: Settings,
     /// The test spoils tables, so that table-status-reconciler finds some.
     pub has_ghosts: bool,
-    serving: OnceCell<Serving>,
+    serving: OnceCell<HttpServer>,
     /// Only of a town whose nats-server wants TLS.
     pub trust: Option<Trust>,
     passwords: BTreeMap<String, String>,
@@ -227,6 +228,12 @@ impl Town {
         }
     }
 
+    /// Returns the metrics of edge.
+    #[must_use]
+    pub fn edge_metrics(&self) -> Arc<EdgeMetrics> {
+        self.metrics.group()
+    }
+
     /// What the town serves over HTTP: `http://<address>`.
     ///
     /// # Panics
@@ -234,8 +241,8 @@ impl Town {
     pub async fn http(&self) -> String {
         let serve = async || {
             let workers = self.workers().iter().map(|worker| worker.health.clone()).collect();
-            let told = Told { metrics: self.metrics.clone(), workers };
-            serve(([127, 0, 0, 1], 0).into(), told, self.settings.http.slot.clone()).await
+            let status = ProcessStatus { metrics: self.metrics.clone(), workers };
+            serve(([127, 0, 0, 1], 0).into(), status, self.settings.http.mount.clone()).await
         };
         let serving = self.serving.get_or_try_init(serve).await.expect("a port");
         format!("http://{}", serving.address)

@@ -185,7 +185,7 @@ async fn s5_08_what_the_server_keeps_for_a_connection_that_does_not_read_is_boun
     }
     let of_size = || std::fs::read_to_string(town.nats.log()).unwrap().contains("MaxPending");
     until("the server to give it up, or all to be answered", || async {
-        let lists = town.metrics.queries.with_label_values(&["active_orders", "200"]);
+        let lists = town.edge_metrics().queries.with_label_values(&["active_orders", "200"]);
         (of_size() || lists.get() > UNREAD).then_some(())
     })
     .await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brigade::{
     infra::Health,
-    runtime::http::{Slot, Told, serve},
+    runtime::http::{ProcessStatus, RouterMount, serve},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
@@ -23,8 +23,8 @@ async fn a_process_without_edge_or_without_workers_says_so() {
     for (workers, ready) in [(vec![], "no workers\n"), (vec![WorkerName::OutboxRelay], "starting")]
     {
         let workers = workers.into_iter().map(Health::new).collect();
-        let told = Told { metrics: Arc::default(), workers };
-        let serving = serve(([127, 0, 0, 1], 0).into(), told, Slot::default()).await.unwrap();
+        let status = ProcessStatus { metrics: Arc::default(), workers };
+        let serving = serve(([127, 0, 0, 1], 0).into(), status, RouterMount::default()).await.unwrap();
         let web = Web::new(format!("http://{}", serving.address), "t1");
         let page = web.get("cart/c1", &[]).await;
         assert_eq!((page.status, page.code().as_str()), (503, "no_edge"));
@@ -77,7 +77,7 @@ async fn a_wait_ends_with_the_drain() {
         let web = web.clone();
         async move { web.get("cart/c1", &[("Min-Version", "9"), ("Prefer", "wait=30")]).await }
     });
-    until("a query to wait", || async { (town.metrics.queries_waiting.get() == 1).then_some(()) })
+    until("a query to wait", || async { (town.edge_metrics().queries_waiting.get() == 1).then_some(()) })
         .await;
     town.take(WorkerName::Edge).stop().await;
     let waited = waiting.await.expect("no panic");

@@ -253,7 +253,7 @@ async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
     let all = rows_in_sql(&town).await;
     let all = all.as_array().unwrap();
     until("memory to have all", || async {
-        let brought = town.metrics.list_watched.with_label_values(&["row"]).get();
+        let brought = town.edge_metrics().list_watched.with_label_values(&["row"]).get();
         (brought >= 1100).then_some(())
     })
     .await;
@@ -263,7 +263,7 @@ async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
     assert_eq!(body["rows"].as_array().unwrap()[..], all[..1000]);
     let etag = list.etag.unwrap();
     assert_eq!(producer.active_orders(&[("If-None-Match", &etag)]).await.status, 304);
-    let metric = |from: &str| town.metrics.list_rows.with_label_values(&[from]).get();
+    let metric = |from: &str| town.edge_metrics().list_rows.with_label_values(&[from]).get();
     assert_eq!((metric("memory"), metric("sql")), (1000, 0));
     // Where one goes, one that nothing happened to comes into view.
     let newest = all[0]["order"].as_str().unwrap();

@@ -17,19 +17,19 @@ use crate::lists::{place, rows_in_sql, step, without_position};
 pub const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 
 pub fn rows_from(town: &Town, from: &str) -> u64 {
-    town.metrics.list_rows.with_label_values(&[from]).get()
+    town.edge_metrics().list_rows.with_label_values(&[from]).get()
 }
 
 pub fn watched(town: &Town, what: &str) -> u64 {
-    town.metrics.list_watched.with_label_values(&[what]).get()
+    town.edge_metrics().list_watched.with_label_values(&[what]).get()
 }
 
 pub fn lost(town: &Town, why: &str) -> u64 {
-    town.metrics.list_watch_lost.with_label_values(&[why]).get()
+    town.edge_metrics().list_watch_lost.with_label_values(&[why]).get()
 }
 
 pub fn caught_up(town: &Town) -> u64 {
-    town.metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
+    town.edge_metrics().list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
 }
 
 /// Waits until the watch has brought rows `times` since `before`.
@@ -233,11 +233,12 @@ async fn s4_09_metrics_of_display_hits_errors_and_recovery() {
     until_brought(&town, 1, 1).await;
     assert_eq!(producer.active_orders(&[]).await.status, 200);
     assert_eq!((rows_from(&town, "memory"), rows_from(&town, "sql")), (1, 0));
-    let displayed = town.metrics.list_display_seconds.with_label_values::<&str>(&[]);
+    let displayed = town.edge_metrics().list_display_seconds.with_label_values::<&str>(&[]);
     assert_eq!((displayed.get_sample_count(), watched(&town, "row")), (2, 2));
     assert!(displayed.get_sample_sum() < 60.0, "seconds");
-    let gauges = (&town.metrics.list_watch_revision, &town.metrics.list_watch_lag);
-    assert_eq!((gauges.0.get(), gauges.1.get()), (3, 0));
+    let metrics = town.edge_metrics();
+    let gauges = (metrics.list_watch_revision.get(), metrics.list_watch_lag.get());
+    assert_eq!(gauges, (3, 0));
 
     // What is not as this build writes it is counted and left alone, and so is what is removed.
     let anybody = async_nats::jetstream::new(town.connect(SUPERUSER).await);

@@ -329,7 +329,7 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
     let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
     let doors = ["req.t1.cart.c1.join", "cmd.t1.user.u1.login", "q.t1.view.cart.c1"];
     let handled = town.metrics.verdicts.with_label_values(&["command-handler", "done"]);
-    let answered = town.metrics.queries.with_label_values(&["view", "404"]);
+    let answered = town.edge_metrics().queries.with_label_values(&["view", "404"]);
     let (handled_before, answered_before) = (handled.get(), answered.get());
     for reply in replies() {
         all.subscribe(reply).await;

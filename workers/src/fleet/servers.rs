@@ -1,6 +1,6 @@
 use brigade_domain::LockPolicy;
 
-use crate::runtime::http::Api;
+use crate::runtime::http::ApiOptions;
 
 /// Where a worker connects to, with its own user on both servers.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct Settings {
     /// Of table-status-reconciler: it counts and logs, and sends nothing.
     pub dry_run: bool,
     /// Of edge: where and how the API is served.
-    pub http: Api,
+    pub http: ApiOptions,
     /// Of edge: rows of lists are kept in memory; else each is read from SQL.
     pub list_cache: bool,
 }
@@ -34,7 +34,7 @@ impl Default for Settings {
             lock_policy: LockPolicy::default(),
             idle_cart_hours: 7 * 24,
             dry_run: false,
-            http: Api::default(),
+            http: ApiOptions::default(),
             list_cache: true,
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use brigade::{
     fleet::Instance,
-    runtime::http::{Serving, Slot, Told, serve},
+    runtime::http::{HttpServer, ProcessStatus, RouterMount, serve},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
@@ -34,19 +34,19 @@ use super::{ACTIVE, change, converge, fresh, open, place, step, town};
 pub struct Edge {
     pub instance: Instance,
     pub web: Web,
-    _serving: Serving,
+    _serving: HttpServer,
 }
 
 impl Edge {
     pub async fn start(town: &Town) -> Self {
         let mut servers = town.servers(WorkerName::Edge);
-        let slot = Slot::default();
-        servers.settings.http.slot = slot.clone();
+        let mount = RouterMount::default();
+        servers.settings.http.mount = mount.clone();
         let (metrics, fail) = (town.metrics.clone(), town.fail.clone());
         let instance = Instance::start(WorkerName::Edge, servers, metrics.clone(), fail);
         ready(&instance).await;
-        let told = Told { metrics, workers: vec![instance.health.clone()] };
-        let serving = serve(([127, 0, 0, 1], 0).into(), told, slot).await.expect("a port");
+        let status = ProcessStatus { metrics, workers: vec![instance.health.clone()] };
+        let serving = serve(([127, 0, 0, 1], 0).into(), status, mount).await.expect("a port");
         let web = Web::new(format!("http://{}", serving.address), "t1");
         Self { instance, web, _serving: serving }
     }
@@ -228,7 +228,7 @@ async fn a_change_is_told_once_however_long_a_transaction_is_open() {
     step(&producer, "o2", "accept").await;
     let told = change(&mut events).await;
     assert_eq!((&told["order"], &told["status"]), (&json!("o2"), &json!("accepted")));
-    assert_eq!(town.metrics.stream_changes.get(), 4);
+    assert_eq!(town.edge_metrics().stream_changes.get(), 4);
     open.commit().await.unwrap();
     town.finish().await;
 }
