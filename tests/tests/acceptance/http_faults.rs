@@ -24,7 +24,8 @@ async fn a_process_without_edge_or_without_workers_says_so() {
     {
         let workers = workers.into_iter().map(Health::new).collect();
         let status = ProcessStatus { metrics: Arc::default(), workers };
-        let serving = serve(([127, 0, 0, 1], 0).into(), status, RouterMount::default()).await.unwrap();
+        let serving =
+            serve(([127, 0, 0, 1], 0).into(), status, RouterMount::default()).await.unwrap();
         let web = Web::new(format!("http://{}", serving.address), "t1");
         let page = web.get("cart/c1", &[]).await;
         assert_eq!((page.status, page.code().as_str()), (503, "no_edge"));
@@ -77,8 +78,10 @@ async fn a_wait_ends_with_the_drain() {
         let web = web.clone();
         async move { web.get("cart/c1", &[("Min-Version", "9"), ("Prefer", "wait=30")]).await }
     });
-    until("a query to wait", || async { (town.edge_metrics().queries_waiting.get() == 1).then_some(()) })
-        .await;
+    until("a query to wait", || async {
+        (town.edge_metrics().queries_waiting.get() == 1).then_some(())
+    })
+    .await;
     town.take(WorkerName::Edge).stop().await;
     let waited = waiting.await.expect("no panic");
     assert_eq!((waited.status, waited.body()["version"].as_u64()), (504, Some(2)));

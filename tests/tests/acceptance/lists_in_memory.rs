@@ -29,7 +29,10 @@ pub fn lost(town: &Town, why: &str) -> u64 {
 }
 
 pub fn caught_up(town: &Town) -> u64 {
-    town.edge_metrics().list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
+    town.edge_metrics()
+        .list_watch_recovery_seconds
+        .with_label_values::<&str>(&[])
+        .get_sample_count()
 }
 
 /// Waits until the watch has brought rows `times` since `before`.

@@ -88,8 +88,7 @@ impl AdmissionControl {
     /// # Errors
     /// If all permits are taken, or the tenant holds its share.
     pub fn try_admit(&self, tenant: &str) -> Result<AdmissionPermit, AdmissionError> {
-        let permit =
-            self.permits.clone().try_acquire_owned().map_err(|_| AdmissionError::Full)?;
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| AdmissionError::Full)?;
         let mut counts = self.in_flight.counts();
         match counts.get_mut(tenant) {
             Some(count) if *count >= self.max_per_tenant => {

@@ -129,10 +129,8 @@ impl MetricGroup for EdgeMetrics {
                 "Time from a request's head to the head of its answer",
                 &["route"],
             ),
-            queries_waiting: registry.gauge(
-                "brigade_queries_waiting",
-                "Queries that wait for a version or an outcome",
-            ),
+            queries_waiting: registry
+                .gauge("brigade_queries_waiting", "Queries that wait for a version or an outcome"),
             stale_304: registry.counter(
                 "brigade_stale_304_total",
                 "Answers 304 for a version below one that this edge had already seen; stays 0",

@@ -36,6 +36,7 @@ use brigade_domain::LockPolicy;
 use futures::future::join_all;
 use tokio::time::interval;
 
+pub use self::metrics::{ContentSource, EdgeMetrics, StreamEnd, WatchLoss, WatchedRow};
 use self::{
     http::HttpApi,
     live::LiveStreams,
@@ -43,7 +44,6 @@ use self::{
     query::QueryOptions,
     shared::Edge,
 };
-pub use self::metrics::{ContentSource, EdgeMetrics, StreamEnd, WatchLoss, WatchedRow};
 use crate::{infra::Context, runtime::http::ApiOptions};
 
 /// The interval at which edge reports that it makes progress.
@@ -56,7 +56,7 @@ const DESCRIPTION: &str =
 
 /// The settings of edge.
 pub struct EdgeOptions {
-    /// Where and how the API is served.
+    /// The settings of the HTTP face.
     pub http: ApiOptions,
     /// Rows of lists are kept in memory; else each is read from SQL.
     pub list_cache: bool,
@@ -85,9 +85,8 @@ pub async fn run(cx: Context, options: EdgeOptions) -> anyhow::Result<()> {
     let api = HttpApi::new(edge.clone(), live, &cx, http.open, &metrics);
     let mut mounted = Some(http.mount.mount(http::router(api, &http.origins)));
     let server = Arc::new(QueryServer::new(edge.clone(), cx.clone(), metrics));
-    let serving = listening
-        .into_iter()
-        .map(|(endpoint, requests)| server.clone().serve(endpoint, requests));
+    let serving =
+        listening.into_iter().map(|(endpoint, requests)| server.clone().serve(endpoint, requests));
     let serving = async {
         join_all(serving).await;
         edge.admission.wait_until_idle().await;

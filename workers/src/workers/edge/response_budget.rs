@@ -1,11 +1,11 @@
 //! The memory budget of large responses: bounds their bytes, in total and for each tenant, from
 //! before they are made, or as soon as they are, until the connection has taken them.
 //!
-//! Over NATS a response is reserved for at its largest possible size, and whoever finds no memory
-//! waits: the server takes what is sent, or the connection ends. Over HTTP a client decides how
-//! fast it reads, so nobody waits for it: a response is charged as soon as it is made, and refused
-//! where the budget is used up. A quarter of the budget is left to NATS, so clients over HTTP that
-//! read nothing never hold up its queries.
+//! Over NATS the largest possible size is reserved before a response is made, and a query waits
+//! until that fits: the server takes what is sent, or the connection ends. Over HTTP a client
+//! decides how fast it reads, so nobody waits for it: a response is charged as soon as it is made,
+//! and refused if the budget is used up. A quarter of the budget is left to NATS, so clients over
+//! HTTP that read nothing never hold up its queries.
 //!
 //! A charge lasts exactly as long as the memory: it belongs to the bytes, and is given back when
 //! the last slice of them is dropped, be that because they were written or because the connection
@@ -51,8 +51,8 @@ struct Pool {
 
 /// Bytes of the budget that are in use, given back when it is dropped.
 pub struct ResponseCharge {
-    _of_tenant: Option<OwnedSemaphorePermit>,
-    _of_total: Option<OwnedSemaphorePermit>,
+    of_tenant: Option<OwnedSemaphorePermit>,
+    of_total: Option<OwnedSemaphorePermit>,
 }
 
 /// The reason why a response is refused.
@@ -92,9 +92,9 @@ impl ResponseBudget {
         let size = u32::try_from(MAX_BYTES).unwrap_or(u32::MAX);
         let share = self.0.pool_of(&mut self.0.tenants(), tenant);
         // Neither is ever closed.
-        let _of_tenant = share.free.acquire_many_owned(size).await.ok();
-        let _of_total = self.0.total.free.clone().acquire_many_owned(size).await.ok();
-        ResponseCharge { _of_tenant, _of_total }
+        let of_tenant = share.free.acquire_many_owned(size).await.ok();
+        let of_total = self.0.total.free.clone().acquire_many_owned(size).await.ok();
+        ResponseCharge { of_tenant, of_total }
     }
 
     /// Charges a body to a tenant, and returns the same bytes, which give the charge back when
@@ -112,9 +112,18 @@ impl ResponseBudget {
         let of_tenant = share.try_take(body.len()).ok_or(BudgetExceeded::Share)?;
         let of_total = self.0.total.try_take(body.len()).ok_or(BudgetExceeded::Total)?;
         drop(tenants);
-        let _charge =
-            ResponseCharge { _of_tenant: Some(of_tenant), _of_total: Some(of_total) };
+        let _charge = ResponseCharge { of_tenant: Some(of_tenant), of_total: Some(of_total) };
         Ok(Bytes::from_owner(ChargedBody { body, _charge }))
+    }
+}
+
+impl ResponseCharge {
+    /// Gives back what a response of this size does not use.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        for permits in [&mut self.of_tenant, &mut self.of_total].into_iter().flatten() {
+            let unused = permits.num_permits().saturating_sub(bytes);
+            drop(permits.split(unused));
+        }
     }
 }
 
@@ -208,10 +217,12 @@ mod tests {
             .collect();
         assert!(kept.iter().all(Result::is_ok));
         assert_eq!(budget.charge("t5", body()), Err(BudgetExceeded::Total));
-        let reserved: Vec<_> = ["t1", "t2", "t5", "t6"]
-            .map(|tenant| budget.reserve(tenant).now_or_never())
-            .into();
+        let mut reserved: Vec<_> =
+            ["t1", "t2", "t5", "t6"].map(|tenant| budget.reserve(tenant).now_or_never()).into();
         assert!(reserved.iter().all(Option::is_some));
+        assert!(budget.reserve("t5").now_or_never().is_none(), "all of it is in use");
+        reserved.iter_mut().flatten().for_each(|charge| charge.shrink_to(MAX_BYTES / 2));
+        assert!(budget.reserve("t5").now_or_never().is_some(), "two halves are free again");
         assert!(budget.charge("t5", vec![b'x'; SMALL].into()).is_ok(), "small ones are free");
     }
 

@@ -26,7 +26,7 @@ impl Edge {
     /// Opens the queries.
     ///
     /// # Errors
-    /// Those of [`Queries::open`].
+    /// The errors of [`Queries::open`].
     pub async fn open(
         cx: &Context,
         options: &QueryOptions,

@@ -3,9 +3,9 @@
 mod faults;
 mod list;
 mod locks;
+mod servers;
 mod sources;
 mod standby;
-mod servers;
 
 use std::time::{Duration, Instant};
 

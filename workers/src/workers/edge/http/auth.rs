@@ -105,7 +105,7 @@ impl Authorizer {
     /// then on.
     ///
     /// # Errors
-    /// Those of [`Authorizer::identify`]; `429 too_many` and `503 busy` if it is not admitted.
+    /// The errors of [`Authorizer::identify`]; `429 too_many` and `503 busy` if it is not admitted.
     pub async fn admit(
         &self,
         permit: &RequestPermit,

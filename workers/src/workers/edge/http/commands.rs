@@ -229,8 +229,8 @@ impl CommandReply {
             return Err(Problem::from_json(&self.body).unwrap_or_else(undecided));
         }
         let outcome = serde_json::from_slice(&self.body).ok();
-        let etag = outcome
-            .and_then(|outcome: TaggedOutcome| HeaderValue::try_from(outcome.etag?).ok());
+        let etag =
+            outcome.and_then(|outcome: TaggedOutcome| HeaderValue::try_from(outcome.etag?).ok());
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

@@ -32,8 +32,8 @@ use axum::{
 use brigade_contracts::Refusal;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub(super) use self::state::HttpApi;
 use self::middleware::{RequestContext, handle_request};
+pub(super) use self::state::HttpApi;
 use crate::runtime::http::Problem;
 
 /// Returns every path that is served, and its handlers.

@@ -79,9 +79,7 @@ impl StreamRequest {
         let may_read = move || {
             let request = request.clone();
             // While Postgres is unavailable it goes on: nothing new is sent then.
-            async move {
-                request.authorize().await.err().is_none_or(|why| why.code() == "unconfirmed")
-            }
+            async move { request.authorize().await.err().is_none_or(|why| why.code() == "unconfirmed") }
         };
         let events = live.open(&tenant, topic, last_event_id, may_read).await?;
         Ok(event_stream(Body::from_stream(events.map(Ok::<_, Infallible>))))

@@ -146,8 +146,7 @@ async fn admit<T: Topic>(
     });
     let results = join_all(results).await.concat();
     for (join, result) in joining.into_iter().zip(results) {
-        let joined =
-            result.map(|catch_up| JoinedReader { catch_up, changes: changes.subscribe() });
+        let joined = result.map(|catch_up| JoinedReader { catch_up, changes: changes.subscribe() });
         let _gone = join.response.send(joined);
     }
 }

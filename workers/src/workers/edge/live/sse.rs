@@ -82,7 +82,10 @@ mod tests {
                         event: change\nid: b\ndata: {\"n\":2}\n\n";
         assert_eq!(events.into_bytes(), expected);
         assert_eq!(event(SseEventKind::Reset, "7", b"{}"), "event: reset\nid: 7\ndata: {}\n\n");
-        assert_eq!(event(SseEventKind::Snapshot, "7", b"{}"), "event: snapshot\nid: 7\ndata: {}\n\n");
+        assert_eq!(
+            event(SseEventKind::Snapshot, "7", b"{}"),
+            "event: snapshot\nid: 7\ndata: {}\n\n"
+        );
         assert_eq!(heartbeat("7"), ":\nid: 7\n\n");
         assert_eq!(retry(1000), "retry: 1000\n\n");
     }

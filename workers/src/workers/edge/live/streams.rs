@@ -41,7 +41,7 @@ const RETRY: std::ops::Range<u64> = 200..1_200;
 
 /// The hubs of an edge, and the bound on their readers.
 pub struct LiveStreams {
-    /// By the subjects that wake them.
+    /// Keyed by the subjects that wake them.
     hubs: Mutex<HashMap<String, UnboundedSender<JoinRequest>>>,
     readers: AdmissionControl,
     context: HubContext,
@@ -94,8 +94,7 @@ impl LiveStreams {
         let (response, joined) = oneshot::channel();
         self.send_to_hub(topic, JoinRequest { last_event_id, response });
         // A hub that ended, with edge, or by a panic: the next one has room.
-        let JoinedReader { catch_up, changes } =
-            joined.await.map_err(|_| QueryReply::busy())??;
+        let JoinedReader { catch_up, changes } = joined.await.map_err(|_| QueryReply::busy())??;
         let metrics = &self.context.topics.metrics;
         let reader = StreamReader {
             first: vec![catch_up, sse::retry(rand::random_range(RETRY))],

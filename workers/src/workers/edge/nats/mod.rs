@@ -132,7 +132,7 @@ impl QueryServer {
     }
 
     async fn answer(&self, endpoint: &ServiceEndpoint, query: &Delivery) {
-        let _charge = if endpoint.endpoint.has_large_responses() {
+        let mut charge = if endpoint.endpoint.has_large_responses() {
             Some(self.edge.budget.reserve(tenant_of(query.subject())).await)
         } else {
             None
@@ -141,12 +141,16 @@ impl QueryServer {
             Ok(parsed) => self.edge.queries.answer(parsed).await.unwrap_or_else(|error| error),
             Err(refused) => refused,
         };
+        if let Some(charge) = &mut charge {
+            charge.shrink_to(reply.body.len());
+        }
         let is_large = reply.body.len() > LARGE_RESPONSE;
         self.respond(endpoint, query, reply).await;
         if is_large {
             // If the connection is lost, so is the response.
             let _lost = self.cx.nats.client.flush().await;
         }
+        drop(charge);
     }
 
     async fn respond(&self, endpoint: &ServiceEndpoint, query: &Delivery, reply: QueryReply) {

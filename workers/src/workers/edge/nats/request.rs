@@ -54,8 +54,7 @@ fn parse_parts<'a>(
             Query::Outcome { tenant, command_id, wait: query::wait(headers)?, sender: None }
         }
         Endpoint::ActiveOrders => {
-            let tenant =
-                subject::parse_query_active_orders(subject).ok_or_else(bad_subject)?;
+            let tenant = subject::parse_query_active_orders(subject).ok_or_else(bad_subject)?;
             Query::ActiveOrders(tenant, ListHeaders::parse(headers)?)
         }
         Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
@@ -73,7 +72,7 @@ fn parse_parts<'a>(
     })
 }
 
-/// Returns what a client is told whose subject is not one of the endpoint.
+/// Returns the message for a subject that is not one of the endpoint.
 fn expected_subject(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::View => {

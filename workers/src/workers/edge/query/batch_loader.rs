@@ -92,7 +92,7 @@ impl<L: Loader> PendingLoads<L> {
     }
 
     /// Takes the loads of one statement, of the tenants in turn: up to so many different keys, and
-    /// whoever waits for one of them. Empty if nothing waits.
+    /// all that wait for one of them. Empty if nothing waits.
     fn pop_batch(&self) -> LoadBatch<L> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch: LoadBatch<L> = HashMap::new();
@@ -193,7 +193,11 @@ mod tests {
         const CONCURRENCY: usize = 3;
         const MAX_KEYS: usize = 60;
 
-        async fn load(&self, c: &mut PgConnection, keys: &[i64]) -> sqlx::Result<HashMap<i64, i64>> {
+        async fn load(
+            &self,
+            c: &mut PgConnection,
+            keys: &[i64],
+        ) -> sqlx::Result<HashMap<i64, i64>> {
             self.started.lock().expect("not poisoned").push(keys.to_vec());
             if self.held.load(Ordering::SeqCst) {
                 self.go.acquire().await.expect("open").forget();

@@ -182,7 +182,9 @@ where
 
 /// Decodes a value of KV, and returns its bytes as well; `None` unless they are what this build
 /// writes.
-pub fn decode_canonical<P: Serialize + DeserializeOwned>(value: &[u8]) -> Option<(P, Box<RawValue>)> {
+pub fn decode_canonical<P: Serialize + DeserializeOwned>(
+    value: &[u8],
+) -> Option<(P, Box<RawValue>)> {
     let part: P = serde_json::from_slice(value).ok()?;
     let written = serde_json::to_string(&part).ok().filter(|text| text.as_bytes() == value)?;
     Some((part, RawValue::from_string(written).ok()?))
@@ -191,7 +193,11 @@ pub fn decode_canonical<P: Serialize + DeserializeOwned>(value: &[u8]) -> Option
 impl ViewBody {
     /// Writes a view. `payments` has the part of that name and the amount due, of aggregates that
     /// are paid.
-    fn new(versions: ConfirmedVersions, core: &RawValue, payments: Option<(&RawValue, Money)>) -> Self {
+    fn new(
+        versions: ConfirmedVersions,
+        core: &RawValue,
+        payments: Option<(&RawValue, Money)>,
+    ) -> Self {
         let version = versions.version;
         let (payments, due) = payments.unzip();
         let view = query::View { version, core, payments, due };

@@ -34,7 +34,7 @@ use crate::{
     runtime::supervise::supervise,
 };
 
-/// How long a load may take, its retries included.
+/// The time limit of a load, its retries included.
 const TIMEOUT: Duration = Duration::from_millis(900);
 /// Tries of a load. After a restart of Postgres each connection of the pool is found broken once,
 /// which is no reason to call it unavailable.
@@ -84,8 +84,7 @@ impl ReadDatabase {
             .connect_lazy_with(PgConnectOptions::clone(&pool.connect_options()));
         let (is_open, suspected) = (AtomicBool::new(false), Notify::new());
         let last_error = Mutex::new(NO_ANSWER.to_owned());
-        let circuit =
-            Arc::new(ReadCircuit { pool, pings, health, is_open, suspected, last_error });
+        let circuit = Arc::new(ReadCircuit { pool, pings, health, is_open, suspected, last_error });
         let probed = circuit.clone();
         let _prober = supervise("the pings of Postgres", move || probe(probed.clone()));
         Self { circuit, _prober }

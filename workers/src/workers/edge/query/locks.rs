@@ -32,7 +32,7 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Reads locks from this database. `policy` tells how long they live.
+    /// Reads locks from this database. `policy` has their life time.
     #[must_use]
     pub fn new(database: &Arc<ReadDatabase>, policy: LockPolicy) -> Self {
         Self {

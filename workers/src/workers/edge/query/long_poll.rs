@@ -29,11 +29,7 @@ pub struct LongPolls {
 impl LongPolls {
     /// Creates a bound on waiting queries. All of them end at `drain`.
     #[must_use]
-    pub fn new(
-        wakeups: WakeupSource,
-        drain: CancellationToken,
-        metrics: Arc<EdgeMetrics>,
-    ) -> Self {
+    pub fn new(wakeups: WakeupSource, drain: CancellationToken, metrics: Arc<EdgeMetrics>) -> Self {
         Self { admission: AdmissionControl::new(MAX_WAITING), wakeups, drain, metrics }
     }
 

@@ -38,14 +38,12 @@ impl Outcomes {
         sender: Option<&Token>,
     ) -> Result<QueryReply, QueryReply> {
         let wake_subject = subject::outcome(&tenant, &command_id);
-        let evaluate = async || {
-            match self.stored.load((tenant.clone(), command_id.clone())).await {
-                Ok(Some(stored)) if stored.may_be_read_by(sender) => {
-                    ControlFlow::Break(Ok(QueryReply::ok(stored.outcome)))
-                }
-                Ok(_) => ControlFlow::Continue(Err(not_decided())),
-                Err(error) => ControlFlow::Break(Err(error.into())),
+        let evaluate = async || match self.stored.load((tenant.clone(), command_id.clone())).await {
+            Ok(Some(stored)) if stored.may_be_read_by(sender) => {
+                ControlFlow::Break(Ok(QueryReply::ok(stored.outcome)))
             }
+            Ok(_) => ControlFlow::Continue(Err(not_decided())),
+            Err(error) => ControlFlow::Break(Err(error.into())),
         };
         self.polls.poll_until(&tenant, wait, wake_subject, evaluate).await?
     }

@@ -110,8 +110,7 @@ impl Loader for OwnerLoader {
                 let address = Address::new(&row.tenant, aggregate, &row.id).map_err(refused)?;
                 let members = row.members.as_deref().map_or(Ok(Vec::new()), parse)?;
                 let is_team = row.is_team.unwrap_or_default();
-                let ownership =
-                    Ownership::new(row.payer, row.owner, row.session, is_team, members);
+                let ownership = Ownership::new(row.payer, row.owner, row.session, is_team, members);
                 Ok((address, Arc::new(ownership)))
             })
             .collect()

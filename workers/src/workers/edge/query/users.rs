@@ -54,8 +54,8 @@ impl Users {
     /// `404 not_found`; `503 unconfirmed`.
     pub async fn state(&self, user: Address) -> Result<State, QueryReply> {
         let snapshot = self.snapshots.load(user).await?;
-        let snapshot = snapshot
-            .ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?;
+        let snapshot =
+            snapshot.ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?;
         Ok(snapshot.state())
     }
 }

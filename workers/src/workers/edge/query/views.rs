@@ -21,7 +21,7 @@ use crate::{
     workers::edge::metrics::{ContentSource, EdgeMetrics},
 };
 
-/// How often a version is confirmed again because its content is already a later one.
+/// The number of times that a version is confirmed again because its content is a later one.
 const CONFIRM_RETRIES: usize = 2;
 
 /// Answers queries of views.
@@ -29,7 +29,7 @@ pub struct Views {
     versions: BatchLoader<VersionLoader>,
     bodies: BatchLoader<ViewBodyLoader>,
     content: ContentCache,
-    /// The counters in KV, which confirm a version while Postgres is unavailable, if asked to.
+    /// The counters in KV, which confirm a version while Postgres is unavailable, if the query allows it.
     counters: Kv,
     polls: LongPolls,
     metrics: Arc<EdgeMetrics>,

@@ -1,5 +1,5 @@
 //! Wakeups: notices that something may have changed, without saying what. They come from pushes,
-//! which may be lost, late or wrong, so whoever waits for them also looks again by itself.
+//! which may be lost, late or wrong, so their receivers also look again at intervals.
 
 use async_nats::Subscriber;
 use futures::{FutureExt, StreamExt};
@@ -29,10 +29,7 @@ impl WakeupSource {
     ///
     /// # Errors
     /// If the connection is closed.
-    pub async fn subscribe(
-        &self,
-        subject: String,
-    ) -> Result<Wakeups, async_nats::SubscribeError> {
+    pub async fn subscribe(&self, subject: String) -> Result<Wakeups, async_nats::SubscribeError> {
         let pushes = self.nats.client.subscribe(subject).await?;
         self.nats.round_trip().await;
         Ok(Wakeups { pushes })

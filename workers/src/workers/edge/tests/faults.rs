@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error, waiting,
+    error,
     servers::{TestServers, until},
+    waiting,
 };
 
 #[tokio::test(flavor = "multi_thread")]

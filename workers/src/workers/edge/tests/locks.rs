@@ -100,8 +100,10 @@ async fn a_lock_that_will_be_extended_is_told_as_extended() -> Result<()> {
         if live {
             let overdue = "select $1::text::timestamptz <= clock_timestamp()";
             let shown = reply.json()["expires_at"].as_str().expect("a time").to_owned();
-            let overdue: bool =
-                sqlx::query_scalar(overdue).bind(shown).fetch_one(&mut servers.sql().await?).await?;
+            let overdue: bool = sqlx::query_scalar(overdue)
+                .bind(shown)
+                .fetch_one(&mut servers.sql().await?)
+                .await?;
             assert!(!overdue, "the deadline that it will have");
         }
     }

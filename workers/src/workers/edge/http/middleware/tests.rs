@@ -49,10 +49,8 @@ impl TestServer {
         let permits = AdmissionControl::new(permits);
         let drain = CancellationToken::new();
         // No token is confirmed here. One address may have a quarter.
-        let admission =
-            RequestAdmission { tenants: permits.clone(), strangers: permits.clone() };
-        let context =
-            RequestContext { admission, drain: drain.clone(), metrics: metrics.group() };
+        let admission = RequestAdmission { tenants: permits.clone(), strangers: permits.clone() };
+        let context = RequestContext { admission, drain: drain.clone(), metrics: metrics.group() };
         let router = Router::new()
             .route("/v1/held", get(held))
             .route("/v1/body", post(body))

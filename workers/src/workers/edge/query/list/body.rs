@@ -47,12 +47,12 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::value::RawValue;
 
-    use brigade_contracts::{Token, list::List};
     use super::*;
     use crate::workers::edge::query::list::{
         position::ListPosition,
         snapshot::{ListMoment, ListedOrder},
     };
+    use brigade_contracts::{Token, list::List};
 
     fn row(size: usize) -> Arc<OrderRow> {
         let text = RawValue::from_string(format!("\"{}\"", "x".repeat(size - 2)));

@@ -98,11 +98,7 @@ impl RowParts {
         })
     }
 
-    fn assemble(
-        order: &Token,
-        core: Option<Arc<RowPart>>,
-        payment: Option<Arc<RowPart>>,
-    ) -> Self {
+    fn assemble(order: &Token, core: Option<Arc<RowPart>>, payment: Option<Arc<RowPart>>) -> Self {
         let row = match (&core, &payment) {
             (Some(core), Some(payment)) => OrderRow::join(order, core, payment).map(Arc::new),
             _ => None,

@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn only_what_this_build_writes_is_taken() {
         let order = order(1, (1, 1));
-        let of = |part, value: &str| RowParts::read_part(&address(), part, value.as_bytes()).is_some();
+        let of =
+            |part, value: &str| RowParts::read_part(&address(), part, value.as_bytes()).is_some();
         let (core, payment) = (order.active_core(), order.active_payment());
         assert!(of(Part::Core, core.get()) && of(Part::Payments, payment.get()));
         assert!(!of(Part::Core, payment.get()) && !of(Part::Payments, core.get()));
