@@ -4,7 +4,10 @@
 use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, jetstream};
-use brigade::operations::dead_letters::{DeadLetters, Filter, Number};
+use brigade::{
+    operations::dead_letters::{DeadLetters, Filter, Number},
+    runtime::DeadLetterMetrics,
+};
 use brigade_tests::{Producer, Raw, Town, process, producer::placed, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -126,7 +129,11 @@ async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
         let refused = desk.force(bare, "so", "op1").await.unwrap_err().to_string();
         assert!(refused.contains("payload was not kept"), "{refused}");
     }
-    let counter = town.metrics.dead_letters_without_payload.with_label_values(&["command-handler"]);
+    let counter = town
+        .metrics
+        .group::<DeadLetterMetrics>()
+        .without_payload
+        .with_label_values(&["command-handler"]);
     assert_eq!(counter.get(), 2);
     let listed = process::printed(&town, "dlq ls --reason constraint").await;
     assert!(listed.contains("[payload not kept]"), "{listed}");

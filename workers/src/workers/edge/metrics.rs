@@ -6,7 +6,7 @@ use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use time::OffsetDateTime;
 
 use super::endpoint::Endpoint;
-use crate::infra::metrics::{LATENCY_SECONDS, MetricGroup, MetricsRegistry};
+use crate::infra::metrics::{LATENCY_SECONDS, MetricGroup, MetricsRegistry, seconds_since};
 
 /// The label `status` of a query that was dropped without a response.
 const UNANSWERED: &str = "unanswered";
@@ -250,24 +250,19 @@ impl EdgeMetrics {
 
     /// Records that a row that was changed at `at` (database clock) is in the memory of edge now.
     pub fn record_displayed(&self, at: Timestamp) {
-        let seconds = at.millis_until(Timestamp::from(now())) as f64 / 1000.0;
-        self.list_display_seconds.with_label_values::<&str>(&[]).observe(seconds);
+        self.list_display_seconds.with_label_values::<&str>(&[]).observe(seconds_since(at));
     }
 
     /// Records that rows that changed at `ats` (milliseconds of the Unix time, database clock) are
     /// handed to readers of streams now.
+    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
     pub fn record_pushed(&self, ats: impl Iterator<Item = i64>) {
-        let now = now().unix_timestamp_nanos() / 1_000_000;
+        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         for at in ats {
             let seconds = (now - i128::from(at)).max(0) as f64 / 1000.0;
             self.stream_display_seconds.with_label_values::<&str>(&[]).observe(seconds);
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
-fn now() -> OffsetDateTime {
-    OffsetDateTime::now_utc()
 }
 
 /// Counts itself in a gauge until it is dropped.

@@ -21,10 +21,10 @@ pub use self::service::MicroService;
 use self::{response::response_headers, service::ServiceEndpoint};
 use super::{metrics::EdgeMetrics, query::QueryReply, shared::Edge};
 use crate::{
-    infra::{Context, intake::Subscription},
+    infra::{Context, intake::IntakeSubscription},
     runtime::{
         Delivery,
-        consume::{OfTenant, Shares},
+        consume::{FairQueue, HasTenant},
     },
 };
 
@@ -61,9 +61,9 @@ impl QueryServer {
     pub async fn serve(
         self: Arc<Self>,
         endpoint: Arc<ServiceEndpoint>,
-        mut requests: Subscription,
+        mut requests: IntakeSubscription,
     ) {
-        let mut queue = Shares::default();
+        let mut queue = FairQueue::default();
         let mut tasks = JoinSet::new();
         let (mut is_draining, mut is_open) = (false, true);
         while is_open || !queue.is_empty() {
@@ -101,11 +101,16 @@ impl QueryServer {
     }
 
     /// Queues a query, or drops it if too many of its tenant are queued.
-    fn enqueue(&self, endpoint: &ServiceEndpoint, queue: &mut Shares<Delivery>, query: Delivery) {
+    fn enqueue(
+        &self,
+        endpoint: &ServiceEndpoint,
+        queue: &mut FairQueue<Delivery>,
+        query: Delivery,
+    ) {
         let headers = query.message.block.as_ref().map_or(0, Bytes::len);
         let is_large = query.payload().len() + headers > LARGE_QUERY;
         let limit = if is_large { MAX_QUEUED_LARGE } else { MAX_QUEUED };
-        if queue.waiting_of(OfTenant::tenant(&query)) < limit {
+        if queue.waiting_of(HasTenant::tenant(&query)) < limit {
             queue.push_back(query);
         } else {
             self.metrics.count_unanswered(endpoint.endpoint);

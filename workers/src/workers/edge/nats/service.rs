@@ -19,7 +19,7 @@ use super::service_info::{endpoint_metadata, service_metadata};
 use crate::{
     infra::{
         Intake, Nats,
-        intake::{Brings, Subscription},
+        intake::{IntakeKind, IntakeSubscription},
     },
     workers::edge::{endpoint::Endpoint, query::QueryReply},
 };
@@ -73,7 +73,7 @@ impl MicroService {
         let discovery =
             answer_discovery(nats.client.clone(), requests, identity, endpoints.clone());
         let _discovery = AbortOnDropHandle::new(tokio::spawn(discovery));
-        Ok(Self { intake: nats.intake(Brings::Requests), endpoints, _discovery })
+        Ok(Self { intake: nats.intake(IntakeKind::Requests), endpoints, _discovery })
     }
 
     /// Subscribes to the requests of each endpoint, shared with all instances of the service.
@@ -84,7 +84,7 @@ impl MicroService {
     pub async fn listen(
         &self,
         group: &str,
-    ) -> anyhow::Result<Vec<(Arc<ServiceEndpoint>, Subscription)>> {
+    ) -> anyhow::Result<Vec<(Arc<ServiceEndpoint>, IntakeSubscription)>> {
         let mut listening = Vec::new();
         for endpoint in &self.endpoints {
             let requests = self.intake.subscribe(endpoint.endpoint.subject(), Some(group)).await?;

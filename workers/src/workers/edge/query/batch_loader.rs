@@ -27,7 +27,7 @@ use super::{
     loader::Loader,
 };
 use crate::runtime::{
-    consume::{OfTenant, Shares},
+    consume::{FairQueue, HasTenant},
     supervise::supervise,
 };
 
@@ -39,7 +39,7 @@ pub struct BatchLoader<L: Loader> {
 
 /// The loads that wait for a statement. Unbounded: edge bounds the queries in flight.
 struct PendingLoads<L: Loader> {
-    queue: Mutex<Shares<PendingLoad<L>>>,
+    queue: Mutex<FairQueue<PendingLoad<L>>>,
     arrived: Notify,
 }
 
@@ -48,7 +48,7 @@ struct PendingLoad<L: Loader> {
     result: oneshot::Sender<LoadResult<L>>,
 }
 
-impl<L: Loader> OfTenant for PendingLoad<L> {
+impl<L: Loader> HasTenant for PendingLoad<L> {
     fn tenant(&self) -> &str {
         self.key.tenant()
     }
@@ -173,7 +173,7 @@ mod tests {
     use crate::infra::{Health, postgres::pool};
 
     /// The sign names the tenant.
-    impl OfTenant for i64 {
+    impl HasTenant for i64 {
         fn tenant(&self) -> &str {
             if *self < 0 { "t2" } else { "t1" }
         }

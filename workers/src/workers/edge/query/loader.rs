@@ -5,11 +5,11 @@ use std::{collections::HashMap, future::Future, hash::Hash};
 use brigade_contracts::{Address, Token};
 use sqlx::PgConnection;
 
-use crate::runtime::consume::OfTenant;
+use crate::runtime::consume::HasTenant;
 
 /// A statement that reads the rows of many keys.
 pub trait Loader: Send + Sync + 'static {
-    type Key: OfTenant + Clone + Eq + Hash + Send + Sync + 'static;
+    type Key: HasTenant + Clone + Eq + Hash + Send + Sync + 'static;
     type Row: Clone + Send + 'static;
     /// The most statements under way.
     const CONCURRENCY: usize;
@@ -27,20 +27,20 @@ pub trait Loader: Send + Sync + 'static {
     ) -> impl Future<Output = sqlx::Result<HashMap<Self::Key, Self::Row>>> + Send;
 }
 
-impl OfTenant for Token {
+impl HasTenant for Token {
     fn tenant(&self) -> &str {
         self.as_str()
     }
 }
 
-impl OfTenant for Address {
+impl HasTenant for Address {
     fn tenant(&self) -> &str {
         self.tenant.as_str()
     }
 }
 
 /// A key of which the first half names the tenant.
-impl<K: OfTenant, T> OfTenant for (K, T) {
+impl<K: HasTenant, T> HasTenant for (K, T) {
     fn tenant(&self) -> &str {
         self.0.tenant()
     }

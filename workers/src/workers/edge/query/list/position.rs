@@ -9,7 +9,7 @@ use std::fmt;
 use brigade_contracts::Token;
 
 use super::snapshot::{ListMoment, ListedOrder};
-use crate::runtime::consume::OfTenant;
+use crate::runtime::consume::HasTenant;
 
 /// A position can be used for so long, in milliseconds of the database's clock.
 pub const MAX_AGE: i64 = 10 * 60 * 1000;
@@ -68,7 +68,7 @@ impl ListPosition {
     }
 }
 
-impl OfTenant for ListPosition {
+impl HasTenant for ListPosition {
     fn tenant(&self) -> &str {
         self.tenant.as_str()
     }
