@@ -240,8 +240,8 @@ async fn s4_09_metrics_of_display_hits_errors_and_recovery() {
     assert_eq!((displayed.get_sample_count(), watched(&town, "row")), (2, 2));
     assert!(displayed.get_sample_sum() < 60.0, "seconds");
     let metrics = town.edge_metrics();
-    let gauges = (metrics.list_watch_revision.get(), metrics.list_watch_lag.get());
-    assert_eq!(gauges, (3, 0));
+    let gauges = (&metrics.list_watch_revision, &metrics.list_watch_lag);
+    assert_eq!((gauges.0.get(), gauges.1.get()), (3, 0));
 
     // What is not as this build writes it is counted and left alone, and so is what is removed.
     let anybody = async_nats::jetstream::new(town.connect(SUPERUSER).await);
