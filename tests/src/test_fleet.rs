@@ -3,14 +3,14 @@
 use std::{
     fs,
     ops::{Deref, DerefMut},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use brigade::workers::table_status_reconciler::ReconcilerMetrics;
 use brigade::{
     fleet::Instance,
-    runtime::http::{Serving, Told, serve},
+    runtime::http::{HttpServer, ProcessStatus, serve},
     testing::{TestServers, until, until_ready},
+    workers::{edge::EdgeMetrics, table_status_reconciler::ReconcilerMetrics},
 };
 use brigade_contracts::{WorkerName, table::Finding};
 use tokio::sync::OnceCell;
@@ -27,7 +27,7 @@ pub struct TestFleet {
     servers: TestServers,
     /// The test spoils tables, so that table-status-reconciler has findings.
     pub expects_findings: bool,
-    http: OnceCell<Serving>,
+    http: OnceCell<HttpServer>,
     workers: Mutex<Vec<Instance>>,
 }
 
@@ -46,6 +46,12 @@ impl DerefMut for TestFleet {
 }
 
 impl TestFleet {
+    /// Returns the metrics of edge.
+    #[must_use]
+    pub fn edge_metrics(&self) -> Arc<EdgeMetrics> {
+        self.metrics.group()
+    }
+
     /// Starts servers and no worker.
     ///
     /// # Panics
@@ -98,8 +104,8 @@ impl TestFleet {
     pub async fn http_url(&self) -> String {
         let serve = async || {
             let workers = self.workers().iter().map(|worker| worker.health.clone()).collect();
-            let told = Told { metrics: self.metrics.clone(), workers };
-            serve(([127, 0, 0, 1], 0).into(), told, self.settings.http.slot.clone()).await
+            let status = ProcessStatus { metrics: self.metrics.clone(), workers };
+            serve(([127, 0, 0, 1], 0).into(), status, self.settings.http.mount.clone()).await
         };
         let serving = self.http.get_or_try_init(serve).await.expect("a port");
         format!("http://{}", serving.address)

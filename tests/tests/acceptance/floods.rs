@@ -10,6 +10,14 @@ use brigade_tests::{
     until,
 };
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::interval,
+};
+
+use super::http::open_fleet;
 
 /// The number of orders that fill a list, which takes at most 900 kB.
 async fn fill_list(producer: &Producer) {
@@ -185,12 +193,90 @@ async fn s5_08_the_buffer_of_a_connection_that_does_not_read_is_bounded() {
     }
     let of_size = || std::fs::read_to_string(fleet.nats.log()).unwrap().contains("MaxPending");
     until("the server to give it up, or all to be answered", || async {
-        let lists = fleet.metrics.queries.with_label_values(&["active_orders", "200"]);
+        let lists = fleet.edge_metrics().queries.with_label_values(&["active_orders", "200"]);
         (of_size() || lists.get() > UNREAD).then_some(())
     })
     .await;
     // Whoever asks last has its answer after all that.
     assert_eq!(producer.active_orders(&[]).await.status, 200);
     assert!(of_size(), "it keeps all of it");
+    fleet.finish().await;
+}
+
+/// Lists of 50 MB together, more than a tenant may have on their way over HTTP.
+const UNREAD_OVER_HTTP: usize = 60;
+
+/// Asks for the active orders of `t1` on a connection of its own, which has little room for an
+/// answer. Returns the status, and the connection with the rest of the answer.
+async fn ask_over_http(http: &HttpClient) -> (u16, TcpStream) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let host = http.base.strip_prefix("http://").expect("http");
+    let mut socket = socket.connect(host.parse().unwrap()).await.expect("connected");
+    let request = format!("GET /v1/t1/active-orders HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut begin = [0; "HTTP/1.1 200".len()];
+    socket.read_exact(&mut begin).await.expect("a status");
+    let status = std::str::from_utf8(&begin[9..]).expect("text").parse().expect("a number");
+    (status, socket)
+}
+
+/// Reads so slowly that the answer takes minutes, but not so slowly that it is cut off.
+async fn read_slowly(mut socket: TcpStream) {
+    let mut pace = interval(Duration::from_millis(200));
+    let mut some = [0; 1024];
+    loop {
+        pace.tick().await;
+        match socket.read(&mut some).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn s5_08_clients_that_read_slowly_use_up_the_answers_of_their_own_tenant_only() {
+    let (fleet, http) = open_fleet().await;
+    let producer = fleet.producer().await;
+    let other = Producer::new(fleet.connect("t2-producer").await, "t2");
+    for producer in [&producer, &other] {
+        fill_list(producer).await;
+        producer.team_cart("c1", "ada", &[]).await;
+    }
+    let known = http.get("active-orders", &[]).await;
+    assert_eq!(known.status, 200);
+
+    let mut readers = JoinSet::new();
+    let refused = loop {
+        let (status, socket) = ask_over_http(&http).await;
+        if status != 200 {
+            break status;
+        }
+        readers.spawn(read_slowly(socket));
+        assert!(readers.len() < UNREAD_OVER_HTTP, "edge keeps all answers that nobody reads");
+    };
+    println!("{} answers wait to be read", readers.len());
+    assert_eq!(refused, 429);
+    let refused = http.get("active-orders", &[]).await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "too_many"));
+    assert_eq!(refused.header("retry-after"), "1");
+
+    // Only large answers over HTTP are refused, and only those of this tenant.
+    let same = http.get("active-orders", &[("If-None-Match", known.etag())]).await;
+    assert_eq!(same.status, 304);
+    assert_eq!(http.get("cart/c1", &[]).await.status, 200);
+    assert_eq!(producer.active_orders(&[]).await.status, 200);
+    let page = http.of("t2").get("active-orders", &[]).await;
+    assert_eq!(page.status, 200);
+    assert!(page.bytes.len() > 800_000);
+    assert!(readers.try_join_next().is_none(), "all of them still read");
+
+    // What is charged is given back when a connection ends.
+    readers.shutdown().await;
+    until("the answers to be given up", || async {
+        let page = http.get("active-orders", &[]).await;
+        (page.status == 200).then_some(())
+    })
+    .await;
     fleet.finish().await;
 }

@@ -44,7 +44,7 @@ async fn s0_04_a_poll_right_after_the_answer_is_never_304_over_http() {
     assert_eq!((&bob["user"], &bob["committed"]), (&json!("bob"), &json!("cod")));
     assert_eq!(poll.body()["version"], answer.body()["version"]);
     stopped.iter().for_each(|at| fleet.fail.disarm(at));
-    assert_eq!(fleet.metrics.stale_304.get(), 0);
+    assert_eq!(fleet.edge_metrics().stale_304.get(), 0);
     fleet.finish().await;
 }
 

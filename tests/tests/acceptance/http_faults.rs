@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brigade::{
     infra::Health,
-    runtime::http::{Slot, Told, serve},
+    runtime::http::{ProcessStatus, RouterMount, serve},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
@@ -23,8 +23,9 @@ async fn a_process_without_edge_or_without_workers_says_so() {
     for (workers, ready) in [(vec![], "no workers\n"), (vec![WorkerName::OutboxRelay], "starting")]
     {
         let workers = workers.into_iter().map(Health::new).collect();
-        let told = Told { metrics: Arc::default(), workers };
-        let serving = serve(([127, 0, 0, 1], 0).into(), told, Slot::default()).await.unwrap();
+        let status = ProcessStatus { metrics: Arc::default(), workers };
+        let serving =
+            serve(([127, 0, 0, 1], 0).into(), status, RouterMount::default()).await.unwrap();
         let http = HttpClient::new(format!("http://{}", serving.address), "t1");
         let response = http.get("cart/c1", &[]).await;
         assert_eq!((response.status, response.code().as_str()), (503, "no_edge"));
@@ -77,8 +78,10 @@ async fn a_wait_ends_with_the_drain() {
         let http = http.clone();
         async move { http.get("cart/c1", &[("Min-Version", "9"), ("Prefer", "wait=30")]).await }
     });
-    until("a query to wait", || async { (fleet.metrics.queries_waiting.get() == 1).then_some(()) })
-        .await;
+    until("a query to wait", || async {
+        (fleet.edge_metrics().queries_waiting.get() == 1).then_some(())
+    })
+    .await;
     fleet.take(WorkerName::Edge).stop().await;
     let waited = waiting.await.expect("no panic");
     assert_eq!((waited.status, waited.body()["version"].as_u64()), (504, Some(2)));

@@ -12,7 +12,7 @@ async fn drives_the_fleet(mut program: Command) {
     let said = interop::run(&mut program).await.unwrap_or_else(|error| panic!("{error:#}"));
     let last = said.lines().last();
     assert_eq!(last, Some("ok  what the credentials do not allow does not happen"), "{said}");
-    assert_eq!(fleet.metrics.stale_304.get(), 0);
+    assert_eq!(fleet.edge_metrics().stale_304.get(), 0);
     fleet.finish().await;
 }
 

@@ -254,7 +254,7 @@ async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
     let all = rows_in_sql(&fleet).await;
     let all = all.as_array().unwrap();
     until("memory to have all", || async {
-        let brought = fleet.metrics.list_watched.with_label_values(&["row"]).get();
+        let brought = fleet.edge_metrics().list_watched.with_label_values(&["row"]).get();
         (brought >= 1100).then_some(())
     })
     .await;
@@ -264,7 +264,7 @@ async fn a_long_list_shows_the_newest_thousand_and_that_there_are_more() {
     assert_eq!(body["rows"].as_array().unwrap()[..], all[..1000]);
     let etag = list.etag.unwrap();
     assert_eq!(producer.active_orders(&[("If-None-Match", &etag)]).await.status, 304);
-    let metric = |from: &str| fleet.metrics.list_rows.with_label_values(&[from]).get();
+    let metric = |from: &str| fleet.edge_metrics().list_rows.with_label_values(&[from]).get();
     assert_eq!((metric("memory"), metric("sql")), (1000, 0));
     // Where one goes, one that nothing happened to comes into view.
     let newest = all[0]["order"].as_str().unwrap();

@@ -17,19 +17,23 @@ use crate::lists::{place, rows_in_sql, step, without_position};
 pub const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 
 pub fn rows_from(fleet: &TestFleet, from: &str) -> u64 {
-    fleet.metrics.list_rows.with_label_values(&[from]).get()
+    fleet.edge_metrics().list_rows.with_label_values(&[from]).get()
 }
 
 pub fn watched(fleet: &TestFleet, what: &str) -> u64 {
-    fleet.metrics.list_watched.with_label_values(&[what]).get()
+    fleet.edge_metrics().list_watched.with_label_values(&[what]).get()
 }
 
 pub fn lost(fleet: &TestFleet, why: &str) -> u64 {
-    fleet.metrics.list_watch_lost.with_label_values(&[why]).get()
+    fleet.edge_metrics().list_watch_lost.with_label_values(&[why]).get()
 }
 
 pub fn caught_up(fleet: &TestFleet) -> u64 {
-    fleet.metrics.list_watch_recovery_seconds.with_label_values::<&str>(&[]).get_sample_count()
+    fleet
+        .edge_metrics()
+        .list_watch_recovery_seconds
+        .with_label_values::<&str>(&[])
+        .get_sample_count()
 }
 
 /// Waits until the watch has brought rows `times` times since `before`.
@@ -233,10 +237,11 @@ async fn s4_09_metrics_of_display_hits_errors_and_recovery() {
     until_brought(&fleet, 1, 1).await;
     assert_eq!(producer.active_orders(&[]).await.status, 200);
     assert_eq!((rows_from(&fleet, "memory"), rows_from(&fleet, "sql")), (1, 0));
-    let displayed = fleet.metrics.list_display_seconds.with_label_values::<&str>(&[]);
+    let displayed = fleet.edge_metrics().list_display_seconds.with_label_values::<&str>(&[]);
     assert_eq!((displayed.get_sample_count(), watched(&fleet, "row")), (2, 2));
     assert!(displayed.get_sample_sum() < 60.0, "seconds");
-    let gauges = (&fleet.metrics.list_watch_revision, &fleet.metrics.list_watch_lag);
+    let metrics = fleet.edge_metrics();
+    let gauges = (&metrics.list_watch_revision, &metrics.list_watch_lag);
     assert_eq!((gauges.0.get(), gauges.1.get()), (3, 0));
 
     // What is not as this build writes it is counted and left alone, and so is what is removed.

@@ -62,7 +62,7 @@ async fn poll_right_after_the_answer(stopped: &[&str]) {
     for point in stopped {
         fleet.fail.disarm(point);
     }
-    assert_eq!(fleet.metrics.stale_304.get(), 0);
+    assert_eq!(fleet.edge_metrics().stale_304.get(), 0);
     fleet.finish().await;
 }
 
@@ -236,7 +236,7 @@ async fn interleave(steps: &[Step]) {
     for cart in 0..3 {
         phone.poll(&producer, cart).await;
     }
-    assert_eq!(fleet.metrics.stale_304.get(), 0);
+    assert_eq!(fleet.edge_metrics().stale_304.get(), 0);
     // Keys that were lost are the verifier's to bring back: here it is only said that no answer
     // needed them. So the fleet is not asked whether KV equals SQL.
     fleet.until_relayed().await;

@@ -345,7 +345,7 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
         .group::<ConsumeMetrics>()
         .verdicts
         .with_label_values(&["command-handler", "done"]);
-    let answered = fleet.metrics.queries.with_label_values(&["view", "404"]);
+    let answered = fleet.edge_metrics().queries.with_label_values(&["view", "404"]);
     let (handled_before, answered_before) = (handled.get(), answered.get());
     for reply in replies() {
         all.subscribe(reply).await;

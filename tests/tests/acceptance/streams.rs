@@ -80,15 +80,15 @@ async fn s4_01_a_placed_order_is_pushed_over_http() {
     assert_eq!((&pushed["order"], &pushed["change"]["kind"]), (&json!("o2"), &json!("added")));
     assert_eq!(pushed, fresh(&producer).await[0], "a row as a query shows it");
     assert!(events.retry.is_some_and(|millis| millis < 2_000));
-    assert_eq!(fleet.metrics.stream_readers.get(), 1);
-    assert_eq!(fleet.metrics.stream_changes.get(), 1);
-    let displayed = fleet.metrics.stream_display_seconds.with_label_values::<&str>(&[]);
+    assert_eq!(fleet.edge_metrics().stream_readers.get(), 1);
+    assert_eq!(fleet.edge_metrics().stream_changes.get(), 1);
+    let displayed = fleet.edge_metrics().stream_display_seconds.with_label_values::<&str>(&[]);
     assert_eq!(displayed.get_sample_count(), 1);
     println!("from the change to its readers: {:.1} ms", displayed.get_sample_sum() * 1e3);
     drop(events);
-    let gone = async || (fleet.metrics.stream_readers.get() == 0).then_some(());
+    let gone = async || (fleet.edge_metrics().stream_readers.get() == 0).then_some(());
     until("the reader to be gone", gone).await;
-    let gone = async || (fleet.metrics.stream_hubs.get() == 0).then_some(());
+    let gone = async || (fleet.edge_metrics().stream_hubs.get() == 0).then_some(());
     until("the hub to be gone", gone).await;
     fleet.finish().await;
 }

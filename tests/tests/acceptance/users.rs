@@ -300,7 +300,7 @@ async fn s1_08_side_effects_of_a_login_happen_once_per_event() {
         let noted = "select type from brigade.user_activity where id = 'ada' order by version";
         sqlx::query_scalar(noted).fetch_all(&fleet.sql).await.unwrap()
     };
-    let preloaded = || fleet.metrics.queries.with_label_values(&["user_state", "200"]).get();
+    let preloaded = || fleet.edge_metrics().queries.with_label_values(&["user_state", "200"]).get();
     fleet.until_idle().await;
     let once = ["registered", "logged_in", "logged_in"];
     assert_eq!((noted().await, preloaded()), (once.map(str::to_owned).to_vec(), 2));

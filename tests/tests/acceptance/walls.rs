@@ -88,7 +88,7 @@ async fn s5_02_a_reply_subject_harms_its_sender_only() {
     }
     for endpoint in ["view", "user_state"] {
         until("the queries to be answered", || async {
-            let answered = fleet.metrics.queries.with_label_values(&[endpoint, "404"]).get();
+            let answered = fleet.edge_metrics().queries.with_label_values(&[endpoint, "404"]).get();
             (answered >= REPLIES.len() as u64).then_some(())
         })
         .await;

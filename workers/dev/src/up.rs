@@ -3,7 +3,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result, ensure};
 use brigade::{
     fleet::{Servers, Settings, config::cors_origins, process::Process, registry::parse},
-    runtime::http::Api,
+    runtime::http::ApiOptions,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, config::StackConfig};
@@ -47,7 +47,7 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
     let mut stack = LocalStack::start(&binaries, &dir, tenants, ports).await?;
-    let api = Api { open: args.open, origins: cors_origins()?, ..Api::default() };
+    let api = ApiOptions { open: args.open, origins: cors_origins()?, ..ApiOptions::default() };
     let servers = |worker| {
         let settings = Settings { http: api.clone(), ..Settings::default() };
         Servers { settings, ..stack.servers(worker) }

@@ -21,7 +21,7 @@ const TRIES: usize = 200;
 pub struct PortTaken(pub(super) u16);
 
 /// The number of attempts to start a server on a free port.
-const STARTS: usize = 5;
+pub const STARTS: usize = 5;
 
 /// Starts a server on a port, or on any free one if the port is 0. Returns the port with the result
 /// of `start`.

@@ -9,7 +9,7 @@ use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
 
 use super::{Servers, Settings};
-use crate::runtime::http::Api;
+use crate::runtime::http::ApiOptions;
 
 /// Every variable of `run`, `migrate`, `provision`, `dlq` and `locks`, for `--help`.
 pub const VARIABLES: &str = "\
@@ -96,7 +96,7 @@ impl RunConfig {
                 lock_policy: lock_policy()?,
                 idle_cart_hours: idle_cart_hours(text(IDLE_CARTS).as_deref())?,
                 dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
-                http: Api { open, origins: cors_origins()?, ..Api::default() },
+                http: ApiOptions { open, origins: cors_origins()?, ..ApiOptions::default() },
                 list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             },
             fail_point: text("BRIGADE_FAIL_POINT"),

@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     fleet::{Instance, Servers},
     infra::{FailPoints, Metrics},
-    runtime::http::{Serving, Slot, Told, serve},
+    runtime::http::{HttpServer, ProcessStatus, RouterMount, serve},
 };
 
 /// A drain that takes longer is cut off: the process has promised to be gone within 10 s.
@@ -21,7 +21,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(9500);
 
 pub struct Process {
     pub http: SocketAddr,
-    serving: Serving,
+    serving: HttpServer,
     instances: Vec<Instance>,
     terminate: Signal,
     interrupt: Signal,
@@ -43,16 +43,16 @@ impl Process {
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let metrics = Arc::new(Metrics::new());
         let fail = fail_points(fail_point);
-        let slot = Slot::default();
+        let mount = RouterMount::default();
         let instances: Vec<_> = workers
             .into_iter()
             .map(|(worker, mut servers)| {
-                servers.settings.http.slot = slot.clone();
+                servers.settings.http.mount = mount.clone();
                 Instance::start(worker, servers, metrics.clone(), fail.clone())
             })
             .collect();
         let workers = instances.iter().map(|instance| instance.health.clone()).collect();
-        let serving = serve(http, Told { metrics, workers }, slot).await?;
+        let serving = serve(http, ProcessStatus { metrics, workers }, mount).await?;
         Ok(Self { http: serving.address, serving, instances, terminate, interrupt })
     }
 

@@ -42,7 +42,7 @@ pub static WORKERS: &[RegisteredWorker] = &[
     entry!(CartLockExpiry, cart_lock_expiry, |settings| settings.idle_cart_hours),
     entry!(TableStatusReconciler, table_status_reconciler, |settings| settings.dry_run),
     entry!(CacheVerifier, cache_verifier),
-    entry!(Edge, edge, |settings| edge::Settings {
+    entry!(Edge, edge, |settings| edge::EdgeOptions {
         http: settings.http.clone(),
         list_cache: settings.list_cache,
         lock_policy: settings.lock_policy.clone(),

@@ -1,6 +1,6 @@
 use brigade_domain::LockPolicy;
 
-use crate::runtime::http::Api;
+use crate::runtime::http::ApiOptions;
 
 /// The servers of a worker, with its own user on both, and its settings.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub struct Settings {
     /// table-status-reconciler counts and logs, and sends nothing.
     pub dry_run: bool,
     /// The address of edge's HTTP API, and its limits.
-    pub http: Api,
+    pub http: ApiOptions,
     /// edge keeps rows of lists in memory; else it reads each from SQL.
     pub list_cache: bool,
 }
@@ -33,7 +33,7 @@ impl Default for Settings {
             lock_policy: LockPolicy::default(),
             idle_cart_hours: 7 * 24,
             dry_run: false,
-            http: Api::default(),
+            http: ApiOptions::default(),
             list_cache: true,
         }
     }

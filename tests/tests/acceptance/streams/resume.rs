@@ -10,7 +10,7 @@ use std::{
 
 use brigade::{
     fleet::Instance,
-    runtime::http::{Serving, Slot, Told, serve},
+    runtime::http::{HttpServer, ProcessStatus, RouterMount, serve},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
@@ -33,19 +33,19 @@ use super::{ACTIVE, change, converge, fleet, fresh, open, place, step};
 pub struct Edge {
     pub instance: Instance,
     pub http: HttpClient,
-    _serving: Serving,
+    _serving: HttpServer,
 }
 
 impl Edge {
     pub async fn start(fleet: &TestFleet) -> Self {
         let mut servers = fleet.servers(WorkerName::Edge);
-        let slot = Slot::default();
-        servers.settings.http.slot = slot.clone();
+        let mount = RouterMount::default();
+        servers.settings.http.mount = mount.clone();
         let (metrics, fail) = (fleet.metrics.clone(), fleet.fail.clone());
         let instance = Instance::start(WorkerName::Edge, servers, metrics.clone(), fail);
         until_ready(&instance).await;
-        let told = Told { metrics, workers: vec![instance.health.clone()] };
-        let serving = serve(([127, 0, 0, 1], 0).into(), told, slot).await.expect("a port");
+        let status = ProcessStatus { metrics, workers: vec![instance.health.clone()] };
+        let serving = serve(([127, 0, 0, 1], 0).into(), status, mount).await.expect("a port");
         let http = HttpClient::new(format!("http://{}", serving.address), "t1");
         Self { instance, http, _serving: serving }
     }
@@ -227,7 +227,7 @@ async fn a_change_is_told_once_however_long_a_transaction_is_open() {
     step(&producer, "o2", "accept").await;
     let told = change(&mut events).await;
     assert_eq!((&told["order"], &told["status"]), (&json!("o2"), &json!("accepted")));
-    assert_eq!(fleet.metrics.stream_changes.get(), 4);
+    assert_eq!(fleet.edge_metrics().stream_changes.get(), 4);
     open.commit().await.unwrap();
     fleet.finish().await;
 }

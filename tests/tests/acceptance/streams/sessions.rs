@@ -17,7 +17,7 @@ async fn a_session_that_ends_ends_its_stream() {
     };
     role("staff").await;
     place(&producer, "o1").await;
-    let ends = fleet.metrics.stream_ends.with_label_values(&["refused"]);
+    let ends = fleet.edge_metrics().stream_ends.with_label_values(&["refused"]);
 
     // A role that is taken away, a session that is ended, one that another one took the place of.
     for n in 1..=3 {
@@ -35,7 +35,7 @@ async fn a_session_that_ends_ends_its_stream() {
         assert_eq!(again.status, if n == 1 { 403 } else { 401 });
         role("staff").await;
     }
-    let gone = async || (fleet.metrics.stream_readers.get() == 0).then_some(());
+    let gone = async || (fleet.edge_metrics().stream_readers.get() == 0).then_some(());
     until("the readers to be gone", gone).await;
     fleet.finish().await;
 }

@@ -1,9 +1,9 @@
-//! What a process serves over HTTP: `/livez`, `/readyz` and `/metrics`, and whatever one of its
-//! workers puts into the [`Slot`].
+//! The HTTP server of a process: `/livez`, `/readyz` and `/metrics`, and the routes that one of its
+//! workers mounts ([`RouterMount`]).
 
+mod mount;
 mod problem;
 mod serve;
-mod slot;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,50 +18,59 @@ use axum::{
 use brigade_contracts::{Refusal, WorkerName};
 use tower::ServiceExt;
 
-use self::serve::Limits;
+use self::serve::ConnectionLimits;
 pub use self::{
+    mount::{MountedRouter, RouterMount},
     problem::{PROBLEM_JSON, Problem},
-    serve::Serving,
-    slot::{Filled, Slot},
+    serve::HttpServer,
 };
 use crate::infra::{Health, Metrics};
 
-/// What the endpoints tell of.
+/// The state of a process, which the endpoints report.
 #[derive(Clone)]
-pub struct Told {
+pub struct ProcessStatus {
     pub metrics: Arc<Metrics>,
     pub workers: Vec<Health>,
 }
 
-/// How a process serves the API of a worker.
+/// The settings of the API of a worker.
 #[derive(Clone, Debug, Default)]
-pub struct Api {
-    /// Where the worker puts its routes while it is ready.
-    pub slot: Slot,
-    /// Whoever shows no token is trusted like a producer; for a process on loopback only.
+pub struct ApiOptions {
+    /// The worker mounts its routes here while it is ready.
+    pub mount: RouterMount,
+    /// Requests without a token are trusted like a producer; for a process on loopback only.
     pub open: bool,
-    /// Origins whose pages may read the answers.
+    /// Origins whose pages may read the responses.
     pub origins: Vec<axum::http::HeaderValue>,
 }
 
 /// Listens on `address` (port 0: any free one) and serves until what is returned is dropped.
 ///
 /// # Errors
-/// Where the address is taken.
-pub async fn serve(address: SocketAddr, told: Told, slot: Slot) -> anyhow::Result<Serving> {
-    let has_edge = told.workers.iter().any(|health| health.worker == WorkerName::Edge);
+/// If the address is taken.
+pub async fn serve(
+    address: SocketAddr,
+    status: ProcessStatus,
+    mount: RouterMount,
+) -> anyhow::Result<HttpServer> {
+    let has_edge = status.workers.iter().any(|health| health.worker == WorkerName::Edge);
     let router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(|State(told): State<Told>| async move { told.metrics.render() }))
-        .with_state(told)
-        .fallback(move |request| serve_slot(slot.clone(), has_edge, request));
-    Serving::start(address, Limits::default(), router)
+        .route("/metrics", get(metrics))
+        .with_state(status)
+        .fallback(move |request| serve_mounted(mount.clone(), has_edge, request));
+    HttpServer::start(address, ConnectionLimits::default(), router)
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-async fn serve_slot(slot: Slot, has_edge: bool, request: Request) -> Result<Response, Problem> {
-    match slot.router() {
+/// Handles a request with the routes that are mounted.
+async fn serve_mounted(
+    mount: RouterMount,
+    has_edge: bool,
+    request: Request,
+) -> Result<Response, Problem> {
+    match mount.router() {
         // A router has no error of its own.
         Some(router) => router.oneshot(request).await.map_err(|never| match never {}),
         None if request.uri().path().starts_with("/v1/") && !has_edge => {
@@ -76,28 +85,34 @@ async fn serve_slot(slot: Slot, has_edge: bool, request: Request) -> Result<Resp
     }
 }
 
-/// 503 where a worker hangs and could not be started again: the process should be killed. Nothing
-/// that is away makes it so: that would kill a whole fleet for an outage of its servers.
-async fn livez(State(told): State<Told>) -> (StatusCode, String) {
-    lines(&told, "alive", Health::alive)
+/// Handles `GET /metrics`.
+async fn metrics(State(status): State<ProcessStatus>) -> String {
+    status.metrics.render()
 }
 
-/// 503 where one of the workers is not ready.
-async fn readyz(State(told): State<Told>) -> (StatusCode, String) {
-    lines(&told, "ready", Health::ready)
+/// Handles `GET /livez`: 503 if a worker hangs and could not be started again, so the process should
+/// be killed. A server that is unavailable does not cause it: that would kill a whole fleet for an
+/// outage.
+async fn livez(State(status): State<ProcessStatus>) -> (StatusCode, String) {
+    report_workers(&status, "alive", Health::alive)
 }
 
-/// One line a worker, or `no workers`; 503 where one of them is not what it should be.
-fn lines(
-    told: &Told,
+/// Handles `GET /readyz`: 503 if one of the workers is not ready.
+async fn readyz(State(status): State<ProcessStatus>) -> (StatusCode, String) {
+    report_workers(&status, "ready", Health::ready)
+}
+
+/// Returns one line for each worker, or `no workers`; 503 if one of them is not `good`.
+fn report_workers(
+    process: &ProcessStatus,
     good: &str,
     is_good: impl Fn(&Health) -> Result<(), String>,
 ) -> (StatusCode, String) {
     let mut status = StatusCode::OK;
-    if told.workers.is_empty() {
+    if process.workers.is_empty() {
         return (status, "no workers\n".to_owned());
     }
-    let lines = told.workers.iter().map(|health| {
+    let lines = process.workers.iter().map(|health| {
         let line = match is_good(health) {
             Ok(()) => good.to_owned(),
             Err(why) => {

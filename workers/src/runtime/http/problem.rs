@@ -1,3 +1,5 @@
+//! Errors over HTTP, as RFC 9457 writes them.
+
 use axum::{
     body::Body,
     http::{HeaderValue, Response, StatusCode, header},
@@ -9,25 +11,25 @@ use serde_json::{Map, Value};
 /// The media type of RFC 9457.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// An error as RFC 9457 writes it: `type`, `title`, `status`, `detail` and `instance`, and all that
-/// stands in the outcome or the answer it is made of: `code`, `message`, `retry_after_ms` and what
-/// else there is.
+/// An error as RFC 9457 writes it: `type`, `title`, `status`, `detail` and `instance`, and all
+/// fields of the outcome or the reply that it is made of: `code`, `message`, `retry_after_ms` and
+/// others.
 ///
-/// A response that is made of one carries it among its extensions, so that whoever knows the
-/// number of the request can name it there.
+/// A response that is made of one carries it among its extensions, so that the middleware, which
+/// knows the number of the request, can add it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     status: StatusCode,
     members: Map<String, Value>,
-    /// Which occurrence of the problem this is.
+    /// The request that it occurred in, as a URN.
     pub instance: Option<String>,
 }
 
 impl Problem {
-    /// Of an outcome or an error answer, which holds `status`, `code` and `message`. `None` for
-    /// what is neither.
+    /// Reads an outcome or an error reply, which has `status`, `code` and `message`; `None` if the
+    /// body is neither.
     #[must_use]
-    pub fn of(body: &[u8]) -> Option<Self> {
+    pub fn from_json(body: &[u8]) -> Option<Self> {
         let members: Map<String, Value> = serde_json::from_slice(body).ok()?;
         let status = members.get("status")?.as_u64().and_then(|status| status.try_into().ok())?;
         let is_text = |name: &str| members.get(name).is_some_and(Value::is_string);
@@ -35,37 +37,37 @@ impl Problem {
         (is_text("code") && is_text("message")).then_some(Self { status, members, instance: None })
     }
 
-    /// The stable word that says what is wrong.
+    /// Returns the code: a stable word for the kind of error.
     #[must_use]
     pub fn code(&self) -> &str {
         self.members["code"].as_str().unwrap_or_default()
     }
 
-    /// In whole seconds, rounded up.
+    /// Returns the time of `Retry-After` in whole seconds, rounded up.
     fn retry_after(&self) -> Option<u64> {
-        let told = self.members.get("retry_after_ms").and_then(Value::as_u64);
+        let given = self.members.get("retry_after_ms").and_then(Value::as_u64);
         match self.status.as_u16() {
-            423 | 429 => told,
-            // To come again would be in vain.
+            423 | 429 => given,
+            // A retry would be in vain.
             503 if self.code() == "no_edge" => None,
-            503 => told.or(Some(1000)),
+            503 => given.or(Some(1000)),
             _ => None,
         }
         .map(|millis| millis.div_ceil(1000).max(1))
     }
 
-    /// As it is sent.
+    /// Returns the body of the response.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
         let mut members = self.members.clone();
         let code = self.code().to_owned();
-        let told = [
+        let standard = [
             ("type", Some(format!("urn:brigade:problem:{code}"))),
             ("title", Some(code.replace('_', " "))),
             ("detail", members["message"].as_str().map(ToOwned::to_owned)),
             ("instance", self.instance.clone()),
         ];
-        for (name, text) in told {
+        for (name, text) in standard {
             if let Some(text) = text {
                 members.insert(name.to_owned(), text.into());
             }

@@ -21,39 +21,38 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::ServiceExt;
 
-/// Connections that wait to be taken.
+/// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// How long a connection may take to end once nobody answers any more.
-const END_WITHIN: Duration = Duration::from_millis(500);
-/// Pause after a connection could not be taken, for want of file descriptors.
+/// The time that a connection has to end after the drain.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause after a connection could not be accepted, for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What strangers may take up.
+/// The bounds on what strangers may use.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     /// Connections at a time; more wait until one ends. About 10 KiB each.
     connections: usize,
     /// Bytes of a request's first line and headers; more is `431`.
     head: usize,
     /// Headers of a request; more is `431`.
     headers: usize,
-    /// A connection whose next request does not come whole within this is closed.
+    /// A connection whose next head does not come whole within this time is closed.
     head_within: Duration,
     /// A connection whose other end takes nothing for so many milliseconds, though there is
     /// something for it, is closed: one that is gone without a word, or that reads no more.
     /// Elsewhere than on Linux the system decides when.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     stalled_after: u32,
-    /// What the system keeps for the other end of a connection, at most, in bytes; Linux doubles
-    /// it.
+    /// The most bytes that the system keeps for the other end of a connection; Linux doubles it.
     send_buffer: u32,
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 8192,
-            // Four times what a command's headers take.
+            // Four times the size of a command's headers.
             head: 16 * 1024,
             headers: 100,
             head_within: Duration::from_secs(30),
@@ -65,18 +64,23 @@ impl Default for Limits {
 }
 
 /// A server that runs until it is stopped or dropped.
-pub struct Serving {
+pub struct HttpServer {
+    /// The address that it listens on.
     pub address: SocketAddr,
     drain: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
 
-impl Serving {
+impl HttpServer {
     /// Listens on `address` (port 0: any free one) and serves.
     ///
     /// # Errors
-    /// Where the address is taken.
-    pub(super) fn start(address: SocketAddr, limits: Limits, router: Router) -> io::Result<Self> {
+    /// If the address is taken.
+    pub(super) fn start(
+        address: SocketAddr,
+        limits: ConnectionLimits,
+        router: Router,
+    ) -> io::Result<Self> {
         let listener = listen(address, limits)?;
         let address = listener.local_addr()?;
         let drain = CancellationToken::new();
@@ -84,16 +88,16 @@ impl Serving {
         Ok(Self { address, drain, task: AbortOnDropHandle::new(task) })
     }
 
-    /// Takes no more connections, and waits until those that are there have ended: idle ones at
-    /// once, the others after the answer that they wait for. What has not ended after 500 ms is
-    /// cut off.
+    /// Accepts no more connections, and waits until those that are there have ended: idle ones at
+    /// once, the others after the response that they wait for. A connection that has not ended
+    /// after 500 ms is cut off.
     pub async fn stop(self) {
         self.drain.cancel();
-        let _late = timeout(END_WITHIN, self.task).await;
+        let _late = timeout(END_TIMEOUT, self.task).await;
     }
 }
 
-fn listen(address: SocketAddr, limits: Limits) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, limits: ConnectionLimits) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A process that is started again finds its address, though old connections linger on it.
     socket.set_reuseaddr(true)?;
@@ -105,7 +109,12 @@ fn listen(address: SocketAddr, limits: Limits) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(listener: TcpListener, limits: Limits, router: Router, drain: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    limits: ConnectionLimits,
+    router: Router,
+    drain: CancellationToken,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
@@ -115,29 +124,29 @@ async fn accept(listener: TcpListener, limits: Limits, router: Router, drain: Ca
     // Nothing that is served outlives this, however it ends.
     let end = CancellationToken::new();
     let _with_this = end.clone().drop_guard();
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let next = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let permit = permits.clone().acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (place, accepted) = tokio::select! {
+        let (permit, accepted) = tokio::select! {
             next = next => next,
             () = drain.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = graceful.watch(connection(&http, stream, peer, &router));
+                let connection = graceful.watch(serve_connection(&http, stream, peer, &router));
                 let end = end.clone();
                 tokio::spawn(async move {
                     if let Some(Err(error)) = end.run_until_cancelled(connection).await {
                         tracing::debug!(%error, "a connection broke");
                     }
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection was not taken");
+                tracing::warn!(%error, "a connection was not accepted");
                 sleep(PAUSE).await;
             }
         }
@@ -146,7 +155,7 @@ async fn accept(listener: TcpListener, limits: Limits, router: Router, drain: Ca
     graceful.shutdown().await;
 }
 
-fn connection(
+fn serve_connection(
     http: &http1::Builder,
     stream: TcpStream,
     peer: SocketAddr,

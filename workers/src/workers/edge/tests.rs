@@ -3,9 +3,9 @@
 mod faults;
 mod list;
 mod locks;
+mod servers;
 mod sources;
 mod standby;
-mod world;
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,16 @@ use brigade_contracts::{WorkerName, query::QueryError};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use self::world::{Answer, World, until};
+use self::servers::{EdgeFixture, Response, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_is_answered_by_the_contract() -> Result<()> {
-    let world = World::start().await?;
-    let handler = world.worker(WorkerName::CommandHandler).await?;
-    let edge = world.edge().await?;
-    world.cart("c1").await?;
+    let servers = EdgeFixture::start().await?;
+    let handler = servers.worker(WorkerName::CommandHandler).await?;
+    let edge = servers.edge().await?;
+    servers.cart("c1").await?;
 
-    let view = world.view("c1", &[]).await?;
+    let view = servers.view("c1", &[]).await?;
     assert_eq!((view.status, view.etag.as_deref()), (200, Some("\"2\"")));
     let body = view.json();
     assert_eq!((&body["version"], &body["due"]), (&json!(2), &json!(1300)));
@@ -31,11 +31,11 @@ async fn a_view_is_answered_by_the_contract() -> Result<()> {
     assert!(view.body.starts_with(br#"{"version":2,"core":{"version":2,"at":"#));
 
     for known in ["\"2\"", "W/\"2\"", "\"1\", \"2\"", "*"] {
-        let same = world.view("c1", &[("If-None-Match", known)]).await?;
+        let same = servers.view("c1", &[("If-None-Match", known)]).await?;
         assert_eq!((same.status, same.etag.as_deref()), (304, Some("\"2\"")), "{known}");
         assert!(same.body.is_empty() && same.error.is_none());
     }
-    let other = world.view("c1", &[("If-None-Match", "\"1\"")]).await?;
+    let other = servers.view("c1", &[("If-None-Match", "\"1\"")]).await?;
     assert_eq!((other.status, other.body), (200, view.body));
 
     let bad: &[&[(&str, &str)]] = &[
@@ -46,7 +46,7 @@ async fn a_view_is_answered_by_the_contract() -> Result<()> {
         &[("Confirm", "sql")],
     ];
     for headers in bad {
-        let refused = world.view("c1", headers).await?;
+        let refused = servers.view("c1", headers).await?;
         assert_eq!(error(&refused), (400, "bad_header"), "{headers:?}");
     }
     let queries = [
@@ -58,7 +58,7 @@ async fn a_view_is_answered_by_the_contract() -> Result<()> {
         ("q.t1.outcome.ä", (400, "bad_subject")),
     ];
     for (subject, expected) in queries {
-        let refused = world.request(subject.to_owned(), &[], b"").await?;
+        let refused = servers.request(subject.to_owned(), &[], b"").await?;
         assert_eq!(error(&refused), expected, "{subject}");
     }
     assert_eq!(edge.health.violations(), Vec::<String>::new());
@@ -69,40 +69,40 @@ async fn a_view_is_answered_by_the_contract() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_may_be_waited_for() -> Result<()> {
-    let world = World::start().await?;
-    let handler = world.worker(WorkerName::CommandHandler).await?;
-    let edge = world.edge().await?;
-    world.cart("c1").await?;
+    let servers = EdgeFixture::start().await?;
+    let handler = servers.worker(WorkerName::CommandHandler).await?;
+    let edge = servers.edge().await?;
+    servers.cart("c1").await?;
 
-    let reached = world.view("c1", &[("Min-Version", "2")]).await?;
+    let reached = servers.view("c1", &[("Min-Version", "2")]).await?;
     assert_eq!(reached.status, 200);
-    let same = world.view("c1", &[("Min-Version", "2"), ("If-None-Match", "\"2\"")]).await?;
+    let same = servers.view("c1", &[("Min-Version", "2"), ("If-None-Match", "\"2\"")]).await?;
     assert_eq!(same.status, 304);
     for wait in ["0", "50"] {
         let started = Instant::now();
-        let early = world.view("c1", &[("Min-Version", "3"), ("Wait-Ms", wait)]).await?;
+        let early = servers.view("c1", &[("Min-Version", "3"), ("Wait-Ms", wait)]).await?;
         assert_eq!(error(&early), (504, "version_not_reached"));
         assert_eq!(early.json()["version"], 2);
         assert!(started.elapsed() >= Duration::from_millis(wait.parse()?));
     }
     let absent = [("Min-Version", "1"), ("Wait-Ms", "10")];
-    assert_eq!(error(&world.view("c9", &absent).await?), (404, "not_found"));
+    assert_eq!(error(&servers.view("c9", &absent).await?), (404, "not_found"));
 
     // Each waits for the version that its own answer named.
     let fourth = [("Min-Version", "4"), ("Wait-Ms", "30000")];
     let unborn = [("Min-Version", "1"), ("Wait-Ms", "30000")];
     let (change, birth, waited, born) = tokio::join!(
         async {
-            waiting(&world, 2).await;
-            world.add_item("c1", "i2").await?;
-            world.add_item("c1", "i3").await
+            waiting(&servers, 2).await;
+            servers.add_item("c1", "i2").await?;
+            servers.add_item("c1", "i3").await
         },
         async {
-            waiting(&world, 2).await;
-            world.cart("c2").await
+            waiting(&servers, 2).await;
+            servers.cart("c2").await
         },
-        world.view("c1", &fourth),
-        world.view("c2", &unborn),
+        servers.view("c1", &fourth),
+        servers.view("c2", &unborn),
     );
     assert_eq!(change?["version"], 4);
     birth?;
@@ -112,15 +112,15 @@ async fn a_version_may_be_waited_for() -> Result<()> {
     assert_eq!(edge.health.violations(), Vec::<String>::new());
 
     // A lost push only costs time.
-    let operator = world.operator().await?;
+    let operator = servers.operator().await?;
     operator.request("$JS.API.STREAM.DELETE.KV_versions", "".into()).await?;
     let fifth = [("Min-Version", "5"), ("Wait-Ms", "30000")];
     let (changed, waited) = tokio::join!(
         async {
-            waiting(&world, 1).await;
-            world.add_item("c1", "i4").await
+            waiting(&servers, 1).await;
+            servers.add_item("c1", "i4").await
         },
-        world.view("c1", &fifth),
+        servers.view("c1", &fifth),
     );
     assert_eq!((changed?["version"].as_u64(), waited?.status), (Some(5), 200));
     edge.stop().await;
@@ -130,28 +130,28 @@ async fn a_version_may_be_waited_for() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_is_answered_byte_for_byte() -> Result<()> {
-    let world = World::start().await?;
-    let handler = world.worker(WorkerName::CommandHandler).await?;
-    let edge = world.edge().await?;
-    world.cart("c1").await?;
-    assert_eq!(error(&world.outcome("k1", &[]).await?), (404, "not_decided"));
-    let early = world.outcome("k1", &[("Wait-Ms", "20")]).await?;
+    let servers = EdgeFixture::start().await?;
+    let handler = servers.worker(WorkerName::CommandHandler).await?;
+    let edge = servers.edge().await?;
+    servers.cart("c1").await?;
+    assert_eq!(error(&servers.outcome("k1", &[]).await?), (404, "not_decided"));
+    let early = servers.outcome("k1", &[("Wait-Ms", "20")]).await?;
     assert_eq!(error(&early), (404, "not_decided"));
-    assert_eq!(error(&world.outcome("k1", &[("Wait-Ms", "")]).await?), (400, "bad_header"));
+    assert_eq!(error(&servers.outcome("k1", &[("Wait-Ms", "")]).await?), (400, "bad_header"));
 
     let (decided, waited) = tokio::join!(
         async {
-            waiting(&world, 1).await;
-            world.command_as("k1", "c1", "join", json!({"user": "bob"})).await
+            waiting(&servers, 1).await;
+            servers.command_as("k1", "c1", "join", json!({"user": "bob"})).await
         },
-        world.outcome("k1", &[("Wait-Ms", "30000")]),
+        servers.outcome("k1", &[("Wait-Ms", "30000")]),
     );
     let (decided, waited) = (decided?, waited?);
     assert_eq!((waited.status, waited.json()), (200, decided));
     let query = "select outcome::text from brigade.command_inbox where command_id = 'k1'";
-    let stored: String = sqlx::query_scalar(query).fetch_one(&mut world.sql().await?).await?;
+    let stored: String = sqlx::query_scalar(query).fetch_one(&mut servers.sql().await?).await?;
     assert_eq!(waited.body, stored.as_bytes());
-    assert_eq!(world.outcome("k1", &[]).await?, waited);
+    assert_eq!(servers.outcome("k1", &[]).await?, waited);
     assert_eq!(edge.health.violations(), Vec::<String>::new());
     edge.stop().await;
     handler.stop().await;
@@ -160,12 +160,12 @@ async fn an_outcome_is_answered_byte_for_byte() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_shows_itself_with_its_statistics() -> Result<()> {
-    let world = World::start().await?;
-    let edges = [world.edge().await?, world.edge().await?];
+    let servers = EdgeFixture::start().await?;
+    let edges = [servers.edge().await?, servers.edge().await?];
     for _ in 0..20 {
-        assert_eq!(world.view("nobody", &[]).await?.status, 404);
+        assert_eq!(servers.view("nobody", &[]).await?.status, 404);
     }
-    let operator = world.operator().await?;
+    let operator = servers.operator().await?;
     let ask = async |subject: &str| -> Result<Value> {
         Ok(serde_json::from_slice(&operator.request(subject.to_owned(), "".into()).await?.payload)?)
     };
@@ -198,8 +198,8 @@ async fn the_service_shows_itself_with_its_statistics() -> Result<()> {
     Ok(())
 }
 
-/// Status and code, which body and headers tell alike.
-fn error(answer: &Answer) -> (u16, &'static str) {
+/// Returns status and code, which are the same in body and headers.
+fn error(answer: &Response) -> (u16, &'static str) {
     let body: QueryError = serde_json::from_slice(&answer.body).expect("an error has a body");
     let headers = (answer.status.to_string(), body.code.to_string());
     assert_eq!(answer.error, Some(headers));
@@ -208,6 +208,6 @@ fn error(answer: &Answer) -> (u16, &'static str) {
     (answer.status, body.code.into_owned().leak())
 }
 
-async fn waiting(world: &World, count: i64) {
-    until("queries wait", async || world.metrics.queries_waiting.get() == count).await;
+async fn waiting(servers: &EdgeFixture, count: i64) {
+    until("queries wait", async || servers.edge_metrics().queries_waiting.get() == count).await;
 }

@@ -14,7 +14,7 @@ use super::*;
 /// Ends a test that hangs. On a clock that stands it is over at once.
 const LIMIT: Duration = Duration::from_secs(20);
 /// None of them is what holds without it.
-const LIMITS: Limits = Limits {
+const LIMITS: ConnectionLimits = ConnectionLimits {
     connections: 100,
     head: 8192,
     headers: 8,
@@ -23,11 +23,12 @@ const LIMITS: Limits = Limits {
     send_buffer: 4096,
 };
 const REQUEST: &str = "GET /quick HTTP/1.1\r\nHost: x\r\n\r\n";
-/// What the server sends of `/large`: far more than fits between two sockets.
+/// The size of `/large`: far more than fits between two sockets.
 const LARGE: usize = 256 * 1024;
 
-/// A server, what tells that `/held` was asked for, and what lets that be answered.
-fn start(limits: Limits) -> (Serving, UnboundedReceiver<()>, CancellationToken) {
+/// Starts a server. Returns it, a channel that reports requests for `/held`, and a token that lets
+/// them be answered.
+fn start(limits: ConnectionLimits) -> (HttpServer, UnboundedReceiver<()>, CancellationToken) {
     let (came, coming) = unbounded_channel();
     let release = CancellationToken::new();
     let released = release.clone();
@@ -43,14 +44,14 @@ fn start(limits: Limits) -> (Serving, UnboundedReceiver<()>, CancellationToken) 
         .route("/large", get(async || vec![0; LARGE]))
         .route("/endless", get(async || Body::from_stream(endless)));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    (Serving::start(any, limits, router).expect("a free port"), coming, release)
+    (HttpServer::start(any, limits, router).expect("a free port"), coming, release)
 }
 
 /// The other end of a connection.
 struct Peer(TcpStream);
 
 impl Peer {
-    async fn connect(server: &Serving) -> Self {
+    async fn connect(server: &HttpServer) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         // So that little is on its way.
         socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -61,7 +62,7 @@ impl Peer {
         self.0.write_all(bytes.as_bytes()).await.expect("sent");
     }
 
-    /// The head and the body of an answer.
+    /// Reads the head and the body of a response.
     async fn answer(&mut self) -> String {
         let mut answer = Vec::new();
         while !answer.ends_with(b"done") {
@@ -71,7 +72,7 @@ impl Peer {
         String::from_utf8(answer).expect("text")
     }
 
-    /// What comes until the connection ends.
+    /// Reads until the connection ends.
     async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // A reset, where the server has not read everything, is an end too.
@@ -128,7 +129,7 @@ async fn a_head_that_comes_byte_by_byte_has_no_more_time() {
 
 #[tokio::test]
 async fn one_connection_too_many_waits_until_another_ends() {
-    let (server, ..) = start(Limits { connections: 2, ..LIMITS });
+    let (server, ..) = start(ConnectionLimits { connections: 2, ..LIMITS });
     let mut peers = Vec::new();
     for _ in 0..2 {
         let mut peer = Peer::connect(&server).await;
@@ -184,8 +185,8 @@ async fn a_head_beyond_the_limits_is_refused_and_ends_the_connection() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn whoever_reads_nothing_is_cut_off_and_gives_its_place_back() {
-    let (server, ..) = start(Limits { connections: 1, stalled_after: 300, ..LIMITS });
+async fn whoever_reads_nothing_is_cut_off_and_gives_its_permit_back() {
+    let (server, ..) = start(ConnectionLimits { connections: 1, stalled_after: 300, ..LIMITS });
     let mut stalled = Peer::connect(&server).await;
     stalled.send("GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await;
     stalled.0.readable().await.expect("an answer");
@@ -201,7 +202,7 @@ async fn whoever_reads_nothing_is_cut_off_and_gives_its_place_back() {
 #[tokio::test]
 async fn whoever_reads_slowly_is_not_cut_off() {
     let stalled_after = 2000;
-    let (server, ..) = start(Limits { stalled_after, ..LIMITS });
+    let (server, ..) = start(ConnectionLimits { stalled_after, ..LIMITS });
     let mut slow = Peer::connect(&server).await;
     slow.send("GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     let started = Instant::now();
@@ -243,7 +244,7 @@ async fn a_drain_ends_what_is_idle_and_answers_what_is_in_hand() {
     assert_eq!(busy.rest().await, b"");
     let started = Instant::now();
     stopped.await.expect("it stops");
-    assert!(started.elapsed() < END_WITHIN, "at once");
+    assert!(started.elapsed() < END_TIMEOUT, "at once");
 }
 
 #[tokio::test]
@@ -257,8 +258,8 @@ async fn a_drain_cuts_off_what_does_not_end() {
     pause();
     let started = Instant::now();
     server.stop().await;
-    assert!(started.elapsed() >= END_WITHIN, "{:?}", started.elapsed());
+    assert!(started.elapsed() >= END_TIMEOUT, "{:?}", started.elapsed());
     assert_eq!(half.rest().await, b"");
     assert_eq!(held.rest().await, b"");
-    assert!(started.elapsed() < END_WITHIN * 2, "{:?}", started.elapsed());
+    assert!(started.elapsed() < END_TIMEOUT * 2, "{:?}", started.elapsed());
 }

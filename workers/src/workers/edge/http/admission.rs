@@ -1,5 +1,5 @@
-//! The place of a request: one of its address's, until the token that it shows is confirmed; then
-//! one of its tenant's. So nobody uses up the share of a tenant whose token he does not have.
+//! The admission of a request: it counts for its address until its token is confirmed, and then
+//! for its tenant. So nobody uses up the share of a tenant whose token he does not have.
 
 use std::{
     net::IpAddr,
@@ -8,41 +8,42 @@ use std::{
 
 use brigade_contracts::Token;
 
-use crate::workers::edge::{
-    places::{Place, Places},
-    reply::Reply,
-};
+use crate::workers::edge::admission::{AdmissionError, AdmissionPermit, RequestAdmission};
 
-/// A place that is given back with the last clone.
+/// The permit of a request, given back with the last clone.
 #[derive(Clone)]
-pub(in crate::workers::edge) struct Admission {
-    place: Arc<Mutex<Place>>,
-    in_hand: Places,
+pub(super) struct RequestPermit {
+    permit: Arc<Mutex<AdmissionPermit>>,
+    admission: RequestAdmission,
 }
 
-impl Admission {
-    /// Takes a place among those of whom nothing is known but the address.
+impl RequestPermit {
+    /// Admits a request of which nothing is known but the address.
     ///
     /// # Errors
-    /// `503 busy` where there is no room, `429 too_many` where the address has its share.
-    pub fn of_stranger(strangers: &Places, in_hand: &Places, from: IpAddr) -> Result<Self, Reply> {
-        let place = strangers.take(&network(from))?;
-        Ok(Self { place: Arc::new(Mutex::new(place)), in_hand: in_hand.clone() })
+    /// If too many such requests are in flight, in total or from this address.
+    pub fn for_stranger(
+        admission: &RequestAdmission,
+        from: IpAddr,
+    ) -> Result<Self, AdmissionError> {
+        let permit = admission.strangers.try_admit(&network_of(from))?;
+        Ok(Self { permit: Arc::new(Mutex::new(permit)), admission: admission.clone() })
     }
 
-    /// Takes one of the tenant's places instead.
+    /// Counts the request for its tenant instead.
     ///
     /// # Errors
-    /// `503 busy` where there is no room, `429 too_many` where the tenant has its share.
-    pub fn confirmed(&self, tenant: &Token) -> Result<(), Reply> {
-        let place = self.in_hand.take(tenant.as_str())?;
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    /// If too many requests are in flight, in total or of this tenant.
+    pub fn confirm_tenant(&self, tenant: &Token) -> Result<(), AdmissionError> {
+        let permit = self.admission.tenants.try_admit(tenant.as_str())?;
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
         Ok(())
     }
 }
 
-/// Names an address; of IPv6 the network of 64 bits, since whoever has one has all of it.
-fn network(address: IpAddr) -> String {
+/// Returns the name by which an address is counted: of IPv6 that of its network of 64 bits, since
+/// whoever has one address has all of them.
+fn network_of(address: IpAddr) -> String {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {
@@ -55,33 +56,35 @@ fn network(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workers::edge::admission::AdmissionControl;
 
     #[test]
     fn s5_08_a_stranger_takes_nothing_of_a_tenants_share() {
-        let (strangers, in_hand) = (Places::new(8), Places::new(4));
+        let admission = RequestAdmission {
+            tenants: AdmissionControl::new(4),
+            strangers: AdmissionControl::new(8),
+        };
         let from = |address: &str| {
-            let address = address.parse().expect("an address");
-            Admission::of_stranger(&strangers, &in_hand, address)
+            RequestPermit::for_stranger(&admission, address.parse().expect("an address"))
         };
         let flood: Vec<_> = (0..3).map(|_| from("192.0.2.1")).collect();
-        let refused: Vec<_> =
-            flood.iter().map(|taken| taken.as_ref().err().map(|reply| reply.status)).collect();
-        assert_eq!(refused, [None, None, Some(429)]);
+        let refused: Vec<_> = flood.iter().map(|admitted| admitted.as_ref().err()).collect();
+        assert_eq!(refused, [None, None, Some(&AdmissionError::ShareExceeded)]);
         let tenant = Token::new("t1").expect("a token");
         let known = from("192.0.2.2").expect("room");
-        assert!(known.confirmed(&tenant).is_ok());
-        // The stranger's place is free again, the tenant's is taken.
+        assert!(known.confirm_tenant(&tenant).is_ok());
+        // The stranger's permit is free again, the tenant's is taken.
         let others = [from("192.0.2.2"), from("192.0.2.2")];
         assert!(others.iter().all(Result::is_ok));
-        let second = others[0].as_ref().map(|other| other.confirmed(&tenant));
-        assert_eq!(second.ok().and_then(Result::err).map(|reply| reply.status), Some(429));
+        let second = others[0].as_ref().map(|other| other.confirm_tenant(&tenant));
+        assert_eq!(second.ok().and_then(Result::err), Some(AdmissionError::ShareExceeded));
         drop(known);
-        assert!(others[1].as_ref().is_ok_and(|other| other.confirmed(&tenant).is_ok()));
+        assert!(others[1].as_ref().is_ok_and(|other| other.confirm_tenant(&tenant).is_ok()));
     }
 
     #[test]
     fn an_address_is_known_by_what_cannot_be_chosen_freely() {
-        let of = |address: &str| network(address.parse().expect("an address"));
+        let of = |address: &str| network_of(address.parse().expect("an address"));
         assert_eq!(of("192.0.2.1"), "192.0.2.1");
         assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));

@@ -1,9 +1,9 @@
-//! `POST /v1/{tenant}/{aggregate}/{id}/{verb}`: a command, sent through the request door under the
-//! same Command-Id until it is decided.
+//! The handler of commands, `POST /v1/{tenant}/{aggregate}/{id}/{verb}`: sends a command through the
+//! request door under the same Command-Id until it is decided.
 
 use std::{net::SocketAddr, time::Duration};
 
-use async_nats::{HeaderMap as NatsHeaders, Request as NatsRequest};
+use async_nats::{Client, HeaderMap as NatsHeaders, Request as NatsRequest};
 use axum::{
     Extension,
     body::{Body, to_bytes},
@@ -27,60 +27,63 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
-    admission::Admission,
-    head::{named, one, token},
-    reads::UNKEPT,
-    rules::{Least, of_verb},
-    who::Who,
+    admission::RequestPermit,
+    auth::Requester,
+    extract::{path_token, select_headers, single_header},
+    policy::{RequiredRole, verb_policy},
+    response::NOT_STORED,
+    state::ApiState,
 };
-use crate::{runtime::http::Problem, workers::edge::Edge};
+use crate::runtime::http::Problem;
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
-/// How long a command is repeated that nobody decides.
+/// The time for which a command is repeated that nobody decides.
 const UNDECIDED_AFTER: Duration = Duration::from_secs(5);
-/// How long one request waits for its answer before it is repeated.
-const ONE_TRY: Duration = Duration::from_millis(2500);
-/// Pause before a repetition, doubled each time.
-const PAUSE: Duration = Duration::from_millis(50);
-/// How long a body may take to come.
-pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// How long it may still take once edge drains, which nobody should hold up.
-pub(super) const BODY_WITHIN_DRAIN: Duration = Duration::from_secs(1);
+/// The time for which one request waits for its outcome before it is repeated.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
+/// Pause before the first repetition, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The time within which a body has to come.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time within which it has to come once edge drains, which nobody should hold up.
+pub(super) const BODY_TIMEOUT_IN_DRAIN: Duration = Duration::from_secs(1);
 
-pub(super) async fn command(
-    State(edge): Shared,
-    Extension(admission): Extension<Admission>,
+/// Handles `POST /v1/{tenant}/{aggregate}/{id}/{verb}`.
+pub(super) async fn post_command(
+    State(api): ApiState,
+    Extension(permit): Extension<RequestPermit>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((tenant, aggregate, id, verb)): Path<(String, String, String, String)>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
-    let (tenant, id, verb) = (token(&tenant)?, token(&id)?, token(&verb)?);
-    let aggregate = Aggregate::parse(token(&aggregate)?.as_str());
+    let (tenant, id, verb) = (path_token(&tenant)?, path_token(&id)?, path_token(&verb)?);
+    let aggregate = Aggregate::parse(path_token(&aggregate)?.as_str());
     let known =
-        aggregate.and_then(|aggregate| Some((aggregate, of_verb(aggregate, verb.as_str())?)));
-    let (aggregate, rule) = known.ok_or_else(unknown_verb)?;
+        aggregate.and_then(|aggregate| Some((aggregate, verb_policy(aggregate, verb.as_str())?)));
+    let (aggregate, policy) = known.ok_or_else(unknown_verb)?;
     let address = Address { tenant: tenant.clone(), aggregate, id };
     let (head, body) = request.into_parts();
-    is_json(&head.headers)?;
-    let command_id = idempotency_key(&head.headers)?;
+    require_json(&head.headers)?;
+    let command_id = read_command_id(&head.headers)?;
     // A token that has expired must not keep anybody from asking for a new one.
-    let who = match rule.least {
-        Least::Anybody => Who::Nobody,
-        _ => edge.admit(&admission, &tenant, &head.headers).await?,
+    let requester = match policy.role {
+        RequiredRole::Anybody => Requester::Anonymous,
+        _ => api.auth.admit(&permit, &tenant, &head.headers).await?,
     };
-    let headers = command_headers(&head.headers, &command_id, &who, peer)?;
-    let payload = payload(&head.headers, body, &edge.cx.drain).await?;
-    edge.cx.fail.message(&payload);
-    edge.may_send(&who, rule, &address, &verb, &payload).await?;
+    let headers = command_headers(&head.headers, &command_id, &requester, peer)?;
+    let payload = read_payload(&head.headers, body, &api.drain).await?;
+    api.fail.message(&payload);
+    api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?;
     let subject = subject::command(Door::Request, &address, &verb);
-    edge.decide(&subject, &headers, payload).await
+    send_until_decided(&api.nats, &subject, &headers, payload).await
 }
 
+/// Refuses bodies that are no JSON. A body without a type is taken for JSON.
+///
 /// # Errors
-/// `415 not_json` for a body of another type; one of no type is taken for JSON.
-fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(content_type) = one(headers, CONTENT_TYPE.as_str())? else { return Ok(()) };
+/// `415 not_json`.
+fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(content_type) = single_header(headers, CONTENT_TYPE.as_str())? else { return Ok(()) };
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());
@@ -88,17 +91,17 @@ fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(415, "not_json", "the body has to be application/json"))
 }
 
-/// The Command-Id, under either of its names; an `Idempotency-Key` may stand in quotation marks.
+/// Reads the Command-Id, under either of its names; an `Idempotency-Key` may have quotation marks.
 ///
 /// # Errors
 /// `400 missing_command_id` without one that can be used; `400 bad_header` for two.
-fn idempotency_key(headers: &HeaderMap) -> Result<Token, Refusal> {
+fn read_command_id(headers: &HeaderMap) -> Result<Token, Refusal> {
     let unquoted = |key: &'_ str| {
         let inner = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
         inner.unwrap_or(key).to_owned()
     };
-    let key = one(headers, IDEMPOTENCY_KEY)?.map(unquoted);
-    let own = one(headers, COMMAND_ID)?.map(str::to_owned);
+    let key = single_header(headers, IDEMPOTENCY_KEY)?.map(unquoted);
+    let own = single_header(headers, COMMAND_ID)?.map(str::to_owned);
     if own.is_some() && key.is_some() && own != key {
         return Err(bad(IDEMPOTENCY_KEY));
     }
@@ -110,30 +113,32 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Token, Refusal> {
     })
 }
 
-/// What goes with the command over NATS: whoever sends it is who the token says, and comes from
-/// where the connection does.
+/// Returns the headers of the command over NATS. Its actor is the user of the token, and its source
+/// the address of the connection.
 fn command_headers(
     headers: &HeaderMap,
     command_id: &Token,
-    who: &Who,
+    requester: &Requester,
     peer: SocketAddr,
 ) -> Result<NatsHeaders, Refusal> {
     let mut sent = NatsHeaders::new();
-    for (name, value) in named(headers, &[DEADLINE, EXPECTED_VERSION, TRACEPARENT])? {
+    for (name, value) in select_headers(headers, &[DEADLINE, EXPECTED_VERSION, TRACEPARENT])? {
         sent.append(name, value);
     }
     sent.insert(COMMAND_ID, command_id.as_str());
     sent.insert(SOURCE, peer.ip().to_canonical().to_string());
-    if let Some(user) = who.user() {
+    if let Some(user) = requester.user() {
         sent.insert(ACTOR, user.as_str());
     }
     Ok(sent)
 }
 
+/// Reads the body of a command.
+///
 /// # Errors
 /// `413 payload_too_large`; `408 too_slow` for a body that does not come; `400 malformed` for one
 /// that breaks off.
-pub(super) async fn payload(
+pub(super) async fn read_payload(
     headers: &HeaderMap,
     body: Body,
     drain: &CancellationToken,
@@ -142,16 +147,17 @@ pub(super) async fn payload(
         let message = format!("the payload has more than {MAX_PAYLOAD} bytes");
         Refusal::new(413, "payload_too_large", message)
     };
-    let told = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if told.is_some_and(|length: usize| length > MAX_PAYLOAD) {
+    let declared =
+        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: usize| length > MAX_PAYLOAD) {
         return Err(too_large());
     }
     let drained = async {
         drain.cancelled().await;
-        sleep(BODY_WITHIN_DRAIN).await;
+        sleep(BODY_TIMEOUT_IN_DRAIN).await;
     };
     let payload = tokio::select! {
-        payload = timeout(BODY_WITHIN, to_bytes(body, MAX_PAYLOAD)) => payload.ok(),
+        payload = timeout(BODY_TIMEOUT, to_bytes(body, MAX_PAYLOAD)) => payload.ok(),
         () = drained => None,
     };
     match payload {
@@ -167,70 +173,69 @@ fn is_limit(error: &axum::Error) -> bool {
     source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
-impl Edge {
-    /// Sends a command until it is decided.
-    async fn decide(
-        &self,
-        subject: &str,
-        headers: &NatsHeaders,
-        payload: Bytes,
-    ) -> Result<Response<Body>, Problem> {
-        let until = Instant::now() + UNDECIDED_AFTER;
-        let mut pause = PAUSE;
-        let mut last = None;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let request = NatsRequest::new()
-                .headers(headers.clone())
-                .payload(payload.clone())
-                .timeout(Some(left.min(ONE_TRY)));
-            let answer = self.cx.nats.client.send_request(subject.to_owned(), request).await;
-            match answer.ok().and_then(Decided::of) {
-                Some(decided) if decided.is_final() => return decided.response(),
-                // Whatever was said last says more than that nothing is decided.
-                said => last = said.or(last),
-            }
-            if Instant::now() + pause >= until {
-                return last.map_or_else(|| Err(undecided()), Decided::response);
-            }
-            sleep(pause).await;
-            pause *= 2;
+/// Sends a command until it is decided.
+async fn send_until_decided(
+    client: &Client,
+    subject: &str,
+    headers: &NatsHeaders,
+    payload: Bytes,
+) -> Result<Response<Body>, Problem> {
+    let until = Instant::now() + UNDECIDED_AFTER;
+    let mut pause = FIRST_PAUSE;
+    let mut last = None;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let request = NatsRequest::new()
+            .headers(headers.clone())
+            .payload(payload.clone())
+            .timeout(Some(left.min(REQUEST_TIMEOUT)));
+        let reply = client.send_request(subject.to_owned(), request).await;
+        match reply.ok().and_then(CommandReply::read) {
+            Some(reply) if reply.is_final() => return reply.into_response(),
+            // The last reply says more than that nothing is decided.
+            reply => last = reply.or(last),
         }
+        if Instant::now() + pause >= until {
+            return last.map_or_else(|| Err(undecided()), CommandReply::into_response);
+        }
+        sleep(pause).await;
+        pause *= 2;
     }
 }
 
-/// An outcome.
-struct Decided {
+/// The reply to a command: its outcome, or why there is none.
+struct CommandReply {
     status: StatusCode,
     body: Bytes,
 }
 
-impl Decided {
-    /// `None` for what is none.
-    fn of(answer: async_nats::Message) -> Option<Self> {
-        let status = answer.headers?.get(STATUS)?.as_str().parse().ok()?;
-        Some(Self { status, body: answer.payload })
+impl CommandReply {
+    /// Reads a reply; `None` if it has no status.
+    fn read(message: async_nats::Message) -> Option<Self> {
+        let status = message.headers?.get(STATUS)?.as_str().parse().ok()?;
+        Some(Self { status, body: message.payload })
     }
 
     fn is_final(&self) -> bool {
         self.status != StatusCode::SERVICE_UNAVAILABLE
     }
 
-    fn response(self) -> Result<Response<Body>, Problem> {
+    fn into_response(self) -> Result<Response<Body>, Problem> {
         #[derive(Deserialize)]
-        struct Told {
+        struct TaggedOutcome {
             etag: Option<String>,
         }
         if !self.status.is_success() {
-            return Err(Problem::of(&self.body).unwrap_or_else(undecided));
+            return Err(Problem::from_json(&self.body).unwrap_or_else(undecided));
         }
-        let told = serde_json::from_slice(&self.body).ok();
-        let etag = told.and_then(|told: Told| HeaderValue::try_from(told.etag?).ok());
+        let outcome = serde_json::from_slice(&self.body).ok();
+        let etag =
+            outcome.and_then(|outcome: TaggedOutcome| HeaderValue::try_from(outcome.etag?).ok());
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, UNKEPT);
+        headers.insert(CACHE_CONTROL, NOT_STORED);
         headers.insert(VARY, HeaderValue::from_static("Authorization"));
         if let Some(etag) = etag {
             headers.insert(ETAG, etag);

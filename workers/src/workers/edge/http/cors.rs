@@ -1,12 +1,14 @@
+//! Cross-origin requests: which pages of other origins a browser lets read the API.
+
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::CorsLayer;
 
-/// How long a browser may remember what it was allowed.
-const REMEMBERED: Duration = Duration::from_secs(3600);
-/// What a page may send besides what browsers let it.
-const SENT: [&str; 13] = [
+/// The time for which a browser may remember the permissions.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+/// The headers that a page may send, beside those that browsers always allow.
+const REQUEST_HEADERS: [&str; 13] = [
     "authorization",
     "command-id",
     "confirm",
@@ -21,8 +23,8 @@ const SENT: [&str; 13] = [
     "resume",
     "traceparent",
 ];
-/// What a page may read besides what browsers let it.
-const READ: [&str; 6] = [
+/// The headers that a page may read, beside those that browsers always allow.
+const RESPONSE_HEADERS: [&str; 6] = [
     "brigade-confirmed-by",
     "etag",
     "preference-applied",
@@ -31,15 +33,15 @@ const READ: [&str; 6] = [
     "x-request-id",
 ];
 
-/// Lets pages of these origins send and read; none: nobody's.
+/// Returns the layer that lets pages of these origins use the API; `None` without any.
 pub(super) fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {
     let layer = || {
         CorsLayer::new()
             .allow_origin(origins.to_vec())
             .allow_methods([Method::GET, Method::HEAD, Method::POST])
-            .allow_headers(SENT.map(HeaderName::from_static))
-            .expose_headers(READ.map(HeaderName::from_static))
-            .max_age(REMEMBERED)
+            .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
+            .expose_headers(RESPONSE_HEADERS.map(HeaderName::from_static))
+            .max_age(MAX_AGE)
     };
     (!origins.is_empty()).then(layer)
 }

@@ -1,28 +1,30 @@
 //! The HTTP face of the product: commands and queries under `/v1/{tenant}`, for programs of
-//! customers and staff, who show the access token of a session.
+//! customers and staff, who send the access token of a session.
 //!
 //! A command goes through the request door of NATS like any other ([`commands`]); a query is
-//! answered by the functions that answer those of NATS ([`reads`]), so nothing is decided twice.
-//! What is new here is only who asks ([`who`]), what they may ([`rules`]), and what stands around
-//! a request ([`frame`], [`admission`]).
+//! answered by [`super::query`] ([`queries`], [`streams`]), so nothing is decided twice. What is
+//! particular to HTTP is only authentication ([`auth`]), authorization ([`policy`]), and what all
+//! requests have in common ([`middleware`], [`admission`]).
 
 mod admission;
+mod auth;
 mod commands;
 mod cors;
-mod frame;
-mod head;
+mod extract;
+mod middleware;
 mod openapi;
-mod reads;
-mod rules;
-mod stream;
-mod who;
+mod policy;
+mod queries;
+mod response;
+mod state;
+mod streams;
 
 use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
     body::Body,
-    http::Response,
+    http::{HeaderValue, Response},
     middleware::from_fn_with_state,
     response::IntoResponse,
     routing::{MethodRouter, get, post},
@@ -30,45 +32,47 @@ use axum::{
 use brigade_contracts::Refusal;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::frame::Frame;
-use super::Edge;
+use self::middleware::{RequestContext, handle_request};
+pub(super) use self::state::HttpApi;
 use crate::runtime::http::Problem;
 
-/// What handlers get.
-type Shared = axum::extract::State<Arc<Edge>>;
-
-/// Every path that is served, and by what.
-fn routes() -> [(&'static str, MethodRouter<Arc<Edge>>); 7] {
+/// Returns every path that is served, and its handlers.
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 7] {
     [
-        ("/v1/openapi.json", get(openapi::openapi)),
-        ("/v1/{tenant}/active-orders", get(reads::active_orders)),
-        ("/v1/{tenant}/active-orders/stream", get(stream::active_orders)),
-        ("/v1/{tenant}/outcomes/{command_id}", get(reads::outcome)),
-        ("/v1/{tenant}/{aggregate}/{id}", get(reads::aggregate)),
-        ("/v1/{tenant}/{aggregate}/{id}/stream", get(stream::aggregate)),
-        ("/v1/{tenant}/{aggregate}/{id}/{verb}", post(commands::command)),
+        ("/v1/openapi.json", get(openapi::get_openapi)),
+        ("/v1/{tenant}/active-orders", get(queries::get_active_orders)),
+        ("/v1/{tenant}/active-orders/stream", get(streams::stream_active_orders)),
+        ("/v1/{tenant}/outcomes/{command_id}", get(queries::get_outcome)),
+        ("/v1/{tenant}/{aggregate}/{id}", get(queries::get_aggregate)),
+        ("/v1/{tenant}/{aggregate}/{id}/stream", get(streams::stream_aggregate)),
+        ("/v1/{tenant}/{aggregate}/{id}/{verb}", post(commands::post_command)),
     ]
 }
 
-/// The API, for the process to serve.
-pub(super) fn router(edge: &Arc<Edge>) -> Router {
+/// Returns the API as a router. Pages of `origins` may use it.
+pub(super) fn router(api: Arc<HttpApi>, origins: &[HeaderValue]) -> Router {
     let mut router = Router::new();
     for (path, handler) in routes() {
-        edge.cx.metrics.http_requests.with_label_values(&[path, "200"]);
+        api.metrics.http_requests.with_label_values(&[path, "200"]);
         router = router.route(path, handler);
     }
+    let context = RequestContext {
+        admission: api.edge.admission.clone(),
+        drain: api.drain.clone(),
+        metrics: api.metrics.clone(),
+    };
     let router = router
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(Frame::of(edge), frame::frame))
-        .with_state(edge.clone());
-    match cors::layer(&edge.settings.http.origins) {
+        .layer(CatchPanicLayer::custom(panic_response))
+        .layer(from_fn_with_state(context, handle_request))
+        .with_state(api);
+    match cors::layer(origins) {
         Some(cors) => router.layer(cors),
         None => router,
     }
 }
 
-/// The panic itself was logged where it happened.
-fn panicked(_what: Box<dyn Any + Send>) -> Response<Body> {
+/// Returns the response to a request whose handler panicked, which was logged where it happened.
+fn panic_response(_panic: Box<dyn Any + Send>) -> Response<Body> {
     let message = "this was not foreseen, and is in the log; repeat a command under its Command-Id";
     Problem::from(Refusal::new(500, "internal", message)).into_response()
 }

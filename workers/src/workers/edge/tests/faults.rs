@@ -12,22 +12,23 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    error, waiting,
-    world::{World, until},
+    error,
+    servers::{EdgeFixture, until},
+    waiting,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_that_wait_share_statements() -> Result<()> {
-    let world = World::start().await?;
-    let handler = world.worker(WorkerName::CommandHandler).await?;
-    let edge = world.edge().await?;
-    world.cart("c1").await?;
-    let before = world.metrics.confirm_statements.get();
+    let servers = EdgeFixture::start().await?;
+    let handler = servers.worker(WorkerName::CommandHandler).await?;
+    let edge = servers.edge().await?;
+    servers.cart("c1").await?;
+    let before = servers.edge_metrics().confirm_statements.get();
     let known = [("If-None-Match", "\"2\"")];
-    let answers = try_join_all((0..100).map(|_| world.view("c1", &known))).await?;
+    let answers = try_join_all((0..100).map(|_| servers.view("c1", &known))).await?;
     assert!(answers.iter().all(|answer| answer.status == 304));
-    // How many exactly is for the tests of `together`.
-    let statements = world.metrics.confirm_statements.get() - before;
+    // The exact number is for the tests of `batch_loader`.
+    let statements = servers.edge_metrics().confirm_statements.get() - before;
     assert!(statements < 50, "{statements} statements");
     edge.stop().await;
     handler.stop().await;
@@ -36,47 +37,47 @@ async fn queries_that_wait_share_statements() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgres_nothing_is_guessed() -> Result<()> {
-    let mut world = World::start_with_own_postgres().await?;
-    let handler = world.worker(WorkerName::CommandHandler).await?;
-    let edge = world.edge().await?;
-    world.cart("c1").await?;
-    let view = world.view("c1", &[]).await?;
+    let mut servers = EdgeFixture::start_with_own_postgres().await?;
+    let handler = servers.worker(WorkerName::CommandHandler).await?;
+    let edge = servers.edge().await?;
+    servers.cart("c1").await?;
+    let view = servers.view("c1", &[]).await?;
     let known = [("If-None-Match", "\"2\"")];
     let by_kv = [("If-None-Match", "\"2\""), ("Confirm", "kv")];
-    let not_by_kv = world.view("c1", &by_kv).await?;
+    let not_by_kv = servers.view("c1", &by_kv).await?;
     assert_eq!((not_by_kv.status, not_by_kv.by_kv), (304, false));
 
-    world.stack.postgres_mut().kill().await;
+    servers.stack.postgres_mut().kill().await;
     let started = Instant::now();
-    assert_eq!(error(&world.view("c1", &known).await?), (503, "unconfirmed"));
+    assert_eq!(error(&servers.view("c1", &known).await?), (503, "unconfirmed"));
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     let started = Instant::now();
-    assert_eq!(error(&world.view("c1", &[]).await?), (503, "unconfirmed"));
-    assert_eq!(error(&world.outcome("k1", &[("Wait-Ms", "9000")]).await?), (503, "unconfirmed"));
+    assert_eq!(error(&servers.view("c1", &[]).await?), (503, "unconfirmed"));
+    assert_eq!(error(&servers.outcome("k1", &[("Wait-Ms", "9000")]).await?), (503, "unconfirmed"));
     // Together they take less than one that finds it out for itself.
     assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
     assert!(edge.health.ready().is_err());
 
-    let same = world.view("c1", &by_kv).await?;
+    let same = servers.view("c1", &by_kv).await?;
     assert_eq!((same.status, same.by_kv), (304, true));
-    let whole = world.view("c1", &[("Confirm", "kv")]).await?;
+    let whole = servers.view("c1", &[("Confirm", "kv")]).await?;
     assert_eq!((whole.status, whole.by_kv, &whole.body), (200, true, &view.body));
-    let later = world.view("c1", &[("Confirm", "kv"), ("Min-Version", "3")]).await?;
+    let later = servers.view("c1", &[("Confirm", "kv"), ("Min-Version", "3")]).await?;
     assert_eq!((error(&later), later.by_kv), ((504, "version_not_reached"), true));
-    let absent = world.view("nobody", &[("Confirm", "kv")]).await?;
+    let absent = servers.view("nobody", &[("Confirm", "kv")]).await?;
     assert_eq!(error(&absent), (503, "unconfirmed"));
 
-    world.stack.postgres_mut().restart().await?;
+    servers.stack.postgres_mut().restart().await?;
     until("edge answers again", async || {
-        world.view("c1", &known).await.is_ok_and(|answer| answer.status == 304)
+        servers.view("c1", &known).await.is_ok_and(|answer| answer.status == 304)
     })
     .await;
     assert!(edge.health.ready().is_ok());
 
     // Connections that a restart broke are no reason to refuse.
     for _ in 0..3 {
-        world.stack.postgres_mut().restart().await?;
-        let answers = try_join_all((0..20).map(|_| world.view("c1", &known))).await?;
+        servers.stack.postgres_mut().restart().await?;
+        let answers = try_join_all((0..20).map(|_| servers.view("c1", &known))).await?;
         assert!(answers.iter().all(|answer| answer.status == 304), "{answers:?}");
     }
     edge.stop().await;
@@ -86,18 +87,18 @@ async fn without_postgres_nothing_is_guessed() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_under_load_loses_no_answer() -> Result<()> {
-    let world = Arc::new(World::start().await?);
-    let handler = world.worker(WorkerName::CommandHandler).await?;
-    world.cart("c1").await?;
-    let mut edge = world.edge().await?;
+    let servers = Arc::new(EdgeFixture::start().await?);
+    let handler = servers.worker(WorkerName::CommandHandler).await?;
+    servers.cart("c1").await?;
+    let mut edge = servers.edge().await?;
     let over = CancellationToken::new();
     let mut askers = JoinSet::new();
     for _ in 0..64 {
-        let (world, over) = (world.clone(), over.clone());
+        let (servers, over) = (servers.clone(), over.clone());
         askers.spawn(async move {
             let mut answered = 0;
             while !over.is_cancelled() {
-                let answer = world.view("c1", &[]).await?;
+                let answer = servers.view("c1", &[]).await?;
                 anyhow::ensure!(answer.status == 200, "{answer:?}");
                 answered += 1;
             }
@@ -105,7 +106,7 @@ async fn a_drain_under_load_loses_no_answer() -> Result<()> {
         });
     }
     for _ in 0..20 {
-        let next = world.edge().await?;
+        let next = servers.edge().await?;
         edge.stop().await;
         edge = next;
     }
@@ -118,8 +119,8 @@ async fn a_drain_under_load_loses_no_answer() -> Result<()> {
     // One that waits is answered too, long before its time.
     let ninth = [("Min-Version", "9"), ("Wait-Ms", "30000")];
     let started = Instant::now();
-    let (early, ()) = tokio::join!(world.view("c1", &ninth), async {
-        waiting(&world, 1).await;
+    let (early, ()) = tokio::join!(servers.view("c1", &ninth), async {
+        waiting(&servers, 1).await;
         edge.stop().await;
     });
     assert!(started.elapsed() < Duration::from_secs(10));

@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 
 use super::{
     error,
-    world::{World, until},
+    servers::{EdgeFixture, until},
 };
 
 /// Rows of locks: owner, state, seconds until the deadline.
 const LOCKS: [(&str, &str, f64); 3] =
     [("ada", "held", 60.0), ("bob", "held", -0.001), ("cleo", "released", 60.0)];
 
-async fn insert_locks(world: &World) -> Result<()> {
+async fn insert_locks(servers: &EdgeFixture) -> Result<()> {
     let insert = "insert into brigade.cart_locks
                       (tenant, owner, version, updated_at, state, cart_id, token, method,
                        acquired_at, expires_at, fingerprint, amount)
@@ -20,13 +20,13 @@ async fn insert_locks(world: &World) -> Result<()> {
                          now(), clock_timestamp() + make_interval(secs => $3), '', 0";
     for (owner, state, seconds) in LOCKS {
         let insert = sqlx::query(insert).bind(owner).bind(state).bind(seconds);
-        insert.execute(&mut world.sql().await?).await?;
+        insert.execute(&mut servers.sql().await?).await?;
     }
     Ok(())
 }
 
 async fn insert_history(
-    world: &World,
+    servers: &EdgeFixture,
     owner: &str,
     tokens: std::ops::RangeInclusive<i64>,
 ) -> Result<()> {
@@ -35,7 +35,7 @@ async fn insert_history(
                   select 't1', $1, 'c1', token, 'acquired', 'wallet', null, 'till', now()
                   from generate_series($2::bigint, $3::bigint) token order by token";
     let insert = sqlx::query(insert).bind(owner).bind(*tokens.start()).bind(*tokens.end());
-    insert.execute(&mut world.sql().await?).await?;
+    insert.execute(&mut servers.sql().await?).await?;
     Ok(())
 }
 
@@ -46,10 +46,10 @@ fn tokens(history: &Value) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_is_told_while_it_is_live() -> Result<()> {
-    let world = World::start().await?;
-    let edge = world.edge().await?;
-    insert_locks(&world).await?;
-    let ask = async |owner: &str| world.request(format!("q.t1.lock.{owner}"), &[], b"").await;
+    let servers = EdgeFixture::start().await?;
+    let edge = servers.edge().await?;
+    insert_locks(&servers).await?;
+    let ask = async |owner: &str| servers.request(format!("q.t1.lock.{owner}"), &[], b"").await;
     let live = ask("ada").await?;
     assert_eq!((live.status, &live.error), (200, &None));
     let live = live.json();
@@ -72,20 +72,20 @@ async fn a_lock_is_told_while_it_is_live() -> Result<()> {
 /// whoever meets it extends it, up to the cap.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_will_be_extended_is_told_as_extended() -> Result<()> {
-    let world = World::start().await?;
-    let edge = world.edge().await?;
-    insert_locks(&world).await?;
+    let servers = EdgeFixture::start().await?;
+    let edge = servers.edge().await?;
+    insert_locks(&servers).await?;
     let cart = "insert into brigade.carts
                     (tenant, id, version, updated_at, parts, parts_at, kind, owner, status,
                      currency, members, items)
                 values ('t1', 'c-bob', 1, now(), '{}', '{}', 'menu', 'bob', 'open', 'EUR', '[]',
                         '[]')";
-    sqlx::query(cart).execute(&mut world.sql().await?).await?;
+    sqlx::query(cart).execute(&mut servers.sql().await?).await?;
     let pay = "update brigade.carts set payments = jsonb_build_array(jsonb_build_object(
                    'id', 'p1', 'user', null, 'method', 'card', 'status', $1::text, 'amount', 1,
                    'refunded_amount', 0, 'applied', 0, 'token', l.token + $2))
                from brigade.cart_locks l where l.owner = 'bob' and carts.id = 'c-bob'";
-    let ask = async || world.request("q.t1.lock.bob".to_owned(), &[], b"").await;
+    let ask = async || servers.request("q.t1.lock.bob".to_owned(), &[], b"").await;
     let cases = [
         ("initiated", 0_i64, true),
         ("unknown", 0, true),
@@ -94,21 +94,23 @@ async fn a_lock_that_will_be_extended_is_told_as_extended() -> Result<()> {
     ];
     for (status, other_token, live) in cases {
         let pay = sqlx::query(pay).bind(status).bind(other_token);
-        pay.execute(&mut world.sql().await?).await?;
+        pay.execute(&mut servers.sql().await?).await?;
         let reply = ask().await?;
         assert_eq!(reply.status == 200, live, "{status} {other_token}");
         if live {
             let overdue = "select $1::text::timestamptz <= clock_timestamp()";
             let shown = reply.json()["expires_at"].as_str().expect("a time").to_owned();
-            let overdue: bool =
-                sqlx::query_scalar(overdue).bind(shown).fetch_one(&mut world.sql().await?).await?;
+            let overdue: bool = sqlx::query_scalar(overdue)
+                .bind(shown)
+                .fetch_one(&mut servers.sql().await?)
+                .await?;
             assert!(!overdue, "the deadline that it will have");
         }
     }
     let pay = sqlx::query(pay).bind("initiated").bind(0_i64);
-    pay.execute(&mut world.sql().await?).await?;
+    pay.execute(&mut servers.sql().await?).await?;
     let long_ago = "update brigade.cart_locks set acquired_at = now() - interval '1 day'";
-    sqlx::query(long_ago).execute(&mut world.sql().await?).await?;
+    sqlx::query(long_ago).execute(&mut servers.sql().await?).await?;
     assert_eq!(error(&ask().await?), (404, "not_locked"), "past the cap");
     edge.stop().await;
     Ok(())
@@ -116,13 +118,13 @@ async fn a_lock_that_will_be_extended_is_told_as_extended() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_is_told_newest_first_and_in_pieces() -> Result<()> {
-    let world = World::start().await?;
-    let edge = world.edge().await?;
-    insert_history(&world, "ada", 1..=30).await?;
-    insert_history(&world, "bob", 100..=700).await?;
-    insert_history(&world, "ada", 31..=60).await?;
+    let servers = EdgeFixture::start().await?;
+    let edge = servers.edge().await?;
+    insert_history(&servers, "ada", 1..=30).await?;
+    insert_history(&servers, "bob", 100..=700).await?;
+    insert_history(&servers, "ada", 31..=60).await?;
     let ask = async |owner: &str, headers: &[(&str, &str)]| {
-        world.request(format!("q.t1.lock_history.{owner}"), headers, b"").await
+        servers.request(format!("q.t1.lock_history.{owner}"), headers, b"").await
     };
     let first = ask("ada", &[]).await?;
     assert_eq!(first.status, 200);
@@ -157,17 +159,17 @@ async fn the_history_is_told_newest_first_and_in_pieces() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_postgres_no_lock_is_guessed() -> Result<()> {
-    let mut world = World::start_with_own_postgres().await?;
-    let edge = world.edge().await?;
-    insert_locks(&world).await?;
-    world.stack.postgres_mut().kill().await;
+    let mut servers = EdgeFixture::start_with_own_postgres().await?;
+    let edge = servers.edge().await?;
+    insert_locks(&servers).await?;
+    servers.stack.postgres_mut().kill().await;
     for query in ["q.t1.lock.ada", "q.t1.lock_history.ada"] {
-        let refused = world.request(query.to_owned(), &[], b"").await?;
+        let refused = servers.request(query.to_owned(), &[], b"").await?;
         assert_eq!(error(&refused), (503, "unconfirmed"), "{query}");
     }
-    world.stack.postgres_mut().restart().await?;
+    servers.stack.postgres_mut().restart().await?;
     until("edge answers again", async || {
-        let answer = world.request("q.t1.lock.ada".to_owned(), &[], b"").await;
+        let answer = servers.request("q.t1.lock.ada".to_owned(), &[], b"").await;
         answer.is_ok_and(|answer| answer.status == 200)
     })
     .await;

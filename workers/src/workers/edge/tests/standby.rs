@@ -1,7 +1,7 @@
-//! Each statement by which edge confirms something, in a session that should never have been: on a
-//! server in recovery.
+//! Each statement by which edge confirms something, in a session that must not be used: on a server
+//! in recovery.
 
-use std::{fs, os::unix::fs::MetadataExt, sync::Arc};
+use std::{fs, os::unix::fs::MetadataExt};
 
 use anyhow::Result;
 use brigade_contracts::{Address, Aggregate, Token, query::HistoryHeaders};
@@ -16,43 +16,50 @@ use crate::{
     },
     operations::migrate,
     workers::edge::{
-        confirm::Confirm,
-        content::Read,
-        list,
-        locks::{LiveLocks, LockHistory},
-        outcome::Inbox,
-        owners::Owners,
-        together::Question,
-        users::Users,
+        EdgeMetrics,
+        query::{
+            content::ViewBodyLoader,
+            list::{
+                loaders::{EndedOrderLoader, OrderListLoader},
+                position::ListPosition,
+                snapshot::ListMoment,
+            },
+            loader::Loader,
+            locks::{LiveLockLoader, LockHistoryLoader},
+            outcomes::OutcomeLoader,
+            owners::OwnerLoader,
+            users::UserLoader,
+            versions::VersionLoader,
+        },
     },
 };
 
-/// The code of what a statement fails with; none where it gives an answer.
-async fn fails<Q: Question>(question: Q, key: Q::Key, sql: &mut PgConnection) -> Option<String> {
-    match question.ask(sql, &[key]).await {
+/// Runs a statement; returns the code of its error, `None` if it succeeds.
+async fn error_of<L: Loader>(loader: L, key: L::Key, sql: &mut PgConnection) -> Option<String> {
+    match loader.load(sql, &[key]).await {
         Err(Error::Database(error)) => error.code().map(Into::into),
         _ => None,
     }
 }
 
-/// Of each statement the code that it fails with.
+/// Runs each statement; returns the codes of their errors.
 async fn all(sql: &mut PgConnection) -> Result<Vec<Option<String>>> {
-    let (t1, metrics) = (Token::new("t1")?, Arc::new(Metrics::new()));
+    let (t1, metrics) = (Token::new("t1")?, Metrics::new().group::<EdgeMetrics>());
     let of = |aggregate| Address::new("t1", aggregate, "x");
-    let moment = list::position::Moment { start: 1, xid: 1, at: 1 };
-    let position = list::position::Position { tenant: t1.clone(), moment, whole: true };
+    let moment = ListMoment { start: 1, xid: 1, at: 1 };
+    let position = ListPosition { tenant: t1.clone(), moment, whole: true };
     let (lock, user, cart) = (of(Aggregate::Lock)?, of(Aggregate::User)?, of(Aggregate::Cart)?);
-    let versions = Confirm { metrics: metrics.clone() };
+    let versions = VersionLoader { metrics: metrics.clone() };
     Ok(vec![
-        fails(versions, cart.clone(), sql).await,
-        fails(Read, cart.clone(), sql).await,
-        fails(list::confirm::Confirm { metrics }, t1.clone(), sql).await,
-        fails(list::confirm::Ended, position, sql).await,
-        fails(Inbox, (t1.clone(), t1), sql).await,
-        fails(LiveLocks { policy: LockPolicy::default() }, lock.clone(), sql).await,
-        fails(LockHistory, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
-        fails(Users, user, sql).await,
-        fails(Owners, cart, sql).await,
+        error_of(versions, cart.clone(), sql).await,
+        error_of(ViewBodyLoader, cart.clone(), sql).await,
+        error_of(OrderListLoader { metrics }, t1.clone(), sql).await,
+        error_of(EndedOrderLoader, position, sql).await,
+        error_of(OutcomeLoader, (t1.clone(), t1), sql).await,
+        error_of(LiveLockLoader { policy: LockPolicy::default() }, lock.clone(), sql).await,
+        error_of(LockHistoryLoader, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
+        error_of(UserLoader, user, sql).await,
+        error_of(OwnerLoader, cart, sql).await,
     ])
 }
 

@@ -1,8 +1,8 @@
 //! `GET /v1/openapi.json`: the HTTP face as an OpenAPI 3.1 document.
 //!
-//! Nothing in it is kept beside what it tells of: the paths of commands come from the table of
-//! verbs, what they ask for and answer from the types of the contract, who may send them from
-//! [`super::rules`], and the examples of errors from what writes errors.
+//! It is generated: the paths of commands come from the table of verbs, their payloads and outcomes
+//! from the types of the contract, the roles that may send them from [`super::policy`], and the
+//! examples of errors from the type that writes errors.
 
 mod operations;
 mod responses;
@@ -20,16 +20,17 @@ use brigade_contracts::{Aggregate, Token, schema};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-/// It changes with a release only.
-const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=300");
+/// The document changes with a release only.
+const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=300");
 
-pub(super) async fn openapi() -> impl IntoResponse {
+/// Handles `GET /v1/openapi.json`.
+pub(super) async fn get_openapi() -> impl IntoResponse {
     static TEXT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
     let json = HeaderValue::from_static("application/json");
-    ([(CONTENT_TYPE, json), (CACHE_CONTROL, KEPT)], TEXT.clone())
+    ([(CONTENT_TYPE, json), (CACHE_CONTROL, CACHED)], TEXT.clone())
 }
 
-/// The document.
+/// Returns the document.
 #[must_use]
 fn document() -> Value {
     let tags = Aggregate::ALL.map(Aggregate::as_str);
@@ -64,7 +65,7 @@ fn document() -> Value {
 
 fn schemas() -> Map<String, Value> {
     let mut all = schema::components();
-    // No query over HTTP tells of locks.
+    // No query over HTTP is about locks.
     all.retain(|name, _| !name.starts_with("Lock"));
     let text = json!({ "type": "string" });
     let tokens = json!({
@@ -97,7 +98,7 @@ fn schemas() -> Map<String, Value> {
     all
 }
 
-/// What stands in paths and headers of requests, by the name under which it is referred to.
+/// Returns the parameters in paths and headers of requests, by the names that references use.
 fn parameters() -> Value {
     let token = || schema::reference("Token");
     let number = |description: &str| {

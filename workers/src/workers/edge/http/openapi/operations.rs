@@ -1,4 +1,4 @@
-//! What can be asked, path by path.
+//! The operations, path by path.
 
 use brigade_contracts::{
     Aggregate,
@@ -6,9 +6,10 @@ use brigade_contracts::{
 };
 use serde_json::{Map, Value, json};
 
-use super::responses::{Body, responses};
-use crate::workers::edge::http::rules::{Least, of_verb, of_view};
+use super::responses::{ResponseBody, responses};
+use crate::workers::edge::http::policy::{RequiredRole, verb_policy, view_role};
 
+/// Returns all paths with their operations.
 pub(super) fn paths() -> Map<String, Value> {
     let mut paths = Map::new();
     for verb in schema::verbs() {
@@ -46,21 +47,21 @@ fn command(verb: &Verb) -> Value {
     if matches!(aggregate, Aggregate::Cart | Aggregate::Payment) {
         errors.push(423);
     }
-    let least = of_verb(*aggregate, name).map_or(Least::Never, |rule| rule.least);
+    let role = verb_policy(*aggregate, name).map_or(RequiredRole::Never, |policy| policy.role);
     let headers = ["Idempotency-Key", "Command-Id", "Deadline", "Expected-Version", "traceparent"];
     let mut operation = json!({
         "operationId": component,
         "tags": [aggregate.as_str()],
         "summary": about.split_inclusive('.').next(),
-        "description": format!("{about} {}", who(least)),
+        "description": format!("{about} {}", audience(role)),
         "parameters": parameters(&["tenant", "id"], &headers),
         "requestBody": {
             "required": true,
             "content": { "application/json": { "schema": schema::reference(component) } },
         },
-        "responses": responses(status, &Body::Outcome(outcome), &errors),
+        "responses": responses(status, &ResponseBody::Outcome(outcome), &errors),
     });
-    if least == Least::Anybody {
+    if role == RequiredRole::Anybody {
         operation["security"] = json!([]);
     }
     operation
@@ -70,17 +71,17 @@ fn view(aggregate: Aggregate) -> Value {
     let name = kind(aggregate);
     let mut errors = vec![400, 401, 403, 404, 429, 500, 503];
     let (body, headers) = if aggregate == Aggregate::User {
-        (Body::Plain(schema::reference("UserState")), vec![])
+        (ResponseBody::Plain(schema::reference("UserState")), vec![])
     } else {
         errors.extend([304, 504]);
         let view = schema::reference(&format!("{name}View"));
-        (Body::Tagged(view), vec!["If-None-Match", "Min-Version", "Prefer", "Confirm"])
+        (ResponseBody::Tagged(view), vec!["If-None-Match", "Min-Version", "Prefer", "Confirm"])
     };
     json!({
         "operationId": format!("get{name}"),
         "tags": [aggregate.as_str()],
         "summary": format!("What there is of a {aggregate}."),
-        "description": who(of_view(aggregate)),
+        "description": audience(view_role(aggregate)),
         "parameters": parameters(&["tenant", "id"], &headers),
         "responses": responses(200, &body, &errors),
     })
@@ -92,20 +93,20 @@ fn view_stream(aggregate: Aggregate) -> Value {
         "operationId": format!("stream{name}"),
         "tags": [aggregate.as_str()],
         "summary": format!("A {aggregate}, and each change of it as it happens."),
-        "description": format!("Each event holds a `{name}View`. {}", who(of_view(aggregate))),
+        "description": format!("Each event holds a `{name}View`. {}", audience(view_role(aggregate))),
         "parameters": parameters(&["tenant", "id"], &["Last-Event-ID"]),
-        "responses": responses(200, &Body::Events, &[400, 401, 403, 404, 429, 500, 503]),
+        "responses": responses(200, &ResponseBody::Events, &[400, 401, 403, 404, 429, 500, 503]),
     })
 }
 
 fn active_orders() -> Value {
     let body = ["ActiveOrders", "ActiveOrdersChanges"].map(schema::reference);
-    let body = Body::Tagged(json!({ "oneOf": body }));
+    let body = ResponseBody::Tagged(json!({ "oneOf": body }));
     json!({
         "operationId": "getActiveOrders",
         "tags": ["queries"],
         "summary": "The orders that are neither completed nor cancelled, newest first.",
-        "description": format!("With `Resume`, what changed since. {}", who(Least::Staff)),
+        "description": format!("With `Resume`, what changed since. {}", audience(RequiredRole::Staff)),
         "parameters": parameters(&["tenant"], &["If-None-Match", "Resume", "Confirm"]),
         "responses": responses(200, &body, &[304, 400, 401, 403, 429, 500, 503]),
     })
@@ -117,10 +118,10 @@ fn active_orders_stream() -> Value {
         "tags": ["queries"],
         "summary": "The active orders, and each change of them as it happens.",
         "description": format!(
-            "A snapshot holds `ActiveOrders`, a change one `ActiveRow`. {}", who(Least::Staff)
+            "A snapshot holds `ActiveOrders`, a change one `ActiveRow`. {}", audience(RequiredRole::Staff)
         ),
         "parameters": parameters(&["tenant"], &["Last-Event-ID"]),
-        "responses": responses(200, &Body::Events, &[400, 401, 403, 429, 500, 503]),
+        "responses": responses(200, &ResponseBody::Events, &[400, 401, 403, 429, 500, 503]),
     })
 }
 
@@ -132,7 +133,7 @@ fn outcome() -> Value {
         "description": "404 `not_decided` while there is none. For whoever sent the command.",
         "parameters": parameters(&["tenant", "command_id"], &["Prefer"]),
         "responses": responses(
-            200, &Body::Plain(schema::reference("Outcome")), &[400, 401, 403, 404, 429, 500, 503],
+            200, &ResponseBody::Plain(schema::reference("Outcome")), &[400, 401, 403, 404, 429, 500, 503],
         ),
     })
 }
@@ -143,7 +144,7 @@ fn itself() -> Value {
         "tags": ["queries"],
         "summary": "This document.",
         "security": [],
-        "responses": responses(200, &Body::Plain(json!({ "type": "object" })), &[429, 500, 503]),
+        "responses": responses(200, &ResponseBody::Plain(json!({ "type": "object" })), &[429, 500, 503]),
     })
 }
 
@@ -152,23 +153,24 @@ fn parameters(in_path: &[&str], in_headers: &[&str]) -> Vec<Value> {
     in_path.iter().chain(in_headers).map(reference).collect()
 }
 
-/// `cart` → `Cart`.
+/// Returns the name of an aggregate with a capital letter.
 fn kind(aggregate: Aggregate) -> String {
     let (first, rest) = aggregate.as_str().split_at(1);
     format!("{}{rest}", first.to_ascii_uppercase())
 }
 
-fn who(least: Least) -> &'static str {
-    match least {
-        Least::Anybody => "Needs no token.",
-        Least::Customer => "For everybody who is logged in.",
-        Least::Owner => "For customers whose it is, and for staff.",
-        Least::Claimer => {
+/// Returns a sentence about who may use an operation.
+fn audience(role: RequiredRole) -> &'static str {
+    match role {
+        RequiredRole::Anybody => "Needs no token.",
+        RequiredRole::Customer => "For everybody who is logged in.",
+        RequiredRole::Owner => "For customers whose it is, and for staff.",
+        RequiredRole::Claimer => {
             "For customers whose it is, or who claim it from its session, and for staff."
         }
-        Least::Oneself => "For the user itself.",
-        Least::Staff => "For staff.",
-        Least::Manager => "For managers.",
-        Least::Never => "For nobody over HTTP.",
+        RequiredRole::Oneself => "For the user itself.",
+        RequiredRole::Staff => "For staff.",
+        RequiredRole::Manager => "For managers.",
+        RequiredRole::Never => "For nobody over HTTP.",
     }
 }

@@ -1,23 +1,23 @@
-//! What is answered.
+//! The responses of operations.
 
 use brigade_contracts::{Refusal, schema};
 use serde_json::{Map, Value, json};
 
 use crate::runtime::http::{PROBLEM_JSON, Problem};
 
-/// The body of an answer that is no error.
-pub(super) enum Body {
-    /// The outcome of a command, of this schema.
+/// The body of a response that is no error.
+pub(super) enum ResponseBody {
+    /// An outcome of a command that has this schema.
     Outcome(&'static str),
-    /// Of this schema, with an ETag.
+    /// A body of this schema, with an ETag.
     Tagged(Value),
-    /// Of this schema.
+    /// A body of this schema.
     Plain(Value),
     /// Server-sent events.
     Events,
 }
 
-/// Of every error that there is: an example, and when it is answered.
+/// Every status of errors, with an example (code, message) and a description.
 const ERRORS: [(u16, &str, &str, &str); 15] = [
     (400, "malformed", "missing field `user`", "The request cannot be read."),
     (401, "invalid_token", "this is not the token of a session", "No token, or not a valid one."),
@@ -58,24 +58,24 @@ const ERRORS: [(u16, &str, &str, &str); 15] = [
     (504, "deadline_passed", "the deadline has passed", "Too late, or the version is not reached."),
 ];
 
-/// The answers of an operation: what it is for, and these others.
-pub(super) fn responses(status: u16, body: &Body, others: &[u16]) -> Map<String, Value> {
+/// Returns the responses of an operation: its success, and these other statuses.
+pub(super) fn responses(status: u16, body: &ResponseBody, others: &[u16]) -> Map<String, Value> {
     let reference = |status: &u16| {
         let name = name_of(*status);
         (status.to_string(), json!({ "$ref": format!("#/components/responses/{name}") }))
     };
     let mut all: Map<String, Value> = others.iter().map(reference).collect();
-    all.insert(status.to_string(), done(body));
+    all.insert(status.to_string(), success(body));
     all
 }
 
-fn done(body: &Body) -> Value {
+fn success(body: &ResponseBody) -> Value {
     let json_of = |schema: Value| json!({ "application/json": { "schema": schema } });
     let (description, content, has_etag) = match body {
-        Body::Outcome(of) => ("It is done.", json_of(schema::reference(of)), true),
-        Body::Tagged(schema) => ("As it is now.", json_of(schema.clone()), true),
-        Body::Plain(schema) => ("As it is now.", json_of(schema.clone()), false),
-        Body::Events => {
+        ResponseBody::Outcome(of) => ("It is done.", json_of(schema::reference(of)), true),
+        ResponseBody::Tagged(schema) => ("As it is now.", json_of(schema.clone()), true),
+        ResponseBody::Plain(schema) => ("As it is now.", json_of(schema.clone()), false),
+        ResponseBody::Events => {
             let events = json!({ "schema": { "type": "string" }, "example": EVENTS });
             (
                 "Server-sent events, until either side ends it.",
@@ -88,12 +88,12 @@ fn done(body: &Body) -> Value {
     json!({ "description": description, "headers": headers(names), "content": content })
 }
 
-/// First everything; then what changes. After a break, what changed since, or everything anew.
+/// First everything; then the changes. After a break, the changes since, or everything again.
 const EVENTS: &str = "event: snapshot\nid: 12\ndata: {\"version\":12}\n\n\
                       event: change\nid: 13\ndata: {\"version\":13}\n\n\
                       event: reset\nid: 20\ndata: {\"version\":20}\n\n";
 
-/// An example.
+/// Returns an example of an outcome.
 pub(super) fn outcome() -> Value {
     json!({
         "command_id": "k1", "status": 200, "code": "ok", "message": "done", "aggregate": "table",
@@ -106,7 +106,7 @@ pub(super) fn outcome() -> Value {
     })
 }
 
-/// 304 and the errors, by the names under which they are referred to.
+/// Returns 304 and the errors, by the names that references use.
 pub(super) fn components() -> Map<String, Value> {
     let not_modified = json!({
         "description": "One of the ETags that are known is the present one.",

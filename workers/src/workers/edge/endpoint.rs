@@ -1,0 +1,77 @@
+//! The endpoints of edge: one for each kind of query that is answered over NATS.
+
+use brigade_contracts::subject::{
+    QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE,
+    QUERY_USER_VALIDATE, QUERY_VIEW,
+};
+
+/// An endpoint of the NATS service, which answers one kind of query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    View,
+    Outcome,
+    ActiveOrders,
+    Lock,
+    LockHistory,
+    UserValidate,
+    UserState,
+}
+
+impl Endpoint {
+    /// All endpoints, in the order in which the service lists them.
+    pub const ALL: [Self; 7] = [
+        Self::View,
+        Self::Outcome,
+        Self::ActiveOrders,
+        Self::Lock,
+        Self::LockHistory,
+        Self::UserValidate,
+        Self::UserState,
+    ];
+
+    /// Returns the name of the endpoint, which is also the label `query` of metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Outcome => "outcome",
+            Self::ActiveOrders => "active_orders",
+            Self::Lock => "lock",
+            Self::LockHistory => "lock_history",
+            Self::UserValidate => "user_validate",
+            Self::UserState => "user_state",
+        }
+    }
+
+    /// Returns the subject of its queries, with wildcards.
+    #[must_use]
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::View => QUERY_VIEW,
+            Self::Outcome => QUERY_OUTCOME,
+            Self::ActiveOrders => QUERY_ACTIVE_ORDERS,
+            Self::Lock => QUERY_LOCK,
+            Self::LockHistory => QUERY_LOCK_HISTORY,
+            Self::UserValidate => QUERY_USER_VALIDATE,
+            Self::UserState => QUERY_USER_STATE,
+        }
+    }
+
+    /// Returns the statuses that its responses may have in ordinary operation.
+    #[must_use]
+    pub fn statuses(self) -> &'static [u16] {
+        match self {
+            Self::View => &[200, 304, 400, 404, 413, 429, 503, 504],
+            Self::ActiveOrders => &[200, 304, 400, 413, 429, 503],
+            Self::LockHistory => &[200, 400, 413, 429, 503],
+            Self::UserValidate => &[200, 400, 401, 413, 429, 503],
+            Self::Outcome | Self::Lock | Self::UserState => &[200, 400, 404, 413, 429, 503],
+        }
+    }
+
+    /// Returns true if a response may have up to [`brigade_contracts::list::MAX_BYTES`] bytes.
+    #[must_use]
+    pub fn has_large_responses(self) -> bool {
+        matches!(self, Self::ActiveOrders | Self::LockHistory)
+    }
+}

@@ -1,0 +1,291 @@
+//! Authentication, by the access token of a session, which is confirmed with SQL at each request,
+//! and authorization by the [`policy`](super::policy).
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::http::{
+    HeaderMap,
+    header::{AUTHORIZATION, HOST},
+    uri::Authority,
+};
+use brigade_contracts::{
+    Address, Aggregate, Refusal, Secret, Token, payment,
+    user::{Valid, Validate, user_of},
+};
+use serde_json::Value;
+
+use super::{
+    admission::RequestPermit,
+    extract::single_header,
+    policy::{RequiredRole, VerbPolicy, view_role},
+};
+use crate::{
+    runtime::http::Problem,
+    workers::edge::query::{Queries, QueryReply, users::invalid_token},
+};
+
+const STAFF: &str = "staff";
+const MANAGER: &str = "manager";
+
+/// The sender of a request.
+#[derive(Clone, Debug)]
+pub(super) enum Requester {
+    /// Somebody without a token, who may only ask for one.
+    Anonymous,
+    /// Anybody, where HTTP is open: trusted like a producer.
+    Trusted,
+    /// The user of a session.
+    User(Valid),
+}
+
+impl Requester {
+    /// Returns the user of the session, if there is one.
+    #[must_use]
+    pub fn user(&self) -> Option<&Token> {
+        match self {
+            Self::Anonymous | Self::Trusted => None,
+            Self::User(valid) => Some(&valid.user),
+        }
+    }
+
+    fn is_staff(&self) -> bool {
+        self.has_role(STAFF) || self.is_manager()
+    }
+
+    fn is_manager(&self) -> bool {
+        self.has_role(MANAGER)
+    }
+
+    fn has_role(&self, role: &str) -> bool {
+        match self {
+            Self::Anonymous => false,
+            Self::Trusted => true,
+            Self::User(valid) => valid.roles.iter().any(|has| has.as_str() == role),
+        }
+    }
+}
+
+/// Identifies the senders of requests, and decides what they may do.
+pub(super) struct Authorizer {
+    queries: Arc<Queries>,
+    /// Requests on loopback without a token are trusted.
+    is_open: bool,
+}
+
+impl Authorizer {
+    /// Confirms tokens and owners with these queries.
+    #[must_use]
+    pub fn new(queries: Arc<Queries>, is_open: bool) -> Self {
+        Self { queries, is_open }
+    }
+
+    /// Identifies the sender of a request to this tenant.
+    ///
+    /// # Errors
+    /// 401 without the token of a session; `503 unconfirmed` while that is not certain.
+    pub async fn identify(
+        &self,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Requester, Problem> {
+        let Some(credentials) = single_header(headers, AUTHORIZATION.as_str())? else {
+            let is_trusted = self.is_open && is_for_loopback(headers);
+            return if is_trusted { Ok(Requester::Trusted) } else { Err(missing_token()) };
+        };
+        let token = bearer_token(credentials).ok_or_else(missing_token)?;
+        let invalid = || Problem::from(invalid_token());
+        let access_token = Secret::new(token.to_owned()).map_err(|_| invalid())?;
+        let id = user_of(&access_token).ok_or_else(invalid)?;
+        let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
+        let session = self.queries.users.validate(user, &Validate { access_token }).await?;
+        Ok(Requester::User(session))
+    }
+
+    /// Identifies the sender of a request to this tenant, and counts the request for the tenant from
+    /// then on.
+    ///
+    /// # Errors
+    /// The errors of [`Authorizer::identify`]; `429 too_many` and `503 busy` if it is not admitted.
+    pub async fn admit(
+        &self,
+        permit: &RequestPermit,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Requester, Problem> {
+        let requester = self.identify(tenant, headers).await?;
+        permit.confirm_tenant(tenant)?;
+        Ok(requester)
+    }
+
+    /// Authorizes a requester to read the view of an aggregate, at once or as a stream.
+    ///
+    /// # Errors
+    /// `403 not_allowed`, also if the aggregate does not exist; `503 unconfirmed`.
+    pub async fn authorize_view(
+        &self,
+        requester: &Requester,
+        address: &Address,
+    ) -> Result<(), Problem> {
+        // A manager looks after the users.
+        if address.aggregate == Aggregate::User && requester.is_manager() {
+            return Ok(());
+        }
+        self.authorize(requester, view_role(address.aggregate), address).await
+    }
+
+    /// Authorizes a requester to read lists, at once or as streams.
+    ///
+    /// # Errors
+    /// `403 not_allowed`.
+    pub fn authorize_list(&self, requester: &Requester) -> Result<(), Problem> {
+        if requester.is_staff() { Ok(()) } else { Err(needs_role(STAFF)) }
+    }
+
+    /// Authorizes a requester to send a command.
+    ///
+    /// # Errors
+    /// `403 not_allowed`, also if the aggregate does not exist; `503 unconfirmed`; 400 and 422 for a
+    /// payload that does not name what a payment is for.
+    pub async fn authorize_command(
+        &self,
+        requester: &Requester,
+        policy: VerbPolicy,
+        address: &Address,
+        verb: &Token,
+        payload: &[u8],
+    ) -> Result<(), Problem> {
+        if policy.role == RequiredRole::Anybody {
+            return Ok(());
+        }
+        // A payload that is no JSON names nobody, forces nothing, and is refused where it is decided.
+        let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
+        let policy = policy.for_payload(&fields);
+        let customer = requester.user().filter(|_| !requester.is_staff());
+        if customer.is_some_and(|user| !policy.allows_customer(user.as_str(), &fields)) {
+            return Err(not_allowed());
+        }
+        let target = match customer.and(Some((address.aggregate, verb.as_str()))) {
+            Some((Aggregate::Payment, "initiate")) => payment_target(address, payload)?,
+            _ => None,
+        };
+        self.authorize(requester, policy.role, target.as_ref().unwrap_or(address)).await
+    }
+
+    async fn authorize(
+        &self,
+        requester: &Requester,
+        role: RequiredRole,
+        address: &Address,
+    ) -> Result<(), Problem> {
+        let is_allowed = match (role, requester.user()) {
+            (RequiredRole::Never, _) => false,
+            (RequiredRole::Anybody, _) => true,
+            (RequiredRole::Customer, user) => user.is_some() || requester.is_staff(),
+            (RequiredRole::Staff, _) => requester.is_staff(),
+            (RequiredRole::Manager, _) => requester.is_manager(),
+            (RequiredRole::Oneself, Some(user)) => *user == address.id,
+            (RequiredRole::Owner | RequiredRole::Claimer, Some(user)) if !requester.is_staff() => {
+                let ownership = self.queries.owners.get(address.clone()).await;
+                let ownership = ownership.map_err(QueryReply::from)?;
+                match role {
+                    RequiredRole::Claimer => ownership.may_be_claimed_by(user),
+                    _ => ownership.is_owned_by(user),
+                }
+            }
+            (RequiredRole::Oneself | RequiredRole::Owner | RequiredRole::Claimer, _) => {
+                requester.is_staff()
+            }
+        };
+        match role {
+            _ if is_allowed => Ok(()),
+            // That a role is missing reveals nothing about the aggregate.
+            RequiredRole::Staff => Err(needs_role(STAFF)),
+            RequiredRole::Manager => Err(needs_role(MANAGER)),
+            _ => Err(not_allowed()),
+        }
+    }
+}
+
+/// Returns the aggregate that a payment is for. The payload is decoded as where commands are
+/// decided, so that both mean the same.
+fn payment_target(payment: &Address, payload: &[u8]) -> Result<Option<Address>, Refusal> {
+    let Some(payment::Verb::Initiate(initiate)) = payment::Verb::decode("initiate", payload)?
+    else {
+        return Ok(None);
+    };
+    let (aggregate, id) = match initiate.target {
+        payment::Target::Cart(id) => (Aggregate::Cart, id),
+        payment::Target::Order(id) => (Aggregate::Order, id),
+    };
+    Ok(Some(Address { tenant: payment.tenant.clone(), aggregate, id }))
+}
+
+/// Returns true if a request names this machine as its host, and comes through no proxy. A page in
+/// a browser that has its own name resolved to this machine does not, and must not be trusted; nor
+/// whom a proxy on this machine lets in.
+fn is_for_loopback(headers: &HeaderMap) -> bool {
+    if ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name)) {
+        return false;
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    host.is_some_and(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        let address = name.parse::<IpAddr>();
+        name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// Returns the token of `Bearer <token>`.
+fn bearer_token(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_matches(' '))
+}
+
+fn missing_token() -> Problem {
+    let message = "this needs the header Authorization: Bearer <access token>";
+    Refusal::new(401, "missing_token", message).into()
+}
+
+fn needs_role(role: &str) -> Problem {
+    Refusal::new(403, "not_allowed", format!("this needs the role {role}")).into()
+}
+
+fn not_allowed() -> Problem {
+    let message = "this is not there, or not for the user of this token";
+    Refusal::new(403, "not_allowed", message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_host_on_loopback_is_this_machine() {
+        let of = |host: &str| {
+            let host = host.parse().expect("a value");
+            is_for_loopback(&HeaderMap::from_iter([(HOST, host)]))
+        };
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1:80", "127.9.9.9", "[::1]:80"] {
+            assert!(of(host), "{host}");
+        }
+        for host in ["shop.example", "localhost.evil.example", "10.0.0.1:80", "", "a b"] {
+            assert!(!of(host), "{host}");
+        }
+        assert!(!is_for_loopback(&HeaderMap::new()));
+        let mut forwarded = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
+        assert!(is_for_loopback(&forwarded));
+        forwarded.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+        assert!(!is_for_loopback(&forwarded));
+    }
+
+    #[test]
+    fn a_token_stands_behind_its_scheme() {
+        assert_eq!(bearer_token("Bearer a.b"), Some("a.b"));
+        assert_eq!(bearer_token("bearer  a.b "), Some("a.b"));
+        for bad in ["a.b", "Bearer", "Basic a.b", ""] {
+            assert_eq!(bearer_token(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The authorization policy of HTTP, in one table.
+//!
+//! A **customer** may do everything with what is his own, and nothing else. **Staff** may do
+//! everything with every cart, order, table and payment of the restaurant; a **manager** besides
+//! what gives money away, overrules the books or changes what others may. Whoever may do more may
+//! do the less.
+//!
+//! - No customer says that something is paid: `record_result` is the gateway's, whose word comes
+//!   through a backend or a terminal, and `confirm_cash` is that of whoever has the till; both need
+//!   staff. `activate_subscription` says the same of a subscription, and needs a manager.
+//! - A customer speaks for himself: a payload names him or nobody ([`VerbPolicy::user_fields`]).
+//! - `join` and `leave` are for every cart, as one that is not a member yet joins, and one that has
+//!   left may repeat that: the id of a team cart is its invitation. `claim` is for a cart that is
+//!   still its session's, on the same ground.
+//! - Verbs of the system are nobody's, and a verb that is not in the table is none.
+//! - Else what is not there looks like what is another's, so that nobody finds out ids. Only ids
+//!   that a sender may create (`open`, `check_out`, `initiate`) show that they are taken.
+
+use brigade_contracts::Aggregate::{self, Cart, Order, Payment, Table, User};
+use serde_json::Value;
+
+/// The least that somebody has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequiredRole {
+    /// Anybody, without a token.
+    Anybody,
+    Customer,
+    /// A customer to whom the aggregate belongs; staff.
+    Owner,
+    /// A customer to whom the aggregate belongs, or who may claim it; staff.
+    Claimer,
+    /// The user itself.
+    Oneself,
+    Staff,
+    Manager,
+    Never,
+}
+use RequiredRole::{Anybody, Claimer, Customer, Manager, Never, Oneself, Owner, Staff};
+
+/// The policy of a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct VerbPolicy {
+    pub role: RequiredRole,
+    /// Fields of the payload that name a user: a customer names himself or leaves them out.
+    pub user_fields: &'static [&'static str],
+    /// Fields that a customer leaves out.
+    pub staff_fields: &'static [&'static str],
+}
+
+/// (Aggregate, verb, role, fields that name a user).
+type PolicyRow = (Aggregate, &'static str, RequiredRole, &'static [&'static str]);
+
+const TABLE: &[PolicyRow] = &[
+    (Cart, "open", Customer, &["owner"]),
+    (Cart, "join", Customer, &["user"]),
+    (Cart, "leave", Customer, &["user"]),
+    (Cart, "add_item", Owner, &["user"]),
+    (Cart, "set_item", Owner, &[]),
+    (Cart, "remove_item", Owner, &[]),
+    (Cart, "commit_cod", Owner, &["user"]),
+    (Cart, "claim", Claimer, &["user"]),
+    (Cart, "lock", Owner, &[]),
+    (Cart, "bind_transaction", Owner, &[]),
+    (Cart, "extend", Owner, &[]),
+    (Cart, "unlock", Owner, &[]),
+    (Cart, "expire_lock", Never, &[]),
+    (Cart, "check_out", Owner, &[]),
+    (Cart, "abandon", Owner, &[]),
+    // Of its target: the payment itself is not there yet.
+    (Payment, "initiate", Owner, &["user"]),
+    (Payment, "bind_transaction", Owner, &[]),
+    (Payment, "record_result", Staff, &[]),
+    (Payment, "confirm_cash", Staff, &[]),
+    (Payment, "cancel", Owner, &[]),
+    (Payment, "refund", Manager, &[]),
+    (Order, "place", Staff, &[]),
+    (Order, "accept", Staff, &[]),
+    (Order, "prepare", Staff, &[]),
+    (Order, "ready", Staff, &[]),
+    (Order, "serve", Staff, &[]),
+    (Order, "complete", Staff, &[]),
+    (Order, "cancel", Owner, &[]),
+    (Table, "register", Staff, &[]),
+    (Table, "open_turn", Staff, &[]),
+    (Table, "close_turn", Staff, &[]),
+    (Table, "set_status", Staff, &[]),
+    (Table, "reconcile", Never, &[]),
+    (User, "register", Anybody, &[]),
+    (User, "login", Anybody, &[]),
+    (User, "refresh", Anybody, &[]),
+    (User, "logout", Oneself, &[]),
+    (User, "update_profile", Oneself, &[]),
+    (User, "change_roles", Manager, &[]),
+    (User, "register_subscription", Oneself, &[]),
+    (User, "activate_subscription", Manager, &[]),
+    (User, "cancel_subscription", Oneself, &[]),
+];
+
+/// The fields that customers leave out. Carts of sessions are for backends: a session belongs to nobody who
+/// could be asked for a token. A subscription does not change its plan by being cancelled.
+const STAFF_FIELDS: &[(Aggregate, &str, &[&str])] =
+    &[(Cart, "open", &["session"]), (User, "cancel_subscription", &["plan", "until"])];
+
+/// Returns the policy of a verb; `None` if there is no such verb.
+#[must_use]
+pub(super) fn verb_policy(aggregate: Aggregate, verb: &str) -> Option<VerbPolicy> {
+    if verb == "rebuild_cache" {
+        return Some(VerbPolicy { role: Never, user_fields: &[], staff_fields: &[] });
+    }
+    let row = TABLE.iter().find(|row| (row.0, row.1) == (aggregate, verb))?;
+    let staff_fields = STAFF_FIELDS.iter().find(|row| (row.0, row.1) == (aggregate, verb));
+    let staff_fields = staff_fields.map_or(&[][..], |row| row.2);
+    Some(VerbPolicy { role: row.2, user_fields: row.3, staff_fields })
+}
+
+/// Returns the role that reads the views of an aggregate.
+#[must_use]
+pub(super) fn view_role(aggregate: Aggregate) -> RequiredRole {
+    match aggregate {
+        Cart | Order | Payment => Owner,
+        User => Oneself,
+        Table | Aggregate::Lock => Staff,
+    }
+}
+
+impl VerbPolicy {
+    /// Returns the policy for this payload: to overrule the books needs a manager.
+    #[must_use]
+    pub fn for_payload(self, payload: &Value) -> Self {
+        match payload.get("force") {
+            None | Some(Value::Bool(false) | Value::Null) => self,
+            Some(_) if self.role == Staff => Self { role: Manager, ..self },
+            Some(_) => self,
+        }
+    }
+
+    /// Returns true if this user, a customer, may send this payload.
+    #[must_use]
+    pub fn allows_customer(&self, user: &str, payload: &Value) -> bool {
+        let given = |name: &&str| payload.get(*name).filter(|value| !value.is_null());
+        self.user_fields.iter().all(|name| given(name).is_none_or(|named| named == user))
+            && self.staff_fields.iter().all(|name| given(name).is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use brigade_contracts::{cart, order, payment, permissions::SYSTEM_VERBS, table, user};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_verb_stands_in_the_table_once() {
+        let all = [
+            (Cart, cart::Verb::NAMES),
+            (Payment, payment::Verb::NAMES),
+            (Order, order::Verb::NAMES),
+            (Table, table::Verb::NAMES),
+            (User, user::Verb::NAMES),
+        ];
+        let verbs: BTreeSet<_> =
+            all.iter().flat_map(|(of, verbs)| verbs.iter().map(|verb| (*of, *verb))).collect();
+        let rows: Vec<_> = TABLE.iter().map(|row| (row.0, row.1)).collect();
+        assert_eq!(rows.len(), verbs.len());
+        assert_eq!(rows.into_iter().collect::<BTreeSet<_>>(), verbs);
+        assert_eq!(verb_policy(Cart, "place"), None);
+    }
+
+    #[test]
+    fn verbs_of_the_system_are_nobodys() {
+        for aggregate in Aggregate::ALL {
+            for verb in SYSTEM_VERBS {
+                let role = verb_policy(aggregate, verb).map(|policy| policy.role);
+                assert!(matches!(role, None | Some(Never)), "{aggregate} {verb}");
+            }
+        }
+        assert_eq!(verb_policy(Cart, "expire_lock").map(|policy| policy.role), Some(Never));
+        assert_eq!(verb_policy(User, "rebuild_cache").map(|policy| policy.role), Some(Never));
+    }
+
+    #[test]
+    fn no_customer_says_that_something_is_paid() {
+        for verb in ["record_result", "confirm_cash", "refund"] {
+            let role = verb_policy(Payment, verb).map(|policy| policy.role);
+            assert!(matches!(role, Some(Staff | Manager)), "{verb}");
+        }
+    }
+
+    #[test]
+    fn force_needs_a_manager() {
+        let policy = verb_policy(Table, "set_status").expect("a verb");
+        let role = |payload: Value| policy.for_payload(&payload).role;
+        assert_eq!(role(json!({"status": "available"})), Staff);
+        assert_eq!(role(json!({"force": false})), Staff);
+        assert_eq!(role(json!({"force": null})), Staff);
+        assert_eq!(role(json!({"force": true})), Manager);
+        assert_eq!(role(json!({"force": "yes"})), Manager);
+    }
+
+    #[test]
+    fn a_customer_names_himself_or_nobody() {
+        let policy = verb_policy(Cart, "add_item").expect("a verb");
+        for (payload, expected) in [
+            (json!({"user": "ada"}), true),
+            (json!({}), true),
+            (json!({"user": null}), true),
+            (json!({"user": "bob"}), false),
+            (json!({"user": ["ada"]}), false),
+            (json!("no object"), true),
+        ] {
+            assert_eq!(policy.allows_customer("ada", &payload), expected, "{payload}");
+        }
+        let open = verb_policy(Cart, "open").expect("a verb");
+        for (payload, expected) in [
+            (json!({"owner": "ada", "session": null}), true),
+            (json!({"owner": "ada", "session": "ada"}), false),
+        ] {
+            assert_eq!(open.allows_customer("ada", &payload), expected, "{payload}");
+        }
+    }
+}

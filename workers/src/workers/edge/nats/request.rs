@@ -1,0 +1,167 @@
+//! The queries of NATS: subject, headers and payload, read as a [`Query`].
+
+use brigade_contracts::{
+    Aggregate, Refusal, header,
+    list::ListHeaders,
+    permissions::check_sender,
+    query::{self, HistoryHeaders, ViewHeaders},
+    subject,
+    user::Validate,
+};
+
+use crate::{
+    runtime::Delivery,
+    workers::edge::{
+        endpoint::Endpoint,
+        query::{Query, QueryReply},
+    },
+};
+
+/// Reads the query of a message that came to an endpoint, from the account of its tenant.
+///
+/// # Errors
+/// `400 bad_header`, `403 wrong_tenant`, `413 headers_too_large`, and those of [`parse_parts`].
+pub fn parse(endpoint: Endpoint, message: &Delivery) -> Result<Query, QueryReply> {
+    message.readable().map_err(|why| Refusal::new(400, "bad_header", why))?;
+    check_sender(message.subject(), message.headers())?;
+    if message.is_cut() {
+        return Err(header::too_large().into());
+    }
+    parse_parts(endpoint, message.subject(), message.headers(), message.payload())
+}
+
+/// Reads the query of an endpoint.
+///
+/// # Errors
+/// `400 bad_subject` or `bad_header`, or what is wrong with the payload.
+fn parse_parts<'a>(
+    endpoint: Endpoint,
+    subject: &str,
+    headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    payload: &[u8],
+) -> Result<Query, QueryReply> {
+    let bad_subject = || QueryReply::bad_subject(expected_subject(endpoint));
+    Ok(match endpoint {
+        Endpoint::View => {
+            let address = subject::parse_query_view(subject)
+                .filter(|address| address.aggregate != Aggregate::User)
+                .ok_or_else(bad_subject)?;
+            Query::View(address, ViewHeaders::parse(headers)?)
+        }
+        Endpoint::Outcome => {
+            let (tenant, command_id) =
+                subject::parse_query_outcome(subject).ok_or_else(bad_subject)?;
+            Query::Outcome { tenant, command_id, wait: query::wait(headers)?, sender: None }
+        }
+        Endpoint::ActiveOrders => {
+            let tenant = subject::parse_query_active_orders(subject).ok_or_else(bad_subject)?;
+            Query::ActiveOrders(tenant, ListHeaders::parse(headers)?)
+        }
+        Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
+        Endpoint::LockHistory => {
+            let lock = subject::parse_query_lock_history(subject).ok_or_else(bad_subject)?;
+            Query::LockHistory(lock, HistoryHeaders::parse(headers)?)
+        }
+        Endpoint::UserValidate => {
+            let user = subject::parse_query_user_validate(subject).ok_or_else(bad_subject)?;
+            Query::UserValidate(user, Validate::decode(payload)?)
+        }
+        Endpoint::UserState => {
+            Query::UserState(subject::parse_query_user_state(subject).ok_or_else(bad_subject)?)
+        }
+    })
+}
+
+/// Returns the message for a subject that is not one of the endpoint.
+fn expected_subject(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::View => {
+            "expected q.<tenant>.view.<aggregate>.<id>, of a cart, payment, order or table"
+        }
+        Endpoint::Outcome => "expected q.<tenant>.outcome.<command_id>",
+        Endpoint::ActiveOrders => "expected q.<tenant>.active_orders",
+        Endpoint::Lock => "expected q.<tenant>.lock.<owner>",
+        Endpoint::LockHistory => "expected q.<tenant>.lock_history.<owner>",
+        Endpoint::UserValidate => "expected q.<tenant>.user.<id>.validate",
+        Endpoint::UserState => "expected q.<tenant>.user.<id>.state",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use brigade_contracts::{Address, Token};
+
+    use super::*;
+
+    fn read(
+        endpoint: Endpoint,
+        subject: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Query, (u16, String)> {
+        let parsed = parse_parts(endpoint, subject, headers.iter().copied(), b"");
+        parsed.map_err(|reply| (reply.status, reply.error.unwrap_or_default().into_owned()))
+    }
+
+    #[test]
+    fn each_endpoint_reads_its_queries() {
+        let token = |text| Token::new(text).expect("a token");
+        let address = |aggregate, id| Address::new("t1", aggregate, id).expect("tokens");
+        let min_version = ViewHeaders { min_version: Some(7), ..ViewHeaders::default() };
+        let outcome = Query::Outcome {
+            tenant: token("t1"),
+            command_id: token("k1"),
+            wait: Duration::from_millis(5),
+            sender: None,
+        };
+        let history = HistoryHeaders { limit: 2, before: None };
+        let of_ada = |aggregate| address(aggregate, "ada");
+        let cases: [(Endpoint, &str, &[(&str, &str)], Query); 6] = [
+            (
+                Endpoint::View,
+                "q.t1.view.cart.c1",
+                &[("Min-Version", "7")],
+                Query::View(address(Aggregate::Cart, "c1"), min_version),
+            ),
+            (Endpoint::Outcome, "q.t1.outcome.k1", &[("Wait-Ms", "5")], outcome),
+            (
+                Endpoint::ActiveOrders,
+                "q.t1.active_orders",
+                &[],
+                Query::ActiveOrders(token("t1"), ListHeaders::default()),
+            ),
+            (Endpoint::Lock, "q.t1.lock.ada", &[], Query::Lock(of_ada(Aggregate::Lock))),
+            (
+                Endpoint::LockHistory,
+                "q.t1.lock_history.ada",
+                &[("Limit", "2")],
+                Query::LockHistory(of_ada(Aggregate::Lock), history),
+            ),
+            (
+                Endpoint::UserState,
+                "q.t1.user.ada.state",
+                &[],
+                Query::UserState(of_ada(Aggregate::User)),
+            ),
+        ];
+        for (endpoint, subject, headers, expected) in cases {
+            assert_eq!(read(endpoint, subject, headers), Ok(expected), "{subject}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        let bad_subject = Err((400, "bad_subject".to_owned()));
+        for endpoint in Endpoint::ALL {
+            for subject in ["q.t1.x", "q.t1.view.user.ada", "q..active_orders"] {
+                assert_eq!(read(endpoint, subject, &[]), bad_subject, "{endpoint:?} {subject}");
+            }
+        }
+        let bad_header = Err((400, "bad_header".to_owned()));
+        let headers = [("Min-Version", "x")];
+        assert_eq!(read(Endpoint::View, "q.t1.view.cart.c1", &headers), bad_header);
+        let no_token = read(Endpoint::UserValidate, "q.t1.user.ada.validate", &[]);
+        assert!(matches!(no_token, Err((400, _))), "{no_token:?}");
+    }
+}

@@ -1,0 +1,49 @@
+//! The metadata that `nats micro info edge` prints of each endpoint, for whoever meets it there
+//! first (at most 80 characters a text, or the CLI cuts it off).
+
+use serde_json::{Value, json};
+
+use crate::workers::edge::endpoint::Endpoint;
+
+/// Returns the metadata of the service as a whole.
+pub fn service_metadata() -> Value {
+    json!({
+        "promise": "no answer is older than an outcome that was sent before the query",
+        "status": "in the header Brigade-Status; errors in Nats-Service-Error-Code too",
+        "if_it_lags": "look at Postgres first, then start more edges",
+    })
+}
+
+/// Returns the metadata of an endpoint: the query that it takes, and its responses.
+pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
+    let (ask, answers) = match endpoint {
+        Endpoint::View => (
+            "q.<tenant>.view.<aggregate>.<id>; If-None-Match, Min-Version with Wait-Ms",
+            "200 with the parts and ETag, 304, 404, 504 where Min-Version is not reached",
+        ),
+        Endpoint::Outcome => (
+            "q.<tenant>.outcome.<command_id>; Wait-Ms",
+            "200 with the outcome of the command, 404 not_decided",
+        ),
+        Endpoint::ActiveOrders => (
+            "q.<tenant>.active_orders; If-None-Match, Resume",
+            "200 with the orders and ETag, or what changed since; 304",
+        ),
+        Endpoint::Lock => (
+            "q.<tenant>.lock.<owner>",
+            "200 with cart, method, acquired_at and expires_at, 404 not_locked",
+        ),
+        Endpoint::LockHistory => (
+            "q.<tenant>.lock_history.<owner>; Limit, Before",
+            "200 with the entries, newest first, and `before` where there are older ones",
+        ),
+        Endpoint::UserValidate => (
+            "q.<tenant>.user.<id>.validate; {access_token}",
+            "200 with user, profile_id, roles, subscription and expires_at, 401",
+        ),
+        Endpoint::UserState => {
+            ("q.<tenant>.user.<id>.state", "200 with the parts auth, subscription and roles, 404")
+        }
+    };
+    json!({ "ask": ask, "answers": answers })
+}

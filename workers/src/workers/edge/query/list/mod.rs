@@ -1,0 +1,220 @@
+//! The active orders of a tenant: those that are neither completed nor cancelled.
+//!
+//! One statement reads which orders there are, of which versions, once for all who wait
+//! ([`loaders`]). From that alone comes the ETag ([`body`]), a hash over (order, core version,
+//! payment version), so it is the same from any edge; if the client has it, nothing else is read.
+//! Else the rows come from memory, by order and exactly these versions, and missing ones from SQL
+//! ([`rows`]). Such a row may be a later one by then: the ETag is made of what is answered, so one
+//! ETag still names one list, byte for byte; only the position (`resume`) is no part of it, being
+//! a name for the moment and not for the content. A row is the core row as it stands in KV, with
+//! `version`, `at` and `change`, and `payment` and `due`. A watch on KV keeps memory warm
+//! ([`watch`]); a row that is late or lost there is read from SQL. `Confirm: kv` finds no counter
+//! for a list there and is `503 unconfirmed` as everything else while Postgres is unavailable.
+//!
+//! **Resume.** A [`ListPosition`] is a moment of the statement above: what it saw was committed by
+//! transactions below `xid`, the oldest one that had not ended. Whatever it did not see is of
+//! that transaction or a later one, and every row has the transaction that wrote it last. So SQL
+//! alone has all changes since, exactly, without a stream, a sequence or a clock that might skip
+//! something: the active orders that the confirming statement marks so, and those that ended
+//! ([`loaders::EndedOrderLoader`], a statement that starts after it, so an order is in one of the
+//! two whenever it ends). The position of an answer is always that of the first statement: rows are
+//! read later, so they are no older, and a change meanwhile is repeated next time rather than never
+//! sent. Rows that are newer than their position do no harm for the same reason. Applying the
+//! changes to the rows of the position gives the rows of a fresh answer.
+//!
+//! The full list (`reset`) is the answer to a position of another tenant, of another start of
+//! Postgres (numbers of transactions that were lost in a failover are given again), older than ten
+//! minutes, or of no known form, which is no malformed header since positions of other builds are
+//! such; as well to one of a list that was cut, or where the present one is (an order that nothing
+//! happened to may come into view when another one ends), and where there are more changes than
+//! fit.
+
+mod body;
+pub mod loaders;
+pub mod position;
+pub mod row;
+mod row_cache;
+mod rows;
+pub mod snapshot;
+mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use brigade_contracts::{
+    Token,
+    list::{Changes, List, ListHeaders, MAX_ROWS},
+};
+use bytes::Bytes;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    body::{count_fitting, list_tag, quoted},
+    loaders::{EndedOrderLoader, OrderListLoader},
+    position::ListPosition,
+    row::OrderRow,
+    rows::OrderRows,
+    snapshot::{ListedOrder, OrderList},
+};
+use super::{batch_loader::BatchLoader, database::ReadDatabase, reply::QueryReply};
+use crate::{
+    infra::{Context, FailPoints},
+    workers::edge::metrics::EdgeMetrics,
+};
+
+/// Answers queries of active orders.
+pub struct Lists {
+    active: BatchLoader<OrderListLoader>,
+    ended: BatchLoader<EndedOrderLoader>,
+    rows: Arc<OrderRows>,
+    fail: FailPoints,
+    _watch: Option<AbortOnDropHandle<()>>,
+}
+
+/// A list with all its rows, as it is answered.
+pub struct FullList {
+    tag: String,
+    pub position: ListPosition,
+    /// JSON of the shape [`List`].
+    pub body: Bytes,
+}
+
+impl Lists {
+    /// Reads lists from this database. With `is_cached`, starts the watch that keeps rows in
+    /// memory.
+    #[must_use]
+    pub fn new(
+        database: &Arc<ReadDatabase>,
+        cx: &Context,
+        is_cached: bool,
+        metrics: &Arc<EdgeMetrics>,
+    ) -> Self {
+        let rows = Arc::new(OrderRows::new(database, cx, is_cached, metrics));
+        let loader = OrderListLoader { metrics: metrics.clone() };
+        Self {
+            active: BatchLoader::new(database, loader),
+            ended: BatchLoader::new(database, EndedOrderLoader),
+            fail: cx.fail.clone(),
+            _watch: is_cached.then(|| watch::start(cx, &rows, metrics)),
+            rows,
+        }
+    }
+
+    /// Returns the active orders of a tenant: `304` if the client has them, the changes since its
+    /// position, or all rows.
+    ///
+    /// # Errors
+    /// `503 unconfirmed`.
+    pub async fn get(
+        &self,
+        tenant: Token,
+        headers: &ListHeaders,
+    ) -> Result<QueryReply, QueryReply> {
+        let list = self.confirm(&tenant).await?;
+        self.fail.point("edge.after_list_confirm").await;
+        let tag = list_tag(list.included().iter().map(ListedOrder::versions), list.is_cut());
+        if headers.has(&tag) {
+            return Ok(QueryReply::not_modified(quoted(&tag)));
+        }
+        let position = headers.resume.as_deref().map(ListPosition::parse);
+        if let Some(Some(from)) = &position
+            && let Some(changes) = self.changes_since(&tenant, &list, from).await?
+        {
+            return Ok(changes);
+        }
+        let FullList { tag, body, .. } = self.full(tenant, &list, position.is_some()).await?;
+        Ok(QueryReply { etag: Some(quoted(&tag)), ..QueryReply::ok(body) })
+    }
+
+    /// Returns the changes since a position; `None` if they are not known, or do not fit.
+    async fn changes_since(
+        &self,
+        tenant: &Token,
+        list: &OrderList,
+        from: &ListPosition,
+    ) -> Result<Option<QueryReply>, QueryReply> {
+        let Some(changed) = self.changed(tenant, list, from).await? else { return Ok(None) };
+        let Some(rows) = self.rows(tenant, &changed).await? else { return Ok(None) };
+        let found: HashMap<&Token, &OrderRow> =
+            rows.iter().map(|row| (&row.order, &**row)).collect();
+        // The list that comes of it.
+        let present = list.included().iter().filter_map(|order| match found.get(&order.order) {
+            Some(row) => row.active.then(|| row.versions()),
+            None => Some(order.versions()),
+        });
+        let tag = list_tag(present, false);
+        let resume = ListPosition { moment: list.moment, ..from.clone() }.to_string();
+        let changes = rows.iter().map(|row| &*row.text).collect();
+        let reply = QueryReply::json(&Changes { changes, resume: &resume });
+        Ok(Some(QueryReply { etag: Some(quoted(&tag)), ..reply }))
+    }
+
+    /// Reads the active orders of a tenant, by a statement that starts after this call.
+    ///
+    /// # Errors
+    /// `503 unconfirmed`.
+    pub async fn confirm(&self, tenant: &Token) -> Result<Arc<OrderList>, QueryReply> {
+        self.active.load(tenant.clone()).await?.ok_or_else(QueryReply::unconfirmed)
+    }
+
+    /// Returns a list with all its rows.
+    ///
+    /// # Errors
+    /// `503 unconfirmed`.
+    pub async fn full(
+        &self,
+        tenant: Token,
+        list: &OrderList,
+        reset: bool,
+    ) -> Result<FullList, QueryReply> {
+        let mut rows = self.rows.load(&tenant, list.included().iter()).await?;
+        rows.retain(|row| row.active);
+        let tag = list_tag(rows.iter().map(|row| row.versions()), list.is_cut());
+        let fitting = count_fitting(&rows);
+        let more = list.is_cut() || fitting < rows.len();
+        let position = ListPosition { tenant, moment: list.moment, whole: !more };
+        let resume = position.to_string();
+        let rows = rows[..fitting].iter().map(|row| &*row.text).collect();
+        let body = QueryReply::json(&List { reset, rows, more, resume: &resume }).body;
+        Ok(FullList { tag, position, body })
+    }
+
+    /// Returns the orders that have changed since a position, oldest change first; `None` if they
+    /// are not known, or too many.
+    ///
+    /// # Errors
+    /// `503 unconfirmed`.
+    pub async fn changed(
+        &self,
+        tenant: &Token,
+        list: &OrderList,
+        from: &ListPosition,
+    ) -> Result<Option<Vec<ListedOrder>>, QueryReply> {
+        if list.is_cut() || !from.is_usable(tenant, &list.moment) {
+            return Ok(None);
+        }
+        let ended = self.ended.load(from.clone()).await?.unwrap_or_default();
+        // One that has ended meanwhile stands in both.
+        let gone: HashSet<&Token> = ended.iter().map(|order| &order.order).collect();
+        let still = list.included().iter().filter(|order| !gone.contains(&order.order));
+        let mut changed: Vec<ListedOrder> =
+            ended.iter().chain(still.filter(|order| from.precedes(order))).cloned().collect();
+        changed.sort_by(|a, b| (a.at, &a.order).cmp(&(b.at, &b.order)));
+        Ok((changed.len() <= MAX_ROWS).then_some(changed))
+    }
+
+    /// Returns the rows of changed orders; `None` if they do not fit into an answer.
+    ///
+    /// # Errors
+    /// `503 unconfirmed`.
+    pub async fn rows(
+        &self,
+        tenant: &Token,
+        orders: &[ListedOrder],
+    ) -> Result<Option<Vec<Arc<OrderRow>>>, QueryReply> {
+        let rows = self.rows.load(tenant, orders.iter()).await?;
+        Ok((count_fitting(&rows) == rows.len()).then_some(rows))
+    }
+}

@@ -1,0 +1,128 @@
+//! Queries, without any transport: the faces over NATS ([`super::nats`]) and HTTP
+//! ([`super::http`]) turn what they get into a [`Query`], and write the [`QueryReply`] in their own
+//! way.
+//!
+//! A view's version is confirmed with SQL ([`versions`], one statement for all who wait:
+//! [`batch_loader`]); its content comes from memory or KV where that is exactly the confirmed
+//! version, else from SQL ([`content`]). The active orders of a tenant are answered in the same way
+//! ([`list`]). Outcomes are read from the inbox, locks and users from their tables.
+//!
+//! Guarantees: no answer is older than an outcome that was answered before the query was sent,
+//! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
+//! cannot be reached, or the server is in recovery, the answer is `503 unconfirmed` ([`database`]),
+//! not a guess.
+
+pub mod batch_loader;
+pub mod content;
+pub mod database;
+pub mod list;
+pub mod loader;
+pub mod locks;
+pub mod long_poll;
+pub mod outcomes;
+pub mod owners;
+pub mod reply;
+pub mod users;
+pub mod versions;
+mod views;
+pub mod wakeups;
+
+use std::{sync::Arc, time::Duration};
+
+use brigade_contracts::{
+    Address, Token,
+    list::ListHeaders,
+    query::{HistoryHeaders, ViewHeaders},
+    user::Validate,
+};
+use brigade_domain::LockPolicy;
+
+pub use self::reply::QueryReply;
+use self::{
+    database::ReadDatabase, list::Lists, locks::Locks, long_poll::LongPolls, outcomes::Outcomes,
+    owners::Owners, users::Users, views::Views, wakeups::WakeupSource,
+};
+use super::metrics::EdgeMetrics;
+use crate::infra::Context;
+
+/// A query, as any transport may send it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Query {
+    /// All parts of an aggregate.
+    View(Address, ViewHeaders),
+    /// The outcome of a command; with `sender` only of one that this user sent.
+    Outcome { tenant: Token, command_id: Token, wait: Duration, sender: Option<Token> },
+    /// The active orders of a tenant.
+    ActiveOrders(Token, ListHeaders),
+    /// The lock that an owner holds now.
+    Lock(Address),
+    /// A page of the history of an owner's locks.
+    LockHistory(Address, HistoryHeaders),
+    /// The session of an access token.
+    UserValidate(Address, Validate),
+    /// All parts of a user.
+    UserState(Address),
+}
+
+/// The settings of queries.
+pub struct QueryOptions {
+    /// Rows of lists are kept in memory; else each is read from SQL.
+    pub list_cache: bool,
+    /// The life time of locks.
+    pub lock_policy: LockPolicy,
+}
+
+/// Everything that answers queries, by what they are about.
+pub struct Queries {
+    pub views: Views,
+    pub lists: Lists,
+    pub outcomes: Outcomes,
+    pub locks: Locks,
+    pub users: Users,
+    pub owners: Owners,
+}
+
+impl Queries {
+    /// Opens the buckets, and starts the tasks that load rows and follow changes.
+    ///
+    /// # Errors
+    /// Never in practice: see [`crate::infra::Kv::open`].
+    pub async fn open(
+        cx: &Context,
+        options: &QueryOptions,
+        metrics: &Arc<EdgeMetrics>,
+    ) -> anyhow::Result<Self> {
+        let database = Arc::new(ReadDatabase::new(cx.postgres.clone(), cx.health.clone()));
+        let wakeups = WakeupSource::new(&cx.nats);
+        let polls = LongPolls::new(wakeups, cx.drain.clone(), metrics.clone());
+        Ok(Self {
+            views: Views::open(&database, cx, polls.clone(), metrics.clone()).await?,
+            lists: Lists::new(&database, cx, options.list_cache, metrics),
+            outcomes: Outcomes::new(&database, polls),
+            locks: Locks::new(&database, options.lock_policy.clone()),
+            users: Users::new(&database),
+            owners: Owners::new(&database),
+        })
+    }
+
+    /// Answers a query.
+    ///
+    /// # Errors
+    /// The reply to a query that cannot be answered as it was sent.
+    pub async fn answer(&self, query: Query) -> Result<QueryReply, QueryReply> {
+        match query {
+            Query::View(address, headers) => self.views.get(&address, &headers).await,
+            Query::Outcome { tenant, command_id, wait, sender } => {
+                self.outcomes.get(tenant, command_id, wait, sender.as_ref()).await
+            }
+            Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
+            Query::Lock(lock) => self.locks.get(lock).await,
+            Query::LockHistory(lock, headers) => self.locks.history(lock, headers).await,
+            Query::UserValidate(user, credentials) => {
+                let session = self.users.validate(user, &credentials).await?;
+                Ok(QueryReply::json(&session))
+            }
+            Query::UserState(user) => Ok(QueryReply::json(&self.users.state(user).await?)),
+        }
+    }
+}

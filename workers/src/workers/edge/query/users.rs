@@ -1,0 +1,135 @@
+//! Queries of users: whether a token is that of a user's session, and the state of a user.
+//!
+//! Both are read from SQL, in one statement for all who wait, so that a token that was just issued
+//! is good and one that was just replaced is not. To confirm the version and then to read KV would
+//! cost the same statement and save nothing: it is one row. While Postgres is unavailable nothing
+//! is certain, and nobody is let in.
+
+use std::{collections::HashMap, sync::Arc};
+
+use brigade_contracts::{
+    Address, Part, Refusal, Timestamp,
+    user::{Roles, State, SubscriptionPart, Valid, Validate},
+};
+use brigade_domain::User;
+use sqlx::PgConnection;
+
+use super::{
+    batch_loader::BatchLoader,
+    database::ReadDatabase,
+    loader::{AddressColumns, Loader},
+    reply::QueryReply,
+};
+use crate::store::users::from_row;
+
+/// Answers queries of users.
+pub struct Users {
+    snapshots: BatchLoader<UserLoader>,
+}
+
+impl Users {
+    /// Reads users from this database.
+    #[must_use]
+    pub fn new(database: &Arc<ReadDatabase>) -> Self {
+        Self { snapshots: BatchLoader::new(database, UserLoader) }
+    }
+
+    /// Returns the session that an access token belongs to.
+    ///
+    /// # Errors
+    /// `401 invalid_token`, of a user that does not exist as well; `503 unconfirmed`.
+    pub async fn validate(
+        &self,
+        user: Address,
+        credentials: &Validate,
+    ) -> Result<Valid, QueryReply> {
+        let snapshot = self.snapshots.load(user).await?;
+        let session = snapshot.and_then(|snapshot| snapshot.session(credentials));
+        session.ok_or_else(|| invalid_token().into())
+    }
+
+    /// Returns all parts of a user.
+    ///
+    /// # Errors
+    /// `404 not_found`; `503 unconfirmed`.
+    pub async fn state(&self, user: Address) -> Result<State, QueryReply> {
+        let snapshot = self.snapshots.load(user).await?;
+        let snapshot =
+            snapshot.ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?;
+        Ok(snapshot.state())
+    }
+}
+
+/// A user, and the database's time when it was read.
+#[derive(Debug)]
+pub struct UserSnapshot {
+    user: User,
+    read_at: Timestamp,
+}
+
+impl UserSnapshot {
+    /// Returns the session of the access token, if it is valid.
+    fn session(&self, credentials: &Validate) -> Option<Valid> {
+        let Self { user, read_at } = self;
+        let expires_at = user.auth().valid_until(&credentials.access_token, *read_at)?;
+        Some(Valid {
+            user: user.head.address.id.clone(),
+            profile_id: user.profile_id.clone(),
+            roles: user.roles.clone(),
+            subscription: user.subscription.clone(),
+            expires_at,
+        })
+    }
+
+    fn state(&self) -> State {
+        let user = &self.user;
+        let (version, at) = user.head.part(Part::Subscription);
+        let subscription = SubscriptionPart::new(version, at, user.subscription.as_ref());
+        let (version, at) = user.head.part(Part::Roles);
+        State {
+            version: user.head.version,
+            auth: user.auth().shown(),
+            subscription,
+            roles: Roles { version, at, roles: user.roles.clone() },
+        }
+    }
+}
+
+/// Loads users.
+pub struct UserLoader;
+
+impl Loader for UserLoader {
+    type Key = Address;
+    type Row = Arc<UserSnapshot>;
+    /// With one alone, a query would wait for the end of a statement that came just before it.
+    const CONCURRENCY: usize = 3;
+    const MAX_KEYS: usize = 256;
+
+    async fn load(
+        &self,
+        connection: &mut PgConnection,
+        addresses: &[Address],
+    ) -> sqlx::Result<HashMap<Address, Arc<UserSnapshot>>> {
+        let AddressColumns { tenants, ids, .. } = AddressColumns::new(addresses.iter());
+        let rows = sqlx::query!(
+            r#"select row_to_json(u)::text as "row!", clock_timestamp() as "now!"
+               from unnest($1::text[], $2::text[]) as requested (tenant, id)
+               join brigade.users u using (tenant, id)
+               where (select pg_current_wal_lsn()) is not null"#,
+            &tenants as _,
+            &ids as _,
+        )
+        .fetch_all(connection)
+        .await?;
+        let keyed = |user: User, read_at| {
+            (user.head.address.clone(), Arc::new(UserSnapshot { user, read_at }))
+        };
+        rows.into_iter().map(|row| Ok(keyed(from_row(&row.row)?, row.now.into()))).collect()
+    }
+}
+
+/// Returns `401 invalid_token`. It is the same for users that do not exist, so nobody learns which
+/// do.
+pub fn invalid_token() -> Refusal {
+    Refusal::new(401, "invalid_token", "this is not the token of a session")
+}

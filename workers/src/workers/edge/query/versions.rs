@@ -1,0 +1,91 @@
+//! The statement that confirms versions: it reads which version of an aggregate is committed, and
+//! which versions its parts have.
+
+use std::{collections::HashMap, sync::Arc};
+
+use brigade_contracts::{Address, Aggregate, Part, PartVersions};
+use sqlx::PgConnection;
+
+use super::loader::{AddressColumns, Loader};
+use crate::workers::edge::metrics::EdgeMetrics;
+
+/// The version of an aggregate and those of its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedVersions {
+    pub version: u64,
+    pub parts: PartVersions,
+}
+
+impl ConfirmedVersions {
+    /// Returns the version of a part; that of the aggregate, if the part was never touched.
+    #[must_use]
+    pub fn part(&self, part: Part) -> u64 {
+        self.parts.get(&part).copied().unwrap_or(self.version)
+    }
+}
+
+/// Loads the versions of aggregates.
+pub struct VersionLoader {
+    pub metrics: Arc<EdgeMetrics>,
+}
+
+impl Loader for VersionLoader {
+    type Key = Address;
+    type Row = ConfirmedVersions;
+    /// With one alone, a query would wait for the end of a statement that came just before it.
+    const CONCURRENCY: usize = 3;
+
+    async fn load(
+        &self,
+        connection: &mut PgConnection,
+        addresses: &[Address],
+    ) -> sqlx::Result<HashMap<Address, ConfirmedVersions>> {
+        self.metrics.confirm_statements.inc();
+        let AddressColumns { tenants, aggregates, ids } = AddressColumns::new(addresses.iter());
+        // One branch an aggregate, each by its own primary key.
+        let rows = sqlx::query!(
+            r#"with requested as (
+                   select * from unnest($1::text[], $2::text[], $3::text[])
+                                 as requested (tenant, aggregate, id)
+                   where (select pg_current_wal_lsn()) is not null
+               )
+               select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
+                      cart.version as "version!", cart.parts as "parts!"
+               from requested join brigade.carts cart using (tenant, id)
+               where aggregate = 'cart'
+               union all
+               select tenant, aggregate, id, placed.version, placed.parts
+               from requested join brigade.orders placed using (tenant, id)
+               where aggregate = 'order'
+               union all
+               select tenant, aggregate, id, payment.version,
+                      jsonb_build_object('core', payment.version)
+               from requested join brigade.payments payment using (tenant, id)
+               where aggregate = 'payment'
+               union all
+               select tenant, aggregate, id, seating.version,
+                      jsonb_build_object('core', seating.version)
+               from requested join brigade.tables seating using (tenant, id)
+               where aggregate = 'table'"#,
+            &tenants as _,
+            &aggregates as _,
+            &ids as _,
+        )
+        .fetch_all(connection)
+        .await?;
+        let decode = |error| sqlx::Error::Decode(error);
+        rows.into_iter()
+            .map(|row| {
+                let aggregate = Aggregate::parse(&row.aggregate).ok_or("no aggregate");
+                let aggregate = aggregate.map_err(|error| decode(error.into()))?;
+                let address = Address::new(&row.tenant, aggregate, &row.id);
+                let parts = serde_json::from_value(row.parts);
+                let versions = ConfirmedVersions {
+                    version: row.version.cast_unsigned(),
+                    parts: parts.map_err(|error| decode(error.into()))?,
+                };
+                Ok((address.map_err(|error| decode(error.into()))?, versions))
+            })
+            .collect()
+    }
+}
