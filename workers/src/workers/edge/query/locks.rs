@@ -170,7 +170,8 @@ fn history_page(rows: &[(i64, String)], limit: u16) -> sqlx::Result<History> {
     let page: Vec<_> = rows.iter().take(limit.into()).take_while(fits).collect();
     let oldest = page.last().filter(|_| page.len() < rows.len());
     let before = oldest.map(|(seq, _)| seq.to_string());
-    let entries = page.iter().map(|(_, entry)| parse::<Entry>(entry)).collect::<Result<_, _>>()?;
+    let entries =
+        page.iter().map(|(_, entry)| parse::<HistoryEntry>(entry)).collect::<Result<_, _>>()?;
     Ok(History { entries, before })
 }
 

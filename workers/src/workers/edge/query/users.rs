@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{
     Address, Part, Refusal, Timestamp,
-    user::{Roles, State, SubscriptionPart, Valid, Validate},
+    user::{Roles, SubscriptionPart, UserState, Valid, Validate},
 };
 use brigade_domain::User;
 use sqlx::PgConnection;
@@ -81,12 +81,12 @@ impl UserSnapshot {
         })
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> UserState {
         let user = &self.user;
         let (version, at) = user.head.part(Part::Subscription);
         let subscription = SubscriptionPart::new(version, at, user.subscription.as_ref());
         let (version, at) = user.head.part(Part::Roles);
-        State {
+        UserState {
             version: user.head.version,
             auth: user.auth().shown(),
             subscription,

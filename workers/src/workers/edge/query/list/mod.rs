@@ -45,7 +45,7 @@ use std::{
 
 use brigade_contracts::{
     Token,
-    list::{Changes, List, ListHeaders, MAX_ROWS},
+    list::{List, ListChanges, ListHeaders, MAX_ROWS},
 };
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
@@ -147,7 +147,7 @@ impl Lists {
         let tag = list_tag(present, false);
         let resume = ListPosition { moment: list.moment, ..from.clone() }.to_string();
         let changes = rows.iter().map(|row| &*row.text).collect();
-        let reply = QueryReply::json(&Changes { changes, resume: &resume });
+        let reply = QueryReply::json(&ListChanges { changes, resume: &resume });
         Ok(Some(QueryReply { etag: Some(quoted(&tag)), ..reply }))
     }
 
