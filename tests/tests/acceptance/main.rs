@@ -1,5 +1,6 @@
 //! Acceptance tests on real servers, named after the rows of `docs/scenarios.md` that they prove.
 
+mod at_size;
 mod bad_input;
 mod bad_payments;
 mod bounds;

@@ -27,6 +27,7 @@ pub struct Metrics {
     pub dead_letters: IntCounterVec,
     pub dead_letters_in_sql: IntCounterVec,
     pub dead_letters_without_payload: IntCounterVec,
+    pub dead_letters_not_kept: IntCounterVec,
     pub stream_filled: IntGaugeVec,
     pub visible_seconds: HistogramVec,
     pub shown_again: IntCounter,
@@ -179,6 +180,12 @@ impl Metrics {
                 "brigade_dead_letters_without_payload_total",
                 "Those of them whose payload is not kept: too many of their tenant are in SQL, which \
                  nobody replays or drops",
+                &["worker"],
+            ),
+            dead_letters_not_kept: counters(
+                "brigade_dead_letters_not_kept_total",
+                "Those of them that are only counted: far too many of their tenant are in SQL; their \
+                 commands were answered `500 dropped`",
                 &["worker"],
             ),
             stream_filled: gauges(
@@ -404,6 +411,7 @@ impl Metrics {
             metrics.dead_letters.with_label_values(&[worker.as_str()]);
             metrics.dead_letters_in_sql.with_label_values(&[worker.as_str()]);
             metrics.dead_letters_without_payload.with_label_values(&[worker.as_str()]);
+            metrics.dead_letters_not_kept.with_label_values(&[worker.as_str()]);
         }
         for method in Method::ALL {
             for result in ["acquired", "cart_locked", "cart_changed", "cart_empty"] {

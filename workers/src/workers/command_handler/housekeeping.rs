@@ -86,6 +86,9 @@ pub async fn keep(cx: Context) {
         if let Err(error) = forget_settled(&cx, SETTLED_DAYS).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old dead letters");
         }
+        if let Err(error) = forget_overflow(&cx, SETTLED_DAYS).await {
+            tracing::warn!(worker = %cx.worker, %error, "cannot delete old counts of dead letters");
+        }
         if let Err(error) = delete_activity(&cx, &duty).await {
             tracing::warn!(worker = %cx.worker, %error, "cannot delete old session events");
         }
@@ -244,6 +247,22 @@ async fn forget_settled(cx: &Context, days: i32) -> sqlx::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Deletes the counts of dead letters that were not kept, so many days after the last one. There
+/// are at most a hundred of a tenant.
+async fn forget_overflow(cx: &Context, days: i32) -> sqlx::Result<()> {
+    bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            "delete from brigade.dead_letter_overflow
+             where last_at < statement_timestamp() - make_interval(days => $1)",
+            days,
+        )
+        .execute(&mut **connection)
+        .await
+    })
+    .await?;
+    Ok(())
 }
 
 /// Deletes old rows of `user_activity`, in pieces. Ids of events grow with time, so the oldest ones
