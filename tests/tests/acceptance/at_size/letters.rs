@@ -2,9 +2,10 @@
 
 use std::{collections::HashSet, time::Instant};
 
-use async_nats::jetstream;
+use async_nats::{HeaderMap, jetstream};
 use brigade::operations::dead_letters::{DeadLetters, Filter, Letter, Number};
-use brigade_tests::{Producer, Town, producer::placed, town::SUPERUSER};
+use brigade_tests::{Producer, Town, producer::placed, town::SUPERUSER, until};
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
@@ -32,9 +33,18 @@ async fn unreadable_events(town: &Town, first: usize, count: usize) {
     let published = stream::iter(first..first + count).map(|n| {
         let (js, mut event) = (js.clone(), noise.clone());
         event[..8].copy_from_slice(&n.to_be_bytes());
+        let event = Bytes::from(event);
         async move {
-            let sent = js.publish("evt.t1.cart.opened.00", event.into()).await;
-            sent.expect("sent").await.expect("a PubAck");
+            // A server that is busy with so many bytes may take longer than the client waits.
+            until("a PubAck", async || {
+                let mut headers = HeaderMap::new();
+                headers.insert("Nats-Msg-Id", format!("unreadable{n}"));
+                let event = event.clone();
+                let sent = js.publish_with_headers("evt.t1.cart.opened.00", headers, event);
+                let sent = sent.await.expect("sent").await;
+                sent.inspect_err(|error| figure(&format!("event {n}: {error}"))).ok()
+            })
+            .await;
         }
     });
     let letters = town.metrics.dead_letters.with_label_values(&["payment-projector"]);
