@@ -24,7 +24,8 @@ async fn s5_08_four_gib_of_decided_commands_pass_their_stream() {
     let before = verdicts(&town, "done");
     let commands = (0..count).map(|n| {
         let id = format!("f{n}");
-        let payload = format!("{:PAYLOAD$}", open(&id).to_string());
+        let payload = open(&id).to_string();
+        let payload = payload.clone() + &" ".repeat(PAYLOAD - payload.len());
         (id.clone(), format!("cart.{id}.open"), payload)
     });
     let began = Instant::now();
