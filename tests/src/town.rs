@@ -1,3 +1,4 @@
+use brigade::workers::table_status_reconciler::ReconcilerMetrics;
 use std::{
     collections::BTreeMap,
     fs,
@@ -8,7 +9,7 @@ use std::{
 
 use brigade::{
     fleet::{Instance, Servers, Settings},
-    infra::{FailPoints, Metrics, as_user_of},
+    infra::{FailPoints, Metrics, connect_options},
     operations::provision,
     runtime::http::{Serving, Told, serve},
 };
@@ -360,7 +361,12 @@ impl Town {
         }
         check::invariants(&self).await;
         for finding in Finding::ALL.iter().filter(|_| !self.has_ghosts) {
-            let found = self.metrics.tables_found.with_label_values(&[finding.as_str()]).get();
+            let found = self
+                .metrics
+                .group::<ReconcilerMetrics>()
+                .tables_found
+                .with_label_values(&[finding.as_str()])
+                .get();
             assert_eq!(found, 0, "tables that are {}", finding.as_str());
         }
         let workers = std::mem::take(&mut *self.workers());
@@ -404,7 +410,7 @@ pub async fn ready(instance: &Instance) {
 }
 
 async fn connect(url: &str, trust: Option<&Trust>) -> async_nats::Client {
-    let (options, address) = as_user_of(url).expect("a URL");
+    let (options, address) = connect_options(url).expect("a URL");
     let mut options =
         options.retry_on_initial_connect().reconnect_delay_callback(|_| Duration::from_millis(10));
     if let Some(trust) = trust {

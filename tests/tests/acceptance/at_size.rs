@@ -15,6 +15,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, jetstream};
+use brigade::runtime::ConsumeMetrics;
 use brigade_tests::{Producer, Reply, Town, until};
 use futures::{StreamExt, future::join_all, stream};
 use serde_json::{Value, json};
@@ -45,7 +46,8 @@ async fn second(town: &Town) -> Producer {
 }
 
 fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics.verdicts.with_label_values(&["command-handler", verdict]).get()
+    let metrics = town.metrics.group::<ConsumeMetrics>();
+    metrics.verdicts.with_label_values(&["command-handler", verdict]).get()
 }
 
 /// Waits for a count to arrive, however long it takes; it only must not stand still.

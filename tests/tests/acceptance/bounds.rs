@@ -1,6 +1,7 @@
 //! S5-03: every collection has a bound and a refusal beyond it, and an event that the stream
 //! refuses holds up nobody.
 
+use brigade::workers::outbox_relay::RelayMetrics;
 use std::collections::BTreeMap;
 
 use brigade::operations::dead_letters::{DeadLetters, Filter};
@@ -186,7 +187,7 @@ async fn s5_03_an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() 
         .unwrap();
     assert_eq!(stored, 64);
     assert_eq!(check::raw_events(&town).await.len(), 48);
-    assert_eq!(town.metrics.events_parked.get(), 16);
+    assert_eq!(town.metrics.group::<RelayMetrics>().events_parked.get(), 16);
     for cart in &carts {
         let view = producer.view(&format!("cart.{cart}"), None).await.body();
         assert_eq!(view["version"], 2, "{cart}");

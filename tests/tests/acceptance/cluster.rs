@@ -10,7 +10,7 @@ use std::{
 
 use brigade::{
     fleet::{Instance, Servers},
-    infra::as_user_of,
+    infra::connect_options,
 };
 use brigade_contracts::{
     Address, Aggregate, Body, Door, WorkerName,
@@ -62,7 +62,7 @@ fn to_others(url: &str) -> String {
 
 /// A connection of a user that knows these servers.
 async fn connect(url: &str) -> async_nats::Client {
-    let (options, servers) = as_user_of(url).expect("a URL");
+    let (options, servers) = connect_options(url).expect("a URL");
     options.connect(servers).await.expect("connected")
 }
 

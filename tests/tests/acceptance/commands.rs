@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use brigade::{
     infra::{Health, Nats},
+    runtime::ConsumeMetrics,
     workers::command_handler::housekeeping,
 };
 use brigade_contracts::WorkerName;
@@ -164,7 +165,8 @@ async fn a_batch_takes_the_same_number_of_statements_whatever_its_size() {
         let blocker = send(format!("blocker-{size}"));
         armed.reached().await;
         let waiting: Vec<_> = (0..size).map(|n| send(format!("c-{size}-{n}"))).collect();
-        let gauge = town.metrics.waiting.with_label_values(&["command-handler"]);
+        let gauge =
+            town.metrics.group::<ConsumeMetrics>().waiting.with_label_values(&["command-handler"]);
         until("the commands to wait", || async { (gauge.get() == size).then_some(()) }).await;
         town.fail.disarm("command-handler.before_write");
         for sent in waiting.into_iter().chain([blocker]) {

@@ -6,6 +6,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use brigade::{
     fleet::registry,
     infra::fail::{KILLS, PANICS},
+    runtime::ConsumeMetrics,
+    workers::command_handler::CommandHandlerMetrics,
 };
 use brigade_contracts::{
     Address, Aggregate, Body, Door, WorkerName,
@@ -25,19 +27,19 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
             "command-handler.before_write",
             "command-handler.before_commit",
             "command-handler.after_commit",
-            "command-handler.after_show",
+            "command-handler.after_projection",
             "command-handler.before_answer",
             "command-handler.before_ack",
         ],
         WorkerName::OutboxRelay => &["outbox-relay.before_publish", "outbox-relay.after_publish"],
         WorkerName::PaymentProjector => &[
-            "payment-projector.before_show",
-            "payment-projector.after_show",
+            "payment-projector.before_projection",
+            "payment-projector.after_projection",
             "payment-projector.before_ack",
         ],
         WorkerName::UserStateProjector => &[
-            "user-state-projector.before_show",
-            "user-state-projector.after_show",
+            "user-state-projector.before_projection",
+            "user-state-projector.after_projection",
             "user-state-projector.before_ack",
         ],
         WorkerName::CartLockExpiry => &[
@@ -171,9 +173,19 @@ async fn a_drain_under_load_redelivers_nothing() {
     let drain = async {
         for worker in WorkerName::ALL {
             // One of the two, in the middle of the work.
-            let done = town.metrics.commands.with_label_values(&["201"]).get();
+            let done = town
+                .metrics
+                .group::<CommandHandlerMetrics>()
+                .commands
+                .with_label_values(&["201"])
+                .get();
             until("some more work", || async {
-                let now = town.metrics.commands.with_label_values(&["201"]).get();
+                let now = town
+                    .metrics
+                    .group::<CommandHandlerMetrics>()
+                    .commands
+                    .with_label_values(&["201"])
+                    .get();
                 (now > done || now >= 40).then_some(())
             })
             .await;
@@ -182,7 +194,12 @@ async fn a_drain_under_load_redelivers_nothing() {
     };
     tokio::join!(work, drain);
     for worker in WorkerName::ALL {
-        let redelivered = town.metrics.redelivered.with_label_values(&[worker.as_str()]).get();
+        let redelivered = town
+            .metrics
+            .group::<ConsumeMetrics>()
+            .redelivered
+            .with_label_values(&[worker.as_str()])
+            .get();
         assert_eq!(redelivered, 0, "{worker}");
     }
     town.finish().await;
@@ -224,7 +241,11 @@ async fn an_outage_of_postgres_makes_no_dead_letters() {
         })
         .collect();
     // Far more tries than a message may fail.
-    let away = town.metrics.verdicts.with_label_values(&["command-handler", "away"]);
+    let away = town
+        .metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["command-handler", "away"]);
     until("many tries", || async { (away.get() > 200).then_some(()) }).await;
     let refused =
         producer.send("cart.c1.open", json!({"kind": "menu", "owner": "a", "currency": "EUR"}));
@@ -292,7 +313,11 @@ async fn a_postgres_that_only_reads_makes_no_dead_letters() {
     read_only(true).await;
     let producer = town.producer().await;
     producer.store("k1", "order.o1.place", &placed(&[("Soup", 500, 1)]).to_string()).await;
-    let away = town.metrics.verdicts.with_label_values(&["command-handler", "away"]);
+    let away = town
+        .metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["command-handler", "away"]);
     until("more tries than a message has", || async { (away.get() > 20).then_some(()) }).await;
     read_only(false).await;
     let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();

@@ -44,5 +44,5 @@ async fn a_handler_killed_after_it_committed_has_decided_once() {
 
 #[tokio::test]
 async fn a_handler_killed_after_it_showed_has_decided_once() {
-    handler_dies_at("command-handler.after_show").await;
+    handler_dies_at("command-handler.after_projection").await;
 }

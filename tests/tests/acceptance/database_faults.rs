@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use brigade::{runtime::ConsumeMetrics, workers::command_handler::CommandHandlerMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, check, producer::item, until};
 use futures::{StreamExt, future::join_all};
@@ -20,7 +21,11 @@ async fn by_hand(town: &Town, lock: &str) -> Transaction<'static, Postgres> {
 }
 
 fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics.verdicts.with_label_values(&["command-handler", verdict]).get()
+    town.metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["command-handler", verdict])
+        .get()
 }
 
 async fn until_verdicts(town: &Town, verdict: &str, count: u64) {
@@ -61,14 +66,16 @@ async fn s5_04_a_row_that_is_locked_by_hand_buries_nothing_however_often_it_is_t
         town.run(WorkerName::CommandHandler).await;
     }
     until("what is held up to be told", || async {
-        (town.metrics.held_up.get() == 1).then_some(())
+        (town.metrics.group::<CommandHandlerMetrics>().held_up.get() == 1).then_some(())
     })
     .await;
     assert_eq!((verdicts(&town, "retry"), verdicts(&town, "dead")), (0, 0));
     locked.commit().await.unwrap();
     assert_eq!(outcome(&producer, "k1").await["status"], 200);
-    until("nothing to be held up", || async { (town.metrics.held_up.get() == 0).then_some(()) })
-        .await;
+    until("nothing to be held up", || async {
+        (town.metrics.group::<CommandHandlerMetrics>().held_up.get() == 0).then_some(())
+    })
+    .await;
     town.finish().await;
 }
 
@@ -338,7 +345,8 @@ async fn s5_08_the_requests_of_one_tenant_do_not_keep_another_waiting() {
         tokio::spawn(async move { other.send(&format!("cart.o{n}.open"), open).await.status })
     });
     let asked: Vec<_> = asked.collect();
-    let gauge = town.metrics.waiting.with_label_values(&["command-handler"]);
+    let gauge =
+        town.metrics.group::<ConsumeMetrics>().waiting.with_label_values(&["command-handler"]);
     until("both to wait", || async { (gauge.get() >= 2500 + 20).then_some(()) }).await;
     town.fail.disarm("command-handler.before_write");
     for status in asked {

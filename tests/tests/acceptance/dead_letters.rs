@@ -1,9 +1,13 @@
 //! Dead letters in an operator's hands.
 
+use brigade::workers::cache_verifier::VerifierMetrics;
 use std::collections::HashSet;
 
 use async_nats::jetstream;
-use brigade::operations::dead_letters::{DeadLetters, Filter, Letter, Number};
+use brigade::{
+    operations::dead_letters::{DeadLetters, Filter, Letter, Number},
+    runtime::DeadLetterMetrics,
+};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, check, producer::placed, until};
 use futures::future::join_all;
@@ -228,9 +232,10 @@ async fn s5_07_letters_beyond_their_stream_stand_in_sql_and_nobody_waits() {
     let (stored, beyond): (Vec<_>, Vec<_>) =
         all.iter().partition(|letter| matches!(letter.number, Number::Stream(_)));
     assert!(!stored.is_empty() && beyond.len() > 30, "{} and {}", stored.len(), beyond.len());
-    let counter = town.metrics.dead_letters_in_sql.with_label_values(&["command-handler"]);
+    let counter =
+        town.metrics.group::<DeadLetterMetrics>().in_sql.with_label_values(&["command-handler"]);
     assert_eq!(usize::try_from(counter.get()).unwrap(), beyond.len());
-    let filled = town.metrics.stream_filled.with_label_values(&["DLQ"]);
+    let filled = town.metrics.group::<VerifierMetrics>().stream_filled.with_label_values(&["DLQ"]);
     until("the alarm", || async { (filled.get() >= 50).then_some(()) }).await;
     for letter in [stored[0], beyond[0]] {
         let shown = desk.get(letter.number).await.unwrap();
@@ -292,7 +297,8 @@ async fn s5_07_decided_commands_leave_a_stream_that_fills() {
         until("room", || async { (held(&town, "COMMANDS").await.1 < MOST / 2).then_some(()) })
             .await;
     }
-    let lost = town.metrics.heals.with_label_values(&["COMMANDS", "purged"]);
+    let lost =
+        town.metrics.group::<VerifierMetrics>().heals.with_label_values(&["COMMANDS", "purged"]);
     assert_eq!(lost.get(), 0, "what is decided and gone is no loss");
     town.finish().await;
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, jetstream};
+use brigade::{infra::nats::ConnectionMetrics, runtime::ConsumeMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, check, until};
 use futures::future::join_all;
@@ -94,7 +95,14 @@ async fn finish(town: Town, all: &[(&str, i64)]) {
         assert_eq!((count(&town, tenant).await, opened), (*all, *all), "{tenant}");
     }
     assert!(check::dead_letters(&town).await.is_empty());
-    assert_eq!(town.metrics.violations.with_label_values(&["command-handler"]).get(), 0);
+    assert_eq!(
+        town.metrics
+            .group::<ConnectionMetrics>()
+            .violations
+            .with_label_values(&["command-handler"])
+            .get(),
+        0
+    );
 }
 
 /// Waits until the shared consumer has nothing left.
@@ -178,7 +186,7 @@ async fn s5_08_durable_commands_of_others_overtake_a_flood() {
         println!("{before} of {FLOOD} came before the last of {tenant}");
         assert!(before < bound, "{before} of the flood came before the last of {tenant}");
     }
-    assert!(town.metrics.commands_overtaking.get() >= 150);
+    assert!(town.metrics.group::<ConsumeMetrics>().overtaking.get() >= 150);
     finish(town, &[("t1", 20_001), ("t2", 51), ("t3", 102)]).await;
 }
 
@@ -231,7 +239,12 @@ async fn what_fails_ahead_of_its_turn_is_buried_once_and_in_its_turn() {
     until_stored(&town, 5011).await;
     town.run(WorkerName::CommandHandler).await;
     until_decided(&town, "t3", 11).await;
-    let verdict = |verdict| town.metrics.verdicts.with_label_values(&["command-handler", verdict]);
+    let verdict = |verdict| {
+        town.metrics
+            .group::<ConsumeMetrics>()
+            .verdicts
+            .with_label_values(&["command-handler", verdict])
+    };
     until("the bad one to be left", async || (verdict("left").get() > 0).then_some(())).await;
     until_acknowledged(&town).await;
     assert_eq!((verdict("dead").get(), check::dead_letters(&town).await.len()), (1, 1));

@@ -12,7 +12,7 @@ const POINTS: [&str; 6] = [
     "command-handler.before_write",
     "command-handler.before_commit",
     "command-handler.after_commit",
-    "command-handler.after_show",
+    "command-handler.after_projection",
     "command-handler.before_answer",
     "command-handler.before_ack",
 ];

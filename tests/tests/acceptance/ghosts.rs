@@ -1,5 +1,6 @@
 //! S3-04: ghost and phantom-free tables are found and repaired, whoever made them.
 
+use brigade::workers::table_status_reconciler::ReconcilerMetrics;
 use brigade_contracts::{Address, Aggregate, Token, WorkerName, header, subject, table::Finding};
 use brigade_tests::{Producer, Town, producer::placed, until};
 use serde_json::{Value, json};
@@ -24,7 +25,11 @@ async fn table(producer: &Producer, id: &str) -> Value {
 }
 
 fn found(town: &Town, finding: Finding) -> u64 {
-    town.metrics.tables_found.with_label_values(&[finding.as_str()]).get()
+    town.metrics
+        .group::<ReconcilerMetrics>()
+        .tables_found
+        .with_label_values(&[finding.as_str()])
+        .get()
 }
 
 #[tokio::test]
@@ -90,7 +95,12 @@ async fn s3_04_each_kind_of_wrong_table_is_repaired_with_cause_and_evidence() {
         assert_eq!((&table["status"], &table["open_turn"]["id"]), (&json!(status), &turn), "{id}");
     }
     for finding in Finding::ALL {
-        let repaired = town.metrics.tables_repaired.with_label_values(&[finding.as_str()]).get();
+        let repaired = town
+            .metrics
+            .group::<ReconcilerMetrics>()
+            .tables_repaired
+            .with_label_values(&[finding.as_str()])
+            .get();
         assert_eq!(repaired, 1, "{}", finding.as_str());
     }
     town.finish().await;
@@ -134,7 +144,13 @@ async fn s3_04_what_the_contract_allows_is_no_finding() {
     spoil(&town, "update brigade.tables set status = 'occupied' where id = 'last'").await;
     until("the look", || async {
         (table(&producer, "last").await["status"] == "available"
-            && town.metrics.tables_repaired.with_label_values(&["ghost_no_turn"]).get() == 1)
+            && town
+                .metrics
+                .group::<ReconcilerMetrics>()
+                .tables_repaired
+                .with_label_values(&["ghost_no_turn"])
+                .get()
+                == 1)
             .then_some(())
     })
     .await;
@@ -179,7 +195,11 @@ async fn what_an_event_hints_at_is_looked_at_without_a_round() {
         hint(Aggregate::Table, "hinted", "status_changed").await;
         hint(Aggregate::Order, "order-of_order", "paid").await;
         hint(Aggregate::Order, "nobodys", "cancelled").await;
-        let repaired = town.metrics.tables_repaired.with_label_values(&["phantom_open_turn"]);
+        let repaired = town
+            .metrics
+            .group::<ReconcilerMetrics>()
+            .tables_repaired
+            .with_label_values(&["phantom_open_turn"]);
         (repaired.get() == 2).then_some(())
     })
     .await;
@@ -195,7 +215,11 @@ async fn what_an_event_hints_at_is_looked_at_without_a_round() {
     // Then there is a round, which needs no hint.
     spoil(&town, "delete from brigade.leases where holder = 'nobody'").await;
     until("the third", || async {
-        let repaired = town.metrics.tables_repaired.with_label_values(&["phantom_open_turn"]);
+        let repaired = town
+            .metrics
+            .group::<ReconcilerMetrics>()
+            .tables_repaired
+            .with_label_values(&["phantom_open_turn"]);
         (repaired.get() == 3).then_some(())
     })
     .await;

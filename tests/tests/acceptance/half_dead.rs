@@ -1,5 +1,6 @@
 //! S5-06: connections that are dead and do not say so, and duties of those who cannot do them.
 
+use brigade::fleet::FleetMetrics;
 use std::time::{Duration, Instant};
 
 use brigade::fleet::{Instance, Servers};
@@ -106,8 +107,8 @@ async fn everything_is_done(town: &Town, producer: &Producer, name: &str, since:
     until("the duties to be held", || async {
         // Nobody held them that long before this without renewing them after it.
         let held = "select count(*) from brigade.leases
-                    where name in ('cart-lock-expiry.sweep', 'command-handler.show',
-                                   'command-handler.housekeeping', 'cache-verifier.marks',
+                    where name in ('cart-lock-expiry.sweep', 'command-handler.projection-backlog',
+                                   'command-handler.housekeeping', 'cache-verifier.checkpoints',
                                    'cache-verifier.audit')
                       and until > $1 + interval '2 seconds'";
         let held = sqlx::query_scalar::<_, i64>(held).bind(since);
@@ -133,8 +134,13 @@ async fn each_goes_silent(server: &str, wire: fn(&Wired) -> &TcpProxy) {
         everything_is_done(&town, &producer, &format!("{}", wired.worker), since).await;
         println!("{} works {:?} after {server} went silent", wired.worker, started.elapsed());
     }
-    let restarts =
-        |wired: &Wired| town.metrics.restarts.with_label_values(&[wired.worker.as_str()]).get();
+    let restarts = |wired: &Wired| {
+        town.metrics
+            .group::<FleetMetrics>()
+            .restarts
+            .with_label_values(&[wired.worker.as_str()])
+            .get()
+    };
     assert_eq!(wires.iter().map(restarts).sum::<u64>(), 0, "nobody had to be started again");
     // Nothing was dead-lettered: that is looked at after every test.
     town.finish().await;
@@ -364,7 +370,8 @@ async fn a_worker_one_of_whose_duties_hangs_is_started_again() {
     until("a new start", || async {
         let alive = reqwest::get(format!("{http}/livez")).await.expect("an answer");
         assert_eq!(alive.status(), 200, "it is not yet too late");
-        (town.metrics.restarts.with_label_values(&[worker]).get() == 1).then_some(())
+        (town.metrics.group::<FleetMetrics>().restarts.with_label_values(&[worker]).get() == 1)
+            .then_some(())
     })
     .await;
     town.fail.disarm("table-status-reconciler.before_send");

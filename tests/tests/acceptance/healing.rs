@@ -2,13 +2,14 @@
 
 mod notes;
 
+use brigade::workers::cache_verifier::VerifierMetrics;
 use std::{
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use async_nats::jetstream;
-use brigade::operations::provision;
+use brigade::{operations::provision, runtime::ConsumeMetrics};
 use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
     Producer, Town, check,
@@ -119,7 +120,9 @@ async fn what_a_killed_server_loses_is_made_again() {
 }
 
 fn heals(town: &Town, stream: &str) -> u64 {
-    let heals = |loss| town.metrics.heals.with_label_values(&[stream, loss]).get();
+    let heals = |loss| {
+        town.metrics.group::<VerifierMetrics>().heals.with_label_values(&[stream, loss]).get()
+    };
     ["missing", "made_again", "purged", "behind"].into_iter().map(heals).sum()
 }
 
@@ -251,7 +254,11 @@ async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
     let relay = jetstream::new(town.connect("outbox-relay").await);
     let sent = relay.publish_with_headers(joined.subject.clone(), headers, joined.payload.clone());
     sent.await.unwrap().await.unwrap();
-    let waited = town.metrics.verdicts.with_label_values(&["payment-projector", "away"]);
+    let waited = town
+        .metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["payment-projector", "away"]);
     until("the event to have waited", || async { (waited.get() >= 40).then_some(()) }).await;
     let operator = Producer::new(town.connect("operator").await, "t1");
     assert_eq!(operator.send("cart.c1.rebuild_cache", json!({})).await.status, 200);
@@ -339,7 +346,11 @@ async fn the_audit_finds_and_heals_single_keys() {
     spoil(&handler, "$KV.views.t1.order.o1.core", r#"{"version":99}"#).await;
     spoil(&projector, "$KV.active_orders.t1.o1.payment", r#"{"version":1,"paid":7}"#).await;
     let findings = |bucket: &str, finding: &str| {
-        town.metrics.audit_findings.with_label_values(&[bucket, finding]).get()
+        town.metrics
+            .group::<VerifierMetrics>()
+            .audit_findings
+            .with_label_values(&[bucket, finding])
+            .get()
     };
     until("the key ahead of SQL to be reported", || async {
         (findings("views", "ahead") > 0).then_some(())

@@ -33,7 +33,7 @@ async fn s0_04_a_poll_right_after_the_answer_is_never_304_over_http() {
     let same = web.get("cart/c1", &[("If-None-Match", before.etag())]).await;
     assert_eq!((same.status, same.etag(), same.bytes.len()), (304, "\"2\"", 0));
     // Whatever shows the payment to others stands still.
-    let stopped = ["payment-projector.before_show", "outbox-relay.before_publish"];
+    let stopped = ["payment-projector.before_projection", "outbox-relay.before_publish"];
     let _armed = stopped.map(|at| town.fail.arm(at));
     let answer = web.post("cart/c1/commit_cod", &json!({"user": "bob"})).await;
     assert_eq!((answer.status, answer.etag()), (200, "\"3\""));

@@ -170,7 +170,7 @@ async fn no_list_is_older_than_an_outcome_while_nothing_is_shown() {
     let mut screen = Screen::default();
     screen.take(&producer.active_orders(&[]).await);
     let before = screen.etag.clone();
-    let _projector = town.fail.arm("payment-projector.before_show");
+    let _projector = town.fail.arm("payment-projector.before_projection");
     let handler = town.fail.arm("command-handler.after_commit");
     lose_rows(&town).await;
     // The handler has committed, and shows nothing; the outcome is asked for.
@@ -192,7 +192,7 @@ async fn no_list_is_older_than_an_outcome_while_nothing_is_shown() {
     assert_eq!((screen.orders(), screen.resets), (vec!["o2"], 0));
     assert_eq!(Some(screen.etag.clone()), list.etag);
     town.fail.disarm("command-handler.after_commit");
-    town.fail.disarm("payment-projector.before_show");
+    town.fail.disarm("payment-projector.before_projection");
     assert_eq!(cancel.await.unwrap().status, 200);
 }
 
@@ -365,8 +365,8 @@ async fn operate(steps: &[Step]) {
                 assert_eq!(json!(screen.rows), rows_in_sql(&town).await);
             }
             Step::Poll => poll_once(&producer, &mut poll, &town).await,
-            Step::PauseProjector => drop(town.fail.arm("payment-projector.before_show")),
-            Step::GoOn => town.fail.disarm("payment-projector.before_show"),
+            Step::PauseProjector => drop(town.fail.arm("payment-projector.before_projection")),
+            Step::GoOn => town.fail.disarm("payment-projector.before_projection"),
             Step::LoseRows => lose_rows(&town).await,
             Step::RestartEdge => {
                 town.take(WorkerName::Edge).kill().await;
@@ -384,7 +384,7 @@ async fn operate(steps: &[Step]) {
     town.run(WorkerName::Edge).await;
     let cold = producer.active_orders(&[]).await;
     assert_eq!((without_position(&warm), &warm.etag), (without_position(&cold), &cold.etag));
-    town.fail.disarm("payment-projector.before_show");
+    town.fail.disarm("payment-projector.before_projection");
 }
 
 async fn poll_once(producer: &Producer, poll: &mut Screen, town: &Town) {

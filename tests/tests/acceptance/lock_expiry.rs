@@ -1,11 +1,13 @@
 //! cart-lock-expiry on real servers; the tests decide in command-handler's place.
 
+use brigade::workers::cart_lock_expiry::ExpiryMetrics;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex},
 };
 
 use async_nats::jetstream;
+use brigade::runtime::ConsumeMetrics;
 use brigade_contracts::{
     Timestamp, WorkerName,
     subject::{lock_due, lock_timer},
@@ -96,7 +98,11 @@ async fn release(sql: &sqlx::PgPool, cart: &str, payload: &Value) -> bool {
 }
 
 fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics.verdicts.with_label_values(&["cart-lock-expiry", verdict]).get()
+    town.metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["cart-lock-expiry", verdict])
+        .get()
 }
 
 async fn released(town: &Town, lock: &Lock) {
@@ -178,7 +184,8 @@ async fn a_crash_between_asking_and_acknowledging_decides_nothing_twice() {
     at_rest(&town).await;
     assert!(lock.is_released(&town).await);
     assert_eq!(decider.decided(), 1);
-    let redelivered = town.metrics.redelivered.with_label_values(&["cart-lock-expiry"]);
+    let redelivered =
+        town.metrics.group::<ConsumeMetrics>().redelivered.with_label_values(&["cart-lock-expiry"]);
     assert!(redelivered.get() > 0);
     town.finish().await;
 }
@@ -237,11 +244,12 @@ async fn a_lock_whose_timer_is_lost_ends_all_the_same() {
     assert!(!live.is_released(&town).await);
     // One whose answer came too late is not counted.
     until("all to be counted", || async {
-        let late = town.metrics.lock_expiries.with_label_values(&["away"]).get();
-        (town.metrics.locks_overdue.get() + late >= 300).then_some(())
+        let late =
+            town.metrics.group::<ExpiryMetrics>().lock_expiries.with_label_values(&["away"]).get();
+        (town.metrics.group::<ExpiryMetrics>().locks_overdue.get() + late >= 300).then_some(())
     })
     .await;
-    assert!(town.metrics.locks_overdue.get() <= 300);
+    assert!(town.metrics.group::<ExpiryMetrics>().locks_overdue.get() <= 300);
     assert_eq!(decider.decided(), 300);
     town.finish().await;
 }

@@ -1,5 +1,6 @@
 //! S8-07: what nobody comes back to ends by itself, and leaves.
 
+use brigade::workers::cart_lock_expiry::ExpiryMetrics;
 use std::collections::BTreeMap;
 
 use brigade_contracts::WorkerName;
@@ -62,7 +63,7 @@ async fn status(producer: &Producer, cart: &str) -> Value {
 }
 
 fn told(town: &Town, outcome: &str) -> u64 {
-    town.metrics.idle_carts.with_label_values(&[outcome]).get()
+    town.metrics.group::<ExpiryMetrics>().idle_carts.with_label_values(&[outcome]).get()
 }
 
 /// How many commands asked for a cart to be abandoned.

@@ -4,7 +4,10 @@
 use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, jetstream};
-use brigade::operations::dead_letters::{DeadLetters, Filter, Number};
+use brigade::{
+    operations::dead_letters::{DeadLetters, Filter, Number},
+    runtime::DeadLetterMetrics,
+};
 use brigade_tests::{Producer, Raw, Town, process, producer::placed, until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -126,7 +129,11 @@ async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
         let refused = desk.force(bare, "so", "op1").await.unwrap_err().to_string();
         assert!(refused.contains("payload was not kept"), "{refused}");
     }
-    let counter = town.metrics.dead_letters_without_payload.with_label_values(&["command-handler"]);
+    let counter = town
+        .metrics
+        .group::<DeadLetterMetrics>()
+        .without_payload
+        .with_label_values(&["command-handler"]);
     assert_eq!(counter.get(), 2);
     let listed = process::printed(&town, "dlq ls --reason constraint").await;
     assert!(listed.contains("[payload not kept]"), "{listed}");
@@ -201,7 +208,8 @@ async fn s5_07_letters_beyond_all_bounds_are_counted_and_their_senders_answered(
     let reasons = counted(&town).await;
     assert_eq!(reasons.len(), 2, "{reasons:?}");
     assert_eq!(reasons[1], ("t1".to_owned(), "missing_command_id".to_owned(), 3));
-    let not_kept = town.metrics.dead_letters_not_kept.with_label_values(&["command-handler"]);
+    let not_kept =
+        town.metrics.group::<DeadLetterMetrics>().not_kept.with_label_values(&["command-handler"]);
     assert_eq!(not_kept.get(), 4);
     let listed = process::printed(&town, "dlq ls --tenant t1 --limit 1").await;
     assert!(listed.contains("missing_command_id [3 like this counted since"), "{listed}");

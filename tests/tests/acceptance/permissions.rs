@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use brigade::infra::{Health, Metrics, Nats};
+use brigade::infra::{Health, Metrics, Nats, nats::ConnectionMetrics};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Town, until};
 use serde_json::json;
@@ -21,8 +21,10 @@ async fn may_publish(town: &Town, user: &str, subject: &str) -> bool {
         violations.iter().any(|v| v.contains("nobody.may.publish.this")).then_some(())
     })
     .await;
-    let (counted, violations) =
-        (metrics.violations.with_label_values(&["edge"]).get(), health.violations());
+    let (counted, violations) = (
+        metrics.group::<ConnectionMetrics>().violations.with_label_values(&["edge"]).get(),
+        health.violations(),
+    );
     assert_eq!(counted, violations.len() as u64);
     assert!(health.ready().unwrap_err().starts_with("permission violation"));
     // A user that is no worker has no echo either.
@@ -37,8 +39,13 @@ async fn a_worker_with_the_user_of_another_says_so_and_where_a_sender_wants_answ
         let nats = Nats::connect(&town.nats_url(user), &health, &metrics).await.unwrap();
         (nats, health, metrics)
     };
-    let replies_refused =
-        |metrics: &Metrics| metrics.replies_refused.with_label_values(&["outbox-relay"]).get();
+    let replies_refused = |metrics: &Metrics| {
+        metrics
+            .group::<ConnectionMetrics>()
+            .replies_refused
+            .with_label_values(&["outbox-relay"])
+            .get()
+    };
     let (_nats, health, metrics) = connect("operator").await;
     until("the refusal of the echo", || async {
         let why = "the NATS user operator is not that of outbox-relay";

@@ -78,7 +78,7 @@ async fn s0_04_poll_with_the_relay_paused() {
 
 #[tokio::test]
 async fn s0_04_poll_with_the_projector_paused() {
-    poll_right_after_the_answer(&["payment-projector.before_show"]).await;
+    poll_right_after_the_answer(&["payment-projector.before_projection"]).await;
 }
 
 /// What may happen between two polls.
@@ -209,7 +209,7 @@ async fn interleave(steps: &[Step]) {
             }
             Step::Poll(cart) => phone.poll(&producer, cart).await,
             Step::PauseRelay => drop(town.fail.arm("outbox-relay.before_publish")),
-            Step::PauseProjector => drop(town.fail.arm("payment-projector.before_show")),
+            Step::PauseProjector => drop(town.fail.arm("payment-projector.before_projection")),
             Step::GoOn => go_on(&town),
             Step::KillRelay => restart(&mut town, WorkerName::OutboxRelay).await,
             Step::KillProjector => restart(&mut town, WorkerName::PaymentProjector).await,
@@ -246,7 +246,7 @@ async fn interleave(steps: &[Step]) {
 
 fn go_on(town: &Town) {
     town.fail.disarm("outbox-relay.before_publish");
-    town.fail.disarm("payment-projector.before_show");
+    town.fail.disarm("payment-projector.before_projection");
 }
 
 async fn restart(town: &mut Town, worker: WorkerName) {
@@ -338,7 +338,7 @@ async fn s0_07_the_client_never_takes_304_for_no_change_below_what_it_knows() {
     assert_eq!(send(Verb::Open(open.unwrap())).await.status, 201);
     assert_eq!(client.view(&cart).await.unwrap().version, 1);
     assert_eq!(client.view(&cart).await.unwrap().version, 1, "304, from what it has");
-    let _paused = town.fail.arm("payment-projector.before_show");
+    let _paused = town.fail.arm("payment-projector.before_projection");
     let ada = cart::User { user: "ada".parse().unwrap() };
     let outcome = send(Verb::CommitCod(ada)).await;
     assert_eq!(outcome.version, Some(2));
@@ -352,7 +352,7 @@ async fn s0_07_the_client_never_takes_304_for_no_change_below_what_it_knows() {
         send(Verb::Join(bob)).await
     });
     assert_eq!(view.unwrap().version, 3);
-    town.fail.disarm("payment-projector.before_show");
+    town.fail.disarm("payment-projector.before_projection");
     town.finish().await;
 }
 

@@ -2,6 +2,7 @@
 //! and takes neither the stream nor the log.
 
 use async_nats::{HeaderMap, jetstream};
+use brigade::runtime::ConsumeMetrics;
 use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer, Town, check,
@@ -43,7 +44,11 @@ async fn held(town: &Town) -> (u64, u64) {
 }
 
 fn verdicts(town: &Town, verdict: &str) -> u64 {
-    town.metrics.verdicts.with_label_values(&["command-handler", verdict]).get()
+    town.metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["command-handler", verdict])
+        .get()
 }
 
 async fn second(town: &Town) -> Producer {

@@ -1,5 +1,6 @@
 //! S6-01: a server in recovery confirms nothing.
 
+use brigade::workers::outbox_relay::RelayMetrics;
 use std::{fs, path::PathBuf, process::Command};
 
 use brigade_contracts::WorkerName;
@@ -34,7 +35,7 @@ async fn s6_01_a_server_in_recovery_confirms_nothing() {
     town.until_idle().await;
     town.stop_one(WorkerName::OutboxRelay).await;
     producer.done("order.o2.place", placed(&[("Soup", 500, 1)])).await;
-    let relayed = town.metrics.relayed.get();
+    let relayed = town.metrics.group::<RelayMetrics>().relayed.get();
 
     town.postgres.as_mut().expect("its own").stop().await;
     demote(&town);
@@ -72,7 +73,11 @@ async fn s6_01_a_server_in_recovery_confirms_nothing() {
         }
     }
     assert!(relay.health.ready().is_err());
-    assert_eq!(town.metrics.relayed.get(), relayed, "nothing is relayed from a standby");
+    assert_eq!(
+        town.metrics.group::<RelayMetrics>().relayed.get(),
+        relayed,
+        "nothing is relayed from a standby"
+    );
 
     sqlx::query("select pg_promote()").execute(&town.sql).await.expect("promoted");
     let again = until("an answer", || async {

@@ -1,10 +1,14 @@
 //! Bytes that no client library sends: each message gets its answer or its dead letter, and nobody
 //! else loses a connection, a turn or a try.
 
+use brigade::fleet::FleetMetrics;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use brigade::operations::dead_letters::{DeadLetters, Filter, Letter};
+use brigade::{
+    operations::dead_letters::{DeadLetters, Filter, Letter},
+    runtime::ConsumeMetrics,
+};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, Raw, Town, check, raw::RawMessage, town::SUPERUSER, until};
 use serde_json::{Value, json};
@@ -148,7 +152,12 @@ async fn all_well(town: &Town) {
     });
     ready.await;
     for worker in WorkerName::ALL {
-        let restarts = town.metrics.restarts.with_label_values(&[worker.as_str()]).get();
+        let restarts = town
+            .metrics
+            .group::<FleetMetrics>()
+            .restarts
+            .with_label_values(&[worker.as_str()])
+            .get();
         assert_eq!(restarts, 0, "{worker} was started again");
     }
 }
@@ -328,7 +337,11 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
     let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
     let mut producer = Raw::connect(&town.nats_url("t1-producer")).await;
     let doors = ["req.t1.cart.c1.join", "cmd.t1.user.u1.login", "q.t1.view.cart.c1"];
-    let handled = town.metrics.verdicts.with_label_values(&["command-handler", "done"]);
+    let handled = town
+        .metrics
+        .group::<ConsumeMetrics>()
+        .verdicts
+        .with_label_values(&["command-handler", "done"]);
     let answered = town.metrics.queries.with_label_values(&["view", "404"]);
     let (handled_before, answered_before) = (handled.get(), answered.get());
     for reply in replies() {
@@ -361,7 +374,8 @@ async fn s5_02_only_a_well_formed_inbox_is_answered() {
 async fn s5_01_a_client_whose_task_dies_is_replaced() {
     let town = Town::start().await;
     let mut all = Raw::connect(&town.nats_url(SUPERUSER)).await;
-    let restarts = town.metrics.restarts.with_label_values(&["command-handler"]);
+    let restarts =
+        town.metrics.group::<FleetMetrics>().restarts.with_label_values(&["command-handler"]);
     // Where command-handler is told that a key is stored.
     all.subscribe(b"$KV.versions.>").await;
     all.flush().await;

@@ -1,6 +1,7 @@
 //! S1: who writes a cached field. A session is right on the very next request, each part of a user
 //! has one writer, and no secret is kept anywhere.
 
+use brigade::workers::cache_verifier::VerifierMetrics;
 use std::{fs, path::Path, time::Instant};
 
 use async_nats::jetstream;
@@ -181,7 +182,7 @@ async fn s1_05_subscription_and_roles_events_change_only_their_own_field() {
 }
 
 fn checks(town: &Town, finding: &str) -> u64 {
-    town.metrics.session_checks.with_label_values(&[finding]).get()
+    town.metrics.group::<VerifierMetrics>().session_checks.with_label_values(&[finding]).get()
 }
 
 /// Messages that were ever written into the bucket, but for its canary.
@@ -231,7 +232,11 @@ async fn s1_07_what_is_found_wrong_is_repaired_by_its_owner_on_a_command() {
         register(&producer, user).await;
     }
     town.until_idle().await;
-    assert_eq!(town.metrics.rebuilds_asked.get(), 0, "nothing is repaired without a fault");
+    assert_eq!(
+        town.metrics.group::<VerifierMetrics>().rebuilds_requested.get(),
+        0,
+        "nothing is repaired without a fault"
+    );
     // A bucket whose keys were all written since its last mark looks like a purged one, and would
     // be healed as a whole: Dora's stay.
     until_healed(&town).await;
@@ -260,7 +265,11 @@ async fn s1_07_what_is_found_wrong_is_repaired_by_its_owner_on_a_command() {
     }
     until("all to be judged", || async { (checks(&town, "ahead") == 1).then_some(()) }).await;
     assert_eq!((checks(&town, "missing"), checks(&town, "stale")), (1, 1));
-    assert_eq!(town.metrics.rebuilds_asked.get(), 2, "what is ahead is reported only");
+    assert_eq!(
+        town.metrics.group::<VerifierMetrics>().rebuilds_requested.get(),
+        2,
+        "what is ahead is reported only"
+    );
     let actors: i64 = sqlx::query_scalar(
         "select count(*) from brigade.command_inbox where subject like '%.rebuild_cache'",
     )

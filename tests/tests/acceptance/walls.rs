@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use async_nats::{Client, Event, HeaderMap, RequestErrorKind, Subscriber};
-use brigade::infra::as_user_of;
+use brigade::infra::connect_options;
 use brigade_contracts::header::{COMMAND_ID, REQUEST_INFO};
 use brigade_servers::NatsServer;
 use brigade_tests::{
@@ -220,7 +220,7 @@ struct Told {
 
 impl Told {
     async fn connect(town: &Town, user: &str) -> Self {
-        let (options, address) = as_user_of(&town.nats_url(user)).unwrap();
+        let (options, address) = connect_options(&town.nats_url(user)).unwrap();
         let (sender, errors) = mpsc::unbounded_channel();
         let options = options.event_callback(move |event| {
             if let Event::ServerError(error) = event {
@@ -347,7 +347,7 @@ async fn a_tenants_account_has_limits() {
     while connected.len() < 127 {
         connected.push(Raw::connect(&town.nats_url("t1-watcher")).await);
     }
-    let refused = as_user_of(&town.nats_url("t1-producer")).unwrap();
+    let refused = connect_options(&town.nats_url("t1-producer")).unwrap();
     let (options, address) = refused;
     let refused = options.connect(address).await.expect_err("no room for one more");
     assert!(refused.to_string().contains("maximum account active connections"), "{refused}");
@@ -381,7 +381,7 @@ async fn the_committed_accounts_are_a_configuration() {
     let connect = async |user: &str| {
         let password = format!("secret-{}", user.to_uppercase().replace('-', "_"));
         let url = format!("nats://{user}:{password}@127.0.0.1:{}", server.port());
-        let (options, address) = as_user_of(&url).unwrap();
+        let (options, address) = connect_options(&url).unwrap();
         options.connect(address).await.unwrap()
     };
     let handler = connect("command-handler").await;

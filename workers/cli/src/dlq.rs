@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade::{
     fleet::config::{self, RunConfig},
-    infra::Operator,
+    infra::nats::OperatorConnection,
     operations::dead_letters::{DeadLetters, Filter, Letter, Number, Overflow, Page},
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_SUBJECT},
@@ -113,7 +113,7 @@ impl FilterArgs {
 pub async fn run(args: Args) -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
     let (nats_url, database_url) = config.operators_urls()?;
-    let operator = Operator::connect(nats_url, "dlq").await?;
+    let operator = OperatorConnection::open(nats_url, "dlq").await?;
     let postgres = PgPool::connect(database_url).await?;
     let jetstream = async_nats::jetstream::new(operator.client.clone());
     let letters = operator.explain(DeadLetters::open(jetstream, postgres).await)?;

@@ -1,6 +1,7 @@
 //! Starts workers, each with its own connections, and stops them.
 
 pub mod config;
+mod metrics;
 pub mod process;
 pub mod registry;
 mod servers;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use crate::infra::{Context, FailPoints, Health, Metrics, Nats, postgres};
 
+pub use metrics::FleetMetrics;
 pub use servers::{Servers, Settings};
 
 /// Connections of one worker to Postgres: enough for the statements that it has in flight at once.
@@ -45,6 +47,7 @@ impl Instance {
         let drain = CancellationToken::new();
         let task = {
             let (health, drain) = (health.clone(), drain.clone());
+            let fleet = metrics.group::<FleetMetrics>();
             tokio::spawn(async move {
                 while !drain.is_cancelled() {
                     let run = run(worker, &servers, &health, &metrics, &drain, &fail);
@@ -54,7 +57,7 @@ impl Instance {
                         Err(error) => format!("{error:#}"),
                     };
                     health.away("worker", &why);
-                    metrics.restarts.with_label_values(&[worker.as_str()]).inc();
+                    fleet.restarts.with_label_values(&[worker.as_str()]).inc();
                     tokio::select! {
                         () = tokio::time::sleep(RESTART_PAUSE) => {}
                         () = drain.cancelled() => {}

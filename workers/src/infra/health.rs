@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A worker that hangs for this much longer could not be started again: its process should be
 /// killed. A start takes milliseconds, and a drain that does not end is cut off before this.
 const LOST: Duration = Duration::from_secs(20);
+/// The name of the dependency that the leases need.
+pub const POSTGRES: &str = "postgres";
 /// Most reasons that are logged of one outage.
 const REASONS: u32 = 5;
 

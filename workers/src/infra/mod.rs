@@ -6,9 +6,8 @@ pub mod health;
 pub mod intake;
 pub mod kv;
 pub mod lease;
-mod login;
 pub mod metrics;
-mod nats;
+pub mod nats;
 pub mod postgres;
 
 pub use context::Context;
@@ -17,6 +16,5 @@ pub use health::Health;
 pub use intake::Intake;
 pub use kv::{Entry, Kv, Put, Stored, WhenAbsent};
 pub use lease::Lease;
-pub use login::{Operator, as_user_of};
 pub use metrics::Metrics;
-pub use nats::Nats;
+pub use nats::{Nats, connect_options};

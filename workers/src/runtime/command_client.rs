@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::Verdict;
 use crate::infra::Context;
 
-/// Sends commands to command-handler in the name of a worker, each once: its caller repeats what
-/// was not decided.
+/// Sends commands to command-handler in the name of a worker, each once: the caller repeats a
+/// command that was not decided.
 #[derive(Clone, Copy)]
 pub struct CommandClient<'a> {
     nats: &'a Client,
@@ -21,7 +21,8 @@ pub struct CommandClient<'a> {
 /// The headers of a command that its worker may set.
 #[derive(Debug, Default)]
 pub struct CommandOptions {
-    /// A new one unless given: what an earlier command was answered says nothing about now.
+    /// The Command-Id. Without one a new id is made: the outcome of an earlier command says nothing
+    /// about the present.
     pub command_id: Option<String>,
     pub expected_version: Option<u64>,
 }
@@ -29,7 +30,7 @@ pub struct CommandOptions {
 /// The reason why a command has no outcome that its sender expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotDecided {
-    /// command-handler does not answer or is too busy: the command may be decided later.
+    /// command-handler does not respond or is too busy: the command may be decided later.
     Unavailable(String),
     /// The reply is no outcome, or an outcome that no correct fleet gives to this command.
     Refused(String),
@@ -71,6 +72,9 @@ impl NotDecided {
     pub fn unexpected(outcome: &Outcome) -> Self {
         Self::Refused(format!("{} {}: {}", outcome.status, outcome.code, outcome.message))
     }
+
+    /// The values of the label `outcome` in metrics.
+    pub const LABELS: [&str; 2] = ["away", "refused"];
 
     /// Returns the value of the label `outcome` in metrics.
     #[must_use]

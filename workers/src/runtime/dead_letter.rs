@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Delivery,
     delivery::{Origin, pairs},
+    metrics::DeadLetterMetrics,
 };
 use crate::infra::Context;
 
@@ -92,6 +93,7 @@ pub struct Letter<'a> {
 pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
     let Letter { subject, id, unique, reason, mut headers, payload, command } = letter;
     let worker = cx.worker.as_str();
+    let metrics = cx.metrics.group::<DeadLetterMetrics>();
     let at = time::OffsetDateTime::now_utc();
     headers.insert("Nats-Msg-Id", format!("{worker}.{id}"));
     headers.insert("Dead-Reason", one_line(reason));
@@ -120,9 +122,9 @@ pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
             command,
         };
         in_sql::store(cx, rejected).await.context("nor does SQL")?;
-        cx.metrics.dead_letters_in_sql.with_label_values(&[worker]).inc();
+        metrics.in_sql.with_label_values(&[worker]).inc();
     }
-    cx.metrics.dead_letters.with_label_values(&[worker]).inc();
+    metrics.stored.with_label_values(&[worker]).inc();
     Ok(())
 }
 

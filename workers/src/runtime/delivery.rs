@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::infra::intake::Message;
 
-/// Longest reply subject that is answered: those of clients and of imports take less than half.
+/// Longest reply subject that gets a response: those of clients and of imports take less than half.
 const MAX_REPLY: usize = 255;
 
 /// A message in hand, from a stream or from a request.
@@ -14,30 +14,32 @@ const MAX_REPLY: usize = 255;
 pub struct Delivery {
     pub message: Arc<Message>,
     pub origin: Origin,
-    /// Where the answer to a request goes, or the acknowledgement of a stored message.
+    /// The subject of the response to a request, or of the acknowledgement of a stored message.
     pub(super) reply: Option<Subject>,
-    /// Which of the worker's sources it came from.
+    /// The number of the source that it came from.
     pub source: usize,
     pub received: Instant,
-    /// Messages that its consumer had still to deliver.
+    /// The number of messages that its consumer had still to deliver.
     pub pending: u64,
-    /// It came ahead of its turn: another consumer delivers it too, and has the last word.
+    /// It came ahead of its turn: another consumer delivers it too, and has its last try.
     pub overtakes: bool,
-    /// Bounds the work in hand; given back when the delivery is settled.
+    /// Bounds the messages in hand; released when the delivery is acknowledged.
     pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
-/// Where a message came from.
+/// The origin of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A core request: its answer is all that anybody waits for.
+    /// A core request: nobody waits for anything but its response.
     Request,
     /// A stream: the server waits for an acknowledgement.
-    /// `stored_at` tells it from a message that had its number in an earlier stream of this name.
+    /// `stored_at`, in nanoseconds, differs from that of a message that had the same sequence in an
+    /// earlier stream of this name.
     Stored { stream: String, sequence: u64, deliveries: i64, stored_at: i128 },
 }
 
 impl Delivery {
+    /// Returns the delivery of a core request.
     #[must_use]
     pub fn request(message: Message, source: usize) -> Self {
         let reply = message.reply.as_ref().filter(|reply| is_inbox(reply));
@@ -53,7 +55,7 @@ impl Delivery {
         }
     }
 
-    /// `None` where the reply subject is not one of JetStream's.
+    /// Returns the delivery of a stored message; `None` if its reply subject is not JetStream's.
     #[must_use]
     pub fn stored(
         message: Message,
@@ -74,7 +76,7 @@ impl Delivery {
         })
     }
 
-    /// The subject as text, in which what is no visible ASCII is escaped.
+    /// Returns the subject as text. Bytes that are no visible ASCII are escaped.
     #[must_use]
     pub fn subject(&self) -> &str {
         self.message.subject()
@@ -85,45 +87,51 @@ impl Delivery {
         &self.message.payload
     }
 
-    /// Where the acknowledgement of a stored message goes.
+    /// Returns whether it comes from a stream. Only the sender waits for a request.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.origin != Origin::Request
+    }
+
+    /// Returns the subject of the acknowledgement of a stored message; a request has none.
     #[must_use]
     pub fn ack_to(&self) -> Option<&Subject> {
-        self.reply.as_ref().filter(|_| self.origin != Origin::Request)
+        self.reply.as_ref().filter(|_| self.is_stored())
     }
 
-    /// Where the answer to a request goes: a well-formed inbox, and nothing else that its sender
-    /// may have named, such as a key or the server's own interface.
+    /// Returns the subject of the response to a request: a well-formed inbox, and nothing else that
+    /// its sender may have named, such as a key or the server's own interface.
     #[must_use]
     pub fn reply(&self) -> Option<&Subject> {
-        self.reply.as_ref().filter(|_| self.origin == Origin::Request)
+        self.reply.as_ref().filter(|_| !self.is_stored())
     }
 
-    /// Tells whether the headers can be read.
+    /// Checks that the headers can be read.
     ///
     /// # Errors
-    /// Why they cannot.
+    /// If they cannot, with the reason.
     pub fn readable(&self) -> Result<(), &'static str> {
         self.message.readable()
     }
 
-    /// Tells whether the headers are too large for all of them to be read.
+    /// Returns whether the headers are too large for all of them to be read.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.message.is_cut()
     }
 
-    /// All headers, name and value; a repeated name comes as often as it stands there.
+    /// Returns all headers as name and value; a repeated name comes as often as it was sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         self.message.headers()
     }
 
-    /// The first value of a header.
+    /// Returns the first value of a header, in whatever case its name was sent.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// How often the server has delivered it; 1 for a request.
+    /// Returns the number of times that the server has delivered it; 1 for a request.
     #[must_use]
     pub fn deliveries(&self) -> i64 {
         match self.origin {
@@ -134,10 +142,10 @@ impl Delivery {
 }
 
 impl Origin {
-    /// What a reply subject of JetStream says (ADR-15):
+    /// Reads a reply subject of JetStream (ADR-15):
     /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<consumer sequence>.<time>.<pending>`,
-    /// or with domain and account after `$JS.ACK`, and perhaps more at the end. Returns the number
-    /// of pending messages beside it.
+    /// or with domain and account after `$JS.ACK`, and perhaps more at the end. Returns the origin,
+    /// and the number of pending messages.
     fn of_stored(reply: &str) -> Option<(Self, u64)> {
         let reply = reply.strip_prefix("$JS.ACK.")?;
         let before = match reply.split('.').count() {
@@ -159,9 +167,10 @@ impl Origin {
     }
 }
 
-/// Whether a reply is an inbox that an answer can go to: `_INBOX.` of a client, or `_R_.` of the
-/// server for one that asks through an import, and tokens of visible ASCII after it. An answer
-/// anywhere else would be refused by the server, or taken by somebody who did not ask.
+/// Returns whether a reply is an inbox that a response can be sent to: `_INBOX.` of a client, or
+/// `_R_.` of the server for a request through an import, and tokens of visible ASCII after it. A
+/// response to any other subject would be refused by the server, or received by somebody who did not
+/// send the request.
 fn is_inbox(reply: &[u8]) -> bool {
     let tokens = reply.strip_prefix(b"_INBOX.").or_else(|| reply.strip_prefix(b"_R_."));
     let fits = |byte: &u8| byte.is_ascii_graphic() && !b"*>".contains(byte);
@@ -173,7 +182,7 @@ fn is_inbox(reply: &[u8]) -> bool {
         })
 }
 
-/// The headers as pairs.
+/// Returns headers as name and value.
 pub fn pairs(headers: Option<&HeaderMap>) -> impl Iterator<Item = (&str, &str)> + Clone {
     headers.into_iter().flat_map(|headers| {
         headers.iter().flat_map(|(name, values)| {
@@ -188,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_well_formed_inbox_is_answered() {
+    fn only_a_well_formed_inbox_gets_a_response() {
         for good in ["_INBOX.a", "_INBOX.t1-producer.9.x", "_R_.gX2.ab", "_INBOX.a\\b"] {
             assert!(is_inbox(good.as_bytes()), "{good}");
         }
@@ -216,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_message_is_known_by_where_its_acknowledgement_goes() {
+    fn a_stored_message_is_known_by_the_subject_of_its_acknowledgement() {
         let stored = Origin::Stored {
             stream: "COMMANDS".to_owned(),
             sequence: 7,

@@ -3,13 +3,13 @@ use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 use futures::FutureExt;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Pause before a task that panicked goes on, so that one that always does costs little.
+/// Pause before a task that panicked is started again, so that one that always panics costs little.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs a task beside its worker until it ends or the handle is dropped. One that panics is made
-/// anew: others wait for what it does, and would wait for ever.
+/// Runs a task beside its worker until it ends or the handle is dropped. A task that panics is
+/// started again: others wait for its work, and would wait for ever.
 pub fn supervise<F>(
-    what: &'static str,
+    task: &'static str,
     make: impl Fn() -> F + Send + 'static,
 ) -> AbortOnDropHandle<()>
 where
@@ -17,7 +17,7 @@ where
 {
     AbortOnDropHandle::new(tokio::spawn(async move {
         while AssertUnwindSafe(make()).catch_unwind().await.is_err() {
-            tracing::error!(what, "panicked, and goes on");
+            tracing::error!(task, "panicked, and is started again");
             tokio::time::sleep(PAUSE).await;
         }
     }))
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_panics_is_made_anew_until_it_ends() {
+    async fn a_task_that_panics_is_started_again_until_it_ends() {
         let runs = Arc::new(AtomicU32::new(0));
         let counted = runs.clone();
         let task = supervise("a test", move || {

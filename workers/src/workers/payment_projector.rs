@@ -19,8 +19,8 @@ use crate::{
 const PROJECTION: Projection = Projection {
     buckets: &[Bucket::Views, Bucket::ActiveOrders],
     decode,
-    before_show: "payment-projector.before_show",
-    after_show: "payment-projector.after_show",
+    before_projection: "payment-projector.before_projection",
+    after_projection: "payment-projector.after_projection",
 };
 
 /// Runs until the drain.

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,9 +24,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    infra::{Context, Kv, Put, Stored, WhenAbsent},
+    infra::{Context, Kv, Put, Stored, WhenAbsent, metrics::VisibilityMetrics},
     runtime::{
-        Delivery, Handler, Source, Turn, Verdict,
+        BatchPermit, Delivery, Handler, Source, Verdict,
         consume::{ALONE_FROM, consume},
     },
 };
@@ -38,8 +39,8 @@ pub struct Projection {
     /// Returns the keys that an event projects; none of an event without any of its parts.
     pub decode: fn(&Address, After) -> Result<Vec<ProjectedKey>, String>,
     /// The fail points at which a test stops it.
-    pub before_show: &'static str,
-    pub after_show: &'static str,
+    pub before_projection: &'static str,
+    pub after_projection: &'static str,
 }
 
 /// One key with the value that an event projects.
@@ -70,6 +71,7 @@ struct Projector {
     projection: Projection,
     buckets: Vec<Kv>,
     versions: Kv,
+    visibility: Arc<VisibilityMetrics>,
 }
 
 /// Runs a projector until the drain.
@@ -82,7 +84,8 @@ pub async fn run(cx: Context, projection: Projection) -> anyhow::Result<()> {
         buckets.push(Kv::open(&cx.nats, *bucket).await?);
     }
     let versions = Kv::open(&cx.nats, Bucket::Versions).await?;
-    let projector = Projector { cx: cx.clone(), projection, buckets, versions };
+    let visibility = cx.metrics.group();
+    let projector = Projector { cx: cx.clone(), projection, buckets, versions, visibility };
     consume(&cx, cx.health.duty("messages"), &[Source::Stream("EVENTS")], projector).await
 }
 
@@ -104,8 +107,8 @@ impl Handler for Projector {
         })
     }
 
-    async fn handle(&self, batch: Vec<ProjectionEvent>, _turn: Turn) -> Vec<Verdict> {
-        self.cx.fail.point(self.projection.before_show).await;
+    async fn handle(&self, batch: Vec<ProjectionEvent>, _permit: BatchPermit) -> Vec<Verdict> {
+        self.cx.fail.point(self.projection.before_projection).await;
         let all = || batch.iter().flat_map(|message| &message.keys);
         let again = batch.iter().filter(|message| message.again);
         for key in again.flat_map(|message| &message.keys) {
@@ -119,10 +122,10 @@ impl Handler for Projector {
             if key.bucket == self.projection.buckets[0]
                 && verdicts.get(&bucket_key(key)) == Some(&Verdict::Done)
             {
-                self.cx.metrics.visible(key.part, key.at);
+                self.visibility.observe(key.part, key.at);
             }
         }
-        self.cx.fail.point(self.projection.after_show).await;
+        self.cx.fail.point(self.projection.after_projection).await;
         // An older event of the batch is done when the newest of its keys are.
         let verdict_of = |message: &ProjectionEvent| {
             let mut verdicts = message.keys.iter().filter_map(|key| verdicts.get(&bucket_key(key)));

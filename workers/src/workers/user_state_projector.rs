@@ -17,8 +17,8 @@ use crate::{
 const PROJECTION: Projection = Projection {
     buckets: &[Bucket::UserState],
     decode,
-    before_show: "user-state-projector.before_show",
-    after_show: "user-state-projector.after_show",
+    before_projection: "user-state-projector.before_projection",
+    after_projection: "user-state-projector.after_projection",
 };
 
 /// Runs until the drain.

@@ -53,7 +53,7 @@ async fn fill(town: &Town, turns: usize, events: usize) {
         "insert into brigade.events
              (event_id, tenant, aggregate, id, version, type, payload, at, command_id)
          select gen_random_uuid(), e.tenant, 'cart', 'b' || n % {CARTS}, 3 + n / {CARTS}, e.type,
-                e.payload, e.at, 'past'
+                e.payload, e.at - interval '1 day' - n * interval '1 second', 'past'
          from (select * from brigade.events where id = 'c1' order by seq limit 1) e
          cross join generate_series(1, {events}) n"
     );

@@ -3,8 +3,11 @@
 use std::{collections::HashSet, time::Instant};
 
 use async_nats::{HeaderMap, jetstream};
-use brigade::operations::dead_letters::{DeadLetters, Filter, Letter, Number};
-use brigade_tests::{Producer, Town, producer::placed, town::SUPERUSER, until};
+use brigade::{
+    operations::dead_letters::{DeadLetters, Filter, Letter, Number},
+    runtime::DeadLetterMetrics,
+};
+use brigade_tests::{Producer, Town, check, producer::placed, town::SUPERUSER, until};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
@@ -47,10 +50,13 @@ async fn unreadable_events(town: &Town, first: usize, count: usize) {
             .await;
         }
     });
-    let letters = town.metrics.dead_letters.with_label_values(&["payment-projector"]);
+    let letters =
+        town.metrics.group::<DeadLetterMetrics>().stored.with_label_values(&["payment-projector"]);
     let all = (first + count) as u64;
     let dead = until_count("dead letters", all, async || letters.get());
     tokio::join!(published.buffer_unordered(8).collect::<()>(), dead);
+    // One that was delivered twice is counted twice, and stored once.
+    until_count("the projector", 1, async || u64::from(check::all_consumed(town).await)).await;
     let (bytes, messages) = held(town, "DLQ").await;
     figure(&format!(
         "{count} letters of {} KiB in {:.0?}; DLQ: {messages} letters, {} MiB; in SQL: {}",
@@ -69,7 +75,8 @@ async fn dead_commands(town: &Town, producer: &Producer) {
     for n in 0..COMMANDS {
         producer.store(&format!("k{n}"), &format!("order.o{n}.place"), &payload).await;
     }
-    let letters = town.metrics.dead_letters.with_label_values(&["command-handler"]);
+    let letters =
+        town.metrics.group::<DeadLetterMetrics>().stored.with_label_values(&["command-handler"]);
     until_count("dead commands", COMMANDS as u64, async || letters.get()).await;
     let mended = "alter table brigade.orders drop constraint fault";
     sqlx::raw_sql(mended).execute(&town.sql).await.unwrap();
@@ -157,7 +164,8 @@ async fn s5_07_two_gib_of_dead_letters_pass_a_stream_of_one() {
     js.publish("cmd.t2.cart.c1.open", "{}".into()).await.unwrap().await.unwrap();
     let outcome = t2.publish("k1", "cart.c1.open", super::open("ada")).await;
     assert_eq!(outcome["status"], 201);
-    let letters = town.metrics.dead_letters.with_label_values(&["command-handler"]);
+    let letters =
+        town.metrics.group::<DeadLetterMetrics>().stored.with_label_values(&["command-handler"]);
     until_count("the other's letter", COMMANDS as u64 + 1, async || letters.get()).await;
     let desk = desk(&town).await;
     let others = Filter { tenant: Some("t2".to_owned()), ..Filter::default() };

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use brigade::workers::command_handler::CommandHandlerMetrics;
 use brigade_tests::{Producer, Town, check};
 use futures::StreamExt;
 use serde_json::json;
@@ -68,20 +69,27 @@ async fn s5_05_commands_on_locked_rows_beyond_what_may_be_pending_hold_up_no_oth
     times.print("while they are retried");
     times.compare(&quiet);
     let held = verdicts(&town, "held");
-    let taken = town.metrics.held_up.get();
+    let taken = town.metrics.group::<CommandHandlerMetrics>().held_up.get();
     figure(&format!("{held} times held, {taken} aggregates held up"));
     assert_eq!(decided(&town, 200).await, 0, "all carts are locked");
     by_hand.rollback().await.unwrap();
 
     let began = Instant::now();
     let (times, ()) = beside(&t2, "unlocked", async {
-        until_count("decisions", count as u64, async || decided(&town, 200).await.cast_unsigned())
-            .await;
+        let mut tick = interval(Duration::from_secs(2));
+        until_count("decisions", (count + CARTS) as u64, async || {
+            tick.tick().await;
+            let all = "select count(*) from brigade.command_inbox where tenant = 't1'";
+            let all: i64 = sqlx::query_scalar(all).fetch_one(&town.sql).await.unwrap();
+            all.cast_unsigned()
+        })
+        .await;
     })
     .await;
     figure(&format!("all were decided {:.0?} after the rows were free", began.elapsed()));
     times.print("while they are decided");
     times.compare(&quiet);
+    assert_eq!(decided(&town, 200).await, count as i64);
     let joined: i64 = sqlx::query_scalar(
         "select count(*) from brigade.events where tenant = 't1' and type = 'member_joined'",
     )

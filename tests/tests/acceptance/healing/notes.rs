@@ -11,7 +11,7 @@ async fn until_looked(town: &Town, times: usize) {
     for _ in 0..=times {
         seen = until("another look at the notes", async || {
             let renewed: Option<time::OffsetDateTime> = sqlx::query_scalar(
-                "select until from brigade.leases where name = 'command-handler.show'",
+                "select until from brigade.leases where name = 'command-handler.projection-backlog'",
             )
             .fetch_optional(&town.sql)
             .await

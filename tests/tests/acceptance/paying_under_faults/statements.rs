@@ -1,5 +1,6 @@
 //! The number of SQL statements of a batch does not depend on its size.
 
+use brigade::runtime::ConsumeMetrics;
 use brigade_tests::{Producer, Town, producer::placed, until};
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -37,7 +38,8 @@ async fn batch(town: &Town, producer: &Producer, from: usize, times: usize) -> V
         async move { producer.send("cart.nobody.abandon", json!({"reason": "r"})).await }
     });
     armed.reached().await;
-    let waiting = town.metrics.waiting.with_label_values(&["command-handler"]);
+    let waiting =
+        town.metrics.group::<ConsumeMetrics>().waiting.with_label_values(&["command-handler"]);
     let begin = log(town).len();
     let sent = names.iter().flat_map(|name| commands(name)).map(|(what, payload)| async move {
         let answer = producer.send(&what, payload).await;

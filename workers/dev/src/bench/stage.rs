@@ -2,7 +2,7 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
-use brigade::{fleet::Servers, infra::as_user_of};
+use brigade::{fleet::Servers, infra::connect_options};
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, config::StackConfig};
 use futures::future::try_join_all;
@@ -145,6 +145,6 @@ impl Stage {
 /// # Errors
 /// Where the server cannot be reached.
 pub async fn connect(url: &str) -> Result<async_nats::Client> {
-    let (options, address) = as_user_of(url)?;
+    let (options, address) = connect_options(url)?;
     Ok(options.subscription_capacity(1 << 20).connect(address).await?)
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use brigade::infra::as_user_of;
+use brigade::infra::connect_options;
 use brigade_contracts::{
     Address, Aggregate, Body, Door, Part,
     client::{Client, Send},
@@ -36,7 +36,7 @@ pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
     say(STORY);
     let tenant = stage.stack.tenants.first().context("a tenant")?.clone();
     let connect = async |user: String| {
-        let (options, address) = as_user_of(&stage.stack.nats_url(&user))?;
+        let (options, address) = connect_options(&stage.stack.nats_url(&user))?;
         anyhow::Ok(options.connect(address).await?)
     };
     let watcher = connect(permissions::watcher(&tenant).name).await?;

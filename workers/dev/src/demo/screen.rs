@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use async_nats::{HeaderMap, Request};
-use brigade::infra::as_user_of;
+use brigade::infra::connect_options;
 use brigade_contracts::{
     Address, Aggregate, Part, Token, header,
     key::{self, Bucket},
@@ -40,7 +40,7 @@ impl Screen {
     pub async fn connect(stack: &LocalStack) -> Result<Self> {
         let tenant = stack.tenants.first().context("a tenant")?.clone();
         let connect = async |user: String| {
-            let (options, address) = as_user_of(&stack.nats_url(&user))?;
+            let (options, address) = connect_options(&stack.nats_url(&user))?;
             anyhow::Ok(options.connect(address).await?)
         };
         let producer = connect(permissions::producer(&tenant).name).await?;

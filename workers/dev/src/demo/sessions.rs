@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_nats::Client as Nats;
-use brigade::infra::as_user_of;
+use brigade::infra::connect_options;
 use brigade_contracts::{
     Address, Aggregate, Body, Outcome, Secret,
     client::{Client, Send},
@@ -39,7 +39,7 @@ pub async fn play(stage: &mut Stage, promises: &mut Promises) -> Result<()> {
     say(STORY);
     let tenant = stage.stack.tenants.first().context("a tenant")?.clone();
     let connect = async |user: String| {
-        let (options, address) = as_user_of(&stage.stack.nats_url(&user))?;
+        let (options, address) = connect_options(&stage.stack.nats_url(&user))?;
         anyhow::Ok(options.connect(address).await?)
     };
     let consumer = connect(permissions::operator().name).await?;

@@ -1,13 +1,14 @@
-//! Reads what strangers send: requests, and messages of streams.
+//! Reads what tenants send: requests, and messages of streams.
 //!
-//! nats-server does not look into subjects and headers; it hands on whatever bytes it was given. A
+//! nats-server does not look into subjects and headers; it passes on whatever bytes it was given. A
 //! client library that cannot read one of them loses its connection over it, and with it everything
 //! else that was on its way: one message would stop all. So what tenants' credentials can reach is
-//! read by a connection of its own, which cuts messages out as bytes ([`wire`]) and leaves it to
-//! each message whether it can be read ([`Message`]). Acknowledgements, answers and all else go by
+//! read by a connection of its own, which cuts messages out as bytes ([`wire`]) and lets each
+//! message say whether it can be read ([`Message`]). Acknowledgements, responses and all else use
 //! the library's connection.
 
 mod connection;
+mod handshake;
 mod message;
 mod wire;
 
@@ -26,27 +27,30 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use self::connection::{Connection, Order};
-use super::{Health, Metrics, login::Login};
+use self::connection::{Connection, IntakeAction};
+use super::{
+    Health,
+    nats::{NatsCredentials, ServerErrors},
+};
 
 pub use self::message::Message;
 
-/// Most handfuls of messages that wait for whoever subscribed. Then the connection is not read on,
+/// Most batches of messages that wait for a subscriber. Then the connection is not read any further,
 /// until the server closes it as one that is too slow. Above what two pulls can bring one by one.
 const WAITING: usize = 1024;
 
-/// What a connection brings. Each has its own: however many requests come, and however large they
-/// are, what is stored comes on.
+/// The kind of messages that a connection carries. Each kind has a connection of its own: however
+/// many requests come, and however large they are, they do not delay messages of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Brings {
-    /// Requests, of which what is too large to be handled is not kept.
+pub enum IntakeKind {
+    /// Requests, whose payload is dropped where it is too large to be handled.
     Requests,
     /// Messages of streams.
     Stored,
 }
 
-impl Brings {
-    /// What health calls the connection.
+impl IntakeKind {
+    /// Returns the name of the connection in the health of the worker.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -56,113 +60,121 @@ impl Brings {
     }
 }
 
-/// A connection that subscribes. It ends with its last handle.
+/// A handle of a connection that subscribes. The connection ends with its last handle.
 #[derive(Clone)]
 pub struct Intake {
-    orders: mpsc::UnboundedSender<Order>,
+    actions: mpsc::UnboundedSender<IntakeAction>,
     connections: watch::Receiver<u64>,
-    /// Where this connection, and nobody else, is answered.
+    /// The prefix of subjects on which this connection, and no other one, gets responses.
     inbox: Arc<str>,
     numbers: Arc<AtomicU64>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
 /// Messages of one subject.
-pub struct Subscription {
+pub struct IntakeSubscription {
     sid: u64,
-    orders: mpsc::UnboundedSender<Order>,
+    actions: mpsc::UnboundedSender<IntakeAction>,
     messages: mpsc::Receiver<Vec<Message>>,
 }
 
 impl Intake {
     /// Connects, now and whenever the connection is lost.
     #[must_use]
-    pub fn open(brings: Brings, login: Arc<Login>, health: Health, metrics: Arc<Metrics>) -> Self {
-        let (orders, received) = mpsc::unbounded_channel();
+    pub fn open(
+        kind: IntakeKind,
+        credentials: Arc<NatsCredentials>,
+        health: Health,
+        errors: ServerErrors,
+    ) -> Self {
+        let (actions, received) = mpsc::unbounded_channel();
         let (count, connections) = watch::channel(0);
-        let inbox = format!("{}.{}", inbox_prefix(&login.user), Uuid::now_v7().simple()).into();
+        let inbox =
+            format!("{}.{}", inbox_prefix(&credentials.user), Uuid::now_v7().simple()).into();
         let connection = Connection {
-            brings,
-            login,
+            kind,
+            credentials,
             health,
-            metrics,
+            errors,
             count,
             subscribed: BTreeMap::new(),
-            left: Vec::new(),
+            ended: Vec::new(),
             out: BytesMut::new(),
-            pinged: Default::default(),
+            pings: Default::default(),
             unanswered: 0,
         };
         let task = tokio::spawn(connection.run(received));
         let _task = Arc::new(AbortOnDropHandle::new(task));
-        Self { orders, connections, inbox, numbers: Arc::default(), _task }
+        Self { actions, connections, inbox, numbers: Arc::default(), _task }
     }
 
-    /// Subscribes; with a group the messages are shared with all others of it. Returns when the
-    /// server knows of it.
+    /// Subscribes; with a group the messages are shared with all other members of it. Returns when
+    /// the server has the subscription.
     ///
     /// # Errors
-    /// Where the connection's task has died.
+    /// If the connection's task has died.
     pub async fn subscribe(
         &self,
         subject: impl Into<String>,
         group: Option<&str>,
-    ) -> anyhow::Result<Subscription> {
+    ) -> anyhow::Result<IntakeSubscription> {
         let (sender, messages) = mpsc::channel(WAITING);
-        let (known, is_known) = oneshot::channel();
+        let (confirm, confirmed) = oneshot::channel();
         let sid = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let subject = match group {
             Some(group) => format!("{} {group}", subject.into()),
             None => subject.into(),
         };
         let dead = "the intake's connection has died";
-        self.orders.send(Order::Subscribe { sid, subject, sender, known }).context(dead)?;
-        is_known.await.context(dead)?;
-        Ok(Subscription { sid, orders: self.orders.clone(), messages })
+        self.actions
+            .send(IntakeAction::Subscribe { sid, subject, sender, confirm })
+            .context(dead)?;
+        confirmed.await.context(dead)?;
+        Ok(IntakeSubscription { sid, actions: self.actions.clone(), messages })
     }
 
-    /// Publishes a request whose answers come to `reply`. Lost where there is no connection.
+    /// Publishes a request whose responses come to `reply`. Lost if there is no connection.
     pub fn request(&self, subject: &str, reply: &str, payload: &str) {
-        let (subject, reply) = (subject.to_owned(), reply.to_owned());
-        // Nobody is left to be told: the subscription that waits for the answers ends too.
-        let _dead =
-            self.orders.send(Order::Request { subject, reply, payload: payload.to_owned() });
+        let (subject, reply, payload) = (subject.to_owned(), reply.to_owned(), payload.to_owned());
+        // If the task has died, the subscription that waits for the responses ends too.
+        let _dead = self.actions.send(IntakeAction::Publish { subject, reply, payload });
     }
 
-    /// The prefix of subjects on which this connection, and nobody else, is answered.
+    /// Returns the prefix of subjects on which this connection, and no other one, gets responses.
     #[must_use]
     pub fn inbox(&self) -> &str {
         &self.inbox
     }
 
-    /// Changes with each connection. What was asked on the one before is not answered any more.
+    /// Returns the number of connections so far. Requests on an earlier one get no response any
+    /// more.
     #[must_use]
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
     }
 }
 
-impl Subscription {
-    /// Returns the messages that came together, at least one; `None` after [`Subscription::stop`],
-    /// or where the connection's task has died.
+impl IntakeSubscription {
+    /// Waits for messages, and returns those that came together, at least one; `None` after
+    /// [`IntakeSubscription::stop`], or if the connection's task has died.
     pub async fn next(&mut self) -> Option<Vec<Message>> {
         self.messages.recv().await
     }
 
-    /// Returns what has come already, if anything.
+    /// Returns messages that have come already, if there are any.
     pub fn next_at_once(&mut self) -> Option<Vec<Message>> {
         self.messages.try_recv().ok()
     }
 
-    /// Ends the subscription without losing a message: what the server had sent before it heard
-    /// of this still comes.
+    /// Ends the subscription without losing a message: those that the server had sent before still
+    /// come.
     pub fn stop(&self) {
         // A task that has died has ended it already.
-        let _dead = self.orders.send(Order::Leave(self.sid));
+        let _dead = self.actions.send(IntakeAction::Unsubscribe(self.sid));
     }
 }
 
-impl Drop for Subscription {
+impl Drop for IntakeSubscription {
     fn drop(&mut self) {
         self.stop();
     }
@@ -181,11 +193,12 @@ mod tests {
     };
 
     use super::*;
+    use crate::infra::Metrics;
 
     const USERS: &str = "authorization { users: [{ user: edge, password: e }, \
                          { user: asker, password: a }] }\n";
 
-    struct Stand {
+    struct TestIntake {
         server: NatsServer,
         intake: Intake,
         health: Health,
@@ -193,20 +206,24 @@ mod tests {
         _dir: tempfile::TempDir,
     }
 
-    async fn stand() -> Result<Stand> {
+    async fn start() -> Result<TestIntake> {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let server = NatsServer::start(&binaries.nats_server, dir.path(), 0, USERS).await?;
         let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port());
         let health = Health::new(WorkerName::Edge);
-        let login = Arc::new(Login::of(&url("edge:e"), "edge")?);
+        let credentials = Arc::new(NatsCredentials::parse(&url("edge:e"), "edge")?);
         let intake =
-            Intake::open(Brings::Requests, login, health.clone(), Arc::new(Metrics::new()));
+            Intake::open(IntakeKind::Requests, credentials, health.clone(), errors(&health));
         let asker = async_nats::ConnectOptions::with_user_and_password("asker".into(), "a".into())
-            .reconnect_delay_callback(|_| crate::infra::login::RECONNECT_DELAY)
+            .reconnect_delay_callback(|_| crate::infra::nats::RECONNECT_DELAY)
             .connect(format!("127.0.0.1:{}", server.port()))
             .await?;
-        Ok(Stand { server, intake, health, asker, _dir: dir })
+        Ok(TestIntake { server, intake, health, asker, _dir: dir })
+    }
+
+    fn errors(health: &Health) -> ServerErrors {
+        ServerErrors::new(health, &Metrics::new(), "edge")
     }
 
     /// Nobody answers, which is a round trip all the same.
@@ -214,7 +231,7 @@ mod tests {
         let _nobody = client.request("nobody", "".into()).await;
     }
 
-    async fn all(mut subscription: Subscription) -> Vec<Message> {
+    async fn all(mut subscription: IntakeSubscription) -> Vec<Message> {
         let mut all = Vec::new();
         while let Some(came) = subscription.next().await {
             all.extend(came);
@@ -224,16 +241,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_subscription_that_ends_loses_nothing_and_takes_nothing_more() -> Result<()> {
-        let stand = stand().await?;
-        let requests = stand.intake.subscribe("q.*", Some("edge")).await?;
+        let test = start().await?;
+        let requests = test.intake.subscribe("q.*", Some("edge")).await?;
         for at in 0..1000 {
-            stand.asker.publish(format!("q.{at}"), "x".into()).await?;
+            test.asker.publish(format!("q.{at}"), "x".into()).await?;
         }
-        round_trip(&stand.asker).await;
+        round_trip(&test.asker).await;
         requests.stop();
         // Answered after the server has heard of the end.
-        drop(stand.intake.subscribe("other", None).await?);
-        let refused = stand.asker.request("q.after", "".into()).await.unwrap_err();
+        drop(test.intake.subscribe("other", None).await?);
+        let refused = test.asker.request("q.after", "".into()).await.unwrap_err();
         assert_eq!(refused.kind(), async_nats::RequestErrorKind::NoResponders);
         let all = all(requests).await;
         let subjects: Vec<_> = all.iter().map(Message::subject).collect();
@@ -243,9 +260,9 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_that_no_library_reads_cost_nobody_the_connection() -> Result<()> {
-        let stand = stand().await?;
-        let requests = stand.intake.subscribe("q.>", None).await?;
-        let mut raw = TcpStream::connect(("127.0.0.1", stand.server.port())).await?;
+        let test = start().await?;
+        let requests = test.intake.subscribe("q.>", None).await?;
+        let mut raw = TcpStream::connect(("127.0.0.1", test.server.port())).await?;
         raw.write_all(
             b"CONNECT {\"user\":\"asker\",\"pass\":\"a\",\"headers\":true,\"verbose\":false}\r\n\
               PUB q.\xff\xfe _INBOX.\xff 2\r\n\r\n\r\n\
@@ -264,29 +281,29 @@ mod tests {
         assert_eq!(all[0].reply.as_deref(), Some(&b"_INBOX.\xff"[..]));
         assert!(all[1].readable().is_err());
         assert_eq!(all[2].subject(), "q.last");
-        assert_eq!(*stand.intake.connections().borrow(), 1);
+        assert_eq!(*test.intake.connections().borrow(), 1);
         Ok(())
     }
 
     #[tokio::test]
     async fn a_subscription_outlives_the_server() -> Result<()> {
-        let mut stand = stand().await?;
-        let mut requests = stand.intake.subscribe("q.*", None).await?;
-        let left = stand.intake.subscribe("q.left", None).await?;
-        let mut connections = stand.intake.connections();
+        let mut test = start().await?;
+        let mut requests = test.intake.subscribe("q.*", None).await?;
+        let left = test.intake.subscribe("q.left", None).await?;
+        let mut connections = test.intake.connections();
         connections.mark_unchanged();
-        stand.server.stop().await;
+        test.server.stop().await;
         // One that ends meanwhile ends at once.
         left.stop();
         assert!(all(left).await.is_empty());
-        stand.server.restart().await?;
+        test.server.restart().await?;
         connections.changed().await?;
         // Answered after the server knows of what was there before.
-        drop(stand.intake.subscribe("other", None).await?);
-        let mut asked = stand.asker.subscribe("done").await?;
-        round_trip(&stand.asker).await;
-        stand.asker.publish("q.1", "x".into()).await?;
-        stand.asker.publish("done", "".into()).await?;
+        drop(test.intake.subscribe("other", None).await?);
+        let mut asked = test.asker.subscribe("done").await?;
+        round_trip(&test.asker).await;
+        test.asker.publish("q.1", "x".into()).await?;
+        test.asker.publish("done", "".into()).await?;
         assert!(asked.next().await.is_some());
         assert_eq!(requests.next().await.expect("a message")[0].subject(), "q.1");
         Ok(())
@@ -294,12 +311,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_that_is_wrong_is_told() -> Result<()> {
-        let stand = stand().await?;
-        let url = format!("nats://edge:wrong@127.0.0.1:{}", stand.server.port());
+        let test = start().await?;
+        let url = format!("nats://edge:wrong@127.0.0.1:{}", test.server.port());
         let health = Health::new(WorkerName::Edge);
-        let login = Arc::new(Login::of(&url, "edge")?);
+        let credentials = Arc::new(NatsCredentials::parse(&url, "edge")?);
         let _intake =
-            Intake::open(Brings::Requests, login, health.clone(), Arc::new(Metrics::new()));
+            Intake::open(IntakeKind::Requests, credentials, health.clone(), errors(&health));
         let why = loop {
             match health.ready() {
                 Err(why) if why.contains("intake") => break why,
@@ -307,7 +324,7 @@ mod tests {
             }
         };
         assert!(why.contains("Authorization Violation"), "{why}");
-        assert!(!stand.health.ready().unwrap_err().contains("intake"));
+        assert!(!test.health.ready().unwrap_err().contains("intake"));
         Ok(())
     }
 }

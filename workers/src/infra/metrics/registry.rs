@@ -4,6 +4,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use brigade_contracts::Timestamp;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -26,6 +27,13 @@ pub const LATENCY_SECONDS: Buckets = (0.000_5, 16);
 
 /// From a quarter of a second to more than an hour.
 pub const LONG_SECONDS: Buckets = (0.25, 15);
+
+/// Returns the seconds since a time on the database's clock, 0 for one that is still to come here.
+#[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
+#[must_use]
+pub fn seconds_since(at: Timestamp) -> f64 {
+    at.millis_until(Timestamp::from(time::OffsetDateTime::now_utc())) as f64 / 1000.0
+}
 
 /// All metrics of a process.
 ///

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::compare::Comparison;
 pub use self::drift::{Drift, Item};
-use crate::infra::Operator;
+use crate::infra::nats::OperatorConnection;
 
 /// What was done and what was found.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ pub struct Report {
 /// # Errors
 /// Where the server cannot be reached or refuses. Drift is no error here.
 pub async fn run(url: &str, replicas: u8) -> Result<Report> {
-    let operator = Operator::connect(url, "provision").await?;
+    let operator = OperatorConnection::open(url, "provision").await?;
     let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5));
     operator.explain(apply_all(&jetstream.build(operator.client.clone()), replicas).await)
 }

@@ -3,100 +3,104 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    infra::{Context, Kv, Put, Stored, WhenAbsent},
+    infra::{Context, Entry, Kv, Put, Stored, WhenAbsent},
     runtime::{Delivery, delivery::Origin},
 };
 
-/// Tries alone after which a message that keeps failing is dead.
+/// Most tries alone of a message that keeps failing.
 pub(super) const MAX_TRIES: u32 = 5;
 
-/// Counts the tries of messages that are handled alone, noted before each begins, so that a message
-/// that kills its process is counted too. Other deliveries do not count: whoever shared a batch
-/// with such a message did nothing wrong.
+/// Counts the tries of messages that are handled alone. A try is recorded before it begins, so that
+/// a message that kills its process is counted too. Other deliveries do not count: a message that
+/// shared a batch with a bad one did nothing wrong.
 pub(super) struct Attempts {
     kv: Kv,
-    /// Tries that are noted, or perhaps noted, although this process outlived them without a fault
-    /// of the message, by the note's key: a server that dies takes acknowledgements along, and is
-    /// not there to have a try taken back. They are taken off when the next try is noted.
-    outlived: Cache<String, u32>,
+    /// The number of tries, by key, that are or may be recorded although the message was not at
+    /// fault: a server that dies loses acknowledgements, and cannot be asked to revoke a try. They
+    /// are subtracted when the next try is recorded.
+    uncounted: Cache<String, u32>,
 }
 
-/// Most messages whose tries are remembered as outlived.
+/// Most messages whose uncounted tries are remembered.
 const REMEMBERED: u64 = 10_000;
 
+/// The stored value of a key.
 #[derive(Serialize, Deserialize)]
-struct Note {
-    /// Of the note, so that a write is compare-and-set like any other.
+struct AttemptRecord {
+    /// The version of the record, so that a write is compare-and-set like any other.
     version: u64,
     tries: u32,
-    /// When the message was stored, in nanoseconds: a stream that is made again counts from 1
-    /// again.
+    /// The time at which the message was stored, in nanoseconds: a stream that is made again counts
+    /// its messages from 1 again.
     stored_at: i128,
 }
 
 impl Attempts {
     pub(super) async fn open(cx: &Context) -> anyhow::Result<Self> {
         let kv = Kv::open(&cx.nats, Bucket::Attempts).await?;
-        Ok(Self { kv, outlived: Cache::new(REMEMBERED) })
+        Ok(Self { kv, uncounted: Cache::new(REMEMBERED) })
     }
 
-    /// Notes that a try begins. Returns its number, from 1; above [`MAX_TRIES`] it may not begin.
+    /// Records that a try begins. Returns its number, from 1; above [`MAX_TRIES`] it may not begin.
     ///
     /// # Errors
-    /// Where the note cannot be written: then nothing may begin either.
+    /// If the record cannot be written: then the try may not begin either.
     pub(super) async fn begin(&self, cx: &Context, delivery: &Delivery) -> anyhow::Result<u32> {
         let Some(key) = key(cx, delivery) else { return Ok(1) };
-        let note = self.read(&key, delivery).await?;
-        let outlived = self.outlived.remove(&key).unwrap_or(0);
-        let number = note.tries.saturating_sub(outlived) + 1;
+        let record = self.read(&key, delivery).await?;
+        let uncounted = self.uncounted.remove(&key).unwrap_or(0);
+        let number = record.tries.saturating_sub(uncounted) + 1;
         if number > MAX_TRIES {
             return Ok(number);
         }
-        let noted = self.write(&key, Note { tries: number, ..note }).await;
-        if noted.is_err() {
-            // It may stand there all the same.
-            self.outlived.insert(key, outlived + 1);
+        let written = self.write(&key, AttemptRecord { tries: number, ..record }).await;
+        if written.is_err() {
+            // It may be stored all the same.
+            self.uncounted.insert(key, uncounted + 1);
         }
-        noted.map(|()| number)
+        written.map(|()| number)
     }
 
-    /// Whatever comes of the acknowledgement: the try did not fail.
-    pub(super) fn outlive(&self, cx: &Context, delivery: &Delivery) {
+    /// Does not count a try that did not fail, even if its acknowledgement is lost.
+    pub(super) fn discount(&self, cx: &Context, delivery: &Delivery) {
         if let Some(key) = key(cx, delivery) {
-            let outlived = self.outlived.get(&key).unwrap_or(0);
-            self.outlived.insert(key, outlived + 1);
+            let uncounted = self.uncounted.get(&key).unwrap_or(0);
+            self.uncounted.insert(key, uncounted + 1);
         }
     }
 
-    /// Takes a try back that ended because a dependency was away.
-    pub(super) async fn take_back(&self, cx: &Context, delivery: &Delivery) {
+    /// Revokes a try that ended because a dependency was away.
+    pub(super) async fn revoke(&self, cx: &Context, delivery: &Delivery) {
         let Some(key) = key(cx, delivery) else { return };
-        let taken_back = async {
-            let note = self.read(&key, delivery).await?;
-            self.write(&key, Note { tries: note.tries.saturating_sub(1), ..note }).await
+        let revoked = async {
+            let record = self.read(&key, delivery).await?;
+            let tries = record.tries.saturating_sub(1);
+            self.write(&key, AttemptRecord { tries, ..record }).await
         };
-        if let Err(error) = taken_back.await {
-            tracing::debug!(worker = %cx.worker, %error, "a try is taken back later");
-            self.outlive(cx, delivery);
+        if let Err(error) = revoked.await {
+            tracing::debug!(worker = %cx.worker, %error, "a try is revoked with the next one");
+            self.discount(cx, delivery);
         }
     }
 
-    async fn read(&self, key: &str, delivery: &Delivery) -> anyhow::Result<Note> {
+    async fn read(&self, key: &str, delivery: &Delivery) -> anyhow::Result<AttemptRecord> {
         let stored_at = match &delivery.origin {
             Origin::Stored { stored_at, .. } => *stored_at,
             Origin::Request => 0,
         };
         let found = self.kv.get(key).await?;
-        let note = found.and_then(|entry| serde_json::from_slice::<Note>(&entry.value).ok());
-        let version = note.as_ref().map_or(0, |note| note.version);
-        let tries = note.filter(|note| note.stored_at == stored_at).map_or(0, |note| note.tries);
-        Ok(Note { version, tries, stored_at })
+        let read = |entry: Entry| serde_json::from_slice::<AttemptRecord>(&entry.value).ok();
+        let record = found.and_then(read);
+        let version = record.as_ref().map_or(0, |record| record.version);
+        // A record of an earlier stream of this name says nothing about this message.
+        let record = record.filter(|record| record.stored_at == stored_at);
+        Ok(AttemptRecord { version, tries: record.map_or(0, |record| record.tries), stored_at })
     }
 
-    async fn write(&self, key: &str, note: Note) -> anyhow::Result<()> {
-        let note = Note { version: note.version + 1, ..note };
-        let value = serde_json::to_vec(&note)?.into();
-        let put = Put { key: key.to_owned(), version: note.version, value, ttl: None };
+    async fn write(&self, key: &str, record: AttemptRecord) -> anyhow::Result<()> {
+        let record = AttemptRecord { version: record.version + 1, ..record };
+        let value = serde_json::to_vec(&record)?.into();
+        let put = Put { key: key.to_owned(), version: record.version, value, ttl: None };
         match self.kv.put(&[put], WhenAbsent::Write).await.pop() {
             Some(Stored::Shown) => Ok(()),
             other => anyhow::bail!("attempts: {other:?}"),
@@ -104,7 +108,7 @@ impl Attempts {
     }
 }
 
-/// Requests have none.
+/// Returns the key of a stored message; requests have none.
 fn key(cx: &Context, delivery: &Delivery) -> Option<String> {
     match &delivery.origin {
         Origin::Stored { stream, sequence, .. } => {
@@ -142,7 +146,7 @@ mod tests {
         let (attempts, delivery) = (Attempts::open(&cx).await?, delivery());
         let begun = async || {
             let number = Cell::new(0);
-            eventually("a noted try", async || {
+            eventually("a recorded try", async || {
                 number.set(attempts.begin(&cx, &delivery).await?);
                 Ok(true)
             })
@@ -152,11 +156,11 @@ mod tests {
         for _ in 0..=MAX_TRIES {
             assert_eq!(begun().await?, 1);
             stand.nats.stop().await;
-            attempts.take_back(&cx, &delivery).await;
+            attempts.revoke(&cx, &delivery).await;
             stand.nats.restart().await?;
             assert_eq!(begun().await?, 1);
             // It was done; its acknowledgement is lost.
-            attempts.outlive(&cx, &delivery);
+            attempts.discount(&cx, &delivery);
         }
         for failed in 1..=MAX_TRIES + 1 {
             assert_eq!(begun().await?, failed);

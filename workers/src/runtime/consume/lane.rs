@@ -5,35 +5,35 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::shares::OfTenant;
+use super::fair_queue::HasTenant;
 use crate::runtime::Delivery;
 
 /// A consumer has a backlog while more messages than this wait at the server. Fewer are in hand a
 /// moment later.
 pub const BACKLOG: u64 = 1000;
-/// Deliveries that say who causes a backlog.
+/// The number of last deliveries whose tenants are remembered.
 const RECENT: usize = 1000;
 
-/// A durable consumer, and what this process knows of its backlog by what it delivers.
+/// A durable consumer, and its backlog as far as its deliveries to this process tell.
 #[derive(Debug)]
 pub struct Lane {
     pub(super) stream: &'static str,
     /// The name of the consumer.
     pub durable: &'static str,
-    /// The one whose backlog is overtaken here. Such a consumer is there only at times, and
-    /// whoever has that duty makes and deletes it; a message that cannot be done here is left to
-    /// the one that is always there.
+    /// The lane whose backlog is overtaken here. Such a consumer exists only at times; the duty
+    /// "overtaking" of command-handler makes and deletes it. A message that cannot be done here is
+    /// left to the consumer that always exists.
     overtakes: Option<Arc<Lane>>,
-    /// Messages that waited at the server when it last delivered one.
+    /// The number of messages that waited at the server when it last delivered one.
     pending: watch::Sender<u64>,
-    /// The tenants of the last messages that came while there was a backlog.
+    /// The tenants of the last messages that were delivered during a backlog.
     recent: Mutex<VecDeque<Box<str>>>,
-    /// The tenants of the last messages that came again.
-    again: Mutex<VecDeque<Box<str>>>,
+    /// The tenants of the last messages that were redelivered.
+    redelivered: Mutex<VecDeque<Box<str>>>,
 }
 
 impl Lane {
-    /// Returns the lane of a consumer that is always there.
+    /// Returns the lane of a consumer that always exists.
     pub(super) fn new(stream: &'static str, durable: &'static str) -> Self {
         Self {
             stream,
@@ -41,12 +41,12 @@ impl Lane {
             overtakes: None,
             pending: watch::Sender::default(),
             recent: Mutex::default(),
-            again: Mutex::default(),
+            redelivered: Mutex::default(),
         }
     }
 
-    /// Returns the lane of a consumer that is always there, and after it those of others, each of
-    /// which overtakes the one before it.
+    /// Returns the lane of a consumer that always exists, and after it lanes each of which
+    /// overtakes the one before it.
     #[must_use]
     pub fn chain(
         stream: &'static str,
@@ -65,24 +65,24 @@ impl Lane {
         self.overtakes.as_ref()
     }
 
-    /// Waits until the consumer has a backlog, as far as is known here.
+    /// Waits until the consumer is known to have a backlog.
     pub async fn backlogged(&self) {
         let mut pending = self.pending.subscribe();
         // The sender is not dropped before this ends.
         drop(pending.wait_for(|pending| *pending > BACKLOG).await);
     }
 
-    /// Tells whether the consumer has a backlog, as far as is known here.
+    /// Returns whether the consumer is known to have a backlog.
     #[must_use]
     pub fn is_backlogged(&self) -> bool {
         *self.pending.borrow() > BACKLOG
     }
 
-    /// Notes what was delivered, in order.
-    pub(super) fn note(&self, deliveries: &[Delivery]) {
+    /// Learns from deliveries, given in their order.
+    pub(super) fn observe(&self, deliveries: &[Delivery]) {
         let Some(last) = deliveries.last() else { return };
-        let again = deliveries.iter().filter(|delivery| delivery.deliveries() > 1);
-        remember(&mut lock(&self.again), again);
+        let redelivered = deliveries.iter().filter(|delivery| delivery.deliveries() > 1);
+        remember(&mut lock(&self.redelivered), redelivered);
         let mut recent = lock(&self.recent);
         remember(&mut recent, deliveries.iter().filter(|delivery| delivery.pending > BACKLOG));
         if last.pending <= BACKLOG {
@@ -93,7 +93,7 @@ impl Lane {
         self.set(last.pending);
     }
 
-    /// Notes that the server delivers nothing now.
+    /// Records that the server delivers nothing now.
     pub(super) fn set_idle(&self) {
         self.set(0);
     }
@@ -102,16 +102,16 @@ impl Lane {
         self.pending.send_if_modified(|known| std::mem::replace(known, pending) != pending);
     }
 
-    /// Returns the tenants of the last messages that came while there was a backlog.
+    /// Returns the tenants of the last messages that were delivered during a backlog.
     #[must_use]
     pub fn recent(&self) -> Vec<Box<str>> {
         lock(&self.recent).iter().cloned().collect()
     }
 
-    /// Returns the tenants of the last messages that came again.
+    /// Returns the tenants of the last messages that were redelivered.
     #[must_use]
-    pub fn again(&self) -> Vec<Box<str>> {
-        lock(&self.again).iter().cloned().collect()
+    pub fn redelivered(&self) -> Vec<Box<str>> {
+        lock(&self.redelivered).iter().cloned().collect()
     }
 }
 
@@ -134,29 +134,30 @@ mod tests {
 
     use super::{super::queues::tests::delivery, *};
 
-    fn came(lane: &Lane, count: usize, pending: u64) {
-        let came: Vec<_> = (0..count).map(|_| Delivery { pending, ..delivery(0, 1) }).collect();
-        lane.note(&came);
+    fn deliver(lane: &Lane, count: usize, pending: u64) {
+        let delivered: Vec<_> =
+            (0..count).map(|_| Delivery { pending, ..delivery(0, 1) }).collect();
+        lane.observe(&delivered);
     }
 
     #[test]
     fn a_backlog_is_known_by_what_is_delivered_and_forgotten_with_its_end() {
         let lane = Lane::new("S", "d");
-        came(&lane, 5, BACKLOG);
+        deliver(&lane, 5, BACKLOG);
         assert!(!lane.is_backlogged() && lane.backlogged().now_or_never().is_none());
-        assert!(lane.recent().is_empty(), "who sends while there is none causes none");
-        came(&lane, 2 * RECENT, BACKLOG + 1);
+        assert!(lane.recent().is_empty(), "a sender without a backlog causes none");
+        deliver(&lane, 2 * RECENT, BACKLOG + 1);
         assert!(lane.is_backlogged() && lane.backlogged().now_or_never().is_some());
         assert_eq!((lane.recent().len(), &*lane.recent()[0]), (RECENT, "t1"));
-        came(&lane, 1, 3);
+        deliver(&lane, 1, 3);
         assert!(!lane.is_backlogged() && lane.recent().is_empty());
-        came(&lane, 1, BACKLOG + 1);
+        deliver(&lane, 1, BACKLOG + 1);
         lane.set_idle();
         assert!(!lane.is_backlogged());
         assert_eq!(lane.recent().len(), 1, "too many may be in hand");
-        assert_eq!(lane.again().len(), 0);
-        lane.note(&[delivery(0, 1), delivery(0, 2)]);
-        assert_eq!(lane.again().len(), 1, "with or without a backlog");
+        assert_eq!(lane.redelivered().len(), 0);
+        lane.observe(&[delivery(0, 1), delivery(0, 2)]);
+        assert_eq!(lane.redelivered().len(), 1, "with or without a backlog");
     }
 
     #[test]

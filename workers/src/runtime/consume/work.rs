@@ -1,153 +1,167 @@
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, slice, sync::Arc};
 
 use futures::FutureExt;
 
 use super::{
-    Handler, Refused, Turn,
+    acknowledge::acknowledge,
     attempts::{Attempts, MAX_TRIES},
-    is_stored,
-    settle::{Retried, settle},
+    handler::{BatchPermit, Handler, RefusalReason},
+    remaining::Remaining,
 };
 use crate::{
     infra::Context,
-    runtime::{Delivery, Verdict},
+    runtime::{
+        Delivery, Verdict,
+        metrics::{ConsumeMetrics, WorkerConsumeMetrics},
+    },
 };
 
-/// What remains in hand after a batch.
-#[derive(Default)]
-pub(super) struct Left {
-    /// A dependency was away.
-    pub(super) away: Vec<Delivery>,
-    /// Somebody else has locked what they need, which is named.
-    pub(super) aside: Vec<(Delivery, String)>,
-    /// The batch panicked.
-    pub(super) panicked: Vec<Delivery>,
-    /// Not in hand any more: those that failed, to be told.
-    pub(super) retried: Retried,
+/// Everything that batches at work need.
+pub(super) struct Work<H> {
+    pub(super) cx: Context,
+    pub(super) handler: H,
+    pub(super) attempts: Attempts,
+    pub(super) metrics: WorkerConsumeMetrics,
 }
 
-/// Handles and settles a batch; with `attempts` it is one message alone, whose tries count.
-pub(super) async fn work<H: Handler>(
-    cx: Context,
-    handler: Arc<H>,
-    batch: Arc<Vec<Delivery>>,
-    attempts: Option<Arc<Attempts>>,
-    turn: Turn,
-) -> Left {
-    let timer = cx.metrics.batch_seconds.with_label_values(&[cx.worker.as_str()]).start_timer();
-    let left = match attempts.zip(batch.first()).filter(|(_, delivery)| is_stored(delivery)) {
-        Some((attempts, delivery)) => work_counted(&cx, &*handler, delivery, &attempts, turn).await,
-        None => match AssertUnwindSafe(judge(&cx, &*handler, &batch, turn)).catch_unwind().await {
-            Ok(verdicts) => settle(&cx, &batch, verdicts).await,
-            Err(_) if batch.len() > 1 => Left { panicked: batch.to_vec(), ..Left::default() },
-            Err(_) => refuse_or_separate(&*handler, &batch).await,
-        },
-    };
-    timer.observe_duration();
-    left
-}
-
-/// A single message panicked without being counted: a request is refused, a stored message gets
-/// tries that count.
-async fn refuse_or_separate<H: Handler>(handler: &H, batch: &[Delivery]) -> Left {
-    for delivery in batch.iter().filter(|delivery| !is_stored(delivery)) {
-        refuse(handler, delivery, Refused::Panicked).await;
+impl<H: Handler> Work<H> {
+    pub(super) fn new(cx: Context, handler: H, attempts: Attempts) -> Self {
+        let metrics = cx.metrics.group::<ConsumeMetrics>().of(cx.worker);
+        Self { cx, handler, attempts, metrics }
     }
-    let stored = batch.iter().filter(|delivery| is_stored(delivery));
-    Left { panicked: stored.cloned().collect(), ..Left::default() }
-}
 
-/// Refuses a request; what panicked once may panic here again, and must not take the loop along.
-pub(super) async fn refuse<H: Handler>(handler: &H, request: &Delivery, why: Refused) {
-    if AssertUnwindSafe(handler.refuse(request, why)).catch_unwind().await.is_err() {
-        tracing::error!(subject = request.subject(), "a request cannot even be refused");
+    /// Handles and acknowledges a batch. A stored message that is handled alone is one whose tries
+    /// count.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        batch: Arc<Vec<Delivery>>,
+        alone: bool,
+        permit: BatchPermit,
+    ) -> Remaining {
+        let timer = self.metrics.batch_seconds.start_timer();
+        let counted = batch.first().filter(|delivery| alone && delivery.is_stored());
+        let remaining = match counted {
+            Some(delivery) => self.run_counted(delivery, permit).await,
+            None => match AssertUnwindSafe(self.judge(&batch, permit)).catch_unwind().await {
+                Ok(verdicts) => self.acknowledge(&batch, verdicts).await,
+                Err(_) if batch.len() > 1 => {
+                    Remaining { panicked: batch.to_vec(), ..Remaining::default() }
+                }
+                Err(_) => self.refuse_or_separate(&batch).await,
+            },
+        };
+        timer.observe_duration();
+        remaining
     }
-}
 
-async fn work_counted<H: Handler>(
-    cx: &Context,
-    handler: &H,
-    delivery: &Delivery,
-    attempts: &Attempts,
-    turn: Turn,
-) -> Left {
-    let number = match attempts.begin(cx, delivery).await {
-        Ok(number) => number,
-        Err(error) => {
-            cx.health.away("attempts", &format!("{error:#}"));
-            return Left { away: vec![delivery.clone()], ..Left::default() };
+    async fn acknowledge(&self, batch: &[Delivery], verdicts: Vec<Verdict>) -> Remaining {
+        acknowledge(&self.cx, &self.metrics, batch, verdicts).await
+    }
+
+    /// Handles a single message that panicked without being counted: a request is refused, a stored
+    /// message gets tries that count.
+    async fn refuse_or_separate(&self, batch: &[Delivery]) -> Remaining {
+        for delivery in batch.iter().filter(|delivery| !delivery.is_stored()) {
+            refuse(&self.handler, delivery, RefusalReason::Panicked).await;
         }
-    };
-    cx.health.back("attempts");
-    let batch = std::slice::from_ref(delivery);
-    let verdict = if number > MAX_TRIES {
-        Verdict::Retry("its process died with every try".to_owned())
-    } else {
-        match AssertUnwindSafe(judge(cx, handler, batch, turn)).catch_unwind().await {
-            Ok(mut verdicts) => verdicts.pop().unwrap_or(Verdict::Done),
-            Err(_) => Verdict::Retry("the worker panicked".to_owned()),
-        }
-    };
-    let verdict = match verdict {
-        verdict @ (Verdict::Away(_) | Verdict::Held(_)) => {
-            attempts.take_back(cx, delivery).await;
-            verdict
-        }
-        Verdict::Done => {
-            attempts.outlive(cx, delivery);
-            Verdict::Done
-        }
-        Verdict::Retry(why) if number >= MAX_TRIES => {
-            // One that panics here was certainly not done.
-            match AssertUnwindSafe(handler.is_done(delivery)).catch_unwind().await {
-                Ok(Ok(true)) => Verdict::Done,
-                Ok(Ok(false)) | Err(_) => {
-                    if delivery.overtakes && number == MAX_TRIES {
-                        // The last try is that of the consumer that buries it.
-                        attempts.take_back(cx, delivery).await;
-                    }
-                    Verdict::Dead(why)
+        let stored = batch.iter().filter(|delivery| delivery.is_stored());
+        Remaining { panicked: stored.cloned().collect(), ..Remaining::default() }
+    }
+
+    /// Handles and acknowledges a message alone, and counts the try.
+    async fn run_counted(&self, delivery: &Delivery, permit: BatchPermit) -> Remaining {
+        let cx = &self.cx;
+        let number = match self.attempts.begin(cx, delivery).await {
+            Ok(number) => number,
+            Err(error) => {
+                cx.health.away("attempts", &format!("{error:#}"));
+                return Remaining { away: vec![delivery.clone()], ..Remaining::default() };
+            }
+        };
+        cx.health.back("attempts");
+        let batch = slice::from_ref(delivery);
+        let verdict = if number > MAX_TRIES {
+            Verdict::Retry("its process died with every try".to_owned())
+        } else {
+            match AssertUnwindSafe(self.judge(batch, permit)).catch_unwind().await {
+                Ok(mut verdicts) => verdicts.pop().unwrap_or(Verdict::Done),
+                Err(_) => Verdict::Retry("the worker panicked".to_owned()),
+            }
+        };
+        let verdict = match verdict {
+            verdict @ (Verdict::Away(_) | Verdict::Held(_)) => {
+                self.attempts.revoke(cx, delivery).await;
+                verdict
+            }
+            Verdict::Done => {
+                self.attempts.discount(cx, delivery);
+                Verdict::Done
+            }
+            Verdict::Retry(why) if number >= MAX_TRIES => {
+                self.after_last_try(delivery, number, why).await
+            }
+            other => other,
+        };
+        self.acknowledge(batch, vec![verdict]).await
+    }
+
+    /// Returns the verdict on a message that has used up its tries.
+    async fn after_last_try(&self, delivery: &Delivery, number: u32, why: String) -> Verdict {
+        // A message that panics here was certainly not done.
+        match AssertUnwindSafe(self.handler.is_done(delivery)).catch_unwind().await {
+            Ok(Ok(true)) => Verdict::Done,
+            Ok(Ok(false)) | Err(_) => {
+                if delivery.overtakes && number == MAX_TRIES {
+                    // The last try belongs to the consumer that dead-letters it.
+                    self.attempts.revoke(&self.cx, delivery).await;
                 }
-                // Whoever cannot tell that could not have decided it either: the next try begins
-                // as this one did.
-                Ok(Err(error)) => {
-                    attempts.take_back(cx, delivery).await;
-                    Verdict::Away(format!("{error:#}"))
-                }
+                Verdict::Dead(why)
+            }
+            // Without this knowledge it could not have been decided either: the next try begins as
+            // this one did.
+            Ok(Err(error)) => {
+                self.attempts.revoke(&self.cx, delivery).await;
+                Verdict::Away(format!("{error:#}"))
             }
         }
-        other => other,
-    };
-    settle(cx, batch, vec![verdict]).await
+    }
+
+    /// Decodes and handles a batch. Returns one verdict a message.
+    async fn judge(&self, batch: &[Delivery], permit: BatchPermit) -> Vec<Verdict> {
+        let mut dead = Vec::with_capacity(batch.len());
+        let mut messages = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            self.cx.fail.message(delivery.payload());
+            // The handler itself refuses a request that cannot be read.
+            let readable = if delivery.is_stored() { delivery.readable() } else { Ok(()) };
+            let readable = readable.map_err(|why| format!("bad_header: {why}"));
+            match readable.and_then(|()| self.handler.decode(delivery)) {
+                Ok(message) => {
+                    messages.push(message);
+                    dead.push(None);
+                }
+                Err(reason) => dead.push(Some(Verdict::Dead(reason))),
+            }
+        }
+        let handled = if messages.is_empty() {
+            Vec::new()
+        } else {
+            self.handler.handle(messages, permit).await
+        };
+        let mut handled = handled.into_iter();
+        let missing = || Verdict::Retry("the worker gave no verdict".to_owned());
+        let verdicts = dead.into_iter();
+        verdicts.map(|dead| dead.or_else(|| handled.next()).unwrap_or_else(missing)).collect()
+    }
 }
 
-/// Decodes and handles a batch: one verdict a message.
-async fn judge<H: Handler>(
-    cx: &Context,
-    handler: &H,
-    batch: &[Delivery],
-    turn: Turn,
-) -> Vec<Verdict> {
-    let mut dead = Vec::with_capacity(batch.len());
-    let mut messages = Vec::with_capacity(batch.len());
-    for delivery in batch {
-        cx.fail.message(delivery.payload());
-        // Of a request its handler tells the sender.
-        let readable = if is_stored(delivery) { delivery.readable() } else { Ok(()) };
-        let readable = readable.map_err(|why| format!("bad_header: {why}"));
-        match readable.and_then(|()| handler.decode(delivery)) {
-            Ok(message) => {
-                messages.push(message);
-                dead.push(None);
-            }
-            Err(reason) => dead.push(Some(Verdict::Dead(reason))),
-        }
+/// Refuses a request. A message that panicked once may panic here again, and must not take the loop
+/// along.
+pub(super) async fn refuse<H: Handler>(handler: &H, request: &Delivery, reason: RefusalReason) {
+    if AssertUnwindSafe(handler.refuse(request, reason)).catch_unwind().await.is_err() {
+        let subject = request.subject();
+        tracing::error!(subject, ?reason, "panicked while it refused a request");
     }
-    let handled =
-        if messages.is_empty() { Vec::new() } else { handler.handle(messages, turn).await };
-    let mut handled = handled.into_iter();
-    let missing = || Verdict::Retry("the worker gave no verdict".to_owned());
-    dead.into_iter().map(|dead| dead.or_else(|| handled.next()).unwrap_or_else(missing)).collect()
 }
 
 #[cfg(test)]
@@ -160,55 +174,51 @@ mod tests {
         workers::outbox_relay::tests::stand::Stand,
     };
 
-    /// Fails as long as the database is at fault, of which nothing can be told meanwhile.
+    /// Fails as long as the database is at fault; nothing can be found out meanwhile.
     #[derive(Default)]
-    struct Faulty {
+    struct FaultyHandler {
         is_mended: AtomicBool,
         tries: AtomicU32,
     }
 
-    impl Handler for Faulty {
+    impl Handler for FaultyHandler {
         type Message = ();
 
         fn decode(&self, _delivery: &Delivery) -> Result<(), String> {
             Ok(())
         }
 
-        async fn handle(&self, _batch: Vec<()>, _turn: Turn) -> Vec<Verdict> {
+        async fn handle(&self, _batch: Vec<()>, _permit: BatchPermit) -> Vec<Verdict> {
             self.tries.fetch_add(1, SeqCst);
             let is_mended = self.is_mended.load(SeqCst);
             vec![if is_mended { Verdict::Done } else { Verdict::Retry("a fault".to_owned()) }]
         }
 
         async fn is_done(&self, _delivery: &Delivery) -> anyhow::Result<bool> {
-            anyhow::ensure!(self.is_mended.load(SeqCst), "cannot be told");
+            anyhow::ensure!(self.is_mended.load(SeqCst), "cannot be found out");
             Ok(false)
         }
     }
 
     #[tokio::test]
-    async fn a_message_whose_tries_were_used_up_while_nothing_could_be_told_is_tried_again()
+    async fn a_message_whose_tries_were_used_up_while_nothing_could_be_found_out_is_tried_again()
     -> anyhow::Result<()> {
         let stand = Stand::start().await?;
         let mut cx = stand.context().await?;
         let url = format!("nats://test:test@127.0.0.1:{}", stand.nats.port());
         cx.nats = Nats::connect(&url, &cx.health, &cx.metrics).await?;
-        let attempts = Arc::new(Attempts::open(&cx).await?);
-        let handler = Arc::new(Faulty::default());
+        let attempts = Attempts::open(&cx).await?;
+        let work = Arc::new(Work::new(cx, FaultyHandler::default(), attempts));
         let batch = Arc::new(vec![delivery(0, 3)]);
-        let work = async || {
-            let (cx, handler, attempts) = (cx.clone(), handler.clone(), attempts.clone());
-            work(cx, handler, batch.clone(), Some(attempts), Turn(None)).await
-        };
+        let run = async || work.clone().run(batch.clone(), true, BatchPermit::beside()).await;
         for number in 1..=MAX_TRIES + 3 {
-            let left = work().await;
-            assert_eq!(left.away.len(), usize::from(number >= MAX_TRIES), "{number}");
+            let remaining = run().await;
+            assert_eq!(remaining.away.len(), usize::from(number >= MAX_TRIES), "{number}");
         }
-        handler.is_mended.store(true, SeqCst);
-        assert_eq!(work().await.away.len(), 0);
-        assert_eq!(handler.tries.load(SeqCst), MAX_TRIES + 4);
-        let dead = cx.metrics.verdicts.with_label_values(&[cx.worker.as_str(), "dead"]);
-        assert_eq!(dead.get(), 0);
+        work.handler.is_mended.store(true, SeqCst);
+        assert_eq!(run().await.away.len(), 0);
+        assert_eq!(work.handler.tries.load(SeqCst), MAX_TRIES + 4);
+        assert_eq!(work.metrics.verdict(Verdict::Dead(String::new()).label()).get(), 0);
         Ok(())
     }
 }

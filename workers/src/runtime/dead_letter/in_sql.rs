@@ -11,7 +11,10 @@ use sqlx::Connection as _;
 use tokio::sync::Mutex;
 
 use super::{PAYLOAD_GONE, PAYLOAD_HASH, hash_of, headers_as_json, one_line};
-use crate::infra::{Context, postgres::bounded};
+use crate::{
+    infra::{Context, postgres::bounded},
+    runtime::metrics::DeadLetterMetrics,
+};
 
 /// Letters of a tenant that are kept whole, and the bytes of their payloads.
 const MAX_WHOLE: i64 = 1000;
@@ -93,7 +96,7 @@ pub(super) async fn store(cx: &Context, mut rejected: Rejected<'_>) -> sqlx::Res
     if without_payload {
         let subject = rejected.subject;
         tracing::error!(worker, subject, "SQL is full for its tenant: kept without its payload");
-        cx.metrics.dead_letters_without_payload.with_label_values(&[worker]).inc();
+        cx.metrics.group::<DeadLetterMetrics>().without_payload.with_label_values(&[worker]).inc();
     }
     Ok(())
 }
@@ -192,7 +195,7 @@ async fn count(cx: &Context, rejected: &Rejected<'_>, checked: bool) -> sqlx::Re
         command_id,
         "SQL is full for its tenant: this dead letter is counted and not kept"
     );
-    cx.metrics.dead_letters_not_kept.with_label_values(&[worker]).inc();
+    cx.metrics.group::<DeadLetterMetrics>().not_kept.with_label_values(&[worker]).inc();
     if let Some((command, outcome)) = outcome.filter(|_| stored) {
         publish_outcome(cx, command, &outcome).await;
     }

@@ -36,6 +36,7 @@ mod audit;
 mod checkpoints;
 mod heads;
 mod heal;
+mod metrics;
 mod sessions;
 mod stream_watch;
 
@@ -43,6 +44,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+pub use self::metrics::VerifierMetrics;
 use self::{
     audit::{Audit, keep_auditing},
     sessions::{AskForState, Sessions},
@@ -51,10 +53,14 @@ use self::{
 use crate::{
     infra::{
         Context, Lease,
+        health::POSTGRES,
         postgres::{Failure, failure},
     },
     runtime::{Source, consume, supervise::supervise},
 };
+
+/// The dependency that fails if the streams cannot be read, as the health of the worker names it.
+const STREAMS: &str = "streams";
 
 /// Runs the worker until the drain.
 ///
@@ -62,6 +68,7 @@ use crate::{
 /// If NATS cannot be used at all.
 pub async fn run(cx: Context) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
+    let metrics = cx.metrics.group::<VerifierMetrics>();
     let auditing = {
         let (cx, duty) = (cx.clone(), Arc::new(cx.health.duty("audit")));
         let audit = Arc::new(Mutex::new(Audit::open(&cx).await?));
@@ -70,7 +77,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
     let verifying = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
     let watching_streams = async {
-        watch_streams(&cx).await;
+        watch_streams(&cx, &metrics).await;
         anyhow::Ok(())
     };
     tokio::try_join!(watching_streams, verifying)?;
@@ -83,7 +90,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
 /// Returns the server that failed.
 fn failed_dependency(error: &anyhow::Error) -> &'static str {
     match error.downcast_ref::<sqlx::Error>().map(failure) {
-        Some(Failure::Away | Failure::Conflict | Failure::Fault) => "postgres",
-        None => "streams",
+        Some(Failure::Away | Failure::Conflict | Failure::Fault) => POSTGRES,
+        None => STREAMS,
     }
 }

@@ -15,6 +15,7 @@
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,12 +34,13 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::VerifierMetrics;
 use crate::{
     infra::{
         Context, Kv,
         postgres::{Failure, bounded, failure},
     },
-    runtime::{CommandClient, CommandOptions, Delivery, Handler, NotDecided, Turn, Verdict},
+    runtime::{BatchPermit, CommandClient, CommandOptions, Delivery, Handler, NotDecided, Verdict},
     store::rows::keys,
 };
 
@@ -72,6 +74,7 @@ impl Preload for AskForState {
 /// The handler that verifies sessions.
 pub struct Sessions<P> {
     cx: Context,
+    metrics: Arc<VerifierMetrics>,
     user_state: Kv,
     preload: P,
 }
@@ -88,7 +91,7 @@ pub struct SessionEvent {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SessionFinding {
+pub enum SessionFinding {
     Ok,
     Missing,
     Stale,
@@ -96,7 +99,9 @@ enum SessionFinding {
 }
 
 impl SessionFinding {
-    fn as_str(self) -> &'static str {
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Missing, Self::Stale, Self::Ahead];
+
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Missing => "missing",
@@ -123,7 +128,7 @@ impl<P: Preload> Sessions<P> {
     /// Never in practice: see [`Kv::open`].
     pub async fn open(cx: &Context, preload: P) -> anyhow::Result<Self> {
         let user_state = Kv::open(&cx.nats, Bucket::UserState).await?;
-        Ok(Self { cx: cx.clone(), user_state, preload })
+        Ok(Self { cx: cx.clone(), metrics: cx.metrics.group(), user_state, preload })
     }
 
     /// Compares the keys of the events with SQL, acts on the findings, and returns the verdicts.
@@ -160,7 +165,7 @@ impl<P: Preload> Sessions<P> {
     /// Counts, logs and acts on one finding.
     async fn act(&self, event: &SessionEvent, finding: SessionFinding) -> Verdict {
         let (worker, label) = (self.cx.worker, finding.as_str());
-        self.cx.metrics.session_checks.with_label_values(&[label]).inc();
+        self.metrics.session_checks.with_label_values(&[label]).inc();
         let (user, version) = (&event.user, event.version);
         match finding {
             SessionFinding::Ok => Verdict::Done,
@@ -172,7 +177,7 @@ impl<P: Preload> Sessions<P> {
             SessionFinding::Missing | SessionFinding::Stale => {
                 let finding = label;
                 tracing::warn!(%worker, %user, version, finding, "cached session is wrong");
-                self.cx.metrics.rebuilds_asked.inc();
+                self.metrics.rebuilds_requested.inc();
                 self.rebuild(event, finding).await
             }
         }
@@ -206,7 +211,7 @@ impl<P: Preload> Handler for Sessions<P> {
         decode(delivery)
     }
 
-    async fn handle(&self, batch: Vec<SessionEvent>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<SessionEvent>, _permit: BatchPermit) -> Vec<Verdict> {
         self.cx.fail.point("cache-verifier.before_verify").await;
         if let Err(error) = self.run_side_effects(&batch).await {
             return vec![not_verified(&error.into()); batch.len()];

@@ -6,20 +6,17 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::{
+    STREAMS, VerifierMetrics,
     checkpoints::{self, ObservedStream, StreamCheckpoint, StreamLoss, detect_loss, observe},
     failed_dependency,
     heal::{HealPlan, Healer},
 };
-use crate::infra::{
-    Context, Lease,
-    health::Duty,
-    lease::{Fitness, RENEW},
-};
+use crate::infra::{Context, health::POSTGRES, lease::LeasedRounds};
 
-const LEASE: &str = "cache-verifier.marks";
+const LEASE: &str = "cache-verifier.checkpoints";
 /// How often streams are compared with their checkpoints.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How often checkpoints older than a day are deleted.
@@ -29,44 +26,23 @@ type ObservedStreams = BTreeMap<String, ObservedStream>;
 
 /// Watches the streams, under the lease, until the drain. Errors pause it: the next round begins
 /// with the same checkpoints.
-pub async fn watch_streams(cx: &Context) {
-    let duty = cx.health.duty("marks");
-    let mut fitness = Fitness::default();
-    let mut tick = interval(RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut next, mut cleanup) = (Instant::now(), Instant::now());
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
+pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
+    let mut rounds = LeasedRounds::new(cx, LEASE, cx.health.duty("stream checkpoints"))
+        .every(PERIOD)
+        .reporting(&[POSTGRES, STREAMS]);
+    let mut cleanup = Instant::now();
+    while rounds.begin().await {
         let round = async {
-            let holds = Lease::hold(cx, LEASE, &fitness).await?;
-            if holds && Instant::now() >= next {
-                next = Instant::now() + PERIOD;
-                compare(cx, &duty).await?;
-                fitness.works();
-                if Instant::now() >= cleanup {
-                    cleanup = Instant::now() + CLEANUP_PERIOD;
-                    checkpoints::delete_old(&cx.postgres, &declared_streams(cx)).await?;
-                }
+            compare(cx, metrics, &mut rounds).await?;
+            if Instant::now() >= cleanup {
+                cleanup = Instant::now() + CLEANUP_PERIOD;
+                checkpoints::delete_old(&cx.postgres, &declared_streams(cx)).await?;
             }
             anyhow::Ok(())
         };
         match round.await {
-            Ok(()) => {
-                cx.health.back("postgres");
-                cx.health.back("streams");
-                duty.moved();
-            }
-            Err(error) => {
-                let dependency = failed_dependency(&error);
-                if dependency == "streams" {
-                    fitness.fails();
-                }
-                duty.went_round();
-                cx.health.away(dependency, &format!("{error:#}"));
-            }
+            Ok(()) => rounds.succeeded(),
+            Err(error) => rounds.failed(failed_dependency(&error), &format!("{error:#}")),
         }
     }
 }
@@ -76,20 +52,24 @@ fn declared_streams(cx: &Context) -> Vec<String> {
 }
 
 /// Heals what was lost since the last checkpoints, then saves new ones.
-async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
+async fn compare(
+    cx: &Context,
+    metrics: &VerifierMetrics,
+    rounds: &mut LeasedRounds,
+) -> anyhow::Result<()> {
     let streams = declared_streams(cx);
     // Before the streams are observed: what is written meanwhile counts as later than the
     // checkpoint.
     let (now, before) = checkpoints::load_latest(&cx.postgres, &streams).await?;
     let mut observed = ObservedStreams::new();
     for stream in streams {
-        let found = observe(cx, &stream, now).await?;
-        duty.went_round();
+        let found = observe(cx, metrics, &stream, now).await?;
+        rounds.duty().went_round();
         observed.insert(stream, found);
     }
-    let plan = plan_heal(cx, &before, &observed, now);
+    let plan = plan_heal(cx, metrics, &before, &observed, now);
     if !plan.is_empty() {
-        heal(cx, duty, &plan, &mut observed, now).await?;
+        heal(cx, metrics, rounds, &plan, &mut observed, now).await?;
     }
     let checkpoints: Vec<(&str, &StreamCheckpoint)> = observed
         .iter()
@@ -104,6 +84,7 @@ async fn compare(cx: &Context, duty: &Duty) -> anyhow::Result<()> {
 /// Reports each loss, and plans what has to be healed.
 fn plan_heal(
     cx: &Context,
+    metrics: &VerifierMetrics,
     before: &HashMap<String, StreamCheckpoint>,
     observed: &ObservedStreams,
     now: OffsetDateTime,
@@ -118,12 +99,15 @@ fn plan_heal(
         let Some(loss) = loss.filter(|loss| loss.counts_for(stream)) else { continue };
         match loss {
             StreamLoss::ServerRestarted => restarted.push(stream.as_str()),
-            _ => report(cx, stream, loss, checkpoint),
+            _ => {
+                metrics.heals.with_label_values(&[stream, loss.as_str()]).inc();
+                report(cx, stream, loss, checkpoint);
+            }
         }
         plan.add_loss(stream, loss, found, checkpoint, now);
     }
     if !restarted.is_empty() {
-        cx.metrics.server_restarts.inc();
+        metrics.server_restarts.inc();
         let streams = restarted.join(" ");
         tracing::info!(
             worker = %cx.worker, streams,
@@ -135,20 +119,21 @@ fn plan_heal(
 
 async fn heal(
     cx: &Context,
-    duty: &Duty,
+    metrics: &VerifierMetrics,
+    rounds: &mut LeasedRounds,
     plan: &HealPlan,
     observed: &mut ObservedStreams,
     now: OffsetDateTime,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     cx.fail.point("cache-verifier.before_heal").await;
-    let mut healer = Healer::new(cx, LEASE, duty);
+    let mut healer = Healer::new(cx, metrics, rounds);
     // Writers wait for buckets; what they write meanwhile is not lost again. Their canaries are
     // there before anything is brought back, and so reveal another purge in between.
     for (stream, found) in &mut *observed {
         if matches!(found, ObservedStream::Absent) && stream != "EVENTS" {
             healer.create_stream(stream).await?;
-            *found = observe(cx, stream, now).await?;
+            *found = observe(cx, metrics, stream, now).await?;
         }
     }
     healer.run(plan).await?;
@@ -160,14 +145,13 @@ async fn heal(
     );
     for (stream, found) in observed {
         if matches!(found, ObservedStream::Absent) {
-            *found = observe(cx, stream, now).await?;
+            *found = observe(cx, metrics, stream, now).await?;
         }
     }
     Ok(())
 }
 
 fn report(cx: &Context, stream: &str, loss: StreamLoss, checkpoint: Option<&StreamCheckpoint>) {
-    cx.metrics.heals.with_label_values(&[stream, loss.as_str()]).inc();
     let (worker, loss) = (cx.worker, loss.as_str());
     let since = checkpoint.map(|checkpoint| checkpoint.taken_at.to_string());
     match stream {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use brigade_contracts::{Address, Body, Outcome, Token, cart};
 
+use super::ExpiryMetrics;
 use crate::{
     infra::Context,
     runtime::{CommandClient, CommandOptions, NotDecided},
@@ -33,6 +34,9 @@ pub enum ExpiryDecision {
 }
 
 impl ExpiryDecision {
+    /// The values of the label `outcome` in metrics.
+    pub const LABELS: [&str; 3] = ["decided", "stale", "not_due"];
+
     fn label(&self) -> &'static str {
         match self {
             Self::Decided => "decided",
@@ -46,13 +50,17 @@ impl ExpiryDecision {
 ///
 /// # Errors
 /// If command-handler does not decide, or gives an outcome that it has for no lock.
-pub async fn expire(cx: &Context, lock: &ExpiringLock) -> Result<ExpiryDecision, NotDecided> {
+pub async fn expire(
+    cx: &Context,
+    metrics: &ExpiryMetrics,
+    lock: &ExpiringLock,
+) -> Result<ExpiryDecision, NotDecided> {
     let body = Body::Cart(cart::Verb::ExpireLock(cart::Held { token: lock.token }));
     let client = CommandClient::new(cx, TIMEOUT);
     let outcome = client.send(&lock.cart, &body, CommandOptions::default()).await;
     let decision = outcome.and_then(|outcome| decision(&outcome));
     let label = decision.as_ref().map_or_else(NotDecided::label, ExpiryDecision::label);
-    cx.metrics.lock_expiries.with_label_values(&[label]).inc();
+    metrics.lock_expiries.with_label_values(&[label]).inc();
     decision
 }
 

@@ -7,24 +7,26 @@
 //! under its locks, so that a cart which changes at the same moment stays. Whatever it decides, the
 //! scan goes on with the next page, so that a cart that cannot be ended delays no other.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use brigade_contracts::{Address, Aggregate, Body, Outcome, Text, cart, verb::Reason};
 use futures::future::join_all;
 use sqlx::PgConnection;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
+use super::ExpiryMetrics;
 use crate::{
     infra::{
-        Context, Lease,
-        lease::{Fitness, RENEW},
+        Context,
+        health::POSTGRES,
+        lease::LeasedRounds,
         postgres::{Failure, bounded, failure},
     },
     runtime::{CommandClient, CommandOptions, NotDecided},
 };
 
 const LEASE: &str = "cart-lock-expiry.idle-carts";
-/// Carts of a page, of which there is one each [`RENEW`].
+/// Carts of a page, of which there is one each [`RENEW`](crate::infra::lease::RENEW).
 const PAGE: i64 = 100;
 /// The shortest time between the end of a scan and the next one.
 const SCAN_EVERY: Duration = Duration::from_secs(10);
@@ -44,13 +46,16 @@ struct UnchangedCart {
 
 /// A decision of command-handler about an idle cart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AbandonDecision {
+pub enum AbandonDecision {
     Abandoned,
     /// The cart is not idle any more.
     Changed,
 }
 
 impl AbandonDecision {
+    /// The values of the label `outcome` in metrics.
+    pub const LABELS: [&str; 2] = ["abandoned", "changed"];
+
     fn label(&self) -> &'static str {
         match self {
             Self::Abandoned => "abandoned",
@@ -88,39 +93,33 @@ impl CartScan {
 }
 
 /// Ends idle carts, under the lease, until the drain.
-pub async fn keep(cx: Context, hours: u16) {
-    let duty = cx.health.duty("idle carts");
-    let (mut scan, mut fitness) = (CartScan::default(), Fitness::default());
-    let mut tick = interval(RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
-        match step(&cx, hours, &mut scan, &mut fitness).await {
-            Ok(()) => duty.moved(),
+pub async fn keep(cx: Context, metrics: Arc<ExpiryMetrics>, hours: u16) {
+    let mut scan = CartScan::default();
+    // The sweep of overdue locks reports whether Postgres can be reached.
+    let mut rounds = LeasedRounds::new(&cx, LEASE, cx.health.duty("idle carts"));
+    while rounds.begin().await {
+        let done = abandon_page(&cx, &metrics, hours, &mut scan).await;
+        rounds.not_before(scan.next);
+        match done {
+            Ok(true) => rounds.succeeded(),
+            Ok(false) => rounds.blocked(),
             Err(error) => {
-                duty.went_round();
                 if failure(&error) == Failure::Fault {
                     tracing::error!(worker = %cx.worker, %error, "scan of idle carts failed");
                 }
-                // An unavailable Postgres is reported by the sweep of overdue locks.
+                rounds.failed(POSTGRES, &error.to_string());
             }
         }
     }
 }
 
-/// Ends the idle carts of the next page, if it is due.
-async fn step(
+/// Ends the idle carts of the next page. Returns false if command-handler is unavailable.
+async fn abandon_page(
     cx: &Context,
+    metrics: &ExpiryMetrics,
     hours: u16,
     scan: &mut CartScan,
-    fitness: &mut Fitness,
-) -> sqlx::Result<()> {
-    if !Lease::hold(cx, LEASE, fitness).await? || Instant::now() < scan.next {
-        return Ok(());
-    }
+) -> sqlx::Result<bool> {
     let hours = i32::from(hours);
     let page = bounded(&cx.postgres, async |c| page(c, hours, scan, PAGE).await).await?;
     scan.pass(&page);
@@ -130,19 +129,14 @@ async fn step(
     });
     let idle: Vec<(Address, i64)> = idle.collect();
     if idle.is_empty() {
-        fitness.works();
-        return Ok(());
+        return Ok(true);
     }
     cx.fail.point("cart-lock-expiry.before_abandon").await;
-    let decisions = join_all(idle.iter().map(|(cart, version)| abandon(cx, cart, *version))).await;
-    let unavailable = |decision: &Decision| matches!(decision, Err(NotDecided::Unavailable(_)));
-    if decisions.iter().all(unavailable) {
-        fitness.fails()
-    } else {
-        fitness.works()
-    }
+    let decisions = idle.iter().map(|(cart, version)| abandon(cx, metrics, cart, *version));
+    let decisions = join_all(decisions).await;
     log(cx, &decisions);
-    Ok(())
+    let unavailable = |decision: &Decision| matches!(decision, Err(NotDecided::Unavailable(_)));
+    Ok(!decisions.iter().all(unavailable))
 }
 
 /// Loads the next carts that have not changed for `hours`.
@@ -167,13 +161,13 @@ async fn page(
 }
 
 /// Sends `abandon` once, under a new Command-Id, and counts its outcome.
-async fn abandon(cx: &Context, cart: &Address, version: i64) -> Decision {
+async fn abandon(cx: &Context, metrics: &ExpiryMetrics, cart: &Address, version: i64) -> Decision {
     let version = Some(version.cast_unsigned());
     let options = CommandOptions { expected_version: version, ..Default::default() };
     let outcome = CommandClient::new(cx, TIMEOUT).send(cart, &body(), options).await;
     let decision = outcome.and_then(|outcome| decision(&outcome));
     let label = decision.as_ref().map_or_else(NotDecided::label, AbandonDecision::label);
-    cx.metrics.idle_carts.with_label_values(&[label]).inc();
+    metrics.idle_carts.with_label_values(&[label]).inc();
     decision
 }
 

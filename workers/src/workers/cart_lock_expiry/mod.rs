@@ -26,22 +26,24 @@
 
 mod expire;
 mod idle;
+mod metrics;
 mod sweep;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{Token, lock::Due, subject};
 use futures::future::join_all;
 use sqlx::PgConnection;
 
 use self::expire::{ExpiringLock, ExpiryDecision, expire};
+pub use self::metrics::ExpiryMetrics;
 use crate::{
     infra::{
         Context, Lease,
         postgres::{Failure, bounded, failure},
     },
     runtime::{
-        Delivery, Handler, NotDecided, Source, Turn, Verdict, consume, supervise::supervise,
+        BatchPermit, Delivery, Handler, NotDecided, Source, Verdict, consume, supervise::supervise,
     },
 };
 
@@ -51,6 +53,7 @@ const EARLY: u64 = 1000;
 
 struct CartLockExpiry {
     cx: Context,
+    metrics: Arc<ExpiryMetrics>,
 }
 
 /// Runs until the drain. Open carts that nobody changes are abandoned after so many hours; 0:
@@ -60,15 +63,18 @@ struct CartLockExpiry {
 /// If the stream `TIMERS` cannot be consumed.
 pub async fn run(cx: Context, idle_cart_hours: u16) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
+    let metrics = cx.metrics.group::<ExpiryMetrics>();
     let sweeping = {
-        let cx = cx.clone();
-        supervise("the sweep of overdue locks", move || sweep::keep(cx.clone()))
+        let (cx, metrics) = (cx.clone(), metrics.clone());
+        supervise("the sweep of overdue locks", move || sweep::keep(cx.clone(), metrics.clone()))
     };
     let idling = (idle_cart_hours > 0).then(|| {
-        let cx = cx.clone();
-        supervise("the scan for idle carts", move || idle::keep(cx.clone(), idle_cart_hours))
+        let (cx, metrics) = (cx.clone(), metrics.clone());
+        supervise("the scan for idle carts", move || {
+            idle::keep(cx.clone(), metrics.clone(), idle_cart_hours)
+        })
     });
-    let handler = CartLockExpiry { cx: cx.clone() };
+    let handler = CartLockExpiry { cx: cx.clone(), metrics };
     consume(&cx, messages, &[Source::Stream("TIMERS")], handler).await?;
     sweeping.await?;
     if let Some(idling) = idling {
@@ -90,7 +96,7 @@ impl Handler for CartLockExpiry {
         Ok(ExpiringLock { cart, owner, token })
     }
 
-    async fn handle(&self, batch: Vec<ExpiringLock>, _turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<ExpiringLock>, _permit: BatchPermit) -> Vec<Verdict> {
         let held = bounded(&self.cx.postgres, async |c| held(c, &batch).await).await;
         let held = match held {
             Ok(held) => held,
@@ -102,7 +108,7 @@ impl Handler for CartLockExpiry {
             async move {
                 match early {
                     None => Verdict::Done,
-                    Some(0) => verdict(expire(&self.cx, lock).await),
+                    Some(0) => verdict(expire(&self.cx, &self.metrics, lock).await),
                     Some(early) => not_due(early),
                 }
             }

@@ -1,18 +1,20 @@
 //! The sweep of overdue locks, whose timers were lost, or fire by a clock that is late.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use brigade_contracts::{Address, Aggregate, Token};
 use futures::future::join_all;
 use sqlx::PgConnection;
-use tokio::time::{MissedTickBehavior, interval};
 
-use super::expire::{ExpiringLock, ExpiryDecision, expire};
+use super::{
+    ExpiryMetrics,
+    expire::{ExpiringLock, ExpiryDecision, expire},
+};
 use crate::{
     infra::{
-        Context, Lease,
-        health::Duty,
-        lease::{Fitness, RENEW},
+        Context,
+        health::{Duty, POSTGRES},
+        lease::LeasedRounds,
         postgres::bounded,
     },
     runtime::NotDecided,
@@ -20,60 +22,38 @@ use crate::{
 
 const LEASE: &str = "cart-lock-expiry.sweep";
 /// How long a lock's own timer has: it fires up to 250 ms late, and its command takes time. With a
-/// sweep each [`RENEW`] every lock is loaded within 1 s of its deadline.
+/// sweep each [`RENEW`](crate::infra::lease::RENEW) every lock is loaded within 1 s of its deadline.
 const GRACE: Duration = Duration::from_millis(400);
 /// The most locks of a batch.
 const AT_ONCE: i64 = 256;
 
 /// Ends overdue locks, under the lease, until the drain.
-pub async fn keep(cx: Context) {
-    let duty = cx.health.duty("sweep");
-    let mut fitness = Fitness::default();
-    let mut tick = interval(RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Where the whole fleet was killed, a dead instance still holds the lease, and locks have been
-    // overdue for long.
-    let mut at_start = true;
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
-        let round: sqlx::Result<()> = async {
-            let mine = Lease::hold(&cx, LEASE, &fitness).await?;
-            if mine || at_start {
-                let complete = sweep(&cx, &duty).await?;
-                at_start = !complete;
-                if complete { fitness.works() } else { fitness.fails() }
-            }
-            Ok(())
-        }
-        .await;
-        match round {
-            Ok(()) => {
-                cx.health.back("postgres");
-                duty.moved();
-            }
-            Err(error) => {
-                cx.health.away("postgres", &error.to_string());
-                duty.went_round();
-            }
+pub async fn keep(cx: Context, metrics: Arc<ExpiryMetrics>) {
+    // Where the whole fleet was killed, locks have been overdue for long.
+    let mut rounds = LeasedRounds::new(&cx, LEASE, cx.health.duty("sweep"))
+        .reporting(&[POSTGRES])
+        .unleased_at_start();
+    while rounds.begin().await {
+        match sweep(&cx, &metrics, rounds.duty()).await {
+            Ok(true) => rounds.succeeded(),
+            Ok(false) => rounds.blocked(),
+            Err(error) => rounds.failed(POSTGRES, &error.to_string()),
         }
     }
 }
 
 /// Ends overdue locks, the oldest first. Returns false if command-handler is unavailable.
-async fn sweep(cx: &Context, duty: &Duty) -> sqlx::Result<bool> {
+async fn sweep(cx: &Context, metrics: &ExpiryMetrics, duty: &Duty) -> sqlx::Result<bool> {
     loop {
         duty.went_round();
         let overdue = bounded(&cx.postgres, async |c| overdue(c).await).await?;
         if overdue.is_empty() {
             return Ok(true);
         }
-        let decisions = join_all(overdue.iter().map(|lock| expire(cx, lock))).await;
+        let decisions = join_all(overdue.iter().map(|lock| expire(cx, metrics, lock))).await;
         let is_decided = |decision: &&_| matches!(decision, Ok(ExpiryDecision::Decided));
         let decided = decisions.iter().filter(is_decided).count();
-        cx.metrics.locks_overdue.inc_by(decided as u64);
+        metrics.locks_overdue.inc_by(decided as u64);
         if let Some(why) = decisions.iter().find_map(|decision| decision.as_ref().err()) {
             let overdue = overdue.len();
             tracing::warn!(worker = %cx.worker, overdue, %why, "overdue locks not ended");

@@ -7,32 +7,34 @@ use serde::Deserialize;
 #[derive(Clone)]
 pub struct Answer {
     pub status: u16,
-    /// As it is stored: without a secret.
+    /// The outcome as it is stored, without a secret.
     pub body: String,
-    /// What the sender gets instead: with tokens.
-    told: Option<String>,
+    /// The outcome as its sender gets it, if that holds tokens.
+    with_tokens: Option<String>,
     /// It was decided before; this is a repetition.
-    pub again: bool,
+    pub is_repeated: bool,
     /// Its Command-Id belongs to another command; this is no outcome, and is not stored.
     pub reused: bool,
 }
 
 impl Answer {
+    /// Returns the answer of an outcome without tokens.
+    ///
     /// # Panics
     /// Never: an outcome serialises.
     #[must_use]
     pub fn new(outcome: &Outcome) -> Self {
         let body = serde_json::to_string(outcome).expect("an outcome serialises");
-        Self { status: outcome.status, body, told: None, again: false, reused: false }
+        Self { status: outcome.status, body, with_tokens: None, is_repeated: false, reused: false }
     }
 
-    /// `tokens` are for the sender alone.
+    /// Returns the answer of an outcome. Its tokens are for the sender alone.
     #[must_use]
     pub fn with_tokens(outcome: &Outcome, tokens: Option<&Tokens>) -> Self {
-        Self { told: tokens.map(|tokens| tokens.answer(outcome)), ..Self::new(outcome) }
+        Self { with_tokens: tokens.map(|tokens| tokens.answer(outcome)), ..Self::new(outcome) }
     }
 
-    /// One that was decided before, as it was stored.
+    /// Returns the answer of an outcome that was decided before, as it was stored.
     #[must_use]
     pub fn stored(body: String) -> Self {
         #[derive(Deserialize)]
@@ -40,22 +42,22 @@ impl Answer {
             status: u16,
         }
         let status = serde_json::from_str(&body).map_or(500, |Status { status }| status);
-        Self { status, body, told: None, again: true, reused: false }
+        Self { status, body, with_tokens: None, is_repeated: true, reused: false }
     }
 
-    /// The same for whoever asks again.
+    /// Returns the same answer for a repetition of its command.
     #[must_use]
     pub fn repeated(self) -> Self {
-        Self { again: true, told: None, ..self }
+        Self { is_repeated: true, with_tokens: None, ..self }
     }
 
-    /// What the sender gets. It may hold tokens: never to be kept or printed.
+    /// Returns the outcome as its sender gets it. It may hold tokens: never store or print it.
     #[must_use]
     pub fn sent(&self) -> &str {
-        self.told.as_deref().unwrap_or(&self.body)
+        self.with_tokens.as_deref().unwrap_or(&self.body)
     }
 
-    /// What the outcome says it is.
+    /// Returns the code of the outcome.
     #[must_use]
     pub fn code(&self) -> String {
         #[derive(Deserialize)]
@@ -65,21 +67,21 @@ impl Answer {
         serde_json::from_str(&self.body).map_or_else(|_| String::new(), |Code { code }| code)
     }
 
-    /// Whether it is stored: what is to be tried again is not.
+    /// Returns whether it is stored. An outcome of 503 is not: its command is to be retried.
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.status != 503
     }
 }
 
-/// Without what is told to the sender alone.
+/// Without the tokens.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, body, told: _, again, reused } = self;
+        let Self { status, body, with_tokens: _, is_repeated, reused } = self;
         f.debug_struct("Answer")
             .field("status", status)
             .field("body", body)
-            .field("again", again)
+            .field("is_repeated", is_repeated)
             .field("reused", reused)
             .finish_non_exhaustive()
     }
@@ -115,6 +117,6 @@ mod tests {
             assert!(!kept.contains("ada.refresh"), "{kept}");
         }
         let stored = Answer::stored(answer.body);
-        assert_eq!((stored.status, stored.code().as_str(), stored.again), (200, "ok", true));
+        assert_eq!((stored.status, stored.code().as_str(), stored.is_repeated), (200, "ok", true));
     }
 }

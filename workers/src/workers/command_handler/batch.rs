@@ -12,18 +12,18 @@ use tokio::time::sleep;
 
 use super::{
     CommandHandler, Disposition, credentials,
-    held_up::{self, By},
+    held_up::{self, HeldBy},
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
     take,
     transaction::{self, Batch, Decided, HURRIED, PATIENT},
 };
-use crate::{infra::postgres::bounded, runtime::Turn};
+use crate::{infra::postgres::bounded, runtime::BatchPermit};
 
 /// Pause before Postgres is asked again after it could not be reached.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A batch on its way.
-struct Run<'a> {
+/// A batch while it is decided.
+struct BatchRun<'a> {
     handler: &'a CommandHandler,
     commands: &'a [Command],
     checked: Vec<Option<Checked>>,
@@ -32,42 +32,44 @@ struct Run<'a> {
     /// One a command.
     dispositions: Vec<Disposition>,
     isolation: Isolation,
-    /// The newest state of each: a batch that was split may have changed one several times.
+    /// The newest state of each changed aggregate: a batch that was split may have changed one
+    /// several times.
     changed: HashMap<Address, State>,
-    show_again: Vec<State>,
+    to_reproject: Vec<State>,
     shards: u16,
 }
 
 impl CommandHandler {
-    /// Decides commands and projects what they changed. Returns one disposition a command, in their
-    /// order. `checked` holds the results of their passwords.
+    /// Decides commands and projects the aggregates that they changed. Returns one disposition a
+    /// command, in their order. `checked` holds the results of their passwords. The permit is
+    /// dropped before the projection.
     ///
-    /// Commands that lacked something are decided next, before all later ones. What somebody else
-    /// has locked is put aside ([`held_up`]).
+    /// Commands that lacked something are decided next, before all later ones. Commands whose
+    /// aggregates somebody else has locked are held ([`held_up`]).
     pub(super) async fn decide(
         &self,
         commands: &[Command],
         checked: Vec<Option<Checked>>,
-        turn: Option<Turn>,
+        permit: Option<BatchPermit>,
     ) -> Vec<Disposition> {
-        let mut run = Run {
+        let mut run = BatchRun {
             handler: self,
             commands,
             checked,
-            is_beside: turn.as_ref().is_none_or(Turn::is_beside),
+            is_beside: permit.as_ref().is_none_or(BatchPermit::is_beside),
             dispositions: vec![Disposition::Unavailable(String::new()); commands.len()],
             isolation: Isolation::default(),
             changed: HashMap::new(),
-            show_again: Vec::new(),
+            to_reproject: Vec::new(),
             shards: 0,
         };
         run.decide().await;
-        drop(turn);
+        drop(permit);
         run.project().await
     }
 }
 
-impl Run<'_> {
+impl BatchRun<'_> {
     async fn decide(&mut self) {
         let mut queue = self.sub_batches();
         while let Some(sub_batch) = queue.pop() {
@@ -83,7 +85,7 @@ impl Run<'_> {
                 Err(error) => self.failed(sub_batch, &error).await,
             });
         }
-        // Others were decided, so the database is not at fault for all.
+        // Others were decided, so the database does not refuse all commands.
         if let Some(why) = self.isolation.mismatch.take()
             && (self.isolation.has_decided || self.is_beside)
         {
@@ -92,16 +94,18 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the sub-batches to begin with, the last one first: all commands that nothing is
-    /// known to hold up and, where nobody waits for this batch, each suspect by itself.
+    /// Returns the sub-batches to begin with, the last one first: all commands that are not known to
+    /// be held up and, if nobody waits for this batch, each suspect by itself.
     fn sub_batches(&mut self) -> Vec<SubBatch> {
         let mut unsuspected = Vec::with_capacity(self.commands.len());
         let mut queue = Vec::new();
         for (position, command) in self.commands.iter().enumerate() {
             match self.handler.held_up.by(command) {
                 None => unsuspected.push(position),
-                Some(By::Suspect(_)) if self.is_beside => queue.push(SubBatch::suspect(position)),
-                Some(By::Suspect(name) | By::Locked(name)) => {
+                Some(HeldBy::Suspect(_)) if self.is_beside => {
+                    queue.push(SubBatch::suspect(position))
+                }
+                Some(HeldBy::Suspect(name) | HeldBy::Locked(name)) => {
                     self.dispositions[position] = Disposition::Held(name);
                 }
             }
@@ -114,24 +118,24 @@ impl Run<'_> {
     /// Decides a sub-batch in one transaction.
     async fn transact(&self, sub_batch: &SubBatch) -> sqlx::Result<Decided> {
         let handler = self.handler;
-        let shown = handler.notes.take();
+        let projected = handler.projected.take();
         let positions = sub_batch.positions.iter();
-        let asked: Vec<_> =
+        let commands: Vec<_> =
             positions.map(|&at| (&self.commands[at], self.checked[at].as_ref())).collect();
-        let batch = Batch { asked: &asked, wanted: &sub_batch.missing, shown: &shown };
+        let batch = Batch { asked: &commands, wanted: &sub_batch.missing, shown: &projected };
         let begin = if self.is_hurried() { HURRIED } else { PATIENT };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
             transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
         });
-        decided.await.inspect_err(|_| handler.notes.put_back(shown))
+        decided.await.inspect_err(|_| handler.projected.add(projected))
     }
 
-    /// Returns whether a lock is waited for only briefly, since somebody holds something up.
+    /// Returns whether a transaction waits for a lock only briefly, since something is held up.
     fn is_hurried(&self) -> bool {
         self.isolation.has_begun() || !self.handler.held_up.is_empty()
     }
 
-    /// Takes the answers of a sub-batch. Returns its commands that lacked something.
+    /// Takes the answers of a sub-batch. Returns its deferred commands, which lacked something.
     async fn decided(&mut self, sub_batch: SubBatch, decided: Decided) -> Option<SubBatch> {
         let handler = self.handler;
         handler.cx.health.back("postgres");
@@ -139,26 +143,27 @@ impl Run<'_> {
             handler.held_up.decided(sub_batch.positions.iter().map(|&at| &self.commands[at]));
         }
         self.isolation.decided();
-        let mut postponed = Vec::new();
+        handler.metrics.count_locks(&decided.lock_metrics);
+        let mut deferred = Vec::new();
         for (&position, answer) in sub_batch.positions.iter().zip(decided.answers) {
             match answer {
                 Some(answer) => self.dispositions[position] = Disposition::Decided(answer),
-                None => postponed.push(position),
+                None => deferred.push(position),
             }
         }
         let changed =
             decided.to_show.into_iter().map(|state| (state.head().address.clone(), state));
         self.changed.extend(changed);
-        self.show_again.extend(decided.show_again);
+        self.to_reproject.extend(decided.show_again);
         self.shards |= decided.shards;
-        if decided.wanted.iter().any(|want| matches!(want, Missing::Password(..))) {
-            self.check_again(&postponed).await;
+        if decided.wanted.iter().any(|missing| matches!(missing, Missing::Password(..))) {
+            self.check_again(&deferred).await;
         }
-        match sub_batch.with_missing(postponed, decided.wanted) {
+        match sub_batch.with_missing(deferred, decided.wanted) {
             Ok(next) => Some(next),
             Err(positions) => {
                 for position in positions {
-                    let why = "what it needs keeps changing".to_owned();
+                    let why = "its aggregates keep changing".to_owned();
                     self.dispositions[position] = Disposition::Failed(why);
                 }
                 None
@@ -170,7 +175,7 @@ impl Run<'_> {
     async fn failed(&mut self, sub_batch: SubBatch, error: &sqlx::Error) -> Vec<SubBatch> {
         let cause = Cause::of(error);
         let next = next(cause, &sub_batch);
-        tracing::debug!(%error, ?cause, ?next, commands = sub_batch.positions.len(), "not decided");
+        tracing::debug!(%error, ?cause, ?next, commands = sub_batch.positions.len(), "a sub-batch was not decided");
         match next {
             Next::Retry => vec![sub_batch.retried()],
             Next::RetryAfterPause => {
@@ -194,7 +199,7 @@ impl Run<'_> {
         }
     }
 
-    /// Finds out which commands of a sub-batch are held up. Returns the sub-batches that are tried
+    /// Isolates the commands of a sub-batch that are held up. Returns the sub-batches that are tried
     /// next, the last one first.
     async fn isolate(
         &mut self,
@@ -227,7 +232,7 @@ impl Run<'_> {
                 return vec![rest];
             }
             Isolated::Split => {
-                // What one of them lacked may be what is locked.
+                // The missing aggregate of one of them may be the locked one.
                 let mut halves = sub_batch.split();
                 halves.iter_mut().for_each(|half| half.missing.clear());
                 return halves.into();
@@ -242,8 +247,8 @@ impl Run<'_> {
         Vec::new()
     }
 
-    /// Returns the commands of a sub-batch that need what somebody else has locked, by position,
-    /// with the aggregate that is locked.
+    /// Returns the commands of a sub-batch that need an aggregate that somebody else has locked, by
+    /// position, with that aggregate.
     async fn locked(&self, sub_batch: &SubBatch) -> sqlx::Result<HashMap<usize, Address>> {
         let needs = |&position: &usize| {
             let mut needed = take::named(&self.commands[position]);
@@ -253,8 +258,8 @@ impl Run<'_> {
             (position, needed)
         };
         let needed: Vec<_> = sub_batch.positions.iter().map(needs).collect();
-        let asked = needed.iter().flat_map(|(_, needed)| needed).cloned().collect();
-        let locked = held_up::locked(&self.handler.cx.postgres, &asked).await?;
+        let queried = needed.iter().flat_map(|(_, needed)| needed).cloned().collect();
+        let locked = held_up::locked(&self.handler.cx.postgres, &queried).await?;
         self.handler.held_up.add(&locked);
         let of = |(position, needed): (usize, BTreeSet<Address>)| {
             Some((position, needed.intersection(&locked).next()?.clone()))
@@ -276,36 +281,38 @@ impl Run<'_> {
         }
     }
 
-    /// Checks passwords again, against hashes that are others by now. Where that is not possible,
-    /// the next decision lacks the result again.
+    /// Checks passwords again, against the present hashes. If this fails, the next decision lacks
+    /// the result again.
     async fn check_again(&mut self, positions: &[usize]) {
         let handler = self.handler;
         for &position in positions {
             let command = &self.commands[position..=position];
             match credentials::check(&handler.passwords, &handler.cx.postgres, command).await {
                 Ok(again) => self.checked[position] = again.into_iter().next().flatten(),
-                Err(error) => tracing::warn!(%error, "a password is not checked yet"),
+                Err(error) => {
+                    tracing::warn!(%error, "a password could not be checked; it will be retried")
+                }
             }
         }
     }
 
-    /// Projects what was changed, wakes the relay, and returns the dispositions: nothing is
+    /// Projects the changed aggregates, wakes the relay, and returns the dispositions: no command is
     /// answered before.
     async fn project(self) -> Vec<Disposition> {
         let handler = self.handler;
         handler.cx.fail.point("command-handler.after_commit").await;
         let changed: Vec<_> = self.changed.into_values().collect();
-        handler.notes.add(handler.show.show(&changed).await);
-        if !self.show_again.is_empty() {
-            handler.notes.add(handler.show.show_again(&self.show_again).await);
+        handler.projected.add(handler.writer.project(&changed).await);
+        if !self.to_reproject.is_empty() {
+            handler.projected.add(handler.writer.reproject(&self.to_reproject).await);
         }
-        // Not before: somebody waits for what is projected and answered here.
+        // Not before: somebody waits for the projection and the answer.
         if self.shards != 0 {
-            // Only a hint: the relay also looks by itself.
+            // Only a hint: the relay also polls by itself.
             let shards = self.shards.to_string().into();
             let _hint = handler.cx.nats.client.publish(subject::OUTBOX_WAKE, shards).await;
         }
-        handler.cx.fail.point("command-handler.after_show").await;
+        handler.cx.fail.point("command-handler.after_projection").await;
         let decided = self.commands.iter().zip(&self.dispositions);
         let decided = decided.filter(|(_, of)| matches!(of, Disposition::Decided(_)));
         let decided = decided.map(|(command, _)| command);

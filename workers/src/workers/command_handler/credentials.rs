@@ -1,4 +1,4 @@
-//! What the passwords of a batch come to, before it is decided.
+//! Checks the passwords of a batch before it is decided.
 
 use brigade_contracts::{Address, Body, Command, Secret, user::Verb};
 use brigade_domain::user::{Checked, MOST_FAILURES, Verified, keys_of};
@@ -11,26 +11,27 @@ use crate::{
     store::users::{failures, password_hashes},
 };
 
-/// Whether a command cannot be decided before its password is worked on.
+/// Returns whether the password of a command has to be hashed or verified before it is decided.
 #[must_use]
 pub fn needs_password(command: &Command) -> bool {
     matches!(verb(command), Some((_, Verb::Register(_) | Verb::Login(_))))
 }
 
-/// A password that has to be worked on.
-enum Task<'a> {
+/// A password that has to be hashed or verified.
+enum PasswordTask<'a> {
     Hash(&'a Secret),
     Verify { password: &'a Secret, email_folded: String, seen: Option<Secret> },
 }
 
-/// One for each command: `None` without a password, and where nothing could or need be found out.
-/// A command that cannot be decided without it is then wanted again by the decision.
+/// Hashes or verifies the passwords of commands. Returns one result a command: `None` without a
+/// password, and where none could or need be checked. The decision of a command that cannot be
+/// decided without it then reports it as missing.
 ///
 /// Logins that have failed too often are not verified: they are refused whatever the password is,
 /// and guessing would otherwise still cost the time of all others.
 ///
 /// # Errors
-/// Those of Postgres.
+/// If Postgres refuses.
 pub async fn check(
     passwords: &Passwords,
     postgres: &PgPool,
@@ -38,19 +39,19 @@ pub async fn check(
 ) -> sqlx::Result<Vec<Option<Checked>>> {
     // Hashing takes long: the connection goes back before it.
     let tasks = bounded(postgres, async |connection| tasks(connection, commands).await).await?;
-    Ok(join_all(tasks.into_iter().map(async |task| work(passwords, task?).await)).await)
+    Ok(join_all(tasks.into_iter().map(async |task| carry_out(passwords, task?).await)).await)
 }
 
 async fn tasks<'a>(
     postgres: &mut PgConnection,
     commands: &'a [Command],
-) -> sqlx::Result<Vec<Option<Task<'a>>>> {
+) -> sqlx::Result<Vec<Option<PasswordTask<'a>>>> {
     let mut tasks: Vec<_> = commands.iter().map(registration).collect();
     let logins: Vec<_> = commands.iter().enumerate().filter_map(|(at, c)| login(at, c)).collect();
     if !logins.is_empty() {
-        let asked: Vec<_> =
+        let users: Vec<_> =
             logins.iter().map(|(_, user, email, _)| (*user, email.clone())).collect();
-        let hashes = password_hashes(&mut *postgres, &asked).await?;
+        let hashes = password_hashes(&mut *postgres, &users).await?;
         let keys: Vec<_> = logins.iter().flat_map(|(at, ..)| keys_of(&commands[*at])).collect();
         let mut counts = failures(&mut *postgres, &keys).await?;
         counts.retain(|(_, count)| count.failures >= MOST_FAILURES);
@@ -60,17 +61,17 @@ async fn tasks<'a>(
         };
         for ((at, _, email_folded, password), seen) in logins.into_iter().zip(hashes) {
             if !stopped(at) {
-                tasks[at] = Some(Task::Verify { password, email_folded, seen });
+                tasks[at] = Some(PasswordTask::Verify { password, email_folded, seen });
             }
         }
     }
     Ok(tasks)
 }
 
-async fn work(passwords: &Passwords, task: Task<'_>) -> Option<Checked> {
+async fn carry_out(passwords: &Passwords, task: PasswordTask<'_>) -> Option<Checked> {
     let checked = match task {
-        Task::Hash(password) => passwords.hash(password.clone()).await.map(Checked::Hashed),
-        Task::Verify { password, email_folded, seen } => {
+        PasswordTask::Hash(password) => passwords.hash(password.clone()).await.map(Checked::Hashed),
+        PasswordTask::Verify { password, email_folded, seen } => {
             let verified = passwords.verify(password.clone(), seen.as_ref()).await;
             verified.map(|ok| {
                 Checked::Verified(Verified { email_folded, password_hash_seen: seen, ok })
@@ -85,12 +86,12 @@ fn verb(command: &Command) -> Option<(&Address, &Verb)> {
     if let Body::User(verb) = &request.body { Some((&request.address, verb)) } else { None }
 }
 
-fn registration(command: &Command) -> Option<Task<'_>> {
+fn registration(command: &Command) -> Option<PasswordTask<'_>> {
     let (_, Verb::Register(register)) = verb(command)? else { return None };
-    Some(Task::Hash(&register.password))
+    Some(PasswordTask::Hash(&register.password))
 }
 
-/// Place in the batch, whom it is about, the folded email and the password.
+/// Returns the position of a login in the batch, its user, the folded email and the password.
 fn login(at: usize, command: &Command) -> Option<(usize, &Address, String, &Secret)> {
     let (user, Verb::Login(login)) = verb(command)? else { return None };
     Some((at, user, login.email.folded(), &login.password))

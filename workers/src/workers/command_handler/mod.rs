@@ -2,38 +2,39 @@
 //!
 //! Takes commands from both doors in batches, half from each when both have work. A batch is
 //! decided in one transaction: inbox, aggregates, events and outbox commit together
-//! ([`transaction`]). Then the changed aggregates are shown in KV ([`show`]), and only then is
-//! anything answered. What was committed but perhaps not shown is noted in the same transaction
-//! ([`notes`]), so a crash at any point heals although nobody asks again.
+//! ([`transaction`]). Then the changed aggregates are projected into KV ([`project`]), and only then
+//! is any command answered. The same transaction enters the changed aggregates into the projection
+//! backlog ([`projection_backlog`]), so a crash at any point heals although nobody repeats a command.
 //!
 //! A command that carries a password is decided beside the batches, by itself, when the password
-//! is hashed ([`passwords`]): nobody else waits for that. What one tenant has put into the stream
-//! is overtaken by the others ([`overtaking`]).
+//! is hashed ([`passwords`]): no other command waits for that. Commands of other tenants overtake a
+//! flood that one tenant has put into the stream ([`overtaking`]).
 //!
 //! Guarantees: a command has one effect and one outcome, however often it is sent; an answer is
 //! given after its effect is durable. It is the only writer of domain tables, inbox and events,
 //! of `versions` and of the parts `core` and `auth`.
 
-mod above_floor;
 mod answer;
+mod auth_inputs;
 mod batch;
 mod carts;
+mod circuit_breaker;
 mod columns;
 mod credentials;
+mod guarded_bucket;
 mod held_up;
 pub mod housekeeping;
 mod locks;
-mod notes;
-mod old_locks;
+mod metrics;
 mod orders;
 mod overtaking;
 mod passwords;
-mod patient;
 mod payments;
+mod project;
+mod projected_keys;
+mod projection_backlog;
 mod respond;
-mod show;
 mod sub_batch;
-mod supplies;
 mod tables;
 mod take;
 pub mod tenants;
@@ -57,22 +58,22 @@ use futures::future::join_all;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-pub use self::transaction::is_outcome_of;
 use self::{
     answer::Answer,
-    held_up::HeldUp,
-    notes::Notes,
+    held_up::HeldAggregates,
     passwords::Passwords,
+    project::ProjectionWriter,
+    projection_backlog::ProjectedVersions,
     respond::{ReplyTo, busy, not_decided, too_many},
-    show::Show,
     tenants::Tenants,
     with_password::{PASSWORDS_BEGUN, WithPassword},
 };
+pub use self::{metrics::CommandHandlerMetrics, transaction::is_outcome_of};
 use crate::{
     infra::{Context, Lease},
     runtime::{
-        Delivery, Handler, Refused, Source, Turn, Verdict,
-        consume::{Lane, REQUEST_WAITS, Shares, consume},
+        BatchPermit, Delivery, Handler, RefusalReason, Source, Verdict,
+        consume::{FairQueue, Lane, REQUEST_WAITS, consume},
         delivery::Origin,
     },
 };
@@ -80,59 +81,71 @@ use crate::{
 #[derive(Clone)]
 struct CommandHandler {
     cx: Context,
-    /// How long locks live.
+    /// The lifetimes of locks.
     lock_policy: LockPolicy,
-    show: Arc<Show>,
-    notes: Arc<Notes>,
+    metrics: Arc<CommandHandlerMetrics>,
+    writer: Arc<ProjectionWriter>,
+    projected: Arc<ProjectedVersions>,
     passwords: Passwords,
-    held_up: Arc<HeldUp>,
+    held_up: Arc<HeldAggregates>,
     tenants: Arc<Tenants>,
-    /// Commands with a password, which are decided beside the batches.
+    /// The tasks that decide commands with a password beside the batches.
     beside: TaskTracker,
-    with_password: Arc<Mutex<Shares<WithPassword>>>,
+    /// The commands that these tasks have not begun yet.
+    with_password: Arc<Mutex<FairQueue<WithPassword>>>,
+    /// Has one permit for each of these tasks that may begin.
     begun: Arc<Semaphore>,
 }
 
-/// A message, and how its sender gets the outcome.
-struct Asked {
+/// A command with the way of its outcome to the sender.
+struct IncomingCommand {
+    /// The outcome if the message is no command.
     command: Result<Command, Box<Outcome>>,
     reply: ReplyTo,
     received: Instant,
 }
 
-/// What became of a command in a batch.
+/// The result of a batch for one command.
 #[derive(Clone, Debug)]
 enum Disposition {
     Decided(Answer),
-    /// Nobody decides now, since Postgres is not available.
+    /// It cannot be decided now, since Postgres is not available.
     Unavailable(String),
-    /// Somebody else has locked what it needs, which is named.
+    /// Somebody else has locked an aggregate that it needs, which is named.
     Held(String),
     /// It could not be decided, although it was tried alone.
     Failed(String),
 }
 
+/// Decides commands until the drain.
+///
 /// # Errors
-/// Where NATS cannot be used.
+/// If NATS cannot be used.
 pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
-    let show = Arc::new(Show::open(&cx).await?);
-    let notes = Arc::new(Notes::default());
-    let held_up = Arc::new(HeldUp::default());
+    let metrics: Arc<CommandHandlerMetrics> = cx.metrics.group();
+    let writer = Arc::new(ProjectionWriter::open(&cx).await?);
+    let projected = Arc::new(ProjectedVersions::default());
+    let held_up = Arc::new(HeldAggregates::default());
     let tenants = Arc::new(Tenants::default());
     let lanes = Lane::chain("COMMANDS", cx.worker.as_str(), &OVERTAKING);
+    let overtaking =
+        overtaking::keep(cx.clone(), lanes.clone(), tenants.clone(), metrics.overtaking.clone());
+    let backlog =
+        projection_backlog::keep(cx.clone(), writer.clone(), projected.clone(), metrics.clone());
     let duties = [
-        spawn(held_up::keep(cx.clone(), held_up.clone())),
-        spawn(notes::keep(cx.clone(), show.clone(), notes.clone())),
+        spawn(held_up::keep(cx.clone(), held_up.clone(), metrics.held_up.clone())),
+        spawn(backlog),
         spawn(housekeeping::keep(cx.clone())),
-        spawn(overtaking::keep(cx.clone(), lanes.clone(), tenants.clone())),
+        spawn(overtaking),
     ];
     let beside = TaskTracker::new();
     let handler = CommandHandler {
         cx: cx.clone(),
         lock_policy,
-        show,
-        notes: notes.clone(),
+        metrics,
+        writer,
+        projected: projected.clone(),
         passwords: spawn_blocking(|| Passwords::new(None)).await??,
         held_up,
         tenants,
@@ -148,7 +161,7 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
         for duty in join_all(duties).await {
             duty?;
         }
-        anyhow::ensure!(cx.drain.is_cancelled(), "a duty ended by itself");
+        anyhow::ensure!(cx.drain.is_cancelled(), "a duty of the worker ended by itself");
         std::future::pending::<anyhow::Result<()>>().await
     };
     tokio::select! {
@@ -157,8 +170,8 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
     }
     beside.close();
     beside.wait().await;
-    // Best effort: what stays noted is shown again, and a lease that is not given back runs out.
-    let _flushed = notes::flush(&cx.postgres, &notes).await;
+    // Best effort: an entry that stays is projected again, and a lease that is not given back ends.
+    let _flushed = projection_backlog::flush(&cx.postgres, &projected).await;
     let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;
     Ok(())
 }
@@ -168,60 +181,60 @@ fn spawn(duty: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<(
 }
 
 impl Handler for CommandHandler {
-    /// Of large ones one in its transaction, one being shown and answered.
+    /// One batch in its transaction, and one that is projected and answered.
     const AT_ONCE: usize = 2;
-    type Message = Asked;
+    type Message = IncomingCommand;
 
-    fn decode(&self, delivery: &Delivery) -> Result<Asked, String> {
+    fn decode(&self, delivery: &Delivery) -> Result<IncomingCommand, String> {
         let (command, received) = (command(delivery), delivery.received);
         match (&delivery.origin, command) {
             (Origin::Request, command) => {
                 let reply = ReplyTo::Reply(delivery.reply().cloned());
-                Ok(Asked { command, reply, received })
+                Ok(IncomingCommand { command, reply, received })
             }
             (Origin::Stored { .. }, Ok(command)) => {
-                Ok(Asked { command: Ok(command), reply: ReplyTo::Outcome, received })
+                Ok(IncomingCommand { command: Ok(command), reply: ReplyTo::Outcome, received })
             }
-            // Nobody could be told an outcome.
+            // There is nobody whom an outcome could be sent to.
             (Origin::Stored { .. }, Err(outcome)) => {
                 Err(format!("{}: {}", outcome.code, outcome.message))
             }
         }
     }
 
-    async fn handle(&self, batch: Vec<Asked>, turn: Turn) -> Vec<Verdict> {
+    async fn handle(&self, batch: Vec<IncomingCommand>, permit: BatchPermit) -> Vec<Verdict> {
         let mut commands = Vec::with_capacity(batch.len());
         let mut replies = Vec::with_capacity(batch.len());
         let mut verdicts = Vec::with_capacity(batch.len());
-        for asked in batch {
-            match asked.command {
+        for IncomingCommand { command, reply, received } in batch {
+            match command {
                 Ok(command) if credentials::needs_password(&command) => {
-                    self.decide_beside(command, asked.reply).await;
+                    self.decide_beside(command, reply).await;
                     verdicts.push(Some(Verdict::Done));
                 }
                 Ok(command) => {
                     commands.push(command);
-                    replies.push((asked.reply, asked.received));
+                    replies.push((reply, received));
                     verdicts.push(None);
                 }
                 Err(outcome) => {
-                    self.reply(&asked.reply, None, &Answer::new(&outcome)).await;
+                    self.reply(&reply, None, &Answer::new(&outcome)).await;
                     verdicts.push(Some(Verdict::Done));
                 }
             }
         }
         let checked = vec![None; commands.len()];
-        let dispositions = self.decide(&commands, checked, Some(turn)).await;
+        let dispositions = self.decide(&commands, checked, Some(permit)).await;
         self.cx.fail.point("command-handler.before_answer").await;
         let mut decided = Vec::with_capacity(dispositions.len());
         for ((command, (reply, received)), disposition) in
             commands.iter().zip(&replies).zip(dispositions)
         {
             decided.push(match (reply, disposition) {
-                (ReplyTo::Reply(_), Disposition::Held(key))
+                (ReplyTo::Reply(_), Disposition::Held(name))
                     if received.elapsed() < REQUEST_WAITS =>
                 {
-                    Verdict::Held(key)
+                    Verdict::Held(name)
                 }
                 (_, disposition) => self.respond(command, reply, disposition).await,
             });
@@ -230,15 +243,15 @@ impl Handler for CommandHandler {
         verdicts.into_iter().filter_map(|done| done.or_else(|| decided.next())).collect()
     }
 
-    fn is_locked(&self, key: &str) -> bool {
-        self.held_up.is_locked(key)
+    fn is_locked(&self, name: &str) -> bool {
+        self.held_up.is_locked(name)
     }
 
-    async fn refuse(&self, request: &Delivery, why: Refused) {
-        let refusal = match why {
-            Refused::Busy => busy(),
-            Refused::TooMany => too_many(),
-            Refused::Panicked | Refused::Drained => not_decided(),
+    async fn refuse(&self, request: &Delivery, reason: RefusalReason) {
+        let refusal = match reason {
+            RefusalReason::Busy => busy(),
+            RefusalReason::TooMany => too_many(),
+            RefusalReason::Panicked | RefusalReason::Drained => not_decided(),
         };
         let outcome = match command(request) {
             Ok(command) => Outcome::refused(&command, refusal, None),
@@ -256,7 +269,10 @@ impl Handler for CommandHandler {
     }
 }
 
-/// The command of a message, or the answer to one that cannot be a command.
+/// Decodes the command of a message.
+///
+/// # Errors
+/// The outcome, if the message cannot be a command.
 fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
     let subject = delivery.subject();
     let unaddressed = |refusal| Box::new(Outcome::unaddressed(subject, refusal));
@@ -271,7 +287,7 @@ fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
     if !delivery.is_cut() {
         return command.map_err(unaddressed);
     }
-    // What makes it a command may stand in what was not read.
+    // The part of the headers that was not read may hold what makes it a command.
     match command {
         Ok(command) => Ok(Command { request: Err(header::too_large()), ..command }),
         Err(refusal) if refusal.code == "missing_command_id" => {

@@ -1,8 +1,8 @@
-//! Passwords, hashed and verified by argon2id.
+//! Hashes and verifies passwords by argon2id.
 //!
-//! That is slow and takes memory on purpose, so it happens before a batch, off the async threads,
-//! and only a few at once. A password for which there is nothing to verify it against takes as long
-//! as any other, so that the time of an answer does not tell who exists.
+//! Both are slow and take memory on purpose, so they happen before a batch, off the async threads,
+//! and only a few at once. A password of a user who does not exist takes as long as any other, so
+//! that the time of a response does not show who exists.
 
 use std::{sync::Arc, thread::available_parallelism};
 
@@ -14,7 +14,7 @@ use argon2::{
 use brigade_contracts::Secret;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-/// The least that the OWASP Password Storage Cheat Sheet asks of argon2id: 19 MiB, 2 passes,
+/// The minimum for argon2id in the OWASP Password Storage Cheat Sheet: 19 MiB, 2 passes,
 /// 1 lane. <https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html>
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
@@ -25,16 +25,16 @@ const LANES: u32 = 1;
 pub struct Passwords {
     argon2: Argon2<'static>,
     permits: Arc<Semaphore>,
-    /// What is verified against where there is nothing.
+    /// The hash to verify against if there is none.
     dummy: Arc<Secret>,
 }
 
 impl Passwords {
-    /// `at_once`: how many threads it may keep busy, each with 19 MiB; without a number all cores
-    /// but one, and at least one. Takes as long as one hash.
+    /// Returns a hasher that keeps up to `at_once` threads busy, each with 19 MiB. The default is one
+    /// thread less than there are cores, and at least one. Takes as long as one hash.
     ///
     /// # Errors
-    /// Where the system has no random numbers.
+    /// If the system has no random numbers.
     pub fn new(at_once: Option<usize>) -> anyhow::Result<Self> {
         let spare = || available_parallelism().map_or(1, |cores| cores.get() - 1);
         let at_once = at_once.unwrap_or_else(spare).max(1);
@@ -45,23 +45,24 @@ impl Passwords {
         Ok(Self { argon2, permits: Arc::new(Semaphore::new(at_once)), dummy })
     }
 
-    /// The hash of a password, in PHC form, with a salt of its own.
+    /// Returns the hash of a password, in PHC form, with a salt of its own.
     ///
     /// # Errors
-    /// Where the system has no random numbers or threads.
+    /// If the system has no random numbers or threads.
     pub async fn hash(&self, password: Secret) -> anyhow::Result<Secret> {
         self.work(move |passwords| hash(&passwords.argon2, password.expose())).await?
     }
 
-    /// Whether a password is that of the hash; of no hash it never is, in the same time.
+    /// Returns whether a password is that of the hash. Without a hash it never is, after the same
+    /// time.
     ///
     /// # Errors
-    /// Where the hash is none, or the system has no threads.
+    /// If the hash is not in PHC form, or the system has no threads.
     pub async fn verify(&self, password: Secret, hash: Option<&Secret>) -> anyhow::Result<bool> {
         let (known, hash) = (hash.is_some(), hash.cloned());
         self.work(move |passwords| {
             let hash = hash.as_ref().unwrap_or(&passwords.dummy);
-            // Of the hash, not of `self.argon2`: the parameters that it was made with count.
+            // By the parameters in the hash, not those of `self.argon2`.
             let hash = PasswordHash::new(hash.expose()).context("a stored hash")?;
             let right = passwords.argon2.verify_password(password.expose().as_bytes(), &hash);
             Ok(right.is_ok() && known)
@@ -126,9 +127,8 @@ mod tests {
         assert!(passwords.verify(secret("p"), Some(&none)).await.is_err());
     }
 
-    /// What is verified against where there is nothing costs what every hash costs.
     #[tokio::test]
-    async fn nothing_is_verified_against_a_hash_of_the_same_parameters() {
+    async fn the_hash_to_verify_against_if_there_is_none_has_the_same_parameters() {
         let passwords = Passwords::new(Some(1)).unwrap();
         let hash = passwords.hash(secret("p")).await.unwrap();
         let parameters = |hash: &Secret| hash.expose().rsplitn(3, '$').last().map(str::to_owned);

@@ -1,4 +1,4 @@
-//! What a sender gets, and what becomes of its message.
+//! Responses to senders, and the verdicts on their messages.
 
 use async_nats::{HeaderMap, Subject};
 use brigade_contracts::{Command, Outcome, Refusal, header, subject};
@@ -7,18 +7,18 @@ use bytes::Bytes;
 use super::{CommandHandler, Disposition, answer::Answer};
 use crate::runtime::Verdict;
 
-/// Who waits for an outcome, and where.
+/// The way of an outcome to its sender.
 #[derive(Clone)]
 pub enum ReplyTo {
-    /// The request door: the reply is the outcome.
+    /// The request door: the response is sent to this inbox, if there is one.
     Reply(Option<Subject>),
-    /// The durable door: it is published for whoever listens.
+    /// The durable door: it is published for those who listen.
     Outcome,
 }
 
 impl CommandHandler {
-    /// Responds to whoever waits for a command, and returns what becomes of its message: one that
-    /// is not decided stays.
+    /// Responds to the sender of a command, and returns the verdict on its message. A stored command
+    /// that is not decided stays in its stream.
     pub(super) async fn respond(
         &self,
         command: &Command,
@@ -26,11 +26,11 @@ impl CommandHandler {
         disposition: Disposition,
     ) -> Verdict {
         match (reply, disposition) {
-            // Its outcome is another command's: nobody may take the one for the other.
+            // The outcome is another command's: nobody may take the one for the other.
             (ReplyTo::Outcome, Disposition::Decided(answer)) if answer.reused => {
                 Verdict::Dead("command_id_reused: the id was used for another command".to_owned())
             }
-            // Not final: the message is what remembers it.
+            // Not final: only the message remembers it.
             (ReplyTo::Outcome, Disposition::Decided(answer)) if !answer.is_final() => {
                 Verdict::Retry(answer.code())
             }
@@ -52,10 +52,10 @@ impl CommandHandler {
         }
     }
 
+    /// Sends an outcome, and counts it.
     pub(super) async fn reply(&self, to: &ReplyTo, command: Option<&Command>, answer: &Answer) {
         let status = answer.status.to_string();
-        let label = if answer.again { "again" } else { &status };
-        self.cx.metrics.commands.with_label_values(&[label]).inc();
+        self.metrics.count_outcome(&status, answer.is_repeated);
         let subject = match (to, command) {
             (ReplyTo::Reply(Some(reply)), _) => reply.clone(),
             (ReplyTo::Outcome, Some(command)) => {
@@ -68,7 +68,7 @@ impl CommandHandler {
         let body = Bytes::copy_from_slice(answer.sent().as_bytes());
         let sent = self.cx.nats.client.publish_with_headers(subject, headers, body).await;
         if let Err(error) = sent {
-            tracing::warn!(%error, "an answer was not sent; its sender will ask again");
+            tracing::warn!(%error, "a response was not sent; its sender will repeat the command");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Which commands of a batch are decided in one transaction, and what follows a try that failed.
+//! The policy of sub-batches: the commands of a batch that are decided in one transaction, and the
+//! next step after a try that failed.
 //!
-//! Nothing here does any I/O: [`next`] and [`isolate`] are the whole policy of trying again,
-//! splitting, putting aside and giving up, and the engine ([`super::batch`]) carries it out.
+//! Nothing here does any I/O: [`next`] and [`isolate`] are the whole policy of retrying, splitting,
+//! holding and giving up, and the engine ([`super::batch`]) carries it out.
 
 use std::{
     collections::BTreeSet,
@@ -17,8 +18,8 @@ use crate::infra::postgres::{Failure, failure, is_held_up, is_mismatch, is_too_s
 const MAX_ROUNDS: usize = 10;
 /// Tries of a single command whose transaction keeps meeting others.
 const MAX_TRIES_ALONE: usize = 5;
-/// How long a batch that cannot be decided as a whole is tried in smaller sub-batches, before the
-/// rest of it is put aside.
+/// Longest time for which a batch that cannot be decided as a whole is tried in smaller sub-batches,
+/// before the rest of it is held.
 const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 /// Sub-batches that fail one after the other before the database is said to be at fault, and not
 /// some of the commands.
@@ -30,14 +31,14 @@ pub struct SubBatch {
     /// The positions of its commands in the batch, in order of arrival.
     pub positions: Vec<usize>,
     tries: usize,
-    /// What its commands lacked when they were decided before.
+    /// Everything that its commands lacked when they were decided before.
     pub missing: BTreeSet<Missing>,
     rounds: usize,
     /// Its command may wait for something that somebody else has locked.
     pub is_suspect: bool,
 }
 
-/// Why a try failed.
+/// The cause of a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A lock of somebody else was waited for in vain.
@@ -70,24 +71,24 @@ impl Cause {
         }
     }
 
-    /// Returns whether a lock may be the reason, so that it is worth asking what is locked.
+    /// Returns whether a lock may be the reason, so that it is worth querying what is locked.
     #[must_use]
     pub fn is_lock(self) -> bool {
         matches!(self, Self::Locked | Self::TooSlow)
     }
 }
 
-/// What follows a failed try.
+/// The step after a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It is tried again, which also asks the inbox whether a commit whose answer was lost took
-    /// place.
+    /// It is tried again, which also finds in the inbox whether a commit whose response was lost
+    /// took place.
     Retry,
     /// It is tried again after a pause.
     RetryAfterPause,
     /// Its halves are tried, so that one bad command spoils only itself.
     Split,
-    /// The commands that cannot be decided now are looked for: see [`isolate`].
+    /// The commands that cannot be decided now are isolated: see [`isolate`].
     Isolate,
     /// Nobody decides now; its messages are kept.
     GiveUp,
@@ -95,7 +96,7 @@ pub enum Next {
     Fail,
 }
 
-/// Returns what follows a failed try.
+/// Returns the step after a failed try.
 #[must_use]
 pub fn next(cause: Cause, sub_batch: &SubBatch) -> Next {
     let (tries, is_alone) = (sub_batch.tries, sub_batch.positions.len() == 1);
@@ -109,21 +110,21 @@ pub fn next(cause: Cause, sub_batch: &SubBatch) -> Next {
     }
 }
 
-/// What becomes of the commands of a sub-batch of which nobody knows which ones are held up.
+/// The step for a sub-batch some of whose commands are held up, nobody knows which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolated {
-    /// Some were found to be locked and put aside; the rest is tried.
+    /// Some were found to be locked and are held; the rest is tried.
     Rest,
     /// The halves are tried.
     Split,
-    /// They are suspects, and are tried beside the batches.
+    /// Its commands are suspects, and are tried beside the batches.
     Suspects,
-    /// They do not fit the database, unless the database fits nothing.
+    /// Its commands do not fit the database, unless nothing fits the database.
     Mismatched,
 }
 
-/// Returns what becomes of a sub-batch of `count` commands, of which `unlocked` are not known to be
-/// locked; `is_over`: nothing is tried in smaller sub-batches any more.
+/// Returns the step for a sub-batch of `count` commands, of which `unlocked` are not known to be
+/// locked. With `is_over` nothing is tried in smaller sub-batches any more.
 #[must_use]
 pub fn isolate(cause: Cause, count: usize, unlocked: usize, is_over: bool) -> Isolated {
     if unlocked < count {
@@ -166,7 +167,7 @@ impl SubBatch {
     /// Returns the commands that lacked something, with all that they have lacked so far.
     ///
     /// # Errors
-    /// Those commands, if they lacked something new in each of too many rounds.
+    /// The same commands, if they lacked something new in each of too many rounds.
     pub fn with_missing(
         self,
         positions: Vec<usize>,
@@ -181,16 +182,17 @@ impl SubBatch {
     }
 }
 
-/// How far the commands of a batch that cannot be decided now are found out.
+/// The progress of isolating the commands of a batch that cannot be decided now.
 #[derive(Debug, Default)]
 pub struct Isolation {
-    /// What is not found out by then is not tried in smaller sub-batches.
+    /// From then on nothing is tried in smaller sub-batches.
     until: Option<Instant>,
-    /// Since something was decided.
+    /// The number of failures since something was decided.
     failures: usize,
     pub has_decided: bool,
-    /// Why some commands do not fit the database, and which.
+    /// The reason why some commands do not fit the database.
     pub mismatch: Option<String>,
+    /// The positions of these commands.
     pub mismatched: Vec<usize>,
 }
 
@@ -221,82 +223,4 @@ impl Isolation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_follows_a_failed_try() {
-        let table = [
-            // cause, commands, tries before → next
-            (Cause::Locked, 256, 0, Next::Isolate),
-            (Cause::Locked, 1, 9, Next::Isolate),
-            (Cause::TooSlow, 256, 0, Next::Isolate),
-            (Cause::Mismatch, 1, 0, Next::Isolate),
-            (Cause::Unavailable, 256, 0, Next::RetryAfterPause),
-            (Cause::Unavailable, 256, 1, Next::GiveUp),
-            (Cause::Unavailable, 1, 1, Next::GiveUp),
-            (Cause::Conflict, 256, 0, Next::Retry),
-            (Cause::Conflict, 256, 1, Next::Split),
-            (Cause::Conflict, 2, 7, Next::Split),
-            (Cause::Conflict, 1, 0, Next::Retry),
-            (Cause::Conflict, 1, MAX_TRIES_ALONE - 1, Next::Retry),
-            (Cause::Conflict, 1, MAX_TRIES_ALONE, Next::Fail),
-        ];
-        for (cause, commands, tries, expected) in table {
-            let sub_batch = SubBatch { tries, ..SubBatch::of((0..commands).collect()) };
-            assert_eq!(next(cause, &sub_batch), expected, "{cause:?} {commands} {tries}");
-        }
-    }
-
-    #[test]
-    fn what_becomes_of_commands_that_somebody_holds_up() {
-        let table = [
-            // cause, commands, of which not known to be locked, time is over → isolated
-            (Cause::Locked, 8, 7, false, Isolated::Rest),
-            (Cause::Locked, 8, 0, true, Isolated::Rest),
-            (Cause::Locked, 8, 8, false, Isolated::Split),
-            (Cause::Mismatch, 8, 8, false, Isolated::Split),
-            (Cause::Locked, 8, 8, true, Isolated::Suspects),
-            (Cause::TooSlow, 1, 1, false, Isolated::Suspects),
-            (Cause::Mismatch, 8, 8, true, Isolated::Mismatched),
-            (Cause::Mismatch, 1, 1, false, Isolated::Mismatched),
-        ];
-        for (cause, count, unlocked, is_over, expected) in table {
-            let found = isolate(cause, count, unlocked, is_over);
-            assert_eq!(found, expected, "{cause:?} {count} {unlocked} {is_over}");
-        }
-    }
-
-    #[test]
-    fn halves_keep_the_order_and_the_tries() {
-        let sub_batch = SubBatch::of(vec![2, 3, 5]).retried();
-        let [second, first] = sub_batch.split();
-        assert_eq!((first.positions, second.positions), (vec![2], vec![3, 5]));
-        assert_eq!((first.tries, second.tries), (1, 1));
-    }
-
-    #[test]
-    fn a_command_that_lacks_something_new_each_time_is_given_up() {
-        let mut sub_batch = SubBatch::of(vec![0]).retried();
-        for _ in 0..MAX_ROUNDS {
-            sub_batch = sub_batch.with_missing(vec![0], BTreeSet::new()).unwrap();
-            assert_eq!(sub_batch.tries, 0);
-        }
-        assert_eq!(sub_batch.with_missing(vec![0], BTreeSet::new()).unwrap_err(), [0]);
-    }
-
-    #[test]
-    fn isolation_ends_after_too_many_failures_or_one_that_was_too_slow() {
-        let mut isolation = Isolation::default();
-        assert!(!isolation.has_begun());
-        for _ in 1..MAX_FAILURES {
-            isolation.failed(Cause::Locked);
-        }
-        assert!(isolation.has_begun() && !isolation.is_over());
-        isolation.decided();
-        isolation.failed(Cause::Mismatch);
-        assert!(!isolation.is_over(), "something was decided meanwhile");
-        isolation.failed(Cause::TooSlow);
-        assert!(isolation.is_over());
-    }
-}
+mod tests;

@@ -10,15 +10,14 @@ use std::{
 };
 
 use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
-use brigade_domain::{BatchState, Event, LockPolicy, Missing, State, user::Checked};
+use brigade_domain::{BatchState, Event, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
     answer::Answer,
-    carts, locks, orders, payments,
-    supplies::supply,
-    tables,
+    auth_inputs::load_auth_inputs,
+    carts, locks, orders, payments, tables,
     take::{OutcomeRow, take},
     users,
 };
@@ -36,6 +35,8 @@ pub struct Decided {
     pub to_show: Vec<State>,
     /// Those of which nothing that KV is believed to hold counts.
     pub show_again: Vec<State>,
+    /// Decisions about locks, to be counted.
+    pub lock_metrics: Vec<LockMetric>,
     /// Bit mask of the outbox shards that got events.
     pub shards: u16,
 }
@@ -79,13 +80,13 @@ pub async fn decide(
     let mut tx = postgres.begin_with(begin).await?;
     let commands: Vec<&Command> = asked.iter().map(|(command, _)| *command).collect();
     let mut taken = take(&mut tx, &commands, wanted).await?;
-    let supplies = supply(&mut tx, &commands, wanted, &mut taken).await?;
+    let inputs = load_auth_inputs(&mut tx, &commands, wanted, &mut taken).await?;
     let now = taken.now;
     let mut before: HashMap<_, _> =
         taken.outcomes.into_iter().map(|(key, row)| (key, Before::stored(row))).collect();
     let mut world =
         BatchState::new(taken.states, taken.reach, lock_policy.clone(), taken.fencing_tokens)
-            .with_users(supplies);
+            .with_users(inputs);
     let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
     let mut fresh: Vec<(&Command, usize)> = Vec::new();
     let mut repeated: BTreeSet<&Address> = BTreeSet::new();
@@ -117,7 +118,6 @@ pub async fn decide(
     record(&mut tx, now, &outcomes, world.events(), &changed, shown).await?;
     cx.fail.point("command-handler.before_commit").await;
     tx.commit().await?;
-    cx.metrics.locks(world.metrics());
     let repeats = world.repeat_events().iter().map(|(address, _)| shard_of(address));
     let shards = world.events().iter().map(|event| shard_of(&event.address)).chain(repeats);
     // A repeated command may be one whose handler died before it showed anything.
@@ -127,6 +127,7 @@ pub async fn decide(
         wanted: world.missing().clone(),
         to_show: again.cloned().chain(changed.iter().cloned()).collect(),
         show_again: world.reprojected().cloned().collect(),
+        lock_metrics: world.metrics().to_vec(),
         shards: shards.fold(0, |mask, shard| mask | 1 << shard),
         answers,
     })

@@ -1,4 +1,4 @@
-//! Commands that carry a password: decided by themselves, beside the batches, since hashing takes
+//! Decides commands that carry a password, each by itself beside the batches, since hashing takes
 //! 30 ms of a core.
 
 use std::{
@@ -15,19 +15,19 @@ use super::{
     credentials,
     respond::{ReplyTo, busy, not_decided, too_many},
 };
-use crate::runtime::consume::{OfTenant, Shares};
+use crate::runtime::consume::{FairQueue, HasTenant};
 
-/// How long a command with a password is decided again and again while its user is locked.
+/// Longest time for which a command with a password is retried while its user is locked.
 const LOCKED_USER: Duration = Duration::from_secs(3);
-/// Pause before that.
+/// Pause before each of these retries.
 const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Most commands with a password that may wait; more are refused as `busy`.
 const MAX_PASSWORDS: usize = 10_000;
 /// Most of them of one tenant; more are refused as `too_many`.
 const MAX_PASSWORDS_OF_TENANT: usize = MAX_PASSWORDS / 4;
-/// Most of them that are begun. Each takes some 30 ms of a core: a drain finishes these, and tells
-/// the others that they are not decided.
+/// Most of them that are begun. Each takes some 30 ms of a core: a drain finishes these, and refuses
+/// the others as not decided.
 pub const PASSWORDS_BEGUN: usize = 64;
 
 /// A command that waits for its password to be hashed.
@@ -36,7 +36,7 @@ pub struct WithPassword {
     reply: ReplyTo,
 }
 
-impl OfTenant for WithPassword {
+impl HasTenant for WithPassword {
     fn tenant(&self) -> &str {
         self.command.tenant.as_str()
     }
@@ -67,7 +67,7 @@ impl CommandHandler {
                 () = this.cx.drain.cancelled() => None,
                 begun = this.begun.acquire() => begun.ok(),
             };
-            // Not the one that it was begun for, but the one whose turn it is.
+            // Not the command that the task was spawned for, but the one whose turn it is.
             let next = this.waiting_with_password().pop();
             let Some(WithPassword { command, reply }) = next else { return };
             if begun.is_none() {
@@ -80,7 +80,7 @@ impl CommandHandler {
         });
     }
 
-    fn waiting_with_password(&self) -> MutexGuard<'_, Shares<WithPassword>> {
+    fn waiting_with_password(&self) -> MutexGuard<'_, FairQueue<WithPassword>> {
         self.with_password.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -97,10 +97,10 @@ impl CommandHandler {
             match disposition {
                 // Nobody but its sender waits for it here.
                 Some(Disposition::Held(_)) if began.elapsed() < LOCKED_USER => {
-                    sleep(LOCKED_PAUSE).await
+                    sleep(LOCKED_PAUSE).await;
                 }
-                fate => {
-                    return fate
+                other => {
+                    return other
                         .unwrap_or_else(|| Disposition::Failed("no disposition".to_owned()));
                 }
             }

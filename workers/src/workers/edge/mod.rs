@@ -76,10 +76,10 @@ use self::{
     users::Users,
 };
 use crate::{
-    infra::{Context, Kv, intake::Subscription},
+    infra::{Context, Kv, intake::IntakeSubscription},
     runtime::{
         Delivery,
-        consume::{OfTenant, Shares},
+        consume::{FairQueue, HasTenant},
         http::Api,
     },
 };
@@ -208,8 +208,8 @@ pub async fn run(cx: Context, settings: Settings) -> anyhow::Result<()> {
 
 /// Answers the queries of an endpoint until the drain, and then those that are on their way; those
 /// of all tenants in turn.
-async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: Subscription) {
-    let mut waiting = Shares::default();
+async fn serve(edge: &Arc<Edge>, endpoint: &Arc<Endpoint>, mut requests: IntakeSubscription) {
+    let mut waiting = FairQueue::default();
     let mut tasks = JoinSet::new();
     let (mut taking, mut open) = (true, true);
     while open || !waiting.is_empty() {
@@ -252,11 +252,11 @@ fn tenant(subject: &str) -> &str {
 }
 
 /// Queues a query, if there is room.
-fn queue(edge: &Edge, endpoint: &Endpoint, waiting: &mut Shares<Delivery>, query: Delivery) {
+fn queue(edge: &Edge, endpoint: &Endpoint, waiting: &mut FairQueue<Delivery>, query: Delivery) {
     let headers = query.message.block.as_ref().map_or(0, Bytes::len);
     let is_large = query.payload().len() + headers > LARGE_QUERY;
     let most = if is_large { MAX_UNREAD_LARGE } else { MAX_UNREAD };
-    if waiting.waiting_of(OfTenant::tenant(&query)) < most {
+    if waiting.waiting_of(HasTenant::tenant(&query)) < most {
         waiting.push_back(query);
     } else {
         edge.cx.metrics.queries.with_label_values(&[endpoint.name, "unanswered"]).inc();

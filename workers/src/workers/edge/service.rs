@@ -19,7 +19,7 @@ use super::{reply::Reply, told};
 use crate::{
     infra::{
         Intake, Nats,
-        intake::{Brings, Subscription},
+        intake::{IntakeKind, IntakeSubscription},
     },
     runtime::Delivery,
 };
@@ -74,7 +74,7 @@ impl Service {
         let asked = nats.client.subscribe("$SRV.>").await?;
         let told = tell(nats.client.clone(), asked, identity, endpoints.clone());
         let _told = AbortOnDropHandle::new(tokio::spawn(told));
-        Ok(Self { intake: nats.intake(Brings::Requests), endpoints, _told })
+        Ok(Self { intake: nats.intake(IntakeKind::Requests), endpoints, _told })
     }
 
     /// Takes requests of each endpoint, shared with all instances of the service. Returns when the
@@ -82,7 +82,10 @@ impl Service {
     ///
     /// # Errors
     /// Where the connection is closed.
-    pub async fn listen(&self, group: &str) -> anyhow::Result<Vec<(Arc<Endpoint>, Subscription)>> {
+    pub async fn listen(
+        &self,
+        group: &str,
+    ) -> anyhow::Result<Vec<(Arc<Endpoint>, IntakeSubscription)>> {
         let mut listening = Vec::new();
         for endpoint in &self.endpoints {
             let requests = self.intake.subscribe(endpoint.subject, Some(group)).await?;

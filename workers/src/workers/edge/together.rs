@@ -26,13 +26,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::database::{Database, Unanswered};
 use crate::runtime::{
-    consume::{OfTenant, Shares},
+    consume::{FairQueue, HasTenant},
     supervise::supervise,
 };
 
 /// A statement that answers many questions of one kind.
 pub trait Question: Send + Sync + 'static {
-    type Key: OfTenant + Clone + Eq + Hash + Send + Sync + 'static;
+    type Key: HasTenant + Clone + Eq + Hash + Send + Sync + 'static;
     type Row: Clone + Send + 'static;
     /// Most statements under way.
     const AT_ONCE: usize;
@@ -55,7 +55,7 @@ pub struct Together<Q: Question> {
 
 /// The questions that wait. Unbounded: edge bounds the queries in hand.
 struct Gathered<Q: Question> {
-    waiting: Mutex<Shares<Waiting<Q>>>,
+    waiting: Mutex<FairQueue<Waiting<Q>>>,
     came: Notify,
 }
 
@@ -64,26 +64,26 @@ struct Waiting<Q: Question> {
     answer: oneshot::Sender<Answer<Q>>,
 }
 
-impl<Q: Question> OfTenant for Waiting<Q> {
+impl<Q: Question> HasTenant for Waiting<Q> {
     fn tenant(&self) -> &str {
         self.key.tenant()
     }
 }
 
-impl OfTenant for Token {
+impl HasTenant for Token {
     fn tenant(&self) -> &str {
         self.as_str()
     }
 }
 
-impl OfTenant for Address {
+impl HasTenant for Address {
     fn tenant(&self) -> &str {
         self.tenant.as_str()
     }
 }
 
 /// Something of a tenant's, with what else is asked.
-impl<K: OfTenant, T> OfTenant for (K, T) {
+impl<K: HasTenant, T> HasTenant for (K, T) {
     fn tenant(&self) -> &str {
         self.0.tenant()
     }
@@ -204,7 +204,7 @@ mod tests {
     use crate::infra::{Health, postgres::pool};
 
     /// The tenant is the sign.
-    impl OfTenant for i64 {
+    impl HasTenant for i64 {
         fn tenant(&self) -> &str {
             if *self < 0 { "t2" } else { "t1" }
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
+    metrics::RelayMetrics,
     park::{Unfit, park},
     publish::{self, OutboxEvent},
     watermark::{RelaySessions, Watermark},
@@ -62,11 +63,12 @@ pub enum RelayFailure {
 /// the number that is settled before this begins.
 pub async fn relay(
     cx: &Context,
+    metrics: &RelayMetrics,
     sessions: &RelaySessions,
     due: &[ShardRead],
     settled: Watermark,
 ) -> BatchResult {
-    relay_read(cx, sessions, due, settled).await.unwrap_or_else(|error| BatchResult {
+    relay_read(cx, metrics, sessions, due, settled).await.unwrap_or_else(|error| BatchResult {
         failure: Some(RelayFailure::Postgres(error.to_string())),
         ..BatchResult::default()
     })
@@ -74,6 +76,7 @@ pub async fn relay(
 
 async fn relay_read(
     cx: &Context,
+    metrics: &RelayMetrics,
     sessions: &RelaySessions,
     due: &[ShardRead],
     settled: Watermark,
@@ -91,21 +94,22 @@ async fn relay_read(
         let done = events.iter().zip(&published.done).filter(|(_, done)| **done);
         gone.extend(done.clone().map(|(event, _)| (event.shard, event.seq)));
         let oldest = done.map(|(event, _)| event.envelope.at).min();
-        stored = oldest.map(|oldest| (published.how, gone.len(), oldest));
+        stored = oldest.map(|oldest| (published.mode, gone.len(), oldest));
         let refused = published.unfit.iter().map(|(at, why)| Unfit::refused(&events[*at], why));
         unfit.extend(refused);
         result.failure = published.error.map(RelayFailure::Stream);
     }
     if result.failure.is_none() {
         let (parked, error) = park(cx, &unfit).await;
+        metrics.events_parked.inc_by(parked as u64);
         gone.extend(unfit[..parked].iter().map(|unfit| (unfit.shard, unfit.seq)));
         result.failure = error.map(RelayFailure::Stream);
     }
     if !gone.is_empty() {
         delete(sessions, &gone).await?;
     }
-    if let Some((how, count, oldest)) = stored {
-        cx.metrics.relayed(how, count, oldest);
+    if let Some((mode, count, oldest)) = stored {
+        metrics.count_batch(mode, count, oldest);
     }
     result.relayed = gone.len();
     gone.iter().for_each(|row| {

@@ -27,6 +27,7 @@
 //! outbox again (cache-verifier), making the stream (provisioning).
 
 mod batch;
+mod metrics;
 mod park;
 mod publish;
 mod relay;
@@ -40,6 +41,7 @@ use brigade_contracts::subject;
 use futures::StreamExt;
 use tokio::{select, time::sleep_until};
 
+pub use self::metrics::RelayMetrics;
 use self::relay::Relay;
 use crate::infra::Context;
 

@@ -58,7 +58,6 @@ pub async fn park(cx: &Context, all: &[Unfit]) -> (usize, Option<String>) {
             let error = format!("an event that the stream refuses cannot be parked: {error:#}");
             return (parked, Some(error));
         }
-        cx.metrics.events_parked.inc();
     }
     (all.len(), None)
 }

@@ -14,6 +14,7 @@ use futures::{StreamExt, stream};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::metrics::PublishMode;
 use crate::infra::Nats;
 
 /// Up to so many events single publishes are faster: an atomic batch costs 2 ms, a publish that
@@ -42,8 +43,7 @@ pub struct OutboxEvent {
 
 /// The result of publishing a batch.
 pub struct Published {
-    /// The label of the metric `brigade_relay_batches_total`.
-    pub how: &'static str,
+    pub mode: PublishMode,
     /// One entry per event: true if it stands in the stream for certain.
     pub done: Vec<bool>,
     /// The events that the stream will never take, and why. Later ones of their aggregates may be
@@ -62,8 +62,8 @@ enum PublishError {
 }
 
 impl Published {
-    fn new(how: &'static str, done: Vec<bool>, error: Option<String>) -> Self {
-        Self { how, done, unfit: Vec::new(), error }
+    fn new(mode: PublishMode, done: Vec<bool>, error: Option<String>) -> Self {
+        Self { mode, done, unfit: Vec::new(), error }
     }
 }
 
@@ -73,23 +73,23 @@ pub async fn publish(nats: &Nats, events: &[OutboxEvent]) -> Published {
     if nats.client.connection_state() != State::Connected {
         // What is sent now would wait in the client's buffer.
         let error = Some("not connected".to_owned());
-        return Published::new("atomic", vec![false; events.len()], error);
+        return Published::new(PublishMode::Atomic, vec![false; events.len()], error);
     }
     if events.len() <= FEW {
-        return one_by_one(nats, events, "single").await;
+        return one_by_one(nats, events, PublishMode::Single).await;
     }
     let error = match atomic(nats, events).await {
         Ok(()) => {
-            return Published::new("atomic", vec![true; events.len()], None);
+            return Published::new(PublishMode::Atomic, vec![true; events.len()], None);
         }
         // Mostly: an id is known, because an earlier acknowledgement was lost. Or one is too large.
         Err(PublishError::Refused(why) | PublishError::Unfit(why)) => {
             tracing::debug!(why, "a batch is published one by one");
-            return one_by_one(nats, events, "one_by_one").await;
+            return one_by_one(nats, events, PublishMode::OneByOne).await;
         }
         Err(PublishError::Unknown(why)) => Some(why),
     };
-    Published::new("atomic", vec![false; events.len()], error)
+    Published::new(PublishMode::Atomic, vec![false; events.len()], error)
 }
 
 /// Publishes all or none of the events, in this order and without others in between.
@@ -125,7 +125,7 @@ async fn atomic(nats: &Nats, events: &[OutboxEvent]) -> Result<(), PublishError>
 
 /// Publishes each event of an aggregate after the acknowledgement of the one before it, or after
 /// the stream has refused that for good. An event that the stream has already is acknowledged too.
-async fn one_by_one(nats: &Nats, events: &[OutboxEvent], how: &'static str) -> Published {
+async fn one_by_one(nats: &Nats, events: &[OutboxEvent], mode: PublishMode) -> Published {
     let mut runs: BTreeMap<&Address, Vec<usize>> = BTreeMap::new();
     for (at, event) in events.iter().enumerate() {
         runs.entry(&event.envelope.address).or_default().push(at);
@@ -144,7 +144,7 @@ async fn one_by_one(nats: &Nats, events: &[OutboxEvent], how: &'static str) -> P
         }
         (done, unfit, None)
     };
-    let mut published = Published::new(how, vec![false; events.len()], None);
+    let mut published = Published::new(mode, vec![false; events.len()], None);
     let mut runs = stream::iter(runs.into_values().map(publish_run)).buffer_unordered(AT_ONCE);
     while let Some((done, unfit, error)) = runs.next().await {
         for at in done {

@@ -1,7 +1,7 @@
 //! The state of a relay: the shards that it holds, its tasks, and the times at which the next ones
 //! are due. All of this changes here only.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -11,14 +11,15 @@ use tokio::{
 
 use super::{
     batch::{self, BatchResult, RelayFailure, ShardRead},
+    metrics::RelayMetrics,
     shards::{Mask, SHARES, mask, shards_in},
     tasks::{self, Probe, TaskResult},
     watermark::{RelaySessions, Settling, Watermarks},
 };
 use crate::infra::{
     Context,
-    health::Duty,
-    lease::{self, Fitness, Held},
+    health::{Duty, POSTGRES},
+    lease::{self, Fitness, HeldShares},
 };
 
 /// Large batches at once: while one is published another is read.
@@ -50,6 +51,7 @@ const BATCH_HANGS: Duration = Duration::from_secs(120);
 
 pub struct Relay {
     cx: Context,
+    metrics: Arc<RelayMetrics>,
     sessions: RelaySessions,
     tasks: JoinSet<TaskResult>,
     rounds: Duty,
@@ -85,6 +87,7 @@ impl Relay {
             probes: cx.health.duty_within("looks", BATCH_HANGS),
             publishing: cx.health.duty_within("publishing", BATCH_HANGS),
             fitness: Fitness::default(),
+            metrics: cx.metrics.group(),
             cx,
             tasks: JoinSet::new(),
             held: None,
@@ -188,7 +191,7 @@ impl Relay {
         self.tasks.spawn(round);
     }
 
-    fn finish_round(&mut self, held: sqlx::Result<Held>) {
+    fn finish_round(&mut self, held: sqlx::Result<HeldShares>) {
         let again = if self.postgres_is_back(&held) { lease::RENEW } else { PAUSE };
         self.next_round = Some(Instant::now() + again);
         self.rounds.went_round();
@@ -253,10 +256,10 @@ impl Relay {
         self.due &= !shards;
         self.at_work |= shards;
         self.batches += 1;
-        let (cx, sessions, settled) =
-            (self.cx.clone(), self.sessions.clone(), self.watermarks.settled);
+        let (cx, metrics) = (self.cx.clone(), self.metrics.clone());
+        let (sessions, settled) = (self.sessions.clone(), self.watermarks.settled);
         self.tasks.spawn(async move {
-            TaskResult::Batch(shards, batch::relay(&cx, &sessions, &due, settled).await)
+            TaskResult::Batch(shards, batch::relay(&cx, &metrics, &sessions, &due, settled).await)
         });
     }
 
@@ -285,7 +288,7 @@ impl Relay {
         }
         if let Some(failure) = result.failure {
             match failure {
-                RelayFailure::Postgres(why) => health.away("postgres", &why),
+                RelayFailure::Postgres(why) => health.away(POSTGRES, &why),
                 RelayFailure::Stream(why) => {
                     health.away("stream", &why);
                     if result.relayed == 0 {
@@ -300,7 +303,7 @@ impl Relay {
                 self.next_batch = now + PAUSE;
             }
         } else {
-            health.back("postgres");
+            health.back(POSTGRES);
             self.publishing.moved();
         }
     }
@@ -326,14 +329,14 @@ impl Relay {
 
     fn postgres_is_back<T>(&self, done: &sqlx::Result<T>) -> bool {
         match done {
-            Ok(_) => self.cx.health.back("postgres"),
-            Err(error) => self.cx.health.away("postgres", &error.to_string()),
+            Ok(_) => self.cx.health.back(POSTGRES),
+            Err(error) => self.cx.health.away(POSTGRES, &error.to_string()),
         }
         done.is_ok()
     }
 
     fn shards_gauge(&self, held: u32) {
         let worker = [self.cx.worker.as_str()];
-        self.cx.metrics.outbox_shards.with_label_values(&worker).set(i64::from(held));
+        self.metrics.shards.with_label_values(&worker).set(i64::from(held));
     }
 }

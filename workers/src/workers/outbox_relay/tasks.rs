@@ -11,14 +11,14 @@ use super::{
     shards::{Mask, SHARES, mask},
     watermark::{RelaySessions, Settling, Watermark},
 };
-use crate::infra::{Context, lease::Held};
+use crate::infra::{Context, lease::HeldShares};
 
 /// An announcement that takes longer is given up.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The result of a task.
 pub enum TaskResult {
-    Round(sqlx::Result<Held>),
+    Round(sqlx::Result<HeldShares>),
     Probe(sqlx::Result<Probe>),
     Step(sqlx::Result<Settling>),
     Batch(Mask, BatchResult),
@@ -39,10 +39,10 @@ pub async fn round(
     sessions: &RelaySessions,
     first: bool,
     fit: bool,
-) -> sqlx::Result<Held> {
+) -> sqlx::Result<HeldShares> {
     if !fit {
         SHARES.give_back(&sessions.pool, &cx.instance).await?;
-        return Ok(Held::default());
+        return Ok(HeldShares::default());
     }
     let held = SHARES.take(&sessions.pool, &cx.instance).await?;
     if held.released || first {

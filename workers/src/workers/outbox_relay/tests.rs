@@ -30,7 +30,7 @@ async fn every_event_arrives_once_and_in_order() -> Result<()> {
     }
     stand.outbox_is_empty().await?;
     assert_eq!(stand.check().await?, 0);
-    assert_eq!(stand.metrics.relayed.get(), 3_000);
+    assert_eq!(stand.metrics().relayed.get(), 3_000);
     assert_eq!(relay.health.ready(), Ok(()));
 
     let stored = stand.stored().await?;
@@ -69,7 +69,7 @@ async fn what_the_stream_knows_is_recognised_and_the_rest_follows_in_order() -> 
     stand.commit(&more).await?;
     stand.outbox_is_empty().await?;
     assert_eq!(stand.check().await?, 1);
-    assert!(stand.metrics.relay_batches.with_label_values(&["one_by_one"]).get() > 0);
+    assert!(stand.metrics().batches.with_label_values(&["one_by_one"]).get() > 0);
     relay.stop().await;
     Ok(())
 }
@@ -192,7 +192,12 @@ async fn a_watermark_does_not_outlive_a_crash_of_postgres() -> Result<()> {
     sqlx::query("select setval('brigade.events_seq_seq', 1000000)").execute(&stand.sql).await?;
     let settled = settle(&sessions).await?;
     let watermarks = all(settled);
-    assert!(batch::relay(&cx, &sessions, &watermarks, settled).await.failure.is_none());
+    assert!(
+        batch::relay(&cx, &stand.metrics(), &sessions, &watermarks, settled)
+            .await
+            .failure
+            .is_none()
+    );
     stand.postgres.kill().await;
     stand.postgres.restart().await?;
     let back = "select setval('brigade.events_seq_seq', 1)";
@@ -200,7 +205,7 @@ async fn a_watermark_does_not_outlive_a_crash_of_postgres() -> Result<()> {
         .await?;
     stand.commit(&in_turns(100, 10)).await?;
     eventually("all of them", async || {
-        batch::relay(&cx, &sessions, &watermarks, settled).await;
+        batch::relay(&cx, &stand.metrics(), &sessions, &watermarks, settled).await;
         Ok(stand.count("brigade.outbox").await? == 0)
     })
     .await?;
@@ -245,7 +250,9 @@ async fn what_was_relayed_is_not_read_again_while_somebody_holds_back_xmin() -> 
     let mut watermarks = all(Watermark::default());
     while stand.count("brigade.outbox").await? > 0 {
         let settled = settle(&sessions).await?;
-        for left in batch::relay(&cx, &sessions, &watermarks, settled).await.shards {
+        for left in
+            batch::relay(&cx, &stand.metrics(), &sessions, &watermarks, settled).await.shards
+        {
             watermarks[left.shard as usize].watermark.raise(left.watermark);
         }
     }

@@ -27,10 +27,11 @@
 //! Not responsible for: deciding the repair (command-handler), tables projected wrongly into KV
 //! (cache-verifier).
 
+mod metrics;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, mem, time::Duration};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use async_nats::Message;
 use brigade_contracts::{
@@ -41,9 +42,11 @@ use futures::{StreamExt, future::join_all, stream::select_all};
 use sqlx::PgConnection;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+pub use self::metrics::ReconcilerMetrics;
 use crate::{
     infra::{
         Context, Lease,
+        health::POSTGRES,
         lease::{Fitness, RENEW},
         postgres::{Failure, bounded, failure},
     },
@@ -88,6 +91,13 @@ struct ReconcilerStep {
     failed: Vec<NotDecided>,
 }
 
+struct Reconciler {
+    cx: Context,
+    metrics: Arc<ReconcilerMetrics>,
+    /// Findings are counted and logged, and nothing is sent.
+    dry_run: bool,
+}
+
 /// A scan of all tables, by key.
 struct TableScan {
     /// The last table of the page before.
@@ -107,7 +117,9 @@ pub async fn run(cx: Context, dry_run: bool) -> anyhow::Result<()> {
         hints.push(cx.nats.client.queue_subscribe(subject, cx.worker.to_string()).await?);
     }
     let mut hints = select_all(hints);
-    let duty = cx.health.duty("looks");
+    let duty = cx.health.duty("checks");
+    let metrics = cx.metrics.group::<ReconcilerMetrics>();
+    let reconciler = Reconciler { cx: cx.clone(), metrics, dry_run };
     let mut tick = interval(RENEW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut scan = TableScan { after: Default::default(), next: Instant::now() };
@@ -125,16 +137,16 @@ pub async fn run(cx: Context, dry_run: bool) -> anyhow::Result<()> {
             () = cx.drain.cancelled() => break,
         }
         duty.went_round();
-        match step(&cx, dry_run, &mut scan, mem::take(&mut hinted)).await {
+        match reconciler.step(&mut scan, mem::take(&mut hinted)).await {
             Ok(done) => {
-                cx.health.back("postgres");
+                cx.health.back(POSTGRES);
                 duty.moved();
                 log(&cx, &done);
             }
             Err(error) if failure(&error) == Failure::Fault => {
                 tracing::error!(worker = %cx.worker, %error, "check of tables failed");
             }
-            Err(error) => cx.health.away("postgres", &error.to_string()),
+            Err(error) => cx.health.away(POSTGRES, &error.to_string()),
         }
     }
     // Best effort: a lease that is not given back runs out.
@@ -148,37 +160,93 @@ fn named(hint: &Message) -> Option<Address> {
     subject::parse_event(&hint.subject, id.map(|id| id.as_str())).map(|(address, _)| address)
 }
 
-/// Checks the hinted tables and, under the lease, the next page of all tables.
-async fn step(
-    cx: &Context,
-    dry_run: bool,
-    scan: &mut TableScan,
-    hinted: BTreeSet<Address>,
-) -> sqlx::Result<ReconcilerStep> {
-    let (mut suspects, mut after) = (hinted, None);
-    let begins = scan.after == Default::default();
-    if Lease::hold(cx, LEASE, &Fitness::default()).await?
-        && (!begins || Instant::now() >= scan.next)
-    {
-        if begins {
-            scan.next = Instant::now() + SCAN_EVERY;
+impl Reconciler {
+    /// Checks the hinted tables and, under the lease, the next page of all tables.
+    async fn step(
+        &self,
+        scan: &mut TableScan,
+        hinted: BTreeSet<Address>,
+    ) -> sqlx::Result<ReconcilerStep> {
+        let cx = &self.cx;
+        let (mut suspects, mut after) = (hinted, None);
+        let begins = scan.after == Default::default();
+        if Lease::hold(cx, LEASE, &Fitness::default()).await?
+            && (!begins || Instant::now() >= scan.next)
+        {
+            if begins {
+                scan.next = Instant::now() + SCAN_EVERY;
+            }
+            let page = bounded(&cx.postgres, async |c| page(c, &scan.after, PAGE).await).await?;
+            let full = page.len() as i64 == PAGE;
+            after = Some(page.last().filter(|_| full).cloned().unwrap_or_default());
+            let table =
+                |(tenant, id): &(String, String)| Address::new(tenant, Aggregate::Table, id);
+            suspects.extend(page.iter().filter_map(|key| table(key).ok()));
         }
-        let page = bounded(&cx.postgres, async |c| page(c, &scan.after, PAGE).await).await?;
-        let full = page.len() as i64 == PAGE;
-        after = Some(page.last().filter(|_| full).cloned().unwrap_or_default());
-        let table = |(tenant, id): &(String, String)| Address::new(tenant, Aggregate::Table, id);
-        suspects.extend(page.iter().filter_map(|key| table(key).ok()));
+        let done = if suspects.is_empty() {
+            ReconcilerStep::default()
+        } else {
+            self.check(&suspects).await?
+        };
+        // Not before: a page that could not be checked is loaded again.
+        if let Some(after) = after {
+            scan.after = after;
+        }
+        Ok(done)
     }
-    let done = if suspects.is_empty() {
-        ReconcilerStep::default()
-    } else {
-        check(cx, dry_run, &suspects).await?
-    };
-    // Not before: a page that could not be checked is loaded again.
-    if let Some(after) = after {
-        scan.after = after;
+
+    /// Detects which of these tables, and of the tables of these orders, are inconsistent, and has them
+    /// repaired.
+    async fn check(&self, suspects: &BTreeSet<Address>) -> sqlx::Result<ReconcilerStep> {
+        let cx = &self.cx;
+        let inconsistent = bounded(&cx.postgres, async |c| find(c, suspects).await).await?;
+        let mut done = ReconcilerStep { found: inconsistent.len(), ..Default::default() };
+        if inconsistent.is_empty() {
+            return Ok(done);
+        }
+        cx.fail.point("table-status-reconciler.before_send").await;
+        for InconsistentTable { table, reconcile } in &inconsistent {
+            let (finding, evidence) = (reconcile.finding.as_str(), &reconcile.evidence);
+            self.metrics.tables_found.with_label_values(&[finding]).inc();
+            tracing::warn!(worker = %cx.worker, %table, finding, %evidence, "inconsistent table");
+        }
+        if self.dry_run {
+            return Ok(done);
+        }
+        for some in inconsistent.chunks(AT_ONCE) {
+            let decisions = join_all(some.iter().map(|one| self.repair(one))).await;
+            for (one, decision) in some.iter().zip(decisions) {
+                match decision {
+                    Ok(Reconciliation::Repaired) => {
+                        let finding = one.reconcile.finding.as_str();
+                        self.metrics.tables_repaired.with_label_values(&[finding]).inc();
+                        done.repaired += 1;
+                    }
+                    Ok(Reconciliation::Obsolete) => done.obsolete += 1,
+                    Err(not_decided) => done.failed.push(not_decided),
+                }
+            }
+            // command-handler does not decide now: the rest is detected again.
+            if !done.failed.is_empty() {
+                break;
+            }
+        }
+        cx.fail.point("table-status-reconciler.after_send").await;
+        Ok(done)
     }
-    Ok(done)
+
+    /// Sends `reconcile` once, under a new Command-Id.
+    async fn repair(&self, inconsistent: &InconsistentTable) -> Result<Reconciliation, NotDecided> {
+        let InconsistentTable { table, reconcile } = inconsistent;
+        let body = Body::Table(Verb::Reconcile(reconcile.clone()));
+        let client = CommandClient::new(&self.cx, TIMEOUT);
+        let outcome = client.send(table, &body, CommandOptions::default()).await?;
+        match outcome.status {
+            200 => Ok(Reconciliation::Repaired),
+            404 | 409 | 412 if outcome.code != "unknown_verb" => Ok(Reconciliation::Obsolete),
+            _ => Err(NotDecided::unexpected(&outcome)),
+        }
+    }
 }
 
 /// Loads the keys of the next tables.
@@ -207,65 +275,6 @@ fn log(cx: &Context, done: &ReconcilerStep) {
     }
     if *repaired > 0 {
         tracing::warn!(worker = %cx.worker, found, repaired, obsolete, "tables repaired");
-    }
-}
-
-/// Detects which of these tables, and of the tables of these orders, are inconsistent, and has them
-/// repaired.
-async fn check(
-    cx: &Context,
-    dry_run: bool,
-    suspects: &BTreeSet<Address>,
-) -> sqlx::Result<ReconcilerStep> {
-    let inconsistent = bounded(&cx.postgres, async |c| find(c, suspects).await).await?;
-    let mut done = ReconcilerStep { found: inconsistent.len(), ..Default::default() };
-    if inconsistent.is_empty() {
-        return Ok(done);
-    }
-    cx.fail.point("table-status-reconciler.before_send").await;
-    for InconsistentTable { table, reconcile } in &inconsistent {
-        let (finding, evidence) = (reconcile.finding.as_str(), &reconcile.evidence);
-        cx.metrics.tables_found.with_label_values(&[finding]).inc();
-        tracing::warn!(worker = %cx.worker, %table, finding, %evidence, "inconsistent table");
-    }
-    if dry_run {
-        return Ok(done);
-    }
-    for some in inconsistent.chunks(AT_ONCE) {
-        let decisions = join_all(some.iter().map(|one| repair(cx, one))).await;
-        for (one, decision) in some.iter().zip(decisions) {
-            match decision {
-                Ok(Reconciliation::Repaired) => {
-                    let finding = one.reconcile.finding.as_str();
-                    cx.metrics.tables_repaired.with_label_values(&[finding]).inc();
-                    done.repaired += 1;
-                }
-                Ok(Reconciliation::Obsolete) => done.obsolete += 1,
-                Err(not_decided) => done.failed.push(not_decided),
-            }
-        }
-        // command-handler does not decide now: the rest is detected again.
-        if !done.failed.is_empty() {
-            break;
-        }
-    }
-    cx.fail.point("table-status-reconciler.after_send").await;
-    Ok(done)
-}
-
-/// Sends `reconcile` once, under a new Command-Id.
-async fn repair(
-    cx: &Context,
-    inconsistent: &InconsistentTable,
-) -> Result<Reconciliation, NotDecided> {
-    let InconsistentTable { table, reconcile } = inconsistent;
-    let body = Body::Table(Verb::Reconcile(reconcile.clone()));
-    let client = CommandClient::new(cx, TIMEOUT);
-    let outcome = client.send(table, &body, CommandOptions::default()).await?;
-    match outcome.status {
-        200 => Ok(Reconciliation::Repaired),
-        404 | 409 | 412 if outcome.code != "unknown_verb" => Ok(Reconciliation::Obsolete),
-        _ => Err(NotDecided::unexpected(&outcome)),
     }
 }
 

@@ -19,6 +19,8 @@ pub enum KeyDiscrepancy {
 }
 
 impl KeyDiscrepancy {
+    pub const ALL: [Self; 4] = [Self::Missing, Self::Stale, Self::Ahead, Self::Different];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",

@@ -24,74 +24,55 @@ use std::{
     sync::Arc,
 };
 
-use tokio::{
-    sync::Mutex,
-    time::{Duration, Instant, MissedTickBehavior, interval},
-};
+use tokio::{sync::Mutex, time::Duration};
 
-pub use self::round::Audit;
-use self::{
-    expected::KeyDiscrepancy,
-    round::{Suspect, Suspects},
-};
-use super::{failed_dependency, heal::Healer};
-use crate::infra::{
-    Context, Lease,
-    health::Duty,
-    lease::{Fitness, RENEW},
-};
+use self::round::{Suspect, Suspects};
+pub use self::{expected::KeyDiscrepancy, round::Audit};
+use super::{VerifierMetrics, failed_dependency, heal::Healer};
+use crate::infra::{Context, health::Duty, lease::LeasedRounds};
 
 const LEASE: &str = "cache-verifier.audit";
 /// How often a page is audited.
 const PERIOD: Duration = Duration::from_secs(1);
+
 /// Audits a page a second, under the lease, until the drain.
 pub async fn keep_auditing(cx: Context, audit: Arc<Mutex<Audit>>, duty: Arc<Duty>) {
     // Held by one that panicked until its task is gone.
     let mut audit = audit.lock().await;
-    let mut fitness = Fitness::default();
-    let mut tick = interval(RENEW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut next = Instant::now();
+    // The watch of the streams reports servers that are unavailable.
+    let mut rounds = LeasedRounds::new(&cx, LEASE, duty).every(PERIOD);
     let mut paused = false;
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = cx.drain.cancelled() => return,
-        }
+    while rounds.begin().await {
         let round = async {
-            let holds = Lease::hold(&cx, LEASE, &fitness).await?;
-            if holds && Instant::now() >= next {
-                next = Instant::now() + PERIOD;
-                let suspects = audit.next_page(&cx, &duty).await?;
-                heal(&cx, &duty, &suspects).await?;
-                fitness.works();
-            }
-            anyhow::Ok(())
+            let suspects = audit.next_page(&cx, rounds.duty()).await?;
+            heal(&cx, &audit.metrics, &mut rounds, &suspects).await
         };
-        if let Err(error) = round.await {
-            if failed_dependency(&error) == "streams" {
-                fitness.fails();
-            }
-            duty.went_round();
-            let error = format!("{error:#}");
-            // Logged once in an outage: the other duty reports servers that are unavailable.
-            if !replace(&mut paused, true) {
-                let message = "the audit pauses: single wrong keys stay until it goes on";
-                tracing::warn!(worker = %cx.worker, error, "{message}");
-            }
-        } else {
+        let Err(error) = round.await else {
+            rounds.succeeded();
             paused = false;
-            duty.moved();
+            continue;
+        };
+        let why = format!("{error:#}");
+        // Logged once in an outage.
+        if !replace(&mut paused, true) {
+            let message = "the audit pauses: single wrong keys stay until it goes on";
+            tracing::warn!(worker = %cx.worker, error = why, "{message}");
         }
+        rounds.failed(failed_dependency(&error), &why);
     }
 }
 
 /// Reports and heals confirmed suspects.
-async fn heal(cx: &Context, duty: &Duty, suspects: &Suspects) -> anyhow::Result<()> {
+async fn heal(
+    cx: &Context,
+    metrics: &VerifierMetrics,
+    rounds: &mut LeasedRounds,
+    suspects: &Suspects,
+) -> anyhow::Result<()> {
     let (mut own, mut projected) = (BTreeMap::new(), BTreeSet::new());
     for ((bucket, key), Suspect { address, part, discrepancy }) in suspects {
         let (worker, found) = (cx.worker, discrepancy.as_str());
-        cx.metrics.audit_findings.with_label_values(&[*bucket, found]).inc();
+        metrics.audit_findings.with_label_values(&[*bucket, found]).inc();
         if *discrepancy == KeyDiscrepancy::Ahead {
             let message = "key is ahead of SQL: purge it to have it healed";
             tracing::error!(%worker, bucket, key, "{message}");
@@ -105,7 +86,7 @@ async fn heal(cx: &Context, duty: &Duty, suspects: &Suspects) -> anyhow::Result<
             own.insert(address.clone(), 0);
         }
     }
-    let healer = Healer::new(cx, LEASE, duty);
+    let healer = Healer::new(cx, metrics, rounds);
     if !own.is_empty() {
         healer.add_to_backlog(&own.into_iter().collect::<Vec<_>>()).await?;
     }

@@ -1,6 +1,9 @@
 //! The rounds of the audit: each page of aggregates, looked at until a discrepancy is certain.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use brigade_contracts::{Address, Aggregate, Part, key::Bucket};
 use brigade_domain::State;
@@ -9,6 +12,7 @@ use tokio::time::{Duration, sleep};
 
 use super::{
     super::{
+        VerifierMetrics,
         heads::{ExpiryMargin, FIRST_KIND, HeadPage, KeyCursor, load_head_page, next_kind},
         heal::in_backlog,
     },
@@ -37,6 +41,7 @@ const MARGIN: ExpiryMargin =
 
 /// The audit's place in its round, and the buckets.
 pub struct Audit {
+    pub(super) metrics: Arc<VerifierMetrics>,
     versions: Kv,
     views: Kv,
     active_orders: Kv,
@@ -61,6 +66,7 @@ impl Audit {
     /// Never in practice: see [`Kv::open`].
     pub async fn open(cx: &Context) -> anyhow::Result<Self> {
         Ok(Self {
+            metrics: cx.metrics.group(),
             versions: Kv::open(&cx.nats, Bucket::Versions).await?,
             views: Kv::open(&cx.nats, Bucket::Views).await?,
             active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
@@ -78,14 +84,14 @@ impl Audit {
     pub async fn next_page(&mut self, cx: &Context, duty: &Duty) -> anyhow::Result<Suspects> {
         let mut page = load_head_page(cx, self.kind, &self.after, PAGE, MARGIN).await?;
         duty.went_round();
-        self.advance(cx, page.next.take());
+        self.advance(page.next.take());
         self.confirmed_suspects(cx, duty, &page).await
     }
 
-    fn advance(&mut self, cx: &Context, next: Option<KeyCursor>) {
+    fn advance(&mut self, next: Option<KeyCursor>) {
         if next.is_none() {
             self.kind = next_kind(self.kind).unwrap_or_else(|| {
-                cx.metrics.audit_went_round();
+                self.metrics.audit_went_round();
                 FIRST_KIND
             });
         }
@@ -104,7 +110,7 @@ impl Audit {
         let listed: BTreeSet<&Address> =
             page.heads.iter().filter(|head| head.listed).map(|head| &head.address).collect();
         let mut suspects = self.compare(cx, &kept, &listed).await?;
-        cx.metrics.audited.inc_by(kept.len() as u64);
+        self.metrics.audited.inc_by(kept.len() as u64);
         for _ in 0..LOOKS {
             if suspects.is_empty() {
                 break;
@@ -132,7 +138,7 @@ impl Audit {
         addresses: &[Address],
         listed: &BTreeSet<&Address>,
     ) -> anyhow::Result<Suspects> {
-        let states = load_states(cx, addresses).await?;
+        let states = self.load_states(cx, addresses).await?;
         let expected: Vec<_> = states
             .iter()
             .flat_map(|state| expected_keys(state, listed.contains(&state.head().address)))
@@ -150,6 +156,32 @@ impl Audit {
         Ok(suspects)
     }
 
+    /// Loads aggregates; one that cannot be read is reported, and hides no other one of its page.
+    async fn load_states(&self, cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+        let load = async |some: &[Address]| {
+            bounded(&cx.postgres, async |connection| states::read(connection, some).await).await
+        };
+        match load(addresses).await {
+            Err(error) if failure(&error) == Failure::Fault => {}
+            done => return done,
+        }
+        let mut states = Vec::new();
+        for address in addresses {
+            match load(std::slice::from_ref(address)).await {
+                Ok(one) => states.extend(one),
+                Err(error) if failure(&error) == Failure::Fault => {
+                    self.metrics.audit_unreadable.inc();
+                    tracing::error!(
+                        worker = %cx.worker, %error, %address,
+                        "aggregate cannot be read from SQL: its keys are not audited"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(states)
+    }
+
     fn bucket(&self, bucket: Bucket) -> &Kv {
         match bucket {
             Bucket::Views => &self.views,
@@ -159,30 +191,4 @@ impl Audit {
             Bucket::Versions | Bucket::Attempts => &self.versions,
         }
     }
-}
-
-/// Loads aggregates; one that cannot be read is reported, and hides no other one of its page.
-async fn load_states(cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
-    let load = async |some: &[Address]| {
-        bounded(&cx.postgres, async |connection| states::read(connection, some).await).await
-    };
-    match load(addresses).await {
-        Err(error) if failure(&error) == Failure::Fault => {}
-        done => return done,
-    }
-    let mut states = Vec::new();
-    for address in addresses {
-        match load(std::slice::from_ref(address)).await {
-            Ok(one) => states.extend(one),
-            Err(error) if failure(&error) == Failure::Fault => {
-                cx.metrics.audit_unreadable.inc();
-                tracing::error!(
-                    worker = %cx.worker, %error, %address,
-                    "aggregate cannot be read from SQL: its keys are not audited"
-                );
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(states)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{ObservedStream, StreamCheckpoint};
-use crate::infra::Context;
+use crate::{infra::Context, workers::cache_verifier::VerifierMetrics};
 
 /// `JSStreamNotFoundErr` of nats-server.
 const STREAM_NOT_FOUND: u64 = 10059;
@@ -24,6 +24,7 @@ const FILLING: i64 = 50;
 /// If the server does not respond, or another connection took over meanwhile.
 pub async fn observe(
     cx: &Context,
+    metrics: &VerifierMetrics,
     stream: &str,
     now: OffsetDateTime,
 ) -> anyhow::Result<ObservedStream> {
@@ -38,7 +39,7 @@ pub async fn observe(
     if connection != cx.nats.connections() {
         bail!("reconnected while {stream} was observed");
     }
-    record_fill(cx, stream, &info);
+    record_fill(cx, metrics, stream, &info);
     Ok(ObservedStream::Present(checkpoint(stream, &info, server_id, canary, now)?))
 }
 
@@ -86,11 +87,11 @@ fn checkpoint(
 
 /// Records how much of a stream's bytes are taken, and logs once when it comes to be half of them:
 /// what is done leaves by itself before.
-fn record_fill(cx: &Context, stream: &str, info: &Value) {
+fn record_fill(cx: &Context, metrics: &VerifierMetrics, stream: &str, info: &Value) {
     let Some(most) = info["config"]["max_bytes"].as_i64().filter(|most| *most > 0) else { return };
     let bytes = info["state"]["bytes"].as_u64().unwrap_or(0);
     let percent = bytes.cast_signed().saturating_mul(100) / most;
-    let gauge = cx.metrics.stream_filled.with_label_values(&[stream]);
+    let gauge = metrics.stream_filled.with_label_values(&[stream]);
     if gauge.get() < FILLING && percent >= FILLING {
         tracing::error!(
             worker = %cx.worker, stream, percent,

@@ -22,13 +22,9 @@ pub use self::{
     backlog::in_backlog,
     plan::{EventReplay, HealPlan},
 };
+use super::metrics::{HealedRows, VerifierMetrics};
 use crate::{
-    infra::{
-        Context, Lease,
-        health::Duty,
-        lease::{Fitness, RENEW},
-        postgres::bounded,
-    },
+    infra::{Context, lease::LeasedRounds, postgres::bounded},
     store::outbox::repeat_parts,
 };
 
@@ -45,18 +41,21 @@ const LOG_PERIOD: Duration = Duration::from_secs(1);
 /// An aggregate, and its version in SQL.
 pub type VersionedAddress = (Address, i64);
 
-/// Heals, under a lease of its own or the audit's.
+/// Heals in a round of the watch of streams or of the audit, under its lease.
 pub struct Healer<'a> {
     cx: &'a Context,
-    lease: &'static str,
-    duty: &'a Duty,
-    lease_renewed: Option<Instant>,
+    metrics: &'a VerifierMetrics,
+    rounds: &'a mut LeasedRounds,
     sample: BacklogSample,
 }
 
 impl<'a> Healer<'a> {
-    pub fn new(cx: &'a Context, lease: &'static str, duty: &'a Duty) -> Self {
-        Self { cx, lease, duty, lease_renewed: None, sample: BacklogSample::default() }
+    pub fn new(
+        cx: &'a Context,
+        metrics: &'a VerifierMetrics,
+        rounds: &'a mut LeasedRounds,
+    ) -> Self {
+        Self { cx, metrics, rounds, sample: BacklogSample::default() }
     }
 
     /// Carries out a plan. All streams but `EVENTS` exist already.
@@ -121,7 +120,7 @@ impl<'a> Healer<'a> {
     /// If Postgres refuses the statement.
     pub async fn add_to_backlog(&self, aggregates: &[VersionedAddress]) -> sqlx::Result<u64> {
         let added = bounded(&self.cx.postgres, async |c| backlog::add(c, aggregates).await).await?;
-        self.cx.metrics.healed.with_label_values(&["aggregates"]).inc_by(added);
+        self.metrics.count_healed(HealedRows::Aggregates, added);
         Ok(added)
     }
 
@@ -131,7 +130,7 @@ impl<'a> Healer<'a> {
     /// If Postgres refuses the statement.
     pub async fn republish(&self, parts: &[(Address, Part)]) -> sqlx::Result<u64> {
         let added = bounded(&self.cx.postgres, async |c| repeat_parts(c, parts).await).await?;
-        self.cx.metrics.healed.with_label_values(&["parts"]).inc_by(added);
+        self.metrics.count_healed(HealedRows::Parts, added);
         Ok(added)
     }
 
@@ -146,7 +145,7 @@ impl<'a> Healer<'a> {
             }
             let added = events::republish(self.cx, &batch, replay.under_new_ids).await?;
             count += added;
-            self.cx.metrics.healed.with_label_values(&["events"]).inc_by(added);
+            self.metrics.count_healed(HealedRows::Events, added);
             tracing::info!(
                 worker = %self.cx.worker, events = count,
                 "lost events put into the outbox: outbox-relay publishes them"
@@ -160,7 +159,7 @@ impl<'a> Healer<'a> {
         loop {
             self.ensure_lease().await?;
             let left = backlog::estimate_overdue(self.cx, &self.sample).await?;
-            self.cx.metrics.heal_left.set(left);
+            self.metrics.heal_left.set(left);
             if left < least {
                 if since.elapsed() > LOG_PERIOD || least == i64::MAX {
                     let message = "republishing waits until command-handler has projected about so \
@@ -176,19 +175,15 @@ impl<'a> Healer<'a> {
         }
     }
 
-    /// Renews the lease between batches, when it is time. Another holder heals as well.
+    /// Renews the lease between batches, if it is time. Another holder heals as well.
     async fn ensure_lease(&mut self) -> anyhow::Result<()> {
         if self.cx.drain.is_cancelled() {
             bail!("draining: the next holder of the lease heals");
         }
-        if self.lease_renewed.is_none_or(|at| at.elapsed() >= RENEW) {
-            let now = Instant::now();
-            if !Lease::hold(self.cx, self.lease, &Fitness::default()).await? {
-                bail!("lease lost: another instance heals");
-            }
-            self.lease_renewed = Some(now);
+        if !self.rounds.renew().await? {
+            bail!("lease lost: another instance heals");
         }
-        self.duty.moved();
+        self.rounds.duty().moved();
         Ok(())
     }
 }

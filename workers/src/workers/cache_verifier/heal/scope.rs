@@ -58,7 +58,7 @@ impl Healer<'_> {
     ) -> sqlx::Result<Vec<VersionedAddress>> {
         match scope {
             HealScope::ChangedSince(since) => {
-                let mut changed = scan::changed_since(self.cx, self.duty, since).await?;
+                let mut changed = scan::changed_since(self.cx, self.rounds.duty(), since).await?;
                 if action.applies_to(Aggregate::Lock) {
                     changed.extend(scan::locks_of_carts(self.cx, &changed).await?);
                 }

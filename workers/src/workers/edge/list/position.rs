@@ -9,7 +9,7 @@ use std::fmt;
 use brigade_contracts::Token;
 
 use super::confirm::Line;
-use crate::runtime::consume::OfTenant;
+use crate::runtime::consume::HasTenant;
 
 /// A position is of use for so long, in milliseconds of the database's clock.
 pub const MAX_AGE: i64 = 10 * 60 * 1000;
@@ -77,7 +77,7 @@ impl Position {
     }
 }
 
-impl OfTenant for Position {
+impl HasTenant for Position {
     fn tenant(&self) -> &str {
         self.tenant.as_str()
     }

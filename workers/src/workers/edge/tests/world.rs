@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     fleet::Instance,
-    infra::{FailPoints, Metrics, as_user_of},
+    infra::{FailPoints, Metrics, connect_options},
     testing::Stack,
 };
 
@@ -197,6 +197,6 @@ pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 }
 
 async fn connect(stack: &Stack, user: &str) -> Result<Client> {
-    let (options, address) = as_user_of(&stack.nats_url(user))?;
+    let (options, address) = connect_options(&stack.nats_url(user))?;
     Ok(options.connect(address).await?)
 }

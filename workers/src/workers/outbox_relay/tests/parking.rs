@@ -75,7 +75,7 @@ async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Res
         assert!(header("Origin-Subject").unwrap().starts_with("evt.t1."));
         assert!(header("Dead-Reason").is_some() && header("ce-id").is_some());
     }
-    assert_eq!((stand.metrics.events_parked.get(), stand.metrics.relayed.get()), (3, 397));
+    assert_eq!((stand.metrics().events_parked.get(), stand.metrics().relayed.get()), (3, 397));
     assert_eq!(relay.health.ready(), Ok(()));
     relay.stop().await;
     Ok(())

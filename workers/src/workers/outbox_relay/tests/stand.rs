@@ -18,6 +18,7 @@ use crate::{
     fleet::{Instance, Servers, Settings},
     infra::{Context, FailPoints, Health, Metrics, Nats},
     operations::{migrate, provision},
+    workers::outbox_relay::RelayMetrics,
 };
 
 /// Ends a test that would wait for ever; none comes near it.
@@ -32,7 +33,7 @@ pub struct Stand {
     pub sql: PgPool,
     /// Of a user who may do anything.
     pub client: async_nats::Client,
-    pub metrics: Arc<Metrics>,
+    metrics: Arc<Metrics>,
     _dir: TempDir,
 }
 
@@ -76,6 +77,10 @@ impl Stand {
 
     pub fn relay(&self, fail: FailPoints) -> Instance {
         Instance::start(WorkerName::OutboxRelay, self.servers(), self.metrics.clone(), fail)
+    }
+
+    pub fn metrics(&self) -> Arc<RelayMetrics> {
+        self.metrics.group()
     }
 
     fn servers(&self) -> Servers {

@@ -1,5 +1,5 @@
-//! What a batch with commands about users needs besides, taken after all else: users are the last
-//! in the order in which everybody locks.
+//! The additional inputs of commands about users. They are loaded last: users are the last in the
+//! order in which everybody locks.
 
 use std::{collections::BTreeSet, io};
 
@@ -17,23 +17,23 @@ use crate::store::{rows::keys, users};
 /// Each `login` and `refresh` makes two tokens.
 const RANDOMS: usize = 2;
 
-/// What is asked for by name.
+/// The inputs that commands need.
 #[derive(Default)]
-struct Named {
+struct AuthPlan {
     emails: BTreeSet<(Token, String)>,
     failures: BTreeSet<FailureKey>,
     randoms: usize,
 }
 
-/// Locks and reads the users of a batch into `taken`, and what else their commands need. Without
-/// users it does nothing.
+/// Locks the users of a batch and loads them into `taken`, with the inputs that their commands need.
+/// Does nothing without users.
 ///
 /// # Errors
-/// Those of Postgres; where the system has no random numbers.
-pub async fn supply(
+/// If Postgres refuses, or if the system has no random numbers.
+pub async fn load_auth_inputs(
     tx: &mut Transaction<'_, Postgres>,
     commands: &[&Command],
-    wanted: &BTreeSet<Missing>,
+    missing: &BTreeSet<Missing>,
     taken: &mut Taken,
 ) -> sqlx::Result<AuthInputs> {
     let is_user = |address: &&Address| address.aggregate == Aggregate::User;
@@ -42,20 +42,20 @@ pub async fn supply(
         return Ok(AuthInputs::default());
     }
     lock(tx, &addresses).await?;
-    // In a statement of its own, which begins when they are locked.
+    // A statement of its own, which begins when they are locked.
     let found = users::read(&mut **tx, addresses.iter()).await?;
     taken.states.extend(found.into_iter().map(State::User));
-    let named = Named::of(commands, wanted);
-    if !named.emails.is_empty() {
-        let emails: Vec<_> = named.emails.into_iter().collect();
+    let plan = AuthPlan::of(commands, missing);
+    if !plan.emails.is_empty() {
+        let emails: Vec<_> = plan.emails.into_iter().collect();
         taken.reach.emails = users::owners(&mut **tx, &emails).await?;
     }
     let mut throttle = Throttle::default();
-    if !named.failures.is_empty() {
-        let keys: Vec<_> = named.failures.into_iter().collect();
+    if !plan.failures.is_empty() {
+        let keys: Vec<_> = plan.failures.into_iter().collect();
         throttle = Throttle::new(users::failures(&mut **tx, &keys).await?);
     }
-    let mut randoms = vec![[0; 32]; named.randoms];
+    let mut randoms = vec![[0; 32]; plan.randoms];
     for random in &mut randoms {
         OsRng.try_fill_bytes(random).map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
     }
@@ -76,25 +76,25 @@ async fn lock(tx: &mut Transaction<'_, Postgres>, addresses: &[Address]) -> sqlx
     Ok(())
 }
 
-impl Named {
-    fn of(commands: &[&Command], wanted: &BTreeSet<Missing>) -> Self {
-        let mut named = Self::default();
+impl AuthPlan {
+    fn of(commands: &[&Command], missing: &BTreeSet<Missing>) -> Self {
+        let mut plan = Self::default();
         for command in commands {
-            named.add(command);
+            plan.add(command);
         }
-        for want in wanted {
-            match want {
+        for missing in missing {
+            match missing {
                 Missing::Email(tenant, email) => {
-                    named.emails.insert((tenant.clone(), email.clone()));
+                    plan.emails.insert((tenant.clone(), email.clone()));
                 }
                 Missing::Failures(key) => {
-                    named.failures.insert(key.clone());
+                    plan.failures.insert(key.clone());
                 }
-                Missing::Random => named.randoms += 1,
+                Missing::Random => plan.randoms += 1,
                 _ => {}
             }
         }
-        named
+        plan
     }
 
     fn add(&mut self, command: &Command) {
@@ -103,8 +103,8 @@ impl Named {
         };
         self.failures.extend(keys_of(command));
         let email = match verb {
-            Verb::Register(said) => Some(&said.email),
-            Verb::UpdateProfile(said) => said.email.as_ref(),
+            Verb::Register(payload) => Some(&payload.email),
+            Verb::UpdateProfile(payload) => payload.email.as_ref(),
             Verb::Login(_) | Verb::Refresh(_) => {
                 self.randoms += RANDOMS;
                 None

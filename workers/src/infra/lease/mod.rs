@@ -1,33 +1,46 @@
+//! Leases: rows in SQL that say which instance does a duty that only one should do.
+//!
+//! A lease only saves work: whatever is done under one stays right when two instances hold it for a
+//! moment. A duty that goes in rounds is a [`LeasedRounds`]; one that several instances divide among
+//! themselves is [`Shares`].
+
+mod rounds;
+mod shares;
+
 use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::time::Instant;
 
+pub use self::{
+    rounds::LeasedRounds,
+    shares::{HeldShares, Shares},
+};
 use super::postgres::bounded;
 use crate::infra::Context;
 
-/// What one instance does alone for a while: a duty. It only saves work: whatever is done under
-/// a lease stays right when two hold it for a moment.
+/// The leases of duties, by name.
 pub struct Lease;
 
-/// How long a lease lasts without renewal. With a renewal every [`RENEW`] the work of a
-/// holder that dies moves within 2 s.
+/// The time that a lease lasts without renewal. With a renewal every [`RENEW`] the work of a holder
+/// that dies moves within 2 s.
 pub const LASTS: Duration = Duration::from_millis(1500);
-/// How often a lease is renewed, or asked for.
+/// The time between two renewals of a lease, or two attempts to acquire it.
 pub const RENEW: Duration = Duration::from_millis(500);
 
-/// What an instance has of a duty that it has failed at for so long is given to another one.
+/// An instance that has failed at a duty for so long gives it up.
 const FAILS: Duration = Duration::from_secs(2);
-/// Who gave a duty up leaves it to the others for this long; twice as long each time that it has
-/// failed again, up to [`LONGEST_PAUSE`]: the others may all be no better.
+/// An instance that gave a duty up leaves it to the others for this long; twice as long each time
+/// that it fails again, up to [`LONGEST_PAUSE`]: the others may all be no better.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
-/// Whether an instance can do a duty. Postgres alone says who holds it, and whoever reaches
-/// Postgres can hold it for ever, though nothing comes of it where NATS cannot be used.
+/// The fitness of an instance for a duty. Postgres alone says which instance holds a lease, and one
+/// that reaches Postgres could hold it for ever without getting anything done, such as one that
+/// cannot use NATS.
 #[derive(Debug)]
 pub struct Fitness {
-    /// Since when nothing came of the duty.
+    /// The first failure since the duty last succeeded.
     failing: Option<Instant>,
     pause: Duration,
     paused_until: Option<Instant>,
@@ -40,12 +53,12 @@ impl Default for Fitness {
 }
 
 impl Fitness {
-    /// Something came of the duty.
+    /// Records that the duty succeeded.
     pub fn works(&mut self) {
         *self = Self::default();
     }
 
-    /// Nothing came of it, for a reason that another instance may not have.
+    /// Records that the duty failed, for a reason that another instance may not have.
     pub fn fails(&mut self) {
         let now = Instant::now();
         let failing = *self.failing.get_or_insert(now);
@@ -56,7 +69,7 @@ impl Fitness {
         }
     }
 
-    /// Whether the instance may hold the duty.
+    /// Returns true if the instance may hold the lease.
     #[must_use]
     pub fn is_fit(&self) -> bool {
         self.paused_until.is_none_or(|until| Instant::now() >= until)
@@ -64,11 +77,11 @@ impl Fitness {
 }
 
 impl Lease {
-    /// Takes or renews the lease of a duty that needs NATS. False: another instance holds it, or
-    /// this one cannot do the duty and has given it back.
+    /// Acquires or renews the lease of a duty that needs NATS. Returns false if another instance
+    /// holds it, or if this one is not fit for the duty and has given the lease back.
     ///
     /// # Errors
-    /// Those of Postgres; see [`bounded`].
+    /// If Postgres does not answer in time, or refuses; see [`bounded`].
     pub async fn hold(cx: &Context, name: &str, fitness: &Fitness) -> sqlx::Result<bool> {
         if fitness.is_fit() && !cx.nats.is_away() {
             return Self::take(&cx.postgres, name, &cx.instance).await;
@@ -83,15 +96,18 @@ impl Lease {
             .await
         });
         if given_up.await?.rows_affected() > 0 {
-            tracing::warn!(worker = %cx.worker, name, "cannot be done here: it is left to others");
+            tracing::warn!(
+                worker = %cx.worker, lease = name,
+                "lease given back, since this instance cannot do the duty: another one takes it"
+            );
         }
         Ok(false)
     }
 
-    /// Takes or renews a lease. False: another instance holds it.
+    /// Acquires or renews a lease. Returns false if another instance holds it.
     ///
     /// # Errors
-    /// Those of Postgres; see [`bounded`].
+    /// If Postgres does not answer in time, or refuses; see [`bounded`].
     pub async fn take(postgres: &PgPool, name: &str, holder: &str) -> sqlx::Result<bool> {
         let taken = bounded(postgres, async |connection| {
             sqlx::query!(
@@ -109,82 +125,15 @@ impl Lease {
         Ok(taken.await?.rows_affected() > 0)
     }
 
-    /// Gives back all leases of an instance, so that others have them at once.
+    /// Gives back all leases of an instance, so that others need not wait until they expire.
     ///
     /// # Errors
-    /// Those of Postgres; see [`bounded`].
+    /// If Postgres does not answer in time, or refuses; see [`bounded`].
     pub async fn give_back(postgres: &PgPool, holder: &str) -> sqlx::Result<()> {
         bounded(postgres, async |connection| {
             sqlx::query!("delete from brigade.leases where holder = $1", holder)
                 .execute(&mut **connection)
                 .await
-        })
-        .await?;
-        Ok(())
-    }
-}
-
-/// Work cut into equal shares that the live members of a group divide among themselves, each
-/// holding at most its fair part. A lease like any other: it only saves work.
-#[derive(Clone, Copy, Debug)]
-pub struct Shares {
-    /// The first part of the leases' names: `<group>.member.<member>`, `<group>.share.<n>`.
-    pub group: &'static str,
-    pub count: u8,
-}
-
-/// What a round of [`Shares::take`] came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    pub shares: Vec<i16>,
-    /// Some were given up in favour of others, who do not know yet.
-    pub released: bool,
-}
-
-impl Shares {
-    /// One round, in one statement, every [`RENEW`]: says that `member` is alive, gives up what
-    /// is above its fair part, takes what is free or was held by the dead.
-    ///
-    /// # Errors
-    /// Those of Postgres; see [`bounded`].
-    pub async fn take(self, postgres: &PgPool, member: &str) -> sqlx::Result<Held> {
-        loop {
-            let round = bounded(postgres, async |connection| {
-                sqlx::query_file!(
-                    "src/store/shares.sql",
-                    self.group,
-                    member,
-                    LASTS.as_secs_f64(),
-                    i64::from(self.count),
-                )
-                .fetch_one(&mut **connection)
-                .await
-            });
-            let round = round.await?;
-            // The first round ever only makes the rows; a statement does not see its own.
-            if round.made == 0 {
-                return Ok(Held { shares: round.held, released: round.released > 0 });
-            }
-        }
-    }
-
-    /// Gives back all shares of a member that leaves, so that others have them at once.
-    ///
-    /// # Errors
-    /// Those of Postgres; see [`bounded`].
-    pub async fn give_back(self, postgres: &PgPool, member: &str) -> sqlx::Result<()> {
-        bounded(postgres, async |connection| {
-            sqlx::query!(
-                "with gone as (
-                     delete from brigade.leases where name = $1 || '.member.' || $2
-                 )
-                 update brigade.leases set holder = ''
-                 where holder = $2 and starts_with(name, $1 || '.share.')",
-                self.group,
-                member,
-            )
-            .execute(&mut **connection)
-            .await
         })
         .await?;
         Ok(())
@@ -202,7 +151,7 @@ mod tests {
     use crate::{infra::postgres::connection, operations::migrate};
 
     #[tokio::test(start_paused = true)]
-    async fn who_fails_for_two_seconds_leaves_the_duty_to_others_and_ever_longer() {
+    async fn an_instance_that_fails_for_two_seconds_is_unfit_for_longer_each_time() {
         let mut fitness = Fitness::default();
         let fail_for = async |fitness: &mut Fitness, time: Duration| {
             let until = Instant::now() + time;
@@ -223,7 +172,7 @@ mod tests {
         assert!(!fitness.is_fit(), "twice as long");
         advance(PAUSE).await;
         assert!(fitness.is_fit());
-        // What works in between counts anew.
+        // A success in between starts over.
         fail_for(&mut fitness, FAILS).await;
         fitness.works();
         fail_for(&mut fitness, FAILS).await;
@@ -231,7 +180,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_gives_up_on_a_lease_keeps_no_place_in_the_pool() -> anyhow::Result<()> {
+    async fn a_lease_that_is_not_acquired_in_time_keeps_no_connection_of_the_pool()
+    -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let server = stack::Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;

@@ -10,28 +10,28 @@ use sqlx::{Connection, PgConnection};
 
 use crate::infra::{Context, postgres::bounded};
 
-/// So long a lock is kept after its release, in days.
+/// A lock is kept this long after its release, in days.
 const KEPT_DAYS: i32 = 30;
-/// Rows of a page: some milliseconds.
+/// Most rows of a page, which takes some milliseconds.
 const PAGE: i64 = 2000;
-/// Locks deleted in one go, so that nobody waits long for an owner.
+/// Most locks deleted in one transaction, so that nobody waits long for an owner.
 const AT_ONCE: usize = 100;
-/// How often a round begins, at most.
-const EVERY: Duration = Duration::from_secs(60 * 60);
+/// Least time between the ends of two rounds.
+const ROUND_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// A way through all locks, by key.
+/// The progress of a round through all locks, by key.
 pub struct OldLocks {
     /// Tenant and owner of the last row of the page before.
     after: (String, String),
-    /// When the next page is due.
+    /// The time at which the next page is due.
     next: Instant,
 }
 
-/// An owner's lock.
-struct Row {
+/// A row of `cart_locks`.
+struct OwnerLock {
     tenant: String,
     owner: String,
-    /// Long since released.
+    /// Released for longer than it is kept.
     old: bool,
 }
 
@@ -42,11 +42,11 @@ impl Default for OldLocks {
 }
 
 impl OldLocks {
-    /// Deletes what is old in the next page, if one is due.
+    /// Deletes the old locks of the next page, if one is due.
     ///
     /// # Errors
-    /// Those of Postgres; what was not deleted of the page comes with the next round.
-    pub async fn forget(&mut self, cx: &Context) -> sqlx::Result<()> {
+    /// If Postgres refuses; the rest of the page is deleted in the next round.
+    pub async fn delete(&mut self, cx: &Context) -> sqlx::Result<()> {
         if Instant::now() < self.next {
             return Ok(());
         }
@@ -55,9 +55,9 @@ impl OldLocks {
         let full = page.len() as i64 == PAGE;
         match page.last().filter(|_| full) {
             Some(last) => self.after = (last.tenant.clone(), last.owner.clone()),
-            None => *self = Self { next: Instant::now() + EVERY, ..Self::default() },
+            None => *self = Self { next: Instant::now() + ROUND_INTERVAL, ..Self::default() },
         }
-        let old: Vec<&Row> = page.iter().filter(|row| row.old).collect();
+        let old: Vec<&OwnerLock> = page.iter().filter(|row| row.old).collect();
         let mut deleted = 0;
         for some in old.chunks(AT_ONCE) {
             deleted += bounded(&cx.postgres, async |c| delete(c, some, KEPT_DAYS).await).await?;
@@ -69,15 +69,15 @@ impl OldLocks {
     }
 }
 
-/// The next rows by key.
+/// Loads the next rows by key.
 async fn page(
     postgres: &mut PgConnection,
     after: &(String, String),
     days: i32,
     most: i64,
-) -> sqlx::Result<Vec<Row>> {
+) -> sqlx::Result<Vec<OwnerLock>> {
     sqlx::query_as!(
-        Row,
+        OwnerLock,
         r#"select tenant, owner,
                   state = 'released'
                   and updated_at < statement_timestamp() - make_interval(days => $3) as "old!"
@@ -92,9 +92,10 @@ async fn page(
     .await
 }
 
-/// Deletes those that are still old when their owners are locked, as by everybody who changes a
-/// lock. An owner whom somebody has locked is passed over, so that nobody is waited for.
-async fn delete(postgres: &mut PgConnection, old: &[&Row], days: i32) -> sqlx::Result<i64> {
+/// Deletes those locks that are still old when their owners are locked, as everybody locks them who
+/// changes a lock. An owner that somebody has locked is passed over, so nothing is waited for.
+/// Returns the number of deleted locks.
+async fn delete(postgres: &mut PgConnection, old: &[&OwnerLock], days: i32) -> sqlx::Result<i64> {
     let mut tx = postgres.begin().await?;
     let locked = sqlx::query!(
         r#"select tenant as "tenant!", owner as "owner!"
@@ -105,7 +106,7 @@ async fn delete(postgres: &mut PgConnection, old: &[&Row], days: i32) -> sqlx::R
     )
     .fetch_all(&mut *tx)
     .await?;
-    // In a statement that begins when they are locked.
+    // A statement of its own, which begins when they are locked.
     let deleted = sqlx::query_file_scalar!(
         "src/workers/command_handler/forget_locks.sql",
         &locked.iter().map(|row| row.tenant.as_str()).collect::<Vec<_>>() as _,
@@ -139,7 +140,7 @@ mod tests {
         let (mut after, mut deleted) = (Default::default(), 0);
         loop {
             let page = page(&mut connection, &after, KEPT_DAYS, 7).await?;
-            let old: Vec<&Row> = page.iter().filter(|row| row.old).collect();
+            let old: Vec<&OwnerLock> = page.iter().filter(|row| row.old).collect();
             deleted += delete(&mut connection, &old, KEPT_DAYS).await?;
             let Some(last) = page.into_iter().next_back() else { return Ok(deleted) };
             after = (last.tenant, last.owner);
@@ -193,13 +194,13 @@ mod tests {
         sqlx::query(lock).execute(&mut *work).await?;
         assert_eq!(forget(&database).await?, 1);
         assert_eq!(left(&database).await?, ["gone1"]);
-        // What it was found by does not count: it was used meanwhile.
+        // It was used after it was found.
         let mut connection = database.sql.acquire().await?;
         let found = page(&mut connection, &Default::default(), KEPT_DAYS, 7).await?;
         let used = "update brigade.cart_locks set updated_at = now()";
         sqlx::query(used).execute(&mut *work).await?;
         work.commit().await?;
-        let found: Vec<&Row> = found.iter().collect();
+        let found: Vec<&OwnerLock> = found.iter().collect();
         assert!(found[0].old);
         assert_eq!(delete(&mut connection, &found, KEPT_DAYS).await?, 0);
         assert_eq!(left(&database).await?, ["gone1"]);

@@ -1,0 +1,93 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::task;
+
+use super::{held::HeldMessages, limits::HEARTBEAT, queues::Queues};
+use crate::runtime::Delivery;
+
+/// A batch of fewer messages is small: most of its cost is the cost of being a batch.
+const SMALL: usize = 32;
+
+/// A batch at work. Its messages stay known to the loop, for the signs of life.
+pub(super) struct RunningBatch {
+    pub(super) task: task::Id,
+    pub(super) alone: bool,
+    pub(super) beside: bool,
+    pub(super) deliveries: Arc<Vec<Delivery>>,
+    pub(super) since: Instant,
+}
+
+impl RunningBatch {
+    /// Returns whether no other batch is begun beside it. One that takes long is held up, and holds
+    /// up nobody.
+    fn is_small(&self) -> bool {
+        !self.beside && self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
+    }
+}
+
+/// All messages that are received and not yet acknowledged: queued, held or at work.
+pub(super) struct InHand {
+    pub(super) queues: Queues,
+    pub(super) held: HeldMessages,
+    pub(super) running: Vec<RunningBatch>,
+}
+
+impl InHand {
+    pub(super) fn new(sources: usize, at_once: usize) -> Self {
+        Self {
+            queues: Queues::new(sources),
+            held: HeldMessages::default(),
+            running: Vec::with_capacity(at_once + 1),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting() == 0 && self.running.is_empty()
+    }
+
+    /// Returns the number of messages that no batch has taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.queues.len() + self.held.len()
+    }
+
+    pub(super) fn iter_waiting(&self) -> impl Iterator<Item = &Delivery> {
+        self.queues.iter().chain(self.held.iter())
+    }
+
+    /// Returns all messages in hand.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {
+        let running = self.running.iter().flat_map(|batch| batch.deliveries.iter());
+        self.iter_waiting().chain(running)
+    }
+
+    /// Returns the messages that are handled alone just now.
+    pub(super) fn iter_alone(&self) -> impl Iterator<Item = &Delivery> {
+        let alone = self.running.iter().filter(|batch| batch.alone);
+        alone.flat_map(|batch| batch.deliveries.iter())
+    }
+
+    /// Returns whether another batch may begin.
+    pub(super) fn has_room(&self, at_once: usize) -> bool {
+        self.running.iter().filter(|batch| !batch.beside).count() < at_once
+            && !self.running.iter().any(RunningBatch::is_small)
+    }
+
+    /// Returns whether held messages may be tried: there are some, and none are being tried.
+    pub(super) fn may_try_held(&self) -> bool {
+        self.held.len() > 0 && !self.running.iter().any(|batch| batch.beside)
+    }
+
+    /// Returns whether all batches at work have begun within this time.
+    pub(super) fn all_younger_than(&self, limit: Duration) -> bool {
+        self.running.iter().all(|batch| batch.since.elapsed() < limit)
+    }
+
+    /// Forgets a batch that has ended. Returns whether it was a message alone.
+    pub(super) fn end(&mut self, task: task::Id) -> bool {
+        let at = self.running.iter().position(|batch| batch.task == task);
+        at.is_some_and(|at| self.running.swap_remove(at).alone)
+    }
+}

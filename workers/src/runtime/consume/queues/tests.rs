@@ -1,0 +1,155 @@
+use super::*;
+use crate::infra::intake::Message;
+
+/// Returns a message of `t1`; without deliveries it is a request.
+pub(in super::super) fn delivery(source: usize, deliveries: i64) -> Delivery {
+    of("t1", source, deliveries)
+}
+
+pub(in super::super) fn of(tenant: &str, source: usize, deliveries: i64) -> Delivery {
+    let subject = format!("req.{tenant}.cart.c1.join");
+    let message = Message::new(subject.into(), None, None, bytes::Bytes::new());
+    let stored = Origin::Stored { stream: "S".into(), sequence: 1, deliveries, stored_at: 0 };
+    let origin = if deliveries == 0 { Origin::Request } else { stored };
+    Delivery { origin, ..Delivery::request(message, source) }
+}
+
+fn filled(counts: &[usize]) -> Queues {
+    let mut queues = Queues::new(counts.len());
+    for (source, count) in counts.iter().enumerate() {
+        fill(&mut queues, "t1", source, *count);
+    }
+    queues
+}
+
+fn fill(queues: &mut Queues, tenant: &str, source: usize, count: usize) {
+    for _ in 0..count {
+        assert!(queues.push(of(tenant, source, 1)).is_ok());
+    }
+}
+
+fn count(deliveries: &[Delivery], tenant: &str) -> usize {
+    deliveries.iter().filter(|delivery| delivery.tenant() == tenant).count()
+}
+
+fn shares(queues: &mut Queues) -> Vec<usize> {
+    let batch = queues.next().unwrap().deliveries;
+    (0..queues.waiting.len()).map(|s| batch.iter().filter(|d| d.source == s).count()).collect()
+}
+
+#[test]
+fn sources_share_a_batch_and_leave_no_room_unused() {
+    assert_eq!(shares(&mut filled(&[1000, 1000])), [128, 128]);
+    assert_eq!(shares(&mut filled(&[1000, 10])), [246, 10]);
+    assert_eq!(shares(&mut filled(&[10, 1000])), [10, 246]);
+    assert_eq!(shares(&mut filled(&[3, 0])), [3, 0]);
+    assert_eq!(shares(&mut filled(&[1000, 0, 1000])), [128, 0, 128]);
+}
+
+#[test]
+fn batches_are_small_while_some_overtake_others() {
+    let mut queues = filled(&[1000, 0]);
+    assert!(queues.push(Delivery { overtakes: true, ..of("t2", 1, 1) }).is_ok());
+    assert_eq!(shares(&mut queues), [OVERTAKEN_BATCH - 1, 1]);
+    assert_eq!(shares(&mut queues), [OVERTAKEN_BATCH, 0]);
+    queues.overtook = Instant::now().checked_sub(OVERTAKEN);
+    assert_eq!(shares(&mut queues), [MAX_BATCH, 0]);
+}
+
+#[test]
+fn a_message_from_its_third_delivery_on_is_alone_and_takes_turns() {
+    let mut queues = filled(&[300]);
+    for _ in 0..2 {
+        assert!(queues.push(delivery(0, 3)).is_ok());
+    }
+    let mut sizes = Vec::new();
+    while let Some(batch) = queues.next() {
+        sizes.push((batch.deliveries.len(), batch.alone));
+    }
+    assert_eq!(sizes, [(1, true), (256, false), (1, true), (44, false)]);
+}
+
+#[test]
+fn while_a_dependency_is_away_only_requests_are_taken() {
+    let mut queues = Queues::new(2);
+    queues.keep(vec![delivery(0, 1), delivery(0, 4)], false);
+    assert!(queues.next().is_none());
+    assert!(queues.push(delivery(1, 0)).is_ok());
+    assert_eq!(queues.next().unwrap().deliveries[0].source, 1);
+    assert!(queues.next().is_none());
+    assert_eq!(queues.len(), 2);
+}
+
+#[test]
+fn a_message_that_is_kept_alone_keeps_nobody_else() {
+    let mut queues = filled(&[2]);
+    queues.keep(vec![delivery(0, 4)], true);
+    let batch = queues.next().unwrap();
+    assert_eq!((batch.deliveries.len(), batch.alone), (2, false));
+    assert!(queues.next().is_none(), "it waits");
+}
+
+#[test]
+fn a_tenant_and_a_source_that_are_full_hand_the_message_back() {
+    let mut queues = Queues::new(1);
+    let tenants = MAX_WAITING / MAX_WAITING_OF_TENANT;
+    for tenant in 0..tenants {
+        let tenant = format!("t{tenant}");
+        fill(&mut queues, &tenant, 0, MAX_WAITING_OF_TENANT);
+        let why = if tenant == format!("t{}", tenants - 1) {
+            QueueFull::Source
+        } else {
+            QueueFull::Tenant
+        };
+        assert_eq!(queues.push(of(&tenant, 0, 0)).unwrap_err().0, why);
+    }
+    assert_eq!(queues.push(of("another", 0, 0)).unwrap_err().0, QueueFull::Source);
+    assert!(queues.next().is_some());
+    assert!(queues.push(of("another", 0, 0)).is_ok());
+}
+
+#[test]
+fn s5_08_the_few_messages_of_one_tenant_are_in_the_next_batch_whatever_another_sends() {
+    let mut queues = Queues::new(2);
+    for source in 0..2 {
+        fill(&mut queues, "flood", source, MAX_WAITING_OF_TENANT);
+        fill(&mut queues, "other", source, 5);
+    }
+    let batch = queues.next().unwrap().deliveries;
+    assert_eq!((batch.len(), count(&batch, "other")), (MAX_BATCH, 10));
+    // Its messages alone take turns with those of others too.
+    for _ in 0..20 {
+        assert!(queues.push(of("flood", 0, 3)).is_ok());
+    }
+    assert!(queues.push(of("other", 0, 3)).is_ok());
+    let alone: Vec<_> = std::iter::from_fn(|| queues.next()).filter(|b| b.alone).collect();
+    let at = alone.iter().position(|batch| count(&batch.deliveries, "other") == 1);
+    assert_eq!((alone.len(), at), (21, Some(1)));
+}
+
+#[test]
+fn a_message_that_is_handled_alone_takes_no_room_from_the_rest() {
+    let mut queues = Queues::new(1);
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+    let permit = permits.clone().try_acquire_owned().unwrap();
+    let held = Delivery { permit: Some(permit.into()), ..delivery(0, ALONE_FROM) };
+    assert!(queues.push(held).is_ok());
+    assert_eq!(permits.available_permits(), 1);
+    for _ in 1..MAX_ALONE_OF_TENANT {
+        assert!(queues.push(delivery(0, ALONE_FROM)).is_ok());
+    }
+    assert_eq!(queues.push(delivery(0, ALONE_FROM)).unwrap_err().0, QueueFull::Alone);
+    assert!(queues.push(delivery(0, 1)).is_ok());
+    for n in MAX_ALONE_OF_TENANT..MAX_ALONE {
+        assert!(queues.push(of(&format!("o{n}"), 0, ALONE_FROM)).is_ok());
+    }
+    assert_eq!(queues.push(of("t2", 0, ALONE_FROM)).unwrap_err().0, QueueFull::Alone);
+}
+
+#[test]
+fn a_subject_without_a_tenant_shares_a_queue_with_others_like_it() {
+    for (tenant, expected) in [("t1", "t1"), ("", ""), ("a b", ""), ("ä", ""), ("*", "")] {
+        assert_eq!(of(tenant, 0, 0).tenant(), expected);
+    }
+    assert_eq!(of(&"x".repeat(Token::MAX_LEN + 1), 0, 0).tenant(), "");
+}

@@ -1,0 +1,132 @@
+use brigade_contracts::key::Bucket;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::{audit::KeyDiscrepancy, sessions::SessionFinding};
+use crate::infra::metrics::{MetricGroup, MetricsRegistry};
+
+/// The metrics of cache-verifier.
+pub struct VerifierMetrics {
+    pub heals: IntCounterVec,
+    pub server_restarts: IntCounter,
+    healed: IntCounterVec,
+    pub heal_left: IntGauge,
+    pub stream_filled: IntGaugeVec,
+    pub audited: IntCounter,
+    pub audit_findings: IntCounterVec,
+    audit_round: IntGauge,
+    pub audit_unreadable: IntCounter,
+    pub session_checks: IntCounterVec,
+    pub rebuilds_requested: IntCounter,
+}
+
+/// The rows that healing writes into SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealedRows {
+    /// Entries of the projection backlog.
+    Aggregates,
+    /// Last events of projected parts, in the outbox.
+    Parts,
+    /// Events that the stream lost, in the outbox.
+    Events,
+}
+
+impl HealedRows {
+    const ALL: [Self; 3] = [Self::Aggregates, Self::Parts, Self::Events];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Aggregates => "aggregates",
+            Self::Parts => "parts",
+            Self::Events => "events",
+        }
+    }
+}
+
+impl MetricGroup for VerifierMetrics {
+    fn register(registry: &MetricsRegistry) -> Self {
+        let metrics = Self {
+            heals: registry.counters(
+                "brigade_heals_total",
+                "Losses of JetStream that were healed, by stream and kind of loss; stays 0 in good \
+                 order, so an alarm can stand on it",
+                &["stream", "loss"],
+            ),
+            server_restarts: registry.counter(
+                "brigade_server_restarts_total",
+                "Starts of nats-server after which the newest messages and keys were checked: a \
+                 suspicion, no loss",
+            ),
+            healed: registry.counters(
+                "brigade_healed_total",
+                "What healing put into SQL: aggregates to be projected, events to be published \
+                 again",
+                &["what"],
+            ),
+            heal_left: registry.gauge(
+                "brigade_heal_left",
+                "About how many aggregates a heal under way put into the projection backlog that \
+                 are not projected yet",
+            ),
+            stream_filled: registry.gauges(
+                "brigade_stream_filled_percent",
+                "How much of its max_bytes a stream holds; from 50 on somebody has to look: dead \
+                 letters nobody settles, commands nobody decides",
+                &["stream"],
+            ),
+            audited: registry.counter(
+                "brigade_audited_total",
+                "Aggregates that the rolling audit compared with SQL",
+            ),
+            audit_findings: registry.counters(
+                "brigade_audit_findings_total",
+                "Keys that differ from SQL, confirmed twice: missing, stale, ahead (reported \
+                 only), different",
+                &["bucket", "finding"],
+            ),
+            audit_round: registry.gauge(
+                "brigade_audit_round_time_seconds",
+                "When the audit last went through all aggregates, as Unix time; 0: not yet",
+            ),
+            audit_unreadable: registry.counter(
+                "brigade_audit_unreadable_total",
+                "Aggregates that the audit could not read from SQL, and passed by",
+            ),
+            session_checks: registry.counters(
+                "brigade_session_checks_total",
+                "What is cached of a user's session, compared with each event of it: ok, missing, \
+                 stale, ahead",
+                &["finding"],
+            ),
+            rebuilds_requested: registry.counter(
+                "brigade_rebuilds_asked_total",
+                "Commands by which cache-verifier had a user's session projected again; stays 0 \
+                 without faults",
+            ),
+        };
+        for rows in HealedRows::ALL {
+            metrics.healed.with_label_values(&[rows.as_str()]);
+        }
+        for bucket in Bucket::ALL.into_iter().filter(|bucket| bucket.has_canary()) {
+            for discrepancy in KeyDiscrepancy::ALL {
+                metrics.audit_findings.with_label_values(&[bucket.as_str(), discrepancy.as_str()]);
+            }
+        }
+        for finding in SessionFinding::ALL {
+            metrics.session_checks.with_label_values(&[finding.as_str()]);
+        }
+        metrics
+    }
+}
+
+impl VerifierMetrics {
+    /// Counts rows that healing has written.
+    pub fn count_healed(&self, rows: HealedRows, count: u64) {
+        self.healed.with_label_values(&[rows.as_str()]).inc_by(count);
+    }
+
+    /// Records that the audit has gone through all aggregates.
+    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
+    pub fn audit_went_round(&self) {
+        self.audit_round.set(time::OffsetDateTime::now_utc().unix_timestamp());
+    }
+}

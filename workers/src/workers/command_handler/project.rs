@@ -1,0 +1,194 @@
+//! Projects aggregates into KV: writes `versions` and the parts that command-handler owns, at their
+//! newest versions, so that a newer projection covers all older ones.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::jetstream;
+use brigade_contracts::{Address, Part, key::Bucket};
+use brigade_domain::State;
+use futures::future::join_all;
+use sqlx::PgPool;
+use tokio::time::timeout;
+
+use super::{
+    guarded_bucket::{GuardedBucket, WRITE_TIMEOUT},
+    projected_keys::{active_order, auth, cart_lock, core, timer, versions},
+};
+use crate::{
+    infra::{Context, Put, Stored, WhenAbsent, metrics::VisibilityMetrics, postgres::bounded},
+    store::states,
+};
+
+/// Longest time that an answer waits for a timer.
+const TIMER_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Writes the buckets of command-handler.
+pub struct ProjectionWriter {
+    versions: GuardedBucket,
+    views: GuardedBucket,
+    active_orders: GuardedBucket,
+    cart_locks: GuardedBucket,
+    user_state: GuardedBucket,
+    timers: jetstream::Context,
+    postgres: PgPool,
+    visibility: Arc<VisibilityMetrics>,
+}
+
+impl ProjectionWriter {
+    /// Opens the buckets.
+    ///
+    /// # Errors
+    /// Never in practice: see [`GuardedBucket::open`].
+    pub async fn open(cx: &Context) -> anyhow::Result<Self> {
+        Ok(Self {
+            versions: GuardedBucket::open(&cx.nats, Bucket::Versions).await?,
+            views: GuardedBucket::open(&cx.nats, Bucket::Views).await?,
+            active_orders: GuardedBucket::open(&cx.nats, Bucket::ActiveOrders).await?,
+            cart_locks: GuardedBucket::open(&cx.nats, Bucket::CartLocks).await?,
+            user_state: GuardedBucket::open(&cx.nats, Bucket::UserState).await?,
+            timers: jetstream::ContextBuilder::new()
+                .timeout(WRITE_TIMEOUT)
+                .ack_timeout(WRITE_TIMEOUT)
+                .build(cx.nats.client.clone()),
+            postgres: cx.postgres.clone(),
+            visibility: cx.metrics.group(),
+        })
+    }
+
+    /// Projects aggregates, all keys at once. Returns the addresses and versions of those that are
+    /// completely stored in KV now; the others stay in the backlog.
+    pub async fn project(&self, states: &[State]) -> Vec<(Address, u64)> {
+        if states.is_empty() {
+            return Vec::new();
+        }
+        let (projected, absent) = self.write(states, WhenAbsent::Ask).await;
+        if absent.is_empty() {
+            return projected;
+        }
+        // Keys are absent that must have had a value. The states in SQL are the newest.
+        let reprojected = match self.read(&absent).await {
+            Ok(states) => self.write(&states, WhenAbsent::Write).await.0,
+            Err(error) => {
+                tracing::warn!(
+                    %error, aggregates = absent.len(),
+                    "cannot read from SQL what was lost in KV; it stays in the backlog"
+                );
+                Vec::new()
+            }
+        };
+        [projected, reprojected].concat()
+    }
+
+    /// Projects aggregates that were just read from SQL and of which much may be lost. Trusts no
+    /// remembered version of their keys. Returns what [`Self::project`] returns.
+    pub async fn reproject(&self, states: &[State]) -> Vec<(Address, u64)> {
+        if states.is_empty() {
+            return Vec::new();
+        }
+        self.write(states, WhenAbsent::Write).await.0
+    }
+
+    async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
+        bounded(&self.postgres, async |connection| states::read(connection, addresses).await).await
+    }
+
+    /// Sets the timers of the locks that are held. Returns the results with the positions of the
+    /// locks in `states`.
+    async fn set_timers(&self, states: &[State], absent: WhenAbsent) -> Vec<(usize, Stored)> {
+        // A reprojection may be large, and each timer has a flush of its own; those that are stored
+        // by then are set. In a projection somebody waits for an answer.
+        let limit = if absent == WhenAbsent::Write { WRITE_TIMEOUT } else { TIMER_TIMEOUT };
+        let held = states.iter().enumerate().filter_map(|(at, state)| {
+            state.lock().filter(|lock| lock.is_held()).map(|lock| (at, timer(lock)))
+        });
+        let set = held.map(|(at, (subject, headers, payload))| async move {
+            let set =
+                async { self.timers.publish_with_headers(subject, headers, payload).await?.await };
+            let failed = |why: String| Stored::Failed(format!("a timer: {why}"));
+            let set = match timeout(limit, set).await {
+                Ok(Ok(_)) => Stored::Shown,
+                Ok(Err(error)) => failed(error.to_string()),
+                Err(late) => failed(late.to_string()),
+            };
+            (at, set)
+        });
+        join_all(set).await
+    }
+
+    /// Writes all keys of these states. Returns the addresses and versions of those that are
+    /// completely stored, and the addresses of those with an absent key.
+    async fn write(
+        &self,
+        states: &[State],
+        absent: WhenAbsent,
+    ) -> (Vec<(Address, u64)>, Vec<Address>) {
+        let versions = KeyBatch::of(states, versions);
+        let cores = KeyBatch::of(states, core);
+        let orders = KeyBatch::of(states, |state| state.order().map(active_order));
+        let locks = KeyBatch::of(states, |state| state.lock().map(cart_lock));
+        let users = KeyBatch::of(states, |state| state.user().map(|_| auth(state)));
+        let (versions, cores, orders, locks, users, timers) = tokio::join!(
+            versions.put(&self.versions, absent),
+            cores.put(&self.views, absent),
+            orders.put(&self.active_orders, absent),
+            locks.put(&self.cart_locks, absent),
+            users.put(&self.user_state, absent),
+            self.set_timers(states, absent),
+        );
+        for (part, results) in [(Part::Core, &cores), (Part::Auth, &users)] {
+            for (at, _) in results.iter().filter(|(_, stored)| *stored == Stored::Shown) {
+                self.visibility.observe(part, states[*at].head().part(part).1);
+            }
+        }
+        let results = [versions, cores, orders, locks, users, timers].into_iter().flatten();
+        merge(states, results)
+    }
+}
+
+/// Merges the results of all keys of these states: what a state is as a whole.
+fn merge(
+    states: &[State],
+    results: impl Iterator<Item = (usize, Stored)>,
+) -> (Vec<(Address, u64)>, Vec<Address>) {
+    let mut stored = vec![Stored::Shown; states.len()];
+    for (at, other) in results.filter(|(_, other)| *other != Stored::Shown) {
+        // A state with an absent key has to be read again, whatever else failed.
+        if stored[at] != Stored::Absent {
+            stored[at] = other;
+        }
+    }
+    let (mut projected, mut lost) = (Vec::new(), Vec::new());
+    for (state, stored) in states.iter().zip(stored) {
+        let head = state.head();
+        match stored {
+            Stored::Shown => projected.push((head.address.clone(), head.version)),
+            Stored::Absent => lost.push(head.address.clone()),
+            Stored::Failed(_) => {}
+        }
+    }
+    (projected, lost)
+}
+
+/// Values for one bucket.
+struct KeyBatch {
+    /// The position of the state that each value belongs to.
+    positions: Vec<usize>,
+    values: Vec<Put>,
+}
+
+impl KeyBatch {
+    fn of(states: &[State], value: impl Fn(&State) -> Option<Put>) -> Self {
+        let values = states.iter().enumerate();
+        let (positions, values) = values.filter_map(|(at, s)| Some((at, value(s)?))).unzip();
+        Self { positions, values }
+    }
+
+    /// Writes the values. Returns their results with the positions of their states.
+    async fn put(self, bucket: &GuardedBucket, absent: WhenAbsent) -> Vec<(usize, Stored)> {
+        if absent == WhenAbsent::Write {
+            // A key may be lost although a version of it is remembered.
+            bucket.forget(&self.values);
+        }
+        self.positions.into_iter().zip(bucket.put(&self.values, absent).await).collect()
+    }
+}

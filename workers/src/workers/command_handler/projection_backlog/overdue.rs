@@ -1,0 +1,305 @@
+use std::{collections::BTreeSet, sync::Arc};
+
+use brigade_contracts::{Address, Aggregate};
+use brigade_domain::State;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::projected::{ProjectedVersions, flush};
+use crate::{
+    infra::{
+        Context,
+        health::POSTGRES,
+        lease::LeasedRounds,
+        postgres::{Failure, bounded, failure},
+    },
+    store::states,
+    workers::command_handler::{
+        guarded_bucket::WRITE_TIMEOUT, metrics::CommandHandlerMetrics, project::ProjectionWriter,
+    },
+};
+
+const LEASE: &str = "command-handler.projection-backlog";
+/// An entry older than this, in seconds, is overdue.
+const OVERDUE: f64 = 1.0;
+/// Most entries of a page.
+const MAX_PAGE: i64 = 500;
+
+/// Tenant, aggregate and id of an entry.
+type EntryKey = (String, String, String);
+
+/// Projects overdue entries.
+///
+/// A scan goes through all entries by key, page by page. A page begins where the one before ended,
+/// so nothing is read twice, however many entries there are, and those who write entries keep no
+/// index besides that of the key. An entry that cannot be projected now is passed over until the
+/// next scan, so that it holds up no other.
+pub(super) struct OverdueScan {
+    cx: Context,
+    writer: Arc<ProjectionWriter>,
+    projected: Arc<ProjectedVersions>,
+    metrics: Arc<CommandHandlerMetrics>,
+    /// The key of the last entry of the page before.
+    after: EntryKey,
+    /// The number of entries in a page.
+    page_size: i64,
+    /// Entries up to this time with an unreadable address were logged in an earlier scan.
+    logged_until: OffsetDateTime,
+    /// The newest entry with an unreadable address in this scan.
+    newest_logged: OffsetDateTime,
+}
+
+/// A row of the backlog.
+#[derive(Debug)]
+struct BacklogEntry {
+    at: OffsetDateTime,
+    tenant: String,
+    aggregate: String,
+    id: String,
+    version: i64,
+}
+
+impl BacklogEntry {
+    fn key(&self) -> EntryKey {
+        (self.tenant.clone(), self.aggregate.clone(), self.id.clone())
+    }
+
+    fn address(&self) -> Option<Address> {
+        Address::new(&self.tenant, Aggregate::parse_noted(&self.aggregate)?, &self.id).ok()
+    }
+}
+
+impl OverdueScan {
+    pub(super) fn new(
+        cx: Context,
+        writer: Arc<ProjectionWriter>,
+        projected: Arc<ProjectedVersions>,
+        metrics: Arc<CommandHandlerMetrics>,
+    ) -> Self {
+        Self {
+            cx,
+            writer,
+            projected,
+            metrics,
+            after: EntryKey::default(),
+            page_size: MAX_PAGE,
+            logged_until: OffsetDateTime::UNIX_EPOCH,
+            newest_logged: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    /// Projects overdue entries, under the lease, until the drain.
+    pub(super) async fn run(mut self) {
+        let duty = self.cx.health.duty("projection-backlog");
+        let mut rounds = LeasedRounds::new(&self.cx, LEASE, duty);
+        while rounds.begin().await {
+            match self.project_overdue(&mut rounds).await {
+                Ok(true) => rounds.succeeded(),
+                Ok(false) => rounds.blocked(),
+                Err(error) => {
+                    let worker = self.cx.worker;
+                    tracing::debug!(%worker, %error, "cannot project the backlog");
+                    rounds.failed(POSTGRES, &error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Projects overdue entries until the scan is over, or no entry of a page can be projected. The
+    /// scan goes on with the next round then, so that a server that is away is not asked without
+    /// pause. Returns whether there was nothing to project, or something was projected.
+    async fn project_overdue(&mut self, rounds: &mut LeasedRounds) -> sqlx::Result<bool> {
+        let mut has_projected = false;
+        while rounds.renew().await? {
+            rounds.duty().moved();
+            let entries = load_page(&self.cx.postgres, &self.after, self.page_size).await?;
+            if entries.is_empty() {
+                self.end();
+                return Ok(true);
+            }
+            match self.project_page(&entries).await? {
+                Page::Projected(0) => return Ok(true),
+                Page::Projected(_) => has_projected = true,
+                Page::Blocked => return Ok(has_projected),
+            }
+            if self.cx.drain.is_cancelled() {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Projects the entries of a page.
+    async fn project_page(&mut self, entries: &[BacklogEntry]) -> sqlx::Result<Page> {
+        let addresses = self.advance(entries);
+        let CurrentStates { states, deleted } = read(&self.cx.postgres, &addresses).await?;
+        let began = Instant::now();
+        let projected = self.writer.reproject(&states).await;
+        let count = projected.len();
+        // A page may take longer than a bucket is waited for.
+        let is_too_large = count == 0 && began.elapsed() >= WRITE_TIMEOUT;
+        self.page_size = if is_too_large {
+            (self.page_size / 8).max(1)
+        } else {
+            (self.page_size * 2).min(MAX_PAGE)
+        };
+        if count > 0 {
+            let (worker, overdue) = (self.cx.worker, entries.len());
+            tracing::info!(%worker, overdue, projected = count, "projected overdue aggregates");
+        }
+        self.metrics.reprojected.inc_by(count as u64);
+        self.projected.add(projected);
+        self.projected.add(versions_of_deleted(entries, &deleted));
+        flush(&self.cx.postgres, &self.projected).await?;
+        Ok(if count > 0 || states.is_empty() { Page::Projected(count) } else { Page::Blocked })
+    }
+
+    /// Goes past a page, and returns the addresses of its entries.
+    fn advance(&mut self, entries: &[BacklogEntry]) -> Vec<Address> {
+        let mut addresses = Vec::new();
+        for entry in entries {
+            match entry.address() {
+                Some(address) => addresses.push(address),
+                None if entry.at <= self.logged_until => {}
+                None => {
+                    let worker = self.cx.worker;
+                    tracing::error!(%worker, ?entry, "an entry without an address is not projected");
+                    self.newest_logged = self.newest_logged.max(entry.at);
+                }
+            }
+        }
+        if let Some(last) = entries.last() {
+            self.after = last.key();
+        }
+        addresses
+    }
+
+    fn end(&mut self) {
+        self.after = EntryKey::default();
+        self.logged_until = self.newest_logged;
+    }
+}
+
+/// The result of a page.
+enum Page {
+    /// So many aggregates were projected. None if there was nothing to project.
+    Projected(usize),
+    /// None could be projected.
+    Blocked,
+}
+
+/// The present states of entries.
+#[derive(Default)]
+struct CurrentStates {
+    states: Vec<State>,
+    /// The locks that were deleted, of which nothing is to be projected.
+    deleted: BTreeSet<Address>,
+}
+
+impl CurrentStates {
+    fn add(&mut self, addresses: &[Address], states: Vec<State>) {
+        let found: BTreeSet<&Address> = states.iter().map(|state| &state.head().address).collect();
+        let deleted = |a: &&Address| a.aggregate == Aggregate::Lock && !found.contains(a);
+        self.deleted.extend(addresses.iter().filter(deleted).cloned());
+        self.states.extend(states);
+    }
+}
+
+/// Returns the versions in the entries of these deleted locks. A lock that is made again has a
+/// higher version, and keeps its entry.
+fn versions_of_deleted(
+    entries: &[BacklogEntry],
+    deleted: &BTreeSet<Address>,
+) -> Vec<(Address, u64)> {
+    let versions = entries.iter().filter_map(|entry| {
+        let address = entry.address().filter(|address| deleted.contains(address))?;
+        Some((address, entry.version.cast_unsigned()))
+    });
+    versions.collect()
+}
+
+/// Reads aggregates. One that cannot be read is left out, and holds up no other.
+async fn read(postgres: &PgPool, addresses: &[Address]) -> sqlx::Result<CurrentStates> {
+    let read = async |addresses: &[Address]| {
+        bounded(postgres, async |connection| states::read(connection, addresses).await).await
+    };
+    let mut current = CurrentStates::default();
+    match read(addresses).await {
+        Ok(states) => {
+            current.add(addresses, states);
+            return Ok(current);
+        }
+        Err(error) if failure(&error) == Failure::Fault => {}
+        Err(error) => return Err(error),
+    }
+    for address in addresses {
+        match read(std::slice::from_ref(address)).await {
+            Ok(one) => current.add(std::slice::from_ref(address), one),
+            Err(error) => {
+                tracing::error!(%error, %address, "an aggregate cannot be read or projected");
+            }
+        }
+    }
+    Ok(current)
+}
+
+/// Loads the next page of overdue entries after a key, in the order of their keys.
+async fn load_page(
+    postgres: &PgPool,
+    after: &EntryKey,
+    page_size: i64,
+) -> sqlx::Result<Vec<BacklogEntry>> {
+    let (tenant, aggregate, id) = after;
+    bounded(postgres, async |connection| {
+        sqlx::query_file_as!(
+            BacklogEntry,
+            "src/workers/command_handler/overdue.sql",
+            OVERDUE,
+            tenant,
+            aggregate,
+            id,
+            page_size,
+        )
+        .fetch_all(&mut **connection)
+        .await
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Database;
+
+    #[tokio::test]
+    async fn only_a_page_of_entries_is_read_however_many_there_are() -> anyhow::Result<()> {
+        let database = Database::start().await?;
+        let overdue = async |after: &str| {
+            let values = format!("1, {after}, {MAX_PAGE}");
+            let types = "float8, text, text, text, bigint";
+            database.rows_read(types, include_str!("../overdue.sql"), &values).await
+        };
+        assert_eq!(overdue("'', '', ''").await?, 0);
+        // The planner still takes it for empty; then it knows.
+        let entries = "insert into brigade.unshown
+                     select 't' || n % 7, 'cart', 'c' || n, 1, now() - interval '1 minute'
+                     from generate_series(1, 20000) n";
+        for more in [entries, "analyze brigade.unshown"] {
+            database.run(more).await?;
+            for after in ["'', '', ''", "'t3', 'cart', 'c5'", "'t5', 'cart', ''"] {
+                assert_eq!(overdue(after).await?, MAX_PAGE.cast_unsigned(), "after {after}");
+            }
+        }
+        // All of them, each once.
+        let (mut after, mut seen) = (EntryKey::default(), 0);
+        loop {
+            let entries = load_page(&database.sql, &after, MAX_PAGE).await?;
+            let Some(last) = entries.last() else { break };
+            after = last.key();
+            seen += entries.len();
+        }
+        assert_eq!(seen, 20_000);
+        Ok(())
+    }
+}
