@@ -276,6 +276,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE dead_letter_actions", "SELECT, DELETE"),
             ("TABLE user_activity", "SELECT, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
+            ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE, DELETE"),
             ("SEQUENCE events_seq_seq", "USAGE"),
             ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
             ("SEQUENCE lock_token", "USAGE"),
@@ -285,13 +286,15 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE events", "SELECT"),
             ("TABLE outbox", "SELECT, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
+            ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
             ("SEQUENCE events_seq_seq", "SELECT"),
         ],
         // What the stream of dead letters does not take, whoever consumes puts there, and counts
         // how many of the tenant's are there.
-        WorkerName::PaymentProjector | WorkerName::UserStateProjector => {
-            &[("TABLE dead_letters", "SELECT, INSERT")]
-        }
+        WorkerName::PaymentProjector | WorkerName::UserStateProjector => &[
+            ("TABLE dead_letters", "SELECT, INSERT"),
+            ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
+        ],
         // It may write nothing but its lease, which only saves work: two that find the same do no
         // harm.
         WorkerName::TableStatusReconciler => &[
@@ -305,6 +308,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE cart_locks", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
+            ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
         ],
         WorkerName::CacheVerifier => &[
             ("TABLE carts", "SELECT"),
@@ -323,6 +327,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE stream_checkpoints", "SELECT, INSERT, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
+            ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
             ("SEQUENCE events_seq_seq", "USAGE"),
         ],
         WorkerName::Edge => &[

@@ -160,7 +160,128 @@ async fn s5_07_letters_in_sql_are_bounded_for_each_tenant() {
     fleet.finish().await;
 }
 
-/// The letters are of commands that have their outcomes by now.
+/// The counts of letters that are not kept: tenant, reason, how many.
+async fn counted(fleet: &TestFleet) -> Vec<(String, String, i64)> {
+    let rows = "select tenant, reason, letters from brigade.dead_letter_overflow
+                where reason !~ '^r[0-9]' order by tenant, reason";
+    sqlx::query_as(rows).fetch_all(&fleet.sql).await.unwrap()
+}
+
+/// Nobody acts on the letters for so long that there is no room for their headers either.
+#[tokio::test]
+async fn s5_07_letters_beyond_all_bounds_are_counted_and_their_senders_answered() {
+    let fleet = TestFleet::start().await;
+    shrink(&fleet, "DLQ", 64).await;
+    fill_the_table(&fleet).await;
+    let without_payload = "insert into brigade.dead_letters (message, subject, headers, payload)
+                           select 'b' || n, 'dlq.command-handler.cmd.t1.cart.c1.open', '[]', ''
+                           from generate_series(1, 10000) n";
+    sqlx::raw_sql(without_payload).execute(&fleet.sql).await.unwrap();
+    let without_id = async |tenant: &str, count: usize| {
+        let js = jetstream::new(fleet.connect(&format!("{tenant}-producer")).await);
+        for n in 0..count {
+            let subject = format!("cmd.{tenant}.cart.c{n}.open");
+            js.publish(subject, OPEN.into()).await.unwrap().await.unwrap();
+        }
+    };
+    without_id("t1", 3).await;
+    without_id("t2", 1).await;
+    let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
+    sqlx::raw_sql(fault).execute(&fleet.sql).await.unwrap();
+    let producer = fleet.producer().await;
+    let soup = || placed(&[("Soup", 500, 1)]);
+    let outcome = producer.publish("k2", "order.o1.place", soup()).await;
+    assert_eq!((&outcome["status"], &outcome["code"]), (&json!(500), &json!("dropped")));
+    let mended = "alter table brigade.orders drop constraint fault";
+    sqlx::raw_sql(mended).execute(&fleet.sql).await.unwrap();
+    // Whoever sends it again is told the same, and nobody else is.
+    let again = producer.send_as("k2", "order.o1.place", soup()).await;
+    assert_eq!((again.status, again.code()), (500, "dropped".to_owned()));
+    let other = producer.send_as("k2", "order.o1.place", placed(&[("Soup", 501, 1)])).await;
+    assert_eq!((other.status, other.code()), (409, "command_id_reused".to_owned()));
+    until("the other's letter", || async { (in_sql(&fleet).await == 11_001).then_some(()) }).await;
+    until("all to be counted", || async {
+        let all = counted(&fleet).await;
+        (all.iter().map(|(_, _, letters)| letters).sum::<i64>() == 4).then_some(())
+    })
+    .await;
+    let reasons = counted(&fleet).await;
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert_eq!(reasons[1], ("t1".to_owned(), "missing_command_id".to_owned(), 3));
+    let not_kept =
+        fleet.metrics.group::<DeadLetterMetrics>().not_kept.with_label_values(&["command-handler"]);
+    assert_eq!(not_kept.get(), 4);
+    let listed = process::printed(&fleet, "dlq ls --tenant t1 --limit 1").await;
+    assert!(listed.contains("missing_command_id [3 like this counted since"), "{listed}");
+    let listed = process::printed(&fleet, "dlq ls --tenant t2").await;
+    assert!(!listed.contains("counted"), "{listed}");
+    let listed = process::printed(&fleet, "dlq ls --tenant t1 --limit 1 --json").await;
+    let row = listed.lines().find(|line| line.contains("not_kept\":3")).expect("a row");
+    let row: Value = serde_json::from_str(row).unwrap();
+    assert_eq!((&row["reason"], &row["tenant"]), (&json!("missing_command_id"), &json!("t1")));
+
+    // However many reasons there are, their rows are bounded.
+    let reasons = "insert into brigade.dead_letter_overflow
+                       (tenant, worker, reason, letters, last_subject, last_message)
+                   select 't1', 'command-handler', 'r' || n, 1, '', '' from generate_series(1, 98) n";
+    sqlx::raw_sql(reasons).execute(&fleet.sql).await.unwrap();
+    let js = jetstream::new(fleet.connect("t1-producer").await);
+    let mut reused = HeaderMap::new();
+    reused.insert("Command-Id", "k2");
+    let sent = js.publish_with_headers("cmd.t1.cart.c1.open", reused, OPEN.into());
+    sent.await.unwrap().await.unwrap();
+    until("a row for all other reasons", || async {
+        counted(&fleet).await.contains(&("t1".into(), "other".into(), 1)).then_some(())
+    })
+    .await;
+    // Where there is room again, which is looked at now and then, the next one is kept.
+    sqlx::raw_sql("delete from brigade.dead_letters where message = 'b1'")
+        .execute(&fleet.sql)
+        .await
+        .unwrap();
+    let moment = "update brigade.dead_letter_overflow
+                  set checked_at = checked_at - interval '1 minute'";
+    sqlx::raw_sql(moment).execute(&fleet.sql).await.unwrap();
+    without_id("t1", 1).await;
+    until("a letter to be kept", || async { (in_sql(&fleet).await == 11_001).then_some(()) }).await;
+    assert_eq!(not_kept.get(), 5);
+    fleet.finish().await;
+}
+
+/// The header that tells the account is the server's own, so it is not sent again; without it the
+/// command would be accepted. nats-server 2.15 does not store it: the letter is written by hand.
+#[tokio::test]
+async fn s5_09_a_letter_from_another_tenants_account_is_never_replayed() {
+    let fleet = TestFleet::start().await;
+    let foreign = r#"insert into brigade.dead_letters (message, subject, headers, payload)
+        values ('m', 'dlq.command-handler.cmd.t1.cart.c1.open',
+                '[["Command-Id","k1"],["Dead-Nats-Request-Info","{\"acc\":\"T-t2\"}"],
+                  ["Dead-Reason","wrong_tenant: sent from another tenant''s account"],
+                  ["Origin-Subject","cmd.t1.cart.c1.open"]]',
+                '{"kind":"team","owner":"ada","currency":"EUR"}')"#;
+    sqlx::raw_sql(foreign).execute(&fleet.sql).await.unwrap();
+    let letter = letters(&fleet, 1).await.remove(0);
+    assert!(letter.reason.starts_with("wrong_tenant"), "{}", letter.reason);
+    let desk = desk(&fleet).await;
+    for refused in [
+        desk.check_replay(&letter, false).await,
+        desk.replay(&letter, "op1").await,
+        desk.force(&letter, "it looks fine", "op1").await,
+    ] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("another tenant's account"), "{refused}");
+    }
+    // Nor is its Command-Id used up for the tenant that it names.
+    desk.drop(&letter, "not theirs", "op1").await.unwrap();
+    let producer = fleet.producer().await;
+    let open: Value = serde_json::from_str(OPEN).unwrap();
+    assert_eq!(producer.send_as("k1", "cart.c1.open", open).await.status, 201);
+    let archive = Filter { all: true, ..Filter::default() };
+    assert_eq!(desk.list(&archive).await.unwrap()[0].outcome, None);
+    fleet.finish().await;
+}
+
+/// Letters of commands that have their outcomes by now.
 const LETTERS: usize = 5000;
 
 async fn many_letters() -> TestFleet {

@@ -5,12 +5,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade::{
     fleet::config::{self, RunConfig},
     infra::nats::OperatorConnection,
-    operations::dead_letters::{DeadLetters, Filter, Letter, Number, Page},
+    operations::dead_letters::{DeadLetters, Filter, Letter, Number, Overflow, Page},
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_SUBJECT},
         delivery::pairs,
     },
 };
+use brigade_contracts::Timestamp;
 use clap::Subcommand;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -120,8 +121,10 @@ pub async fn run(args: DlqArgs) -> Result<ExitCode> {
     match args.action {
         DlqAction::Ls { filter, all, page } => {
             let limit = usize::try_from(page.limit)?;
-            let found = letters.page(&filter.filter(all), page.after, limit).await?;
+            let filter = filter.filter(all);
+            let found = letters.page(&filter, page.after, limit).await?;
             list(&found, page.json)?;
+            list_overflow(&letters.overflow(&filter).await?, page.json)?;
         }
         DlqAction::Show { number } => {
             show(&letters.get(number).await?, &letters.payload(number).await?)?;
@@ -201,6 +204,29 @@ fn list(page: &Page, json: bool) -> Result<()> {
     }
     if let Some(last) = page.letters.last().filter(|_| page.more) {
         eprintln!("There are more: go on with --after {}, or choose a --limit.", last.number);
+    }
+    Ok(())
+}
+
+/// Prints what was counted of letters that SQL had no room for: they have no number, and nothing
+/// can be done with them.
+fn list_overflow(counted: &[Overflow], json: bool) -> Result<()> {
+    for Overflow { tenant, worker, reason, letters, first_at, last_at, last_subject } in counted {
+        let [first_at, last_at] = [first_at, last_at].map(|at| Timestamp::from(*at).to_string());
+        if json {
+            let counted = json!({
+                "number": null, "not_kept": letters, "first_at": first_at, "at": last_at,
+                "worker": worker, "tenant": tenant, "subject": last_subject, "reason": reason,
+            });
+            line(format_args!("{}", printable_json(&counted)))?;
+            continue;
+        }
+        let [worker, subject, reason] = [worker, last_subject, reason].map(|text| printable(text));
+        line(format_args!(
+            "{:>8}  {last_at:<24}  {worker:<22}  {subject:<40}  {reason} [{letters} like this \
+             counted since {first_at}, not kept]",
+            "-"
+        ))?;
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
+mod in_sql;
+
 use anyhow::Context as _;
 use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use brigade_contracts::subject;
+use brigade_contracts::{Command, subject};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -10,7 +12,7 @@ use super::{
     delivery::{Origin, pairs},
     metrics::DeadLetterMetrics,
 };
-use crate::infra::{Context, postgres::bounded};
+use crate::infra::Context;
 
 /// The headers of a message that cannot be read, base64.
 pub const RAW_HEADERS: &str = "Dead-Raw-Headers";
@@ -23,12 +25,6 @@ pub const RAW_SUBJECT: &str = "Dead-Raw-Subject";
 pub const PAYLOAD_GONE: &str = "Dead-Payload";
 /// SHA-256 of the payload as it was sent, hex: which command a letter is of is known without it.
 pub const PAYLOAD_HASH: &str = "Dead-Payload-Hash";
-
-/// Letters of a tenant that SQL keeps whole. They are counted for each further one, which for so
-/// many takes some milliseconds.
-const MAX_WHOLE: i64 = 1000;
-/// Bytes of their payloads.
-const MAX_WHOLE_BYTES: i64 = 64 * 1024 * 1024;
 
 /// Beginnings of names by which the server, or whoever reads the letter, would take a sender's
 /// header for one of their own.
@@ -53,6 +49,8 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
     headers.insert("Origin-Stream", stream.as_str());
     headers.insert("Origin-Seq", sequence.to_string());
     let id = format!("{stream}.{sequence}");
+    let command =
+        || Command::decode(delivery.subject(), delivery.headers(), delivery.payload()).ok();
     let letter = Letter {
         subject: delivery.subject(),
         unique: &format!("{id}.{stored_at}"),
@@ -60,6 +58,7 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
         reason,
         headers,
         payload,
+        command: delivery.readable().ok().and_then(|()| command()),
     };
     store(cx, letter).await
 }
@@ -76,11 +75,14 @@ pub struct Letter<'a> {
     /// Those of the message, and where it comes from.
     pub headers: HeaderMap,
     pub payload: Bytes,
+    /// The command of which an outcome is stored if the letter cannot be kept.
+    pub command: Option<Command>,
 }
 
 /// Stores a dead letter in the stream `DLQ`; where the stream does not take it (it is full, or the
 /// letter is too large), in `brigade.dead_letters`, once. An answer that was lost may leave it in
-/// both. SQL keeps so many letters of a tenant whole; further ones are kept without their payloads.
+/// both. SQL keeps so many letters of a tenant whole, and so many more without their payloads;
+/// those beyond are counted, and their commands get their outcomes.
 ///
 /// # Errors
 /// Where it is stored in neither: a server is away.
@@ -89,7 +91,7 @@ pub struct Letter<'a> {
     reason = "the time of a dead letter is for people; nothing is decided by it"
 )]
 pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
-    let Letter { subject, id, unique, reason, mut headers, payload } = letter;
+    let Letter { subject, id, unique, reason, mut headers, payload, command } = letter;
     let worker = cx.worker.as_str();
     let metrics = cx.metrics.group::<DeadLetterMetrics>();
     let at = time::OffsetDateTime::now_utc();
@@ -110,69 +112,20 @@ pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
             return Err(error).context("not acknowledged");
         }
         tracing::error!(worker, %error, "the stream DLQ does not take a dead letter: put into SQL");
-        let whole = has_room(cx, &letter, &payload).await.context("nor does SQL")?;
-        let payload = if whole { payload } else { leave_out(&mut headers, &payload) };
-        bounded(&cx.postgres, async |connection| {
-            sqlx::query!(
-                "insert into brigade.dead_letters (message, subject, headers, payload)
-                 values ($1, $2, $3::text::json, $4) on conflict (message) do nothing",
-                format!("{worker}.{unique}"),
-                letter,
-                headers_as_json(&headers),
-                &payload[..],
-            )
-            .execute(&mut **connection)
-            .await
-        })
-        .await
-        .context("nor does SQL")?;
-        if !whole {
-            tracing::error!(
-                worker,
-                subject,
-                "SQL is full for its tenant: kept without its payload"
-            );
-            metrics.without_payload.with_label_values(&[worker]).inc();
-        }
+        let rejected = in_sql::Rejected {
+            message: format!("{worker}.{unique}"),
+            letter,
+            subject,
+            reason,
+            headers,
+            payload,
+            command,
+        };
+        in_sql::store(cx, rejected).await.context("nor does SQL")?;
         metrics.in_sql.with_label_values(&[worker]).inc();
     }
     metrics.stored.with_label_values(&[worker]).inc();
     Ok(())
-}
-
-/// Returns whether SQL keeps a further letter of its tenant whole. Two that are stored at the same
-/// time may both exceed the bound.
-async fn has_room(cx: &Context, letter: &str, payload: &[u8]) -> sqlx::Result<bool> {
-    if payload.is_empty() {
-        return Ok(true);
-    }
-    // `dlq.<worker>.<door>.<tenant>.…`: nothing in letters whose subjects are not made of Tokens,
-    // and `lock` in those of timers, which senders do not make.
-    let tenant = letter.split('.').nth(3).unwrap_or_default();
-    let kept = bounded(&cx.postgres, async |connection| {
-        sqlx::query!(
-            r#"select count(*) as "letters!",
-                      coalesce(sum(octet_length(payload)), 0)::bigint as "bytes!"
-               from brigade.dead_letters
-               where split_part(subject, '.', 4) = $1 and payload <> ''"#,
-            tenant,
-        )
-        .fetch_one(&mut **connection)
-        .await
-    });
-    let kept = kept.await?;
-    let bytes = i64::try_from(payload.len()).unwrap_or(i64::MAX);
-    Ok(kept.letters < MAX_WHOLE && kept.bytes.saturating_add(bytes) <= MAX_WHOLE_BYTES)
-}
-
-/// Replaces the payload of a letter by headers with its length and its hash.
-fn leave_out(headers: &mut HeaderMap, payload: &[u8]) -> Bytes {
-    let why = "not kept: too many dead letters of this tenant are in SQL";
-    headers.insert(PAYLOAD_GONE, format!("{} bytes, {why}", payload.len()));
-    if headers.get(PAYLOAD_HASH).is_none() {
-        headers.insert(PAYLOAD_HASH, hash_of(payload));
-    }
-    Bytes::new()
 }
 
 fn hash_of(payload: &[u8]) -> String {

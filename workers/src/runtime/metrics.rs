@@ -123,6 +123,7 @@ pub struct DeadLetterMetrics {
     pub stored: IntCounterVec,
     pub in_sql: IntCounterVec,
     pub without_payload: IntCounterVec,
+    pub not_kept: IntCounterVec,
 }
 
 impl MetricGroup for DeadLetterMetrics {
@@ -144,11 +145,18 @@ impl MetricGroup for DeadLetterMetrics {
                  nobody replays or drops",
                 &["worker"],
             ),
+            not_kept: registry.counters(
+                "brigade_dead_letters_not_kept_total",
+                "Those of them that are only counted: far too many of their tenant are in SQL; their \
+                 commands were answered `500 dropped`",
+                &["worker"],
+            ),
         };
         for worker in WorkerName::ALL.map(WorkerName::as_str) {
             metrics.stored.with_label_values(&[worker]);
             metrics.in_sql.with_label_values(&[worker]);
             metrics.without_payload.with_label_values(&[worker]);
+            metrics.not_kept.with_label_values(&[worker]);
         }
         metrics
     }

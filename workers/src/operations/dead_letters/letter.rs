@@ -4,7 +4,12 @@ use std::{fmt, num::ParseIntError, str::FromStr};
 
 use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
-use brigade_contracts::{Command, Refusal, Token, header, subject};
+use brigade_contracts::{
+    Command, Refusal, Token,
+    header::{self, REQUEST_INFO},
+    permissions::check_sender,
+    subject,
+};
 use time::OffsetDateTime;
 
 use crate::runtime::{
@@ -100,9 +105,19 @@ impl Letter {
 
     /// Returns tenant and Command-Id of a command that can have an outcome.
     pub(super) fn command(&self) -> Option<(Token, Token)> {
+        check_sender(&self.subject, self.sent_headers()).ok()?;
         let tenant = self.subject.strip_prefix("cmd.")?.split('.').next()?;
         let id = header::command_id(pairs(Some(&self.headers))).ok()?;
         Some((Token::new(tenant).ok()?, id))
+    }
+
+    /// Returns the headers, with the name that it was sent under for the one that tells the sender's
+    /// account.
+    fn sent_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        pairs(Some(&self.headers)).map(|(name, value)| match name.strip_prefix("Dead-") {
+            Some(REQUEST_INFO) => (REQUEST_INFO, value),
+            _ => (name, value),
+        })
     }
 
     /// Decodes the command. Its payload may be left out if only the command's identity matters and
@@ -111,7 +126,7 @@ impl Letter {
     /// # Errors
     /// If the command cannot have an outcome.
     pub(super) fn decode(&self, payload: &[u8]) -> Result<Command, Refusal> {
-        let command = Command::decode(&self.subject, pairs(Some(&self.headers)), payload)?;
+        let command = Command::decode(&self.subject, self.sent_headers(), payload)?;
         let payload_hash = self.payload_hash().unwrap_or(command.payload_hash);
         Ok(Command { payload_hash, ..command })
     }

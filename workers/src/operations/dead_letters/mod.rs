@@ -14,6 +14,7 @@ mod drop;
 mod letter;
 mod list;
 mod outcomes;
+mod overflow;
 mod replay;
 mod stored;
 
@@ -25,6 +26,7 @@ use time::OffsetDateTime;
 pub use self::{
     letter::{Filter, Letter, Number},
     list::Page,
+    overflow::Overflow,
 };
 
 const STREAM: &str = "DLQ";

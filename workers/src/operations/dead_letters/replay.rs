@@ -102,8 +102,13 @@ impl DeadLetters {
             bail!("its payload was not kept ({gone}): have it sent again, then drop this");
         }
         let remedy = "send it again as it should be, then drop this";
-        if let Err(refusal) = letter.decode(b"") {
-            bail!("{}: {remedy}", refusal.message);
+        match letter.decode(b"") {
+            Err(refusal) if refusal.code == "wrong_tenant" => bail!(
+                "{}, which had no right to send it: it is never sent again, drop it",
+                refusal.message
+            ),
+            Err(refusal) => bail!("{}: {remedy}", refusal.message),
+            Ok(_) => {}
         }
         let mut letters = [letter.clone()];
         self.add_outcomes(&mut letters).await?;

@@ -32,6 +32,15 @@ const PULL_HEARTBEAT: Duration = Duration::from_millis(300);
 /// while the connection has not.
 const PULL_SILENT: Duration = Duration::from_millis(700);
 
+/// Most bytes that one pull brings. The server closes a connection for which more than its
+/// `max_pending` (32 MB) wait to be read, and a worker has at most five pulls open at once. No
+/// stream has messages as large.
+const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// The ends of a pull that is bounded in bytes: the next message exceeds them, or it has brought as
+/// many messages as were wanted.
+const PULL_IS_FULL: [&[u8]; 2] =
+    [b"NATS/1.0 409 Message Size Exceeds MaxBytes", b"NATS/1.0 409 Batch Completed"];
+
 /// A durable consumer that is pulled from.
 pub(super) struct PullConsumer {
     lane: Arc<Lane>,
@@ -102,6 +111,7 @@ impl PullConsumer {
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let request = json!({
             "batch": room.len(),
+            "max_bytes": PULL_BYTES,
             "expires": PULL_EXPIRES.as_nanos(),
             "idle_heartbeat": PULL_HEARTBEAT.as_nanos(),
         });
@@ -144,6 +154,8 @@ impl PullConsumer {
             // A status of the server can never be acknowledged; one of a sender is none.
             let status = message.reply.is_none().then(|| message.status()).flatten();
             let is_of_this_pull = message.subject == reply.as_bytes();
+            let block = message.block.clone().unwrap_or_default();
+            let is_full = PULL_IS_FULL.iter().any(|end| block.starts_with(end));
             match status {
                 None => {
                     // A pull that was given up may bring more than there is room for.
@@ -164,6 +176,7 @@ impl PullConsumer {
                     self.lane.set_idle();
                     end = Some(PullEnd::Done);
                 }
+                Some(_) if is_full => end = Some(PullEnd::Done),
                 Some(status) => {
                     end = Some(PullEnd::Refused(format!("the pull ended with status {status}")));
                 }

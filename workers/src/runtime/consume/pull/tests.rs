@@ -65,6 +65,27 @@ impl PullHarness {
     }
 }
 
+/// More bytes than the server keeps for a connection, in fewer messages than there is room for.
+#[tokio::test]
+async fn s5_08_a_pull_of_large_messages_is_bounded_in_bytes() -> Result<()> {
+    const LARGE: usize = 900_000;
+    let mut harness = PullHarness::start().await?;
+    for at in 0..50 {
+        let large = vec![b' '; LARGE].into();
+        harness.nats.jetstream.publish(format!("s.{at}"), large).await?.await?;
+    }
+    let mut all = 0;
+    while all < 50 {
+        assert_eq!(harness.pull(MAX_BATCH).await?, PullEnd::Done);
+        let received = harness.received().len();
+        assert!(received * LARGE <= PULL_BYTES, "{received} at once");
+        all += received;
+    }
+    assert_eq!(all, 50);
+    harness.server.kill().await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_pull_brings_as_many_messages_as_there_is_room_for() -> Result<()> {
     let mut harness = PullHarness::start().await?;

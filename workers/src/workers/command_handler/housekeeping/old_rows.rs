@@ -85,6 +85,25 @@ pub(super) async fn delete_dead_letters(cx: &Context) -> sqlx::Result<()> {
     }
 }
 
+/// Deletes the counts of dead letters that were not kept, [`RESOLVED_DAYS`] after the last letter.
+/// There are about a hundred of a tenant at most.
+///
+/// # Errors
+/// If Postgres refuses.
+pub(super) async fn delete_dead_letter_overflow(cx: &Context) -> sqlx::Result<()> {
+    bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            "delete from brigade.dead_letter_overflow
+             where last_at < statement_timestamp() - make_interval(days => $1)",
+            RESOLVED_DAYS,
+        )
+        .execute(&mut **connection)
+        .await
+    })
+    .await?;
+    Ok(())
+}
+
 /// Deletes old rows of `user_activity`. Ids of events grow with time, so the oldest ones are the
 /// first by key, and no statement reads more rows than it may delete.
 ///

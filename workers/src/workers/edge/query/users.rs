@@ -52,7 +52,7 @@ impl Users {
     ///
     /// # Errors
     /// `404 not_found`; `503 unconfirmed`.
-    pub async fn state(&self, user: Address) -> Result<State, QueryReply> {
+    pub async fn state(&self, user: Address) -> Result<UserState, QueryReply> {
         let snapshot = self.snapshots.load(user).await?;
         let snapshot =
             snapshot.ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?;
