@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{beside, figure, quiet, second, size};
 
 /// The table of aggregates whose newest version may not stand in KV yet.
-const BACKLOG: &str = "unshown";
+const BACKLOG: &str = "projection_backlog";
 /// Rows of it.
 const ENTRIES: usize = 2_000_000;
 /// Of which so many are of carts and tables, the others of locks that are long gone.
