@@ -117,7 +117,8 @@ mod tests {
         };
         let history = HistoryHeaders { limit: 2, before: None };
         let of_ada = |aggregate| address(aggregate, "ada");
-        let cases: [(Endpoint, &str, &[(&str, &str)], Query); 6] = [
+        type Case<'a> = (Endpoint, &'a str, &'a [(&'a str, &'a str)], Query);
+        let cases: [Case; 6] = [
             (
                 Endpoint::View,
                 "q.t1.view.cart.c1",
