@@ -68,14 +68,14 @@ fn literal(text: &str) -> Option<&str> {
 
 /// Codes that nobody outside gets: of rows in SQL that no worker writes.
 const INTERNAL_CODES: &[&str] = &["unknown_aggregate"];
-/// Where a refusal is made of a code that a function is given, or of a table.
+/// The places where a refusal is made of a code that a function is given, or of a table.
 const CODE_IS_GIVEN: &[&str] = &[
     "workers/domain/src/payment/initiate.rs",
     "workers/domain/src/user/session.rs",
     "workers/domain/src/user/subscription.rs",
     "workers/src/workers/edge/http/openapi/responses.rs",
 ];
-/// Those functions, and the status that they give.
+/// These functions, and the status that they give.
 const GIVEN: &[(&str, Option<u16>)] = &[
     ("target_not_found(", Some(404)),
     ("unauthorized(", Some(401)),
@@ -329,7 +329,7 @@ fn a_tests_name_says_which_rows_it_proves() {
     }
 }
 
-/// What a heading is linked by.
+/// Returns the anchor by which a heading is linked.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches(['#', ' ']).to_lowercase();
     let kept = kept.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));

@@ -59,7 +59,7 @@ impl Lock {
         sent.expect("sent").await.expect("stored");
     }
 
-    /// Whether its row says that it is released.
+    /// Returns whether its row says that it is released.
     ///
     /// # Panics
     /// Where Postgres does not answer.

@@ -1,4 +1,4 @@
-//! What the schemas permit.
+//! Checks messages against the schemas.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -6,7 +6,7 @@ use brigade_contracts::schema;
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-/// Whether a component permits a message; `None`: there is no such component.
+/// Returns whether a component permits a message; `None`: there is no such component.
 pub fn permits(component: &str, message: &Value) -> Option<bool> {
     static VALIDATORS: LazyLock<BTreeMap<String, Validator>> = LazyLock::new(|| {
         let components = schema::components();

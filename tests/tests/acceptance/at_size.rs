@@ -24,7 +24,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// A size, which an environment variable of this name may set.
+/// Returns a size, which an environment variable of this name may set.
+#[expect(clippy::disallowed_methods, reason = "sizes of runs by hand; no test of the suite")]
 fn size(variable: &str, full: usize) -> usize {
     let set = std::env::var(variable).ok();
     set.map_or(full, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
@@ -194,7 +195,7 @@ async fn held(fleet: &TestFleet, stream: &str) -> (u64, u64) {
     (number("bytes"), number("messages"))
 }
 
-/// How many commands of `t1` have an outcome of this status.
+/// Returns how many commands of `t1` have an outcome of this status.
 async fn decided(fleet: &TestFleet, status: i32) -> i64 {
     let count = "select count(*) from brigade.command_inbox
                  where tenant = 't1' and (outcome ->> 'status')::int = $1";

@@ -108,7 +108,7 @@ async fn refused_everywhere(http: &HttpClient, authorization: Option<&str>) {
     }
 }
 
-/// Whether a customer, staff and a manager may do this to somebody else's aggregate.
+/// Returns whether a customer, staff and a manager may do this to somebody else's aggregate.
 const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
     ("cart/c9", &["open", "join", "leave"], [true, true, true]),
     (

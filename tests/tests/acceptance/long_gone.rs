@@ -249,7 +249,7 @@ async fn locks(fleet: &TestFleet) -> BTreeMap<String, i64> {
     rows.into_iter().collect()
 }
 
-/// Those who remember the version of a lock that was deleted see the new one all the same: the
+/// Clients that remember the version of a lock that was deleted see the new one all the same: the
 /// handler that wrote it, and clients.
 #[tokio::test]
 async fn s8_07_a_recreated_lock_has_a_higher_version() {

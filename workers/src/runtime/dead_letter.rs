@@ -51,7 +51,7 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
     let id = format!("{stream}.{sequence}");
     let command =
         || Command::decode(delivery.subject(), delivery.headers(), delivery.payload()).ok();
-    let letter = Letter {
+    let letter = NewLetter {
         subject: delivery.subject(),
         unique: &format!("{id}.{stored_at}"),
         id: &id,
@@ -64,15 +64,15 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
 }
 
 /// A dead letter that is to be stored.
-pub struct Letter<'a> {
-    /// Where the message was sent to.
+pub struct NewLetter<'a> {
+    /// The subject to which the message was sent.
     pub subject: &'a str,
-    /// What the worker knows the message by, of which the stream's memory of ids is made.
+    /// The id by which the worker knows the message, of which the stream's memory of ids is made.
     pub id: &'a str,
     /// The same for all time: a stream that is made again counts from 1 again.
     pub unique: &'a str,
     pub reason: &'a str,
-    /// Those of the message, and where it comes from.
+    /// The headers of the message, and its origin.
     pub headers: HeaderMap,
     pub payload: Bytes,
     /// The command of which an outcome is stored if the letter cannot be kept.
@@ -90,8 +90,8 @@ pub struct Letter<'a> {
     clippy::disallowed_methods,
     reason = "the time of a dead letter is for people; nothing is decided by it"
 )]
-pub async fn store(cx: &Context, letter: Letter<'_>) -> anyhow::Result<()> {
-    let Letter { subject, id, unique, reason, mut headers, payload, command } = letter;
+pub async fn store(cx: &Context, letter: NewLetter<'_>) -> anyhow::Result<()> {
+    let NewLetter { subject, id, unique, reason, mut headers, payload, command } = letter;
     let worker = cx.worker.as_str();
     let metrics = cx.metrics.group::<DeadLetterMetrics>();
     let at = time::OffsetDateTime::now_utc();

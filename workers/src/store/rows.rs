@@ -1,4 +1,4 @@
-//! What the rows of all aggregates have in common.
+//! Columns and conversions that the rows of all aggregates have in common.
 //!
 //! A row travels as JSON in both directions. That takes one statement for any number of rows, names
 //! each column once on either side, and goes straight into the types of the domain: a row that

@@ -39,7 +39,7 @@ pub fn password(user: &str) -> String {
     format!("{user}-secret")
 }
 
-/// How clients connect to a nats-server that has a certificate.
+/// The options with which clients connect to a nats-server that has a certificate.
 #[derive(Clone)]
 pub struct Trust {
     /// `tls`; `nats` leaves it to the server to ask for TLS.
@@ -56,7 +56,7 @@ pub struct TestServers {
     pub database: TestDatabase,
     /// The superuser, without the settings of workers: its statements may wait.
     pub sql: PgPool,
-    /// Of the workers that are started from now on.
+    /// The settings of workers that are started from now on.
     pub settings: Settings,
     pub fail: FailPoints,
     pub metrics: Arc<Metrics>,

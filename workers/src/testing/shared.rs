@@ -1,4 +1,4 @@
-//! What all tests of a process share: the server programs, and one Postgres with a template
+//! All tests of a process share the server programs and one Postgres with a template
 //! database.
 
 use std::{

@@ -44,7 +44,7 @@ async fn s5_08_four_gib_of_decided_commands_pass_their_stream() {
     .await;
     figure(&format!(
         "{} MiB of commands were decided in {:.0?}; COMMANDS held {} MiB at most",
-        count * PAYLOAD >> 20,
+        (count * PAYLOAD) >> 20,
         began.elapsed(),
         most >> 20
     ));

@@ -1,4 +1,4 @@
-//! What runs without being asked reads a bounded number of rows, however many there are.
+//! A duty reads a bounded number of rows, however many there are.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use super::{beside, figure, quiet, second, size};
 const BACKLOG: &str = "projection_backlog";
 /// Rows of it.
 const ENTRIES: usize = 2_000_000;
-/// Of which so many are of carts and tables, the others of locks that are long gone.
+/// Of these, so many are of carts and tables, the others of locks that are long gone.
 const CARTS: usize = 400_000;
 /// Tables, each with an open turn.
 const TURNS: usize = 100_000;

@@ -18,13 +18,13 @@ use crate::dead_letters::{desk, in_sql};
 
 /// Bytes of all letters: twice as many as their stream holds.
 const BYTES: usize = 2 * 1024 * 1024 * 1024;
-/// Of one of them: an event that cannot be read.
+/// The payload of one of them: an event that cannot be read.
 const EVENT: usize = 600 * 1024;
 /// Commands that die of a fault that is mended later.
 const COMMANDS: usize = 40;
 /// Letters that the operator drops in between.
 const DROPPED: usize = 300;
-/// What SQL keeps whole of a tenant.
+/// The number of letters that SQL keeps whole of a tenant.
 const WHOLE_BYTES: i64 = 64 * 1024 * 1024;
 
 /// Publishes events that nobody can read, and waits until each is a dead letter.
@@ -82,7 +82,7 @@ async fn dead_commands(fleet: &TestFleet, producer: &Producer) {
     sqlx::raw_sql(mended).execute(&fleet.sql).await.unwrap();
 }
 
-/// What an operator does in the middle of it.
+/// Does what an operator would do in the middle of it.
 async fn operate(desk: &DeadLetters, producer: &Producer) {
     let began = Instant::now();
     let all = desk.list(&Filter::default()).await.unwrap();

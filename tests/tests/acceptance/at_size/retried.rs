@@ -11,7 +11,7 @@ use tokio::time::interval;
 use super::{beside, decided, figure, open, quiet, second, size, store, until_count, verdicts};
 
 const COMMANDS: usize = 68_000;
-/// Of which each is locked by somebody in psql.
+/// The aggregates, each of which is locked by somebody in psql.
 const CARTS: usize = 1000;
 
 /// Commands of `t2` on the durable door, one after the other, for so long. Returns their times.

@@ -162,23 +162,8 @@ async fn streams(
     let (to_read, to_poll) = (Placed::default(), Placed::default());
     let mut readers = JoinSet::new();
     for _ in 0..READERS {
-        let mut stream = web.stream(&format!("{LIST}/stream")).await?;
-        let (placed, first, last) = (to_read.clone(), first.clone(), last.clone());
-        readers.spawn(async move {
-            let mut text = Vec::new();
-            while let Some(chunk) = stream.chunk().await? {
-                text.extend_from_slice(&chunk);
-                while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
-                    let frame: Vec<u8> = text.drain(..end + 2).collect();
-                    match order_of(&frame).and_then(|order| placed.seen(order)) {
-                        Some((moment, 1)) => moment.done(&first),
-                        Some((moment, READERS)) => moment.done(&last),
-                        _ => {}
-                    }
-                }
-            }
-            anyhow::Ok(())
-        });
+        let stream = web.stream(&format!("{LIST}/stream")).await?;
+        readers.spawn(read_stream(stream, to_read.clone(), first.clone(), last.clone()));
     }
     readers.spawn(poll(web.clone(), to_poll.clone(), polled.clone()));
     let live = Waiters::listen(&fleet.operator.client(), "live.active_orders.t0.*.core").await?;
@@ -213,7 +198,30 @@ async fn streams(
     Ok(())
 }
 
-/// The order that a change tells of.
+/// Reads a stream of the list until it ends. Of each order that was `placed` the first reader adds
+/// to the times of `first`, the last one to those of `last`.
+async fn read_stream(
+    mut stream: reqwest::Response,
+    placed: Placed,
+    first: Times,
+    last: Times,
+) -> Result<()> {
+    let mut text = Vec::new();
+    while let Some(chunk) = stream.chunk().await? {
+        text.extend_from_slice(&chunk);
+        while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
+            let frame: Vec<u8> = text.drain(..end + 2).collect();
+            match order_of(&frame).and_then(|order| placed.seen(order)) {
+                Some((moment, 1)) => moment.done(&first),
+                Some((moment, READERS)) => moment.done(&last),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the order of a change.
 fn order_of(frame: &[u8]) -> Option<&str> {
     let change = str::from_utf8(frame).ok().filter(|text| text.contains("event: change"))?;
     change.split_once("\"order\":\"")?.1.split('"').next()

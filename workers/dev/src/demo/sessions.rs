@@ -88,6 +88,13 @@ pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> 
         right += usize::from(fresh && old);
         (access, refresh) = (new, next);
     }
+    report(too_late, slowest, right);
+    Ok(())
+}
+
+/// Prints how many requests came before a consumer had heard of the refresh (`too_late`), by how
+/// much at most, and how many were answered right.
+fn report(too_late: usize, slowest: Duration, right: usize) {
     say(format!("\n       {REFRESHES} refreshes, each followed by a request with the new token"));
     say(format!(
         "       cached by a consumer   {} {too_late} requests before the consumer had heard, by up to {}",
@@ -98,10 +105,9 @@ pub async fn play(fleet: &mut DemoFleet, promises: &mut Promises) -> Result<()> 
         "       brigade                {} {right} answered right",
         mark(right == REFRESHES)
     ));
-    Ok(())
 }
 
-/// The access and the refresh token of an answer.
+/// Returns the access and the refresh token of an answer.
 fn tokens(outcome: &Outcome) -> Result<(Secret, Secret)> {
     let data: Value = serde_json::from_str(outcome.data.get())?;
     let token = |name: &str| {

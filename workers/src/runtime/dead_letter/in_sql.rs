@@ -43,7 +43,7 @@ pub(super) struct Rejected<'a> {
     pub command: Option<Command>,
 }
 
-/// What is kept of a letter.
+/// The fields of a letter that are kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
     /// It is there already: the message came again.

@@ -82,7 +82,7 @@ async fn relay_read(
     settled: Watermark,
 ) -> sqlx::Result<BatchResult> {
     let mut result = BatchResult::default();
-    let LoadedBatch { events, mut unfit, epoch, more } = read(sessions, due).await?;
+    let EventBatch { events, mut unfit, epoch, more } = read(sessions, due).await?;
     let mut left: BTreeSet<(i16, i64)> = events.iter().map(|e| (e.shard, e.seq)).collect();
     left.extend(unfit.iter().map(|unfit| (unfit.shard, unfit.seq)));
     let mut gone = Vec::with_capacity(left.len());
@@ -127,7 +127,7 @@ async fn relay_read(
     Ok(result)
 }
 
-struct LoadedBatch {
+struct EventBatch {
     /// The events, in the order of the queue.
     events: Vec<OutboxEvent>,
     /// The rows that are no event.
@@ -137,7 +137,7 @@ struct LoadedBatch {
     more: BTreeSet<i16>,
 }
 
-async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<LoadedBatch> {
+async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<EventBatch> {
     let most = (MOST / due.len().max(1)).min(MOST_OF_A_SHARD);
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
     let rows = sessions.read(due.iter().map(|due| due.watermark), async |session, epoch| {
@@ -155,7 +155,7 @@ async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<Loade
     let (rows, epoch) = rows.await?;
     let read_of = |shard| rows.iter().filter(|row| row.shard == shard).count();
     let more = shards.into_iter().filter(|shard| read_of(*shard) >= most).collect();
-    let mut read = LoadedBatch { events: Vec::new(), unfit: Vec::new(), epoch, more };
+    let mut read = EventBatch { events: Vec::new(), unfit: Vec::new(), epoch, more };
     for mut row in rows {
         // The rows behind it of the same shard have none either, since bytes only grow.
         let Some(payload) = row.payload.take().map(Bytes::from) else {

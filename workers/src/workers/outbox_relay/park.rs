@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::publish::OutboxEvent;
 use crate::{
     infra::Context,
-    runtime::dead_letter::{self, Letter, copied, one_line},
+    runtime::dead_letter::{self, NewLetter, copied, one_line},
 };
 
 /// The bytes that the headers of a letter may take beside its payload: those of the event, and the
@@ -76,6 +76,7 @@ async fn bury(cx: &Context, unfit: &Unfit) -> anyhow::Result<()> {
     let id = unfit.headers.iter().find(|(name, _)| *name == header::MSG_ID);
     let id = id.map_or_else(|| unfit.seq.to_string(), |(_, id)| one_line(id));
     let (subject, reason) = (unfit.subject.as_str(), unfit.reason.as_str());
-    let letter = Letter { subject, id: &id, unique: &id, reason, headers, payload, command: None };
+    let letter =
+        NewLetter { subject, id: &id, unique: &id, reason, headers, payload, command: None };
     dead_letter::store(cx, letter).await
 }

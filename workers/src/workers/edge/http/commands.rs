@@ -190,13 +190,13 @@ async fn send_until_decided(
             .payload(payload.clone())
             .timeout(Some(left.min(REQUEST_TIMEOUT)));
         let reply = client.send_request(subject.to_owned(), request).await;
-        match reply.ok().and_then(CommandReply::read) {
+        match reply.ok().and_then(OutcomeReply::read) {
             Some(reply) if reply.is_final() => return reply.into_response(),
             // The last reply says more than that nothing is decided.
             reply => last = reply.or(last),
         }
         if Instant::now() + pause >= until {
-            return last.map_or_else(|| Err(undecided()), CommandReply::into_response);
+            return last.map_or_else(|| Err(undecided()), OutcomeReply::into_response);
         }
         sleep(pause).await;
         pause *= 2;
@@ -204,12 +204,12 @@ async fn send_until_decided(
 }
 
 /// The reply to a command: its outcome, or why there is none.
-struct CommandReply {
+struct OutcomeReply {
     status: StatusCode,
     body: Bytes,
 }
 
-impl CommandReply {
+impl OutcomeReply {
     /// Reads a reply; `None` if it has no status.
     fn read(message: async_nats::Message) -> Option<Self> {
         let status = message.headers?.get(STATUS)?.as_str().parse().ok()?;

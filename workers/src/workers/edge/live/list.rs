@@ -22,7 +22,7 @@ use crate::workers::edge::query::{
     QueryReply,
     list::{
         position::ListPosition,
-        row::OrderRow,
+        row::ListRow,
         snapshot::{ListedOrder, OrderList},
     },
 };
@@ -203,7 +203,7 @@ fn versions(order: &ListedOrder) -> (u64, u64) {
 
 /// Returns one event for each row. Only the last one carries the new position: a reader that got
 /// only some of them gets all of them again.
-fn change_events(rows: &[Arc<OrderRow>], from: &str, to: &str) -> Bytes {
+fn change_events(rows: &[Arc<ListRow>], from: &str, to: &str) -> Bytes {
     let Some((last, others)) = rows.split_last() else { return heartbeat(to) };
     let mut events = SseEvents::default();
     for row in others {

@@ -35,7 +35,7 @@ const MAX_SEEN: u64 = 100_000;
 
 /// A view as it is answered: JSON of the shape [`query::View`], and its versions.
 #[derive(Debug, PartialEq)]
-pub struct ViewBody {
+pub struct EncodedView {
     pub versions: ConfirmedVersions,
     pub bytes: Bytes,
 }
@@ -44,7 +44,7 @@ pub struct ViewBody {
 #[derive(Debug)]
 pub enum CacheLookup {
     /// The body of exactly the confirmed versions.
-    Exact(Arc<ViewBody>, ContentSource),
+    Exact(Arc<EncodedView>, ContentSource),
     /// A part of a later version: more was committed after the version was confirmed.
     Later,
     /// Nothing, something older, or garbage.
@@ -53,7 +53,7 @@ pub enum CacheLookup {
 
 /// Bodies in memory and in KV, and the highest version that was seen of each aggregate.
 pub struct ContentCache {
-    memory: Cache<Address, Arc<ViewBody>>,
+    memory: Cache<Address, Arc<EncodedView>>,
     seen: Cache<Address, u64>,
     views: Kv,
 }
@@ -64,7 +64,7 @@ impl ContentCache {
     /// # Errors
     /// Never in practice: see [`Kv::open`].
     pub async fn open(nats: &Nats) -> anyhow::Result<Self> {
-        let weight = |_: &Address, body: &Arc<ViewBody>| {
+        let weight = |_: &Address, body: &Arc<EncodedView>| {
             u32::try_from(body.bytes.len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
         };
         Ok(Self {
@@ -90,7 +90,7 @@ impl ContentCache {
     }
 
     /// Stores a body, unless a later one is there.
-    pub fn insert(&self, address: &Address, body: &Arc<ViewBody>) {
+    pub fn insert(&self, address: &Address, body: &Arc<EncodedView>) {
         self.record_seen(address, body.versions.version);
         self.memory.entry_by_ref(address).and_compute_with(|known| match known {
             Some(known) if known.value().versions.version > body.versions.version => Op::Nop,
@@ -134,9 +134,9 @@ impl ContentCache {
         let body = match &found[..] {
             [Some(core), Some(payments)] => {
                 let due = core.amount.less(payments.amount);
-                ViewBody::new(confirmed.clone(), &core.raw, Some((&payments.raw, due)))
+                EncodedView::new(confirmed.clone(), &core.raw, Some((&payments.raw, due)))
             }
-            [Some(core)] => ViewBody::new(confirmed.clone(), &core.raw, None),
+            [Some(core)] => EncodedView::new(confirmed.clone(), &core.raw, None),
             _ => return CacheLookup::Missing,
         };
         let body = Arc::new(body);
@@ -190,7 +190,7 @@ pub fn decode_canonical<P: Serialize + DeserializeOwned>(
     Some((part, RawValue::from_string(written).ok()?))
 }
 
-impl ViewBody {
+impl EncodedView {
     /// Writes a view. `payments` has the part of that name and the amount due, of aggregates that
     /// are paid.
     fn new(
@@ -222,7 +222,7 @@ pub struct ViewBodyLoader;
 
 impl Loader for ViewBodyLoader {
     type Key = Address;
-    type Row = Arc<ViewBody>;
+    type Row = Arc<EncodedView>;
     /// Rare: memory and KV have nearly everything.
     const CONCURRENCY: usize = 1;
     /// Each brings a whole aggregate.
@@ -232,12 +232,13 @@ impl Loader for ViewBodyLoader {
         &self,
         connection: &mut PgConnection,
         addresses: &[Address],
-    ) -> sqlx::Result<HashMap<Address, Arc<ViewBody>>> {
+    ) -> sqlx::Result<HashMap<Address, Arc<EncodedView>>> {
         // It is not certain that this is the session in which the version was confirmed.
         refuse_standby(connection).await?;
         let states = states::load(connection, addresses).await?;
-        let keyed =
-            |state: &State| (state.head().address.clone(), Arc::new(ViewBody::from_state(state)));
+        let keyed = |state: &State| {
+            (state.head().address.clone(), Arc::new(EncodedView::from_state(state)))
+        };
         Ok(states.iter().map(keyed).collect())
     }
 }

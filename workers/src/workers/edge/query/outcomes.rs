@@ -51,12 +51,12 @@ impl Outcomes {
 
 /// A stored outcome, and the actor of its command, if it named one.
 #[derive(Clone)]
-pub struct StoredOutcome {
+pub struct OutcomeRecord {
     outcome: Bytes,
     actor: Option<String>,
 }
 
-impl StoredOutcome {
+impl OutcomeRecord {
     fn may_be_read_by(&self, sender: Option<&Token>) -> bool {
         sender.is_none_or(|sender| self.actor.as_deref() == Some(sender.as_str()))
     }
@@ -67,7 +67,7 @@ pub struct OutcomeLoader;
 
 impl Loader for OutcomeLoader {
     type Key = (Token, Token);
-    type Row = StoredOutcome;
+    type Row = OutcomeRecord;
     const CONCURRENCY: usize = 2;
     /// An outcome may be as large as the aggregate that it has in it.
     const MAX_KEYS: usize = 64;
@@ -76,7 +76,7 @@ impl Loader for OutcomeLoader {
         &self,
         connection: &mut PgConnection,
         keys: &[(Token, Token)],
-    ) -> sqlx::Result<HashMap<(Token, Token), StoredOutcome>> {
+    ) -> sqlx::Result<HashMap<(Token, Token), OutcomeRecord>> {
         let (tenants, ids): (Vec<_>, Vec<_>) =
             keys.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
         let rows = sqlx::query!(
@@ -93,7 +93,7 @@ impl Loader for OutcomeLoader {
             .map(|row| {
                 let tenant = Token::new(row.tenant.as_deref().unwrap_or_default());
                 let id = Token::new(row.command_id.as_deref().unwrap_or_default());
-                let stored = StoredOutcome { outcome: row.outcome.into(), actor: row.actor };
+                let stored = OutcomeRecord { outcome: row.outcome.into(), actor: row.actor };
                 Ok(((tenant.map_err(refused)?, id.map_err(refused)?), stored))
             })
             .collect()

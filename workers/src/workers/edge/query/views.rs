@@ -10,7 +10,7 @@ use brigade_contracts::{
 
 use super::{
     batch_loader::BatchLoader,
-    content::{CacheLookup, ContentCache, ViewBody, ViewBodyLoader},
+    content::{CacheLookup, ContentCache, EncodedView, ViewBodyLoader},
     database::ReadDatabase,
     long_poll::LongPolls,
     reply::QueryReply,
@@ -128,13 +128,13 @@ impl Views {
     }
 
     /// Reads version and parts from SQL, in one statement.
-    async fn read(&self, address: &Address) -> Result<Arc<ViewBody>, QueryReply> {
+    async fn read(&self, address: &Address) -> Result<Arc<EncodedView>, QueryReply> {
         let body = self.bodies.load(address.clone()).await?.ok_or_else(not_found)?;
         self.content.insert(address, &body);
         Ok(body)
     }
 
-    fn reply(&self, body: &ViewBody, source: ContentSource) -> QueryReply {
+    fn reply(&self, body: &EncodedView, source: ContentSource) -> QueryReply {
         self.metrics.content_from.with_label_values(&[source.as_str()]).inc();
         let etag = Outcome::etag_of(body.versions.version);
         QueryReply { etag: Some(etag), ..QueryReply::ok(body.bytes.clone()) }

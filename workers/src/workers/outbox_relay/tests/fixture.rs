@@ -186,6 +186,7 @@ pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> R
         .bind(nothing())
         .bind(Vec::<Vec<u8>>::new())
         .bind(nothing())
+        .bind(nothing())
         .bind((0..n).map(|_| Uuid::now_v7()).collect::<Vec<_>>())
         .bind(vec!["t1"; n])
         .bind(vec!["cart"; n])
@@ -204,7 +205,6 @@ pub async fn insert(connection: &mut PgConnection, events: &[(usize, u64)]) -> R
         .bind(nothing())
         .bind(nothing())
         .bind(Vec::<i64>::new())
-        .bind(nothing())
         .execute(connection)
         .await?;
     Ok(())

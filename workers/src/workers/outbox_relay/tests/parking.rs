@@ -88,7 +88,7 @@ async fn an_event_that_the_stream_refuses_is_parked_and_holds_up_nobody() -> Res
     Ok(())
 }
 
-/// Where no dead letter can be stored, a refused event waits, and those behind it do not.
+/// A refused event whose dead letter cannot be stored waits, and those behind it do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_parked_stays_in_the_outbox() -> Result<()> {
     let fixture = RelayFixture::start().await?;

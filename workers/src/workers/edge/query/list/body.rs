@@ -5,14 +5,14 @@ use std::sync::Arc;
 use brigade_contracts::list::MAX_BYTES;
 use sha2::{Digest, Sha256};
 
-use super::{row::OrderRow, snapshot::RowVersions};
+use super::{row::ListRow, snapshot::RowVersions};
 
 /// The most bytes of an answer beside its rows.
 const ENVELOPE: usize = 512;
 
 /// Returns how many rows, from the first one on, an answer has room for.
 #[must_use]
-pub fn count_fitting(rows: &[Arc<OrderRow>]) -> usize {
+pub fn count_fitting(rows: &[Arc<ListRow>]) -> usize {
     let mut left = MAX_BYTES - ENVELOPE;
     rows.iter()
         .take_while(|row| {
@@ -50,13 +50,13 @@ mod tests {
     use super::*;
     use crate::workers::edge::query::list::{
         position::ListPosition,
-        snapshot::{ListMoment, ListedOrder},
+        snapshot::{ListMoment, SnapshotOrder},
     };
     use brigade_contracts::{Token, list::List};
 
-    fn row(size: usize) -> Arc<OrderRow> {
+    fn row(size: usize) -> Arc<ListRow> {
         let text = RawValue::from_string(format!("\"{}\"", "x".repeat(size - 2)));
-        Arc::new(OrderRow::from_text(text.expect("JSON")))
+        Arc::new(ListRow::from_text(text.expect("JSON")))
     }
 
     proptest! {
@@ -78,9 +78,9 @@ mod tests {
             more: (bool, bool),
         ) {
             let tag = |rows: &[(String, u64, u64)], more| {
-                let orders: Vec<ListedOrder> =
-                    rows.iter().map(|(o, c, p)| ListedOrder::of_versions(o, *c, *p)).collect();
-                list_tag(orders.iter().map(ListedOrder::versions), more)
+                let orders: Vec<SnapshotOrder> =
+                    rows.iter().map(|(o, c, p)| SnapshotOrder::of_versions(o, *c, *p)).collect();
+                list_tag(orders.iter().map(SnapshotOrder::versions), more)
             };
             prop_assert_eq!(tag(&a, more.0) == tag(&b, more.1), (&a, more.0) == (&b, more.1));
         }
@@ -97,8 +97,9 @@ mod tests {
 
     #[test]
     fn an_etag_never_changes_for_the_same_list() {
-        let orders = [ListedOrder::of_versions("o2", 3, 1), ListedOrder::of_versions("o1", 1, 1)];
-        let tag = list_tag(orders.iter().map(ListedOrder::versions), false);
+        let orders =
+            [SnapshotOrder::of_versions("o2", 3, 1), SnapshotOrder::of_versions("o1", 1, 1)];
+        let tag = list_tag(orders.iter().map(SnapshotOrder::versions), false);
         assert_eq!(tag, "6d89fdc52dc7f829ba7bc8b9f6b21c84");
     }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::{
     position::ListPosition,
-    snapshot::{ListMoment, ListedOrder, OrderList},
+    snapshot::{ListMoment, OrderList, SnapshotOrder},
 };
 use crate::{
     store::rows::refused,
@@ -54,7 +54,7 @@ pub struct EndedOrderLoader;
 
 impl Loader for EndedOrderLoader {
     type Key = ListPosition;
-    type Row = Arc<Vec<ListedOrder>>;
+    type Row = Arc<Vec<SnapshotOrder>>;
     const CONCURRENCY: usize = 1;
     /// Each brings a thousand orders.
     const MAX_KEYS: usize = 16;
@@ -63,7 +63,7 @@ impl Loader for EndedOrderLoader {
         &self,
         connection: &mut PgConnection,
         positions: &[ListPosition],
-    ) -> sqlx::Result<HashMap<ListPosition, Arc<Vec<ListedOrder>>>> {
+    ) -> sqlx::Result<HashMap<ListPosition, Arc<Vec<SnapshotOrder>>>> {
         let tenants: Vec<&str> = positions.iter().map(|p| p.tenant.as_str()).collect();
         let xids: Vec<i64> = positions.iter().map(|p| p.moment.xid).collect();
         let times: Vec<OffsetDateTime> = positions.iter().map(|p| time_of(p.moment.at)).collect();
@@ -99,13 +99,13 @@ fn zip_columns(
     payments: Vec<i64>,
     xids: Vec<i64>,
     ats: Vec<i64>,
-) -> sqlx::Result<Vec<ListedOrder>> {
+) -> sqlx::Result<Vec<SnapshotOrder>> {
     let columns = ids.into_iter().zip(cores).zip(payments).zip(xids).zip(ats);
     columns
         .map(|((((id, core), payments), xid), at)| {
             let order = Token::new(&id).map_err(refused)?;
             let (core, payments) = (core.cast_unsigned(), payments.cast_unsigned());
-            Ok(ListedOrder { order, core, payments, xid, at })
+            Ok(SnapshotOrder { order, core, payments, xid, at })
         })
         .collect()
 }

@@ -54,9 +54,9 @@ use self::{
     body::{count_fitting, list_tag, quoted},
     loaders::{EndedOrderLoader, OrderListLoader},
     position::ListPosition,
-    row::OrderRow,
+    row::ListRow,
     rows::OrderRows,
-    snapshot::{ListedOrder, OrderList},
+    snapshot::{OrderList, SnapshotOrder},
 };
 use super::{batch_loader::BatchLoader, database::ReadDatabase, reply::QueryReply};
 use crate::{
@@ -114,7 +114,7 @@ impl Lists {
     ) -> Result<QueryReply, QueryReply> {
         let list = self.confirm(&tenant).await?;
         self.fail.point("edge.after_list_confirm").await;
-        let tag = list_tag(list.included().iter().map(ListedOrder::versions), list.is_cut());
+        let tag = list_tag(list.included().iter().map(SnapshotOrder::versions), list.is_cut());
         if headers.has(&tag) {
             return Ok(QueryReply::not_modified(quoted(&tag)));
         }
@@ -137,7 +137,7 @@ impl Lists {
     ) -> Result<Option<QueryReply>, QueryReply> {
         let Some(changed) = self.changed(tenant, list, from).await? else { return Ok(None) };
         let Some(rows) = self.rows(tenant, &changed).await? else { return Ok(None) };
-        let found: HashMap<&Token, &OrderRow> =
+        let found: HashMap<&Token, &ListRow> =
             rows.iter().map(|row| (&row.order, &**row)).collect();
         // The list that comes of it.
         let present = list.included().iter().filter_map(|order| match found.get(&order.order) {
@@ -191,7 +191,7 @@ impl Lists {
         tenant: &Token,
         list: &OrderList,
         from: &ListPosition,
-    ) -> Result<Option<Vec<ListedOrder>>, QueryReply> {
+    ) -> Result<Option<Vec<SnapshotOrder>>, QueryReply> {
         if list.is_cut() || !from.is_usable(tenant, &list.moment) {
             return Ok(None);
         }
@@ -199,7 +199,7 @@ impl Lists {
         // One that has ended meanwhile stands in both.
         let gone: HashSet<&Token> = ended.iter().map(|order| &order.order).collect();
         let still = list.included().iter().filter(|order| !gone.contains(&order.order));
-        let mut changed: Vec<ListedOrder> =
+        let mut changed: Vec<SnapshotOrder> =
             ended.iter().chain(still.filter(|order| from.precedes(order))).cloned().collect();
         changed.sort_by(|a, b| (a.at, &a.order).cmp(&(b.at, &b.order)));
         Ok((changed.len() <= MAX_ROWS).then_some(changed))
@@ -212,8 +212,8 @@ impl Lists {
     pub async fn rows(
         &self,
         tenant: &Token,
-        orders: &[ListedOrder],
-    ) -> Result<Option<Vec<Arc<OrderRow>>>, QueryReply> {
+        orders: &[SnapshotOrder],
+    ) -> Result<Option<Vec<Arc<ListRow>>>, QueryReply> {
         let rows = self.rows.load(tenant, orders.iter()).await?;
         Ok((count_fitting(&rows) == rows.len()).then_some(rows))
     }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use brigade_contracts::Token;
 
-use super::snapshot::{ListMoment, ListedOrder};
+use super::snapshot::{ListMoment, SnapshotOrder};
 use crate::runtime::consume::HasTenant;
 
 /// A position can be used for so long, in milliseconds of the database's clock.
@@ -62,7 +62,7 @@ impl ListPosition {
     /// Postgres that crashed and gives the number of a transaction that was rolled back a second
     /// time.
     #[must_use]
-    pub fn precedes(&self, order: &ListedOrder) -> bool {
+    pub fn precedes(&self, order: &SnapshotOrder) -> bool {
         let ListMoment { xid, at, .. } = self.moment;
         (order.xid.wrapping_sub(xid)) & 0xffff_ffff < 1 << 31 || order.at >= at
     }
@@ -116,13 +116,13 @@ mod tests {
 
         #[test]
         fn no_later_transaction_is_left_out(xid in 0..1_i64 << 40, later in 0..1_i64 << 31) {
-            let order = ListedOrder { xid: (xid + later) & 0xffff_ffff, ..ListedOrder::of_versions("o1", 1, 1) };
+            let order = SnapshotOrder { xid: (xid + later) & 0xffff_ffff, ..SnapshotOrder::of_versions("o1", 1, 1) };
             prop_assert!(position(7, xid, 100).precedes(&order));
         }
 
         #[test]
         fn an_earlier_one_is_not_told_again(xid in 0..1_i64 << 40, earlier in 1..1_i64 << 31) {
-            let order = ListedOrder { xid: (xid - earlier) & 0xffff_ffff, ..ListedOrder::of_versions("o1", 1, 1) };
+            let order = SnapshotOrder { xid: (xid - earlier) & 0xffff_ffff, ..SnapshotOrder::of_versions("o1", 1, 1) };
             prop_assert!(!position(7, xid, 100).precedes(&order));
             prop_assert!(position(7, xid, 0).precedes(&order));
         }

@@ -18,7 +18,7 @@ use crate::workers::edge::query::content::decode_canonical;
 
 /// A row as it is answered.
 #[derive(Debug)]
-pub struct OrderRow {
+pub struct ListRow {
     pub order: Token,
     /// The version of its core.
     core: u64,
@@ -46,7 +46,7 @@ pub struct RowParts {
     core: Option<Arc<RowPart>>,
     payment: Option<Arc<RowPart>>,
     /// Present if both parts are.
-    pub row: Option<Arc<OrderRow>>,
+    pub row: Option<Arc<ListRow>>,
 }
 
 impl RowParts {
@@ -100,7 +100,7 @@ impl RowParts {
 
     fn assemble(order: &Token, core: Option<Arc<RowPart>>, payment: Option<Arc<RowPart>>) -> Self {
         let row = match (&core, &payment) {
-            (Some(core), Some(payment)) => OrderRow::join(order, core, payment).map(Arc::new),
+            (Some(core), Some(payment)) => ListRow::join(order, core, payment).map(Arc::new),
             _ => None,
         };
         Self { core, payment, row }
@@ -115,7 +115,7 @@ impl RowParts {
     }
 }
 
-impl OrderRow {
+impl ListRow {
     /// Writes a row: the object of the core, and in it the other part and the amount due, as
     /// [`brigade_contracts::list::ActiveRow`] has them.
     fn join(order: &Token, core: &RowPart, payment: &RowPart) -> Option<Self> {

@@ -10,7 +10,7 @@ use moka::{
 };
 
 use super::{
-    row::{OrderRow, RowParts},
+    row::{ListRow, RowParts},
     snapshot::RowVersions,
 };
 
@@ -40,7 +40,7 @@ impl RowCache {
 
     /// Returns the row of exactly these versions.
     #[must_use]
-    pub fn find(&self, address: &Address, versions: RowVersions<'_>) -> Option<Arc<OrderRow>> {
+    pub fn find(&self, address: &Address, versions: RowVersions<'_>) -> Option<Arc<ListRow>> {
         self.0.get(address)?.row.filter(|row| row.versions() == versions)
     }
 

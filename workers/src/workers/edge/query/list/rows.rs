@@ -7,9 +7,9 @@ use futures::future::try_join_all;
 use sqlx::PgConnection;
 
 use super::{
-    row::{OrderRow, RowParts},
+    row::{ListRow, RowParts},
     row_cache::RowCache,
-    snapshot::ListedOrder,
+    snapshot::SnapshotOrder,
 };
 use crate::{
     infra::{Context, FailPoints, postgres::refuse_standby},
@@ -59,9 +59,9 @@ impl OrderRows {
     pub async fn load<'a>(
         &self,
         tenant: &Token,
-        orders: impl ExactSizeIterator<Item = &'a ListedOrder>,
-    ) -> Result<Vec<Arc<OrderRow>>, LoadError> {
-        let mut found: Vec<Option<Arc<OrderRow>>> = Vec::with_capacity(orders.len());
+        orders: impl ExactSizeIterator<Item = &'a SnapshotOrder>,
+    ) -> Result<Vec<Arc<ListRow>>, LoadError> {
+        let mut found: Vec<Option<Arc<ListRow>>> = Vec::with_capacity(orders.len());
         let mut missing = Vec::new();
         for (at, order) in orders.enumerate() {
             let address = Address {

@@ -20,7 +20,7 @@ pub struct ListMoment {
 
 /// An order of a list, without its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedOrder {
+pub struct SnapshotOrder {
     pub order: Token,
     /// The version of its core.
     pub core: u64,
@@ -32,7 +32,7 @@ pub struct ListedOrder {
     pub at: i64,
 }
 
-impl ListedOrder {
+impl SnapshotOrder {
     /// Returns the order and the versions of its parts.
     #[must_use]
     pub fn versions(&self) -> RowVersions<'_> {
@@ -41,7 +41,7 @@ impl ListedOrder {
 }
 
 #[cfg(test)]
-impl ListedOrder {
+impl SnapshotOrder {
     pub fn of_versions(order: &str, core: u64, payments: u64) -> Self {
         Self { order: Token::new(order).expect("a token"), core, payments, xid: 1, at: 1 }
     }
@@ -52,19 +52,19 @@ impl ListedOrder {
 #[derive(Debug)]
 pub struct OrderList {
     pub moment: ListMoment,
-    orders: Vec<ListedOrder>,
+    orders: Vec<SnapshotOrder>,
 }
 
 impl OrderList {
     /// Creates a list of orders, newest first.
     #[must_use]
-    pub fn new(moment: ListMoment, orders: Vec<ListedOrder>) -> Self {
+    pub fn new(moment: ListMoment, orders: Vec<SnapshotOrder>) -> Self {
         Self { moment, orders }
     }
 
     /// Returns the orders that an answer includes.
     #[must_use]
-    pub fn included(&self) -> &[ListedOrder] {
+    pub fn included(&self) -> &[SnapshotOrder] {
         &self.orders[..self.orders.len().min(MAX_ROWS)]
     }
 
@@ -76,7 +76,7 @@ impl OrderList {
 
     /// Returns a list, which is not cut, without some of its orders.
     #[must_use]
-    pub fn without(list: &Arc<Self>, is_excluded: impl Fn(&ListedOrder) -> bool) -> Arc<Self> {
+    pub fn without(list: &Arc<Self>, is_excluded: impl Fn(&SnapshotOrder) -> bool) -> Arc<Self> {
         if !list.orders.iter().any(&is_excluded) {
             return list.clone();
         }
