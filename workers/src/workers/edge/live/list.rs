@@ -23,7 +23,7 @@ use crate::workers::edge::query::{
     list::{
         position::ListPosition,
         row::ListRow,
-        snapshot::{ListedOrder, OrderList},
+        snapshot::{OrderList, SnapshotOrder},
     },
 };
 
@@ -61,12 +61,13 @@ impl SentList {
     fn after_changes(
         list: &Arc<OrderList>,
         position: ListPosition,
-        changed: Vec<ListedOrder>,
+        changed: Vec<SnapshotOrder>,
     ) -> Self {
         let changed: HashMap<_, _> =
             changed.into_iter().map(|order| (order.order.clone(), versions(&order))).collect();
-        let is_later =
-            |order: &ListedOrder| changed.get(&order.order).is_some_and(|v| *v != versions(order));
+        let is_later = |order: &SnapshotOrder| {
+            changed.get(&order.order).is_some_and(|v| *v != versions(order))
+        };
         let list = OrderList::without(list, is_later);
         Self { changed, ..Self::new(list, position) }
     }
@@ -78,10 +79,10 @@ impl SentList {
 
     /// Returns true if a reader that got everything has this list.
     fn is_same(&self, list: &OrderList) -> bool {
-        let versions = self.list.included().iter().map(ListedOrder::versions);
+        let versions = self.list.included().iter().map(SnapshotOrder::versions);
         self.position.moment.start == list.moment.start
             && self.list.is_cut() == list.is_cut()
-            && versions.eq(list.included().iter().map(ListedOrder::versions))
+            && versions.eq(list.included().iter().map(SnapshotOrder::versions))
     }
 }
 
@@ -108,8 +109,8 @@ impl ActiveOrdersTopic {
             return Ok(None);
         };
         let is_new =
-            |order: &&ListedOrder| sent.changed.get(&order.order) != Some(&versions(order));
-        let new: Vec<ListedOrder> = changed.iter().filter(is_new).cloned().collect();
+            |order: &&SnapshotOrder| sent.changed.get(&order.order) != Some(&versions(order));
+        let new: Vec<SnapshotOrder> = changed.iter().filter(is_new).cloned().collect();
         let Some(rows) = lists.rows(&self.tenant, &new).await? else { return Ok(None) };
         let to = ListPosition { moment: list.moment, ..from.clone() };
         let events =
@@ -197,7 +198,7 @@ impl Topic for ActiveOrdersTopic {
     }
 }
 
-fn versions(order: &ListedOrder) -> (u64, u64) {
+fn versions(order: &SnapshotOrder) -> (u64, u64) {
     (order.core, order.payments)
 }
 
@@ -225,9 +226,9 @@ mod tests {
         let tenant = Token::new("t1").expect("a token");
         let position = ListPosition { tenant, moment, whole: true };
         let [ended, changed, other] =
-            ["o1", "o2", "o3"].map(|order| ListedOrder::of_versions(order, 1, 1));
+            ["o1", "o2", "o3"].map(|order| SnapshotOrder::of_versions(order, 1, 1));
         let list = OrderList::new(moment, vec![ended, changed.clone(), other.clone()]);
-        let changes = vec![ListedOrder::of_versions("o1", 2, 1), changed.clone()];
+        let changes = vec![SnapshotOrder::of_versions("o1", 2, 1), changed.clone()];
         let sent = SentList::after_changes(&Arc::new(list), position, changes);
         assert_eq!(sent.list.included(), [changed, other]);
         assert_eq!(sent.changed[&Token::new("o1").expect("a token")], (2, 1));
