@@ -96,17 +96,6 @@ pub enum Target {
     Order(Token),
 }
 
-impl Target {
-    /// As SQL keeps it: `cart` or `order`, and the id.
-    #[must_use]
-    pub fn kind_and_id(&self) -> (&'static str, &Token) {
-        match self {
-            Self::Cart(id) => ("cart", id),
-            Self::Order(id) => ("order", id),
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Initiate {

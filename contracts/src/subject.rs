@@ -52,8 +52,6 @@ pub const QUERY_USER_VALIDATE: &str = "q.*.user.*.validate";
 pub const QUERY_USER_STATE: &str = "q.*.user.*.state";
 /// Deadlines of locks that are to come.
 pub const LOCK_TIMERS: &str = "timer.lock.>";
-/// Deadlines of locks that have passed.
-pub const LOCKS_DUE: &str = "due.lock.>";
 /// The command of cart-lock-expiry that ends a lock, for every tenant and cart.
 pub const EXPIRE_LOCK: &str = "req.*.cart.*.expire_lock";
 /// The command of cart-lock-expiry that ends a cart which nobody has changed for long.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// The file itself.
-pub const TOML: &str = include_str!("../../nats/topology.toml");
+const TOML: &str = include_str!("../../nats/topology.toml");
 
 /// Consumers of `COMMANDS` that are not declared: command-handler makes them while one tenant's
 /// commands would hold up the others', and deletes them after. Each delivers what overtakes the

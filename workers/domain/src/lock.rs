@@ -1,11 +1,11 @@
 //! The lock of an owner over all its carts, while one of them is paid.
 //!
 //! ```text
-//! (nothing), released ── lock, initiate ──► held ── unlock, check_out, the last result ──►
-//! released
-//!                                           │  ▲ └─ the deadline, nothing open under it ──► released
-//!                                           └──┘ bind_transaction, extend, the deadline with a
-//!                                                payment open under it (up to the cap)
+//! (nothing), released ── lock, initiate ──► held
+//! held ── unlock, check_out, the last result ──► released
+//! held ── the deadline, nothing open under it ──► released
+//! held ── bind_transaction, extend ──► held
+//! held ── the deadline, a payment open under it (up to the cap) ──► held
 //! ```
 //!
 //! Each time it is acquired it gets a new fencing token; a command with an older one is refused.

@@ -51,7 +51,7 @@ pub async fn create_database(url: &str, database: &str) -> Result<()> {
     Ok(())
 }
 
-/// IntakeKind schema and roles up to date; may be repeated at any time, also while the fleet runs. A
+/// Brings schema and roles up to date; may be repeated at any time, also while the fleet runs. A
 /// role whose `password` is `None` keeps the one it has; a new one then cannot log in until it is
 /// given one.
 ///

@@ -8,10 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row, raw_sql};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{
-    servers::password,
-    shared::{self, TEMPLATE},
-};
+use super::shared::{self, TEMPLATE, password};
 use crate::infra::postgres::pool;
 
 /// Connections of the pool for a test's own statements.

@@ -17,7 +17,11 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{TestDatabase, shared::binaries, until};
+use super::{
+    TestDatabase,
+    shared::{binaries, password},
+    until,
+};
 use crate::{
     fleet::{Instance, Servers, Settings},
     infra::{Context, FailPoints, Health, Metrics, Nats, connect_options},
@@ -32,12 +36,6 @@ pub const SUPERUSER: &str = "superuser";
 pub const TENANT_SUPERUSER: &str = "t1-superuser";
 /// The NATS user that may ask as `t1-watcher` does and is pushed nothing.
 pub const NO_PUSH_USER: &str = "t1-no-push";
-
-/// Returns the password that a user has on both servers.
-#[must_use]
-pub fn password(user: &str) -> String {
-    format!("{user}-secret")
-}
 
 /// The options with which clients connect to a nats-server that has a certificate.
 #[derive(Clone)]

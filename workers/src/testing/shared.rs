@@ -22,6 +22,12 @@ pub(super) const TEMPLATE: &str = "brigade_template";
 /// The lock in the folder of a Postgres, held by the process whose tests share it.
 const IN_USE: &str = "in-use";
 
+/// Returns the password that a user has on both servers.
+#[must_use]
+pub fn password(user: &str) -> String {
+    format!("{user}-secret")
+}
+
 /// Returns where the server programs are; they are fetched at the first call, where the machine
 /// has none.
 ///
@@ -83,7 +89,7 @@ fn folder() -> Result<PathBuf> {
 /// Makes the template in a new Postgres.
 pub(super) async fn make_template(postgres: &Postgres) -> Result<()> {
     migrate::create_database(&postgres.superuser_url("postgres"), TEMPLATE).await?;
-    let password = |worker: WorkerName| Some(super::servers::password(worker.as_str()));
+    let password = |worker: WorkerName| Some(password(worker.as_str()));
     migrate::run(&postgres.superuser_url(TEMPLATE), password).await
 }
 

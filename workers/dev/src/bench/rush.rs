@@ -108,7 +108,7 @@ impl Rush {
         .await
     }
 
-    /// IntakeKind all orders to their end.
+    /// Brings all orders to their end.
     pub async fn finish(&self) -> Result<()> {
         self.all(|mix| mix.ending().map(|step| vec![step])).await
     }

@@ -27,7 +27,7 @@ pub struct DemoClient {
 }
 
 /// The response to a command or a query.
-pub struct CommandReply {
+pub struct DemoResponse {
     pub status: u16,
     pub etag: Option<String>,
     pub body: Value,
@@ -66,7 +66,7 @@ impl DemoClient {
         about: &Address,
         verb: &str,
         payload: Value,
-    ) -> Result<CommandReply> {
+    ) -> Result<DemoResponse> {
         let seen = self.attempt(about, verb, payload).await?;
         anyhow::ensure!(seen.status < 300, "{verb} was refused: {}", seen.body);
         Ok(seen)
@@ -81,7 +81,7 @@ impl DemoClient {
         about: &Address,
         verb: &str,
         payload: Value,
-    ) -> Result<CommandReply> {
+    ) -> Result<DemoResponse> {
         let sent = self.sent.fetch_add(1, Ordering::Relaxed);
         let mut headers = HeaderMap::new();
         headers.insert(header::COMMAND_ID, format!("demo-{sent}"));
@@ -107,7 +107,7 @@ impl DemoClient {
     ///
     /// # Errors
     /// No answer.
-    pub async fn poll(&self, cart: &Address, etag: Option<&str>) -> Result<CommandReply> {
+    pub async fn poll(&self, cart: &Address, etag: Option<&str>) -> Result<DemoResponse> {
         let mut headers = HeaderMap::new();
         if let Some(etag) = etag {
             headers.insert(header::IF_NONE_MATCH, etag);
@@ -156,12 +156,12 @@ impl DemoClient {
         subject: String,
         headers: HeaderMap,
         payload: String,
-    ) -> Result<CommandReply> {
+    ) -> Result<DemoResponse> {
         let request = Request::new().headers(headers).payload(payload.into());
         let reply = self.producer.send_request(subject.clone(), request).await;
         let reply = reply.with_context(|| format!("no answer on {subject}"))?;
         let header = |name: &str| Some(reply.headers.as_ref()?.get(name)?.as_str().to_owned());
-        Ok(CommandReply {
+        Ok(DemoResponse {
             status: header(header::STATUS).and_then(|s| s.parse().ok()).unwrap_or(0),
             etag: header(header::ETAG),
             body: serde_json::from_slice(&reply.payload).unwrap_or_default(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     DemoFleet, Promises,
-    client::{CommandReply, DemoClient},
+    client::{DemoClient, DemoResponse},
     narration::{mark, say},
 };
 
@@ -54,7 +54,7 @@ async fn cart(client: &DemoClient, id: &str) -> Result<Address> {
     Ok(cart)
 }
 
-async fn tiramisu(client: &DemoClient, cart: &Address) -> Result<CommandReply> {
+async fn tiramisu(client: &DemoClient, cart: &Address) -> Result<DemoResponse> {
     let item = json!({ "item_id": "tiramisu", "sku": "D1", "name": "Tiramisu", "unit_price": 600,
                        "quantity": 1 });
     client.attempt(cart, "add_item", item).await
@@ -76,7 +76,7 @@ fn euros(cents: &Value) -> String {
 }
 
 /// One line of the story: what was sent, and how it was answered.
-fn step(good: bool, what: &str, seen: &CommandReply, told: &str) {
+fn step(good: bool, what: &str, seen: &DemoResponse, told: &str) {
     say(format!("       {what:<30}{} {} {told}", mark(good), seen.status));
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     DemoFleet, Promises,
-    client::CommandReply,
+    client::DemoResponse,
     narration::{mark, millis, say},
 };
 
@@ -33,7 +33,7 @@ enum Fault {
 /// One poll right after an answer.
 struct Race {
     naive_is_stale: bool,
-    seen: CommandReply,
+    seen: DemoResponse,
     answered_in: Duration,
     polled_in: Duration,
 }
@@ -135,7 +135,7 @@ async fn race(fleet: &mut DemoFleet, promises: &mut Promises, cart: &Address) ->
     Ok(Race { naive_is_stale, seen, answered_in, polled_in })
 }
 
-fn bob_pays(seen: &CommandReply) -> bool {
+fn bob_pays(seen: &DemoResponse) -> bool {
     let members = seen.body["payments"]["members"].as_array();
     members.into_iter().flatten().any(|m| m["user"] == "bob" && m["committed"] == "cod")
 }

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     DemoFleet, Promises,
-    client::{CommandReply, DemoClient},
+    client::{DemoClient, DemoResponse},
     narration::{mark, say},
 };
 
@@ -157,8 +157,8 @@ async fn table_update_fails(fleet: &DemoFleet, promises: &mut Promises) -> Resul
 async fn insist(
     client: &DemoClient,
     evening: &Evening,
-    mut seen: CommandReply,
-) -> Result<CommandReply> {
+    mut seen: DemoResponse,
+) -> Result<DemoResponse> {
     while seen.status == 503 {
         seen =
             client.attempt(&evening.payment, "record_result", Evening::result("captured")).await?;
@@ -166,7 +166,7 @@ async fn insist(
     Ok(seen)
 }
 
-fn effects(seen: &CommandReply) -> String {
+fn effects(seen: &DemoResponse) -> String {
     let effects = seen.body["effects"].as_array().into_iter().flatten();
     effects.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     IntakeKind, Message,
-    handshake::{Accepted, connect},
+    handshake::{Accepted, READ, connect},
     wire::{self, Op},
 };
 use crate::infra::{
@@ -29,9 +29,6 @@ use crate::infra::{
 /// A connection is dead when the third ping is due and none of the two before it was answered, at
 /// most 4.5 s after the last message.
 const PING_EVERY: Duration = Duration::from_millis(1500);
-/// The size of a read buffer. Messages are slices of it, so one that is kept for long keeps all of
-/// it.
-pub(super) const READ: usize = 32 * 1024;
 /// Below this much room a new buffer is begun.
 const MIN_ROOM: usize = 4 * 1024;
 

@@ -21,13 +21,16 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     IntakeKind,
-    connection::READ,
     wire::{self, Op},
 };
 use crate::infra::{
     Health,
     nats::{NatsCredentials, RECONNECT_DELAY},
 };
+
+/// The size of a read buffer. Messages are slices of it, so one that is kept for long keeps all of
+/// it.
+pub(super) const READ: usize = 32 * 1024;
 
 /// The time that a connection may take until it can be used.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);

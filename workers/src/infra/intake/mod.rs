@@ -26,7 +26,7 @@ use uuid::Uuid;
 use self::connection::{Connection, IntakeAction};
 use super::{
     Health,
-    nats::{NatsCredentials, ServerErrors},
+    nats::{Nats, NatsCredentials, ServerErrors},
 };
 
 pub use self::message::Message;
@@ -136,6 +136,14 @@ impl Intake {
     #[must_use]
     pub fn connections(&self) -> watch::Receiver<u64> {
         self.connections.clone()
+    }
+}
+
+impl Nats {
+    /// Opens a connection of its own for what tenants send.
+    #[must_use]
+    pub fn intake(&self, kind: IntakeKind) -> Intake {
+        Intake::open(kind, self.credentials.clone(), self.health.clone(), self.errors.clone())
     }
 }
 

@@ -32,7 +32,7 @@ impl Shares {
         loop {
             let round = bounded(postgres, async |connection| {
                 sqlx::query_file!(
-                    "src/store/shares.sql",
+                    "src/infra/lease/shares.sql",
                     self.group,
                     member,
                     LASTS.as_secs_f64(),

@@ -23,7 +23,7 @@ pub use self::{
     operator::OperatorConnection,
     server_errors::{ConnectionMetrics, ServerErrors},
 };
-use super::{Health, Intake, Metrics, intake::IntakeKind};
+use super::{Health, Metrics};
 
 /// A constant delay: the client's own grows, and comes 1 s late after an outage of 3 s.
 pub const RECONNECT_DELAY: Duration = Duration::from_millis(10);
@@ -53,9 +53,9 @@ pub struct Nats {
     heard: watch::Receiver<Instant>,
     _echoes: Arc<AbortOnDropHandle<()>>,
     /// The credentials of further connections, which read what tenants send.
-    credentials: Arc<NatsCredentials>,
-    health: Health,
-    errors: ServerErrors,
+    pub(in crate::infra) credentials: Arc<NatsCredentials>,
+    pub(in crate::infra) health: Health,
+    pub(in crate::infra) errors: ServerErrors,
 }
 
 impl Nats {
@@ -122,12 +122,6 @@ impl Nats {
     #[must_use]
     pub fn is_away(&self) -> bool {
         self.heard.borrow().elapsed() > SILENCE
-    }
-
-    /// Opens a connection of its own for what tenants send.
-    #[must_use]
-    pub fn intake(&self, kind: IntakeKind) -> Intake {
-        Intake::open(kind, self.credentials.clone(), self.health.clone(), self.errors.clone())
     }
 
     /// Waits until the client's task has died, which nothing else shows: whatever is published or

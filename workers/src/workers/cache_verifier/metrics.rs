@@ -1,7 +1,7 @@
 use brigade_contracts::key::Bucket;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{audit::KeyDiscrepancy, sessions::SessionFinding};
+use super::{discrepancy::KeyDiscrepancy, sessions::SessionFinding};
 use crate::infra::metrics::{MetricGroup, MetricsRegistry};
 
 /// The metrics of cache-verifier.

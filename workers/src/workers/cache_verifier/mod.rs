@@ -34,6 +34,7 @@
 
 mod audit;
 mod checkpoints;
+mod discrepancy;
 mod heads;
 mod heal;
 mod metrics;

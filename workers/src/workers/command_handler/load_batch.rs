@@ -88,7 +88,7 @@ struct SessionRow {
 }
 
 #[derive(Deserialize)]
-struct TurnRow {
+struct TurnTableRow {
     tenant: Token,
     id: Token,
     table_id: Option<Token>,
@@ -248,7 +248,7 @@ impl LoadedBatch {
                 self.locked.sessions.insert((tenant, session), carts);
             }
             "turn" => {
-                let TurnRow { tenant, id, table_id } = parse(row)?;
+                let TurnTableRow { tenant, id, table_id } = parse(row)?;
                 self.locked.turns.insert((tenant, id), table_id);
             }
             "table" => {

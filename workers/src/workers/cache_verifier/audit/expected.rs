@@ -7,29 +7,7 @@ use brigade_contracts::{
 use brigade_domain::{Order, State};
 use serde_json::Value;
 
-use crate::infra::KvEntry;
-
-/// A difference between a key and SQL; see [`super`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyDiscrepancy {
-    Missing,
-    Stale,
-    Ahead,
-    Different,
-}
-
-impl KeyDiscrepancy {
-    pub const ALL: [Self; 4] = [Self::Missing, Self::Stale, Self::Ahead, Self::Different];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Stale => "stale",
-            Self::Ahead => "ahead",
-            Self::Different => "different",
-        }
-    }
-}
+use crate::{infra::KvEntry, workers::cache_verifier::discrepancy::KeyDiscrepancy};
 
 /// A key, and its content according to SQL.
 pub struct ExpectedKey {

@@ -26,9 +26,9 @@ use std::{
 
 use tokio::{sync::Mutex, time::Duration};
 
+pub use self::round::Audit;
 use self::round::{Suspect, Suspects};
-pub use self::{expected::KeyDiscrepancy, round::Audit};
-use super::{VerifierMetrics, failed_dependency, heal::Healer};
+use super::{VerifierMetrics, discrepancy::KeyDiscrepancy, failed_dependency, heal::Healer};
 use crate::infra::{Context, health::Duty, lease::LeasedRounds};
 
 const LEASE: &str = "cache-verifier.audit";

@@ -13,10 +13,11 @@ use tokio::time::{Duration, sleep};
 use super::{
     super::{
         VerifierMetrics,
+        discrepancy::KeyDiscrepancy,
         heads::{ExpiryMargin, FIRST_KIND, HeadPage, KeyCursor, load_head_page, next_kind},
         heal::in_backlog,
     },
-    expected::{KeyDiscrepancy, expected_keys},
+    expected::expected_keys,
 };
 use crate::{
     infra::{

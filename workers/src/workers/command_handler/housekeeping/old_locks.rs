@@ -108,7 +108,7 @@ async fn delete(postgres: &mut PgConnection, old: &[&OwnerLock], days: i32) -> s
     .await?;
     // A statement of its own, which begins when they are locked.
     let deleted = sqlx::query_file_scalar!(
-        "src/workers/command_handler/forget_locks.sql",
+        "src/workers/command_handler/housekeeping/forget_locks.sql",
         &locked.iter().map(|row| row.tenant.as_str()).collect::<Vec<_>>() as _,
         &locked.iter().map(|row| row.owner.as_str()).collect::<Vec<_>>() as _,
         days,

@@ -24,7 +24,7 @@ pub(super) async fn delete_outcomes(cx: &Context, duty: &Duty) -> sqlx::Result<(
     loop {
         let deleted = bounded(&cx.postgres, async |connection| {
             sqlx::query_file!(
-                "src/workers/command_handler/forget_outcomes.sql",
+                "src/workers/command_handler/housekeeping/forget_outcomes.sql",
                 OUTCOME_DAYS,
                 AT_ONCE
             )
@@ -142,7 +142,7 @@ mod tests {
     #[tokio::test]
     async fn old_outcomes_are_found_without_reading_the_young_ones() -> anyhow::Result<()> {
         let database = TestDatabase::start().await?;
-        let explain = concat!("explain ", include_str!("../forget_outcomes.sql"));
+        let explain = concat!("explain ", include_str!("forget_outcomes.sql"));
         let plan: Vec<String> = sqlx::query_scalar(explain)
             .bind(OUTCOME_DAYS)
             .bind(AT_ONCE)

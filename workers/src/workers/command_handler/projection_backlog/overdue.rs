@@ -258,7 +258,7 @@ async fn load_page(
     bounded(postgres, async |connection| {
         sqlx::query_file_as!(
             BacklogEntry,
-            "src/workers/command_handler/overdue.sql",
+            "src/workers/command_handler/projection_backlog/overdue.sql",
             OVERDUE,
             tenant,
             aggregate,

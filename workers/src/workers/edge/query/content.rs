@@ -33,7 +33,7 @@ const ENTRY_OVERHEAD: usize = 400;
 /// The number of aggregates whose highest version is remembered; about 150 bytes each.
 const MAX_SEEN: u64 = 100_000;
 
-/// A view as it is answered: JSON of the shape [`query::View`], and its versions.
+/// A view as it is answered: JSON of the shape [`query::ViewBody`], and its versions.
 #[derive(Debug, PartialEq)]
 pub struct EncodedView {
     pub versions: ConfirmedVersions,

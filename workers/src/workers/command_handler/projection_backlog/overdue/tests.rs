@@ -7,7 +7,7 @@ async fn only_a_page_of_entries_is_read_however_many_there_are() -> anyhow::Resu
     let overdue = async |after: &str| {
         let values = format!("1, {after}, {MAX_PAGE}");
         let types = "float8, text, text, text, bigint";
-        database.rows_read(types, include_str!("../../overdue.sql"), &values).await
+        database.rows_read(types, include_str!("../overdue.sql"), &values).await
     };
     assert_eq!(overdue("'', '', ''").await?, 0);
     // The planner still takes it for empty; then it knows.
