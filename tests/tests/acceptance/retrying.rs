@@ -246,7 +246,7 @@ async fn s5_08_what_is_tried_again_and_again_is_told_once_a_second() {
     let log = handler.log();
     let told: Vec<_> = log
         .lines()
-        .filter(|line| line.contains("will retry") && line.contains("\"level\":\"WARN\""))
+        .filter(|line| line.contains("will be retried") && line.contains("\"level\":\"WARN\""))
         .collect();
     assert!((1..100).contains(&told.len()), "{} lines", told.len());
     assert!(told[0].contains("payment_not_there_yet"), "{}", told[0]);
