@@ -73,8 +73,10 @@ impl Visitor<'_> for MinorUnits {
     }
 
     fn visit_u64<E: Error>(self, units: u64) -> Result<Money, E> {
-        let too_large = |_| E::invalid_value(Unexpected::Unsigned(units), &self);
-        self.visit_i64(i64::try_from(units).map_err(too_large)?)
+        match i64::try_from(units) {
+            Ok(units) => self.visit_i64(units),
+            Err(_) => Err(E::invalid_value(Unexpected::Unsigned(units), &self)),
+        }
     }
 }
 

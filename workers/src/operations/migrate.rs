@@ -72,7 +72,8 @@ pub async fn run(url: &str, password: impl Fn(WorkerName) -> Option<String>) -> 
 
 /// Adds what Postgres says besides, such as the privilege that is missing.
 fn with_detail(error: anyhow::Error) -> anyhow::Error {
-    let Some(MigrateError::Execute(sqlx::Error::Database(of_database))) = error.downcast_ref()
+    let Some(MigrateError::Execute(sqlx::Error::Database(of_database))) =
+        error.downcast_ref::<MigrateError>()
     else {
         return error;
     };
