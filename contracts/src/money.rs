@@ -1,6 +1,9 @@
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Unexpected, Visitor},
+};
 
 use crate::Refusal;
 
@@ -51,7 +54,29 @@ fn overflow() -> Refusal {
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::new(i64::deserialize(d)?).map_err(Refusal::into_serde)
+        d.deserialize_i64(MinorUnits)
+    }
+}
+
+/// Reads an amount, and says what one is where something else stands.
+struct MinorUnits;
+
+impl Visitor<'_> for MinorUnits {
+    type Value = Money;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("money, a whole number of cents (the smallest unit of its currency)")
+    }
+
+    fn visit_i64<E: Error>(self, units: i64) -> Result<Money, E> {
+        Money::new(units).map_err(Refusal::into_serde)
+    }
+
+    fn visit_u64<E: Error>(self, units: u64) -> Result<Money, E> {
+        match i64::try_from(units) {
+            Ok(units) => self.visit_i64(units),
+            Err(_) => Err(E::invalid_value(Unexpected::Unsigned(units), &self)),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, R
     if payload.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
         return Err(Refusal::new(400, "malformed", "expected a JSON object"));
     }
-    serde_json::from_slice(payload).map_err(|error| Refusal::from_json(&error))
+    serde_json::from_slice(payload).map_err(|error| Refusal::of_payload::<T>(payload, &error))
 }
 
 pub(crate) fn encode_payload<T: Serialize>(payload: &T) -> Vec<u8> {

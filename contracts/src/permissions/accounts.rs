@@ -90,13 +90,20 @@ pub fn accounts<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) ->
     }))
 }
 
-/// The same with what an installation has of its own left out: passwords come from the server's
-/// environment, and permissions from the files beside it.
+/// The same with what an installation has of its own left out: passwords are variables, which the
+/// installation defines in front of the block, and permissions come from the files beside it.
+///
+/// Not from the server's environment: a running server cannot get a new variable there, so no
+/// tenant could be added by a reload.
 #[cfg(test)]
 pub(super) fn template(users: &[NatsUser]) -> String {
     let comment = "# For the configuration of nats-server, with each tenant in the place of \
                    TENANT.\n\
-                   # Passwords come from the environment of the server.\n";
+                   # Each $NATS_PASSWORD_… is defined in front of this block, in this file, by a \
+                   line such as\n\
+                   #   NATS_PASSWORD_EDGE: \"p0123…\"\n\
+                   # so that a reload gets those of a further tenant. The server's environment \
+                   cannot change.\n";
     let users = users.iter().map(|user| {
         let name = &user.name;
         let variable = name.to_ascii_uppercase().replace('-', "_");

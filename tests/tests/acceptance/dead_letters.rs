@@ -82,7 +82,7 @@ async fn a_dead_command_is_replayed_once_and_audited() {
     let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
     assert_eq!(outcome.body()["status"], 201);
     let again = desk.replay(&letter, "op2").await.unwrap_err().to_string();
-    assert!(again.contains("replay by op1"), "{again}");
+    assert!(again.contains("was replayed by op1 at "), "{again}");
     assert!(desk.drop(&letter, "why not", "op2").await.is_err());
     assert_eq!(desk.list(&Filter::default()).await.unwrap().len(), 0);
     let all = desk.list(&Filter { all: true, ..Filter::default() }).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_letter_that_was_done_with_is_taken_away_by_whoever_comes_next() {
     done.execute(&fleet.sql).await.unwrap();
     assert!(desk.list(&Filter::default()).await.unwrap().is_empty());
     let refused = desk.drop(&letter, "why not", "op2").await.unwrap_err().to_string();
-    assert!(refused.contains("replay by op1"), "{refused}");
+    assert!(refused.contains("was replayed by op1 at "), "{refused}");
     assert_eq!((held(&fleet, "DLQ").await.0, left().await.unwrap()), (0, true));
     assert_eq!(desk.get(letter.number).await.unwrap().headers, letter.headers);
     let payload = desk.payload(letter.number).await.unwrap();
@@ -268,7 +268,7 @@ async fn s5_07_a_letter_in_sql_is_replayed_once() {
     let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
     assert_eq!((&outcome.body()["status"], in_sql(&fleet).await), (&json!(201), 0));
     let again = desk.replay(&letter, "op2").await.unwrap_err().to_string();
-    assert!(again.contains("replay by op1"), "{again}");
+    assert!(again.contains("was replayed by op1 at "), "{again}");
     assert_eq!(desk.get(letter.number).await.unwrap().action.as_deref(), Some("replay"));
     fleet.finish().await;
 }

@@ -73,8 +73,8 @@ async fn what_could_lose_messages_is_reported_and_left_alone() {
         assert_eq!(said(&report.updated), Vec::<String>::new());
         let drift = said(&report.drift);
         assert_eq!(drift.len(), 4, "{drift:#?}");
-        let events = "stream EVENTS: max_age is 3600000000000, declared is 604800000000000; \
-                      to mend it: `nats stream edit EVENTS --interactive`; \
+        let events = "stream EVENTS: max_age is 1h, declared is 7d; \
+                      to mend it: `nats stream edit EVENTS --max-age 7d`; \
                       or declare it so in nats/topology.toml";
         assert!(drift.iter().any(|line| line == events), "{drift:#?}");
         for start in [

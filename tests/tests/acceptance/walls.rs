@@ -371,8 +371,13 @@ async fn the_committed_accounts_are_a_configuration() {
         std::fs::copy(file.path(), dir.path().join("permissions").join(file.file_name())).unwrap();
     }
     let accounts = std::fs::read_to_string(nats.join("accounts.conf")).unwrap();
-    // A server has the passwords from its environment.
-    let accounts = accounts.replace("$NATS_PASSWORD_", "secret-");
+    // The passwords are defined in front of the accounts, as operations.md says.
+    let variables = accounts.lines().filter(|line| !line.starts_with('#'));
+    let variables =
+        variables.filter_map(|line| line.split_once("$NATS_PASSWORD_")?.1.split_once(','));
+    let definitions: String =
+        variables.map(|(name, _)| format!("NATS_PASSWORD_{name}: \"secret-{name}\"\n")).collect();
+    let accounts = definitions + &accounts;
     let server = &binaries().nats_server;
     let server = NatsServer::start(server, dir.path(), 0, &accounts).await.unwrap();
     let connect = async |user: &str| {

@@ -99,7 +99,7 @@ struct Chosen {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// The operator's name, for the audit
+    /// The operator's name, for the audit (default: $USER, else `operator`)
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }

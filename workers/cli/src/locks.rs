@@ -60,6 +60,9 @@ async fn list(postgres: &PgPool, tenant: Option<&str>) -> Result<()> {
         "{:<16}  {:<24}  {:<24}  {:<8}  {:>8}  {:<24}  expires",
         "tenant", "owner", "cart", "method", "token", "acquired"
     ))?;
+    if locks.is_empty() {
+        eprintln!("(nothing)");
+    }
     for lock in locks {
         let overdue = if lock.overdue { " [overdue]" } else { "" };
         let (acquired, expires) =
@@ -88,6 +91,9 @@ async fn history(postgres: &PgPool, tenant: &str, owner: &str, limit: u32) -> Re
         "at", "action", "cart", "token", "method", "actor"
     ))?;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    if entries.is_empty() {
+        eprintln!("(nothing)");
+    }
     for entry in entries {
         line(format_args!(
             "{:<24}  {:<8}  {:<24}  {:>8}  {:<8}  {:<24}  {}",

@@ -55,7 +55,8 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
     let http = ([127, 0, 0, 1], args.http_port).into();
     let process = Process::start(servers, http, None).await?;
-    let ready_line = ready_line(&stack, &process);
+    let api_url = workers.contains(&WorkerName::Edge).then(|| format!("http://{}", process.http));
+    let ready_line = ready_line(&stack, api_url);
     let died = async {
         let (server, status) = tokio::select! {
             status = stack.nats.exited() => ("nats-server", status),
@@ -76,7 +77,7 @@ fn tenant(name: &str) -> Result<Token> {
 }
 
 /// Returns what a program needs to join the stack, as one line of JSON.
-fn ready_line(stack: &LocalStack, process: &Process) -> Value {
+fn ready_line(stack: &LocalStack, api_url: Option<String>) -> Value {
     let of_tenant = |tenant: &Token| {
         json!({
             "producer": stack.nats_url(&permissions::producer(tenant).name),
@@ -99,7 +100,7 @@ fn ready_line(stack: &LocalStack, process: &Process) -> Value {
     json!({
         "ready": true,
         "tenant": first,
-        "http_url": format!("http://{}", process.http),
+        "http_url": api_url,
         "postgres_url": stack.superuser_url(),
         "nats": {
             "operator": operator,

@@ -34,7 +34,8 @@ Optional:
                                    as https://shop.example (default: none)
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
-                                   CASH: 1 to 1800 (default: 600); for command-handler
+                                   CASH: 1 to 1800 (default: 600); for command-handler and edge
+                                   alike
   BRIGADE_IDLE_CART_HOURS          after how many hours without a change an open cart is abandoned,
                                    unless money is paid or being paid for it: 1 to 65535 (default:
                                    168, a week), or 0 for never; for cart-lock-expiry

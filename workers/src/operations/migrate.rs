@@ -15,6 +15,7 @@ use brigade_contracts::{WorkerName, permissions};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
+    postgres::PgDatabaseError,
 };
 use tokio::time::sleep;
 
@@ -66,7 +67,22 @@ pub async fn run(url: &str, password: impl Fn(WorkerName) -> Option<String>) -> 
     schema.await.context("cannot migrate the schema")?;
     let roles =
         patiently(&mut connection, async |connection| set_up_roles(connection, &password).await);
-    roles.await.context("cannot set up the roles")
+    roles.await.map_err(with_detail).context("cannot set up the roles")
+}
+
+/// Adds what Postgres says besides, such as the privilege that is missing.
+fn with_detail(error: anyhow::Error) -> anyhow::Error {
+    let Some(MigrateError::Execute(sqlx::Error::Database(of_database))) =
+        error.downcast_ref::<MigrateError>()
+    else {
+        return error;
+    };
+    let detail =
+        of_database.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail);
+    match detail {
+        Some(detail) => anyhow::anyhow!("{} ({detail})", of_database.message()),
+        None => error,
+    }
 }
 
 /// Does something that needs locks which others have, again until it has them. It waits for each

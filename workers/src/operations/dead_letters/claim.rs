@@ -72,7 +72,7 @@ impl DeadLetters {
         match found.done_at {
             Some(at) => {
                 let at = Timestamp::from(at);
-                bail!("dead letter {number}: {} by {} at {at}", found.action, found.actor)
+                bail!("dead letter {number} was {} by {} at {at}", done(&found.action), found.actor)
             }
             None if found.action != action => {
                 bail!("dead letter {number}: a {} by {} is under way", found.action, found.actor)
@@ -115,4 +115,9 @@ impl DeadLetters {
         .await?;
         Ok(())
     }
+}
+
+/// Returns what was done to a letter by an action that is completed.
+pub(super) fn done(action: &str) -> &'static str {
+    if action == "drop" { "dropped" } else { "replayed" }
 }

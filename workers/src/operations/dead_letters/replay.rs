@@ -6,7 +6,10 @@ use brigade_contracts::{header, shard_of, subject};
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
-use super::{DeadLetters, Letter, claim::Action};
+use super::{
+    DeadLetters, Letter,
+    claim::{Action, done},
+};
 use crate::{
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT, name_as_sent},
@@ -40,6 +43,9 @@ impl DeadLetters {
     /// # Errors
     /// If it may not be.
     pub async fn check_replay(&self, letter: &Letter, force: bool) -> Result<()> {
+        if let Some(action) = &letter.action {
+            bail!("it was {} before", done(action));
+        }
         self.check_possible(letter).await?;
         if force { Ok(()) } else { self.check_undecided(letter).await }
     }
@@ -50,7 +56,10 @@ impl DeadLetters {
         force: Option<&str>,
         actor: &str,
     ) -> Result<()> {
-        self.check_possible(letter).await?;
+        // The claim says of one that is done with who did it, and when.
+        if letter.action.is_none() {
+            self.check_possible(letter).await?;
+        }
         let payload = self.payload(letter.number).await?;
         let mut tx = self.postgres.begin().await?;
         let action = Action { kind: "replay", reason: force, actor };

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::stream::RawMessageErrorKind;
+use brigade_contracts::Timestamp;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
@@ -20,7 +21,9 @@ impl DeadLetters {
             Some(letter) => Some(letter),
             None => self.stored(number).await?.map(|(letter, _)| letter),
         };
-        let mut letters = [letter.with_context(|| format!("no dead letter {number}"))?];
+        let created = Timestamp::from(self.created);
+        let absent = || format!("no dead letter {number} since DLQ was created at {created}");
+        let mut letters = [letter.with_context(absent)?];
         self.add_outcomes(&mut letters).await?;
         let [letter] = letters;
         Ok(letter)

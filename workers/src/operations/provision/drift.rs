@@ -25,6 +25,10 @@ const FIXED_OF_STREAM: [&str; 8] = [
 const FIXED_OF_CONSUMER: [&str; 5] =
     ["deliver_policy", "ack_policy", "replay_policy", "opt_start_seq", "opt_start_time"];
 
+/// Settings in nanoseconds.
+const DURATIONS: [&str; 5] =
+    ["max_age", "duplicate_window", "subject_delete_marker_ttl", "ack_wait", "inactive_threshold"];
+
 /// A stream (also a bucket's), or a durable consumer of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopologyItem {
@@ -81,15 +85,42 @@ impl TopologyItem {
         }
     }
 
+    /// The option of `nats stream edit` or `nats consumer edit` that changes a setting.
+    fn option(&self, setting: &str) -> Option<&'static str> {
+        Some(match (self, setting) {
+            (Self::Stream(_), "max_age") => "--max-age",
+            (Self::Stream(_), "max_bytes") => "--max-bytes",
+            (Self::Stream(_), "max_msgs_per_subject") => "--max-msgs-per-subject",
+            (Self::Stream(_), "duplicate_window") => "--dupe-window",
+            (Self::Stream(_), "num_replicas") => "--replicas",
+            (Self::Consumer(..), "ack_wait") => "--wait",
+            (Self::Consumer(..), "max_ack_pending") => "--max-pending",
+            _ => return None,
+        })
+    }
+
+    /// How `nats` is told to change a setting: by its option, or else in an editor.
+    fn edit(&self, setting: &str, declared: Option<&Value>) -> String {
+        let none = json!(0);
+        // Without a declaration messages do not expire.
+        let value = declared.or((setting == "max_age").then_some(&none));
+        match self.option(setting).zip(value) {
+            Some((option, value)) => format!("{option} {}", readable(setting, value)),
+            None => "--interactive".to_owned(),
+        }
+    }
+
     /// The command that mends a setting, and what it costs.
-    fn mend(&self, setting: &str) -> String {
+    fn mend(&self, setting: &str, declared: Option<&Value>) -> String {
         match self {
             Self::Stream(name) if self.is_fixed(setting) => format!(
                 "the server does not change it in place: `nats stream backup {name} FOLDER`, \
                  `nats stream rm {name}`, `brigade provision`; what was in it is gone then, and \
                  its metadata says what that costs"
             ),
-            Self::Stream(name) => format!("`nats stream edit {name} --interactive`"),
+            Self::Stream(name) => {
+                format!("`nats stream edit {name} {}`", self.edit(setting, declared))
+            }
             Self::Consumer(stream, name) if setting == "pause_until" => {
                 format!("`nats consumer resume {stream} {name}`")
             }
@@ -99,7 +130,7 @@ impl TopologyItem {
                  {name} bears"
             ),
             Self::Consumer(stream, name) => {
-                format!("`nats consumer edit {stream} {name} --interactive`")
+                format!("`nats consumer edit {stream} {name} {}`", self.edit(setting, declared))
             }
         }
     }
@@ -124,13 +155,34 @@ impl Drift {
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { item, setting, declared, found } = self;
-        write!(f, "{item}: {setting} is {found}, declared is ")?;
+        write!(f, "{item}: {setting} is {}, declared is ", readable(setting, found))?;
         match declared {
-            Some(declared) => write!(f, "{declared}")?,
+            Some(declared) => f.write_str(&readable(setting, declared))?,
             None => write!(f, "the server's default")?,
         }
-        let mend = item.mend(setting);
+        let mend = item.mend(setting, declared.as_ref());
         write!(f, "; to mend it: {mend}; or declare it so in nats/topology.toml")
+    }
+}
+
+/// Returns a value as people and the `nats` CLI write it: times, which the server counts in
+/// nanoseconds, with their largest unit that leaves a whole number.
+fn readable(setting: &str, value: &Value) -> String {
+    const UNITS: [(u64, &str); 6] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1, "ns"),
+    ];
+    let is_time = DURATIONS.contains(&setting);
+    match value.as_u64().filter(|nanos| is_time && *nanos > 0) {
+        Some(nanos) => {
+            let unit = UNITS.into_iter().find(|(unit, _)| nanos.is_multiple_of(*unit));
+            unit.map_or_else(|| value.to_string(), |(unit, name)| format!("{}{name}", nanos / unit))
+        }
+        None => value.to_string(),
     }
 }
 
@@ -147,9 +199,21 @@ mod tests {
         let stream = TopologyItem::Stream("EVENTS".to_owned());
         let consumer = TopologyItem::Consumer("EVENTS".to_owned(), "p".to_owned());
         assert_eq!(
-            description(stream.clone(), "max_age", Some(json!(1))),
-            "stream EVENTS: max_age is 2, declared is 1; to mend it: \
-             `nats stream edit EVENTS --interactive`; or declare it so in nats/topology.toml"
+            description(stream.clone(), "max_age", Some(json!(604_800_000_000_000_u64))),
+            "stream EVENTS: max_age is 2ns, declared is 7d; to mend it: \
+             `nats stream edit EVENTS --max-age 7d`; or declare it so in nats/topology.toml"
+        );
+        assert!(
+            description(stream.clone(), "max_age", None)
+                .contains("default; to mend it: `nats stream edit EVENTS --max-age 0`;")
+        );
+        assert!(
+            description(consumer.clone(), "ack_wait", Some(json!(1_500_000_000)))
+                .contains("declared is 1500ms; to mend it: `nats consumer edit EVENTS p --wait 15")
+        );
+        assert!(
+            description(stream.clone(), "discard", Some(json!("new")))
+                .contains("`nats stream edit EVENTS --interactive`")
         );
         assert!(
             description(stream, "storage", None).contains("default; to mend it: the server does")

@@ -1,7 +1,7 @@
 use brigade_contracts::key::Bucket;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{discrepancy::KeyDiscrepancy, sessions::SessionFinding};
+use super::{checkpoints::StreamLoss, discrepancy::KeyDiscrepancy, sessions::SessionFinding};
 use crate::infra::metrics::{MetricGroup, MetricsRegistry};
 
 /// The metrics of cache-verifier.
@@ -119,6 +119,17 @@ impl MetricGroup for VerifierMetrics {
 }
 
 impl VerifierMetrics {
+    /// Shows a zero for each loss that a stream can have: an alarm on the growth of a counter does
+    /// not see one that begins with 1.
+    pub fn expect_losses<'a>(&self, streams: impl IntoIterator<Item = &'a String>) {
+        for stream in streams {
+            let losses = StreamLoss::ALL.into_iter().filter(|loss| loss.counts_for(stream));
+            for loss in losses.filter(|loss| *loss != StreamLoss::ServerRestarted) {
+                self.heals.with_label_values(&[stream, loss.as_str()]);
+            }
+        }
+    }
+
     /// Counts rows that healing has written.
     pub fn count_healed(&self, rows: HealedRows, count: u64) {
         self.healed.with_label_values(&[rows.as_str()]).inc_by(count);
@@ -128,5 +139,28 @@ impl VerifierMetrics {
     #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
     pub fn audit_went_round(&self) {
         self.audit_round.set(time::OffsetDateTime::now_utc().unix_timestamp());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_shown_before_there_is_one() {
+        let registry = MetricsRegistry::default();
+        let metrics = registry.group::<VerifierMetrics>();
+        metrics.expect_losses(&["EVENTS", "COMMANDS"].map(ToOwned::to_owned));
+        let text = registry.render();
+        let shown = |stream: &str, loss: &str| {
+            text.contains(&format!(
+                "brigade_heals_total{{loss=\"{loss}\",stream=\"{stream}\"}} 0\n"
+            ))
+        };
+        for loss in ["missing", "made_again", "purged", "behind"] {
+            assert!(shown("EVENTS", loss), "{loss}: {text}");
+        }
+        // What can be no loss of the stream is not shown, nor a start of the server.
+        assert!(!shown("COMMANDS", "purged") && !shown("EVENTS", "server_started"));
     }
 }

@@ -30,6 +30,7 @@ pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
     let mut rounds = LeasedRounds::new(cx, LEASE, cx.health.duty("stream checkpoints"))
         .every(PERIOD)
         .reporting(&[POSTGRES, STREAMS]);
+    metrics.expect_losses(cx.topology.streams.keys());
     let mut cleanup = Instant::now();
     while rounds.begin().await {
         let round = async {

@@ -93,8 +93,11 @@ async fn relay_read(
         cx.fail.point("outbox-relay.after_publish").await;
         let done = events.iter().zip(&published.done).filter(|(_, done)| **done);
         gone.extend(done.clone().map(|(event, _)| (event.shard, event.seq)));
-        let oldest = done.map(|(event, _)| event.envelope.at).min();
-        stored = oldest.map(|oldest| (published.mode, gone.len(), oldest));
+        // What repair put in once more is as old as the event, which says nothing of the relay. A
+        // first publication has the number of its event as its place.
+        let first = done.filter(|(event, _)| event.seq == event.event_seq);
+        let oldest = first.map(|(event, _)| event.envelope.at).min();
+        stored = (!gone.is_empty()).then_some((published.mode, gone.len(), oldest));
         let refused = published.unfit.iter().map(|(at, why)| Unfit::refused(&events[*at], why));
         unfit.extend(refused);
         result.failure = published.error.map(RelayFailure::Stream);

@@ -8,7 +8,7 @@ pub struct RelayMetrics {
     pub relayed: IntCounter,
     pub events_parked: IntCounter,
     pub batches: IntCounterVec,
-    lag_seconds: HistogramVec,
+    pub lag_seconds: HistogramVec,
     pub shards: IntGaugeVec,
 }
 
@@ -57,7 +57,8 @@ impl MetricGroup for RelayMetrics {
             lag_seconds: registry.histograms(
                 "brigade_relay_lag_seconds",
                 "Time from the change (database clock) to its event acknowledged by JetStream, \
-                 of the oldest event of each batch",
+                 of the oldest event of each batch; events that repair publishes again do not \
+                 count",
                 &[],
                 LATENCY_SECONDS,
             ),
@@ -76,10 +77,12 @@ impl MetricGroup for RelayMetrics {
 
 impl RelayMetrics {
     /// Counts a batch of events that stands in JetStream now; `oldest` is the time of its oldest
-    /// change on the database's clock.
-    pub fn count_batch(&self, mode: PublishMode, events: usize, oldest: Timestamp) {
-        self.relayed.inc_by(events as u64);
+    /// change on the database's clock, of those that are published for the first time.
+    pub fn count_batch(&self, mode: PublishMode, events: usize, oldest: Option<Timestamp>) {
         self.batches.with_label_values(&[mode.as_str()]).inc();
-        self.lag_seconds.with_label_values::<&str>(&[]).observe(seconds_since(oldest));
+        if let Some(oldest) = oldest {
+            self.lag_seconds.with_label_values::<&str>(&[]).observe(seconds_since(oldest));
+        }
+        self.relayed.inc_by(events as u64);
     }
 }

@@ -78,6 +78,39 @@ async fn what_the_stream_knows_is_recognised_and_the_rest_follows_in_order() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_lag_is_that_of_events_which_are_published_for_the_first_time() -> Result<()> {
+    let fixture = RelayFixture::start().await?;
+    let relay = fixture.relay(FailPoints::default());
+    let metrics = fixture.metrics();
+    let relayed = async |events: u64| {
+        until(&format!("{events} events to be relayed"), || async {
+            (metrics.relayed.get() == events).then_some(())
+        })
+        .await;
+    };
+    let measured = || metrics.lag_seconds.with_label_values::<&str>(&[]).get_sample_count();
+    fixture.commit(&in_rotation(20, 2)).await?;
+    relayed(20).await;
+    let before = measured();
+    assert!(before > 0);
+    // Under the same ids, and as repetitions that repair asks for.
+    for again in [0, 1] {
+        sqlx::query(
+            "insert into brigade.outbox (shard, seq, event_seq, event_id, republication)
+             select 5, nextval('brigade.events_seq_seq'), seq, event_id, $1
+             from brigade.events order by seq",
+        )
+        .bind(again)
+        .execute(&fixture.sql)
+        .await?;
+    }
+    relayed(60).await;
+    assert_eq!(measured(), before);
+    relay.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_was_sent_in_part_leaves_nothing() -> Result<()> {
     let fixture = RelayFixture::start().await?;
     fixture.commit(&in_rotation(20, 2)).await?;

@@ -57,6 +57,9 @@ pub enum StreamLoss {
 }
 
 impl StreamLoss {
+    pub const ALL: [Self; 5] =
+        [Self::Absent, Self::Recreated, Self::Purged, Self::Behind, Self::ServerRestarted];
+
     /// Returns the label in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -13,7 +13,7 @@ mod scope;
 
 use anyhow::bail;
 use async_nats::jetstream::response::Response;
-use brigade_contracts::{Address, Part};
+use brigade_contracts::{Address, Part, Timestamp};
 use serde_json::Value;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -147,8 +147,9 @@ impl<'a> Healer<'a> {
             count += added;
             self.metrics.count_healed(HealedRows::Events, added);
             tracing::info!(
-                worker = %self.cx.worker, events = count,
-                "lost events put into the outbox: outbox-relay publishes them"
+                worker = %self.cx.worker, events = count, since = %Timestamp::from(replay.since),
+                "events since then put into the outbox again: outbox-relay publishes what the \
+                 stream has not got"
             );
         }
     }

@@ -9,7 +9,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE},
 };
-use brigade_contracts::{Address, Aggregate, Token};
+use brigade_contracts::{Address, Aggregate, Refusal, Token};
 use futures::StreamExt;
 
 use super::{
@@ -47,8 +47,10 @@ pub(super) async fn stream_aggregate(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let (tenant, id) = (path_token(&tenant)?, path_token(&id)?);
-    let aggregate = Aggregate::parse(&aggregate).filter(|kind| *kind != Aggregate::User);
-    let aggregate = aggregate.ok_or_else(unknown_aggregate)?;
+    let aggregate = Aggregate::parse(&aggregate).ok_or_else(unknown_aggregate)?;
+    if aggregate == Aggregate::User {
+        return Err(Refusal::new(404, "not_found", "a user has no stream").into());
+    }
     let address = Address { tenant: tenant.clone(), aggregate, id };
     let request = StreamRequest { api, tenant, address: Some(address.clone()), headers };
     request.open(&permit, ViewTopic::new(address)).await

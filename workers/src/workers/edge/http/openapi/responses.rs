@@ -33,7 +33,12 @@ const ERRORS: [(u16, &str, &str, &str); 15] = [
     (412, "version_mismatch", "the version is another one", "Another version than expected."),
     (413, "payload_too_large", "the payload has more than 65536 bytes", "The body is too large."),
     (415, "not_json", "the body has to be application/json", "The body is of another type."),
-    (422, "quantity_out_of_range", "a quantity is 1 to 999", "Well-formed, but impossible."),
+    (
+        422,
+        "quantity_out_of_range",
+        "quantity: a quantity is 1 to 999",
+        "Well-formed, but impossible.",
+    ),
     (
         423,
         "cart_locked",
