@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, jetstream};
 use brigade::{
-    operations::dead_letters::{DeadLetters, Filter, Number},
+    operations::dead_letters::{DeadLetters, Filter, Letter, Number},
     runtime::DeadLetterMetrics,
 };
 use brigade_tests::{Producer, RawClient, TestFleet, process, producer::placed, until};
@@ -37,6 +37,43 @@ async fn s5_01_a_letter_with_a_strange_command_id_hides_no_other() {
     }
     let archive = Filter { all: true, ..Filter::default() };
     assert_eq!(desk.list(&archive).await.unwrap().len(), 2);
+    fleet.finish().await;
+}
+
+/// A command that is refused because a header stands twice is not made a good one by an operator.
+#[tokio::test]
+async fn a_letter_with_a_header_that_stands_twice_keeps_both() {
+    let fleet = TestFleet::start().await;
+    let mut raw = RawClient::connect(&fleet.nats_url("t1-producer")).await;
+    let ambiguous = b"NATS/1.0\r\nCommand-Id: k1\r\nCommand-Id: k2\r\n\r\n";
+    for id in ["c1", "c2"] {
+        let subject = format!("cmd.t1.cart.{id}.open");
+        raw.request(subject.as_bytes(), ambiguous, OPEN.as_bytes()).await;
+    }
+    let all = letters(&fleet, 2).await;
+    let desk = desk(&fleet).await;
+    let ids = |letter: &Letter| {
+        let all = letter.headers.get_all("Command-Id");
+        all.map(|id| id.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    for listed in &all {
+        let shown = desk.get(listed.number).await.unwrap();
+        assert_eq!((ids(&shown), &shown.headers), (ids(listed), &listed.headers));
+        assert_eq!(ids(&shown), ["k1", "k2"]);
+        assert_eq!(desk.payload(listed.number).await.unwrap(), OPEN);
+        for refused in [desk.replay(&shown, "op1").await, desk.force(&shown, "to see", "op1").await]
+        {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("needs one header Command-Id"), "{refused}");
+        }
+        desk.drop(&shown, "ambiguous", "op1").await.unwrap();
+        let archived = desk.get(listed.number).await.unwrap();
+        assert_eq!((archived.action.as_deref(), ids(&archived)), (Some("drop"), ids(listed)));
+    }
+    let producer = fleet.producer().await;
+    for id in ["c1", "c2"] {
+        assert_eq!(producer.view(&format!("cart.{id}"), None).await.status, 404);
+    }
     fleet.finish().await;
 }
 

@@ -10,7 +10,8 @@ Environment, all optional:
   BRIGADE_NATS_SERVER              the nats-server to use (2.14.3 or newer)
   BRIGADE_POSTGRES_BIN             the folder with postgres and initdb to use (15 or newer)
   BRIGADE_CACHE_DIR                where downloaded servers are kept (default: ~/.cache/brigade)
-  GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400)";
+  GOGC, GOMEMLIMIT                 when nats-server collects garbage (default: GOGC=400
+                                   and GOMEMLIMIT of half the memory)";
 
 /// The places in which the two servers of a local stack are looked for, and the folder of
 /// downloads.

@@ -35,6 +35,10 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// A server that takes the connection greets at once.
 const GREETING_LIMIT: Duration = Duration::from_secs(1);
 
+/// The memory above which the server collects garbage as often as it must, where nobody knows how
+/// much the machine has.
+const DEFAULT_LIMIT: u64 = 4 << 30;
+
 /// Both servers together have to end within the 10 s that a whole process is given.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
 
@@ -123,10 +127,30 @@ async fn launch(binary: &Path, dir: &Path, port: u16, name: &str) -> Result<Chil
 
 /// The server keeps some objects of each subject in memory, and looks through all of them to find
 /// garbage: half a core for half a second with 2 million. By default that is each time the memory
-/// doubled, every 5 s under load; at five times as much it is every 25 s. Whoever set it, means it.
+/// doubled, every 5 s under load; at five times as much it is every 25 s. What waits for clients
+/// that do not read is multiplied as well, so above half of the memory it collects as often as it
+/// must. Whoever set one of them, means it.
 fn garbage_collection() -> Vec<(String, String)> {
-    let unset = ["GOGC", "GOMEMLIMIT"].iter().all(|name| set(name).is_none());
-    unset.then(|| ("GOGC".to_owned(), "400".to_owned())).into_iter().collect()
+    if ["GOGC", "GOMEMLIMIT"].iter().any(|name| set(name).is_some()) {
+        return Vec::new();
+    }
+    let limit = memory().map_or(DEFAULT_LIMIT, |bytes| bytes / 2);
+    vec![("GOGC".to_owned(), "400".to_owned()), ("GOMEMLIMIT".to_owned(), limit.to_string())]
+}
+
+/// Returns the bytes of memory that processes here can have, where that is known: on Linux.
+fn memory() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").and_then(|text| in_meminfo(&text));
+    // "max", where the container has no limit of its own.
+    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    [machine, container].into_iter().flatten().min()
+}
+
+fn in_meminfo(text: &str) -> Option<u64> {
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kilobytes: u64 = total.trim().strip_suffix(" kB")?.parse().ok()?;
+    kilobytes.checked_mul(1024)
 }
 
 /// Clients are let in only once JetStream is recovered, so the greeting says all.
@@ -172,4 +196,18 @@ fn write_configuration(dir: &Path, text: &str) -> Result<()> {
     let path = dir.join(CONFIGURATION);
     let fresh = write_secret(&path, text)?;
     fs::rename(&fresh, &path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_the_machine_is_read() {
+        let text = "MemFree: 5 kB\nMemTotal:       16384256 kB\nMemAvailable: 7 kB\n";
+        assert_eq!(in_meminfo(text), Some(16_384_256 * 1024));
+        for bad in ["", "MemTotal: 5", "MemTotal: x kB"] {
+            assert_eq!(in_meminfo(bad), None, "{bad}");
+        }
+    }
 }

@@ -19,6 +19,8 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A worker that hangs for this much longer could not be started again: its process should be
 /// killed. A start takes milliseconds, and a drain that does not end is cut off before this.
 const LOST: Duration = Duration::from_secs(20);
+/// A dependency that has failed for so long, without success in between, is away.
+const FAILS: Duration = Duration::from_secs(2);
 /// The name of the dependency that the leases need.
 pub const POSTGRES: &str = "postgres";
 /// Most reasons that are logged of one outage.
@@ -40,6 +42,8 @@ struct HealthState {
     started: Option<Instant>,
     duties: Vec<Arc<Progress>>,
     away: BTreeMap<&'static str, Outage>,
+    /// The first failure of each dependency since it last succeeded.
+    failing: BTreeMap<&'static str, Instant>,
     violations: Vec<String>,
 }
 
@@ -102,6 +106,7 @@ impl Health {
             started: None,
             duties: Vec::new(),
             away: BTreeMap::new(),
+            failing: BTreeMap::new(),
             violations: Vec::new(),
         };
         Self { worker, state: Arc::new(Mutex::new(state)) }
@@ -112,6 +117,7 @@ impl Health {
         let mut state = self.state();
         state.started = Some(Instant::now());
         state.duties.clear();
+        state.failing.clear();
         drop(state);
         self.back("worker");
     }
@@ -149,9 +155,20 @@ impl Health {
         why.clone_into(&mut outage.why);
     }
 
+    /// A dependency failed, and is tried again soon. It is away when it goes on failing: that one
+    /// answer is late makes no worker unready.
+    pub fn fails(&self, dependency: &'static str, why: &str) {
+        let since = *self.state().failing.entry(dependency).or_insert_with(Instant::now);
+        if since.elapsed() >= FAILS {
+            self.away(dependency, why);
+        }
+    }
+
     /// A dependency answers (again).
     pub fn back(&self, dependency: &'static str) {
-        if self.state().away.remove(dependency).is_some() {
+        let mut state = self.state();
+        state.failing.remove(dependency);
+        if state.away.remove(dependency).is_some() {
             tracing::info!(worker = %self.worker, dependency, "dependency back");
         }
     }
@@ -283,6 +300,28 @@ mod tests {
         }
         assert_eq!(health.ready(), Err("nats is away: reason 99".to_owned()));
         assert_eq!(health.state().away["nats"].logged, REASONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_late_answer_makes_no_worker_unready() {
+        let health = started();
+        let duty = health.duty("batches");
+        duty.moved();
+        for _ in 0..3 {
+            health.fails("attempts", "timed out");
+            advance(FAILS).await;
+            assert_eq!(health.ready(), Ok(()), "it failed once");
+            health.back("attempts");
+        }
+        health.fails("attempts", "timed out");
+        advance(FAILS / 2).await;
+        health.fails("attempts", "timed out");
+        assert_eq!(health.ready(), Ok(()));
+        advance(FAILS / 2).await;
+        health.fails("attempts", "timed out");
+        assert_eq!(health.ready(), Err("attempts is away: timed out".to_owned()));
+        health.back("attempts");
+        assert_eq!(health.ready(), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

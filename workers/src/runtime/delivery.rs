@@ -23,6 +23,8 @@ pub struct Delivery {
     pub pending: u64,
     /// It came ahead of its turn: another consumer delivers it too, and has its last try.
     pub overtakes: bool,
+    /// How many times this process gave it back untried, or held up by somebody else's lock.
+    pub given_back: i64,
     /// Bounds the messages in hand; released when the delivery is acknowledged.
     pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -51,6 +53,7 @@ impl Delivery {
             received: Instant::now(),
             pending: 0,
             overtakes: false,
+            given_back: 0,
             permit: None,
         }
     }
@@ -72,6 +75,7 @@ impl Delivery {
             received: Instant::now(),
             pending,
             overtakes: false,
+            given_back: 0,
             permit: permit.map(Arc::new),
         })
     }
@@ -138,6 +142,13 @@ impl Delivery {
             Origin::Request => 1,
             Origin::Stored { deliveries, .. } => deliveries,
         }
+    }
+
+    /// Returns the number of deliveries that may have failed over it: all but those that this
+    /// process gave back.
+    #[must_use]
+    pub fn tried_deliveries(&self) -> i64 {
+        self.deliveries() - self.given_back
     }
 }
 

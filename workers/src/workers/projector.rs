@@ -25,10 +25,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     infra::{Context, Kv, Put, PutResult, WhenAbsent, metrics::VisibilityMetrics},
-    runtime::{
-        BatchPermit, Delivery, Handler, Source, Verdict,
-        consume::{ALONE_FROM, consume},
-    },
+    runtime::{BatchPermit, Delivery, Handler, Source, Verdict, consume::consume},
 };
 
 /// The definition of a projector.
@@ -99,7 +96,7 @@ impl Handler for Projector {
         let payload: brigade_contracts::event::Payload =
             serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
         let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);
-        let alone_since = (delivery.deliveries() >= ALONE_FROM).then_some(delivery.received);
+        let alone_since = delivery.is_alone().then_some(delivery.received);
         Ok(ProjectionEvent {
             keys: (self.projection.decode)(&address, payload.after)?,
             again,

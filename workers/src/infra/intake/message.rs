@@ -104,11 +104,29 @@ impl Message {
         let block = self.cut.as_deref().or(self.block.as_deref());
         let block = block.filter(|_| self.status.is_ok());
         let text = block.and_then(|block| std::str::from_utf8(block).ok()).unwrap_or_default();
-        text.split("\r\n")
-            .skip(1)
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name, value.trim_matches([' ', '\t'])))
+        lines(text)
     }
+}
+
+/// Returns all headers of a block, name and value, in the order in which they stand there, however
+/// large it is: for what this project has written itself, such as dead letters.
+///
+/// # Errors
+/// If they cannot be read, with the reason.
+pub fn headers_of_block(
+    block: &[u8],
+) -> Result<impl Iterator<Item = (&str, &str)> + Clone, &'static str> {
+    status(block)?;
+    let text = std::str::from_utf8(block).map_err(|_| "a header is not UTF-8")?;
+    Ok(lines(text))
+}
+
+/// Splits a block that can be read into names and values.
+fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> + Clone {
+    text.split("\r\n")
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name, value.trim_matches([' ', '\t'])))
 }
 
 fn is_plain(byte: u8) -> bool {
@@ -224,6 +242,15 @@ mod tests {
         for none in [with(b"NATS/1.0\r\n\r\n"), Message::new("s".into(), None, None, "".into())] {
             assert_eq!((none.readable(), pairs(&none)), (Ok(()), vec![]));
         }
+    }
+
+    #[test]
+    fn a_block_that_is_larger_than_any_of_a_sender_is_read_whole() {
+        let long = "x".repeat(7 * MAX_HEADER_BLOCK);
+        let block = format!("NATS/1.0\r\nA: b\r\nLong: {long}\r\nA: c\r\n\r\n");
+        let read: Vec<_> = headers_of_block(block.as_bytes()).expect("readable").collect();
+        assert_eq!(read, [("A", "b"), ("Long", long.as_str()), ("A", "c")]);
+        assert!(headers_of_block(b"NATS/1.0\r\nA b\r\n\r\n").is_err());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::{
     nats::{Nats, NatsCredentials, ServerErrors},
 };
 
-pub use self::message::Message;
+pub use self::message::{Message, headers_of_block};
 
 /// Most batches of messages that wait for a subscriber. Then the connection is not read any further,
 /// until the server closes it as one that is too slow. Above what two pulls can bring one by one.

@@ -1,15 +1,28 @@
 //! Single letters where they are stored: read whole, and removed after an action.
 
 use anyhow::{Context as _, Result};
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::{
+    HeaderMap,
+    jetstream::{ErrorCode, response::Response, stream::RawMessage},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade_contracts::Timestamp;
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{
     DeadLetters, Letter, Number, STREAM,
     letter::{headers_of, worker_of},
 };
+use crate::infra::intake::headers_of_block;
+
+/// The server's answer to the question for one message.
+#[derive(Deserialize)]
+struct Found {
+    message: RawMessage,
+}
 
 impl DeadLetters {
     /// Returns one letter, also of the archive.
@@ -47,15 +60,15 @@ impl DeadLetters {
             Number::Stream(sequence) => sequence,
             Number::Table(_) => return self.stored_in_table(number).await,
         };
-        let stream = self.js.get_stream_no_info(STREAM).await?;
-        match stream.get_raw_message(sequence).await {
-            Ok(message) => {
-                let worker = worker_of(&message.subject);
-                let letter = Letter::new(number, worker, message.headers, message.time);
-                Ok(Some((letter, message.payload)))
+        let asked = json!({ "seq": sequence });
+        let found: Response<Found> =
+            self.js.request(format!("STREAM.MSG.GET.{STREAM}"), &asked).await?;
+        match found {
+            Response::Ok(Found { message }) => Ok(Some(read(number, &message)?)),
+            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                Ok(None)
             }
-            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
-            Err(error) => Err(error.into()),
+            Response::Err { error } => Err(error.into()),
         }
     }
 
@@ -115,4 +128,21 @@ impl DeadLetters {
         deleted.with_context(|| format!("dead letter {sequence} is still in the stream"))?;
         Ok(())
     }
+}
+
+/// Reads a letter of the stream. The library keeps the last one of several headers of one name, so
+/// a command that was refused because of them would look like one that may be sent again.
+fn read(number: Number, message: &RawMessage) -> Result<(Letter, Bytes)> {
+    let block = message.headers.as_deref().unwrap_or_default();
+    let block = BASE64_STANDARD.decode(block).context("the headers are not base64")?;
+    let mut headers = HeaderMap::new();
+    if !block.is_empty() {
+        let all = headers_of_block(&block).map_err(anyhow::Error::msg);
+        for (name, value) in all.with_context(|| format!("dead letter {number}"))? {
+            headers.append(name, value);
+        }
+    }
+    let payload = BASE64_STANDARD.decode(&message.payload).context("the payload is not base64")?;
+    let letter = Letter::new(number, worker_of(&message.subject), headers, message.time);
+    Ok((letter, payload.into()))
 }

@@ -13,6 +13,7 @@ use tokio::{
 use super::{
     acknowledge,
     attempts::Attempts,
+    given_back::GivenBack,
     handler::{BatchPermit, Handler, RefusalReason},
     held,
     in_hand::{InHand, RunningBatch},
@@ -57,6 +58,7 @@ pub async fn consume<H: Handler>(
         permits: Arc::new(Semaphore::new(1)),
         permit: None,
         redelivery: RedeliverySchedule::default(),
+        given_back: GivenBack::default(),
         failures: FailureLog::default(),
         is_open: true,
         is_ready: false,
@@ -76,6 +78,7 @@ struct Consumer<H: Handler> {
     /// The permit while no batch has it.
     permit: Option<BatchPermit>,
     redelivery: RedeliverySchedule,
+    given_back: GivenBack,
     failures: FailureLog,
     /// More messages may be received.
     is_open: bool,
@@ -151,6 +154,7 @@ impl<H: Handler> Consumer<H> {
     /// Queues messages that were received.
     async fn queue(&mut self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
+            let delivery = self.given_back.counted(delivery);
             if delivery.deliveries() > 1 {
                 self.work.metrics.redelivered.inc();
             }
@@ -232,6 +236,7 @@ impl<H: Handler> Consumer<H> {
                 QueueFull::Drained => Duration::ZERO,
                 _ => self.redelivery.delay(delivery, Instant::now()),
             };
+            self.given_back.add(delivery);
             return acknowledge::nak(&self.work.cx, delivery, delay).await;
         }
         let reason = match full {

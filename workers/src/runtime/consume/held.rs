@@ -3,11 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    fair_queue::HasTenant,
-    limits::MAX_BATCH,
-    queues::{ALONE_FROM, QueuedBatch},
-};
+use super::{fair_queue::HasTenant, limits::MAX_BATCH, queues::QueuedBatch};
 use crate::runtime::{Delivery, delivery::Origin};
 
 /// Most held messages; more are given back.
@@ -36,7 +32,7 @@ struct HeldMessage {
 
 impl HeldMessage {
     fn is_alone(&self) -> bool {
-        self.delivery.deliveries() >= ALONE_FROM
+        self.delivery.is_alone()
     }
 
     /// Returns whether it can be handled now: the thing is perhaps free, or the sender has waited

@@ -17,6 +17,7 @@ mod acknowledge;
 mod attempts;
 mod consumer;
 mod fair_queue;
+mod given_back;
 mod handler;
 mod held;
 mod in_hand;
@@ -38,6 +39,5 @@ pub use self::{
     held::REQUEST_WAITS,
     lane::{BACKLOG, Lane},
     limits::ACK_WAIT,
-    queues::ALONE_FROM,
     source::Source,
 };

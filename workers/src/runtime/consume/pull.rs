@@ -187,12 +187,14 @@ impl PullConsumer {
 }
 
 /// Makes the worker's durable consumer from the topology if it does not exist (any more). An
-/// existing one stays as it is: changing it is for `provision`.
-pub(super) async fn ensure_durable(cx: &Context, stream: &str) -> anyhow::Result<()> {
+/// existing one stays as it is: changing it is for `provision`. Returns how far the stream reaches
+/// for it, which moves while messages are stored.
+pub(super) async fn ensure_durable(cx: &Context, stream: &str) -> anyhow::Result<u64> {
     let (js, durable) = (&cx.nats.jetstream, cx.worker.as_str());
     let handle = js.get_stream_no_info(stream).await?;
-    if handle.get_consumer::<pull::Config>(durable).await.is_ok() {
-        return Ok(());
+    if let Ok(found) = handle.get_consumer::<pull::Config>(durable).await {
+        let info = found.cached_info();
+        return Ok(info.delivered.stream_sequence.saturating_add(info.num_pending));
     }
     let config = cx.topology.consumer(stream, durable);
     let request = json!({ "stream_name": stream, "config": config });
@@ -201,7 +203,7 @@ pub(super) async fn ensure_durable(cx: &Context, stream: &str) -> anyhow::Result
     if let Response::Err { error } = created {
         anyhow::bail!("cannot make the consumer {durable}: {error}");
     }
-    Ok(())
+    Ok(0)
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use super::{
 use crate::runtime::{Delivery, delivery::Origin};
 
 /// From this delivery on a message is handled alone: the messages in its batch may have failed
-/// because of it, or it because of them.
-pub const ALONE_FROM: i64 = 3;
+/// because of it, or it because of them. Deliveries that this process gave back do not count.
+pub(super) const ALONE_FROM: i64 = 3;
 /// Most requests that may wait; more are refused as `busy`.
 const MAX_WAITING: usize = 10_000;
 /// Most of them of one tenant; more are refused as `too_many`.
@@ -63,6 +63,14 @@ pub(super) enum QueueFull {
     Drained,
 }
 
+impl Delivery {
+    /// Returns whether it is handled alone.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.tried_deliveries() >= ALONE_FROM
+    }
+}
+
 impl HasTenant for Delivery {
     /// Returns the second token of its subject. Messages without a token there share one queue.
     fn tenant(&self) -> &str {
@@ -93,7 +101,7 @@ impl Queues {
             self.overtook = Some(Instant::now());
         }
         let waiting = &mut self.waiting[delivery.source];
-        if delivery.deliveries() >= ALONE_FROM {
+        if delivery.is_alone() {
             let of_tenant = self.alone.waiting_of(delivery.tenant());
             if self.alone.len() >= MAX_ALONE || of_tenant >= MAX_ALONE_OF_TENANT {
                 return Err((QueueFull::Alone, Box::new(delivery)));
@@ -163,7 +171,7 @@ impl Queues {
         }
         self.paused_until = until;
         for delivery in deliveries.into_iter().rev() {
-            let alone = delivery.deliveries() >= ALONE_FROM;
+            let alone = delivery.is_alone();
             let queue = if alone { &mut self.alone } else { &mut self.waiting[delivery.source] };
             queue.push_front(delivery);
         }

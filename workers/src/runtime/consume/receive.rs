@@ -31,6 +31,33 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const GONE_PAUSE: Duration = Duration::from_millis(100);
 /// Silent pulls in a row after which the consumer is looked up.
 const MAX_SILENT: u32 = 2;
+/// The same after which it is away although its stream grows: a minute of them.
+const MAX_SILENT_WHILE_GROWING: u32 = 80;
+
+/// The silence of a consumer. A server that stores a burst may give no sign of life for seconds,
+/// and is not away.
+#[derive(Default)]
+struct Silence {
+    /// Silent pulls in a row.
+    pulls: u32,
+    /// How far the stream reached when the consumer was last looked up.
+    reached: u64,
+}
+
+impl Silence {
+    /// Records a silent pull. Returns whether the consumer is to be looked up.
+    fn goes_on(&mut self) -> bool {
+        self.pulls += 1;
+        self.pulls >= MAX_SILENT
+    }
+
+    /// Records what was found when it was looked up. Returns whether it is away.
+    fn is_away(&mut self, reached: u64) -> bool {
+        let grows = std::mem::replace(&mut self.reached, reached) != reached;
+        let most = if grows { MAX_SILENT_WHILE_GROWING } else { MAX_SILENT };
+        self.pulls >= most
+    }
+}
 
 /// The receiving end of all sources.
 pub(super) struct Receivers {
@@ -93,35 +120,37 @@ impl SourceReceiver {
         let consumer = PullConsumer::open(cx, intake, lane, self.number).await?;
         let Some(mut consumer) = consumer else { return Ok(()) };
         let permits = Arc::new(Semaphore::new(MAX_IN_HAND));
-        let (mut exists, mut is_open, mut silent) = (false, false, 0);
+        let (mut exists, mut is_open, mut silence) = (false, false, Silence::default());
         while !cx.drain.is_cancelled() {
-            if !exists && let Err(error) = ensure_durable(cx, stream).await {
-                // The stream may be gone, or the server.
-                cx.health.away("stream", &format!("{stream}: {error:#}"));
-                sleep(RETRY_PAUSE).await;
-                continue;
+            if !exists {
+                match ensure_durable(cx, stream).await {
+                    Ok(reached) if silence.is_away(reached) => {
+                        cx.health.away("stream", &format!("{stream}: no sign of life"));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        // The stream may be gone, or the server.
+                        cx.health.away("stream", &format!("{stream}: {error:#}"));
+                        sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
+                }
             }
             exists = true;
             if !is_open {
                 is_open = true;
                 self.opened.add_permits(1);
             }
-            let why = match consumer.pull(&cx.drain, &self.sender, &permits).await? {
+            match consumer.pull(&cx.drain, &self.sender, &permits).await? {
                 PullEnd::Done => {
-                    silent = 0;
+                    silence.pulls = 0;
                     cx.health.back("stream");
                     continue;
                 }
-                PullEnd::Silent => {
-                    silent += 1;
-                    if silent < MAX_SILENT {
-                        continue;
-                    }
-                    "no sign of life".to_owned()
-                }
-                PullEnd::Refused(why) => why,
-            };
-            cx.health.away("stream", &format!("{stream}: {why}"));
+                PullEnd::Silent if !silence.goes_on() => continue,
+                PullEnd::Silent => {}
+                PullEnd::Refused(why) => cx.health.away("stream", &format!("{stream}: {why}")),
+            }
             exists = false;
             sleep(RETRY_PAUSE).await;
         }
@@ -179,5 +208,26 @@ impl SourceReceiver {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_that_is_silent_while_its_stream_grows_is_not_away_yet() {
+        let mut silence = Silence::default();
+        assert!(!silence.is_away(7), "it was never silent");
+        assert!(!silence.goes_on() && silence.goes_on());
+        assert!(!silence.is_away(8), "messages are stored");
+        assert!(silence.goes_on() && silence.is_away(8), "nothing moves");
+        silence.pulls = 0;
+        let growing = (9..).take_while(|&reached| {
+            silence.goes_on();
+            !silence.is_away(reached)
+        });
+        let pulls = u32::try_from(growing.count()).unwrap();
+        assert_eq!(pulls + 1, MAX_SILENT_WHILE_GROWING, "not for ever");
     }
 }

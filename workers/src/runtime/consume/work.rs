@@ -74,7 +74,7 @@ impl<H: Handler> Work<H> {
         let number = match self.attempts.begin(cx, delivery).await {
             Ok(number) => number,
             Err(error) => {
-                cx.health.away("attempts", &format!("{error:#}"));
+                cx.health.fails("attempts", &format!("{error:#}"));
                 return Remaining { away: vec![delivery.clone()], ..Remaining::default() };
             }
         };

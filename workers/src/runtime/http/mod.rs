@@ -2,6 +2,7 @@
 //! workers mounts ([`RouterMount`]).
 
 mod mount;
+mod network;
 mod problem;
 mod serve;
 
@@ -21,6 +22,7 @@ use tower::ServiceExt;
 use self::serve::ConnectionLimits;
 pub use self::{
     mount::{MountedRouter, RouterMount},
+    network::network_of,
     problem::{PROBLEM_JSON, Problem},
     serve::HttpServer,
 };

@@ -1,7 +1,7 @@
 //! Serves a router over HTTP/1.1, with bounds on everything that a stranger may send before a
 //! handler sees it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -21,6 +21,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::ServiceExt;
 
+use super::network::NetworkConnections;
+
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// The time that a connection has to end after the drain.
@@ -33,10 +35,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct ConnectionLimits {
     /// Connections at a time; more wait until one ends. About 10 KiB each.
     connections: usize,
+    /// Connections of one network at a time; more are closed at once. The machine itself has no
+    /// such limit.
+    of_network: usize,
     /// Bytes of a request's first line and headers; more is `431`.
     head: usize,
     /// Headers of a request; more is `431`.
     headers: usize,
+    /// A connection whose first head does not come whole within this time is closed.
+    first_head_within: Duration,
     /// A connection whose next head does not come whole within this time is closed.
     head_within: Duration,
     /// A connection whose other end takes nothing for so many milliseconds, though there is
@@ -52,9 +59,11 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 8192,
+            of_network: 8192 / 4,
             // Four times the size of a command's headers.
             head: 16 * 1024,
             headers: 100,
+            first_head_within: Duration::from_secs(5),
             head_within: Duration::from_secs(30),
             stalled_after: 10_000,
             // The system's own grows to 4 MiB.
@@ -125,6 +134,7 @@ async fn accept(
     let end = CancellationToken::new();
     let _with_this = end.clone().drop_guard();
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let networks = NetworkConnections::default();
     loop {
         let next = async {
             let permit = permits.clone().acquire_owned().await;
@@ -136,13 +146,22 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = graceful.watch(serve_connection(&http, stream, peer, &router));
+                // Whoever has enough leaves the place to the next one.
+                let Some(of_network) = networks.add(peer.ip(), limits.of_network) else { continue };
+                let asked = CancellationToken::new();
+                let served = serve_connection(&http, stream, peer, &router, asked.clone());
+                let connection = graceful.watch(served);
                 let end = end.clone();
                 tokio::spawn(async move {
-                    if let Some(Err(error)) = end.run_until_cancelled(connection).await {
-                        tracing::debug!(%error, "a connection broke");
+                    tokio::select! {
+                        ended = end.run_until_cancelled(connection) => {
+                            if let Some(Err(error)) = ended {
+                                tracing::debug!(%error, "a connection broke");
+                            }
+                        }
+                        () = asks_nothing(&asked, limits.first_head_within) => {}
                     }
-                    drop(permit);
+                    drop((permit, of_network));
                 });
             }
             Err(error) => {
@@ -155,15 +174,25 @@ async fn accept(
     graceful.shutdown().await;
 }
 
+/// Ends when nothing was asked within a time, and never if something was.
+async fn asks_nothing(asked: &CancellationToken, within: Duration) {
+    if timeout(within, asked.cancelled()).await.is_ok() {
+        pending::<()>().await;
+    }
+}
+
+/// Serves a connection, and cancels `asked` when the first head has come.
 fn serve_connection(
     http: &http1::Builder,
     stream: TcpStream,
     peer: SocketAddr,
     router: &Router,
+    asked: CancellationToken,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
     let _slower_at_worst = stream.set_nodelay(true);
     let router = router.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        asked.cancel();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request)

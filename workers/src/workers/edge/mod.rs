@@ -26,6 +26,7 @@ mod metrics;
 mod nats;
 mod query;
 mod response_budget;
+mod response_rate;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,12 @@ pub(in super::super) fn of(tenant: &str, source: usize, deliveries: i64) -> Deli
     Delivery { origin, ..Delivery::request(message, source) }
 }
 
+/// Returns a message of the stream by its sequence.
+pub(in super::super) fn numbered(sequence: u64, deliveries: i64) -> Delivery {
+    let origin = Origin::Stored { stream: "S".into(), sequence, deliveries, stored_at: 0 };
+    Delivery { origin, ..delivery(0, deliveries) }
+}
+
 fn filled(counts: &[usize]) -> Queues {
     let mut queues = Queues::new(counts.len());
     for (source, count) in counts.iter().enumerate() {

@@ -8,7 +8,10 @@ use std::{
 
 use brigade_contracts::Token;
 
-use crate::workers::edge::admission::{AdmissionError, AdmissionPermit, RequestAdmission};
+use crate::{
+    runtime::http::network_of,
+    workers::edge::admission::{AdmissionError, AdmissionPermit, RequestAdmission},
+};
 
 /// The permit of a request, given back with the last clone.
 #[derive(Clone)]
@@ -41,18 +44,6 @@ impl RequestPermit {
     }
 }
 
-/// Returns the name by which an address is counted: of IPv6 that of its network of 64 bits, since
-/// whoever has one address has all of them.
-fn network_of(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,14 +71,5 @@ mod tests {
         assert_eq!(second.ok().and_then(Result::err), Some(AdmissionError::ShareExceeded));
         drop(known);
         assert!(others[1].as_ref().is_ok_and(|other| other.confirm_tenant(&tenant).is_ok()));
-    }
-
-    #[test]
-    fn an_address_is_known_by_what_cannot_be_chosen_freely() {
-        let of = |address: &str| network_of(address.parse().expect("an address"));
-        assert_eq!(of("192.0.2.1"), "192.0.2.1");
-        assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
     }
 }
