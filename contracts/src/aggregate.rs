@@ -14,8 +14,9 @@ pub enum Aggregate {
     Order,
     Table,
     User,
-    /// The lock of an owner over its carts; the id is the owner. It is noted, shown and listed
-    /// among effects like the others, but it has no events, and nobody can address it.
+    /// The lock of an owner over its carts; the id is the owner. It has backlog entries, a
+    /// projection and a place among effects like the others, but no events, and nobody can address
+    /// it.
     Lock,
 }
 
@@ -35,7 +36,7 @@ impl Aggregate {
         }
     }
 
-    /// The parts that are shown of it.
+    /// The parts that it is published in.
     #[must_use]
     pub fn parts(self) -> &'static [Part] {
         match self {
@@ -50,9 +51,9 @@ impl Aggregate {
         Self::ALL.into_iter().find(|a| a.as_str() == text)
     }
 
-    /// Like [`Aggregate::parse`], for the notes of what is not shown yet: locks too.
+    /// Like [`Aggregate::parse`], and also accepts `lock`, which stands in the projection backlog.
     #[must_use]
-    pub fn parse_noted(text: &str) -> Option<Self> {
+    pub fn parse_with_lock(text: &str) -> Option<Self> {
         Self::parse(text).or_else(|| (text == Self::Lock.as_str()).then_some(Self::Lock))
     }
 }
@@ -63,7 +64,7 @@ impl fmt::Display for Aggregate {
     }
 }
 
-/// The piece of what is shown of an aggregate that has exactly one writer.
+/// A piece of an aggregate's projection, which has exactly one writer.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -92,7 +93,7 @@ impl Part {
     /// Returns true if a projector writes it, from events; command-handler writes the others
     /// itself.
     #[must_use]
-    pub fn is_projected(self) -> bool {
+    pub fn is_written_by_projector(self) -> bool {
         matches!(self, Self::Payments | Self::Subscription | Self::Roles)
     }
 }

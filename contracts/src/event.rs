@@ -10,18 +10,20 @@ use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, header, 
 pub struct EventKind {
     pub aggregate: Aggregate,
     pub name: &'static str,
-    /// The parts that show something else after this event.
+    /// The parts that this event changes.
     pub touches: &'static [Part],
-    /// Nothing changes in the aggregate any more, and its keys may expire.
+    /// The aggregate is in a final state, and its keys may expire. Only its money may still change,
+    /// by a late result of the gateway.
     pub ends: bool,
 }
 
 impl EventKind {
-    /// Returns true if an event of this kind shows the part as it is afterwards, for its projector.
+    /// Returns true if the payload carries the part's state after the event: a part that a
+    /// projector writes and that this event touches, and every part when the aggregate ends.
     #[must_use]
     pub fn carries(&self, part: Part) -> bool {
         let last = self.ends && self.aggregate.parts().contains(&part);
-        last || (part.is_projected() && self.touches.contains(&part))
+        last || (part.is_written_by_projector() && self.touches.contains(&part))
     }
 }
 
@@ -58,7 +60,8 @@ pub const CART_PAYMENT_CHANGED: EventKind = kind(Aggregate::Cart, "payment_chang
 pub const CART_CHECKED_OUT: EventKind = ending(kind(Aggregate::Cart, "checked_out", CORE));
 pub const CART_ABANDONED: EventKind = ending(kind(Aggregate::Cart, "abandoned", CORE));
 
-/// A payment ends in each of its final states; what the gateway says later still changes it.
+// Payments: each final state ends one; what the gateway says later still changes it.
+
 pub const PAYMENT_INITIATED: EventKind = kind(Aggregate::Payment, "initiated", CORE);
 pub const PAYMENT_TRANSACTION_BOUND: EventKind =
     kind(Aggregate::Payment, "transaction_bound", CORE);
@@ -183,7 +186,7 @@ impl Payload {
     }
 }
 
-/// The after-state of the parts that a projector writes from the event.
+/// The parts that an event carries, as they are after it: see [`EventKind::carries`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct After {
     /// True if the aggregate has ended.
@@ -204,7 +207,7 @@ pub struct Envelope {
     /// Unique to the event, in the usual text form of a UUID.
     pub event_id: String,
     /// 0, or n for the n-th repetition that repair asked for.
-    pub again: u32,
+    pub republication: u32,
     pub address: Address,
     /// The bare name: [`EventKind::name`].
     pub name: Token,
@@ -224,7 +227,7 @@ impl Envelope {
     /// CloudEvents in binary mode, and what consumers of ours look at.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
         let Address { tenant, aggregate, id } = &self.address;
-        let message_id = match self.again {
+        let message_id = match self.republication {
             0 => self.event_id.clone(),
             n => format!("{}.{n}", self.event_id),
         };
@@ -254,7 +257,7 @@ mod tests {
         let token = |text| Token::new(text).unwrap();
         let envelope = Envelope {
             event_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
-            again: 0,
+            republication: 0,
             address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
             name: token("item_added"),
             version: 7,
@@ -280,7 +283,7 @@ Command-Id: k1
 traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
 ";
         assert_eq!(text(&envelope), golden);
-        let again = text(&Envelope { again: 2, traceparent: None, ..envelope });
+        let again = text(&Envelope { republication: 2, traceparent: None, ..envelope });
         assert!(again.contains("\nce-id: 01890a5d-ac96-774b-bcce-b302099a8057\n"));
         assert!(again.contains("\nNats-Msg-Id: 01890a5d-ac96-774b-bcce-b302099a8057.2\n"));
         assert!(!again.contains("traceparent"));

@@ -111,7 +111,7 @@ pub fn view(address: &Address, part: Part) -> String {
     format!("{address}.{}", part.as_str())
 }
 
-/// The row of an order in `active_orders` that shows this part.
+/// The row of an order in `active_orders` that holds this part.
 #[must_use]
 pub fn active_order(order: &Address, part: Part) -> String {
     let row = match part {
@@ -121,7 +121,7 @@ pub fn active_order(order: &Address, part: Part) -> String {
     format!("{}.{}.{row}", order.tenant, order.id)
 }
 
-/// The order and the part that a subject shows under which the bucket `active_orders` stores, or
+/// The order and the part that a subject names under which the bucket `active_orders` stores, or
 /// under which it is republished.
 #[must_use]
 pub fn parse_active_order(subject: &str) -> Option<(Address, Part)> {
@@ -148,7 +148,7 @@ pub fn user_state(user: &Address, part: Part) -> String {
     format!("{}.{}.{}", user.tenant, user.id, part.as_str())
 }
 
-/// The note of the tries that a message of a stream had alone.
+/// The record of the counted tries of a stored message.
 #[must_use]
 pub fn attempts(worker: WorkerName, stream: &str, sequence: u64) -> String {
     format!("{worker}.{stream}.{sequence}")

@@ -174,7 +174,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Part::Subscription, Part::Roles].map(user_state_of)),
         WorkerName::CartLockExpiry => user.consumes("TIMERS").publish([EXPIRE_LOCK, ABANDON]),
         WorkerName::TableStatusReconciler => user.publish([RECONCILE]).subscribe(TABLES_MAY_CHANGE),
-        // It writes no key but the canaries, and no event: it notes in SQL what others have to
+        // It writes no key but the canaries, and no event: it enters in SQL what others have to
         // write again, or asks them to.
         WorkerName::CacheVerifier => user
             .consumes("EVENTS")

@@ -283,7 +283,7 @@ fn a_verb_with_a_secret_comes_through_the_request_door_only_and_leaves_no_trace(
 #[test]
 fn nobody_can_address_a_lock() {
     assert_eq!(Aggregate::parse("lock"), None);
-    assert_eq!(Aggregate::parse_noted("lock"), Some(Aggregate::Lock));
+    assert_eq!(Aggregate::parse_with_lock("lock"), Some(Aggregate::Lock));
     let id = [("Command-Id", "k1")];
     let command = Command::decode("cmd.t1.lock.ada.unlock", id.into_iter(), b"{}").unwrap();
     assert_eq!(command.request.unwrap_err().code, "unknown_verb");

@@ -1,4 +1,5 @@
-//! The workers of brigade and what they stand on, from the top down; no floor knows one above it:
+//! The workers of brigade and the layers below them, from the top down; no layer knows one above
+//! it:
 //!
 //! - [`fleet`]: which workers there are, their settings, and how a process runs them;
 //! - [`operations`]: what an operator does beside them: schema, streams, dead letters;

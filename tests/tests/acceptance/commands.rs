@@ -215,12 +215,12 @@ fn largest_transaction(log: std::path::PathBuf) -> usize {
 }
 
 #[tokio::test]
-async fn what_nobody_acknowledged_is_shown_by_itself() {
+async fn what_nobody_acknowledged_is_projected_by_itself() {
     let mut fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
     producer.team_cart("c1", "ada", &[]).await;
     fleet.until_idle().await;
-    // The handler is stopped between commit and show, and killed there.
+    // The handler is stopped between commit and projection, and killed there.
     let armed = fleet.fail.arm("command-handler.after_commit");
     let asking = {
         let producer = producer.clone();
@@ -229,16 +229,16 @@ async fn what_nobody_acknowledged_is_shown_by_itself() {
         })
     };
     armed.reached().await;
-    let shown = check::kv(&fleet, "versions", "t1.cart.c1").await.unwrap();
-    assert_eq!(shown["version"], 1, "not shown yet");
+    let projected = check::kv(&fleet, "versions", "t1.cart.c1").await.unwrap();
+    assert_eq!(projected["version"], 1, "not projected yet");
     asking.abort();
     fleet.take(WorkerName::CommandHandler).kill().await;
     fleet.fail.disarm("command-handler.after_commit");
-    // Another one shows it, although nobody asks again.
+    // Another one projects it, although nobody asks again.
     fleet.run(WorkerName::CommandHandler).await;
-    until("the note to be served", || async {
-        let shown = check::kv(&fleet, "versions", "t1.cart.c1").await?;
-        (shown["version"] == 2).then_some(())
+    until("the backlog entry to be projected", || async {
+        let projected = check::kv(&fleet, "versions", "t1.cart.c1").await?;
+        (projected["version"] == 2).then_some(())
     })
     .await;
     fleet.finish().await;

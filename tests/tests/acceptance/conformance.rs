@@ -77,7 +77,7 @@ fn consumes(worker: WorkerName) -> Option<(&'static str, &'static str)> {
 async fn provoke(fleet: &TestFleet, worker: WorkerName) {
     if worker == WorkerName::CacheVerifier {
         // It knows the bucket as it was before.
-        until("a mark", || async {
+        until("a checkpoint", || async {
             let known = "select taken_at from brigade.stream_checkpoints where stream = 'KV_views'";
             sqlx::query(known).fetch_optional(&fleet.sql).await.ok()?.map(drop)
         })

@@ -101,11 +101,11 @@ async fn everything_is_done(
         free.fetch_one(&fleet.sql).await.ok()?.then_some(())
     })
     .await;
-    // cache-verifier: marks, and each duty that is held by a lease.
-    until("a new mark", || async {
-        let noted = "select max(taken_at) > $1 from brigade.stream_checkpoints";
-        let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
-        noted.fetch_one(&fleet.sql).await.ok()?.then_some(())
+    // cache-verifier: checkpoints, and each duty that is held by a lease.
+    until("a new checkpoint", || async {
+        let newer = "select max(taken_at) > $1 from brigade.stream_checkpoints";
+        let newer = sqlx::query_scalar::<_, bool>(newer).bind(since);
+        newer.fetch_one(&fleet.sql).await.ok()?.then_some(())
     })
     .await;
     until("the duties to be held", || async {
@@ -228,10 +228,10 @@ async fn own_work_is_done(
             .await;
         }
         WorkerName::CacheVerifier => {
-            until("a new mark", || async {
-                let noted = "select max(taken_at) > $1 from brigade.stream_checkpoints";
-                let noted = sqlx::query_scalar::<_, bool>(noted).bind(since);
-                noted.fetch_one(&fleet.sql).await.ok()?.then_some(())
+            until("a new checkpoint", || async {
+                let newer = "select max(taken_at) > $1 from brigade.stream_checkpoints";
+                let newer = sqlx::query_scalar::<_, bool>(newer).bind(since);
+                newer.fetch_one(&fleet.sql).await.ok()?.then_some(())
             })
             .await;
         }

@@ -1,6 +1,6 @@
 //! Streams and buckets that JetStream loses are rebuilt from SQL, under load, without an operator.
 
-mod notes;
+mod backlog;
 
 use brigade::workers::cache_verifier::VerifierMetrics;
 use std::{
@@ -59,15 +59,15 @@ pub async fn until_healed(fleet: &TestFleet) {
     let now: time::OffsetDateTime =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&fleet.sql).await.unwrap();
     let declared = i64::try_from(Topology::compiled_in().streams.len()).unwrap();
-    until("marks of all streams", || async {
-        let marked: i64 = sqlx::query_scalar(
+    until("checkpoints of all streams", || async {
+        let taken: i64 = sqlx::query_scalar(
             "select count(distinct stream) from brigade.stream_checkpoints where taken_at > $1",
         )
         .bind(now)
         .fetch_one(&fleet.sql)
         .await
         .ok()?;
-        (marked == declared).then_some(())
+        (taken == declared).then_some(())
     })
     .await;
 }
@@ -138,7 +138,7 @@ async fn a_bucket_whose_keys_were_all_overwritten_was_not_purged() {
         let token = producer.lock("c1").await["token"].clone();
         let unlock = json!({"token": token, "reason": "changed my mind"});
         producer.done("cart.c1.unlock", unlock).await;
-        // A message that fails alone is noted, and the note of it overwritten.
+        // The record of the tries of a message that fails alone is overwritten.
         let handler = jetstream::new(fleet.connect("command-handler").await);
         let attempts = "$KV.attempts.command-handler.COMMANDS.1";
         handler.publish(attempts, "1".into()).await.unwrap().await.unwrap();
@@ -268,13 +268,13 @@ async fn an_event_waits_for_lost_versions_and_is_no_dead_letter() {
 }
 
 /// Returns the owners whose locks are in the projection backlog.
-async fn noted_locks(fleet: &TestFleet) -> Vec<String> {
-    let noted = "select id from brigade.projection_backlog where aggregate = 'lock' order by id";
-    sqlx::query_scalar(noted).fetch_all(&fleet.sql).await.unwrap()
+async fn locks_in_backlog(fleet: &TestFleet) -> Vec<String> {
+    let entries = "select id from brigade.projection_backlog where aggregate = 'lock' order by id";
+    sqlx::query_scalar(entries).fetch_all(&fleet.sql).await.unwrap()
 }
 
 #[tokio::test]
-async fn lost_locks_and_timers_are_noted_to_be_shown_again() {
+async fn lost_locks_and_timers_enter_the_backlog() {
     let mut fleet = TestFleet::empty().await;
     fleet.run(WorkerName::CacheVerifier).await;
     for owner in ["ada", "bob", "cleo"] {
@@ -291,31 +291,31 @@ async fn lost_locks_and_timers_are_noted_to_be_shown_again() {
     let js = jetstream::new(fleet.connect("operator").await);
     for stream in ["KV_cart_locks", "TIMERS"] {
         until_healed(&fleet).await;
-        assert_eq!(noted_locks(&fleet).await, [""; 0]);
+        assert_eq!(locks_in_backlog(&fleet).await, [""; 0]);
         js.delete_stream(stream).await.unwrap();
         until_healed(&fleet).await;
-        assert_eq!(noted_locks(&fleet).await, ["ada", "cleo"], "{stream}");
+        assert_eq!(locks_in_backlog(&fleet).await, ["ada", "cleo"], "{stream}");
         assert!(js.get_stream(stream).await.is_ok(), "{stream} is made again");
         sqlx::query("delete from brigade.projection_backlog").execute(&fleet.sql).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn the_locks_that_a_killed_server_may_have_lost_are_noted_too() {
+async fn the_locks_that_a_killed_server_may_have_lost_enter_the_backlog_too() {
     let mut fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
     for owner in ["ada", "bob"] {
         producer.team_cart(owner, owner, &[]).await;
     }
     fleet.until_idle().await;
-    // Nobody takes notes away.
+    // Nobody takes entries away.
     fleet.stop_one(WorkerName::CommandHandler).await;
     Lock::hold(&fleet, "ada", "ada", 600.0).await;
     until_healed(&fleet).await;
     fleet.nats.kill().await;
     fleet.nats.restart().await.unwrap();
     until_healed(&fleet).await;
-    assert_eq!(noted_locks(&fleet).await, ["ada"]);
+    assert_eq!(locks_in_backlog(&fleet).await, ["ada"]);
 }
 
 #[tokio::test]
@@ -380,7 +380,7 @@ async fn the_audit_finds_and_heals_single_keys() {
 }
 
 #[tokio::test]
-async fn ten_thousand_aggregates_are_shown_again() {
+async fn ten_thousand_aggregates_are_projected_again() {
     const CARTS: u64 = 10_000;
     let fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
@@ -421,7 +421,7 @@ async fn ten_thousand_aggregates_are_shown_again() {
 /// A bucket that was unavailable is probed by one write: by hundreds of large ones it would seem
 /// unavailable still.
 #[tokio::test]
-async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
+async fn much_that_is_large_is_projected_again_in_a_bucket_that_was_away() {
     let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
     let producer = fleet.producer().await;
     producer.team_cart("c", "ada", &["bob"]).await;
@@ -445,15 +445,15 @@ async fn much_that_is_large_is_shown_again_in_a_bucket_that_was_away() {
     .await
     .unwrap();
     provision::run(&fleet.nats_url("operator"), 1).await.unwrap();
-    until("all carts to be shown", || async {
-        let noted = sqlx::query_scalar("select count(*) from brigade.projection_backlog");
-        let noted: i64 = noted.fetch_one(&fleet.sql).await.ok()?;
-        (noted == 0).then_some(())
+    until("all carts to be projected", || async {
+        let left = sqlx::query_scalar("select count(*) from brigade.projection_backlog");
+        let left: i64 = left.fetch_one(&fleet.sql).await.ok()?;
+        (left == 0).then_some(())
     })
     .await;
     let views = js.get_stream("KV_views").await.unwrap();
-    let shown = views.cached_info().state.messages;
-    assert!(shown >= 500, "{shown} keys");
+    let projected = views.cached_info().state.messages;
+    assert!(projected >= 500, "{projected} keys");
     assert_eq!(check::dead_letters(&fleet).await.len(), 0);
 }
 

@@ -163,7 +163,7 @@ async fn two_edges_give_the_same_list_under_the_same_etag() {
 }
 
 #[tokio::test]
-async fn no_list_is_older_than_an_outcome_while_nothing_is_shown() {
+async fn no_list_is_older_than_an_outcome_while_nothing_is_projected() {
     let fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
     place(&producer, "o1").await;

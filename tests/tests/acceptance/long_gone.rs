@@ -298,7 +298,7 @@ async fn s8_07_a_recreated_lock_has_a_higher_version() {
     assert_eq!(trail, 9);
     let not_locked = producer.request("q.t1.lock.o3", &[], b"").await.unwrap();
     assert_eq!(not_locked.status, 404);
-    // A note of a lock that is gone comes to nothing.
+    // A backlog entry of a lock that is gone comes to nothing.
     fleet.until_idle().await;
 
     for (n, owner) in owners.iter().enumerate() {

@@ -11,7 +11,7 @@ use brigade_tests::{
 use serde_json::json;
 
 /// Starts a fleet that trusts this authority, and no worker.
-async fn town_that_trusts(authority: &Authority) -> TestFleet {
+async fn fleet_that_trusts(authority: &Authority) -> TestFleet {
     let mut fleet = TestFleet::empty().await;
     let path = fleet.nats_dir().join("trusted.pem");
     authority.write(&path);
@@ -46,7 +46,7 @@ async fn readiness(process: &Process) -> (u16, String) {
 #[tokio::test]
 async fn s5_12_a_fleet_works_over_tls() {
     let authority = Authority::new();
-    let mut fleet = town_that_trusts(&authority).await;
+    let mut fleet = fleet_that_trusts(&authority).await;
     let forms =
         [("asked", "tls", ""), ("told", "nats", ""), ("either", "tls", "handshake_first: auto")];
     for (name, scheme, more) in forms {
@@ -68,7 +68,7 @@ const BOTH: [WorkerName; 2] = [WorkerName::Edge, WorkerName::OutboxRelay];
 #[tokio::test]
 async fn s5_12_a_certificate_that_nobody_vouches_for_is_said_so() {
     let authority = Authority::new();
-    let mut fleet = town_that_trusts(&authority).await;
+    let mut fleet = fleet_that_trusts(&authority).await;
     let mut processes = Vec::new();
     for (at, expired, why) in
         [(Authority::new(), false, "UnknownIssuer"), (authority, true, "expired")]

@@ -163,7 +163,7 @@ async fn relay_with_former_subjects(fleet: &TestFleet) {
         let aggregate = Aggregate::parse(&text("aggregate")).unwrap();
         let envelope = Envelope {
             event_id: text("event_id"),
-            again: 0,
+            republication: 0,
             address: Address::new(&text("tenant"), aggregate, &text("id")).unwrap(),
             name: Token::new(&text("name")).unwrap(),
             version: row.get::<i64, _>("version").cast_unsigned(),

@@ -239,8 +239,8 @@ async fn s1_07_what_is_found_wrong_is_repaired_by_its_owner_on_a_command() {
         0,
         "nothing is repaired without a fault"
     );
-    // A bucket whose keys were all written since its last mark looks like a purged one, and would
-    // be healed as a whole: Dora's stay.
+    // A bucket whose keys were all written since its last checkpoint looks like a purged one, and
+    // would be healed as a whole: Dora's stay.
     until_healed(&fleet).await;
     fleet.stop_one(WorkerName::CacheVerifier).await;
     for user in ["ada", "bob", "cleo"] {

@@ -117,7 +117,7 @@ impl BatchState {
         &self.events
     }
 
-    /// Returns the audit rows so far, in the order in which they were decided.
+    /// Returns the rows of the lock history so far, in the order in which they were decided.
     #[must_use]
     pub fn history(&self) -> &[HistoryRow] {
         &self.history

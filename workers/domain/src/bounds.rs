@@ -313,7 +313,7 @@ fn a_decision_whose_event_is_too_large_is_refused() {
 pub(super) fn weigh(event: &Event) -> usize {
     let envelope = brigade_contracts::event::Envelope {
         event_id: uuid::Uuid::nil().to_string(),
-        again: u32::MAX,
+        republication: u32::MAX,
         address: event.address.clone(),
         name: token(event.kind.name),
         version: u64::MAX,

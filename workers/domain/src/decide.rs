@@ -75,7 +75,7 @@ fn rebuild(work: &mut UnitOfWork<'_>, address: &Address, rebuild: &Rebuild) -> R
     work.find::<State>(address)?.ok_or_else(not_found)?;
     let selected = |part: &Part| rebuild.part.is_none_or(|only| only == *part);
     for part in address.aggregate.parts().iter().copied().filter(selected) {
-        if part.is_projected() {
+        if part.is_written_by_projector() {
             work.changes.repeat_events.push((address.clone(), part));
         } else {
             work.changes.reprojected.push(address.clone());

@@ -1,4 +1,4 @@
-//! The data that a batch has loaded and locked before its first command is decided.
+//! The data that a batch has locked and loaded, kept up to date while its commands are decided.
 
 use std::collections::{HashMap, HashSet};
 

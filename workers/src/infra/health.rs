@@ -269,14 +269,14 @@ mod tests {
     async fn a_worker_is_ready_when_all_of_its_duties_move() {
         let health = started();
         assert_eq!(health.ready(), Err("starting".to_owned()));
-        let (marks, audit) = (health.duty("marks"), health.duty("audit"));
-        marks.moved();
+        let (checkpoints, audit) = (health.duty("checkpoints"), health.duty("audit"));
+        checkpoints.moved();
         assert_eq!(health.ready(), Err("starting: audit".to_owned()));
         audit.moved();
         assert_eq!(health.ready(), Ok(()));
         // One that moves does not speak for the other.
         advance(STALLED + Duration::from_secs(1)).await;
-        marks.moved();
+        checkpoints.moved();
         audit.went_round();
         assert_eq!(health.ready(), Err("no progress of audit for 9 s".to_owned()));
         audit.moved();
@@ -287,7 +287,7 @@ mod tests {
         // What has ended is missed by nobody.
         drop(audit);
         advance(STALLED).await;
-        marks.moved();
+        checkpoints.moved();
         assert_eq!(health.ready(), Ok(()));
     }
 
@@ -327,18 +327,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_duty_that_hangs_is_distinguished_from_one_whose_servers_are_away() {
         let health = started();
-        let (marks, slow) = (health.duty("marks"), health.duty_within("batches", HANGS * 10));
+        let (checkpoints, slow) =
+            (health.duty("checkpoints"), health.duty_within("batches", HANGS * 10));
         let until = Instant::now() + HANGS * 5;
         while Instant::now() < until {
             // Nothing moves, but it goes round.
-            marks.went_round();
+            checkpoints.went_round();
             advance(LOOK).await;
             assert_eq!((health.hangs_for(Duration::ZERO), health.alive()), (None, Ok(())));
         }
         assert!(health.ready().is_err());
         let began = Instant::now();
         let why = health.hangs().await;
-        assert_eq!(why, "marks hangs for 20 s");
+        assert_eq!(why, "checkpoints hangs for 20 s");
         assert!(began.elapsed() >= HANGS - LOOK && began.elapsed() < HANGS + LOOK * 3);
         drop(slow);
     }
@@ -346,16 +347,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_cannot_be_started_again_is_not_alive() {
         let health = started();
-        let marks = health.duty("marks");
+        let checkpoints = health.duty("checkpoints");
         advance(HANGS + LOST).await;
         assert_eq!(health.alive(), Ok(()), "it may be starting again");
         advance(LOOK).await;
-        assert_eq!(health.alive(), Err("marks hangs for 40 s".to_owned()));
+        assert_eq!(health.alive(), Err("checkpoints hangs for 40 s".to_owned()));
         // A new start begins to count again, whatever is left of the one before it.
         health.starting();
         assert_eq!(health.alive(), Ok(()));
-        let again = health.duty("marks");
-        drop(marks);
+        let again = health.duty("checkpoints");
+        drop(checkpoints);
         again.moved();
         assert_eq!(health.ready(), Ok(()));
         drop(again);

@@ -7,7 +7,8 @@
 //! 3. Every step may be repeated. A message is acknowledged after everything that it causes is
 //!    durable, so a crash at any point means a repetition, never a loss.
 //! 4. A dependency that is away is no failure of a message: [`Verdict::Away`] keeps it in hand. Nor
-//!    is a lock that somebody else holds: [`Verdict::Held`] sets it aside, where it waits alone.
+//!    is a lock that somebody else holds: [`Verdict::Held`] sets it aside, where no other message
+//!    waits for it.
 //! 5. Drain ([`Context::drain`]): take nothing more, finish what is in hand, acknowledge, return.
 //! 6. [`Health`] reports the progress of each duty: a worker one of whose duties hangs is not ready,
 //!    and is started again with new connections. Nothing waits for a server without a limit.

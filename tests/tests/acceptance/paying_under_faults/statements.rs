@@ -82,7 +82,7 @@ fn transactions(log: &str) -> Vec<Vec<String>> {
             statements.push(statement.chars().take(60).collect());
         }
     }
-    // Others are leases and notes.
+    // Others are leases and the backlog.
     done.retain(|statements| statements.iter().any(|s| s.contains("kind as")));
     done
 }

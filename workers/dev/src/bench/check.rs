@@ -16,13 +16,13 @@ use super::{fleet::BenchFleet, rush::Rush};
 /// The version of each part.
 type Parts = sqlx::types::Json<HashMap<String, i64>>;
 
-/// Longer than the fleet needs to show what it has in hand.
+/// Longer than the fleet needs to project what it has in hand.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails unless everything that was answered was also done: all orders are brought to their end;
 /// then each distinct command that was sent has its row in the inbox and its event, the outbox is
-/// empty, nothing waits to be shown, and every key of `versions` and `views` stands at the version
-/// that SQL says, of each part. (Field by field the tests compare them.)
+/// empty, so is the projection backlog, and every key of `versions` and `views` stands at the
+/// version that SQL says, of each part. (Field by field the tests compare them.)
 ///
 /// # Errors
 /// If something is missing.
@@ -53,7 +53,7 @@ async fn look(fleet: &BenchFleet, rush: &Rush) -> Result<()> {
     kv_is_what_sql_says(fleet).await
 }
 
-/// Nothing waits in the outbox or to be shown.
+/// Nothing waits in the outbox or in the projection backlog.
 ///
 /// # Errors
 /// If something still waits.
@@ -64,7 +64,7 @@ pub async fn at_rest(fleet: &BenchFleet) -> Result<()> {
     )
     .fetch_one(&fleet.sql)
     .await?;
-    ensure!(left == (0, 0), "left in outbox and notes: {left:?}");
+    ensure!(left == (0, 0), "left in outbox and backlog: {left:?}");
     Ok(())
 }
 
@@ -79,12 +79,18 @@ async fn kv_is_what_sql_says(fleet: &BenchFleet) -> Result<()> {
     .fetch_all(&fleet.sql)
     .await?;
     for (key, version, parts) in stored {
-        let shown = versions.get(&key).copied();
-        ensure!(shown == Some(version), "versions: {key} at {shown:?}, in SQL at {version}");
+        let projected = versions.get(&key).copied();
+        ensure!(
+            projected == Some(version),
+            "versions: {key} at {projected:?}, in SQL at {version}"
+        );
         for (part, version) in parts.0 {
             let key = format!("{key}.{part}");
-            let shown = views.get(&key).copied();
-            ensure!(shown == Some(version), "views: {key} at {shown:?}, in SQL at {version}");
+            let projected = views.get(&key).copied();
+            ensure!(
+                projected == Some(version),
+                "views: {key} at {projected:?}, in SQL at {version}"
+            );
         }
     }
     Ok(())

@@ -264,7 +264,7 @@ fn locks_keep_to_the_policy_of_their_method_and_are_counted() {
 }
 
 #[test]
-fn rebuild_cache_changes_nothing_and_wishes_for_what_is_to_be_shown() {
+fn rebuild_cache_changes_nothing_and_wishes_for_what_is_to_be_projected() {
     let mut fixture = Fixture::new(&cart());
     let before = fixture.batch.events().len();
     let seen = fixture.when(&step("cart.c1.rebuild_cache", json!({"part": "payments"})));

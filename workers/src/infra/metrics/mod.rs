@@ -1,4 +1,4 @@
-//! The metrics of a process. Those of each room of the code stand beside it, as a [`MetricGroup`].
+//! The metrics of a process. Those of each module stand beside it, as a [`MetricGroup`].
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Metrics {
         Self::default()
     }
 
-    /// Returns the metrics `G` of one room, the same ones for all workers of the process.
+    /// Returns the metrics `G` of one module, the same ones for all workers of the process.
     #[must_use]
     pub fn group<G: MetricGroup>(&self) -> Arc<G> {
         self.registry.group()

@@ -10,7 +10,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-/// The metrics of one room of the code, such as a worker or the consuming loop. They stand beside
+/// The metrics of one module, such as a worker or the consuming loop. They stand beside
 /// the code that counts, and are registered when it first asks for them.
 pub trait MetricGroup: Send + Sync + 'static {
     /// Registers each metric, with the label values that are known beforehand, so that `/metrics`

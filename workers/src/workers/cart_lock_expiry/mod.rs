@@ -47,8 +47,8 @@ use crate::{
     },
 };
 
-/// A timer that comes this much before its deadline, in milliseconds, comes again; more is not what
-/// two clocks differ by, but a deadline that moved.
+/// A timer that fires at most this many milliseconds before its deadline is retried: two clocks
+/// differ. One that fires earlier is stale: its deadline has moved, and has a timer of its own.
 const EARLY: u64 = 1000;
 
 struct CartLockExpiry {

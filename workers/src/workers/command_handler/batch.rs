@@ -15,7 +15,7 @@ use super::{
     held_up::{self, HeldBy},
     lock_plan,
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
-    transaction::{self, CommandBatch, Decided, HURRIED, PATIENT},
+    transaction::{self, BEGIN, BEGIN_BRIEF, CommandBatch, Decided},
 };
 use crate::{infra::postgres::bounded, runtime::BatchPermit};
 
@@ -41,7 +41,7 @@ struct BatchRun<'a> {
 
 impl CommandHandler {
     /// Decides commands and projects the aggregates that they changed. Returns one disposition a
-    /// command, in their order. `checked` holds the results of their passwords. The permit is
+    /// command, in their order. `checked` holds the results of their password checks. The permit is
     /// dropped before the projection.
     ///
     /// Commands that lacked something are decided next, before all later ones. Commands whose
@@ -65,7 +65,7 @@ impl CommandHandler {
         };
         run.decide().await;
         drop(permit);
-        run.project().await
+        run.project_then_release().await
     }
 }
 
@@ -127,7 +127,7 @@ impl BatchRun<'_> {
             missing: &sub_batch.missing,
             projected: &projected,
         };
-        let begin = if self.is_hurried() { HURRIED } else { PATIENT };
+        let begin = if self.waits_briefly() { BEGIN_BRIEF } else { BEGIN };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
             transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
         });
@@ -135,7 +135,7 @@ impl BatchRun<'_> {
     }
 
     /// Returns whether a transaction waits for a lock only briefly, since something is held up.
-    fn is_hurried(&self) -> bool {
+    fn waits_briefly(&self) -> bool {
         self.isolation.has_begun() || !self.handler.held_up.is_empty()
     }
 
@@ -143,7 +143,7 @@ impl BatchRun<'_> {
     async fn decided(&mut self, sub_batch: SubBatch, decided: Decided) -> Option<SubBatch> {
         let handler = self.handler;
         handler.cx.health.back("postgres");
-        if self.is_hurried() {
+        if self.waits_briefly() {
             handler.held_up.decided(sub_batch.positions.iter().map(|&at| &self.commands[at]));
         }
         self.isolation.decided();
@@ -300,9 +300,12 @@ impl BatchRun<'_> {
         }
     }
 
-    /// Projects the changed aggregates, wakes the relay, and returns the dispositions: no command is
-    /// answered before.
-    async fn project(self) -> Vec<Disposition> {
+    /// Projects the changed aggregates and only then hands out the dispositions. It consumes the
+    /// run, so no command can be responded to before its projection was written or given up: a
+    /// client that reads KV or gets a push must not know less than the one that got the response.
+    ///
+    /// Wakes the relay as well.
+    async fn project_then_release(self) -> Vec<Disposition> {
         let handler = self.handler;
         handler.cx.fail.point("command-handler.after_commit").await;
         let changed: Vec<_> = self.changed.into_values().collect();

@@ -192,7 +192,7 @@ pub async fn locked(
         .await
     });
     let address = |tenant: &str, aggregate: &str, id: &str| {
-        let aggregate = Aggregate::parse_noted(aggregate)
+        let aggregate = Aggregate::parse_with_lock(aggregate)
             .ok_or_else(|| sqlx::Error::Decode(format!("an aggregate {aggregate:?}").into()))?;
         let token = |text| Token::new(text).map_err(refused);
         Ok(Address { tenant: token(tenant)?, aggregate, id: token(id)? })

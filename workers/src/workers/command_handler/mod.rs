@@ -1,10 +1,11 @@
 //! command-handler: decides commands.
 //!
-//! Takes commands from both doors in batches, half from each when both have work. A batch is
-//! decided in one transaction: inbox, aggregates, events and outbox commit together
-//! ([`transaction`]). Then the changed aggregates are projected into KV ([`project`]), and only then
-//! is any command answered. The same transaction enters the changed aggregates into the projection
-//! backlog ([`projection_backlog`]), so a crash at any point heals although nobody repeats a command.
+//! Takes commands from both doors in batches, in equal shares of all sources that have work (each
+//! subject of requests, each lane of the stream). A batch is decided in one transaction: inbox,
+//! aggregates, events and outbox commit together ([`transaction`]). Then the changed aggregates are
+//! projected into KV ([`project`]), and only then is any command answered. The same transaction
+//! enters the changed aggregates into the projection backlog ([`projection_backlog`]), so a crash
+//! at any point heals although nobody repeats a command.
 //!
 //! A command that carries a password is decided beside the batches, by itself, when the password
 //! is hashed ([`passwords`]): no other command waits for that. Commands of other tenants overtake a
@@ -106,7 +107,8 @@ enum Disposition {
     Decided(Answer),
     /// It cannot be decided now, since Postgres is not available.
     Unavailable(String),
-    /// Somebody else has locked an aggregate that it needs, which is named.
+    /// It waits for a lock of somebody else. Named is the locked aggregate or, where that is
+    /// unknown, the command's own.
     Held(String),
     /// It could not be decided, although it was tried alone.
     Failed(String),

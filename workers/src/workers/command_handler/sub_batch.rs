@@ -90,7 +90,8 @@ pub enum Next {
     Split,
     /// The commands that cannot be decided now are isolated: see [`isolate`].
     Isolate,
-    /// Nobody decides now; its messages are kept.
+    /// Postgres is unavailable: nothing is decided. Stored messages are kept in hand, requests get
+    /// `503`.
     GiveUp,
     /// Its only command cannot be decided.
     Fail,
@@ -119,7 +120,8 @@ pub enum Isolated {
     Split,
     /// Its commands are suspects, and are tried beside the batches.
     Suspects,
-    /// Its commands do not fit the database, unless nothing fits the database.
+    /// A statement does not fit the database for these commands. They become suspects if others can
+    /// be decided; if none can, the database is at fault.
     Mismatched,
 }
 

@@ -56,11 +56,11 @@ struct StoredOutcome {
     answer: Answer,
 }
 
-/// Begins a transaction that waits for a lock as long as the session does.
-pub const PATIENT: &str = "BEGIN";
-/// Begins one that hardly waits for a lock, since something is known to be locked: a lock of
+/// Begins a transaction with the session's `lock_timeout` (500 ms).
+pub const BEGIN: &str = "BEGIN";
+/// Begins one that waits for a lock only briefly, since something is known to be locked: a lock of
 /// another handler is gone within some milliseconds, and any other may stay.
-pub const HURRIED: &str = "BEGIN; set local lock_timeout = '50ms'";
+pub const BEGIN_BRIEF: &str = "BEGIN; set local lock_timeout = '50ms'";
 
 /// The commands that are decided in one transaction.
 pub struct CommandBatch<'a> {

@@ -1,5 +1,8 @@
 //! The metrics of edge. The words of their labels are the enums below, which the places that count
 //! use as well.
+//!
+//! A new metric is a field of [`EdgeMetrics`], its registration, and, if it has labels, a loop in
+//! `create_labels`.
 
 use brigade_contracts::Timestamp;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};

@@ -1,7 +1,7 @@
 //! edge: answers queries, and is the door for HTTP.
 //!
-//! Queries are answered without any transport ([`query`]). Two thin faces stand before them: over
-//! [`nats`], `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
+//! Queries are answered without any transport ([`query`]). Two thin transports stand before them:
+//! over [`nats`], `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
 //! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.user.<id>.validate` and
 //! `q.<tenant>.user.<id>.state` are endpoints of one NATS service, shared by all edges
@@ -11,6 +11,9 @@
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
 //! cannot be reached, or the server is in recovery, the answer is `503 unconfirmed`, not a guess.
+//! The one exception is asked for: a view with `Confirm: kv`, while Postgres is unavailable, is
+//! confirmed by KV, marked `Brigade-Confirmed-By: kv`, and outside the guarantee.
+//!
 //! One tenant's queries leave room for others' ([`admission`]), and so do its large responses
 //! ([`response_budget`]). A drain answers every query that the server gave to this edge; those that
 //! wait are answered at once with the present state.

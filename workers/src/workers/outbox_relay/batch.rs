@@ -201,7 +201,7 @@ impl OutboxRow {
             .ok_or_else(|| Refusal::new(500, "unknown_aggregate", self.aggregate.clone()))?;
         Ok(Envelope {
             event_id: self.event_id.to_string(),
-            again: self.again.unsigned_abs(),
+            republication: self.again.unsigned_abs(),
             address: Address::new(&self.tenant, aggregate, &self.id)?,
             name: Token::new(&self.name)?,
             version: self.version.unsigned_abs(),

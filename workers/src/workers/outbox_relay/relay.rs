@@ -84,7 +84,7 @@ impl Relay {
         Self {
             sessions: RelaySessions::new(&cx.postgres),
             rounds: cx.health.duty("rounds"),
-            probes: cx.health.duty_within("looks", BATCH_HANGS),
+            probes: cx.health.duty_within("probes", BATCH_HANGS),
             publishing: cx.health.duty_within("publishing", BATCH_HANGS),
             fitness: Fitness::default(),
             metrics: cx.metrics.group(),

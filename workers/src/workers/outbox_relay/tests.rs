@@ -387,7 +387,7 @@ async fn measure() -> Result<()> {
 fn by_hand(n: usize) -> Vec<OutboxEvent> {
     let envelope = |i: usize| Envelope {
         event_id: Uuid::now_v7().to_string(),
-        again: 0,
+        republication: 0,
         address: address(i % 5_000),
         name: Token::new("item_added").expect("a token"),
         version: 1,

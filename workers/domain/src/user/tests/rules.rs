@@ -243,9 +243,9 @@ fn later_commands_of_a_batch_see_who_has_an_email_now() {
 }
 
 #[test]
-fn rebuild_shows_what_command_handler_owns_and_repeats_the_events_of_the_rest() {
+fn rebuild_projects_what_command_handler_owns_and_repeats_the_events_of_the_rest() {
     let mut fixture = Fixture::with_ada();
-    for (part, shown, repeated) in [
+    for (part, projected, repeated) in [
         (json!({}), 1, vec![Part::Subscription, Part::Roles]),
         (json!({"part": "auth"}), 1, vec![]),
         (json!({"part": "roles"}), 0, vec![Part::Roles]),
@@ -253,7 +253,7 @@ fn rebuild_shows_what_command_handler_owns_and_repeats_the_events_of_the_rest() 
         let command = command("ada", "rebuild_cache", &part, &[("Command-Id", "k")]);
         let mut batch = fixture.batch(&command);
         assert_eq!(batch.decide(&command, fixture.now).unwrap().status, 200);
-        assert_eq!(batch.reprojected().count(), shown);
+        assert_eq!(batch.reprojected().count(), projected);
         let expected: Vec<_> =
             repeated.into_iter().map(|part| (user_address("ada"), part)).collect();
         assert_eq!(batch.repeat_events().iter().cloned().collect::<Vec<_>>(), expected);

@@ -159,7 +159,7 @@ mod tests {
         let all = expected_keys(&State::User(user), false);
         let keys: Vec<_> = all
             .iter()
-            .map(|e| (e.bucket, e.key.as_str(), e.version, e.part.is_projected()))
+            .map(|e| (e.bucket, e.key.as_str(), e.version, e.part.is_written_by_projector()))
             .collect();
         let state = Bucket::UserState;
         assert_eq!(

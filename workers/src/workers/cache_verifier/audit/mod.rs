@@ -80,7 +80,7 @@ async fn heal(
         }
         tracing::warn!(%worker, bucket, key, found, "key differs from SQL: its writer repairs it");
         // A backlog entry of version 0 stands for whatever version SQL has when it is projected.
-        if part.is_projected() {
+        if part.is_written_by_projector() {
             projected.insert((address.clone(), *part));
         } else {
             own.insert(address.clone(), 0);

@@ -18,7 +18,7 @@ impl HealAction {
     fn applies_to(self, kind: Aggregate) -> bool {
         match self {
             Self::Project => true,
-            Self::Republish => kind.parts().iter().any(|part| part.is_projected()),
+            Self::Republish => kind.parts().iter().any(|part| part.is_written_by_projector()),
         }
     }
 }
@@ -81,7 +81,11 @@ impl Healer<'_> {
             }
             HealAction::Republish => {
                 let projected = |(address, _): &VersionedAddress| {
-                    let parts = address.aggregate.parts().iter().filter(|part| part.is_projected());
+                    let parts = address
+                        .aggregate
+                        .parts()
+                        .iter()
+                        .filter(|part| part.is_written_by_projector());
                     parts.map(|part| (address.clone(), *part)).collect::<Vec<_>>()
                 };
                 self.republish(&batch.iter().flat_map(projected).collect::<Vec<_>>()).await

@@ -22,9 +22,9 @@ const PAGE: u64 = 64;
 const MAX_PAGES: usize = 128;
 /// The number of pages without a decided command after which a round ends.
 const MAX_FRUITLESS: usize = 16;
-/// The age from which a decided command is known to be answered: it would have been delivered again
-/// by now.
-const ANSWERED: Duration = Duration::from_secs(3);
+/// A command decided this long ago has been responded to: otherwise it would have been delivered
+/// again.
+const MIN_AGE: Duration = Duration::from_secs(3);
 
 /// Deletes decided commands after this sequence until the stream is less than half full, a bounded
 /// number in a round. Returns the sequence after which the next round goes on; `None` if it begins
@@ -44,7 +44,7 @@ pub async fn delete(cx: &Context, duty: &Duty, after: u64) -> anyhow::Result<Opt
         let first = first["seq"].as_u64().context("no sequence")?;
         let read = (first..first + PAGE).map(|sequence| read(&cx.nats, sequence));
         let commands: Vec<_> = try_join_all(read).await?.into_iter().flatten().collect();
-        let decided = decided_since(&cx.postgres, &commands, ANSWERED).await?;
+        let decided = decided_since(&cx.postgres, &commands, MIN_AGE).await?;
         fruitless += usize::from(decided.is_empty());
         try_join_all(decided.iter().map(|(sequence, _)| delete_message(&cx.nats, *sequence)))
             .await?;
@@ -100,7 +100,7 @@ mod tests {
             .execute(&database.sql)
             .await?;
         }
-        let decided = decided_since(&database.sql, &commands, ANSWERED).await?;
+        let decided = decided_since(&database.sql, &commands, MIN_AGE).await?;
         assert_eq!(decided.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1]);
         Ok(())
     }

@@ -66,7 +66,7 @@ impl BacklogEntry {
     }
 
     fn address(&self) -> Option<Address> {
-        Address::new(&self.tenant, Aggregate::parse_noted(&self.aggregate)?, &self.id).ok()
+        Address::new(&self.tenant, Aggregate::parse_with_lock(&self.aggregate)?, &self.id).ok()
     }
 }
 

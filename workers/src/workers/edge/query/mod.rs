@@ -10,7 +10,8 @@
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
 //! cannot be reached, or the server is in recovery, the answer is `503 unconfirmed` ([`database`]),
-//! not a guess.
+//! not a guess. The one exception is asked for: a view with `Confirm: kv`, while Postgres is
+//! unavailable, is confirmed by KV, marked `Brigade-Confirmed-By: kv`, and outside the guarantee.
 
 pub mod batch_loader;
 pub mod content;

@@ -6,10 +6,10 @@ use brigade_contracts::WorkerName;
 use brigade_tests::{TestFleet, check, locks::Lock, until};
 
 /// Waits until the backlog was read this many times more.
-async fn until_looked(fleet: &TestFleet, times: usize) {
+async fn until_read(fleet: &TestFleet, times: usize) {
     let mut seen = None;
     for _ in 0..=times {
-        seen = until("another look at the notes", async || {
+        seen = until("another read of the backlog", async || {
             let renewed: Option<time::OffsetDateTime> = sqlx::query_scalar(
                 "select until from brigade.leases where name = 'command-handler.projection-backlog'",
             )
@@ -24,7 +24,7 @@ async fn until_looked(fleet: &TestFleet, times: usize) {
 
 /// Deletes a cart's view, adds the cart to the backlog, and waits until it is projected and no
 /// entry is left.
-async fn until_shown_again(fleet: &TestFleet, cart: &str) {
+async fn until_projected_again(fleet: &TestFleet, cart: &str) {
     let js = jetstream::new(fleet.connect("operator").await);
     let views = js.get_stream("KV_views").await.unwrap();
     views.purge().filter(format!("$KV.views.t1.cart.{cart}.core")).await.unwrap();
@@ -37,20 +37,21 @@ async fn until_shown_again(fleet: &TestFleet, cart: &str) {
     .execute(&fleet.sql)
     .await
     .unwrap();
-    until("the cart to be shown", async || {
+    until("the cart to be projected", async || {
         check::kv(fleet, "views", &format!("t1.cart.{cart}.core")).await?;
-        (!noted(fleet).await.contains(&cart.to_owned())).then_some(())
+        (!in_backlog(fleet).await.contains(&cart.to_owned())).then_some(())
     })
     .await;
 }
 
-async fn noted(fleet: &TestFleet) -> Vec<String> {
-    let noted = sqlx::query_scalar("select id from brigade.projection_backlog order by at");
-    noted.fetch_all(&fleet.sql).await.unwrap()
+/// Returns the ids of the entries of the backlog, the oldest first.
+async fn in_backlog(fleet: &TestFleet) -> Vec<String> {
+    let entries = sqlx::query_scalar("select id from brigade.projection_backlog order by at");
+    entries.fetch_all(&fleet.sql).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_note_that_can_never_be_shown_keeps_no_later_one() {
+async fn an_entry_that_can_never_be_projected_holds_up_no_later_one() {
     let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
     let producer = fleet.producer().await;
     for cart in ["spoiled", "good"] {
@@ -66,13 +67,13 @@ async fn a_note_that_can_never_be_shown_keeps_no_later_one() {
     .execute(&fleet.sql)
     .await
     .unwrap();
-    until_looked(&fleet, 6).await;
-    until_shown_again(&fleet, "good").await;
-    assert_eq!(noted(&fleet).await, ["nobody", "spoiled"]);
+    until_read(&fleet, 6).await;
+    until_projected_again(&fleet, "good").await;
+    assert_eq!(in_backlog(&fleet).await, ["nobody", "spoiled"]);
 }
 
 #[tokio::test]
-async fn many_notes_that_cannot_be_shown_now_keep_no_later_one() {
+async fn many_entries_that_cannot_be_projected_now_hold_up_no_later_one() {
     const LOCKS: usize = 1_100;
     let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
     let producer = fleet.producer().await;
@@ -90,8 +91,9 @@ async fn many_notes_that_cannot_be_shown_now_keep_no_later_one() {
          from brigade.cart_locks"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(locks)).execute(&fleet.sql).await.unwrap();
-    until_shown_again(&fleet, "c").await;
-    assert_eq!(noted(&fleet).await.len(), LOCKS, "there are no timers");
+    until_projected_again(&fleet, "c").await;
+    assert_eq!(in_backlog(&fleet).await.len(), LOCKS, "there are no timers");
     provision::run(&fleet.nats_url("operator"), 1).await.unwrap();
-    until("the locks to be shown", async || noted(&fleet).await.is_empty().then_some(())).await;
+    until("the locks to be projected", async || in_backlog(&fleet).await.is_empty().then_some(()))
+        .await;
 }
