@@ -29,7 +29,6 @@ mod metrics;
 mod nats;
 mod query;
 mod response_budget;
-mod response_rate;
 mod shared;
 #[cfg(test)]
 mod tests;

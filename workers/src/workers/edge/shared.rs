@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use brigade_contracts::list::MAX_BYTES;
-
 use super::{
     admission::RequestAdmission,
     metrics::EdgeMetrics,
     query::{Queries, QueryOptions},
     response_budget::ResponseBudget,
-    response_rate::ResponseRate,
 };
 use crate::infra::Context;
 
@@ -23,8 +20,6 @@ pub struct Edge {
     pub queries: Arc<Queries>,
     pub admission: RequestAdmission,
     pub budget: ResponseBudget,
-    /// Of large responses over NATS: a tenant's share of the budget at once, and then its rate.
-    pub rate: Arc<ResponseRate>,
 }
 
 impl Edge {
@@ -41,7 +36,6 @@ impl Edge {
             queries: Arc::new(Queries::open(cx, options, metrics).await?),
             admission: RequestAdmission::default(),
             budget: ResponseBudget::new(MAX_LARGE_RESPONSES),
-            rate: Arc::new(ResponseRate::new(MAX_LARGE_RESPONSES / 4 * MAX_BYTES)),
         })
     }
 }

@@ -3,8 +3,7 @@
 //! A request becomes a [`Query`](super::query::Query) ([`request`]), is answered in a task of its
 //! own, and the reply becomes a message ([`response`]). Each endpoint serves tenants in turn. What
 //! is sent cannot be taken back, so memory for a large response is reserved before it is made
-//! ([`super::response_budget`]), and a tenant's queries wait for that; what the server then keeps
-//! for clients that do not read is bounded by a rate ([`super::response_rate`]).
+//! ([`super::response_budget`]), and a tenant's queries wait for that.
 //!
 //! A drain answers every query that the server gave to this edge.
 
@@ -143,15 +142,10 @@ impl QueryServer {
         } else {
             None
         };
-        let mut reply = match request::parse(endpoint.endpoint, query) {
+        let reply = match request::parse(endpoint.endpoint, query) {
             Ok(parsed) => self.edge.queries.answer(parsed).await.unwrap_or_else(|error| error),
             Err(refused) => refused,
         };
-        if reply.body.len() > LARGE_RESPONSE
-            && let Err(wait) = self.edge.rate.take(tenant_of(query.subject()), reply.body.len())
-        {
-            reply = QueryReply::too_many_bytes(wait);
-        }
         if let Some(charge) = &mut charge {
             charge.shrink_to(reply.body.len());
         }

@@ -1,6 +1,6 @@
 //! Responses to queries, in the words of the contract: any transport can write them.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use brigade_contracts::{Refusal, query::QueryError};
 use bytes::Bytes;
@@ -83,17 +83,6 @@ impl QueryReply {
         let message = "large answers of this tenant wait to be read by its clients";
         let refusal = Refusal::new(429, "too_many", message);
         Refusal { retry_after_ms: Some(1000), ..refusal }.into()
-    }
-
-    /// Returns `429`: the tenant has had so many bytes of large answers that the next one has to
-    /// wait.
-    #[must_use]
-    pub fn too_many_bytes(wait: Duration) -> Self {
-        let message = "large answers of this tenant exceed 16 MiB a second";
-        let refusal = Refusal::new(429, "too_many", message);
-        // Rounded up, so that who waits for so long has it.
-        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-        Refusal { retry_after_ms: Some(wait), ..refusal }.into()
     }
 
     /// Returns `400`: the subject is not one of a query.
