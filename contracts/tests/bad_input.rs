@@ -4,8 +4,8 @@ mod schemas;
 
 use brigade_contracts::{Aggregate, Body, Command, Door, Refusal, schema, user::Validate};
 
-/// Returns the code with which a payload is refused. Its schema refuses it too, but for whether a key is
-/// repeated.
+/// Returns the code with which a payload is refused. Its schema refuses it too, but for whether a
+/// key is repeated.
 fn refused(aggregate: Aggregate, verb: &str, payload: &str) -> Refusal {
     let refusal = Body::decode(aggregate, verb, payload.as_bytes()).unwrap_err();
     let verbs = schema::verbs();

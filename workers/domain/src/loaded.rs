@@ -54,8 +54,8 @@ pub enum Missing {
     FencingToken,
     /// The user that has an email, by tenant and folded email.
     Email(Token, String),
-    /// The check of a password against the hash that the user has now, for the command of this tenant
-    /// and Command-Id.
+    /// The check of a password against the hash that the user has now, for the command of this
+    /// tenant and Command-Id.
     Password(Token, Token),
     /// One more random number for a token.
     Random,

@@ -187,7 +187,8 @@ impl Kv {
         results.into_iter().map(|result| result.unwrap_or_else(gave_up)).collect()
     }
 
-    /// Reads the keys whose revision is not known, and sets the results of those that need no write.
+    /// Reads the keys whose revision is not known, and sets the results of those that need no
+    /// write.
     async fn read_unknown(
         &self,
         puts: &[Put],
@@ -292,8 +293,8 @@ impl Kv {
         self.known.invalidate_all();
     }
 
-    /// Forgets revisions after a reconnect: when a server crashes, lost revisions are assigned again,
-    /// to other values.
+    /// Forgets revisions after a reconnect: when a server crashes, lost revisions are assigned
+    /// again, to other values.
     fn forget_earlier_connections(&self) {
         let now = self.nats.connections();
         if self.connection.swap(now, Ordering::SeqCst) != now {

@@ -180,8 +180,8 @@ impl Origin {
 
 /// Returns whether a reply is an inbox that a response can be sent to: `_INBOX.` of a client, or
 /// `_R_.` of the server for a request through an import, and tokens of visible ASCII after it. A
-/// response to any other subject would be refused by the server, or received by somebody who did not
-/// send the request.
+/// response to any other subject would be refused by the server, or received by somebody who did
+/// not send the request.
 fn is_inbox(reply: &[u8]) -> bool {
     let tokens = reply.strip_prefix(b"_INBOX.").or_else(|| reply.strip_prefix(b"_R_."));
     let fits = |byte: &u8| byte.is_ascii_graphic() && !b"*>".contains(byte);

@@ -10,8 +10,8 @@
 //!    is a lock that somebody else holds: [`Verdict::Held`] sets it aside, where no other message
 //!    waits for it.
 //! 5. Drain ([`Context::drain`]): take nothing more, finish what is in hand, acknowledge, return.
-//! 6. [`Health`] reports the progress of each duty: a worker one of whose duties hangs is not ready,
-//!    and is started again with new connections. Nothing waits for a server without a limit.
+//! 6. [`Health`] reports the progress of each duty: a worker one of whose duties hangs is not
+//!    ready, and is started again with new connections. Nothing waits for a server without a limit.
 //! 7. A duty that needs NATS is left to others while NATS is away ([`Lease::hold`]).
 //!
 //! [`Context::drain`]: crate::infra::Context::drain

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A table is occupied exactly as long as it has an open turn. An order is *unpaid* if it is
-//! neither paid nor cancelled. The one rule (`close_paid`): when a turn has orders and none of them is
-//! unpaid, it is closed and its table is available, in the same transaction.
+//! neither paid nor cancelled. The one rule (`close_paid`): when a turn has orders and none of them
+//! is unpaid, it is closed and its table is available, in the same transaction.
 //!
 //! The row of a table and those of its turns may have been damaged by something that is not
 //! brigade. What a table shows is what its row says; `reconcile` makes it what its turn and their

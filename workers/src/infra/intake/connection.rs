@@ -277,8 +277,8 @@ impl Connection {
         }
     }
 
-    /// Applies an action while there is no connection. A request is lost: it may be out of date when
-    /// there is one again.
+    /// Applies an action while there is no connection. A request is lost: it may be out of date
+    /// when there is one again.
     fn apply_offline(&mut self, action: IntakeAction) {
         match action {
             IntakeAction::Subscribe { sid, subject, sender, confirm } => {
@@ -306,9 +306,9 @@ fn write(out: &mut BytesMut, parts: &[&str]) {
     }
 }
 
-/// Sends some of the bytes. TLS may keep what was written: then it is flushed, in a step of its own,
-/// so that a server which reads nothing does not keep the pings from ending the connection. Returns
-/// true if everything is sent.
+/// Sends some of the bytes. TLS may keep what was written: then it is flushed, in a step of its
+/// own, so that a server which reads nothing does not keep the pings from ending the connection.
+/// Returns true if everything is sent.
 async fn send(writer: &mut (impl AsyncWrite + Unpin), out: &mut BytesMut) -> io::Result<bool> {
     if out.is_empty() {
         writer.flush().await?;

@@ -31,8 +31,9 @@ use super::{
 
 pub use self::message::{Message, headers_of_block};
 
-/// Most batches of messages that wait for a subscriber. Then the connection is not read any further,
-/// until the server closes it as one that is too slow. Above what two pulls can bring one by one.
+/// Most batches of messages that wait for a subscriber. Then the connection is not read any
+/// further, until the server closes it as one that is too slow. Above what two pulls can bring one
+/// by one.
 const WAITING: usize = 1024;
 
 /// The kind of messages that a connection carries. Each kind has a connection of its own: however

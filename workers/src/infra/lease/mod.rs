@@ -1,8 +1,8 @@
 //! Leases: rows in SQL that say which instance does a duty that only one should do.
 //!
 //! A lease only saves work: whatever is done under one stays right when two instances hold it for a
-//! moment. A duty that goes in rounds is a [`LeasedRounds`]; one that several instances divide among
-//! themselves is [`Shares`].
+//! moment. A duty that goes in rounds is a [`LeasedRounds`]; one that several instances divide
+//! among themselves is [`Shares`].
 
 mod rounds;
 mod shares;

@@ -70,8 +70,8 @@ impl LeasedRounds {
         Self { period, ..self }
     }
 
-    /// Has the rounds report whether these dependencies can be reached. One duty of a worker reports
-    /// a dependency: two would contradict each other.
+    /// Has the rounds report whether these dependencies can be reached. One duty of a worker
+    /// reports a dependency: two would contradict each other.
     #[must_use]
     pub fn reporting(self, reported: &'static [&'static str]) -> Self {
         Self { reported, ..self }
@@ -129,8 +129,8 @@ impl LeasedRounds {
         self.mark_healthy();
     }
 
-    /// Ends a round that failed because of a dependency. Another instance may do better, unless that
-    /// is Postgres, which is the same for all.
+    /// Ends a round that failed because of a dependency. Another instance may do better, unless
+    /// that is Postgres, which is the same for all.
     pub fn failed(&mut self, dependency: &'static str, why: &str) {
         if dependency != POSTGRES {
             self.fitness.fails();

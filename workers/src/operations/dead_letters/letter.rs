@@ -111,8 +111,8 @@ impl Letter {
         Some((Token::new(tenant).ok()?, id))
     }
 
-    /// Returns the headers, with the name that it was sent under for the one that tells the sender's
-    /// account.
+    /// Returns the headers, with the name that it was sent under for the one that tells the
+    /// sender's account.
     fn sent_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
         pairs(Some(&self.headers)).map(|(name, value)| match name.strip_prefix("Dead-") {
             Some(REQUEST_INFO) => (REQUEST_INFO, value),

@@ -100,8 +100,8 @@ async fn dead_letter(cx: &Context, delivery: &Delivery, reason: String) {
 
 /// Acknowledges messages of one consumer and waits for the server's confirmation of the last one.
 /// The server takes them in the order in which they are sent, so by then it has taken all (seen
-/// with 256 at once: nothing was left pending). An unconfirmed message may be delivered again, which
-/// every worker tolerates.
+/// with 256 at once: nothing was left pending). An unconfirmed message may be delivered again,
+/// which every worker tolerates.
 async fn confirm(cx: &Context, batch: &[&Subject], kind: &'static str) {
     let Some((last, others)) = batch.split_last() else { return };
     for _ in 0..MAX_SENT {

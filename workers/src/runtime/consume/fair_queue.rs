@@ -42,7 +42,8 @@ impl<T: HasTenant> FairQueue<T> {
         self.len += 1;
     }
 
-    /// Queues an item before those of its tenant, who is served next if no item of the tenant waited.
+    /// Queues an item before those of its tenant, who is served next if no item of the tenant
+    /// waited.
     pub fn push_front(&mut self, item: T) {
         let name = self.name(item.tenant());
         let queue = self.tenants.entry(name.clone()).or_default();

@@ -92,9 +92,9 @@ async fn metrics(State(status): State<ProcessStatus>) -> String {
     status.metrics.render()
 }
 
-/// Handles `GET /livez`: 503 if a worker hangs and could not be started again, so the process should
-/// be killed. A server that is unavailable does not cause it: that would kill a whole fleet for an
-/// outage.
+/// Handles `GET /livez`: 503 if a worker hangs and could not be started again, so the process
+/// should be killed. A server that is unavailable does not cause it: that would kill a whole fleet
+/// for an outage.
 async fn livez(State(status): State<ProcessStatus>) -> (StatusCode, String) {
     report_workers(&status, "alive", Health::alive)
 }

@@ -25,8 +25,8 @@ struct AuthPlan {
     randoms: usize,
 }
 
-/// Locks the users of a batch and loads them into `loaded`, with the inputs that their commands need.
-/// Does nothing without users.
+/// Locks the users of a batch and loads them into `loaded`, with the inputs that their commands
+/// need. Does nothing without users.
 ///
 /// # Errors
 /// If Postgres refuses, or if the system has no random numbers.

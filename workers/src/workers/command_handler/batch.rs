@@ -94,8 +94,8 @@ impl BatchRun<'_> {
         }
     }
 
-    /// Returns the sub-batches to begin with, the last one first: all commands that are not known to
-    /// be held up and, if nobody waits for this batch, each suspect by itself.
+    /// Returns the sub-batches to begin with, the last one first: all commands that are not known
+    /// to be held up and, if nobody waits for this batch, each suspect by itself.
     fn sub_batches(&mut self) -> Vec<SubBatch> {
         let mut unsuspected = Vec::with_capacity(self.commands.len());
         let mut queue = Vec::new();
@@ -203,8 +203,8 @@ impl BatchRun<'_> {
         }
     }
 
-    /// Isolates the commands of a sub-batch that are held up. Returns the sub-batches that are tried
-    /// next, the last one first.
+    /// Isolates the commands of a sub-batch that are held up. Returns the sub-batches that are
+    /// tried next, the last one first.
     async fn isolate(
         &mut self,
         sub_batch: SubBatch,

@@ -56,8 +56,8 @@ impl GuardedBucket {
 
     /// Writes the keys one by one until the circuit is closed or the probe's time is over, then the
     /// rest as usual. One write shows whether the bucket takes any, while a batch may need longer
-    /// than a probe is given, and would never be taken. A key that needs no write shows nothing: the
-    /// next one is tried.
+    /// than a probe is given, and would never be taken. A key that needs no write shows nothing:
+    /// the next one is tried.
     async fn probe(&self, puts: &[Put], absent: WhenAbsent) -> Vec<PutResult> {
         let until = Instant::now() + PROBE_TIMEOUT;
         let mut stored = Vec::new();

@@ -3,8 +3,8 @@
 //!
 //! Their commands are held, and all others are decided at once. A query finds most locks
 //! ([`locked`]), which takes no time. Some cannot be queried, such as that of a row that is not
-//! committed yet: then the commands themselves are tried in smaller sub-batches, until those are left
-//! that wait. Their aggregates are suspects, and are tried beside the batches.
+//! committed yet: then the commands themselves are tried in smaller sub-batches, until those are
+//! left that wait. Their aggregates are suspects, and are tried beside the batches.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -30,8 +30,8 @@ pub struct Passwords {
 }
 
 impl Passwords {
-    /// Returns a hasher that keeps up to `at_once` threads busy, each with 19 MiB. The default is one
-    /// thread less than there are cores, and at least one. Takes as long as one hash.
+    /// Returns a hasher that keeps up to `at_once` threads busy, each with 19 MiB. The default is
+    /// one thread less than there are cores, and at least one. Takes as long as one hash.
     ///
     /// # Errors
     /// If the system has no random numbers.

@@ -17,8 +17,8 @@ pub enum ReplyTo {
 }
 
 impl CommandHandler {
-    /// Responds to the sender of a command, and returns the verdict on its message. A stored command
-    /// that is not decided stays in its stream.
+    /// Responds to the sender of a command, and returns the verdict on its message. A stored
+    /// command that is not decided stays in its stream.
     pub(super) async fn respond(
         &self,
         command: &Command,

@@ -18,8 +18,8 @@ use crate::infra::postgres::{Failure, failure, is_held_up, is_mismatch, is_too_s
 const MAX_ROUNDS: usize = 10;
 /// Tries of a single command whose transaction keeps meeting others.
 const MAX_TRIES_ALONE: usize = 5;
-/// Longest time for which a batch that cannot be decided as a whole is tried in smaller sub-batches,
-/// before the rest of it is held.
+/// Longest time for which a batch that cannot be decided as a whole is tried in smaller
+/// sub-batches, before the rest of it is held.
 const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 /// Sub-batches that fail one after the other before the database is said to be at fault, and not
 /// some of the commands.

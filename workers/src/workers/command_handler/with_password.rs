@@ -26,8 +26,8 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PASSWORDS: usize = 10_000;
 /// Most of them of one tenant; more are refused as `too_many`.
 const MAX_PASSWORDS_OF_TENANT: usize = MAX_PASSWORDS / 4;
-/// Most of them that are begun. Each takes some 30 ms of a core: a drain finishes these, and refuses
-/// the others as not decided.
+/// Most of them that are begun. Each takes some 30 ms of a core: a drain finishes these, and
+/// refuses the others as not decided.
 pub const PASSWORDS_BEGUN: usize = 64;
 
 /// A command that waits for its password to be hashed.

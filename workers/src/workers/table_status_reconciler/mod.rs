@@ -195,8 +195,8 @@ impl Reconciler {
         Ok(done)
     }
 
-    /// Detects which of these tables, and of the tables of these orders, are inconsistent, and has them
-    /// repaired.
+    /// Detects which of these tables, and of the tables of these orders, are inconsistent, and has
+    /// them repaired.
     async fn check(&self, suspects: &BTreeSet<Address>) -> sqlx::Result<ReconcilerStep> {
         let cx = &self.cx;
         let inconsistent = bounded(&cx.postgres, async |c| find(c, suspects).await).await?;

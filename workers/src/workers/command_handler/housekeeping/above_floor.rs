@@ -1,6 +1,6 @@
-//! Deletes decided commands above the acknowledged floor. The stream may fill although it was purged
-//! up to the floor: one command that waits for its next try, or for a lock, keeps the floor down for
-//! as long as it is not decided. The inbox says which commands above it are decided.
+//! Deletes decided commands above the acknowledged floor. The stream may fill although it was
+//! purged up to the floor: one command that waits for its next try, or for a lock, keeps the floor
+//! down for as long as it is not decided. The inbox says which commands above it are decided.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Deletes what is too old: decided commands in the stream, outcomes in the inbox, failed logins that
-//! do not count any more, dead letters that were replayed or dropped, locks of owners long gone,
-//! session events that cannot come again.
+//! Deletes what is too old: decided commands in the stream, outcomes in the inbox, failed logins
+//! that do not count any more, dead letters that were replayed or dropped, locks of owners long
+//! gone, session events that cannot come again.
 //!
-//! One command-handler does it, by a lease. Nothing is lost by doing it late, but a full stream takes
-//! no more commands: decided ones are purged by age, and sooner when they fill half of it.
+//! One command-handler does it, by a lease. Nothing is lost by doing it late, but a full stream
+//! takes no more commands: decided ones are purged by age, and sooner when they fill half of it.
 
 mod above_floor;
 mod old_locks;

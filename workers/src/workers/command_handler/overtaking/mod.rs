@@ -1,4 +1,5 @@
-//! Overtaking: the commands of other tenants do not wait behind a flood that one tenant has put into
+//! Overtaking: the commands of other tenants do not wait behind a flood that one tenant has put
+//! into
 //! `COMMANDS`.
 //!
 //! The stream has one consumer that all tenants share, first in, first out. While it has a backlog,
@@ -9,13 +10,13 @@
 //! of all lanes.
 //!
 //! A command that was decided ahead of its turn is delivered by the shared consumer later, found in
-//! the inbox and acknowledged. The floor of the shared one alone tells which commands are decided: a
-//! command that an overtaking lane has tried in vain is left to it, with its last try and its dead
-//! letter.
+//! the inbox and acknowledged. The floor of the shared one alone tells which commands are decided:
+//! a command that an overtaking lane has tried in vain is left to it, with its last try and its
+//! dead letter.
 //!
 //! One command-handler makes and deletes the consumers, by a lease. It keeps no state: the names of
-//! the heavy tenants are in the consumer's metadata. A lane that outlives its purpose, is missing or
-//! was deleted by hand costs nothing but time.
+//! the heavy tenants are in the consumer's metadata. A lane that outlives its purpose, is missing
+//! or was deleted by hand costs nothing but time.
 
 mod consumer;
 mod plan;

@@ -64,8 +64,8 @@ pub(super) fn next_step(
     LaneStep::Make { tenants, heavy: above.heavy.clone() }
 }
 
-/// Returns the tenants that cause a backlog, given those of its last deliveries: the tenants with at
-/// least an equal share of them, and one in a hundred.
+/// Returns the tenants that cause a backlog, given those of its last deliveries: the tenants with
+/// at least an equal share of them, and one in a hundred.
 fn heavy(recent: &[Box<str>]) -> BTreeSet<String> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for tenant in recent {

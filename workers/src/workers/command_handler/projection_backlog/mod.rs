@@ -1,5 +1,5 @@
-//! The projection backlog (`brigade.projection_backlog`): aggregates whose newest version may not be
-//! stored in KV yet.
+//! The projection backlog (`brigade.projection_backlog`): aggregates whose newest version may not
+//! be stored in KV yet.
 //!
 //! A transaction adds an entry for each aggregate that it changes. The entry of a projected
 //! aggregate is deleted with the next batch, or by itself after [`FLUSH_INTERVAL`]. One

@@ -101,8 +101,8 @@ impl Authorizer {
         Ok(Requester::User(session))
     }
 
-    /// Identifies the sender of a request to this tenant, and counts the request for the tenant from
-    /// then on.
+    /// Identifies the sender of a request to this tenant, and counts the request for the tenant
+    /// from then on.
     ///
     /// # Errors
     /// The errors of [`Authorizer::identify`]; `429 too_many` and `503 busy` if it is not admitted.
@@ -144,8 +144,8 @@ impl Authorizer {
     /// Authorizes a requester to send a command.
     ///
     /// # Errors
-    /// `403 not_allowed`, also if the aggregate does not exist; `503 unconfirmed`; 400 and 422 for a
-    /// payload that does not name what a payment is for.
+    /// `403 not_allowed`, also if the aggregate does not exist; `503 unconfirmed`; 400 and 422 for
+    /// a payload that does not name what a payment is for.
     pub async fn authorize_command(
         &self,
         requester: &Requester,
@@ -157,7 +157,8 @@ impl Authorizer {
         if policy.role == RequiredRole::Anybody {
             return Ok(());
         }
-        // A payload that is no JSON names nobody, forces nothing, and is refused where it is decided.
+        // A payload that is no JSON names nobody, forces nothing, and is refused where it is
+        // decided.
         let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
         let policy = policy.for_payload(&fields);
         let customer = requester.user().filter(|_| !requester.is_staff());

@@ -1,5 +1,5 @@
-//! The handler of commands, `POST /v1/{tenant}/{aggregate}/{id}/{verb}`: sends a command through the
-//! request door under the same Command-Id until it is decided.
+//! The handler of commands, `POST /v1/{tenant}/{aggregate}/{id}/{verb}`: sends a command through
+//! the request door under the same Command-Id until it is decided.
 
 use std::{net::SocketAddr, time::Duration};
 

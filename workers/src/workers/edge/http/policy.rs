@@ -96,8 +96,9 @@ const TABLE: &[PolicyRow] = &[
     (User, "cancel_subscription", Oneself, &[]),
 ];
 
-/// The fields that customers leave out. Carts of sessions are for backends: a session belongs to nobody who
-/// could be asked for a token. A subscription does not change its plan by being cancelled.
+/// The fields that customers leave out. Carts of sessions are for backends: a session belongs to
+/// nobody who could be asked for a token. A subscription does not change its plan by being
+/// cancelled.
 const STAFF_FIELDS: &[(Aggregate, &str, &[&str])] =
     &[(Cart, "open", &["session"]), (User, "cancel_subscription", &["plan", "until"])];
 

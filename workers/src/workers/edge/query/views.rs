@@ -29,7 +29,8 @@ pub struct Views {
     versions: BatchLoader<VersionLoader>,
     bodies: BatchLoader<ViewBodyLoader>,
     content: ContentCache,
-    /// The counters in KV, which confirm a version while Postgres is unavailable, if the query allows it.
+    /// The counters in KV, which confirm a version while Postgres is unavailable, if the query
+    /// allows it.
     counters: Kv,
     polls: LongPolls,
     metrics: Arc<EdgeMetrics>,

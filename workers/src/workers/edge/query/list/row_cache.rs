@@ -122,8 +122,8 @@ mod tests {
         Push(Part),
     }
 
-    /// For each change the parts that it touches (core, payments); and for each arrival the state it
-    /// is of.
+    /// For each change the parts that it touches (core, payments); and for each arrival the state
+    /// it is of.
     type Happenings = (Vec<(bool, bool)>, Vec<(usize, Comes)>);
 
     fn happenings() -> impl Strategy<Value = Happenings> {

@@ -1,7 +1,7 @@
 //! The watch on the bucket `active_orders`: keeps rows in memory warm, for all tenants.
 //!
-//! It runs in a task of its own, and no query waits for it: an answer takes from memory only rows of
-//! exactly the confirmed versions, so a watch that is late, lost or wrong costs reads of SQL and
+//! It runs in a task of its own, and no query waits for it: an answer takes from memory only rows
+//! of exactly the confirmed versions, so a watch that is late, lost or wrong costs reads of SQL and
 //! nothing else. Parts are merged one by one, if they are newer; a part that this build would not
 //! write is ignored. The row of an order that has ended stays until its time in memory is over, for
 //! clients that ask what has changed.
