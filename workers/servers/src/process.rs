@@ -26,8 +26,10 @@ use super::{
 /// ends when this process is gone, however it went, and the watchdog then ends the program; a line
 /// on the pipe sends the watchdog home. It is there before the program, so no moment is unguarded,
 /// and it is nobody's child (the inner `&`), because Postgres minds children it did not start. Its
-/// output goes nowhere: it must not share the lock on the log.
+/// output goes nowhere: it must not share the lock on the log. What the program writes is for its
+/// own account alone.
 const LEASHED: &str = r#"
+umask 077
 exec 3<&0 </dev/null
 ( {
     trap '' HUP INT QUIT TERM

@@ -1,13 +1,21 @@
-//! Files that hold passwords.
+//! Files and folders that are their owner's alone: passwords, data, logs.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions},
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
+
+/// Makes a folder, and those above it that are missing, into which nobody else can look. One that is
+/// there stays as it is.
+pub fn private_folder(path: &Path) -> Result<()> {
+    let mut folder = DirBuilder::new();
+    let made = folder.recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
+}
 
 /// Writes a text beside `path`, readable by its owner alone from its first byte on. Returns the new
 /// file, which the caller renames to `path`.

@@ -1,9 +1,8 @@
 //! The folder of a Postgres before its first start: the superuser's password and `initdb`.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File},
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::Path,
     time::Duration,
 };
@@ -16,7 +15,7 @@ use super::{
         account::SystemAccount,
         log::Log,
         process::{ChildProcess, Program},
-        secret_file::write_secret,
+        secret_file::{private_folder, write_secret},
     },
     LOG, SUPERUSER,
 };
@@ -77,8 +76,7 @@ async fn initialise(
     if fresh.exists() {
         fs::remove_dir_all(&fresh).with_context(|| format!("cannot clear {}", fresh.display()))?;
     }
-    fs::create_dir(&fresh)?;
-    fs::set_permissions(&fresh, Permissions::from_mode(0o700))?;
+    private_folder(&fresh)?;
     if let Some(account) = account {
         account.own(&fresh)?;
     }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 use tokio::time::timeout;
 
@@ -23,6 +23,7 @@ use super::{
     log::Log,
     port::{PortTaken, start_on_port},
     process::{ChildProcess, Program, signal_pid},
+    secret_file::private_folder,
 };
 
 const LOG: &str = "postgres.log";
@@ -78,7 +79,7 @@ impl Postgres {
     /// Starts a server on the folder, new or with the data of an earlier one; port 0 takes any
     /// free one. As root it runs as the user `postgres`, else `nobody`.
     pub async fn start(bin: &Path, dir: &Path, port: u16) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        private_folder(dir)?;
         let account = SystemAccount::instead_of_root()?;
         if let Some(account) = &account {
             account.reach(dir)?;
