@@ -9,14 +9,13 @@ use std::{
 };
 
 use brigade_contracts::WorkerName;
-use sqlx::ConnectOptions;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
     task::JoinHandle,
 };
 
-use crate::{TestFleet, until};
+use crate::{TestFleet, Trust, until};
 
 /// Name of the hidden test that calls [`brigade_main`].
 pub const HIDDEN_TEST: &str = "brigade_process";
@@ -46,14 +45,31 @@ fn brigade(arguments: &str) -> Command {
     command
 }
 
+/// Tells a process what to trust, and what to show.
+fn trust(command: &mut Command, fleet: &TestFleet) {
+    match &fleet.trust {
+        Some(Trust { certificate: Some(files), .. }) => {
+            command
+                .env("BRIGADE_NATS_CA", &files.authority)
+                .env("BRIGADE_NATS_CERT", &files.certificate)
+                .env("BRIGADE_NATS_KEY", &files.key);
+        }
+        Some(trust) => {
+            command.env("SSL_CERT_FILE", &trust.authority).env_remove("SSL_CERT_DIR");
+        }
+        None => {}
+    }
+}
+
 /// Returns an operator's command, with the database's owner.
 fn of_operators(fleet: &TestFleet, arguments: &str) -> Command {
-    let database_url = fleet.sql.connect_options().to_url_lossy().to_string();
+    let database_url = &fleet.database.url;
     let mut command = brigade(arguments);
     command
         .env("BRIGADE_DATABASE_URL", database_url)
         .env("BRIGADE_NATS_URL", fleet.nats_url("operator"))
         .stdout(Stdio::piped());
+    trust(&mut command, fleet);
     command
 }
 
@@ -116,6 +132,20 @@ impl Process {
     /// Where it does not start.
     #[must_use]
     pub fn spawn(fleet: &TestFleet, workers: &[WorkerName], fail_point: Option<&str>) -> Self {
+        Self::spawn_with(fleet, workers, fail_point, &[])
+    }
+
+    /// The same with variables of the environment besides; an empty one counts as absent.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn spawn_with(
+        fleet: &TestFleet,
+        workers: &[WorkerName],
+        fail_point: Option<&str>,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let names: Vec<_> = workers.iter().map(|worker| worker.as_str()).collect();
         let mut command = brigade(&format!("run {}", names.join(" ")));
         command.env("BRIGADE_LOG_FORMAT", "json").env("BRIGADE_LOG", "info,brigade=trace");
@@ -136,12 +166,11 @@ impl Process {
             command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
         command.env("BRIGADE_IDLE_CART_HOURS", fleet.settings.idle_cart_hours.to_string());
-        if let Some(trust) = &fleet.trust {
-            command.env("SSL_CERT_FILE", &trust.authority).env_remove("SSL_CERT_DIR");
-        }
+        trust(&mut command, fleet);
         if let Some(name) = fail_point {
             command.env("BRIGADE_FAIL_POINT", name);
         }
+        command.envs(environment.iter().copied());
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let log = Arc::new(Mutex::new(String::new()));

@@ -76,6 +76,14 @@ impl TestFleet {
         Self::on(TestServers::start_cluster().await.expect("servers"))
     }
 
+    /// Starts servers and no worker; JetStream is another server's, known by its domain.
+    ///
+    /// # Panics
+    /// Where a server does not start.
+    pub async fn empty_on_a_domain() -> Self {
+        Self::on(TestServers::start_on_a_domain().await.expect("servers"))
+    }
+
     /// Starts all workers, one of each, and waits until they are ready.
     pub async fn start() -> Self {
         let mut fleet = Self::empty().await;
@@ -249,8 +257,8 @@ impl TestFleet {
         authority.certify(&folder, expired);
         let file = folder.join("nats-server.conf");
         let before = fs::read_to_string(&file).expect("its configuration");
-        let (plain, _) = before.split_once(tls::BEGIN).unwrap_or((&before, ""));
-        let text = format!("{plain}{}{}", tls::BEGIN, tls::configuration(more));
+        let (plain, _) = before.split_once(tls::BEGIN_TLS).unwrap_or((&before, ""));
+        let text = format!("{plain}{}", tls::nats_configuration(more));
         fs::write(&file, text).expect("written");
         self.nats.restart().await.expect("it comes back");
     }

@@ -113,9 +113,9 @@ impl FilterArgs {
 pub async fn run(args: DlqArgs) -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
     let (nats_url, database_url) = config.operators_urls()?;
-    let operator = OperatorConnection::open(nats_url, "dlq").await?;
+    let operator = OperatorConnection::open(nats_url, &config.nats_options(), "dlq").await?;
     let postgres = PgPool::connect(database_url).await?;
-    let jetstream = async_nats::jetstream::new(operator.client.clone());
+    let jetstream = operator.jetstream.clone();
     let letters = operator.explain(DeadLetters::open(jetstream, postgres).await)?;
     let mut code = ExitCode::SUCCESS;
     match args.action {

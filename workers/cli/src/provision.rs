@@ -6,7 +6,8 @@ use brigade::{fleet::config::RunConfig, operations::provision};
 /// Exit status 1 where something differs that only an operator may change.
 pub async fn run() -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
-    let report = provision::run(config.nats_url()?, config.replicas).await?;
+    let report =
+        provision::run_with(config.nats_url()?, &config.nats_options(), config.replicas).await?;
     for name in &report.created {
         eprintln!("created {name}");
     }

@@ -7,6 +7,8 @@ use brigade::fleet::{
     registry::parse,
 };
 use brigade_contracts::WorkerName;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 #[derive(clap::Args)]
 #[command(after_help = VARIABLES)]
@@ -29,9 +31,23 @@ pub async fn run(args: RunArgs) -> Result<ExitCode> {
     let workers = parse(&args.workers)?;
     let config = RunConfig::from_env()?;
     let servers = config.servers(&workers)?;
-    let process = Process::start(servers, config.http, config.fail_point.as_deref()).await?;
+    let _hangups = stay_on_hangup()?;
+    let process =
+        Process::start(servers, config.http, config.http_tls, config.fail_point.as_deref()).await?;
     tracing::info!(http = %process.http, workers = args.workers.join(" "), "running");
     process.until_signal(|| tracing::info!("ready"), std::future::pending()).await
+}
+
+/// Keeps SIGHUP from ending the process: whoever sends it wants files to be read again, and that is
+/// done anyway.
+fn stay_on_hangup() -> Result<AbortOnDropHandle<()>> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    let stay = async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!("SIGHUP: files are read again by themselves when they have changed");
+        }
+    };
+    Ok(AbortOnDropHandle::new(tokio::spawn(stay)))
 }
 
 #[cfg(test)]

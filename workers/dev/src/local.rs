@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use brigade::{
     fleet::{Servers, Settings},
-    infra::connect_options,
+    infra::{NatsOptions, connect_options},
     operations::{migrate, provision},
     workers::command_handler::tenants,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
-use brigade_servers::{Binaries, NatsServer, Postgres};
+use brigade_servers::{Binaries, NatsServer, Postgres, secret_file::private_folder};
 use sqlx::PgPool;
 
 use super::credentials::Credentials;
@@ -46,7 +46,7 @@ impl LocalStack {
         tenants: Vec<Token>,
         ports: Ports,
     ) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        private_folder(dir)?;
         let users = permissions::all_users(&tenants);
         let credentials = Credentials::of(dir, users.iter().map(|user| user.name.clone()))?;
         let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
@@ -104,6 +104,8 @@ impl LocalStack {
         Servers {
             nats_url: self.nats_url(user),
             postgres_url: self.postgres.url(user, password, DATABASE),
+            nats: NatsOptions::default(),
+            postgres_url_file: None,
             replicas: 1,
             settings: Settings::default(),
         }
@@ -112,5 +114,44 @@ impl LocalStack {
     /// Stops both servers.
     pub async fn stop(mut self) {
         tokio::join!(self.nats.stop(), self.postgres.stop());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use brigade_servers::StackConfig;
+
+    use super::*;
+
+    /// Returns the files and folders below one that others can read, write, list or run.
+    fn open_to_others(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut open = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let (path, found) = (entry.as_ref().expect("an entry").path(), entry?.metadata()?);
+            // As root Postgres has a user of its own, who has to pass through.
+            let harmless = if found.is_dir() { 0o011 } else { 0 };
+            if found.permissions().mode() & 0o077 & !harmless != 0 {
+                open.push(path.clone());
+            }
+            if found.is_dir() {
+                open.extend(open_to_others(&path)?);
+            }
+        }
+        Ok(open)
+    }
+
+    #[tokio::test]
+    async fn what_a_stack_writes_is_its_owners_alone() -> Result<()> {
+        let binaries = Binaries::find(&StackConfig::from_env()).await?;
+        let dir = tempfile::tempdir()?;
+        let tenants = vec![Token::new("t1")?];
+        let folder = dir.path().join("made");
+        let stack = LocalStack::start(&binaries, &folder, tenants, Ports::default()).await?;
+        assert!(folder.join("nats/nats-server.log").exists());
+        assert_eq!(open_to_others(dir.path())?, Vec::<PathBuf>::new());
+        stack.stop().await;
+        Ok(())
     }
 }

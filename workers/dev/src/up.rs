@@ -54,7 +54,7 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     };
     let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
     let http = ([127, 0, 0, 1], args.http_port).into();
-    let process = Process::start(servers, http, None).await?;
+    let process = Process::start(servers, http, None, None).await?;
     let api_url = workers.contains(&WorkerName::Edge).then(|| format!("http://{}", process.http));
     let ready_line = ready_line(&stack, api_url);
     let died = async {

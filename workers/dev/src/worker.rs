@@ -1,6 +1,6 @@
 //! A worker in a process of its own, as in production, which a demo can pause and kill.
 
-use std::{ffi::OsString, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use brigade::fleet::Servers;
@@ -9,6 +9,7 @@ use brigade_servers::{
     log::Log,
     port::free_port,
     process::{ChildProcess, Program},
+    secret_file::private_folder,
 };
 use rustix::process::Signal;
 use tokio::{
@@ -51,7 +52,7 @@ impl WorkerProcess {
     ) -> Result<Self> {
         let binary: PathBuf = std::env::current_exe().context("this program's file is unknown")?;
         let dir = stack.dir.join(name);
-        fs::create_dir_all(&dir)?;
+        private_folder(&dir)?;
         let log = Log::claim(&dir.join("log")).await?;
         let http = free_port()?;
         let mut environment = vec![

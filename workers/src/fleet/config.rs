@@ -1,15 +1,23 @@
 //! The only reader of the environment: every other part takes its settings as values, so that a
 //! test sets them without touching the process it shares with other tests.
 
-use std::{collections::HashMap, env, ffi::OsString, net::SocketAddr, time::Duration};
+mod transport;
+
+use std::{
+    collections::HashMap, env, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration,
+};
 
 use anyhow::{Context, Result};
 use axum::http::HeaderValue;
 use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
 
+use self::transport::NatsSettings;
 use super::{Servers, Settings};
-use crate::runtime::http::ApiOptions;
+use crate::{
+    infra::{NatsOptions, Secret, nats::NatsCredentials, postgres},
+    runtime::http::{ApiOptions, TlsFiles},
+};
 
 /// Every variable of `run`, `migrate`, `provision`, `dlq` and `locks`, for `--help`.
 pub const VARIABLES: &str = "\
@@ -25,9 +33,24 @@ Environment of `run`, both required for each worker:
 Environment of `migrate` (SQL), `provision` (NATS), `dlq` (both) and `locks` (SQL), required:
   BRIGADE_NATS_URL                 of the user `operator`
   BRIGADE_DATABASE_URL             of the owner of the schema
+Each of these may be given as <NAME>_FILE, the file that holds it, in place of the value. The files
+are read again: new connections use the user and the password that stand there by then.
+Optional, of all connections to NATS; files too are read again for each connection:
+  BRIGADE_NATS_CREDS               file with the JWT and the seed of the user; or
+  BRIGADE_NATS_NKEY                file with the seed of the user's key; the URL then needs no user
+  BRIGADE_NATS_CERT, _KEY          files with the client certificate and its key
+                                   (each also with _<WORKER> at its end, for that worker alone)
+  BRIGADE_NATS_CA                  file with the authorities to trust instead of the machine's
+  BRIGADE_NATS_TLS_FIRST           1: TLS begins at once, as with `handshake_first: true`
+  BRIGADE_NATS_JS_DOMAIN           the domain of JetStream, or
+  BRIGADE_NATS_JS_API_PREFIX       the prefix of its API (default: $JS.API)
 Optional:
+  BRIGADE_ALLOW_PLAINTEXT          1: connections to NATS and Postgres may leave this machine in clear
+                                   text; else they are refused
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
                                    API (default: a free port of 127.0.0.1, which is logged)
+  BRIGADE_HTTP_TLS_CERT, _KEY      files with the certificate (and those between) and the key, as PEM:
+                                   HTTPS in place of HTTP; used again when they have changed
   BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
                                    where BRIGADE_HTTP_ADDR is an address of loopback
   BRIGADE_HTTP_CORS_ORIGINS        origins whose pages may use the API, separated by commas, such
@@ -53,12 +76,15 @@ const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 /// The servers that the workers of a process use, and the address on which it serves.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    nats_url: Option<String>,
-    database_url: Option<String>,
-    own_nats_urls: HashMap<WorkerName, String>,
-    own_database_urls: HashMap<WorkerName, String>,
+    nats_url: Option<Secret>,
+    database_url: Option<Secret>,
+    own_nats_urls: HashMap<WorkerName, Secret>,
+    own_database_urls: HashMap<WorkerName, Secret>,
+    nats: NatsSettings,
     /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
     pub http: SocketAddr,
+    /// `BRIGADE_HTTP_TLS_CERT` and `_KEY`.
+    pub http_tls: Option<TlsFiles>,
     /// `BRIGADE_REPLICAS` of each stream, else 1.
     pub replicas: u8,
     /// The settings of the workers of this process.
@@ -71,13 +97,12 @@ impl RunConfig {
     /// # Errors
     /// A variable that cannot be read, and an API that is open beyond loopback.
     pub fn from_env() -> Result<Self> {
-        let own = |what: &str| {
-            WorkerName::ALL
-                .into_iter()
-                .filter_map(|worker| {
-                    Some((worker, text(&format!("{what}_{}", worker.env_suffix()))?))
-                })
-                .collect()
+        let own = |what: &str| -> Result<HashMap<_, _>> {
+            let secret = |worker: &WorkerName| {
+                let secret = secret(&format!("{what}_{}", worker.env_suffix()));
+                secret.map(|secret| Some((*worker, secret?))).transpose()
+            };
+            WorkerName::ALL.iter().filter_map(secret).collect()
         };
         let replicas = text("BRIGADE_REPLICAS").unwrap_or_else(|| "1".to_owned());
         let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
@@ -85,11 +110,13 @@ impl RunConfig {
             http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?;
         let open = open(http, text("BRIGADE_HTTP_OPEN").as_deref())?;
         Ok(Self {
-            nats_url: text("BRIGADE_NATS_URL"),
-            database_url: text("BRIGADE_DATABASE_URL"),
-            own_nats_urls: own("BRIGADE_NATS_URL"),
-            own_database_urls: own("BRIGADE_DATABASE_URL"),
+            nats_url: secret(NATS_URL)?,
+            database_url: secret(DATABASE_URL)?,
+            own_nats_urls: own(NATS_URL)?,
+            own_database_urls: own(DATABASE_URL)?,
+            nats: NatsSettings::read(text)?,
             http,
+            http_tls: http_tls()?,
             replicas: replicas
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
@@ -107,34 +134,45 @@ impl RunConfig {
     /// Returns the settings of workers: a URL of a worker's own comes before the general one.
     ///
     /// # Errors
-    /// Names all that are not set.
+    /// Names all that are not set; and those that cannot be used.
     pub fn servers(&self, workers: &[WorkerName]) -> Result<Vec<(WorkerName, Servers)>> {
         let mut missing = Vec::new();
-        let mut url = |name: &str, own: Option<&String>, general: Option<&String>| {
-            let url = own.or(general).cloned();
-            if url.is_none() && !missing.contains(&name.to_owned()) {
-                missing.push(name.to_owned());
+        let mut found = Vec::new();
+        for worker in workers {
+            let suffix = worker.env_suffix();
+            let nats = self.own_nats_urls.get(worker).or(self.nats_url.as_ref());
+            let database = self.own_database_urls.get(worker).or(self.database_url.as_ref());
+            for (name, url) in [(NATS_URL, nats), (DATABASE_URL, database)] {
+                let name = format!("{name}_{suffix}");
+                if url.is_none() && !missing.contains(&name) {
+                    missing.push(name);
+                }
             }
-            url.unwrap_or_default()
-        };
-        let servers = |worker: &WorkerName| {
-            let [nats, database] =
-                [NATS_URL, DATABASE_URL].map(|name| format!("{name}_{}", worker.env_suffix()));
-            let own = self.own_nats_urls.get(worker);
-            let nats_url = url(&nats, own, self.nats_url.as_ref());
-            let own = self.own_database_urls.get(worker);
-            let postgres_url = url(&database, own, self.database_url.as_ref());
-            let servers = Servers {
-                nats_url,
-                replicas: self.replicas,
-                postgres_url,
-                settings: self.settings.clone(),
-            };
-            (*worker, servers)
-        };
-        let servers = workers.iter().map(servers).collect();
+            if let (Some(nats), Some(database)) = (nats, database) {
+                found.push((*worker, nats, database));
+            }
+        }
         none_missing(&missing)?;
-        Ok(servers)
+        let servers = |(worker, nats, database)| Ok((worker, self.used(worker, nats, database)?));
+        found.into_iter().map(servers).collect()
+    }
+
+    /// Returns what a worker is started with.
+    fn used(&self, worker: WorkerName, nats: &Secret, database: &Secret) -> Result<Servers> {
+        let options = self.nats.of(worker, nats);
+        NatsCredentials::parse(&nats.text, worker.as_str(), &options)
+            .and_then(|credentials| credentials.check())
+            .with_context(|| format!("{worker}: {NATS_URL}"))?;
+        postgres::stays_private(&database.text, self.nats.allow_plaintext())
+            .with_context(|| format!("{worker}: {DATABASE_URL}"))?;
+        Ok(Servers {
+            nats_url: nats.text.clone(),
+            nats: options,
+            replicas: self.replicas,
+            postgres_url: database.text.clone(),
+            postgres_url_file: database.file.clone(),
+            settings: self.settings.clone(),
+        })
     }
 
     /// Returns the NATS URL of an operator and the database URL of the owner.
@@ -142,11 +180,10 @@ impl RunConfig {
     /// # Errors
     /// Names all that are not set.
     pub fn operators_urls(&self) -> Result<(&str, &str)> {
-        let (nats, database) = (self.nats_url.as_deref(), self.database_url.as_deref());
-        let missing = [(NATS_URL, nats), (DATABASE_URL, database)];
+        let missing = [(NATS_URL, &self.nats_url), (DATABASE_URL, &self.database_url)];
         let missing = missing.into_iter().filter(|(_, url)| url.is_none());
         none_missing(&missing.map(|(name, _)| name.to_owned()).collect::<Vec<_>>())?;
-        Ok((nats.unwrap_or_default(), database.unwrap_or_default()))
+        Ok((self.nats_url()?, self.database_url()?))
     }
 
     /// Returns `BRIGADE_NATS_URL`, an operator's.
@@ -154,24 +191,30 @@ impl RunConfig {
     /// # Errors
     /// If it is not set.
     pub fn nats_url(&self) -> Result<&str> {
-        self.nats_url.as_deref().map_or_else(|| Err(not_set(&[NATS_URL.to_owned()])), Ok)
+        let url = self.nats_url.as_ref().ok_or_else(|| not_set(&[NATS_URL.to_owned()]))?;
+        Ok(&url.text)
+    }
+
+    /// Returns the options of an operator's connection to NATS.
+    #[must_use]
+    pub fn nats_options(&self) -> NatsOptions {
+        self.nats.of_operators(self.nats_url.as_ref())
     }
 
     /// Returns `BRIGADE_DATABASE_URL`, the owner's.
     ///
     /// # Errors
-    /// If it is not set.
+    /// If it is not set, or a session would leave this machine in clear text.
     pub fn database_url(&self) -> Result<&str> {
-        self.database_url.as_deref().map_or_else(|| Err(not_set(&[DATABASE_URL.to_owned()])), Ok)
+        let url = self.database_url.as_ref().ok_or_else(|| not_set(&[DATABASE_URL.to_owned()]))?;
+        postgres::stays_private(&url.text, self.nats.allow_plaintext()).context(DATABASE_URL)?;
+        Ok(&url.text)
     }
 
     /// The password of a worker's own database URL.
     #[must_use]
     pub fn database_password(&self, worker: WorkerName) -> Option<String> {
-        let url = self.own_database_urls.get(&worker)?;
-        let authority = url.split_once("://")?.1.split('/').next()?;
-        let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
-        percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
+        postgres::password_of(&self.own_database_urls.get(&worker)?.text)
     }
 }
 
@@ -183,6 +226,15 @@ fn not_set(names: &[String]) -> anyhow::Error {
     let are = if names.len() == 1 { "is" } else { "are" };
     let names = names.join(", ");
     anyhow::anyhow!("{names} {are} not set (`brigade up` prints them under `env`)")
+}
+
+/// `BRIGADE_HTTP_TLS_CERT` and `BRIGADE_HTTP_TLS_KEY`.
+fn http_tls() -> Result<Option<TlsFiles>> {
+    match ["BRIGADE_HTTP_TLS_CERT", "BRIGADE_HTTP_TLS_KEY"].map(|name| text(name).map(Into::into)) {
+        [Some(certificate), Some(key)] => Ok(Some(TlsFiles { certificate, key })),
+        [None, None] => Ok(None),
+        _ => anyhow::bail!("BRIGADE_HTTP_TLS_CERT and BRIGADE_HTTP_TLS_KEY go together"),
+    }
 }
 
 /// `BRIGADE_HTTP_OPEN`, for this machine alone.
@@ -272,6 +324,18 @@ pub fn user() -> Option<String> {
     text("USER")
 }
 
+/// A secret, from its own variable or from the file that another one names.
+fn secret(name: &str) -> Result<Option<Secret>> {
+    let named = format!("{name}_FILE");
+    let file = set(&named).map(PathBuf::from);
+    match (text(name), file) {
+        (Some(_), Some(_)) => anyhow::bail!("{name} and {named} are both set"),
+        (Some(text), None) => Ok(Some(Secret { text, file: None })),
+        (None, Some(file)) => Ok(Some(Secret::from_file(file).context(named)?)),
+        (None, None) => Ok(None),
+    }
+}
+
 fn text(name: &str) -> Option<String> {
     set(name)?.into_string().ok()
 }
@@ -287,13 +351,22 @@ mod tests {
     use super::*;
 
     fn config(urls: &[&str]) -> RunConfig {
-        let url = |name: &str| urls.contains(&name).then(|| "url".to_owned());
+        let text = |name: &str| match name {
+            "database" => "postgres://owner@localhost/brigade",
+            _ => "nats://operator@localhost",
+        };
+        let url = |name: &str| {
+            let text = text(name).to_owned();
+            urls.contains(&name).then_some(Secret { text, file: None })
+        };
         RunConfig {
             nats_url: url("nats"),
             database_url: url("database"),
             own_nats_urls: url("own nats").map(|url| (WorkerName::Edge, url)).into_iter().collect(),
             own_database_urls: HashMap::new(),
+            nats: NatsSettings::default(),
             http: ([127, 0, 0, 1], 0).into(),
+            http_tls: None,
             replicas: 1,
             settings: Settings::default(),
             fail_point: None,

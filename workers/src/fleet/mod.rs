@@ -96,8 +96,11 @@ async fn run(
     drain: &CancellationToken,
     fail: &FailPoints,
 ) -> anyhow::Result<()> {
-    let nats = Nats::connect(&servers.nats_url, health, metrics).await?;
+    let nats = Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?;
     let postgres = postgres::pool(&servers.postgres_url, worker.as_str(), POSTGRES_CONNECTIONS)?;
+    let _login = servers.postgres_url_file.clone().map(|file| {
+        AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(postgres.clone(), file)))
+    });
     let cx = Context {
         worker,
         instance: format!("{worker}.{}", Uuid::now_v7()).into(),

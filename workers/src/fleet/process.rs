@@ -13,7 +13,7 @@ use tokio::{
 use crate::{
     fleet::{Instance, Servers},
     infra::{FailPoints, Metrics},
-    runtime::http::{HttpServer, ProcessStatus, RouterMount, serve},
+    runtime::http::{HttpServer, ProcessStatus, RouterMount, TlsFiles, serve_with},
 };
 
 /// A drain that takes longer is cut off: the process has promised to be gone within 10 s.
@@ -32,10 +32,11 @@ impl Process {
     /// is not there yet makes them unready, nothing else.
     ///
     /// # Errors
-    /// If the address is taken.
+    /// If the address is taken, or the certificate cannot be used.
     pub async fn start(
         workers: Vec<(WorkerName, Servers)>,
         http: SocketAddr,
+        tls: Option<TlsFiles>,
         fail_point: Option<&str>,
     ) -> Result<Self> {
         // Listened to before anything starts, so that no signal is lost.
@@ -52,7 +53,7 @@ impl Process {
             })
             .collect();
         let workers = instances.iter().map(|instance| instance.health.clone()).collect();
-        let serving = serve(http, ProcessStatus { metrics, workers }, mount).await?;
+        let serving = serve_with(http, tls, ProcessStatus { metrics, workers }, mount).await?;
         Ok(Self { http: serving.address, serving, instances, terminate, interrupt })
     }
 

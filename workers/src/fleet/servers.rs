@@ -1,12 +1,17 @@
+use std::path::PathBuf;
+
 use brigade_domain::LockPolicy;
 
-use crate::runtime::http::ApiOptions;
+use crate::{infra::NatsOptions, runtime::http::ApiOptions};
 
 /// The servers of a worker, with its own user on both, and its settings.
 #[derive(Clone)]
 pub struct Servers {
     pub nats_url: String,
+    pub nats: NatsOptions,
     pub postgres_url: String,
+    /// A file with the URL of Postgres, whose user and password count from then on.
+    pub postgres_url_file: Option<PathBuf>,
     /// The number of replicas of each stream: 1, or 3 on a cluster.
     pub replicas: u8,
     pub settings: Settings,

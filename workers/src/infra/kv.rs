@@ -231,7 +231,8 @@ impl Kv {
                 if let Some(ttl) = put.ttl {
                     message = message.ttl(ttl);
                 }
-                let subject = self.bucket.subject(&put.key);
+                let options = self.nats.options();
+                let subject = options.subject_of_put(self.bucket.subject(&put.key));
                 let acknowledged = self.nats.jetstream.send_publish(subject, message).await;
                 sent.push(async move {
                     match acknowledged {

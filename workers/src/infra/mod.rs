@@ -6,9 +6,11 @@ pub mod health;
 pub mod intake;
 pub mod kv;
 pub mod lease;
+pub mod loopback;
 pub mod metrics;
 pub mod nats;
 pub mod postgres;
+pub mod secret;
 
 pub use context::Context;
 pub use fail::FailPoints;
@@ -17,4 +19,5 @@ pub use intake::Intake;
 pub use kv::{Kv, KvEntry, Put, PutResult, WhenAbsent};
 pub use lease::Lease;
 pub use metrics::Metrics;
-pub use nats::{Nats, connect_options};
+pub use nats::{Nats, NatsOptions, connect_options};
+pub use secret::Secret;

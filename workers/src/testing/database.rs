@@ -34,7 +34,7 @@ impl TestDatabase {
     pub async fn start() -> Result<Self> {
         let name = format!("t_{}", Uuid::now_v7().simple());
         shared::copy_template(&name).await?;
-        let url = shared::postgres().superuser_url(&name);
+        let url = shared::superuser_url(&name);
         Ok(Self { sql: pool(&url, "test", CONNECTIONS)?, url, postgres: None, _dir: None })
     }
 

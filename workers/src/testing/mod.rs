@@ -8,8 +8,10 @@
 //! Nothing sleeps: [`until`] waits for a condition and fails loudly when it does not come.
 
 mod database;
+mod domain;
 mod servers;
 mod shared;
+pub mod tls;
 
 use std::{
     future::Future,

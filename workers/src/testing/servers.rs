@@ -18,13 +18,14 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    TestDatabase,
+    TestDatabase, domain,
     shared::{binaries, password},
+    tls::{self, Authority, Certificate},
     until,
 };
 use crate::{
     fleet::{Instance, Servers, Settings},
-    infra::{Context, FailPoints, Health, Metrics, Nats, connect_options},
+    infra::{Context, FailPoints, Health, Metrics, Nats, NatsOptions, connect_options},
     operations::provision,
 };
 
@@ -44,6 +45,17 @@ pub struct Trust {
     pub scheme: &'static str,
     /// The certificate of the authority.
     pub authority: PathBuf,
+    /// The certificate that clients show, if they show one.
+    pub certificate: Option<Certificate>,
+}
+
+impl Trust {
+    /// That of clients who show a certificate. The URL does not say it, so that what tests send by
+    /// hand is not encrypted.
+    #[must_use]
+    pub fn of(files: Certificate) -> Self {
+        Self { scheme: "nats", authority: files.authority.clone(), certificate: Some(files) }
+    }
 }
 
 /// A nats-server and a database with users, streams and schema.
@@ -60,6 +72,8 @@ pub struct TestServers {
     pub metrics: Arc<Metrics>,
     /// Set only where nats-server wants TLS.
     pub trust: Option<Trust>,
+    /// Set only where JetStream is another server's.
+    pub hub: Option<NatsServer>,
     replicas: u8,
     dir: TempDir,
 }
@@ -89,9 +103,34 @@ impl TestServers {
         Self::on(TestDatabase::start().await?, 3).await
     }
 
+    /// Starts a nats-server whose clients use the JetStream of another one, by its domain.
+    ///
+    /// # Errors
+    /// Where a server does not start.
+    pub async fn start_on_a_domain() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let (hub, leaf) = domain::start(dir.path(), &accounts()).await?;
+        Self::of(TestDatabase::start().await?, dir, vec![leaf], Some(hub)).await
+    }
+
     async fn on(database: TestDatabase, nodes: u8) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let mut others = nats_servers(&dir, nodes).await?;
+        if tls::everywhere() {
+            certify(&dir, nodes);
+        }
+        let all = nats_servers(&dir, nodes).await?;
+        Self::of(database, dir, all, None).await
+    }
+
+    async fn of(
+        database: TestDatabase,
+        dir: TempDir,
+        mut others: Vec<NatsServer>,
+        hub: Option<NatsServer>,
+    ) -> Result<Self> {
+        let nodes = u8::try_from(others.len())?;
+        let certified = tls::everywhere() && hub.is_none();
+        let trust = certified.then(|| Trust::of(Certificate::in_folder(dir.path())));
         let servers = Self {
             nats: others.remove(0),
             others,
@@ -101,13 +140,15 @@ impl TestServers {
             // A unit without the feature `fail-points`, which has no constructor to call.
             fail: Default::default(),
             metrics: Arc::new(Metrics::new()),
-            trust: None,
+            trust,
+            hub,
             replicas: nodes,
             dir,
         };
         // A cluster first has to elect who leads it.
         let report = until("the streams to be made", || async {
-            provision::run(&servers.nats_url("operator"), nodes).await.ok()
+            let (url, options) = (servers.nats_url("operator"), servers.nats_options());
+            provision::run_with(&url, &options, nodes).await.ok()
         })
         .await;
         anyhow::ensure!(report.drift.is_empty(), "{:?}", report.drift);
@@ -124,12 +165,23 @@ impl TestServers {
         nodes.map(url).collect::<Vec<_>>().join(",")
     }
 
+    /// Returns the options of a connection to NATS.
+    #[must_use]
+    pub fn nats_options(&self) -> NatsOptions {
+        let certificate = self.trust.as_ref().and_then(|trust| trust.certificate.as_ref());
+        let options = certificate.map_or_else(NatsOptions::default, Certificate::nats_options);
+        let api_prefix = self.hub.is_some().then(|| NatsOptions::prefix_of_domain(domain::HUB));
+        NatsOptions { api_prefix, ..options }
+    }
+
     /// Returns what a worker is started with.
     #[must_use]
     pub fn servers(&self, worker: WorkerName) -> Servers {
         Servers {
             nats_url: self.nats_url(worker.as_str()),
+            nats: self.nats_options(),
             postgres_url: self.database.worker_url(worker),
+            postgres_url_file: None,
             replicas: self.replicas,
             settings: self.settings.clone(),
         }
@@ -155,7 +207,7 @@ impl TestServers {
     /// A URL that cannot be read.
     pub async fn context_as(&self, worker: WorkerName, user: &str) -> Result<Context> {
         let health = Health::new(worker);
-        let nats = Nats::connect(&self.nats_url(user), &health, &self.metrics).await?;
+        let nats = self.connect_nats(user, &health).await?;
         until("the connection to NATS", || async { (nats.connections() > 0).then_some(()) }).await;
         Ok(Context {
             worker,
@@ -168,6 +220,15 @@ impl TestServers {
             fail: self.fail.clone(),
             topology: Arc::new(Topology::with_replicas(self.replicas)),
         })
+    }
+
+    /// Connects as a worker does, by another user.
+    ///
+    /// # Errors
+    /// A URL that cannot be read.
+    pub async fn connect_nats(&self, user: &str, health: &Health) -> Result<Nats> {
+        let options = self.nats_options();
+        Nats::connect_with(&self.nats_url(user), &options, health, &self.metrics).await
     }
 
     /// Connects as a user of NATS.
@@ -192,7 +253,10 @@ impl TestServers {
             .retry_on_initial_connect()
             .reconnect_delay_callback(|_| Duration::from_millis(10));
         if let Some(trust) = &self.trust {
-            options = options.add_root_certificates(trust.authority.clone());
+            options = options.require_tls(true).add_root_certificates(trust.authority.clone());
+            if let Some(Certificate { certificate, key, .. }) = &trust.certificate {
+                options = options.add_client_certificate(certificate.clone(), key.clone());
+            }
         }
         Ok(options.connect(address).await?)
     }
@@ -219,6 +283,17 @@ impl TestServers {
     pub fn nats_dir(&self) -> PathBuf {
         self.dir.path().to_owned()
     }
+}
+
+/// Writes the certificates of all nodes and one for clients.
+fn certify(dir: &TempDir, nodes: u8) {
+    let authority = Authority::new();
+    for node in 0..nodes {
+        let folder = dir.path().join(format!("nats-{node}"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        authority.certify(&folder, false);
+    }
+    authority.certify_client(dir.path());
 }
 
 fn login(user: &str) -> String {
@@ -248,8 +323,14 @@ async fn try_nats_servers(dir: &TempDir, nodes: u8) -> Result<Vec<NatsServer>> {
     let mut servers = Vec::new();
     for (node, route) in routes.iter().enumerate() {
         let cluster = if nodes > 1 { cluster(&routes, *route) } else { String::new() };
-        let (path, configuration) =
-            (dir.path().join(format!("nats-{node}")), format!("{accounts}{cluster}"));
+        let path = dir.path().join(format!("nats-{node}"));
+        // What tests send by hand stays as it is.
+        let tls = match tls::everywhere() {
+            true => tls::nats_configuration("verify: true"),
+            false => String::new(),
+        };
+        let plain = if tls.is_empty() { "" } else { "allow_non_tls: true\n" };
+        let configuration = format!("{accounts}{cluster}{tls}{plain}");
         let binary = &binaries().nats_server;
         servers.push(NatsServer::start(binary, &path, 0, &configuration).await?);
     }

@@ -15,6 +15,7 @@ use brigade_servers::{Binaries, Postgres, StackConfig};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::runtime::Runtime;
 
+use super::tls::{self, Authority, Certificate, encrypt_postgres};
 use crate::operations::migrate;
 
 /// The database that tests copy: schema and roles, no rows.
@@ -51,11 +52,28 @@ pub(super) fn postgres() -> &'static Postgres {
         let bin = &binaries().postgres_bin;
         block_on(async || {
             let dir = folder().expect("a folder for Postgres");
-            let postgres = Postgres::start(bin, &dir, 0).await.expect("Postgres starts");
+            let mut postgres = Postgres::start(bin, &dir, 0).await.expect("Postgres starts");
             make_template(&postgres).await.expect("a template database");
+            if tls::everywhere() {
+                let authority = Authority::new();
+                let encrypted = encrypt_postgres(&mut postgres, &authority, "127.0.0.1").await;
+                encrypted.expect("a Postgres with TLS");
+                let certificate = authority.certify_client(&dir);
+                CERTIFICATE.set(certificate).expect("the only one");
+            }
             postgres
         })
     })
+}
+
+/// The certificate that sessions with the shared Postgres show, if they are encrypted.
+static CERTIFICATE: OnceLock<Certificate> = OnceLock::new();
+
+/// Returns the URL by which the superuser connects to a database of the shared Postgres.
+pub(super) fn superuser_url(database: &str) -> String {
+    let url = postgres().superuser_url(database);
+    let query = CERTIFICATE.get().map(Certificate::postgres_query);
+    format!("{url}{}", query.unwrap_or_default())
 }
 
 /// Runs on a runtime that lives as long as the process: that of a test ends with the test.
@@ -95,7 +113,7 @@ pub(super) async fn make_template(postgres: &Postgres) -> Result<()> {
 
 /// Makes a database in the shared Postgres, as a copy of the template.
 pub(super) async fn copy_template(database: &str) -> Result<()> {
-    let mut connection = PgConnection::connect(&postgres().superuser_url("postgres")).await?;
+    let mut connection = PgConnection::connect(&superuser_url("postgres")).await?;
     let create = format!("create database {database} template {TEMPLATE}");
     sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut connection).await?;
     Ok(())

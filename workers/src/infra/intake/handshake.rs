@@ -3,10 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use async_nats::{
-    ServerAddr,
-    rustls::{ClientConfig, RootCertStore, pki_types::ServerName},
-};
+use async_nats::{ServerAddr, rustls::pki_types::ServerName};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::BytesMut;
 use rand::seq::SliceRandom;
 use serde::Deserialize;
@@ -25,7 +23,7 @@ use super::{
 };
 use crate::infra::{
     Health,
-    nats::{NatsCredentials, RECONNECT_DELAY},
+    nats::{NatsCredentials, NatsOptions, RECONNECT_DELAY, tls::client_config},
 };
 
 /// The size of a read buffer. Messages are slices of it, so one that is kept for long keeps all of
@@ -34,6 +32,10 @@ pub(super) const READ: usize = 32 * 1024;
 
 /// The time that a connection may take until it can be used.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The reason why a server that is to speak first, before TLS, says nothing.
+const NO_INFO: &str = "no INFO before TLS; if nats-server has `handshake_first`, let it be `auto`, \
+                       or set BRIGADE_NATS_TLS_FIRST=1";
 
 /// TCP, or TLS over it.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -53,6 +55,9 @@ pub(super) struct Accepted {
 struct ServerInfo {
     #[serde(default)]
     tls_required: bool,
+    /// What a key signs.
+    #[serde(default)]
+    nonce: String,
     #[serde(default)]
     connect_urls: Vec<String>,
 }
@@ -70,10 +75,7 @@ pub(super) async fn connect(
             Ok(Ok(accepted)) => return accepted,
             Ok(Err(error)) => format!("{error:#}"),
             // The client library waits for INFO as well.
-            Err(_) if credentials.wants_tls() => {
-                "no INFO before TLS; if nats-server has `handshake_first`, let it be `auto`"
-                    .to_owned()
-            }
+            Err(_) if credentials.waits_for_info() => NO_INFO.to_owned(),
             Err(_) => "no answer".to_owned(),
         };
         health.away(kind.name(), &format!("{}:{}: {error}", server.host(), server.port()));
@@ -91,22 +93,31 @@ async fn handshake(
     let stream = TcpStream::connect((server.host(), server.port())).await?;
     stream.set_nodelay(true)?;
     let mut stream: Box<dyn Transport> = Box::new(stream);
+    if credentials.options.tls_first {
+        stream = encrypted(stream, server.host(), &credentials.options).await?;
+    }
     let mut buffer = BytesMut::with_capacity(READ);
-    let Op::Info(info) = operation(&mut stream, &mut buffer).await? else {
+    let first = operation(&mut stream, &mut buffer).await;
+    let first = first.context(if credentials.waits_for_info() { NO_INFO } else { "no INFO" })?;
+    let Op::Info(info) = first else {
         bail!("it does not begin with INFO, as nats-server does");
     };
     let info: ServerInfo = serde_json::from_slice(&info).context("its INFO cannot be read")?;
     let tls = info.tls_required || credentials.wants_tls();
-    if tls {
+    if tls && !credentials.options.tls_first {
         ensure!(buffer.is_empty(), "it sends more before TLS begins");
-        stream = encrypted(stream, server.host()).await?;
+        stream = encrypted(stream, server.host(), &credentials.options).await?;
     }
+    let login = credentials.login(info.nonce.as_bytes())?;
     let connect = json!({
         "verbose": false,
         "pedantic": false,
         "tls_required": tls,
-        "user": credentials.user,
-        "pass": credentials.password,
+        "user": login.username,
+        "pass": login.password,
+        "jwt": login.jwt,
+        "nkey": login.nkey,
+        "sig": login.signature.map(|signature| BASE64_URL_SAFE_NO_PAD.encode(signature)),
         "name": format!("{} {}", credentials.name, kind.name()),
         "lang": "rust",
         "version": env!("CARGO_PKG_VERSION"),
@@ -123,7 +134,8 @@ async fn handshake(
             _ => {}
         }
     }
-    let others = info.connect_urls.iter().filter_map(|url| url.parse().ok()).collect();
+    let others = info.connect_urls.iter().filter_map(|url| url.parse().ok());
+    let others = others.filter(|other| credentials.may_follow(other)).collect();
     Ok(Accepted { stream, buffer, others })
 }
 
@@ -137,17 +149,15 @@ async fn operation(stream: &mut dyn Transport, buffer: &mut BytesMut) -> anyhow:
     }
 }
 
-/// Begins TLS with the certificates that this machine trusts, as the client library does.
-async fn encrypted(stream: Box<dyn Transport>, host: &str) -> anyhow::Result<Box<dyn Transport>> {
-    // They are read from files, hundreds of them.
-    let config = spawn_blocking(|| {
-        let found = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        ensure!(!roots.is_empty(), "no certificates to trust: {:?}", found.errors);
-        Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
-    });
-    let config = config.await.context("the certificates to trust were not read")??;
+/// Begins TLS as the client library does.
+async fn encrypted(
+    stream: Box<dyn Transport>,
+    host: &str,
+    options: &NatsOptions,
+) -> anyhow::Result<Box<dyn Transport>> {
+    let options = options.clone();
+    let config = spawn_blocking(move || client_config(&options)).await;
+    let config = config.context("the certificates were not read")??;
     let name = ServerName::try_from(host.to_owned()).context("no name for TLS")?;
     Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
 }

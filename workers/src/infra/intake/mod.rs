@@ -187,7 +187,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::infra::Metrics;
+    use crate::infra::{Metrics, NatsOptions};
     use crate::testing::nats_server;
 
     const USERS: &str = "authorization { users: [{ user: edge, password: e }, \
@@ -206,7 +206,8 @@ mod tests {
         let (server, dir) = nats_server(USERS).await?;
         let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port());
         let health = Health::new(WorkerName::Edge);
-        let credentials = Arc::new(NatsCredentials::parse(&url("edge:e"), "edge")?);
+        let credentials =
+            Arc::new(NatsCredentials::parse(&url("edge:e"), "edge", &NatsOptions::default())?);
         let intake =
             Intake::open(IntakeKind::Requests, credentials, health.clone(), errors(&health));
         let asker = async_nats::ConnectOptions::with_user_and_password("asker".into(), "a".into())
@@ -308,7 +309,7 @@ mod tests {
         let test = start().await?;
         let url = format!("nats://edge:wrong@127.0.0.1:{}", test.server.port());
         let health = Health::new(WorkerName::Edge);
-        let credentials = Arc::new(NatsCredentials::parse(&url, "edge")?);
+        let credentials = Arc::new(NatsCredentials::parse(&url, "edge", &NatsOptions::default())?);
         let _intake =
             Intake::open(IntakeKind::Requests, credentials, health.clone(), errors(&health));
         let why = loop {

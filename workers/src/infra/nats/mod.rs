@@ -1,8 +1,11 @@
 //! The connections to NATS.
 
 mod credentials;
+mod login;
 mod operator;
+mod options;
 mod server_errors;
+pub(in crate::infra) mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +24,7 @@ use uuid::Uuid;
 pub use self::{
     credentials::{NatsCredentials, connect_options},
     operator::OperatorConnection,
+    options::NatsOptions,
     server_errors::{ConnectionMetrics, ServerErrors},
 };
 use super::{Health, Metrics};
@@ -69,7 +73,20 @@ impl Nats {
         health: &Health,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
-        let credentials = NatsCredentials::parse(url, health.worker.as_str())?;
+        Self::connect_with(url, &NatsOptions::default(), health, metrics).await
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// If the URL cannot be read or nothing names a user.
+    pub async fn connect_with(
+        url: &str,
+        nats_options: &NatsOptions,
+        health: &Health,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let credentials = NatsCredentials::parse(url, health.worker.as_str(), nats_options)?;
         let errors = ServerErrors::new(health, metrics, &credentials.user);
         let (options, address) = credentials.options();
         let (count, connections) = watch::channel(0);
@@ -103,10 +120,8 @@ impl Nats {
             .connect(address)
             .await
             .context("cannot connect to NATS")?;
-        let jetstream = jetstream::ContextBuilder::new()
-            .timeout(ACK_TIMEOUT)
-            .ack_timeout(ACK_TIMEOUT)
-            .build(client.clone());
+        let api = nats_options.api_prefix();
+        let jetstream = jetstream_context(client.clone(), api, ACK_TIMEOUT);
         let (hears, heard) = watch::channel(Instant::now());
         let echo = echo(client.clone(), echo_subject, hears);
         let echoes = tokio::spawn(async move {
@@ -115,6 +130,18 @@ impl Nats {
         let _echoes = Arc::new(AbortOnDropHandle::new(echoes));
         let (credentials, health) = (Arc::new(credentials), health.clone());
         Ok(Self { client, jetstream, connections, heard, _echoes, credentials, health, errors })
+    }
+
+    /// Returns a JetStream context whose requests and acknowledgements have this time.
+    #[must_use]
+    pub fn jetstream_within(&self, limit: Duration) -> jetstream::Context {
+        jetstream_context(self.client.clone(), self.options().api_prefix(), limit)
+    }
+
+    /// Returns the options of the connection.
+    #[must_use]
+    pub fn options(&self) -> &NatsOptions {
+        &self.credentials.options
     }
 
     /// Returns true if this connection has carried no message for [`SILENCE`], so that a duty which
@@ -159,6 +186,14 @@ impl Nats {
             std::future::pending::<()>().await;
         }
     }
+}
+
+fn jetstream_context(client: Client, api_prefix: &str, limit: Duration) -> jetstream::Context {
+    jetstream::ContextBuilder::new()
+        .timeout(limit)
+        .ack_timeout(limit)
+        .api_prefix(api_prefix)
+        .build(client)
 }
 
 /// Handles the events of the client library's connection.
@@ -223,3 +258,6 @@ async fn echo(client: Client, subject: String, heard: watch::Sender<Instant>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Statements with limits: whose fault an error is, and connections that are given up in time.
 
 mod connect;
+mod login;
 
 use std::{
     borrow::Cow,
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 pub use connect::{CONNECT_LIMIT, pool};
+pub use login::{SeenLogin, follow_file, password_of, stays_private};
 
 /// Longest wait for anything of Postgres, above the longest statement that it allows itself
 /// (3.5 s). The server's own time-outs say nothing to a client whose server is frozen or cut off,

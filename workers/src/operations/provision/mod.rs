@@ -8,8 +8,6 @@ mod compare;
 mod drift;
 mod former;
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{self, response::Response};
 use brigade_contracts::topology::Topology;
@@ -17,7 +15,7 @@ use serde_json::{Value, json};
 
 use self::compare::Comparison;
 pub use self::drift::{Drift, TopologyItem};
-use crate::infra::nats::OperatorConnection;
+use crate::infra::nats::{NatsOptions, OperatorConnection};
 
 /// The changes that were made, and the drift that was found.
 #[derive(Debug, Default)]
@@ -32,9 +30,16 @@ pub struct ProvisionReport {
 /// # Errors
 /// If the server cannot be reached or refuses. Drift is no error here.
 pub async fn run(url: &str, replicas: u8) -> Result<ProvisionReport> {
-    let operator = OperatorConnection::open(url, "provision").await?;
-    let jetstream = jetstream::ContextBuilder::new().timeout(Duration::from_secs(5));
-    operator.explain(apply_all(&jetstream.build(operator.client.clone()), replicas).await)
+    run_with(url, &NatsOptions::default(), replicas).await
+}
+
+/// The same with options of the connection.
+///
+/// # Errors
+/// If the server cannot be reached or refuses. Drift is no error here.
+pub async fn run_with(url: &str, options: &NatsOptions, replicas: u8) -> Result<ProvisionReport> {
+    let operator = OperatorConnection::open(url, options, "provision").await?;
+    operator.explain(apply_all(&operator.jetstream, replicas).await)
 }
 
 async fn apply_all(js: &jetstream::Context, replicas: u8) -> Result<ProvisionReport> {

@@ -77,11 +77,12 @@ impl PullConsumer {
     ) -> anyhow::Result<Option<Self>> {
         let Lane { stream, durable, .. } = *lane;
         let inbox = format!("{}.{stream}.{durable}", intake.inbox());
+        let api = cx.nats.options().api_prefix();
         let messages = subscribe(cx, intake, &format!("{inbox}.*"), None).await?;
         Ok(messages.map(|messages| Self {
             messages,
             inbox,
-            next: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"),
+            next: format!("{api}.CONSUMER.MSG.NEXT.{stream}.{durable}"),
             lane,
             intake: intake.clone(),
             pulls: 0,

@@ -5,6 +5,7 @@ mod mount;
 mod network;
 mod problem;
 mod serve;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -19,13 +20,14 @@ use axum::{
 use brigade_contracts::{Refusal, WorkerName};
 use tower::ServiceExt;
 
-use self::serve::ConnectionLimits;
 pub use self::{
     mount::{MountedRouter, RouterMount},
     network::network_of,
     problem::{PROBLEM_JSON, Problem},
     serve::HttpServer,
+    tls::TlsFiles,
 };
+use self::{serve::ConnectionLimits, tls::HttpTls};
 use crate::infra::{Health, Metrics};
 
 /// The state of a process, which the endpoints report.
@@ -55,6 +57,20 @@ pub async fn serve(
     status: ProcessStatus,
     mount: RouterMount,
 ) -> anyhow::Result<HttpServer> {
+    serve_with(address, None, status, mount).await
+}
+
+/// The same with these files of a certificate: over HTTPS alone.
+///
+/// # Errors
+/// If the address is taken, or the files cannot be used.
+pub async fn serve_with(
+    address: SocketAddr,
+    tls: Option<TlsFiles>,
+    status: ProcessStatus,
+    mount: RouterMount,
+) -> anyhow::Result<HttpServer> {
+    let tls = tls.map(HttpTls::open).transpose()?;
     let has_edge = status.workers.iter().any(|health| health.worker == WorkerName::Edge);
     let router = Router::new()
         .route("/livez", get(livez))
@@ -62,7 +78,7 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .with_state(status)
         .fallback(move |request| serve_mounted(mount.clone(), has_edge, request));
-    HttpServer::start(address, ConnectionLimits::default(), router)
+    HttpServer::start(address, ConnectionLimits::default(), tls, router)
         .with_context(|| format!("cannot listen on {address}"))
 }
 

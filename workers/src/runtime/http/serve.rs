@@ -4,24 +4,26 @@
 use std::{future::pending, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    BoxError, Router,
     body::Body,
     extract::{ConnectInfo, Request},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tower::ServiceExt;
 
-use super::network::NetworkConnections;
+use super::{network::NetworkConnections, tls::HttpTls};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -33,7 +35,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The bounds on what strangers may use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
-    /// Connections at a time; more wait until one ends. About 10 KiB each.
+    /// Connections at a time, those in the handshake of TLS included; more wait until one ends.
+    /// About 10 KiB each, with TLS some 40.
     connections: usize,
     /// Connections of one network at a time; more are closed at once. The machine itself has no
     /// such limit.
@@ -42,7 +45,8 @@ pub(super) struct ConnectionLimits {
     head: usize,
     /// Headers of a request; more is `431`.
     headers: usize,
-    /// A connection whose first head does not come whole within this time is closed.
+    /// A connection whose first head does not come whole within this time is closed. The handshake
+    /// of TLS is part of it.
     first_head_within: Duration,
     /// A connection whose next head does not come whole within this time is closed.
     head_within: Duration,
@@ -81,19 +85,20 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Listens on `address` (port 0: any free one) and serves.
+    /// Listens on `address` (port 0: any free one) and serves, with TLS if there is any.
     ///
     /// # Errors
     /// If the address is taken.
     pub(super) fn start(
         address: SocketAddr,
         limits: ConnectionLimits,
+        tls: Option<HttpTls>,
         router: Router,
     ) -> io::Result<Self> {
         let listener = listen(address, limits)?;
         let address = listener.local_addr()?;
         let drain = CancellationToken::new();
-        let task = tokio::spawn(accept(listener, limits, router, drain.clone()));
+        let task = tokio::spawn(accept(listener, limits, tls, router, drain.clone()));
         Ok(Self { address, drain, task: AbortOnDropHandle::new(task) })
     }
 
@@ -121,6 +126,7 @@ fn listen(address: SocketAddr, limits: ConnectionLimits) -> io::Result<TcpListen
 async fn accept(
     listener: TcpListener,
     limits: ConnectionLimits,
+    tls: Option<HttpTls>,
     router: Router,
     drain: CancellationToken,
 ) {
@@ -149,10 +155,13 @@ async fn accept(
                 // Whoever has enough leaves the place to the next one.
                 let Some(of_network) = networks.add(peer.ip(), limits.of_network) else { continue };
                 let asked = CancellationToken::new();
-                let served = serve_connection(&http, stream, peer, &router, asked.clone());
-                let connection = graceful.watch(served);
-                let end = end.clone();
+                let tls = tls.as_ref().map(HttpTls::acceptor);
+                let service =
+                    ConnectionService { peer, router: router.clone(), asked: asked.clone() };
+                let (http, watcher) = (http.clone(), graceful.watcher());
+                let (drain, end) = (drain.clone(), end.clone());
                 tokio::spawn(async move {
+                    let connection = service.serve(&http, stream, tls, watcher, &drain);
                     tokio::select! {
                         ended = end.run_until_cancelled(connection) => {
                             if let Some(Err(error)) = ended {
@@ -181,23 +190,48 @@ async fn asks_nothing(asked: &CancellationToken, within: Duration) {
     }
 }
 
-/// Serves a connection, and cancels `asked` when the first head has come.
-fn serve_connection(
-    http: &http1::Builder,
-    stream: TcpStream,
+/// The service of one connection.
+struct ConnectionService {
     peer: SocketAddr,
-    router: &Router,
+    router: Router,
+    /// Cancelled when the first head has come.
     asked: CancellationToken,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + use<> {
-    let _slower_at_worst = stream.set_nodelay(true);
-    let router = router.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        asked.cancel();
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
-    });
-    http.serve_connection(TokioIo::new(stream), service)
+}
+
+impl ConnectionService {
+    /// Serves a connection, after the handshake of TLS if there is one. A drain ends the handshake.
+    async fn serve(
+        self,
+        http: &http1::Builder,
+        stream: TcpStream,
+        tls: Option<TlsAcceptor>,
+        watcher: Watcher,
+        drain: &CancellationToken,
+    ) -> Result<(), BoxError> {
+        let _slower_at_worst = stream.set_nodelay(true);
+        let Some(tls) = tls else {
+            return self.serve_http(http, stream, watcher).await;
+        };
+        match drain.run_until_cancelled(tls.accept(stream)).await {
+            Some(stream) => self.serve_http(http, stream?, watcher).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn serve_http(
+        self,
+        http: &http1::Builder,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        watcher: Watcher,
+    ) -> Result<(), BoxError> {
+        let service = service_fn(move |request: Request<Incoming>| {
+            self.asked.cancel();
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(ConnectInfo(self.peer));
+            self.router.clone().oneshot(request)
+        });
+        Ok(watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await?)
+    }
 }
 
 #[cfg(test)]

@@ -46,10 +46,7 @@ impl ProjectionWriter {
             active_orders: GuardedBucket::open(&cx.nats, Bucket::ActiveOrders).await?,
             cart_locks: GuardedBucket::open(&cx.nats, Bucket::CartLocks).await?,
             user_state: GuardedBucket::open(&cx.nats, Bucket::UserState).await?,
-            timers: jetstream::ContextBuilder::new()
-                .timeout(WRITE_TIMEOUT)
-                .ack_timeout(WRITE_TIMEOUT)
-                .build(cx.nats.client.clone()),
+            timers: cx.nats.jetstream_within(WRITE_TIMEOUT),
             postgres: cx.postgres.clone(),
             visibility: cx.metrics.group(),
         })

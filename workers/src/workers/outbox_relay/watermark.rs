@@ -43,7 +43,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::infra::{
     postgres::CONNECT_LIMIT,
-    postgres::{PATIENCE, connection, finish, refuse_standby},
+    postgres::{PATIENCE, SeenLogin, connection, finish, refuse_standby},
 };
 
 /// The most sessions: two batches, and the statements beside them.
@@ -92,6 +92,7 @@ impl Watermark {
 #[derive(Clone)]
 pub struct RelaySessions {
     pub pool: PgPool,
+    login: Arc<SeenLogin>,
     epoch: Arc<AtomicU64>,
     timeout: Arc<WalkTimeout>,
 }
@@ -134,7 +135,7 @@ impl RelaySessions {
                 Box::pin(refuse_standby(connection))
             })
             .connect_lazy_with(options);
-        Self { pool, epoch, timeout: Arc::default() }
+        Self { pool, login: Arc::new(SeenLogin::new(worker)), epoch, timeout: Arc::default() }
     }
 
     /// Reads above watermarks, in a session, given the epoch of its reads. The order matters: after
@@ -148,6 +149,9 @@ impl RelaySessions {
         watermarks: impl Iterator<Item = Watermark>,
         read: impl AsyncFnOnce(&mut PgConnection, u64) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
+        if let Some(options) = self.login.changed() {
+            self.pool.set_connect_options(options.options(SETTINGS));
+        }
         let mut session = connection(&self.pool, Instant::now() + CONNECT_LIMIT).await?;
         let epoch = self.epoch();
         let walks = watermarks.map(|watermark| watermark.in_epoch(epoch)).min() == Some(0);

@@ -13,12 +13,16 @@ use super::{
     super::handshake::{HANDSHAKE_TIMEOUT, Transport},
     *,
 };
-use crate::infra::Metrics;
+use crate::infra::{Metrics, NatsOptions};
+
+fn credentials(url: &str) -> NatsCredentials {
+    NatsCredentials::parse(url, "edge", &NatsOptions::default()).expect("a URL")
+}
 
 /// A connection whose other end is the test.
 fn connection() -> (Connection, watch::Receiver<u64>) {
     let (count, counted) = watch::channel(0);
-    let credentials = NatsCredentials::parse("nats://edge:e@127.0.0.1:1", "edge").expect("a URL");
+    let credentials = credentials("nats://edge:e@127.0.0.1:1");
     let health = Health::new(WorkerName::Edge);
     let errors = ServerErrors::new(&health, &Metrics::new(), "edge");
     let kind = IntakeKind::Requests;
@@ -91,8 +95,7 @@ async fn a_server_that_wants_tls_before_it_speaks_is_told_from_one_that_is_silen
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     for (scheme, why) in [("tls", "handshake_first"), ("nats", "no answer")] {
-        let credentials =
-            NatsCredentials::parse(&format!("{scheme}://edge:e@{address}"), "edge").unwrap();
+        let credentials = credentials(&format!("{scheme}://edge:e@{address}"));
         let health = Health::new(WorkerName::Edge);
         let servers = credentials.servers.clone();
         let connecting =

@@ -31,6 +31,13 @@ const LARGE: usize = 256 * 1024;
 /// Starts a server. Returns it, a channel that reports requests for `/held`, and a token that lets
 /// them be answered.
 fn start(limits: ConnectionLimits) -> (HttpServer, UnboundedReceiver<()>, CancellationToken) {
+    start_with(limits, None)
+}
+
+fn start_with(
+    limits: ConnectionLimits,
+    tls: Option<HttpTls>,
+) -> (HttpServer, UnboundedReceiver<()>, CancellationToken) {
     let (came, coming) = unbounded_channel();
     let release = CancellationToken::new();
     let released = release.clone();
@@ -46,7 +53,7 @@ fn start(limits: ConnectionLimits) -> (HttpServer, UnboundedReceiver<()>, Cancel
         .route("/large", get(async || vec![0; LARGE]))
         .route("/endless", get(async || Body::from_stream(endless)));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    (HttpServer::start(any, limits, router).expect("a free port"), coming, release)
+    (HttpServer::start(any, limits, tls, router).expect("a free port"), coming, release)
 }
 
 /// The other end of a connection.
@@ -303,3 +310,5 @@ async fn a_drain_cuts_off_what_does_not_end() {
     assert_eq!(held.rest().await, b"");
     assert!(started.elapsed() < END_TIMEOUT * 2, "{:?}", started.elapsed());
 }
+
+mod over_tls;

@@ -112,6 +112,7 @@ async fn ensure_canary(cx: &Context, bucket: Bucket) -> anyhow::Result<u64> {
         Err(error) => return Err(error.into()),
     }
     // Another instance may just have put one there.
+    let subject = cx.nats.options().subject_of_put(subject);
     let message = PublishMessage::build().expected_last_subject_sequence(0);
     Ok(js.send_publish(subject, message).await?.await?.sequence)
 }

@@ -29,7 +29,7 @@ use super::loader::Loader;
 use crate::{
     infra::{
         Health,
-        postgres::{Failure, connection, failure, refuse_standby, test_idle},
+        postgres::{Failure, SeenLogin, connection, failure, refuse_standby, test_idle},
     },
     runtime::supervise::supervise,
 };
@@ -56,6 +56,7 @@ struct ReadCircuit {
     pool: PgPool,
     /// One connection for the pings, which must not wait for loads.
     pings: PgPool,
+    login: SeenLogin,
     health: Health,
     is_open: AtomicBool,
     /// A load got no answer: Postgres is unavailable, or the statement was slow.
@@ -82,9 +83,11 @@ impl ReadDatabase {
             .test_before_acquire(false)
             .after_connect(|connection, _| Box::pin(refuse_standby(connection)))
             .connect_lazy_with(PgConnectOptions::clone(&pool.connect_options()));
+        let login = SeenLogin::new(&pool);
         let (is_open, suspected) = (AtomicBool::new(false), Notify::new());
         let last_error = Mutex::new(NO_ANSWER.to_owned());
-        let circuit = Arc::new(ReadCircuit { pool, pings, health, is_open, suspected, last_error });
+        let circuit = ReadCircuit { pool, pings, login, health, is_open, suspected, last_error };
+        let circuit = Arc::new(circuit);
         let probed = circuit.clone();
         let _prober = supervise("the pings of Postgres", move || probe(probed.clone()));
         Self { circuit, _prober }
@@ -141,6 +144,9 @@ impl ReadCircuit {
 
     async fn ping(&self) -> bool {
         let until = Instant::now() + TIMEOUT;
+        if let Some(options) = self.login.changed() {
+            self.pings.set_connect_options(options);
+        }
         let Ok(mut connection) = connection(&self.pings, until).await else { return false };
         let answers = matches!(timeout_at(until, connection.ping()).await, Ok(Ok(())));
         if !answers {
