@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, UdpSocket},
 };
 
+use brigade::infra::connect_options;
 use brigade_contracts::{WorkerName, topology::Topology};
 use brigade_tests::{
     SUPERUSER, TestFleet, Trust, check,
@@ -202,8 +203,8 @@ async fn s5_12_a_fleet_works_with_the_jetstream_of_another_domain() {
     fleet.run_all().await;
     everything_is_done(&fleet, "far").await;
     let hub = fleet.hub.as_ref().expect("a hub").port();
-    let at_hub = async_nats::connect(format!("nats://leaf:leaf@127.0.0.1:{hub}")).await;
-    let at_hub = async_nats::jetstream::new(at_hub.expect("connected"));
+    let (options, hub) = connect_options(&format!("nats://leaf:leaf@127.0.0.1:{hub}")).unwrap();
+    let at_hub = async_nats::jetstream::new(options.connect(hub).await.expect("connected"));
     // Each worker has done its part there: decided, projected, published, acknowledged.
     until("the streams of the hub to be done with", || async {
         let mut done = true;

@@ -155,9 +155,9 @@ async fn download(
 /// A program and its first arguments.
 type DownloadCommand = (&'static str, Vec<&'static str>);
 
-/// Runs the first client that works; the error is that of the last one that could be started. Python
-/// takes modules of the folder that it is started in for its own, unless it is told not to, and so
-/// may a client that is another's script: they run in an empty one.
+/// Runs the first client that works; the error is that of the last one that could be started.
+/// Python takes modules of the folder that it is started in for its own, unless it is told not to,
+/// and so may a client that is another's script: they run in an empty one.
 async fn run(
     clients: &[DownloadCommand],
     arguments: &[OsString],

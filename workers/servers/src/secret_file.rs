@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Makes a folder, and those above it that are missing, into which nobody else can look. One that is
-/// there stays as it is.
+/// Makes a folder, and those above it that are missing, into which nobody else can look. One that
+/// is there stays as it is.
 pub fn private_folder(path: &Path) -> Result<()> {
     let mut folder = DirBuilder::new();
     let made = folder.recursive(true).mode(0o700).create(path);

@@ -45,12 +45,12 @@ Optional, of all connections to NATS; files too are read again for each connecti
   BRIGADE_NATS_JS_DOMAIN           the domain of JetStream, or
   BRIGADE_NATS_JS_API_PREFIX       the prefix of its API (default: $JS.API)
 Optional:
-  BRIGADE_ALLOW_PLAINTEXT          1: connections to NATS and Postgres may leave this machine in clear
-                                   text; else they are refused
+  BRIGADE_ALLOW_PLAINTEXT          1: connections to NATS and Postgres may leave this machine in
+                                   clear text; else they are refused
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
                                    API (default: a free port of 127.0.0.1, which is logged)
-  BRIGADE_HTTP_TLS_CERT, _KEY      files with the certificate (and those between) and the key, as PEM:
-                                   HTTPS in place of HTTP; used again when they have changed
+  BRIGADE_HTTP_TLS_CERT, _KEY      files with the certificate (and those between) and the key, as
+                                   PEM: HTTPS in place of HTTP; used again when they have changed
   BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
                                    where BRIGADE_HTTP_ADDR is an address of loopback
   BRIGADE_HTTP_CORS_ORIGINS        origins whose pages may use the API, separated by commas, such

@@ -16,7 +16,8 @@ pub(super) async fn start(dir: &Path, accounts: &str) -> Result<(NatsServer, Nat
     let port = free_port()?;
     let binary = &binaries().nats_server;
     let hub = format!(
-        "accounts {{ BRIGADE: {{ jetstream: enabled, users: [{{ user: leaf, password: leaf }}] }} }}\n\
+        "accounts {{ BRIGADE: {{ jetstream: enabled, \
+           users: [{{ user: leaf, password: leaf }}] }} }}\n\
          leafnodes {{ listen: \"127.0.0.1:{port}\" }}\n{}",
         jetstream(HUB)
     );
