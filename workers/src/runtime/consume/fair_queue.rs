@@ -70,13 +70,20 @@ impl<T: HasTenant> FairQueue<T> {
         item
     }
 
-    /// Takes up to so many items, in turn from the tenants that may be served.
-    pub fn take(&mut self, most: usize, may: impl Fn(&str) -> bool) -> Vec<T> {
+    /// Takes items as long as there is room, in turn from the tenants that may be served.
+    pub fn take(
+        &mut self,
+        mut has_room: impl FnMut(&T) -> bool,
+        may: impl Fn(&str) -> bool,
+    ) -> Vec<T> {
         let order = mem::take(&mut self.order);
         let (served, mut others): (VecDeque<_>, VecDeque<_>) =
             order.into_iter().partition(|name| may(name));
         self.order = served;
-        let items = (0..most).map_while(|_| self.pop()).collect();
+        let mut items = Vec::new();
+        while self.front().is_some_and(&mut has_room) {
+            items.extend(self.pop());
+        }
         // The turn of the others has not come.
         others.append(&mut self.order);
         self.order = others;
@@ -193,9 +200,9 @@ mod tests {
         assert_eq!((at_least(2), at_least(3)), (vec!["a", "c"], vec!["a"]));
         let may = |tenant: &str| tenant != "b";
         assert_eq!(queue.front_of(|tenant| tenant == "c"), Some(&("c", 1)));
-        assert_eq!(queue.take(3, may), [("a", 1), ("c", 1), ("a", 2)]);
-        assert_eq!((queue.len(), queue.take(0, may).len()), (3, 0));
-        assert_eq!(all(&mut queue), [("b", 1), ("c", 2), ("a", 3)]);
+        assert_eq!(queue.take(|item| item.1 < 3, may), [("a", 1), ("c", 1), ("a", 2), ("c", 2)]);
+        assert_eq!((queue.len(), queue.take(|_| false, may).len()), (2, 0));
+        assert_eq!(all(&mut queue), [("b", 1), ("a", 3)]);
     }
 
     #[test]

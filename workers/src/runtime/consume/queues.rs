@@ -27,6 +27,9 @@ const MAX_ALONE: usize = 256;
 /// Most of them of one tenant.
 const MAX_ALONE_OF_TENANT: usize = MAX_ALONE / 4;
 
+/// Bytes of payloads after which no further message is added to a batch: decoding and hashing them
+/// takes a core for milliseconds.
+const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// From so many messages of a tenant that wait at one source on, a batch is full of them: the other
 /// tenants get batches of their own.
 const FLOOD: usize = 32;
@@ -58,6 +61,32 @@ impl QueuedBatch {
     /// Returns a batch beside which any other may begin.
     pub(super) fn unbound(deliveries: Vec<Delivery>, alone: bool) -> Self {
         Self { deliveries, alone, tenants: HashSet::new() }
+    }
+}
+
+/// The room that a batch has left.
+#[derive(Clone, Copy)]
+struct Room {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Room {
+    const OF_BATCH: Self = Self { messages: MAX_BATCH, bytes: MAX_BATCH_BYTES };
+
+    /// Returns an equal share of it.
+    fn share(self, shares: usize) -> Self {
+        Self { messages: self.messages.div_ceil(shares), bytes: self.bytes.div_ceil(shares) }
+    }
+
+    /// Takes the room of a message. Returns whether there was any: the last message may be larger.
+    fn take(&mut self, delivery: &Delivery) -> bool {
+        if self.messages == 0 || self.bytes == 0 {
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub(delivery.payload().len());
+        true
     }
 }
 
@@ -124,8 +153,8 @@ impl Queues {
         Ok(())
     }
 
-    /// Takes the next batch: one message alone, or up to [`MAX_BATCH`] in equal shares from all
-    /// sources that have work, and of each in equal shares from all tenants. If there are floods,
+    /// Takes the next batch: one message alone, or as many as a batch takes in equal shares from
+    /// all sources that have work, and of each in equal shares from all tenants. If there are floods,
     /// only from these: the other tenants are left to [`Queues::next_express`].
     ///
     /// Tenants that are `served` by an express batch are left out.
@@ -174,15 +203,18 @@ impl Queues {
     fn take(&mut self, may: &impl Fn(&str) -> bool, now: Instant) -> Option<Vec<Delivery>> {
         let ready = self.ready(may, now);
         let mut deliveries = Vec::new();
+        let mut room = Room::OF_BATCH;
         for (at, &source) in ready.iter().enumerate() {
             // The unused rest of a share goes to the sources after it.
-            let share = (MAX_BATCH - deliveries.len()).div_ceil(ready.len() - at);
-            deliveries.extend(self.waiting[source].take(share, may));
+            let share = room.share(ready.len() - at);
+            let mut left = share;
+            deliveries.extend(self.waiting[source].take(|next| left.take(next), may));
+            room.messages -= share.messages - left.messages;
+            room.bytes -= share.bytes - left.bytes;
         }
         // The unused rest of the last ones goes to the first.
         for &source in &ready {
-            let room = MAX_BATCH - deliveries.len();
-            deliveries.extend(self.waiting[source].take(room, may));
+            deliveries.extend(self.waiting[source].take(|next| room.take(next), may));
         }
         Some(deliveries).filter(|deliveries| !deliveries.is_empty())
     }

@@ -57,6 +57,23 @@ fn sources_share_a_batch_and_leave_no_room_unused() {
 }
 
 #[test]
+fn a_batch_is_bounded_in_bytes_and_takes_any_single_message() {
+    let long = |source, bytes: usize| {
+        let subject = "req.t1.cart.c1.join".into();
+        let message = Message::new(subject, None, None, vec![b' '; bytes].into());
+        Delivery::request(message, source)
+    };
+    let mut queues = Queues::new(2);
+    for source in [0, 1, 0, 1, 0] {
+        assert!(queues.push(long(source, MAX_BATCH_BYTES / 4)).is_ok());
+    }
+    assert!(queues.push(long(0, 2 * MAX_BATCH_BYTES)).is_ok());
+    assert_eq!(shares(&mut queues), [2, 2]);
+    assert_eq!(shares(&mut queues), [2, 0]);
+    assert!(next(&mut queues).is_none());
+}
+
+#[test]
 fn a_message_from_its_third_delivery_on_is_alone_and_takes_turns() {
     let mut queues = filled(&[300]);
     for _ in 0..2 {
