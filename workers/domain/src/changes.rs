@@ -8,8 +8,22 @@ use brigade_contracts::{
     payment::{Method, RefundTask},
     user::Tokens,
 };
+use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::{state::Turn, throttle::FailureKey};
+use crate::{json::raw, state::Turn, throttle::FailureKey};
+
+/// What a rule says of a change that it made: the kind of the event, and its data.
+pub(crate) struct Fact {
+    pub kind: event::EventKind,
+    pub data: Box<RawValue>,
+}
+
+impl Fact {
+    pub fn new(kind: event::EventKind, data: &impl Serialize) -> Self {
+        Self { kind, data: raw(data) }
+    }
+}
 
 /// A fact that was decided, ready to be stored.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ use brigade_contracts::{
 use serde_json::json;
 
 use crate::{
-    changes::{HistoryRow, LockMetric},
+    changes::{Fact, LockMetric},
     head::Head,
     loaded::Mode,
     outcome::{Done, Result},
@@ -39,7 +39,13 @@ pub(crate) fn live(work: &mut UnitOfWork<'_>, owner: &Token) -> Result<Option<Ha
     let address = work.address(Aggregate::Lock, owner);
     let Some(lock) = work.load_lock(&address, Mode::Shared)? else { return Ok(None) };
     if work[lock].is_held() && work.now >= work[lock].expires_at {
-        expire_or_extend(work, lock)?;
+        let cart = work.load::<Cart>(&work[lock].cart())?;
+        let open = cart.is_some_and(|cart| work[cart].has_open_payment(Some(work[lock].token)));
+        let until = work.lock_policy().lives_until(&work[lock].live(), open, work.now);
+        change(work, lock, |lock| match until {
+            Some(until) => lock.extend_to(until, "payment_open"),
+            None => lock.end(Action::Expired, "expired"),
+        })?;
         work.keep();
     }
     Ok(work[lock].is_held().then_some(lock))
@@ -60,7 +66,7 @@ pub(crate) fn live_of(
     cart: Handle<Cart>,
     token: i64,
 ) -> Result<Handle<Lock>> {
-    let lock = live_over(work, cart)?.filter(|lock| is_named(work, *lock, cart, token));
+    let lock = live_over(work, cart)?.filter(|lock| work[*lock].is_named(&work[cart], token));
     Ok(lock.ok_or_else(stale_token)?)
 }
 
@@ -72,50 +78,30 @@ pub(crate) fn held_by(
 ) -> Result<Handle<Lock>> {
     let address = work.address(Aggregate::Lock, &work[cart].owner);
     let lock = work.load_lock(&address, Mode::Shared)?;
-    let lock = lock.filter(|lock| work[*lock].is_held() && is_named(work, *lock, cart, token));
+    let lock = lock.filter(|lock| work[*lock].is_held());
+    let lock = lock.filter(|lock| work[*lock].is_named(&work[cart], token));
     Ok(lock.ok_or_else(stale_token)?)
 }
 
-fn is_named(work: &UnitOfWork<'_>, lock: Handle<Lock>, cart: Handle<Cart>, token: i64) -> bool {
-    let lock = &work[lock];
-    lock.token == token && lock.cart_id == work[cart].head.address.id
-}
-
-/// Ends a lock that is past its deadline, or extends it while a payment is open under it.
-fn expire_or_extend(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
-    let cart = holder(work, lock)?;
-    let token = work[lock].token;
-    let open = cart.is_some_and(|cart| work[cart].has_open_payment(Some(token)));
-    match work.lock_policy().lives_until(&work[lock].live(), open, work.now) {
-        Some(until) => move_deadline(work, lock, until, "payment_open"),
-        None => end(work, lock, Action::Expired, "expired"),
-    }
-}
-
-/// Adds to the deadline of a held lock, up to the cap.
-pub(crate) fn extend(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, seconds: u32) -> Result<()> {
-    let Lock { acquired_at, expires_at, .. } = work[lock];
-    let until = expires_at.plus(Duration::from_secs(u64::from(seconds)));
-    // The cap may have been lowered since it was acquired: no deadline comes nearer by this.
-    let until = until.min(acquired_at.plus(work.lock_policy().cap)).max(expires_at);
-    move_deadline(work, lock, until, "asked")
-}
-
-fn move_deadline(
+/// Changes a held lock by a rule, and records what the rule tells: in the cart that holds it, and
+/// in the history.
+pub(crate) fn change(
     work: &mut UnitOfWork<'_>,
     lock: Handle<Lock>,
-    until: Timestamp,
-    reason: &str,
+    rule: impl FnOnce(&mut Lock) -> Change,
 ) -> Result<()> {
-    let cart = holder(work, lock)?;
-    change(work, lock)?.expires_at = until;
-    if let Some(cart) = cart {
-        work[cart].locked_until = Some(until);
-        let data = json!({ "token": work[lock].token, "expires_at": until, "reason": reason });
-        work.record(cart, CART_LOCK_EXTENDED, &data);
+    let Change { fact, action, reason } = rule(&mut work[lock]);
+    let changed = &work[lock];
+    let deadline = changed.is_held().then_some(changed.expires_at);
+    if deadline.is_none() {
+        let (method, millis) = (changed.method, changed.acquired_at.millis_until(work.now));
+        work.changes.metrics.push(LockMetric::Held { method, millis, ended: action });
     }
-    record(work, lock, Action::Extended, Some(reason));
-    Ok(())
+    if let Some(cart) = work.load::<Cart>(&work[lock].cart())? {
+        work[cart].locked_until = deadline;
+        work.record(cart, fact);
+    }
+    work.record_lock(lock, action, reason)
 }
 
 /// Acquires the lock of the cart's owner, which nobody holds.
@@ -150,47 +136,11 @@ pub(crate) fn acquire(
         "fingerprint": acquired.fingerprint, "amount": acquired.amount,
     });
     work[cart].locked_until = Some(acquired.expires_at);
+    work.record(cart, Fact::new(CART_LOCKED, &data));
     let lock = work.store(released, acquired);
-    change(work, lock)?;
-    work.record(cart, CART_LOCKED, &data);
-    record(work, lock, Action::Acquired, None);
+    work.record_lock(lock, Action::Acquired, None)?;
     work.changes.metrics.push(LockMetric::Acquired(method));
     Ok(lock)
-}
-
-/// Puts another transaction on a held lock; the deadline stays.
-pub(crate) fn bind(
-    work: &mut UnitOfWork<'_>,
-    lock: Handle<Lock>,
-    transaction_id: &Token,
-) -> Result<()> {
-    let cart = holder(work, lock)?;
-    change(work, lock)?.transaction_id = Some(transaction_id.clone());
-    if let Some(cart) = cart {
-        let data = json!({ "token": work[lock].token });
-        work.record(cart, CART_TRANSACTION_BOUND, &data);
-    }
-    record(work, lock, Action::Bound, None);
-    Ok(())
-}
-
-pub(crate) fn release(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, reason: &str) -> Result<()> {
-    end(work, lock, Action::Released, reason)
-}
-
-fn end(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, action: Action, reason: &str) -> Result<()> {
-    let cart = holder(work, lock)?;
-    change(work, lock)?.release(reason);
-    let Lock { token, method, acquired_at, .. } = work[lock];
-    if let Some(cart) = cart {
-        work[cart].locked_until = None;
-        let kind = if action == Action::Expired { CART_LOCK_EXPIRED } else { CART_UNLOCKED };
-        work.record(cart, kind, &json!({ "token": token, "reason": reason }));
-    }
-    record(work, lock, action, Some(reason));
-    let millis = acquired_at.millis_until(work.now);
-    work.changes.metrics.push(LockMetric::Held { method, millis, ended: action });
-    Ok(())
 }
 
 /// Gives the lock of a session to the user that the session turned out to be, whose own lock is
@@ -199,12 +149,66 @@ pub(crate) fn hand_over(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, user: &To
     let address = work.address(Aggregate::Lock, user);
     let released = work.load_lock(&address, Mode::Shared)?;
     let acquired = Lock { head: head(work, released, address)?, ..work[lock].clone() };
-    change(work, lock)?.release("claimed");
+    work[lock].release("claimed");
+    work.record_lock(lock, Action::Released, Some("claimed".to_owned()))?;
     let acquired = work.store(released, acquired);
-    change(work, acquired)?;
-    record(work, lock, Action::Released, Some("claimed"));
-    record(work, acquired, Action::Acquired, Some("claimed"));
-    Ok(())
+    work.record_lock(acquired, Action::Acquired, Some("claimed".to_owned()))
+}
+
+/// Returns the head of a lock that is about to change. One without a row may have had one, which
+/// was deleted: the new one continues above all versions that ever were.
+fn head(work: &UnitOfWork<'_>, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
+    match released {
+        Some(lock) => Ok(work[lock].head.clone()),
+        None => Ok(Head { version: work.lock_floor()?, ..Head::unborn(address, work.now) }),
+    }
+}
+
+/// What a rule says of its change of a lock: the event of its cart, and the row of the history.
+pub(crate) struct Change {
+    fact: Fact,
+    action: Action,
+    reason: Option<String>,
+}
+
+impl Lock {
+    /// Returns whether a cart holds it by this token.
+    fn is_named(&self, cart: &Cart, token: i64) -> bool {
+        self.token == token && self.cart_id == cart.head.address.id
+    }
+
+    /// Puts another transaction on it; the deadline stays.
+    pub(crate) fn bind(&mut self, transaction_id: &Token) -> Change {
+        self.transaction_id = Some(transaction_id.clone());
+        let fact = Fact::new(CART_TRANSACTION_BOUND, &json!({ "token": self.token }));
+        Change { fact, action: Action::Bound, reason: None }
+    }
+
+    /// Adds to its deadline, up to the cap.
+    pub(crate) fn extend(&mut self, seconds: u32, cap: Duration) -> Change {
+        let until = self.expires_at.plus(Duration::from_secs(u64::from(seconds)));
+        // The cap may have been lowered since it was acquired: no deadline comes nearer by this.
+        self.extend_to(until.min(self.acquired_at.plus(cap)).max(self.expires_at), "asked")
+    }
+
+    fn extend_to(&mut self, until: Timestamp, reason: &str) -> Change {
+        self.expires_at = until;
+        let data = json!({ "token": self.token, "expires_at": until, "reason": reason });
+        let fact = Fact::new(CART_LOCK_EXTENDED, &data);
+        Change { fact, action: Action::Extended, reason: Some(reason.to_owned()) }
+    }
+
+    pub(crate) fn release(&mut self, reason: &str) -> Change {
+        self.end(Action::Released, reason)
+    }
+
+    fn end(&mut self, action: Action, reason: &str) -> Change {
+        self.state = LockState::Released;
+        self.reason = Some(reason.to_owned());
+        let kind = if action == Action::Expired { CART_LOCK_EXPIRED } else { CART_UNLOCKED };
+        let fact = Fact::new(kind, &json!({ "token": self.token, "reason": reason }));
+        Change { fact, action, reason: Some(reason.to_owned()) }
+    }
 }
 
 /// Adds to an outcome the lock that its command acquired, or pays under.
@@ -224,60 +228,6 @@ pub(crate) fn ended_token() -> Refusal {
 
 pub(crate) fn stale_token() -> Refusal {
     Refusal::new(409, "stale_token", "this is not the token of the cart's lock")
-}
-
-/// Returns the cart that holds a lock.
-fn holder(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<Option<Handle<Cart>>> {
-    let address = work[lock].cart();
-    work.load(&address)
-}
-
-/// Returns the head of a lock that is about to change. One without a row may have had one, which
-/// was deleted: the new one continues above all versions that ever were.
-fn head(work: &UnitOfWork<'_>, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
-    match released {
-        Some(lock) => Ok(work[lock].head.clone()),
-        None => Ok(Head { version: work.lock_floor()?, ..Head::unborn(address, work.now) }),
-    }
-}
-
-/// Counts a change that is made to a lock. No event is made of it: its cart has one.
-fn change<'w>(work: &'w mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<&'w mut Lock> {
-    require_exclusive(work, lock)?;
-    let now = work.now;
-    let lock = &mut work[lock];
-    lock.head.version += 1;
-    lock.head.at = now;
-    Ok(lock)
-}
-
-/// Requires the owner of a lock to be locked exclusively in SQL.
-pub(crate) fn require_exclusive(work: &mut UnitOfWork<'_>, lock: Handle<Lock>) -> Result<()> {
-    let address = work[lock].head.address.clone();
-    work.require_owner(&address, Mode::Exclusive)
-}
-
-fn record(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, action: Action, reason: Option<&str>) {
-    let Lock { head, cart_id, token, method, .. } = &work[lock];
-    let row = HistoryRow {
-        tenant: head.address.tenant.clone(),
-        owner: head.address.id.clone(),
-        cart_id: cart_id.clone(),
-        token: Some(*token),
-        action,
-        method: Some(*method),
-        reason: reason.map(str::to_owned),
-        actor: work.command.actor.clone(),
-        at: work.now,
-    };
-    work.changes.history.push(row);
-}
-
-impl Lock {
-    fn release(&mut self, reason: &str) {
-        self.state = LockState::Released;
-        self.reason = Some(reason.to_owned());
-    }
 }
 
 #[cfg(test)]

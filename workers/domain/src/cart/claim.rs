@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::checks::{count_open, open, require_fitting, too_many_carts};
 use crate::{
+    changes::Fact,
     loaded::Mode,
     lock,
     outcome::{Done, Result},
@@ -52,7 +53,8 @@ pub(super) fn claim(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) 
             }
             work[cart].give(&session, user);
             require_fitting(&work[cart])?;
-            work.record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
+            let data = json!({ "session": session, "user": user });
+            work.record(cart, Fact::new(CART_CLAIMED, &data));
         }
     }
     Ok(Done::ok())

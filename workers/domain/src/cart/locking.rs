@@ -5,7 +5,7 @@ use brigade_contracts::{
     cart::{BindTransaction, Extend, LockCart, Unlock},
 };
 
-use super::checks::{cart_empty, open};
+use super::checks::{cart_empty, open, unlocked};
 use crate::{
     json::raw,
     lock,
@@ -16,10 +16,7 @@ use crate::{
 };
 
 pub(super) fn lock(work: &mut UnitOfWork<'_>, address: &Address, verb: &LockCart) -> Result<Done> {
-    let cart = open(work, address)?;
-    if let Some(held) = lock::live_over(work, cart)? {
-        return Err(work[held].refusal(work.now).into());
-    }
+    let cart = unlocked(work, address)?;
     if work[cart].items.is_empty() {
         return Err(cart_empty().into());
     }
@@ -38,16 +35,24 @@ pub(super) fn bind_transaction(
     address: &Address,
     verb: &BindTransaction,
 ) -> Result<Done> {
-    let cart = open(work, address)?;
-    let lock = lock::live_of(work, cart, verb.token)?;
-    lock::bind(work, lock, &verb.transaction_id)?;
-    Ok(deadline(&work[lock]))
+    change(work, address, verb.token, |lock| lock.bind(&verb.transaction_id))
 }
 
 pub(super) fn extend(work: &mut UnitOfWork<'_>, address: &Address, verb: &Extend) -> Result<Done> {
+    let cap = work.lock_policy().cap;
+    change(work, address, verb.token, |lock| lock.extend(verb.seconds.get(), cap))
+}
+
+/// Changes the live lock that an open cart holds by this token, and reports its deadline.
+fn change(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    token: i64,
+    rule: impl FnOnce(&mut Lock) -> lock::Change,
+) -> Result<Done> {
     let cart = open(work, address)?;
-    let lock = lock::live_of(work, cart, verb.token)?;
-    lock::extend(work, lock, verb.seconds.get())?;
+    let lock = lock::live_of(work, cart, token)?;
+    lock::change(work, lock, rule)?;
     Ok(deadline(&work[lock]))
 }
 
@@ -57,7 +62,7 @@ pub(super) fn unlock(work: &mut UnitOfWork<'_>, address: &Address, verb: &Unlock
     if work[cart].has_open_payment(Some(verb.token)) {
         return Err(payment_open().into());
     }
-    lock::release(work, lock, verb.reason.as_str())?;
+    lock::change(work, lock, |lock| lock.release(verb.reason.as_str()))?;
     Ok(Done::ok())
 }
 

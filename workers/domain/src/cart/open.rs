@@ -6,6 +6,7 @@ use brigade_contracts::{
 
 use super::checks::{count_open, too_many_carts};
 use crate::{
+    changes::Fact,
     head::Head,
     outcome::{Done, Result},
     refusal::already_exists,
@@ -39,6 +40,6 @@ pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) ->
         locked_until: None,
         refusals: 0,
     });
-    work.record(cart, CART_OPENED, open);
+    work.record(cart, Fact::new(CART_OPENED, open));
     Ok(Done::created())
 }

@@ -1,7 +1,10 @@
 //! Money came in. It is never refused: what cannot be applied is owed back.
 
+use std::borrow::Cow;
+
 use brigade_contracts::{
-    Currency, Money, Refusal, Token,
+    Currency, Money, Refusal,
+    cart::CheckOut,
     event::{EventKind, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
     payment::{RefundReason, RefundTask, Status, TaskStatus},
 };
@@ -10,19 +13,11 @@ use serde::Serialize;
 use super::target::PaymentTarget;
 use crate::{
     cart,
+    changes::Fact,
     outcome::{Done, NotDone, Result},
     state::{Capture, Payment},
     unit_of_work::{Handle, UnitOfWork},
 };
-
-/// A capture that is reported.
-pub(super) struct Captured {
-    pub transaction_id: Option<Token>,
-    pub amount: Money,
-    pub currency: Currency,
-    /// The event that is made of it, unless it is late.
-    pub kind: EventKind,
-}
 
 /// The report of the gateway or the till, and how much was applied.
 #[derive(Serialize)]
@@ -32,113 +27,58 @@ struct Report<'a, T> {
     applied: Money,
 }
 
+/// Records a capture, of which the event is of this kind, unless it is late.
 pub(super) fn capture(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
-    captured: Captured,
+    captured: Capture,
+    kind: EventKind,
     verb: &impl Serialize,
 ) -> Result<Done> {
-    let Captured { transaction_id, amount, currency, .. } = &captured;
-    if work[payment].captures.iter().any(|capture| capture.transaction_id == *transaction_id) {
+    let captures = &work[payment].captures;
+    if captures.iter().any(|known| known.transaction_id == captured.transaction_id) {
         return Ok(Done::code("already_captured"));
     }
-    if *amount == Money::ZERO {
+    if captured.amount == Money::ZERO {
         let message = "nothing can be captured with an amount of 0";
         return Err(Refusal::new(422, "nothing_captured", message).into());
     }
-    let first = work[payment].captures.is_empty();
-    work[payment].captures.push(Capture {
-        transaction_id: transaction_id.clone(),
-        amount: *amount,
-        currency: *currency,
-    });
-    if first {
-        return apply(work, payment, captured, verb);
+    if captures.is_empty() {
+        return capture_first(work, payment, captured, kind, verb);
     }
-    let task = owe(work, payment, *amount, *currency, RefundReason::CapturedAgain);
+    let task = work[payment].capture_again(captured);
+    request_refund(work, payment, &task);
     Ok(Done::ok().with("refund_tasks", &[task]))
 }
 
 /// Applies the first capture as far as possible, and owes the rest back.
-fn apply(
+fn capture_first(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
-    captured: Captured,
+    captured: Capture,
+    kind: EventKind,
     verb: &impl Serialize,
 ) -> Result<Done> {
-    let Captured { transaction_id, amount, currency, kind } = captured;
-    let target = PaymentTarget::of(work, payment)?;
-    target.live_lock(work)?;
-    let same_currency = currency == target.currency(work);
-    let due = if work[payment].status.is_open() && same_currency {
-        target.due(work, payment)?
+    let target = PaymentTarget::load_locked(work, payment)?;
+    let is_own_currency = captured.currency == target.currency(work);
+    let due = if is_own_currency && work[payment].status.is_open() {
+        target.due(work, &work[payment])
     } else {
         Money::ZERO
     };
-    let applied = amount.min(due);
-    let late = applied == Money::ZERO;
-    let changed = &mut work[payment];
-    changed.status = if late { Status::LateCaptured } else { Status::Captured };
-    changed.applied = applied;
-    changed.amount = amount;
-    changed.currency = currency;
-    if transaction_id.is_some() {
-        changed.transaction_id = transaction_id;
+    let task = work[payment].capture(captured, due, is_own_currency);
+    let Payment { status, applied, .. } = work[payment];
+    let kind = if status == Status::LateCaptured { PAYMENT_LATE_CAPTURED } else { kind };
+    work.record(payment, Fact::new(kind, &Report { verb, applied }));
+    if let Some(task) = &task {
+        request_refund(work, payment, task);
     }
-    let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
-    work.record(payment, kind, &Report { verb, applied });
-    let task = owe_surplus(work, payment, same_currency);
-    target.update(work, payment, applied, Money::ZERO)?;
-    target.release_if_last(work, payment, "captured")?;
+    target.record(work, payment, applied, Money::ZERO)?;
     let done = Done::ok().with("refund_tasks", task.as_slice());
     match check_out(work, target, payment)? {
         Some(code) => Ok(done.with("check_out", &code)),
         None => Ok(done),
     }
-}
-
-/// Makes the refund task over what was not applied.
-fn owe_surplus(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    same_currency: bool,
-) -> Option<RefundTask> {
-    let Payment { amount, applied, currency, status, .. } = work[payment];
-    let surplus = amount.less(applied);
-    if surplus == Money::ZERO {
-        return None;
-    }
-    let reason = match status {
-        _ if !same_currency => RefundReason::OtherCurrency,
-        Status::LateCaptured => RefundReason::LateCapture,
-        _ => RefundReason::Surplus,
-    };
-    Some(owe(work, payment, surplus, currency, reason))
-}
-
-/// Makes one more refund task.
-fn owe(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    amount: Money,
-    currency: Currency,
-    reason: RefundReason,
-) -> RefundTask {
-    let changed = &mut work[payment];
-    let id = &changed.head.address.id;
-    let task = RefundTask {
-        id: format!("{id}.{}", changed.tasks.len() + 1),
-        payment_id: id.clone(),
-        amount,
-        currency,
-        reason,
-        refunded: Money::ZERO,
-        status: TaskStatus::Open,
-    };
-    changed.tasks.push(task.clone());
-    work.record(payment, PAYMENT_REFUND_REQUESTED, &task);
-    work.record_refund_task(task.clone());
-    task
 }
 
 /// Checks out a cart that the capture has paid fully, if the payment names the order. The capture
@@ -147,20 +87,80 @@ fn check_out(
     work: &mut UnitOfWork<'_>,
     target: PaymentTarget,
     payment: Handle<Payment>,
-) -> Result<Option<String>> {
+) -> Result<Option<Cow<'static, str>>> {
     let Payment { order_id, table_id, applied, .. } = &work[payment];
-    let (Some(order_id), Some(cart)) = (order_id.clone(), target.open_cart(work)) else {
+    let (PaymentTarget::Cart { cart, lock }, Some(order_id)) = (target, order_id) else {
         return Ok(None);
     };
     if *applied == Money::ZERO || work[cart].due() > Money::ZERO {
         return Ok(None);
     }
-    let table_id = table_id.clone();
     // Others may still be open under the same lock: they go over to the order.
-    let token = target.lock_of(work, payment)?.map(|lock| work[lock].token);
-    match cart::check_out(work, cart, &order_id, table_id.as_ref(), token) {
-        Ok(()) => Ok(Some("ok".to_owned())),
-        Err(NotDone::Refused(refused)) => Ok(Some(refused.0.code.into_owned())),
+    let lock = lock.map(|lock| &work[lock]).filter(|lock| lock.is_held());
+    let verb = CheckOut {
+        order_id: order_id.clone(),
+        table_id: table_id.clone(),
+        token: lock.map(|lock| lock.token),
+    };
+    match cart::check_out(work, cart, &verb) {
+        Ok(_) => Ok(Some("ok".into())),
+        Err(NotDone::Refused(refused)) => Ok(Some(refused.0.code)),
         Err(deferred @ NotDone::Deferred(_)) => Err(deferred),
+    }
+}
+
+/// Records a refund task that is new.
+fn request_refund(work: &mut UnitOfWork<'_>, payment: Handle<Payment>, task: &RefundTask) {
+    work.record(payment, Fact::new(PAYMENT_REFUND_REQUESTED, task));
+    work.record_refund_task(task.clone());
+}
+
+impl Payment {
+    /// Takes the first capture, of which so much is due, and makes the task over the rest.
+    fn capture(
+        &mut self,
+        captured: Capture,
+        due: Money,
+        is_own_currency: bool,
+    ) -> Option<RefundTask> {
+        let Capture { amount, currency, .. } = captured;
+        let late = due == Money::ZERO;
+        self.status = if late { Status::LateCaptured } else { Status::Captured };
+        self.amount = amount;
+        self.currency = currency;
+        self.applied = amount.min(due);
+        if captured.transaction_id.is_some() {
+            self.transaction_id.clone_from(&captured.transaction_id);
+        }
+        self.captures.push(captured);
+        let reason = match self.status {
+            _ if !is_own_currency => RefundReason::OtherCurrency,
+            Status::LateCaptured => RefundReason::LateCapture,
+            _ => RefundReason::Surplus,
+        };
+        let surplus = amount.less(self.applied);
+        (surplus > Money::ZERO).then(|| self.owe(surplus, currency, reason))
+    }
+
+    /// Takes one more capture, and makes the task over all of it.
+    fn capture_again(&mut self, captured: Capture) -> RefundTask {
+        let Capture { amount, currency, .. } = captured;
+        self.captures.push(captured);
+        self.owe(amount, currency, RefundReason::CapturedAgain)
+    }
+
+    fn owe(&mut self, amount: Money, currency: Currency, reason: RefundReason) -> RefundTask {
+        let id = &self.head.address.id;
+        let task = RefundTask {
+            id: format!("{id}.{}", self.tasks.len() + 1),
+            payment_id: id.clone(),
+            amount,
+            currency,
+            reason,
+            refunded: Money::ZERO,
+            status: TaskStatus::Open,
+        };
+        self.tasks.push(task.clone());
+        task
     }
 }

@@ -1,5 +1,5 @@
 use brigade_contracts::{
-    Address, Aggregate, Currency, Money, Refusal,
+    Address, Aggregate, Currency, Money, Refusal, Timestamp,
     cart::{Kind, Status},
     event::PAYMENT_INITIATED,
     order,
@@ -9,6 +9,7 @@ use brigade_contracts::{
 use super::target::PaymentTarget;
 use crate::{
     cart::{cart_empty, closed, not_a_member},
+    changes::Fact,
     head::Head,
     lock,
     outcome::{Done, Result},
@@ -17,7 +18,7 @@ use crate::{
         Cart, Lock, Order, Payment,
         entry::{Entry, has_room, open},
     },
-    unit_of_work::{Handle, UnitOfWork},
+    unit_of_work::UnitOfWork,
 };
 
 pub(super) fn initiate(
@@ -41,15 +42,15 @@ fn of_order(
     order: &Address,
 ) -> Result<Done> {
     let order = work.load::<Order>(order)?.ok_or_else(|| target_not_found("order_not_found"))?;
-    let order = &work[order];
-    if order.status == order::Status::Cancelled {
+    let present = &work[order];
+    if present.status == order::Status::Cancelled {
         return Err(Refusal::new(409, "order_cancelled", "the order is cancelled").into());
     }
-    require_room(&order.payments)?;
-    let open = sum(open(&order.payments).map(|entry| entry.payment.amount))?;
-    let amount = amount(verb, order.due().less(open))?;
-    let payment = new(work, address, verb, amount, order.currency);
-    begin(work, payment, verb)?;
+    require_room(&present.payments)?;
+    let open = sum(open(&present.payments))?;
+    let amount = amount(verb, present.due().less(open))?;
+    let payment = new(address, verb, amount, present.currency, work.now);
+    record(work, payment, PaymentTarget::Order { order, was: None }, verb)?;
     Ok(Done::created())
 }
 
@@ -61,28 +62,25 @@ fn of_cart(
 ) -> Result<Done> {
     let cart = work.load::<Cart>(cart)?.ok_or_else(|| target_not_found("cart_not_found"))?;
     require_payer(&work[cart], verb)?;
-    let joined = joined_lock(work, cart, verb)?;
-    let present = &work[cart];
+    let live = lock::live_over(work, cart)?;
+    let (present, held) = (&work[cart], live.map(|lock| &work[lock]));
+    require_joinable(held, present, verb, work.now)?;
     if present.items.is_empty() {
         return Err(cart_empty().into());
     }
     require_room(&present.payments)?;
-    let being_paid = match joined {
-        Some(lock) => {
-            let token = Some(work[lock].token);
-            let entries = open(&present.payments).filter(|entry| entry.token == token);
-            sum(entries.map(|entry| entry.payment.amount))?
-        }
-        None => Money::ZERO,
-    };
-    let amount = amount(verb, present.due().less(being_paid))?;
-    let payment = new(work, address, verb, amount, present.currency);
-    let fingerprint = Some(present.fingerprint());
-    let lock = match joined {
+    let token = held.map(|lock| lock.token);
+    let being_paid = open(&present.payments).filter(|entry| held.is_some() && entry.token == token);
+    let amount = amount(verb, present.due().less(sum(being_paid)?))?;
+    let payment = new(address, verb, amount, present.currency, work.now);
+    let lock = match live {
         Some(lock) => lock,
         None => lock::acquire(work, cart, verb.method, verb.transaction_id.clone())?,
     };
-    begin(work, Payment { token: Some(work[lock].token), fingerprint, ..payment }, verb)?;
+    let Lock { token, fingerprint, .. } = &work[lock];
+    let (token, fingerprint) = (Some(*token), Some(fingerprint.clone()));
+    let payment = Payment { token, fingerprint, ..payment };
+    record(work, payment, PaymentTarget::Cart { cart, lock: None }, verb)?;
     Ok(lock::describe(Done::created(), &work[lock], amount))
 }
 
@@ -96,46 +94,51 @@ fn require_payer(cart: &Cart, verb: &Initiate) -> std::result::Result<(), Refusa
     Ok(())
 }
 
-/// Returns the live lock that this payment may join: it is this cart's, and the token names it or
-/// another payment is open under it. `None`: there is no lock, it is to be taken.
-fn joined_lock(
-    work: &mut UnitOfWork<'_>,
-    cart: Handle<Cart>,
+/// Requires that the payment may join the live lock: it is this cart's, and the token names it or
+/// another payment is open under it. Where there is none, the payment takes it.
+fn require_joinable(
+    lock: Option<&Lock>,
+    cart: &Cart,
     verb: &Initiate,
-) -> Result<Option<Handle<Lock>>> {
-    let Some(lock) = lock::live_over(work, cart)? else {
-        return if verb.token.is_none() { Ok(None) } else { Err(lock::ended_token().into()) };
+    now: Timestamp,
+) -> std::result::Result<(), Refusal> {
+    let Some(lock) = lock else {
+        return if verb.token.is_none() { Ok(()) } else { Err(lock::ended_token()) };
     };
-    let (held, cart) = (&work[lock], &work[cart]);
-    let is_its = held.cart_id == cart.head.address.id;
+    let is_its = lock.cart_id == cart.head.address.id;
     match verb.token {
-        Some(token) if is_its && token == held.token => Ok(Some(lock)),
-        Some(_) => Err(lock::stale_token().into()),
-        None if is_its && cart.has_open_payment(Some(held.token)) => Ok(Some(lock)),
+        Some(token) if is_its && token == lock.token => Ok(()),
+        Some(_) => Err(lock::stale_token()),
+        None if is_its && cart.has_open_payment(Some(lock.token)) => Ok(()),
         None => {
             let message =
                 "this cart is being paid; a payment under its lock gives the lock's token";
-            Err(Refusal { message: message.into(), ..held.refusal(work.now) }.into())
+            Err(Refusal { message: message.into(), ..lock.refusal(now) })
         }
     }
 }
 
-fn begin(work: &mut UnitOfWork<'_>, payment: Payment, verb: &Initiate) -> Result<()> {
+/// Records a payment that begins.
+fn record(
+    work: &mut UnitOfWork<'_>,
+    payment: Payment,
+    target: PaymentTarget,
+    verb: &Initiate,
+) -> Result<()> {
     let payment = work.create(payment);
-    let target = PaymentTarget::of(work, payment)?;
-    work.record(payment, PAYMENT_INITIATED, verb);
-    target.update(work, payment, Money::ZERO, Money::ZERO)
+    work.record(payment, Fact::new(PAYMENT_INITIATED, verb));
+    target.record(work, payment, Money::ZERO, Money::ZERO)
 }
 
 fn new(
-    work: &UnitOfWork<'_>,
     address: &Address,
     verb: &Initiate,
     amount: Money,
     currency: Currency,
+    now: Timestamp,
 ) -> Payment {
     Payment {
-        head: Head::unborn(address.clone(), work.now),
+        head: Head::unborn(address.clone(), now),
         target: verb.target.clone(),
         method: verb.method,
         status: payment::Status::Initiated,
@@ -175,8 +178,8 @@ fn amount(verb: &Initiate, left: Money) -> Result<Money> {
     Ok(amount)
 }
 
-fn sum(mut amounts: impl Iterator<Item = Money>) -> Result<Money> {
-    Ok(amounts.try_fold(Money::ZERO, Money::plus)?)
+fn sum<'a>(entries: impl Iterator<Item = &'a Entry>) -> Result<Money> {
+    Ok(entries.map(|entry| entry.payment.amount).try_fold(Money::ZERO, Money::plus)?)
 }
 
 fn target_not_found(code: &'static str) -> Refusal {

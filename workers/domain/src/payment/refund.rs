@@ -8,6 +8,7 @@ use brigade_contracts::{
 
 use super::target::PaymentTarget;
 use crate::{
+    changes::Fact,
     outcome::{Done, Result},
     state::Payment,
     unit_of_work::UnitOfWork,
@@ -37,14 +38,14 @@ pub(super) fn refund(work: &mut UnitOfWork<'_>, address: &Address, verb: &Refund
         changed.status = Status::Refunded;
     }
     let tasks = changed.pay_tasks(amount, currency)?;
-    let target = PaymentTarget::of(work, payment)?;
+    let target = PaymentTarget::load(work, payment)?;
     let (amount, currency) = (Some(amount), Some(currency));
     let data = Refund { amount, currency, reason: verb.reason.clone() };
-    work.record(payment, PAYMENT_REFUNDED, &data);
+    work.record(payment, Fact::new(PAYMENT_REFUNDED, &data));
     for task in &tasks {
         work.record_refund_task(task.clone());
     }
-    target.update(work, payment, Money::ZERO, refunded)?;
+    target.record(work, payment, Money::ZERO, refunded)?;
     Ok(Done::ok().with("refund_tasks", &tasks))
 }
 

@@ -5,15 +5,15 @@ use brigade_contracts::{
     cart::Status,
     event::{CART_PAYMENT_CHANGED, ORDER_PAYMENT_CHANGED},
     order,
-    payment::Target,
+    payment::{self, Target},
 };
 use serde_json::json;
 
 use crate::{
+    changes::Fact,
     lock,
     order::record_paid,
     outcome::Result,
-    refusal::not_found,
     state::{
         Cart, Lock, Order, Payment,
         entry::{self, Entry},
@@ -21,16 +21,17 @@ use crate::{
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// A cart, or an order; a cart that was checked out is still known by what was in it.
 #[derive(Clone, Copy)]
 pub(super) enum PaymentTarget {
-    Cart(Handle<Cart>),
+    /// With the live lock that the payment was made under, if it was looked up.
+    Cart { cart: Handle<Cart>, lock: Option<Handle<Lock>> },
+    /// A cart that was checked out is still known by what was in it.
     Order { order: Handle<Order>, was: Option<Handle<Cart>> },
 }
 
 impl PaymentTarget {
     /// Loads the target, which has to exist.
-    pub fn of(work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Self> {
+    pub fn load(work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Self> {
         let (order_id, was) = match work[payment].target.clone() {
             Target::Order(id) => (id, None),
             Target::Cart(id) => {
@@ -39,7 +40,7 @@ impl PaymentTarget {
                     Cart { status: Status::CheckedOut, order_id: Some(id), .. } => {
                         (id.clone(), Some(cart))
                     }
-                    _ => return Ok(Self::Cart(cart)),
+                    _ => return Ok(Self::Cart { cart, lock: None }),
                 }
             }
         };
@@ -47,88 +48,74 @@ impl PaymentTarget {
         Ok(Self::Order { order, was })
     }
 
-    pub fn open_cart(self, work: &UnitOfWork<'_>) -> Option<Handle<Cart>> {
-        match self {
-            Self::Cart(cart) => Some(cart).filter(|cart| work[*cart].status == Status::Open),
-            Self::Order { .. } => None,
+    /// Loads the target, and the lock that the payment was made under. A rule does so before it
+    /// changes anything, since a lock that is past its deadline is ended by it.
+    pub fn load_locked(work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Self> {
+        match Self::load(work, payment)? {
+            Self::Cart { cart, .. } => Ok(Self::Cart { cart, lock: lock_of(work, payment, cart)? }),
+            order @ Self::Order { .. } => Ok(order),
         }
     }
 
     pub fn currency(self, work: &UnitOfWork<'_>) -> Currency {
         match self {
-            Self::Cart(cart) => work[cart].currency,
+            Self::Cart { cart, .. } => work[cart].currency,
             Self::Order { order, .. } => work[order].currency,
         }
     }
 
-    /// Returns the live lock over an open cart. Commands call it before they change anything, since
-    /// it ends a lock that is past its deadline.
-    pub fn live_lock(self, work: &mut UnitOfWork<'_>) -> Result<Option<Handle<Lock>>> {
-        match self.open_cart(work) {
-            Some(cart) => lock::live_over(work, cart),
-            None => Ok(None),
-        }
-    }
-
-    /// Returns the live lock, if the payment was made under it.
-    pub fn lock_of(
-        self,
-        work: &mut UnitOfWork<'_>,
-        payment: Handle<Payment>,
-    ) -> Result<Option<Handle<Lock>>> {
-        let lock = self.live_lock(work)?;
-        Ok(lock.filter(|lock| Some(work[*lock].token) == work[payment].token))
-    }
-
     /// Returns how much of a capture can be applied: nothing, unless the target is what was paid
     /// for.
-    pub fn due(self, work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Money> {
-        if let Some(cart) = self.open_cart(work) {
-            let held = self.lock_of(work, payment)?.is_some();
-            let applies = held || is_paid_for(&work[payment], &work[cart]);
-            return Ok(if applies { work[cart].due() } else { Money::ZERO });
+    pub fn due(self, work: &UnitOfWork<'_>, payment: &Payment) -> Money {
+        match self {
+            Self::Cart { cart, lock } => {
+                let cart = &work[cart];
+                let open = cart.status == Status::Open;
+                let applies = open && (lock.is_some() || is_paid_for(payment, cart));
+                if applies { cart.due() } else { Money::ZERO }
+            }
+            Self::Order { order, was } => {
+                let order = &work[order];
+                let cancelled = order.status == order::Status::Cancelled;
+                // An order is about what its cart held when it was checked out.
+                let applies = was.is_none_or(|cart| is_paid_for(payment, &work[cart]));
+                if applies && !cancelled { order.due() } else { Money::ZERO }
+            }
         }
-        let Self::Order { order, was } = self else { return Ok(Money::ZERO) };
-        let cancelled = work[order].status == order::Status::Cancelled;
-        // An order is about what its cart held when it was checked out.
-        if cancelled || was.is_some_and(|cart| !is_paid_for(&work[payment], &work[cart])) {
-            return Ok(Money::ZERO);
-        }
-        Ok(work[order].due())
     }
 
     /// Records a changed payment in the target. `applied` was paid with it, `refunded` went back.
-    pub fn update(
+    /// The lock goes with the last payment that is open under it.
+    pub fn record(
         self,
         work: &mut UnitOfWork<'_>,
         payment: Handle<Payment>,
         applied: Money,
         refunded: Money,
     ) -> Result<()> {
-        let Payment { head, status, currency, .. } = &work[payment];
+        let Payment { head, status, currency, token, .. } = &work[payment];
         let data = json!({ "payment": head.address.id, "status": status, "applied": applied });
-        let (entry, currency) = (work[payment].entry(), *currency);
+        let (entry, status, token) = (work[payment].entry(), *status, *token);
+        let is_own_currency = *currency == self.currency(work);
+        let refunded = if is_own_currency { refunded } else { Money::ZERO };
         match self {
-            Self::Cart(cart) => {
+            Self::Cart { cart, lock } => {
                 let changed = &mut work[cart];
-                let is_own = currency == changed.currency;
                 credit(changed, entry.payment.user.as_ref(), applied)?;
-                put(&mut changed.payments, entry, is_own);
-                if is_own {
-                    changed.refunded = changed.refunded.plus(refunded)?;
-                }
+                put(&mut changed.payments, entry, is_own_currency);
+                changed.refunded = changed.refunded.plus(refunded)?;
                 changed.paid = changed.paid.plus(applied)?;
-                work.record(cart, CART_PAYMENT_CHANGED, &data);
+                work.record(cart, Fact::new(CART_PAYMENT_CHANGED, &data));
+                if let Some(lock) = lock.filter(|_| !work[cart].has_open_payment(token)) {
+                    lock::change(work, lock, |lock| lock.release(reason(status)))?;
+                }
             }
             Self::Order { order, .. } => {
                 let changed = &mut work[order];
-                let is_own = currency == changed.currency;
-                put(&mut changed.payments, entry, is_own);
-                if is_own {
-                    changed.refunded = changed.refunded.plus(refunded)?;
-                }
+                put(&mut changed.payments, entry, is_own_currency);
+                changed.refunded = changed.refunded.plus(refunded)?;
                 changed.paid = changed.paid.plus(applied)?;
-                work.record(order, ORDER_PAYMENT_CHANGED, &data);
+                work.record(order, Fact::new(ORDER_PAYMENT_CHANGED, &data));
                 if applied > Money::ZERO {
                     record_paid(work, order);
                 }
@@ -136,33 +123,27 @@ impl PaymentTarget {
         }
         Ok(())
     }
-
-    /// Releases the lock with the last payment that was open under it.
-    pub fn release_if_last(
-        self,
-        work: &mut UnitOfWork<'_>,
-        payment: Handle<Payment>,
-        reason: &str,
-    ) -> Result<()> {
-        let Some(lock) = self.lock_of(work, payment)? else { return Ok(()) };
-        let token = work[payment].token;
-        if self.open_cart(work).is_some_and(|cart| !work[cart].has_open_payment(token)) {
-            lock::release(work, lock, reason)?;
-        }
-        Ok(())
-    }
 }
 
-/// Returns the live lock of the payment's cart, if the payment was made under it. An order, which
-/// has no lock, is not loaded.
+/// Returns the live lock that a payment was made under, if the cart is still open.
 pub(super) fn lock_of(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
+    cart: Handle<Cart>,
 ) -> Result<Option<Handle<Lock>>> {
-    let Target::Cart(id) = work[payment].target.clone() else { return Ok(None) };
-    let address = work.address(Aggregate::Cart, &id);
-    let cart = work.load(&address)?.ok_or_else(not_found)?;
-    PaymentTarget::Cart(cart).lock_of(work, payment)
+    if work[cart].status != Status::Open {
+        return Ok(None);
+    }
+    let lock = lock::live_over(work, cart)?;
+    Ok(lock.filter(|lock| Some(work[*lock].token) == work[payment].token))
+}
+
+/// Returns why the lock is released with a payment.
+fn reason(status: payment::Status) -> &'static str {
+    match status {
+        payment::Status::LateCaptured => payment::Status::Captured.as_str(),
+        status => status.as_str(),
+    }
 }
 
 /// Returns whether a payment was made for what its cart holds, or held when it was checked out.

@@ -18,16 +18,14 @@ use std::{
 
 use brigade_contracts::{
     Address, Aggregate, Command, Part, Refusal, Timestamp, Token, command::Request, event,
-    payment::RefundTask,
+    lock::Action, payment::RefundTask,
 };
-use serde::Serialize;
 
 use crate::{
-    changes::{Changes, Event},
+    changes::{Changes, Event, Fact, HistoryRow},
     inputs::Checked,
-    json::raw,
     loaded::{Loaded, Missing, Mode},
-    outcome::{NotDone, Result},
+    outcome::{Done, NotDone, Result},
     policy::LockPolicy,
     refusal::not_found,
     state::{Lock, State, Stored, Table, Turn},
@@ -210,13 +208,19 @@ impl<'b> UnitOfWork<'b> {
         Ok(())
     }
 
-    /// Counts a change that was made to an aggregate, and makes its event.
-    pub fn record<T: Stored>(
+    /// Changes an aggregate by a rule, which refuses or tells what it did, and records that.
+    pub fn change<T: Stored>(
         &mut self,
         handle: Handle<T>,
-        kind: event::EventKind,
-        data: &impl Serialize,
-    ) {
+        rule: impl FnOnce(&mut T) -> std::result::Result<Fact, Refusal>,
+    ) -> Result<Done> {
+        let fact = rule(&mut self[handle])?;
+        self.record(handle, fact);
+        Ok(Done::ok())
+    }
+
+    /// Counts a change that was made to an aggregate, and makes its event.
+    pub fn record<T: Stored>(&mut self, handle: Handle<T>, Fact { kind, data }: Fact) {
         let state = self.states[handle.at].to_mut();
         state.head_mut().touch(&kind, self.now);
         let part = |part| kind.carries(part).then(|| state.part(part));
@@ -233,10 +237,38 @@ impl<'b> UnitOfWork<'b> {
             version: head.version,
             kind,
             at: self.now,
-            payload: event::Payload { data: raw(data), after },
+            payload: event::Payload { data, after },
             command_id: self.command.command_id.clone(),
             traceparent: self.command.traceparent.clone(),
         });
+    }
+
+    /// Counts a change that was made to a lock, whose owner has to be locked exclusively in SQL,
+    /// and adds it to the history. No event is made of it: its cart has one.
+    pub fn record_lock(
+        &mut self,
+        lock: Handle<Lock>,
+        action: Action,
+        reason: Option<String>,
+    ) -> Result<()> {
+        self.require_owner(&self[lock].head.address.clone(), Mode::Exclusive)?;
+        let (now, actor) = (self.now, self.command.actor.clone());
+        let Lock { head, cart_id, token, method, .. } = &mut self[lock];
+        head.version += 1;
+        head.at = now;
+        let row = HistoryRow {
+            tenant: head.address.tenant.clone(),
+            owner: head.address.id.clone(),
+            cart_id: cart_id.clone(),
+            token: Some(*token),
+            action,
+            method: Some(*method),
+            reason,
+            actor,
+            at: now,
+        };
+        self.changes.history.push(row);
+        Ok(())
     }
 
     /// Stores a turn of a table that is new or changed.
