@@ -25,6 +25,14 @@ impl Fact {
     }
 }
 
+/// What a rule says of a change of a held lock: the event of the cart that holds it, and the row of
+/// the history.
+pub(crate) struct LockFact {
+    pub fact: Fact,
+    pub action: Action,
+    pub reason: Option<String>,
+}
+
 /// A fact that was decided, ready to be stored.
 #[derive(Clone, Debug)]
 pub struct Event {

@@ -12,23 +12,23 @@
 //! Only the deadline on the database's clock counts: a command that meets a lock beyond it decides
 //! its expiry before anything else, and that stays even if the command is then refused.
 
-use std::time::Duration;
+mod rules;
 
 use brigade_contracts::{
-    Address, Aggregate, Money, Refusal, Timestamp, Token,
-    event::{
-        CART_LOCK_EXPIRED, CART_LOCK_EXTENDED, CART_LOCKED, CART_TRANSACTION_BOUND, CART_UNLOCKED,
-    },
+    Address, Aggregate, Refusal, Token,
+    cart::{LockCart, Unlock},
+    event::CART_LOCKED,
     lock::{Action, LockState},
     payment::Method,
 };
 use serde_json::json;
 
 use crate::{
-    changes::{Fact, LockMetric},
-    head::Head,
+    changes::{Fact, LockFact, LockMetric},
+    json::raw,
     loaded::Mode,
-    outcome::{Done, Result},
+    outcome::{Done, NotDone, Result},
+    refusal::{cart_empty, payment_open},
     state::{Cart, Lock},
     unit_of_work::{Handle, UnitOfWork},
 };
@@ -42,7 +42,7 @@ pub(crate) fn live(work: &mut UnitOfWork<'_>, owner: &Token) -> Result<Option<Ha
         let cart = work.load::<Cart>(&work[lock].cart())?;
         let open = cart.is_some_and(|cart| work[cart].has_open_payment(Some(work[lock].token)));
         let until = work.lock_policy().lives_until(&work[lock].live(), open, work.now);
-        change(work, lock, |lock| match until {
+        work.change_lock(lock, |lock| match until {
             Some(until) => lock.extend_to(until, "payment_open"),
             None => lock.end(Action::Expired, "expired"),
         })?;
@@ -60,48 +60,92 @@ pub(crate) fn live_over(
     live(work, &owner)
 }
 
-/// Returns the live lock, if the cart holds it by this token.
-pub(crate) fn live_of(
+/// Returns an open cart, and the live lock of its owner.
+pub(crate) fn open_cart(
     work: &mut UnitOfWork<'_>,
-    cart: Handle<Cart>,
-    token: i64,
-) -> Result<Handle<Lock>> {
-    let lock = live_over(work, cart)?.filter(|lock| work[*lock].is_named(&work[cart], token));
-    Ok(lock.ok_or_else(stale_token)?)
+    address: &Address,
+) -> Result<(Handle<Cart>, Option<Handle<Lock>>)> {
+    let cart = work.existing::<Cart>(address)?;
+    work[cart].require_open()?;
+    Ok((cart, live_over(work, cart)?))
 }
 
-/// Returns the lock that the cart holds by this token, even past its deadline.
-pub(crate) fn held_by(
-    work: &mut UnitOfWork<'_>,
-    cart: Handle<Cart>,
-    token: i64,
-) -> Result<Handle<Lock>> {
-    let address = work.address(Aggregate::Lock, &work[cart].owner);
-    let lock = work.load_lock(&address, Mode::Shared)?;
-    let lock = lock.filter(|lock| work[*lock].is_held());
-    let lock = lock.filter(|lock| work[*lock].is_named(&work[cart], token));
-    Ok(lock.ok_or_else(stale_token)?)
+/// Returns an open cart that no live lock keeps as it is.
+pub(crate) fn unlocked_cart(work: &mut UnitOfWork<'_>, address: &Address) -> Result<Handle<Cart>> {
+    match open_cart(work, address)? {
+        (_, Some(lock)) => Err(work[lock].refusal(work.now).into()),
+        (cart, None) => Ok(cart),
+    }
 }
 
-/// Changes a held lock by a rule, and records what the rule tells: in the cart that holds it, and
-/// in the history.
+/// Returns an open cart, and the live lock that it holds by this token.
+fn locked_cart(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    token: i64,
+) -> Result<(Handle<Cart>, Handle<Lock>)> {
+    let (cart, lock) = open_cart(work, address)?;
+    let lock = lock.filter(|lock| work[*lock].is_held_by(&work[cart], token));
+    Ok((cart, lock.ok_or_else(stale_token)?))
+}
+
+pub(crate) fn lock(work: &mut UnitOfWork<'_>, address: &Address, verb: &LockCart) -> Result<Done> {
+    let cart = unlocked_cart(work, address)?;
+    if work[cart].items.is_empty() {
+        return Err(cart_empty().into());
+    }
+    let fingerprint = work[cart].fingerprint();
+    if verb.fingerprint.as_ref().is_some_and(|expected| expected.as_str() != fingerprint) {
+        let refusal = Refusal::new(409, "cart_changed", "the cart holds something else by now");
+        let extra = ("fingerprint", raw(&fingerprint));
+        return Err(NotDone::Refused(Box::new((refusal, Some(extra)))));
+    }
+    let lock = acquire(work, cart, verb.method, Some(verb.transaction_id.clone()))?;
+    Ok(work[lock].describe(Done::ok(), work[lock].amount))
+}
+
+/// Changes the live lock that a cart holds by this token, and reports its deadline.
 pub(crate) fn change(
     work: &mut UnitOfWork<'_>,
-    lock: Handle<Lock>,
-    rule: impl FnOnce(&mut Lock) -> Change,
-) -> Result<()> {
-    let Change { fact, action, reason } = rule(&mut work[lock]);
-    let changed = &work[lock];
-    let deadline = changed.is_held().then_some(changed.expires_at);
-    if deadline.is_none() {
-        let (method, millis) = (changed.method, changed.acquired_at.millis_until(work.now));
-        work.changes.metrics.push(LockMetric::Held { method, millis, ended: action });
+    address: &Address,
+    token: i64,
+    rule: impl FnOnce(&mut Lock) -> LockFact,
+) -> Result<Done> {
+    let (_, lock) = locked_cart(work, address, token)?;
+    work.change_lock(lock, rule)?;
+    Ok(deadline(&work[lock]))
+}
+
+pub(crate) fn unlock(work: &mut UnitOfWork<'_>, address: &Address, verb: &Unlock) -> Result<Done> {
+    let (cart, lock) = locked_cart(work, address, verb.token)?;
+    if work[cart].has_open_payment(Some(verb.token)) {
+        return Err(payment_open().into());
     }
-    if let Some(cart) = work.load::<Cart>(&work[lock].cart())? {
-        work[cart].locked_until = deadline;
-        work.record(cart, fact);
+    work.change_lock(lock, |lock| lock.release(verb.reason.as_str()))?;
+    Ok(Done::ok())
+}
+
+/// Ends or extends a lock that is past its deadline, as every command does that meets it, and
+/// reports which.
+pub(crate) fn expire(work: &mut UnitOfWork<'_>, address: &Address, token: i64) -> Result<Done> {
+    let cart = work.existing::<Cart>(address)?;
+    work[cart].require_open()?;
+    let lock = work.load_lock(&work.address(Aggregate::Lock, &work[cart].owner), Mode::Shared)?;
+    let lock = lock.filter(|lock| work[*lock].is_held_by(&work[cart], token));
+    let expires_at = work[lock.ok_or_else(stale_token)?].expires_at;
+    if work.now < expires_at {
+        let retry_after_ms = Some(work.now.millis_until(expires_at));
+        let refusal = Refusal::new(409, "not_due", "the deadline has not passed");
+        return Err(Refusal { retry_after_ms, ..refusal }.into());
     }
-    work.record_lock(lock, action, reason)
+    match live_over(work, cart)? {
+        Some(extended) => Ok(deadline(&work[extended])),
+        None => Ok(Done::ok().with("token", &token)),
+    }
+}
+
+fn deadline(lock: &Lock) -> Done {
+    Done::ok().with("token", &lock.token).with("expires_at", &lock.expires_at)
 }
 
 /// Acquires the lock of the cart's owner, which nobody holds.
@@ -118,7 +162,7 @@ pub(crate) fn acquire(
     let token = work.fencing_token()?;
     let present = &work[cart];
     let acquired = Lock {
-        head: head(work, released, address)?,
+        head: work.lock_head(released, address)?,
         state: LockState::Held,
         cart_id: present.head.address.id.clone(),
         token,
@@ -148,75 +192,11 @@ pub(crate) fn acquire(
 pub(crate) fn hand_over(work: &mut UnitOfWork<'_>, lock: Handle<Lock>, user: &Token) -> Result<()> {
     let address = work.address(Aggregate::Lock, user);
     let released = work.load_lock(&address, Mode::Shared)?;
-    let acquired = Lock { head: head(work, released, address)?, ..work[lock].clone() };
+    let acquired = Lock { head: work.lock_head(released, address)?, ..work[lock].clone() };
     work[lock].release("claimed");
     work.record_lock(lock, Action::Released, Some("claimed".to_owned()))?;
     let acquired = work.store(released, acquired);
     work.record_lock(acquired, Action::Acquired, Some("claimed".to_owned()))
-}
-
-/// Returns the head of a lock that is about to change. One without a row may have had one, which
-/// was deleted: the new one continues above all versions that ever were.
-fn head(work: &UnitOfWork<'_>, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
-    match released {
-        Some(lock) => Ok(work[lock].head.clone()),
-        None => Ok(Head { version: work.lock_floor()?, ..Head::unborn(address, work.now) }),
-    }
-}
-
-/// What a rule says of its change of a lock: the event of its cart, and the row of the history.
-pub(crate) struct Change {
-    fact: Fact,
-    action: Action,
-    reason: Option<String>,
-}
-
-impl Lock {
-    /// Returns whether a cart holds it by this token.
-    fn is_named(&self, cart: &Cart, token: i64) -> bool {
-        self.token == token && self.cart_id == cart.head.address.id
-    }
-
-    /// Puts another transaction on it; the deadline stays.
-    pub(crate) fn bind(&mut self, transaction_id: &Token) -> Change {
-        self.transaction_id = Some(transaction_id.clone());
-        let fact = Fact::new(CART_TRANSACTION_BOUND, &json!({ "token": self.token }));
-        Change { fact, action: Action::Bound, reason: None }
-    }
-
-    /// Adds to its deadline, up to the cap.
-    pub(crate) fn extend(&mut self, seconds: u32, cap: Duration) -> Change {
-        let until = self.expires_at.plus(Duration::from_secs(u64::from(seconds)));
-        // The cap may have been lowered since it was acquired: no deadline comes nearer by this.
-        self.extend_to(until.min(self.acquired_at.plus(cap)).max(self.expires_at), "asked")
-    }
-
-    fn extend_to(&mut self, until: Timestamp, reason: &str) -> Change {
-        self.expires_at = until;
-        let data = json!({ "token": self.token, "expires_at": until, "reason": reason });
-        let fact = Fact::new(CART_LOCK_EXTENDED, &data);
-        Change { fact, action: Action::Extended, reason: Some(reason.to_owned()) }
-    }
-
-    pub(crate) fn release(&mut self, reason: &str) -> Change {
-        self.end(Action::Released, reason)
-    }
-
-    fn end(&mut self, action: Action, reason: &str) -> Change {
-        self.state = LockState::Released;
-        self.reason = Some(reason.to_owned());
-        let kind = if action == Action::Expired { CART_LOCK_EXPIRED } else { CART_UNLOCKED };
-        let fact = Fact::new(kind, &json!({ "token": self.token, "reason": reason }));
-        Change { fact, action, reason: Some(reason.to_owned()) }
-    }
-}
-
-/// Adds to an outcome the lock that its command acquired, or pays under.
-pub(crate) fn describe(done: Done, lock: &Lock, amount: Money) -> Done {
-    done.with("token", &lock.token)
-        .with("expires_at", &lock.expires_at)
-        .with("fingerprint", &lock.fingerprint)
-        .with("amount", &amount)
 }
 
 /// Refuses the token of a lock that nobody holds any more: a capture that paid the cart fully has

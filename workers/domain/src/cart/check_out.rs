@@ -7,24 +7,24 @@ use brigade_contracts::{
 };
 use serde_json::json;
 
-use super::checks::cart_empty;
 use crate::{
     changes::Fact,
     lock, order,
     outcome::{Done, Result},
+    refusal::cart_empty,
     state::{Cart, Lock, Order},
     table,
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// Makes an order of an open cart. What is paid, and every payment, goes over to the order, and the
+/// Makes an order of an open cart, over which there may be a live lock. What is paid, and every payment, goes over to the order, and the
 /// lock is released. Whatever is refused is refused before anything is changed.
 pub(crate) fn check_out(
     work: &mut UnitOfWork<'_>,
     cart: Handle<Cart>,
+    lock: Option<Handle<Lock>>,
     verb: &CheckOut,
 ) -> Result<Done> {
-    let lock = lock::live_over(work, cart)?;
     require_named(&work[cart], lock.map(|lock| &work[lock]), verb.token, work.now)?;
     if work[cart].items.is_empty() {
         return Err(cart_empty().into());
@@ -36,7 +36,7 @@ pub(crate) fn check_out(
     }
     let order = order::of_cart(address, &work[cart], work.now)?.at(seat);
     if let Some(lock) = lock {
-        lock::change(work, lock, |lock| lock.release("checked_out"))?;
+        work.change_lock(lock, |lock| lock.release("checked_out"))?;
     }
     work[cart].status = Status::CheckedOut;
     work[cart].order_id = Some(verb.order_id.clone());

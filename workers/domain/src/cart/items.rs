@@ -6,11 +6,11 @@ use brigade_contracts::{
     event::{CART_ITEM_ADDED, CART_ITEM_CHANGED, CART_ITEM_REMOVED},
 };
 
-use super::checks::{not_a_member, require_fitting, require_unpaid};
+use super::checks::not_a_member;
 use crate::{changes::Fact, refusal::too_large, state::Cart};
 
 pub(super) fn add(cart: &mut Cart, add: &AddItem) -> Result<Fact, Refusal> {
-    require_unpaid(cart)?;
+    cart.require_unpaid()?;
     if cart.items.iter().any(|item| item.item_id == add.item_id) {
         return Err(Refusal::new(409, "item_exists", "there is an item of this id"));
     }
@@ -29,21 +29,21 @@ pub(super) fn add(cart: &mut Cart, add: &AddItem) -> Result<Fact, Refusal> {
         user: add.user.clone(),
     });
     cart.total()?;
-    require_fitting(cart)?;
+    cart.require_fitting()?;
     Ok(Fact::new(CART_ITEM_ADDED, add))
 }
 
 pub(super) fn set(cart: &mut Cart, set: &SetItem) -> Result<Fact, Refusal> {
-    require_unpaid(cart)?;
+    cart.require_unpaid()?;
     let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
     item.ok_or_else(item_not_found)?.quantity = set.quantity;
     cart.total()?;
-    require_fitting(cart)?;
+    cart.require_fitting()?;
     Ok(Fact::new(CART_ITEM_CHANGED, set))
 }
 
 pub(super) fn remove(cart: &mut Cart, remove: &RemoveItem) -> Result<Fact, Refusal> {
-    require_unpaid(cart)?;
+    cart.require_unpaid()?;
     let at = cart.items.iter().position(|item| item.item_id == remove.item_id);
     cart.items.remove(at.ok_or_else(item_not_found)?);
     Ok(Fact::new(CART_ITEM_REMOVED, remove))

@@ -7,7 +7,7 @@ use brigade_contracts::{
 };
 use serde_json::json;
 
-use super::checks::{cart_paid, not_a_member, require_fitting};
+use super::checks::{cart_paid, not_a_member};
 use crate::{
     changes::Fact,
     refusal::{payment_open, too_large},
@@ -25,7 +25,7 @@ pub(super) fn join(cart: &mut Cart, user: &Token) -> Result<Fact, Refusal> {
         return Err(too_large("a cart has at most 200 members"));
     }
     cart.members.push(MemberPayment { user: user.clone(), committed: None, paid: Money::ZERO });
-    require_fitting(cart)?;
+    cart.require_fitting()?;
     Ok(Fact::new(CART_MEMBER_JOINED, &json!({ "user": user })))
 }
 
@@ -61,6 +61,7 @@ fn require_free_to_leave(cart: &Cart, user: &Token) -> Result<(), Refusal> {
 }
 
 pub(super) fn commit_cod(cart: &mut Cart, user: &Token) -> Result<Fact, Refusal> {
+    cart.require_open()?;
     let member = cart.members.iter_mut().find(|m| m.user == *user).ok_or_else(not_a_member)?;
     if member.committed.is_some() {
         return Err(already_committed("this member has committed already"));

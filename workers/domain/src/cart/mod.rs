@@ -15,7 +15,6 @@ mod check_out;
 mod checks;
 mod claim;
 mod items;
-mod locking;
 mod members;
 mod open;
 
@@ -26,12 +25,10 @@ use brigade_contracts::{
     verb::Reason,
 };
 
-pub(crate) use self::{
-    check_out::check_out,
-    checks::{cart_empty, closed, not_a_member},
-};
+pub(crate) use self::{check_out::check_out, checks::not_a_member};
 use crate::{
     changes::Fact,
+    lock,
     outcome::{Done, Result},
     refusal::payment_open,
     state::Cart,
@@ -48,18 +45,23 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
         Verb::RemoveItem(verb) => change(work, address, |cart| items::remove(cart, verb)),
         Verb::Abandon(verb) => change(work, address, |cart| abandon(cart, verb)),
         Verb::CommitCod(verb) => {
-            let cart = checks::open(work, address)?;
+            let cart = work.existing(address)?;
             work.change(cart, |cart| members::commit_cod(cart, &verb.user))
         }
         Verb::Claim(verb) => claim::claim(work, address, &verb.user),
-        Verb::Lock(verb) => locking::lock(work, address, verb),
-        Verb::BindTransaction(verb) => locking::bind_transaction(work, address, verb),
-        Verb::Extend(verb) => locking::extend(work, address, verb),
-        Verb::Unlock(verb) => locking::unlock(work, address, verb),
-        Verb::ExpireLock(verb) => locking::expire(work, address, verb.token),
+        Verb::Lock(verb) => lock::lock(work, address, verb),
+        Verb::BindTransaction(verb) => {
+            lock::change(work, address, verb.token, |lock| lock.bind(&verb.transaction_id))
+        }
+        Verb::Extend(verb) => {
+            let cap = work.lock_policy().cap;
+            lock::change(work, address, verb.token, |lock| lock.extend(verb.seconds.get(), cap))
+        }
+        Verb::Unlock(verb) => lock::unlock(work, address, verb),
+        Verb::ExpireLock(verb) => lock::expire(work, address, verb.token),
         Verb::CheckOut(verb) => {
-            let cart = checks::open(work, address)?;
-            check_out(work, cart, verb)
+            let (cart, lock) = lock::open_cart(work, address)?;
+            check_out(work, cart, lock, verb)
         }
     }
 }
@@ -70,12 +72,12 @@ fn change(
     address: &Address,
     rule: impl FnOnce(&mut Cart) -> std::result::Result<Fact, Refusal>,
 ) -> Result<Done> {
-    let cart = checks::unlocked(work, address)?;
+    let cart = lock::unlocked_cart(work, address)?;
     work.change(cart, rule)
 }
 
 fn abandon(cart: &mut Cart, verb: &Reason) -> std::result::Result<Fact, Refusal> {
-    checks::require_unpaid(cart)?;
+    cart.require_unpaid()?;
     if cart.has_open_payment(None) {
         return Err(payment_open());
     }

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use brigade_contracts::{
-    Currency, Money, Refusal,
+    Address, Currency, Money, Refusal,
     cart::CheckOut,
-    event::{EventKind, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
-    payment::{RefundReason, RefundTask, Status, TaskStatus},
+    event::{EventKind, PAYMENT_CASH_CONFIRMED, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
+    payment::{ConfirmCash, Method, RefundReason, RefundTask, Status, TaskStatus},
 };
 use serde::Serialize;
 
-use super::target::PaymentTarget;
+use super::target::{Change, PaymentTarget};
 use crate::{
     cart,
     changes::Fact,
@@ -27,7 +27,21 @@ struct Report<'a, T> {
     applied: Money,
 }
 
-/// Records a capture, of which the event is of this kind, unless it is late.
+/// Cash came in.
+pub(super) fn confirm_cash(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &ConfirmCash,
+) -> Result<Done> {
+    let payment = work.existing::<Payment>(address)?;
+    if work[payment].method != Method::Cash {
+        return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
+    }
+    let captured = Capture { transaction_id: None, amount: verb.amount, currency: verb.currency };
+    capture(work, payment, captured, PAYMENT_CASH_CONFIRMED, verb)
+}
+
+/// Records a capture. Its event is of this kind, unless it is late.
 pub(super) fn capture(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
@@ -43,38 +57,17 @@ pub(super) fn capture(
         let message = "nothing can be captured with an amount of 0";
         return Err(Refusal::new(422, "nothing_captured", message).into());
     }
-    if captures.is_empty() {
-        return capture_first(work, payment, captured, kind, verb);
+    if !captures.is_empty() {
+        let change = work[payment].take_again(captured);
+        let done = Done::ok().with("refund_tasks", &change.tasks);
+        change.record(work, payment);
+        return Ok(done);
     }
-    let task = work[payment].capture_again(captured);
-    request_refund(work, payment, &task);
-    Ok(Done::ok().with("refund_tasks", &[task]))
-}
-
-/// Applies the first capture as far as possible, and owes the rest back.
-fn capture_first(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    captured: Capture,
-    kind: EventKind,
-    verb: &impl Serialize,
-) -> Result<Done> {
     let target = PaymentTarget::load_locked(work, payment)?;
-    let is_own_currency = captured.currency == target.currency(work);
-    let due = if is_own_currency && work[payment].status.is_open() {
-        target.due(work, &work[payment])
-    } else {
-        Money::ZERO
-    };
-    let task = work[payment].capture(captured, due, is_own_currency);
-    let Payment { status, applied, .. } = work[payment];
-    let kind = if status == Status::LateCaptured { PAYMENT_LATE_CAPTURED } else { kind };
-    work.record(payment, Fact::new(kind, &Report { verb, applied }));
-    if let Some(task) = &task {
-        request_refund(work, payment, task);
-    }
-    target.record(work, payment, applied, Money::ZERO)?;
-    let done = Done::ok().with("refund_tasks", task.as_slice());
+    let due = target.due(work, &work[payment], captured.currency);
+    let change = work[payment].take(captured, due, kind, verb);
+    let done = Done::ok().with("refund_tasks", &change.tasks);
+    target.record_payment(work, payment, change)?;
     match check_out(work, target, payment)? {
         Some(code) => Ok(done.with("check_out", &code)),
         None => Ok(done),
@@ -88,68 +81,79 @@ fn check_out(
     target: PaymentTarget,
     payment: Handle<Payment>,
 ) -> Result<Option<Cow<'static, str>>> {
-    let Payment { order_id, table_id, applied, .. } = &work[payment];
-    let (PaymentTarget::Cart { cart, lock }, Some(order_id)) = (target, order_id) else {
+    let present = &work[payment];
+    let (PaymentTarget::Cart { cart, lock }, Some(order_id)) = (target, &present.order_id) else {
         return Ok(None);
     };
-    if *applied == Money::ZERO || work[cart].due() > Money::ZERO {
+    if present.applied == Money::ZERO || work[cart].due() > Money::ZERO {
         return Ok(None);
     }
+    let lock = lock.filter(|lock| work[*lock].is_held());
     // Others may still be open under the same lock: they go over to the order.
-    let lock = lock.map(|lock| &work[lock]).filter(|lock| lock.is_held());
+    let own = lock.filter(|lock| present.is_under(&work[*lock]));
     let verb = CheckOut {
         order_id: order_id.clone(),
-        table_id: table_id.clone(),
-        token: lock.map(|lock| lock.token),
+        table_id: present.table_id.clone(),
+        token: own.map(|lock| work[lock].token),
     };
-    match cart::check_out(work, cart, &verb) {
+    match cart::check_out(work, cart, lock, &verb) {
         Ok(_) => Ok(Some("ok".into())),
         Err(NotDone::Refused(refused)) => Ok(Some(refused.0.code)),
         Err(deferred @ NotDone::Deferred(_)) => Err(deferred),
     }
 }
 
-/// Records a refund task that is new.
-fn request_refund(work: &mut UnitOfWork<'_>, payment: Handle<Payment>, task: &RefundTask) {
-    work.record(payment, Fact::new(PAYMENT_REFUND_REQUESTED, task));
-    work.record_refund_task(task.clone());
-}
-
 impl Payment {
-    /// Takes the first capture, of which so much is due, and makes the task over the rest.
-    fn capture(
+    /// Takes the first capture, of which so much is due, and owes the rest back.
+    fn take(
         &mut self,
         captured: Capture,
-        due: Money,
-        is_own_currency: bool,
-    ) -> Option<RefundTask> {
+        due: Option<Money>,
+        kind: EventKind,
+        verb: &impl Serialize,
+    ) -> Change {
         let Capture { amount, currency, .. } = captured;
-        let late = due == Money::ZERO;
+        let applied = amount.min(due.unwrap_or_default());
+        let late = applied == Money::ZERO;
         self.status = if late { Status::LateCaptured } else { Status::Captured };
+        self.applied = applied;
         self.amount = amount;
         self.currency = currency;
-        self.applied = amount.min(due);
         if captured.transaction_id.is_some() {
             self.transaction_id.clone_from(&captured.transaction_id);
         }
         self.captures.push(captured);
-        let reason = match self.status {
-            _ if !is_own_currency => RefundReason::OtherCurrency,
-            Status::LateCaptured => RefundReason::LateCapture,
-            _ => RefundReason::Surplus,
+        let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
+        let mut change = Change::of(Fact::new(kind, &Report { verb, applied }));
+        change.applied = applied;
+        let reason = match due {
+            None => RefundReason::OtherCurrency,
+            Some(_) if late => RefundReason::LateCapture,
+            Some(_) => RefundReason::Surplus,
         };
-        let surplus = amount.less(self.applied);
-        (surplus > Money::ZERO).then(|| self.owe(surplus, currency, reason))
+        if amount > applied {
+            self.owe(amount.less(applied), currency, reason, &mut change);
+        }
+        change
     }
 
-    /// Takes one more capture, and makes the task over all of it.
-    fn capture_again(&mut self, captured: Capture) -> RefundTask {
+    /// Takes one more capture, and owes all of it back.
+    fn take_again(&mut self, captured: Capture) -> Change {
         let Capture { amount, currency, .. } = captured;
+        let mut change = Change::default();
         self.captures.push(captured);
-        self.owe(amount, currency, RefundReason::CapturedAgain)
+        self.owe(amount, currency, RefundReason::CapturedAgain, &mut change);
+        change
     }
 
-    fn owe(&mut self, amount: Money, currency: Currency, reason: RefundReason) -> RefundTask {
+    /// Makes one more refund task.
+    fn owe(
+        &mut self,
+        amount: Money,
+        currency: Currency,
+        reason: RefundReason,
+        change: &mut Change,
+    ) {
         let id = &self.head.address.id;
         let task = RefundTask {
             id: format!("{id}.{}", self.tasks.len() + 1),
@@ -161,6 +165,7 @@ impl Payment {
             status: TaskStatus::Open,
         };
         self.tasks.push(task.clone());
-        task
+        change.facts.push(Fact::new(PAYMENT_REFUND_REQUESTED, &task));
+        change.tasks.push(task);
     }
 }

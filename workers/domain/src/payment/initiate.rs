@@ -1,19 +1,19 @@
 use brigade_contracts::{
-    Address, Aggregate, Currency, Money, Refusal, Timestamp,
-    cart::{Kind, Status},
+    Address, Aggregate, Currency, Money, Refusal, Timestamp, Token,
+    cart::Kind,
     event::PAYMENT_INITIATED,
     order,
     payment::{self, Initiate, Target},
 };
 
-use super::target::PaymentTarget;
+use super::target::{Change, PaymentTarget};
 use crate::{
-    cart::{cart_empty, closed, not_a_member},
+    cart::not_a_member,
     changes::Fact,
     head::Head,
     lock,
     outcome::{Done, Result},
-    refusal::already_exists,
+    refusal::{already_exists, cart_empty},
     state::{
         Cart, Lock, Order, Payment,
         entry::{Entry, has_room, open},
@@ -29,19 +29,24 @@ pub(super) fn initiate(
     if work.find::<Payment>(address)?.is_some() {
         return Err(already_exists().into());
     }
-    match &verb.target {
-        Target::Cart(id) => of_cart(work, address, verb, &work.address(Aggregate::Cart, id)),
-        Target::Order(id) => of_order(work, address, verb, &work.address(Aggregate::Order, id)),
-    }
+    let (payment, target, done) = match &verb.target {
+        Target::Cart(id) => of_cart(work, address, verb, id)?,
+        Target::Order(id) => of_order(work, address, verb, id)?,
+    };
+    let payment = work.create(payment);
+    let change = Change::of(Fact::new(PAYMENT_INITIATED, verb));
+    target.record_payment(work, payment, change)?;
+    Ok(done)
 }
 
 fn of_order(
     work: &mut UnitOfWork<'_>,
     address: &Address,
     verb: &Initiate,
-    order: &Address,
-) -> Result<Done> {
-    let order = work.load::<Order>(order)?.ok_or_else(|| target_not_found("order_not_found"))?;
+    id: &Token,
+) -> Result<(Payment, PaymentTarget, Done)> {
+    let order = work.load::<Order>(&work.address(Aggregate::Order, id))?;
+    let order = order.ok_or_else(|| target_not_found("order_not_found"))?;
     let present = &work[order];
     if present.status == order::Status::Cancelled {
         return Err(Refusal::new(409, "order_cancelled", "the order is cancelled").into());
@@ -50,44 +55,52 @@ fn of_order(
     let open = sum(open(&present.payments))?;
     let amount = amount(verb, present.due().less(open))?;
     let payment = new(address, verb, amount, present.currency, work.now);
-    record(work, payment, PaymentTarget::Order { order, was: None }, verb)?;
-    Ok(Done::created())
+    Ok((payment, PaymentTarget::Order { order, was: None }, Done::created()))
 }
 
 fn of_cart(
     work: &mut UnitOfWork<'_>,
     address: &Address,
     verb: &Initiate,
-    cart: &Address,
-) -> Result<Done> {
-    let cart = work.load::<Cart>(cart)?.ok_or_else(|| target_not_found("cart_not_found"))?;
+    id: &Token,
+) -> Result<(Payment, PaymentTarget, Done)> {
+    let cart = work.load::<Cart>(&work.address(Aggregate::Cart, id))?;
+    let cart = cart.ok_or_else(|| target_not_found("cart_not_found"))?;
     require_payer(&work[cart], verb)?;
     let live = lock::live_over(work, cart)?;
-    let (present, held) = (&work[cart], live.map(|lock| &work[lock]));
-    require_joinable(held, present, verb, work.now)?;
-    if present.items.is_empty() {
-        return Err(cart_empty().into());
-    }
-    require_room(&present.payments)?;
-    let token = held.map(|lock| lock.token);
-    let being_paid = open(&present.payments).filter(|entry| held.is_some() && entry.token == token);
-    let amount = amount(verb, present.due().less(sum(being_paid)?))?;
+    let present = &work[cart];
+    let amount = amount_of_cart(present, live.map(|lock| &work[lock]), verb, work.now)?;
     let payment = new(address, verb, amount, present.currency, work.now);
     let lock = match live {
         Some(lock) => lock,
         None => lock::acquire(work, cart, verb.method, verb.transaction_id.clone())?,
     };
-    let Lock { token, fingerprint, .. } = &work[lock];
-    let (token, fingerprint) = (Some(*token), Some(fingerprint.clone()));
-    let payment = Payment { token, fingerprint, ..payment };
-    record(work, payment, PaymentTarget::Cart { cart, lock: None }, verb)?;
-    Ok(lock::describe(Done::created(), &work[lock], amount))
+    let held = &work[lock];
+    let done = held.describe(Done::created(), amount);
+    let (token, fingerprint) = (Some(held.token), Some(held.fingerprint.clone()));
+    let target = PaymentTarget::Cart { cart, lock: Some(lock) };
+    Ok((Payment { token, fingerprint, ..payment }, target, done))
+}
+
+/// Returns the amount of a payment of a cart, over which there may be a live lock.
+fn amount_of_cart(
+    cart: &Cart,
+    lock: Option<&Lock>,
+    verb: &Initiate,
+    now: Timestamp,
+) -> Result<Money> {
+    require_joinable(lock, cart, verb, now)?;
+    if cart.items.is_empty() {
+        return Err(cart_empty().into());
+    }
+    require_room(&cart.payments)?;
+    let under = |entry: &&Entry| lock.is_some_and(|lock| entry.token == Some(lock.token));
+    let being_paid = sum(open(&cart.payments).filter(under))?;
+    amount(verb, cart.due().less(being_paid))
 }
 
 fn require_payer(cart: &Cart, verb: &Initiate) -> std::result::Result<(), Refusal> {
-    if cart.status != Status::Open {
-        return Err(closed());
-    }
+    cart.require_open()?;
     if cart.kind == Kind::Team && verb.user.as_ref().is_some_and(|user| !cart.is_member(user)) {
         return Err(not_a_member());
     }
@@ -116,18 +129,6 @@ fn require_joinable(
             Err(Refusal { message: message.into(), ..lock.refusal(now) })
         }
     }
-}
-
-/// Records a payment that begins.
-fn record(
-    work: &mut UnitOfWork<'_>,
-    payment: Payment,
-    target: PaymentTarget,
-    verb: &Initiate,
-) -> Result<()> {
-    let payment = work.create(payment);
-    work.record(payment, Fact::new(PAYMENT_INITIATED, verb));
-    target.record(work, payment, Money::ZERO, Money::ZERO)
 }
 
 fn new(

@@ -1,22 +1,21 @@
-//! The course of a payment after it was initiated: the gateway, the till or a user decides it.
+//! The course of a payment after it was initiated: the gateway or a user decides it.
 
 use brigade_contracts::{
-    Address, Aggregate, Money, Refusal,
+    Address, Aggregate, Refusal,
     event::{
-        PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_CASH_CONFIRMED, PAYMENT_FAILED,
-        PAYMENT_TRANSACTION_BOUND, PAYMENT_UNKNOWN,
+        PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_FAILED, PAYMENT_TRANSACTION_BOUND,
+        PAYMENT_UNKNOWN,
     },
-    payment::{BindTransaction, ConfirmCash, GatewayResult, Method, RecordResult, Status, Target},
+    payment::{BindTransaction, GatewayResult, RecordResult, Status, Target},
     verb::Reason,
 };
 
 use super::{
     capture::capture,
-    target::{PaymentTarget, lock_of},
+    target::{Change, PaymentTarget, live_lock},
 };
 use crate::{
     changes::Fact,
-    lock,
     outcome::{Done, Result},
     state::{Capture, Payment},
     unit_of_work::{Handle, UnitOfWork},
@@ -34,8 +33,9 @@ pub(super) fn bind_transaction(
     // An order, which has no lock, is not loaded.
     if let Target::Cart(id) = work[payment].target.clone() {
         let cart = work.existing(&work.address(Aggregate::Cart, &id))?;
-        if let Some(lock) = lock_of(work, payment, cart)? {
-            lock::change(work, lock, |lock| lock.bind(&verb.transaction_id))?;
+        let lock = live_lock(work, cart)?;
+        if let Some(lock) = lock.filter(|lock| work[payment].is_under(&work[*lock])) {
+            work.change_lock(lock, |lock| lock.bind(&verb.transaction_id))?;
         }
     }
     work[payment].transaction_id = Some(verb.transaction_id.clone());
@@ -70,19 +70,6 @@ pub(super) fn record(
     }
 }
 
-pub(super) fn confirm_cash(
-    work: &mut UnitOfWork<'_>,
-    address: &Address,
-    verb: &ConfirmCash,
-) -> Result<Done> {
-    let payment = work.existing::<Payment>(address)?;
-    if work[payment].method != Method::Cash {
-        return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
-    }
-    let captured = Capture { transaction_id: None, amount: verb.amount, currency: verb.currency };
-    capture(work, payment, captured, PAYMENT_CASH_CONFIRMED, verb)
-}
-
 pub(super) fn cancel(work: &mut UnitOfWork<'_>, address: &Address, verb: &Reason) -> Result<Done> {
     let payment = work.existing::<Payment>(address)?;
     match work[payment].status {
@@ -106,8 +93,7 @@ fn change(
 ) -> Result<Done> {
     let target = PaymentTarget::load_locked(work, payment)?;
     work[payment].status = status;
-    work.record(payment, fact);
-    target.record(work, payment, Money::ZERO, Money::ZERO)?;
+    target.record_payment(work, payment, Change::of(fact))?;
     Ok(Done::ok())
 }
 

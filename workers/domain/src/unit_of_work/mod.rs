@@ -6,45 +6,26 @@
 //! [`UnitOfWork::record`] gives the change a version and an event; what is changed without is
 //! stored under the version that it had, which only counts of refusals may be.
 
+mod handle;
 mod lookups;
 
-use std::{
-    borrow::Cow,
-    collections::BTreeSet,
-    marker::PhantomData,
-    mem,
-    ops::{Index, IndexMut},
-};
+use std::{borrow::Cow, collections::BTreeSet, mem};
 
 use brigade_contracts::{
     Address, Aggregate, Command, Part, Refusal, Timestamp, Token, command::Request, event,
     lock::Action, payment::RefundTask,
 };
 
+pub(crate) use self::handle::Handle;
 use crate::{
-    changes::{Changes, Event, Fact, HistoryRow},
+    changes::{Changes, Event, Fact, HistoryRow, LockFact, LockMetric},
     inputs::Checked,
     loaded::{Loaded, Missing, Mode},
     outcome::{Done, NotDone, Result},
     policy::LockPolicy,
     refusal::not_found,
-    state::{Lock, State, Stored, Table, Turn},
+    state::{Cart, Lock, State, Stored, Table, Turn},
 };
-
-/// Names a state of this kind in the unit of work that gave the handle.
-/// [`UnitOfWork::roll_back`] ends all handles.
-pub(crate) struct Handle<T> {
-    at: usize,
-    kind: PhantomData<fn() -> T>,
-}
-
-impl<T> Clone for Handle<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Handle<T> {}
 
 pub(crate) struct UnitOfWork<'b> {
     batch: &'b Loaded,
@@ -159,7 +140,7 @@ impl<'b> UnitOfWork<'b> {
     /// Adds a state of something that did not exist.
     pub fn create<T: Stored>(&mut self, state: T) -> Handle<T> {
         self.states.push(Cow::Owned(state.into()));
-        Handle { at: self.states.len() - 1, kind: PhantomData }
+        Handle::new(self.states.len() - 1)
     }
 
     /// Puts a state in the place of the known one, if there is one.
@@ -195,7 +176,7 @@ impl<'b> UnitOfWork<'b> {
                 self.states.len() - 1
             }
         };
-        T::of(&self.states[at]).map(|_| Handle { at, kind: PhantomData })
+        T::of(&self.states[at]).map(|_| Handle::new(at))
     }
 
     /// Refuses a command whose sender expects another version.
@@ -220,7 +201,8 @@ impl<'b> UnitOfWork<'b> {
     }
 
     /// Counts a change that was made to an aggregate, and makes its event.
-    pub fn record<T: Stored>(&mut self, handle: Handle<T>, Fact { kind, data }: Fact) {
+    pub fn record<T: Stored>(&mut self, handle: Handle<T>, fact: Fact) {
+        let Fact { kind, data } = fact;
         let state = self.states[handle.at].to_mut();
         state.head_mut().touch(&kind, self.now);
         let part = |part| kind.carries(part).then(|| state.part(part));
@@ -241,6 +223,27 @@ impl<'b> UnitOfWork<'b> {
             command_id: self.command.command_id.clone(),
             traceparent: self.command.traceparent.clone(),
         });
+    }
+
+    /// Changes a held lock by a rule, and records what the rule tells: for the cart that holds it,
+    /// and in the history.
+    pub fn change_lock(
+        &mut self,
+        lock: Handle<Lock>,
+        rule: impl FnOnce(&mut Lock) -> LockFact,
+    ) -> Result<()> {
+        let LockFact { fact, action, reason } = rule(&mut self[lock]);
+        let Lock { method, acquired_at, expires_at, .. } = self[lock];
+        let deadline = self[lock].is_held().then_some(expires_at);
+        if deadline.is_none() {
+            let millis = acquired_at.millis_until(self.now);
+            self.changes.metrics.push(LockMetric::Held { method, millis, ended: action });
+        }
+        if let Some(cart) = self.load::<Cart>(&self[lock].cart())? {
+            self[cart].locked_until = deadline;
+            self.record(cart, fact);
+        }
+        self.record_lock(lock, action, reason)
     }
 
     /// Counts a change that was made to a lock, whose owner has to be locked exclusively in SQL,
@@ -283,20 +286,5 @@ impl<'b> UnitOfWork<'b> {
     pub fn record_refund_task(&mut self, task: RefundTask) {
         let key = (self.command.tenant.clone(), task.id.clone());
         self.changes.refund_tasks.insert(key, task);
-    }
-}
-
-impl<T: Stored> Index<Handle<T>> for UnitOfWork<'_> {
-    type Output = T;
-
-    fn index(&self, handle: Handle<T>) -> &T {
-        T::of(&self.states[handle.at]).expect("a handle is made for a state of its kind")
-    }
-}
-
-impl<T: Stored> IndexMut<Handle<T>> for UnitOfWork<'_> {
-    fn index_mut(&mut self, handle: Handle<T>) -> &mut T {
-        let state = self.states[handle.at].to_mut();
-        T::of_mut(state).expect("a handle is made for a state of its kind")
     }
 }
