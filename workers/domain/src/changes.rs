@@ -8,8 +8,30 @@ use brigade_contracts::{
     payment::{Method, RefundTask},
     user::Tokens,
 };
+use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::{state::Turn, throttle::FailureKey};
+use crate::{json::raw, state::Turn, throttle::FailureKey};
+
+/// What a rule says of a change that it made: the kind of the event, and its data.
+pub(crate) struct Fact {
+    pub kind: event::EventKind,
+    pub data: Box<RawValue>,
+}
+
+impl Fact {
+    pub fn new(kind: event::EventKind, data: &impl Serialize) -> Self {
+        Self { kind, data: raw(data) }
+    }
+}
+
+/// What a rule says of a change of a held lock: the event of the cart that holds it, and the row of
+/// the history.
+pub(crate) struct LockFact {
+    pub fact: Fact,
+    pub action: Action,
+    pub reason: Option<String>,
+}
 
 /// A fact that was decided, ready to be stored.
 #[derive(Clone, Debug)]
