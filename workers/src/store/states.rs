@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use brigade_contracts::{Address, Aggregate};
-use brigade_domain::State;
+use brigade_domain::{Cart, Lock, Order, Payment, State, Table, User};
 use sqlx::PgConnection;
 
 use super::{carts, locks, orders, payments, tables, users};
@@ -34,4 +34,32 @@ pub async fn load(
 
 fn add<T: Into<State>>(states: &mut Vec<State>, loaded: Vec<T>) {
     states.extend(loaded.into_iter().map(Into::into));
+}
+
+/// Changed states, to be saved each in the table of its kind.
+#[derive(Default)]
+pub(crate) struct StatesByKind<'a> {
+    pub carts: Vec<&'a Cart>,
+    pub orders: Vec<&'a Order>,
+    pub payments: Vec<&'a Payment>,
+    pub tables: Vec<&'a Table>,
+    pub users: Vec<&'a User>,
+    pub locks: Vec<&'a Lock>,
+}
+
+impl<'a> From<&'a [State]> for StatesByKind<'a> {
+    fn from(states: &'a [State]) -> Self {
+        let mut sorted = Self::default();
+        for state in states {
+            match state {
+                State::Cart(cart) => sorted.carts.push(cart),
+                State::Order(order) => sorted.orders.push(order),
+                State::Payment(payment) => sorted.payments.push(payment),
+                State::Table(table) => sorted.tables.push(table),
+                State::User(user) => sorted.users.push(user),
+                State::Lock(lock) => sorted.locks.push(lock),
+            }
+        }
+        sorted
+    }
 }
