@@ -75,9 +75,8 @@ pub fn exports(tenant: &Token) -> Vec<Value> {
 }
 
 fn imports(tenant: &Token) -> Vec<Value> {
-    let import = |kind: &str, subject: String| {
-        json!({ kind: { "account": FLEET, "subject": subject } })
-    };
+    let import =
+        |kind: &str, subject: String| json!({ kind: { "account": FLEET, "subject": subject } });
     let services = services(tenant).map(|subject| import("service", subject));
     services.into_iter().chain(streams(tenant).map(|subject| import("stream", subject))).collect()
 }
@@ -112,9 +111,11 @@ pub fn tenant_account(tenant: &Token, users: &[Value]) -> Value {
 /// The `accounts` block of nats-server's configuration, each user with its password.
 #[must_use]
 pub fn accounts<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) -> String {
-    block(users.into_iter().map(|(user, password)| {
-        (&user.account, listed_user(user, password).to_string())
-    }))
+    block(
+        users
+            .into_iter()
+            .map(|(user, password)| (&user.account, listed_user(user, password).to_string())),
+    )
 }
 
 /// The same with what an installation has of its own left out: passwords are variables, which the

@@ -189,7 +189,9 @@ async fn add(tenant: &Token, folder: &Folder, restore: bool, output: &Output) ->
     let is_new = tenants::add(&postgres().await?, tenant, restore).await?;
     let Some(accounts) = &folder.accounts else {
         ensure!(is_new, "{tenant} is registered already; --accounts makes its account");
-        eprintln!("brigade: {tenant} is registered, without an account on nats-server (--accounts)");
+        eprintln!(
+            "brigade: {tenant} is registered, without an account on nats-server (--accounts)"
+        );
         return print_credentials(Some(tenant), &[], output);
     };
     let made = AccountsFolder::new(accounts).add(tenant)?;

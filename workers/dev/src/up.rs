@@ -43,7 +43,8 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
         [none] if none == "none" => Vec::new(),
         names => parse(names)?,
     };
-    let tenants = args.tenants.iter().map(|tenant| tenants::parse(tenant)).collect::<Result<_>>()?;
+    let tenants =
+        args.tenants.iter().map(|tenant| tenants::parse(tenant)).collect::<Result<_>>()?;
     let dir = std::path::absolute(&args.dir)?;
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };

@@ -97,7 +97,8 @@ impl AccountsFolder {
                 Account::Tenant(tenant) => self.tenant(tenant)?,
             };
             for (user, password) in users.iter().filter(|(user, _)| user.account == *account) {
-                let is_same = |entry: &Entry| bcrypt::verify(password, &entry.password).is_ok_and(|ok| ok);
+                let is_same =
+                    |entry: &Entry| bcrypt::verify(password, &entry.password).is_ok_and(|ok| ok);
                 if !entries.iter().any(|entry| entry.user == user.name && is_same(entry)) {
                     entries.retain(|entry| entry.user != user.name);
                     entries.push(Entry { user: user.name.clone(), password: hash(password)? });
@@ -272,7 +273,8 @@ impl AccountsFolder {
 
     /// Writes the file that makes a change count, the last one of all.
     fn write_index_of(&self, tenants: Vec<Token>) -> Result<()> {
-        let exports: Vec<_> = tenants.iter().flat_map(exports).map(|e| format!("      {e}\n")).collect();
+        let exports: Vec<_> =
+            tenants.iter().flat_map(exports).map(|e| format!("      {e}\n")).collect();
         let files: Vec<_> =
             tenants.iter().map(|tenant| format!("  include \"tenants/{tenant}.conf\"\n")).collect();
         let fleet = Account::Fleet;

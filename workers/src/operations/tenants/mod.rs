@@ -142,14 +142,15 @@ pub async fn resume(postgres: &PgPool, tenant: &Token) -> Result<()> {
     changed(resumed.execute(postgres).await?.rows_affected(), postgres, tenant).await
 }
 
-/// Removes a tenant that is suspended. Its history stays.
+/// Removes a tenant that is suspended; one that was removed stays so. Its history stays.
 ///
 /// # Errors
-/// If it is not suspended; if Postgres refuses.
+/// If it is active; if Postgres refuses.
 pub async fn remove(postgres: &PgPool, tenant: &Token) -> Result<()> {
     let removed = sqlx::query!(
-        "update brigade.tenants set state = 'removed', removed_at = now()
-         where tenant = $1 and state = 'suspended'",
+        "update brigade.tenants
+         set state = 'removed', removed_at = coalesce(removed_at, now())
+         where tenant = $1 and state <> 'active'",
         tenant.as_str(),
     );
     changed(removed.execute(postgres).await?.rows_affected(), postgres, tenant).await

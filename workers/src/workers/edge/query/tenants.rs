@@ -90,9 +90,8 @@ impl Loader for TenantLoader {
         )
         .fetch_all(connection)
         .await?;
-        let state = |row: (String, String)| {
-            Some((Token::new(&row.0).ok()?, TenantState::parse(&row.1)?))
-        };
+        let state =
+            |row: (String, String)| Some((Token::new(&row.0).ok()?, TenantState::parse(&row.1)?));
         Ok(rows.into_iter().filter_map(|row| state((row.tenant, row.state))).collect())
     }
 }
