@@ -37,9 +37,8 @@ pub struct TenantsArgs {
 enum TenantsAction {
     /// Begin a folder of accounts, or bring it up to date after an upgrade
     ///
-    /// Makes the users of workers and operators that are missing, and prints their passwords, which
-    /// are kept nowhere else. Writes the permissions of all accounts as this release has them.
-    /// Needs no database.
+    /// Makes the users of workers and operators that are missing, and prints their passwords. Writes
+    /// the permissions of all accounts as this release has them. Needs no database.
     Sync {
         #[command(flatten)]
         folder: RequiredFolder,
@@ -48,7 +47,7 @@ enum TenantsAction {
     },
     /// Register a tenant; with --accounts also make its account and print its passwords
     ///
-    /// The passwords are printed once and kept nowhere. May be repeated after an error.
+    /// The passwords are printed once. May be repeated after an error.
     Add {
         /// The restaurant's name in all subjects and paths: 1 to 64 of A-Z a-z 0-9 _ -
         tenant: String,
@@ -243,7 +242,7 @@ async fn reload_or_say(args: &Reload) -> Result<()> {
     Ok(())
 }
 
-/// Prints credentials. They are kept nowhere.
+/// Prints credentials, which no other command does again.
 fn print_credentials(tenant: Option<&Token>, made: &[Credential], output: &Output) -> Result<()> {
     if output.json {
         let users: Vec<_> = made.iter().map(credential_as_json).collect();
@@ -257,7 +256,9 @@ fn print_credentials(tenant: Option<&Token>, made: &[Credential], output: &Outpu
     for Credential { user, password, inbox_prefix } in made {
         line(format_args!("{user:<32}  {password:<33}  {inbox_prefix}"))?;
     }
-    eprintln!("brigade: the passwords are kept nowhere; a NATS URL is nats://user:password@host");
+    eprintln!(
+        "brigade: the passwords are not printed again; a NATS URL is nats://user:password@host"
+    );
     Ok(())
 }
 

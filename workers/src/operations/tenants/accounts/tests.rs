@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 fn folder() -> (tempfile::TempDir, AccountsFolder, Token) {
@@ -33,40 +35,42 @@ fn credentials_are_rotated_side_by_side() {
 }
 
 #[test]
-fn a_folder_keeps_its_hashes_and_shows_no_password() {
+fn a_folder_keeps_its_passwords_from_others() {
     let (dir, folder, t3) = folder();
-    let fleet = folder.sync().unwrap();
+    folder.sync().unwrap();
     let made = folder.add(&t3).unwrap();
     let before = folder.tenant(&t3).unwrap();
     assert_eq!(folder.sync().unwrap(), []);
     assert_eq!(folder.tenant(&t3).unwrap(), before);
     for (credential, entry) in made.iter().zip(&before) {
-        assert!(bcrypt::verify(&credential.password, &entry.password).unwrap());
+        assert_eq!(credential.password, entry.password);
+        assert_eq!(credential.password.len(), 33);
     }
-    let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
-    let files = ["accounts.conf", "fleet.conf", "tenants/t3.conf"].map(read);
-    for credential in fleet.iter().chain(&made) {
-        assert!(files.iter().all(|file| !file.contains(&credential.password)));
+    for file in ["accounts.conf", "fleet.conf", "tenants/t3.conf"] {
+        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "{file}");
     }
-    assert!(files[0].contains(r#"{"accounts":["T-t3"],"service":"cmd.t3.>"}"#));
+    let index = || fs::read_to_string(dir.path().join("accounts.conf")).unwrap();
+    assert!(index().contains(r#"{"accounts":["T-t3"],"service":"cmd.t3.>"}"#));
     folder.remove(&t3).unwrap();
-    assert!(!read("accounts.conf").contains("t3"));
+    assert!(!index().contains("t3"));
 }
 
 #[test]
-fn a_password_that_is_given_is_hashed_once() {
+fn a_password_that_is_given_replaces_that_of_its_user_alone() {
     let (_dir, folder, t3) = folder();
     folder.sync().unwrap();
     let users = users_of(&t3);
-    let given = [(&users[0], "one")];
-    folder.put(&given).unwrap();
-    let before = folder.tenant(&t3).unwrap();
-    folder.put(&given).unwrap();
-    assert_eq!(folder.tenant(&t3).unwrap(), before);
+    folder.put(&[(&users[0], "one"), (&users[1], "two")]).unwrap();
     folder.rotate(&t3).unwrap();
-    folder.put(&[(&users[0], "two")]).unwrap();
-    assert_eq!(folder.users(&t3).unwrap().len(), 1 + users.len());
-    assert!(!folder.tenant(&t3).unwrap().contains(&before[0]));
+    folder.put(&[(&users[0], "three")]).unwrap();
+    let entries = folder.tenant(&t3).unwrap();
+    let password = |name: &str| {
+        let entry = entries.iter().find(|entry| entry.user == name);
+        entry.map(|entry| entry.password.as_str())
+    };
+    assert_eq!(entries.len(), 2 + users.len());
+    assert_eq!((password(&users[0].name), password(&users[1].name)), (Some("three"), Some("two")));
 }
 
 #[test]
