@@ -19,22 +19,25 @@
 //!
 //! Accounts of an operator's JWTs, instead of files, would be a second module beside this one.
 
+mod file;
+mod generation;
+
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use brigade_contracts::{
     Token,
-    permissions::{Account, NatsUser, all_users, exports, listed_user, tenant_account, users_of},
+    permissions::{Account, NatsUser, all_users, exports, tenant_account, users_of},
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-const HEADER: &str = "# Written by `brigade tenants`, which writes it again: do not edit.\n";
+use self::{
+    file::{Entry, HEADER, listed, members, read, replace},
+    generation::{generation, generation_of, generations, of_generation},
+};
 
 /// A folder with the accounts of a nats-server.
 pub struct AccountsFolder {
@@ -47,13 +50,6 @@ pub struct Credential {
     pub user: String,
     pub password: String,
     pub inbox_prefix: String,
-}
-
-/// A user as the files have it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-struct Entry {
-    user: String,
-    password: String,
 }
 
 impl AccountsFolder {
@@ -286,54 +282,6 @@ impl AccountsFolder {
     }
 }
 
-/// Returns the users that entries name, with the permissions of the present release. One that the
-/// release does not know is left out.
-fn listed(
-    known: &[NatsUser],
-    is_of: impl Fn(&NatsUser, &str) -> bool,
-    entries: &[Entry],
-) -> Vec<Value> {
-    let user = |entry: &Entry| {
-        let user = known.iter().find(|user| is_of(user, &entry.user))?.clone();
-        Some(listed_user(&NatsUser { name: entry.user.clone(), ..user }, &entry.password))
-    };
-    entries.iter().filter_map(user).collect()
-}
-
-/// Returns an object as nats-server reads it within a block: without its braces.
-fn members(object: Value) -> String {
-    let text = format!("{object:#}");
-    let inner = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
-    inner.unwrap_or_default().trim().to_owned()
-}
-
-/// Reads the users of a file that is the members of an object; none if there is no file.
-fn read(path: &Path, users: impl Fn(&Map<String, Value>) -> Option<Value>) -> Result<Vec<Entry>> {
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let members: String = text.lines().filter(|line| !line.starts_with('#')).collect();
-    let parsed = serde_json::from_str(&format!("{{{members}}}")).ok();
-    let users = parsed.as_ref().and_then(users);
-    let users = users.and_then(|users| serde_json::from_value(users).ok());
-    users.with_context(|| format!("{} is not as `brigade tenants` wrote it", path.display()))
-}
-
-/// Writes a file, so that a crash leaves the old one or the new one. Readable by the folder's group
-/// as well, of which nats-server is where it has a user of its own.
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let fresh = path.with_extension("conf.new");
-    let write = || {
-        let _absent = fs::remove_file(&fresh);
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o640).open(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
-}
-
 fn new_users(users: Vec<NatsUser>, entries: &mut Vec<Entry>) -> Vec<Credential> {
     users.iter().map(|user| new_user(user, entries)).collect()
 }
@@ -343,34 +291,6 @@ fn new_user(user: &NatsUser, entries: &mut Vec<Entry>) -> Credential {
     let password = format!("p{}", hex::encode(rand::random::<[u8; 16]>()));
     entries.push(Entry { user: user.name.clone(), password: password.clone() });
     Credential { user: user.name.clone(), password, inbox_prefix: user.inbox_prefix() }
-}
-
-fn of_generation(user: NatsUser, generation: u32) -> NatsUser {
-    match generation {
-        1 => user,
-        n => NatsUser { name: format!("{}-{n}", user.name), ..user },
-    }
-}
-
-/// Returns the generation of a user name, if it is one of the user with this first name.
-fn generation_of(first: &str, name: &str) -> Option<u32> {
-    match name.strip_prefix(first)? {
-        "" => Some(1),
-        suffix => suffix.strip_prefix('-')?.parse().ok().filter(|n| *n > 1),
-    }
-}
-
-fn generation(tenant: &Token, name: &str) -> Option<u32> {
-    users_of(tenant).iter().find_map(|user| generation_of(&user.name, name))
-}
-
-/// Returns the generations that there are, in order.
-fn generations(tenant: &Token, entries: &[Entry]) -> Vec<u32> {
-    let found = entries.iter().filter_map(|entry| generation(tenant, &entry.user));
-    let mut found: Vec<_> = found.collect();
-    found.sort_unstable();
-    found.dedup();
-    found
 }
 
 #[cfg(test)]

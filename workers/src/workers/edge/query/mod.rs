@@ -137,12 +137,23 @@ impl Queries {
     pub async fn answer_tenant(&self, query: Query) -> Result<QueryReply, QueryReply> {
         let tenant = query.tenant().clone();
         let began = Instant::now();
-        let admitted = async { self.tenants.admit(&tenant).await.map_err(QueryReply::from) };
-        let ((), reply) = tokio::try_join!(admitted, self.answer(query))?;
+        let (admitted, answer) = (self.tenants.admit(&tenant), self.answer(query));
+        tokio::pin!(admitted, answer);
+        // Both at once: they are two statements. What is wrong with the tenant is said first.
+        let reply = tokio::select! {
+            admitted = &mut admitted => {
+                admitted?;
+                answer.await
+            }
+            reply = &mut answer => {
+                admitted.await?;
+                reply
+            }
+        };
         if began.elapsed() > WAITED {
             self.tenants.admit(&tenant).await?;
         }
-        Ok(reply)
+        reply
     }
 
     /// Answers a query, whoever sent it.
