@@ -138,9 +138,8 @@ async fn a_suspended_tenant_is_refused_everywhere_and_the_fleets_work_for_it_goe
     let t2 = Producer::new(fleet.connect("t2-producer").await, "t2");
     assert_eq!(t1.send_as("k1", "order.o1.place", order()).await.status, 201);
     t1.cart_of("c1", "menu", "ada", &[("i1", 1000, 1)]).await;
-    let stream = async |http: HttpClient| {
-        http.stream("active-orders/stream", None).await.ok().expect("a stream")
-    };
+    let stream =
+        async |http: HttpClient| http.stream("active-orders/stream", None).await.expect("a stream");
     let (mut own, mut other) = (stream(http.clone()).await, stream(http.of("t2")).await);
     t1.lock("c1").await;
     printed(&fleet, "tenants suspend t1").await;
