@@ -6,10 +6,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
+    Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, WorkerName, cart,
     header::{self, CommandHeaders},
     order, payment,
-    permissions::check_sender,
+    permissions::{check_sender, is_from_tenant},
     rebuild, subject, table, user,
     verb::{decode_payload, encode_payload},
 };
@@ -51,6 +51,9 @@ pub struct Command {
     /// since hashes are stored.
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
+    /// A worker sent it in its own name, by the request door. No tenant's program can: what comes
+    /// from its account says so.
+    pub is_of_worker: bool,
     pub traceparent: Option<String>,
     /// The sender's address, if it is known.
     pub source: Option<IpAddr>,
@@ -94,14 +97,17 @@ impl Command {
         let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
         check_sender(subject, headers.clone())?;
         let command_id = header::command_id(headers.clone())?;
+        let is_of_fleet = raw.door == Door::Request && !is_from_tenant(headers.clone());
         let headers = CommandHeaders::parse(headers);
         let CommandHeaders { actor, traceparent, source, .. } =
             headers.as_ref().cloned().unwrap_or_default();
+        let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
         Ok(Self {
             door: raw.door,
             command_id,
             target: format!("{tenant}.{}.{}.{}", raw.aggregate, raw.id, raw.verb),
             payload_hash: payload_hash(&raw, payload),
+            is_of_worker: is_of_fleet && actor.as_ref().is_some_and(is_worker),
             actor,
             traceparent,
             source,

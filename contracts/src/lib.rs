@@ -30,6 +30,7 @@ pub mod schema;
 pub mod secret;
 pub mod subject;
 pub mod table;
+pub mod tenant;
 pub mod text;
 pub mod timestamp;
 pub mod token;

@@ -10,7 +10,9 @@ mod accounts;
 
 use serde_json::{Value, json};
 
-pub use self::accounts::{Account, accounts, check_sender};
+pub use self::accounts::{
+    Account, accounts, check_sender, exports, is_from_tenant, listed_user, tenant_account, users_of,
+};
 use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},
@@ -272,7 +274,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE outbox", "INSERT"),
             ("TABLE projection_backlog", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
-            ("TABLE tenants", "SELECT, INSERT"),
+            ("TABLE tenants", "SELECT"),
             ("TABLE dead_letter_actions", "SELECT, DELETE"),
             ("TABLE user_activity", "SELECT, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
@@ -340,6 +342,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE cart_locks", "SELECT"),
             ("TABLE cart_lock_history", "SELECT"),
             ("TABLE users", "SELECT"),
+            ("TABLE tenants", "SELECT"),
             ("TABLE command_inbox", "SELECT"),
         ],
     }

@@ -342,3 +342,20 @@ fn the_payload_limit_is_exact() {
     assert!(command.request.is_ok());
     assert_eq!(command.door, Door::Request);
 }
+
+/// What a worker sends goes on for a tenant that is suspended.
+#[test]
+fn only_what_comes_from_the_fleets_account_is_of_a_worker() {
+    let id = ("Command-Id", "k1");
+    let actor = |name| ("Actor", name);
+    let from_tenant = ("Nats-Request-Info", r#"{"acc":"T-t1"}"#);
+    let is_of_worker = |door: &str, headers: &[(&str, &str)]| {
+        let subject = format!("{door}.t1.cart.c1.abandon");
+        Command::decode(&subject, headers.iter().copied(), b"{}").unwrap().is_of_worker
+    };
+    assert!(is_of_worker("req", &[id, actor("cart-lock-expiry")]));
+    assert!(!is_of_worker("req", &[id, actor("cart-lock-expiry"), from_tenant]));
+    // What is stored has lost the account of its sender.
+    assert!(!is_of_worker("cmd", &[id, actor("cart-lock-expiry")]));
+    assert!(!is_of_worker("req", &[id, actor("ada")]) && !is_of_worker("req", &[id]));
+}

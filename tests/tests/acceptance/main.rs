@@ -54,6 +54,7 @@ mod standby;
 mod strange_bytes;
 mod streams;
 mod tables;
+mod tenants;
 mod tls;
 mod topology;
 mod users;

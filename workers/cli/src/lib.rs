@@ -8,6 +8,7 @@ mod output;
 mod printable;
 mod provision;
 mod run;
+mod tenants;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -46,6 +47,8 @@ enum CliCommand {
     Locks(locks::LocksArgs),
     /// Bring streams, buckets and consumers up to date, and name what differs
     Provision,
+    /// Add, list, suspend, resume and remove restaurants, and rotate their credentials
+    Tenants(tenants::TenantsArgs),
 }
 
 /// The whole program, with the arguments and the environment of this process.
@@ -88,6 +91,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::Migrate => migrate::run().await,
             CliCommand::Provision => provision::run().await,
+            CliCommand::Tenants(args) => tenants::run(args).await,
         }
     });
     result.unwrap_or_else(|error| {

@@ -1,8 +1,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use brigade::{
     fleet::{Servers, Settings, config::cors_origins, process::Process, registry::parse},
+    operations::tenants,
     runtime::http::ApiOptions,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
@@ -42,7 +43,8 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
         [none] if none == "none" => Vec::new(),
         names => parse(names)?,
     };
-    let tenants = args.tenants.iter().map(|tenant| self::tenant(tenant)).collect::<Result<_>>()?;
+    let tenants =
+        args.tenants.iter().map(|tenant| tenants::parse(tenant)).collect::<Result<_>>()?;
     let dir = std::path::absolute(&args.dir)?;
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
@@ -67,13 +69,6 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     let result = process.until_signal(|| println!("{ready_line}"), died).await;
     stack.stop().await;
     result
-}
-
-fn tenant(name: &str) -> Result<Token> {
-    let tenant = Token::new(name).with_context(|| format!("tenant {name:?}"))?;
-    let user = permissions::producer(&tenant).name;
-    ensure!(user.len() <= Token::MAX_LEN, "tenant {name:?}: the user name {user} is too long");
-    Ok(tenant)
 }
 
 /// Returns what a program needs to join the stack, as one line of JSON.
@@ -107,6 +102,8 @@ fn ready_line(stack: &LocalStack, api_url: Option<String>) -> Value {
             "producer": of_tenant(first)["producer"],
             "watcher": of_tenant(first)["watcher"],
         },
+        "nats_accounts": stack.accounts_dir(),
+        "nats_pid_file": stack.dir.join("nats/nats-server.pid"),
         "tenants": tenants,
         "env": env,
     })

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use brigade_contracts::{Address, Aggregate, Command, MAX_OPEN_CARTS, Timestamp, Token};
+use brigade_contracts::{
+    Address, Aggregate, Command, MAX_OPEN_CARTS, Timestamp, Token, tenant::TenantState,
+};
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
@@ -25,6 +27,8 @@ pub struct LoadedBatch {
     pub now: Timestamp,
     /// Stored outcomes of these commands, by tenant and Command-Id.
     pub outcomes: HashMap<(Token, Token), OutcomeRow>,
+    /// The tenants of these commands; `None` of those that are not registered.
+    pub tenants: HashMap<Token, Option<TenantState>>,
     pub states: Vec<State>,
     pub locked: LockSet,
     pub fencing_tokens: Vec<i64>,
@@ -48,6 +52,7 @@ struct LoadRequest<'a> {
     owner_exclusive: Vec<bool>,
     session_tenants: Vec<&'a str>,
     sessions: Vec<&'a str>,
+    with_tenants: bool,
     turn_tenants: Vec<&'a str>,
     turns: Vec<&'a str>,
     fencing_tokens: i32,
@@ -63,6 +68,12 @@ pub struct OutcomeRow {
     /// In hexadecimal digits.
     pub payload_hash: String,
     pub outcome: String,
+}
+
+#[derive(Deserialize)]
+struct TenantRow {
+    tenant: Token,
+    state: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +125,7 @@ pub async fn load_batch(
     let mut loaded = LoadedBatch {
         now: Timestamp::parse("1970-01-01T00:00:00Z").map_err(refused)?,
         outcomes: HashMap::new(),
+        tenants: HashMap::new(),
         states: Vec::with_capacity(rows.len()),
         locked: LockSet {
             addresses: plan.aggregates.into_keys().collect::<HashSet<_>>(),
@@ -147,6 +159,7 @@ impl<'a> LoadRequest<'a> {
         Self {
             command_tenants,
             command_ids,
+            with_tenants: true,
             tenants,
             aggregates,
             ids,
@@ -222,6 +235,10 @@ impl LoadedBatch {
     fn add(&mut self, kind: &str, row: &str) -> sqlx::Result<()> {
         match kind {
             "clock" => self.now = parse(row)?,
+            "tenant" => {
+                let TenantRow { tenant, state } = parse(row)?;
+                self.tenants.insert(tenant, state.as_deref().and_then(TenantState::parse));
+            }
             "outcome" => {
                 let row: OutcomeRow = parse(row)?;
                 self.outcomes.insert((row.tenant.clone(), row.command_id.clone()), row);

@@ -34,7 +34,7 @@ mod projection_backlog;
 mod record;
 mod respond;
 mod sub_batch;
-pub mod tenants;
+mod tenants;
 mod transaction;
 mod with_password;
 

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
+use brigade_contracts::{
+    Address, Command, Outcome, Refusal, Timestamp, Token, shard_of,
+    tenant::{self, TenantState},
+};
 use brigade_domain::{BatchState, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -43,6 +46,8 @@ pub struct Decided {
 struct Inbox<'a> {
     /// The stored outcomes, by tenant and Command-Id.
     stored: HashMap<(Token, Token), StoredOutcome>,
+    /// The states of the tenants.
+    tenants: HashMap<Token, Option<TenantState>>,
     /// The commands that the batch has decided, each with its place in it.
     decided: Vec<(&'a Command, usize)>,
     /// The aggregates of commands that were decided before.
@@ -89,7 +94,7 @@ pub async fn decide(
     let mut loaded = load_batch(&mut tx, &commands, batch.missing).await?;
     let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
-    let mut inbox = Inbox::new(outcomes);
+    let mut inbox = Inbox::new(outcomes, loaded.tenants);
     let mut state =
         BatchState::new(states, locked, lock_policy.clone(), fencing_tokens).with_users(inputs);
     let answers = inbox.decide(&mut state, batch.commands, now);
@@ -147,13 +152,23 @@ async fn save(
 }
 
 impl<'a> Inbox<'a> {
-    fn new(rows: HashMap<(Token, Token), OutcomeRow>) -> Self {
+    fn new(
+        rows: HashMap<(Token, Token), OutcomeRow>,
+        tenants: HashMap<Token, Option<TenantState>>,
+    ) -> Self {
         let stored = rows.into_iter().map(|(key, row)| (key, StoredOutcome::from(row))).collect();
-        Self { stored, decided: Vec::new(), repeated: BTreeSet::new() }
+        Self { stored, tenants, decided: Vec::new(), repeated: BTreeSet::new() }
     }
 
-    /// Decides commands in their order, but for those that have their outcome. Returns an answer
-    /// for each; `None` if it lacks something.
+    /// Returns the refusal of a command whose tenant is not registered or suspended. What a worker
+    /// sends is decided all the same, so that nothing is stuck: a deadline passes, a lock ends.
+    fn refusal_of_tenant(&self, command: &Command) -> Option<Refusal> {
+        let state = self.tenants.get(&command.tenant).copied().flatten();
+        tenant::admit(state).err().filter(|_| !command.is_of_worker)
+    }
+
+    /// Decides commands in their order, but for those that have their outcome and those of tenants
+    /// that are not served. Returns an answer for each; `None` if it lacks something.
     fn decide(
         &mut self,
         state: &mut BatchState,
@@ -167,6 +182,10 @@ impl<'a> Inbox<'a> {
             if let Some(stored) = self.stored.get(&key).filter(|stored| !again(stored)) {
                 answers.push(Some(repeated_answer(command, stored)));
                 self.repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
+                continue;
+            }
+            if let Some(refusal) = self.refusal_of_tenant(command) {
+                answers.push(Some(Answer::of_tenant(&Outcome::refused(command, refusal, None))));
                 continue;
             }
             let decided = state.decide_checked(command, now, checked);

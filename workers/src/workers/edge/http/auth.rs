@@ -79,11 +79,31 @@ impl Authorizer {
         Self { queries, is_open }
     }
 
-    /// Identifies the sender of a request to this tenant.
+    /// Checks that a tenant is served.
     ///
     /// # Errors
-    /// 401 without the token of a session; `503 unconfirmed` while that is not certain.
+    /// `404 unknown_tenant`, `403 tenant_suspended`.
+    pub async fn admit_tenant(&self, tenant: &Token) -> Result<(), Problem> {
+        Ok(self.queries.tenants.admit(tenant).await?)
+    }
+
+    /// Identifies the sender of a request to this tenant, which has to be served.
+    ///
+    /// # Errors
+    /// Those of [`Authorizer::admit_tenant`]; 401 without the token of a session;
+    /// `503 unconfirmed` while that is not certain.
     pub async fn identify(
+        &self,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Requester, Problem> {
+        // Both at once: they are two statements. What is wrong with the tenant is said first.
+        let (admitted, requester) =
+            tokio::join!(self.admit_tenant(tenant), self.identify_user(tenant, headers));
+        admitted.and(requester)
+    }
+
+    async fn identify_user(
         &self,
         tenant: &Token,
         headers: &HeaderMap,
