@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use crate::operations::migrate;
 
 /// The database that tests copy: schema and roles, no rows.
-pub(super) const TEMPLATE: &str = "brigade_template";
+pub const TEMPLATE: &str = "brigade_template";
 /// The lock in the folder of a Postgres, held by the process whose tests share it.
 const IN_USE: &str = "in-use";
 
@@ -90,7 +90,7 @@ fn folder() -> Result<PathBuf> {
 pub(super) async fn make_template(postgres: &Postgres) -> Result<()> {
     migrate::create_database(&postgres.superuser_url("postgres"), TEMPLATE).await?;
     let password = |worker: WorkerName| Some(password(worker.as_str()));
-    migrate::run(&postgres.superuser_url(TEMPLATE), password).await
+    migrate::run(&postgres.superuser_url(TEMPLATE), "", password).await
 }
 
 /// Makes a database in the shared Postgres, as a copy of the template.
