@@ -316,6 +316,19 @@ async fn no_worker_but_the_one_that_decides_reads_a_hash_of_a_password_or_token(
             assert!(!told.contains(hash), "{hash}: {told}");
         }
     }
+    // Nor does any other table that they may read have one.
+    let elsewhere: i64 = sqlx::query_scalar(
+        "select count(*)
+         from (select payload::text as body from brigade.events
+               union all select outcome::text from brigade.command_inbox) s
+         join brigade.users u on strpos(s.body, u.password_hash) > 0
+              or strpos(s.body, u.access_hash) > 0 or strpos(s.body, u.refresh_hash) > 0
+              or strpos(s.body, u.session_hash) > 0",
+    )
+    .fetch_one(&fleet.sql)
+    .await
+    .unwrap();
+    assert_eq!(elsewhere, 0);
     // And edge tells the right token from a wrong one.
     for (token, status) in [(token, 200), (json!("ada.wrong"), 401)] {
         let payload = json!({"access_token": token}).to_string();

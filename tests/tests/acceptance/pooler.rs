@@ -1,11 +1,11 @@
-//! A PgBouncer in transaction mode between the workers and Postgres: each transaction, and each
+//! S5-12: a PgBouncer in transaction mode between the workers and Postgres: each transaction, and each
 //! statement outside of one, may be given another session of the server.
 
 use brigade_contracts::WorkerName;
 use brigade_tests::{TestFleet, check, workload};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fleet_works_behind_a_pooler_that_gives_each_transaction_any_session() {
+async fn s5_12_a_fleet_works_behind_a_pooler_that_gives_each_transaction_any_session() {
     let mut fleet = TestFleet::empty().await;
     if !fleet.database.put_pgbouncer_between().await.expect("a PgBouncer") {
         return;

@@ -10,14 +10,17 @@
 
 mod roles;
 
-use std::time::{Duration, Instant};
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use brigade_contracts::WorkerName;
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection,
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
-    postgres::PgDatabaseError,
+    postgres::{PgConnectOptions, PgDatabaseError},
 };
 use tokio::time::sleep;
 
@@ -71,7 +74,7 @@ pub async fn run(
     prefix: &str,
     password: impl Fn(WorkerName) -> Option<String>,
 ) -> Result<()> {
-    let mut connection = connect(url).await?;
+    let mut connection = connect_without_pooler(url).await?;
     let schema = patiently(&mut connection, async |connection| {
         migrate(connection, &MIGRATIONS).await?;
         replace_functions(connection, &FUNCTIONS).await
@@ -226,6 +229,21 @@ async fn open_transactions(connection: &mut PgConnection) -> sqlx::Result<String
         || "no transaction has been open for long".to_owned(),
         |open| format!("open transactions: {open}"),
     ))
+}
+
+/// Connects to Postgres itself: locks and settings here are kept for a whole session, and one of a
+/// pooler is not the server's. A pooler refuses the settings of a session, or passes over them.
+async fn connect_without_pooler(url: &str) -> Result<PgConnection> {
+    let options = PgConnectOptions::from_str(url).context("the Postgres URL cannot be read")?;
+    let connected = options.options([("lock_timeout", LOCK_TIMEOUT)]).connect().await;
+    let mut connection = connected
+        .context("cannot connect to Postgres, which must not be by a pooler for this command")?;
+    let limit: String = sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await?;
+    anyhow::ensure!(
+        limit == LOCK_TIMEOUT,
+        "a pooler stands before Postgres, and this command needs Postgres itself"
+    );
+    Ok(connection)
 }
 
 async fn connect(url: &str) -> Result<PgConnection> {

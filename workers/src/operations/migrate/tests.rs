@@ -140,6 +140,17 @@ async fn roles_with_a_prefix_are_an_installations_own() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_migration_is_not_run_through_a_pooler() -> Result<()> {
+    let mut database = TestDatabase::start().await?;
+    if database.put_pgbouncer_between().await? {
+        let pooled = database.worker_url(WorkerName::Edge);
+        let refused = run(&pooled, "", |_| None).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("pooler"), "{refused:#}");
+    }
+    Ok(())
+}
+
 /// Statements stand in the server's log, on an error or if it logs all of them.
 #[tokio::test]
 async fn no_password_reaches_the_log_of_postgres() -> Result<()> {
