@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use brigade::infra::{Health, Metrics, Nats, nats::ConnectionMetrics};
+use brigade::infra::{Health, Metrics, Nats, nats::ConnectionMetrics, postgres::pool};
 use brigade_contracts::WorkerName;
 use brigade_tests::{Producer, TestFleet, until};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 /// Returns whether the server takes a publish of this user: a refusal comes as a violation, before
 /// the answer to a later round trip.
@@ -290,7 +290,7 @@ async fn no_worker_but_the_one_that_decides_reads_a_hash_of_a_password_or_token(
     assert_eq!(hashes.len(), 6, "{hashes:?}");
     let others = WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler);
     for worker in others {
-        let role = PgPool::connect(&fleet.database.worker_url(worker)).await.unwrap();
+        let role = pool(&fleet.database.worker_url(worker), worker, 1).unwrap();
         let columns = hashes.iter().map(String::as_str).chain(["*", "u", "row_to_json(u)"]);
         for column in columns {
             let select = format!("select {column} from brigade.users u");
