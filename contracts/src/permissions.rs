@@ -250,7 +250,8 @@ pub fn all_users(tenants: &[Token]) -> Vec<NatsUser> {
     users
 }
 
-/// Privileges on objects of the schema `brigade`: (`TABLE x` or `SEQUENCE x`, privileges).
+/// Privileges on objects of the schema `brigade`: (`TABLE x`, `SEQUENCE x` or `FUNCTION x(types)`,
+/// privileges). Functions are nobody's otherwise.
 pub type Grants = &'static [(&'static str, &'static str)];
 
 /// Returns the grants of a worker's Postgres role; none: it does not use Postgres.
@@ -282,6 +283,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "USAGE"),
             ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
             ("SEQUENCE lock_token", "USAGE"),
+            ("FUNCTION load_batch(jsonb)", "EXECUTE"),
+            ("FUNCTION turn_at(text, text)", "EXECUTE"),
         ],
         WorkerName::OutboxRelay => &[
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
@@ -290,6 +293,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE dead_letters", "SELECT, INSERT"),
             ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
             ("SEQUENCE events_seq_seq", "SELECT"),
+            ("FUNCTION server_incarnation()", "EXECUTE"),
+            ("FUNCTION assert_incarnation(text)", "EXECUTE"),
         ],
         // What the stream of dead letters does not take, whoever consumes puts there, and counts
         // how many of the tenant's are there.
@@ -320,7 +325,10 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE tables", "SELECT"),
             ("TABLE turns", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
-            ("TABLE users", "SELECT"),
+            // No hash of a password or a token.
+            ("TABLE users", "SELECT (tenant, id, version, updated_at, parts)"),
+            ("FUNCTION read_users(text[], text[], text[])", "EXECUTE"),
+            ("FUNCTION turn_at(text, text)", "EXECUTE"),
             // A conflict on the event's id is looked at.
             ("TABLE user_activity", "SELECT, INSERT"),
             ("TABLE events", "SELECT"),
@@ -341,9 +349,11 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE turns", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE cart_lock_history", "SELECT"),
-            ("TABLE users", "SELECT"),
             ("TABLE tenants", "SELECT"),
             ("TABLE command_inbox", "SELECT"),
+            // Of users only what this function returns: no hash of a password or a token.
+            ("FUNCTION read_users(text[], text[], text[])", "EXECUTE"),
+            ("FUNCTION turn_at(text, text)", "EXECUTE"),
         ],
     }
 }

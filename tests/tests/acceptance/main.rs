@@ -47,6 +47,7 @@ mod paying_under_faults;
 mod payment_results;
 mod payments;
 mod permissions;
+mod pooler;
 mod reads;
 mod retrying;
 mod shares;

@@ -68,7 +68,7 @@ impl LocalStack {
         migrate::create_database(&stack.postgres.superuser_url("postgres"), DATABASE).await?;
         let password =
             |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
-        migrate::run(&stack.superuser_url(), password).await?;
+        migrate::run(&stack.superuser_url(), "", password).await?;
         stack.add_tenants().await?;
         provision::run(&stack.nats_url("operator"), 1).await?;
         Ok(stack)

@@ -9,7 +9,7 @@ use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
 
 use super::{Servers, Settings};
-use crate::runtime::http::ApiOptions;
+use crate::{operations::migrate, runtime::http::ApiOptions};
 
 /// Every variable of `run`, `migrate`, `provision`, `dlq` and `locks`, for `--help`.
 pub const VARIABLES: &str = "\
@@ -24,8 +24,10 @@ Environment of `run`, both required for each worker:
   with one worker may use them instead.
 Environment of `migrate` (SQL), `provision` (NATS), `dlq` (both) and `locks` (SQL), required:
   BRIGADE_NATS_URL                 of the user `operator`
-  BRIGADE_DATABASE_URL             of the owner of the schema
+  BRIGADE_DATABASE_URL             of the owner of the schema; of Postgres itself, not of a pooler
 Optional:
+  BRIGADE_ROLE_PREFIX              what the names of the Postgres roles begin with (default: nothing);
+                                   for `migrate`, where two installations share a server
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
                                    API (default: a free port of 127.0.0.1, which is logged)
   BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
@@ -48,6 +50,7 @@ Optional:
 const NATS_URL: &str = "BRIGADE_NATS_URL";
 const DATABASE_URL: &str = "BRIGADE_DATABASE_URL";
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
+const ROLE_PREFIX: &str = "BRIGADE_ROLE_PREFIX";
 const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
 /// The servers that the workers of a process use, and the address on which it serves.
@@ -63,6 +66,8 @@ pub struct RunConfig {
     pub replicas: u8,
     /// The settings of the workers of this process.
     pub settings: Settings,
+    /// `BRIGADE_ROLE_PREFIX`: what the names of the Postgres roles begin with; else nothing.
+    pub role_prefix: String,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -100,6 +105,7 @@ impl RunConfig {
                 http: ApiOptions { open, origins: cors_origins()?, ..ApiOptions::default() },
                 list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             },
+            role_prefix: role_prefix(text(ROLE_PREFIX))?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -165,14 +171,47 @@ impl RunConfig {
         self.database_url.as_deref().map_or_else(|| Err(not_set(&[DATABASE_URL.to_owned()])), Ok)
     }
 
-    /// The password of a worker's own database URL.
-    #[must_use]
-    pub fn database_password(&self, worker: WorkerName) -> Option<String> {
-        let url = self.own_database_urls.get(&worker)?;
-        let authority = url.split_once("://")?.1.split('/').next()?;
-        let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
-        percent_encoding::percent_decode_str(password).decode_utf8().ok().map(Into::into)
+    /// The password of a worker's own database URL, which `migrate` gives to its role.
+    ///
+    /// # Errors
+    /// If the URL is not that of the worker's role.
+    pub fn database_password(&self, worker: WorkerName) -> Result<Option<String>> {
+        let Some((user, password)) = self.own_database_urls.get(&worker).and_then(|url| login(url))
+        else {
+            return Ok(None);
+        };
+        let role = migrate::role(&self.role_prefix, worker);
+        anyhow::ensure!(
+            user == role,
+            "{DATABASE_URL}_{} has the user {user:?}, and the role of the worker is {role:?} \
+             ({ROLE_PREFIX} is what all roles begin with)",
+            worker.env_suffix(),
+        );
+        Ok(password)
     }
+}
+
+/// The user and the password of a database URL.
+fn login(url: &str) -> Option<(String, Option<String>)> {
+    let authority = url.split_once("://")?.1.split('/').next()?;
+    let login = authority.rsplit_once('@')?.0;
+    let (user, password) =
+        login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+    let decode =
+        |part: &str| percent_encoding::percent_decode_str(part).decode_utf8().ok().map(Into::into);
+    Some((decode(user)?, password.and_then(decode)))
+}
+
+/// `BRIGADE_ROLE_PREFIX`. Names of roles have 63 bytes at most.
+fn role_prefix(prefix: Option<String>) -> Result<String> {
+    let prefix = prefix.unwrap_or_default();
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    anyhow::ensure!(
+        prefix.len() <= 32 && prefix.chars().all(fits) && !prefix.starts_with("pg_"),
+        "{ROLE_PREFIX}: {prefix:?} is not made of at most 32 of a-z, 0-9, _ and -, or begins with \
+         pg_, which is Postgres' own"
+    );
+    Ok(prefix)
 }
 
 fn none_missing(names: &[String]) -> Result<()> {
@@ -296,6 +335,7 @@ mod tests {
             http: ([127, 0, 0, 1], 0).into(),
             replicas: 1,
             settings: Settings::default(),
+            role_prefix: String::new(),
             fail_point: None,
         }
     }
@@ -347,6 +387,26 @@ mod tests {
         assert_eq!(idle_cart_hours(Some("0")).unwrap(), 0, "never");
         for bad in ["-1", "65536", "7d", "1.5", ""] {
             assert!(idle_cart_hours(Some(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_taken_from_the_url_of_the_role_alone() {
+        let password = |prefix: &str, url: &str| {
+            let urls = HashMap::from([(WorkerName::Edge, url.to_owned())]);
+            let role_prefix = role_prefix(Some(prefix.to_owned()))?;
+            let config = RunConfig { own_database_urls: urls, role_prefix, ..config(&[]) };
+            config.database_password(WorkerName::Edge)
+        };
+        let of_edge = "postgres://edge:p%40ss@host:5432/brigade";
+        assert_eq!(password("", of_edge).unwrap().as_deref(), Some("p@ss"));
+        let prefixed = "postgres://shop_edge:secret@host/brigade";
+        assert_eq!(password("shop_", prefixed).unwrap().as_deref(), Some("secret"));
+        assert_eq!(password("", "postgres://edge@host/brigade").unwrap(), None);
+        let why = password("shop_", of_edge).unwrap_err().to_string();
+        assert!(why.contains("\"edge\"") && why.contains("\"shop_edge\""), "{why}");
+        for bad in ["a b", "\"", "A", "pg_", &"x".repeat(33)] {
+            assert!(password(bad, of_edge).is_err(), "{bad}");
         }
     }
 

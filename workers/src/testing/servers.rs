@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     fleet::{Instance, Servers, Settings},
-    infra::{Context, FailPoints, Health, Metrics, Nats, connect_options},
+    infra::{Context, FailPoints, Health, Metrics, Nats, connect_options, postgres::pool},
     operations::provision,
 };
 
@@ -161,7 +161,7 @@ impl TestServers {
             worker,
             instance: "by-hand".into(),
             nats,
-            postgres: PgPool::connect_lazy(&self.database.worker_url(worker))?,
+            postgres: pool(&self.database.worker_url(worker), worker, 8)?,
             health,
             metrics: self.metrics.clone(),
             drain: CancellationToken::new(),

@@ -143,7 +143,8 @@ struct EventBatch {
 async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<EventBatch> {
     let most = (MOST / due.len().max(1)).min(MOST_OF_A_SHARD);
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let rows = sessions.read(due.iter().map(|due| due.watermark), async |session, epoch| {
+    let rows = sessions.read(due.iter().map(|due| due.watermark), async |session, server| {
+        let epoch = server.epoch;
         let watermarks: Vec<i64> = due.iter().map(|due| due.watermark.in_epoch(epoch)).collect();
         let rows = sqlx::query_file_as!(
             OutboxRow,
@@ -152,6 +153,7 @@ async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<Event
             &watermarks,
             i64::try_from(most).unwrap_or(i64::MAX),
             MOST_BYTES,
+            server.name,
         );
         Ok((rows.fetch_all(session).await?, epoch))
     });

@@ -1,5 +1,5 @@
 -- The oldest events of some shards, in the order of the queue: $1 shards, $2 their floors,
--- $3 most rows of a shard, $4 bytes of payload. Both joins can only be done by index, whatever the
+-- $3 most rows of a shard, $4 bytes of payload, $5 the server whose floors these are. Both joins can only be done by index, whatever the
 -- planner believes about tables that are empty at one moment and full at the next. Of what lies
 -- behind the first $4 bytes only the places come; the length of a payload that is stored beside its
 -- row is known without fetching it.
@@ -22,4 +22,5 @@ from (
     ) o
     cross join lateral (select * from brigade.events event where event.seq = o.event_seq limit 1) e
 ) queued
+where (select brigade.assert_incarnation($5))
 order by seq
