@@ -98,7 +98,8 @@ impl Command {
         check_sender(subject, headers.clone())?;
         let command_id = header::command_id(headers.clone())?;
         let is_of_fleet = raw.door == Door::Request && !is_from_tenant(headers.clone());
-        let headers = CommandHeaders::parse(headers);
+        let headers = check_no_message_id(raw.door, headers.clone())
+            .and_then(|()| CommandHeaders::parse(headers));
         let CommandHeaders { actor, traceparent, source, .. } =
             headers.as_ref().cloned().unwrap_or_default();
         let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
@@ -135,6 +136,21 @@ impl Command {
     pub fn id(&self) -> &str {
         self.target.split('.').nth(2).unwrap_or_default()
     }
+}
+
+/// Refuses a stored command with an id of JetStream's. The stream knows these ids over all tenants,
+/// so a command is not stored, and its sender hardly told so, where another tenant has just used
+/// its id: a sender who relies on them shall learn at once that they are not for commands.
+fn check_no_message_id<'a>(
+    door: Door,
+    mut headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), Refusal> {
+    // Case matters: the server reads the header in this one only.
+    if door == Door::Durable && headers.any(|(name, _)| name == header::MSG_ID) {
+        let message = "no Nats-Msg-Id, which all tenants share: the Command-Id tells repetitions";
+        return Err(Refusal::new(400, "bad_header", message));
+    }
+    Ok(())
 }
 
 /// A `register` under the Command-Id of another one is told from it by what stands beside the

@@ -4,14 +4,19 @@
 //! A tenant's users are in an account of its own ([`Account`]), tied to the fleet's by imports.
 //!
 //! Leader reads (`$JS.API.STREAM.MSG.GET`) and watches cannot be narrowed by key, so only
-//! workers and operators get them; tenants' programs use queries and `live.>`.
+//! workers and operators get them; tenants' programs use queries and `live.>`. What each of those
+//! may do is the table of their roles ([`Role`]).
 
 mod accounts;
+mod roles;
 
 use serde_json::{Value, json};
 
-pub use self::accounts::{
-    Account, accounts, check_sender, exports, is_from_tenant, listed_user, tenant_account, users_of,
+pub use self::{
+    accounts::{
+        Account, accounts, check_sender, exports, is_from_tenant, listed_user, tenant_account,
+    },
+    roles::{Role, producer, tenant_users, watcher},
 };
 use crate::{
     Part, Token, WorkerName,
@@ -36,6 +41,8 @@ pub struct NatsUser {
     pub publish: Vec<String>,
     pub publish_deny: Vec<String>,
     pub subscribe: Vec<String>,
+    /// What a wider subscription does not bring.
+    pub subscribe_deny: Vec<String>,
 }
 
 impl NatsUser {
@@ -46,6 +53,7 @@ impl NatsUser {
             publish: Vec::new(),
             publish_deny: Vec::new(),
             subscribe: Vec::new(),
+            subscribe_deny: Vec::new(),
         }
     }
 
@@ -59,8 +67,13 @@ impl NatsUser {
         self
     }
 
-    fn denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+    fn publish_denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
         self.publish_deny.extend(subjects);
+        self
+    }
+
+    fn subscribe_denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+        self.subscribe_deny.extend(subjects);
         self
     }
 
@@ -122,7 +135,7 @@ impl NatsUser {
         let subscribe: Vec<_> = self.subscribe.iter().chain([&inbox]).collect();
         json!({
             "publish": { "allow": self.publish, "deny": self.publish_deny },
-            "subscribe": { "allow": subscribe },
+            "subscribe": { "allow": subscribe, "deny": self.subscribe_deny },
         })
     }
 }
@@ -195,7 +208,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views])
             // The commands that come over HTTP, for customers and staff: no system verb.
             .publish(["req.*.*.*.*"])
-            .denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}")))
+            .publish_denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}")))
             .watches(Bucket::ActiveOrders),
     }
 }
@@ -213,26 +226,6 @@ fn user_state_of(part: Part) -> String {
     Bucket::UserState.subject(&format!("*.*.{}", part.as_str()))
 }
 
-/// The backend of a restaurant: sends commands, asks and watches, of its tenant only.
-#[must_use]
-pub fn producer(tenant: &Token) -> NatsUser {
-    let user =
-        watcher(tenant).publish([format!("cmd.{tenant}.>"), format!("req.{tenant}.>")]).denied(
-            SYSTEM_VERBS
-                .iter()
-                .flat_map(|verb| ["cmd", "req"].map(|door| format!("{door}.{tenant}.*.*.{verb}"))),
-        );
-    NatsUser { name: format!("{tenant}-producer"), ..user }
-}
-
-/// Asks and watches, of its tenant only.
-#[must_use]
-pub fn watcher(tenant: &Token) -> NatsUser {
-    NatsUser::new(Account::Tenant(tenant.clone()), format!("{tenant}-watcher"))
-        .publish([format!("q.{tenant}.>")])
-        .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
-}
-
 /// Sees and mends the streams of all tenants, but writes no key, event or outcome by hand.
 #[must_use]
 pub fn operator() -> NatsUser {
@@ -246,7 +239,7 @@ pub fn operator() -> NatsUser {
 pub fn all_users(tenants: &[Token]) -> Vec<NatsUser> {
     let mut users: Vec<_> = WorkerName::ALL.into_iter().map(worker).collect();
     users.push(operator());
-    users.extend(tenants.iter().flat_map(|tenant| [producer(tenant), watcher(tenant)]));
+    users.extend(tenants.iter().flat_map(tenant_users));
     users
 }
 

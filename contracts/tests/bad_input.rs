@@ -312,7 +312,7 @@ fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
     let header = "x".repeat(4096);
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
     let sender = ("Nats-Request-Info", "{\"acc\":\"T-t2\"}");
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
         ("req.t1.cart.c1.join", &[], join, 400, "missing_command_id"),
         ("req.t1.cart.c1", &[id], join, 400, "bad_subject"),
         ("req.t!.cart.c1.join", &[id], join, 400, "bad_subject"),
@@ -324,6 +324,7 @@ fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
         ("req.t1.cart.c1.join", &[id, ("X", &header)], join, 413, "headers_too_large"),
         ("req.t1.cart.c1.join", &[id, ("Deadline", "soon")], join, 400, "bad_header"),
         ("req.t1.cart.c1.join", &[id, ("Actor", "a"), ("Actor", "a")], join, 400, "bad_header"),
+        ("cmd.t1.cart.c1.join", &[id, ("Nats-Msg-Id", "k1")], join, 400, "bad_header"),
     ];
     for (subject, headers, payload, status, code) in cases {
         assert_eq!(decode(subject, headers, payload), Some((status, code.into())), "{subject}");

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{NatsUser, all_users};
+use super::NatsUser;
 use crate::{MAX_PAYLOAD, Refusal, Token, header::REQUEST_INFO};
 
 /// The account of the workers, the operators and JetStream.
@@ -87,13 +87,6 @@ fn limits() -> Value {
         "max_subscriptions": MAX_SUBSCRIPTIONS,
         "max_payload": MAX_MESSAGE,
     })
-}
-
-/// Returns the users of a tenant's programs.
-#[must_use]
-pub fn users_of(tenant: &Token) -> Vec<NatsUser> {
-    let users = all_users(std::slice::from_ref(tenant)).into_iter();
-    users.filter(|user| user.account != Account::Fleet).collect()
 }
 
 /// Returns a user with its password, as an account lists it.
@@ -205,20 +198,27 @@ pub fn is_from_tenant<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::permissions::{producer, watcher};
+    use crate::permissions::{Role, tenant_users};
 
     #[test]
     fn what_a_tenants_users_may_do_is_what_its_account_imports() {
         let tenant = Token::new("t1").unwrap();
-        let mut published = producer(&tenant).publish;
-        published.sort();
-        let mut services = services(&tenant);
-        services.sort();
-        assert_eq!(published, services);
-        for user in [producer(&tenant), watcher(&tenant)] {
+        let sorted = |mut subjects: Vec<String>| {
+            subjects.sort();
+            subjects
+        };
+        let backend = Role::Backend.user(&tenant);
+        assert_eq!(sorted(backend.publish), sorted(services(&tenant).into()));
+        assert_eq!(sorted(backend.subscribe), sorted(streams(&tenant).into()));
+        let services = services(&tenant).map(|subject| subject.replace('>', ""));
+        for user in tenant_users(&tenant) {
             assert_eq!(user.account, Account::Tenant(tenant.clone()));
-            assert_eq!(user.subscribe, streams(&tenant));
-            assert!(user.publish.iter().all(|subject| services.contains(subject)));
+            let is_service = |subject: &String| {
+                services.iter().any(|service| subject.starts_with(service.as_str()))
+            };
+            assert!(user.publish.iter().all(is_service), "{}", user.name);
+            let streams = streams(&tenant);
+            assert!(user.subscribe.iter().all(|subject| streams.contains(subject)));
         }
     }
 

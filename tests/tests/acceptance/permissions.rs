@@ -81,7 +81,7 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
             "$JS.API.STREAM.MSG.GET.KV_user_state",
             &["command-handler", "operator", "user-state-projector"],
         ),
-        ("q.t1.user.ada.validate", &["operator", "t1-producer", "t1-watcher"]),
+        ("q.t1.user.ada.validate", &["operator", "t1-producer"]),
         ("req.t1.user.ada.login", &["edge", "operator", "t1-producer"]),
         ("req.t1.user.ada.rebuild_cache", &["operator"]),
         ("timer.lock.t1.c1.7", &["command-handler"]),
@@ -112,7 +112,7 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
             &["command-handler", "edge", "operator", "payment-projector"],
         ),
         ("$JS.API.STREAM.MSG.GET.KV_cart_locks", &["command-handler", "operator"]),
-        ("q.t1.lock.ada", &["operator", "t1-producer", "t1-watcher"]),
+        ("q.t1.lock.ada", &["operator", "t1-producer"]),
         ("q.t1.view.cart.c1", &["operator", "t1-producer", "t1-watcher"]),
     ];
     let mut users: Vec<_> = ["operator", "t1-producer", "t1-watcher", "t2-producer"].to_vec();

@@ -273,6 +273,7 @@ fn accounts() -> String {
         publish: vec![">".to_owned()],
         publish_deny: Vec::new(),
         subscribe: vec![">".to_owned()],
+        subscribe_deny: Vec::new(),
     };
     users.push(superuser(Account::Fleet, SUPERUSER));
     users.push(superuser(Account::Tenant(tenants[0].clone()), TENANT_SUPERUSER));

@@ -30,7 +30,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use brigade_contracts::{
     Token,
-    permissions::{Account, NatsUser, all_users, exports, tenant_account, users_of},
+    permissions::{Account, NatsUser, all_users, exports, tenant_account, tenant_users},
 };
 use serde_json::json;
 
@@ -119,7 +119,7 @@ impl AccountsFolder {
             self.path(tenant).display()
         );
         let mut entries = Vec::new();
-        let made = new_users(users_of(tenant), &mut entries);
+        let made = new_users(tenant_users(tenant), &mut entries);
         self.write_tenant(tenant, &entries)?;
         self.write_index()?;
         Ok(made)
@@ -139,7 +139,8 @@ impl AccountsFolder {
              the older one"
         );
         let next = generations.last().map_or(1, |last| last + 1);
-        let users = users_of(tenant).into_iter().map(|user| of_generation(user, next)).collect();
+        let users =
+            tenant_users(tenant).into_iter().map(|user| of_generation(user, next)).collect();
         let made = new_users(users, &mut entries);
         self.write_tenant(tenant, &entries)?;
         self.write_index()?;
@@ -255,7 +256,7 @@ impl AccountsFolder {
 
     fn write_tenant(&self, tenant: &Token, entries: &[Entry]) -> Result<()> {
         let is_of = |user: &NatsUser, name: &str| generation_of(&user.name, name).is_some();
-        let users = listed(&users_of(tenant), is_of, entries);
+        let users = listed(&tenant_users(tenant), is_of, entries);
         let account = Account::Tenant(tenant.clone()).to_string();
         let file = members(json!({ account: tenant_account(tenant, &users) }));
         replace(&self.path(tenant), &format!("{HEADER}{file}\n"))

@@ -31,7 +31,7 @@ pub fn parse(name: &str) -> Result<Token> {
     let Ok(tenant) = Token::new(name) else {
         bail!("{name:?} cannot be a tenant: 1 to 64 of A-Z a-z 0-9 _ -");
     };
-    let longest = permissions::users_of(&tenant).into_iter().map(|user| user.name.len()).max();
+    let longest = permissions::tenant_users(&tenant).into_iter().map(|user| user.name.len()).max();
     // A generation of three digits.
     let is_short = longest.is_none_or(|length| length + 4 <= Token::MAX_LEN);
     ensure!(is_short, "tenant {name:?}: the names of its users would be too long");

@@ -2,7 +2,7 @@
 
 use brigade_contracts::{
     Token,
-    permissions::{NatsUser, users_of},
+    permissions::{NatsUser, tenant_users},
 };
 
 use super::Entry;
@@ -25,7 +25,7 @@ pub fn generation_of(first: &str, name: &str) -> Option<u32> {
 
 /// Returns the generation of a user of a tenant, if it is one.
 pub fn generation(tenant: &Token, name: &str) -> Option<u32> {
-    users_of(tenant).iter().find_map(|user| generation_of(&user.name, name))
+    tenant_users(tenant).iter().find_map(|user| generation_of(&user.name, name))
 }
 
 /// Returns the generations that there are, in order.

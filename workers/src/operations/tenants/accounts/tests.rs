@@ -17,7 +17,7 @@ fn credentials_are_rotated_side_by_side() {
     let (_dir, folder, t3) = folder();
     assert!(folder.add(&t3).is_err(), "the folder was never begun");
     assert_eq!(names(&folder.sync().unwrap()).len(), all_users(&[]).len());
-    let first: Vec<_> = users_of(&t3).into_iter().map(|user| user.name).collect();
+    let first: Vec<_> = tenant_users(&t3).into_iter().map(|user| user.name).collect();
     assert_eq!(names(&folder.add(&t3).unwrap()), first);
     assert!(folder.add(&t3).is_err(), "it has credentials");
     assert!(folder.finish(&t3).is_err(), "there is nothing to end");
@@ -60,7 +60,7 @@ fn a_folder_keeps_its_passwords_from_others() {
 fn a_password_that_is_given_replaces_that_of_its_user_alone() {
     let (_dir, folder, t3) = folder();
     folder.sync().unwrap();
-    let users = users_of(&t3);
+    let users = tenant_users(&t3);
     folder.put(&[(&users[0], "one"), (&users[1], "two")]).unwrap();
     folder.rotate(&t3).unwrap();
     folder.put(&[(&users[0], "three")]).unwrap();
