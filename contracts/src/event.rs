@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, header, subject};
+use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, Via, header, subject};
 
 /// A kind of event: its bare name, what it touches, and whether its aggregate ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +215,10 @@ pub struct Envelope {
     pub version: u64,
     pub at: Timestamp,
     pub command_id: Token,
+    /// The actor of its command, if it named one.
+    pub actor: Option<Token>,
+    /// `None` of an event that an earlier version has stored.
+    pub via: Option<Via>,
     pub traceparent: Option<String>,
 }
 
@@ -244,6 +248,8 @@ impl Envelope {
             (header::COMMAND_ID, self.command_id.to_string()),
         ]
         .into_iter()
+        .chain(self.actor.iter().map(|actor| (header::ACTOR, actor.to_string())))
+        .chain(self.via.iter().map(|via| (header::ACTOR_VIA, via.as_str().to_owned())))
         .chain(self.traceparent.clone().map(|trace| (header::TRACEPARENT, trace)))
     }
 }
@@ -263,6 +269,8 @@ mod tests {
             version: 7,
             at: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
             command_id: token("k1"),
+            actor: None,
+            via: None,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         };
         assert_eq!(envelope.subject(), "evt.t1.cart.item_added.00");
@@ -287,5 +295,25 @@ traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
         assert!(again.contains("\nce-id: 01890a5d-ac96-774b-bcce-b302099a8057\n"));
         assert!(again.contains("\nNats-Msg-Id: 01890a5d-ac96-774b-bcce-b302099a8057.2\n"));
         assert!(!again.contains("traceparent"));
+    }
+
+    #[test]
+    fn an_envelope_names_who_caused_it_where_that_is_known() {
+        let token = |text| Token::new(text).unwrap();
+        let envelope = Envelope {
+            event_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            republication: 0,
+            address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
+            name: token("opened"),
+            version: 1,
+            at: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
+            command_id: token("k1"),
+            actor: Some(token("ada")),
+            via: Some(Via::Http),
+            traceparent: None,
+        };
+        let tail: Vec<_> = envelope.headers().skip(10).collect();
+        let of_ada = [(header::ACTOR, "ada".to_owned()), (header::ACTOR_VIA, "http".to_owned())];
+        assert_eq!(tail, of_ada);
     }
 }

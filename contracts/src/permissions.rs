@@ -10,7 +10,7 @@ mod accounts;
 
 use serde_json::{Value, json};
 
-pub use self::accounts::{Account, accounts, check_sender};
+pub use self::accounts::{Account, accounts, check_sender, is_from_tenant};
 use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},

@@ -173,6 +173,11 @@ pub fn check_sender<'a>(
     Ok(())
 }
 
+/// Returns whether the server says of a request that it comes from the account of a tenant.
+pub fn is_from_tenant<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>) -> bool {
+    headers.any(|(name, _)| name == REQUEST_INFO)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,7 @@ mod http;
 mod http_access;
 mod http_bad_input;
 mod http_faults;
+mod id_spaces;
 mod interop;
 mod invariants;
 mod lists;

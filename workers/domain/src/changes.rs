@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use brigade_contracts::{
-    Address, Part, Timestamp, Token, event,
+    Address, Part, Timestamp, Token, Via, event,
     lock::Action,
     payment::{Method, RefundTask},
     user::Tokens,
@@ -20,6 +20,8 @@ pub struct Event {
     pub at: Timestamp,
     pub payload: event::Payload,
     pub command_id: Token,
+    pub actor: Option<Token>,
+    pub via: Via,
     pub traceparent: Option<String>,
 }
 

@@ -235,6 +235,8 @@ impl<'b> UnitOfWork<'b> {
             at: self.now,
             payload: event::Payload { data: raw(data), after },
             command_id: self.command.command_id.clone(),
+            actor: self.command.actor.clone(),
+            via: self.command.via,
             traceparent: self.command.traceparent.clone(),
         });
     }
