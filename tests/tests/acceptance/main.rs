@@ -50,6 +50,7 @@ mod payments;
 mod permissions;
 mod reads;
 mod retrying;
+mod security_log;
 mod shares;
 mod standby;
 mod strange_bytes;

@@ -9,7 +9,7 @@ use brigade_contracts::{
     user::Tokens,
 };
 
-use crate::{state::Turn, throttle::FailureKey};
+use crate::{security::SecurityEntry, state::Turn, throttle::FailureKey};
 
 /// A fact that was decided, ready to be stored.
 #[derive(Clone, Debug)]
@@ -75,6 +75,8 @@ pub(crate) struct Changes {
     pub failures: Vec<FailureKey>,
     /// The keys whose earlier failures do not count any more.
     pub cleared: Vec<FailureKey>,
+    /// Rows of the security log.
+    pub security: Vec<SecurityEntry>,
     /// The tokens that only the sender gets.
     pub issued: Option<Tokens>,
 }

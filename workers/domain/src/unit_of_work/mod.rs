@@ -228,7 +228,7 @@ impl<'b> UnitOfWork<'b> {
             roles: part(Part::Roles),
         };
         let head = state.head();
-        self.changes.events.push(Event {
+        let event = Event {
             address: head.address.clone(),
             version: head.version,
             kind,
@@ -238,7 +238,9 @@ impl<'b> UnitOfWork<'b> {
             actor: self.command.actor.clone(),
             via: self.command.via,
             traceparent: self.command.traceparent.clone(),
-        });
+        };
+        self.log_event(&event);
+        self.changes.events.push(event);
     }
 
     /// Stores a turn of a table that is new or changed.

@@ -26,6 +26,7 @@ use crate::{
     head::Head,
     outcome::{Done, Result},
     refusal::{already_exists, too_large},
+    security::SecurityKind,
     state::User,
     unit_of_work::UnitOfWork,
 };
@@ -96,8 +97,10 @@ fn change_roles(work: &mut UnitOfWork<'_>, address: &Address, verb: &ChangeRoles
         return Err(too_large("at most 32 roles").into());
     }
     let data = json!({ "roles": roles });
-    work[user].roles = roles;
+    let before = std::mem::replace(&mut work[user].roles, roles.clone());
     work.record(user, USER_ROLES_CHANGED, &data);
+    let detail = json!({ "before": before, "roles": roles });
+    work.log(SecurityKind::RolesChanged, address, detail);
     Ok(Done::ok())
 }
 

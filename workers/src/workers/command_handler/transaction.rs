@@ -155,6 +155,7 @@ async fn save(
     store::payments::save_refund_tasks(connection, &refund_tasks).await?;
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
+    store::security_log::save(connection, state.security()).await?;
     store::outbox::repeat_parts(connection, state.repeat_events()).await?;
     Ok(())
 }
