@@ -258,10 +258,11 @@ impl Envelope {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_envelope_reads_as_the_contract_says() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn envelope() -> Envelope {
         let token = |text| Token::new(text).unwrap();
-        let envelope = Envelope {
+        Envelope {
             event_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             republication: 0,
             address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
@@ -271,8 +272,13 @@ mod tests {
             command_id: token("k1"),
             actor: None,
             via: None,
-            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
-        };
+            traceparent: Some(TRACE.into()),
+        }
+    }
+
+    #[test]
+    fn an_envelope_reads_as_the_contract_says() {
+        let envelope = envelope();
         assert_eq!(envelope.subject(), "evt.t1.cart.item_added.00");
         let text = |envelope: &Envelope| {
             envelope.headers().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>()
@@ -299,21 +305,10 @@ traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
 
     #[test]
     fn an_envelope_names_who_caused_it_where_that_is_known() {
-        let token = |text| Token::new(text).unwrap();
-        let envelope = Envelope {
-            event_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
-            republication: 0,
-            address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
-            name: token("opened"),
-            version: 1,
-            at: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
-            command_id: token("k1"),
-            actor: Some(token("ada")),
-            via: Some(Via::Http),
-            traceparent: None,
-        };
-        let tail: Vec<_> = envelope.headers().skip(10).collect();
-        let of_ada = [(header::ACTOR, "ada".to_owned()), (header::ACTOR_VIA, "http".to_owned())];
-        assert_eq!(tail, of_ada);
+        let (actor, via) = (Some(Token::new("ada").unwrap()), Some(Via::Http));
+        let headers: Vec<_> = Envelope { actor, via, ..envelope() }.headers().skip(10).collect();
+        let expected =
+            [(header::ACTOR, "ada"), (header::ACTOR_VIA, "http"), (header::TRACEPARENT, TRACE)];
+        assert_eq!(headers, expected.map(|(name, value)| (name, value.to_owned())));
     }
 }

@@ -97,8 +97,7 @@ mod tests {
     use crate::testing::TestDatabase;
 
     #[tokio::test]
-    async fn a_command_leaves_one_row_of_a_kind_and_an_operator_one_each_time() -> anyhow::Result<()>
-    {
+    async fn a_command_leaves_one_row_of_a_kind_and_an_operator_each_time() -> anyhow::Result<()> {
         let database = TestDatabase::start().await?;
         let mut connection = database.sql.acquire().await?;
         let entry = SecurityEntry {

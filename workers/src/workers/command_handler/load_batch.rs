@@ -169,8 +169,8 @@ impl<'a> LoadRequest<'a> {
     }
 }
 
-/// Returns the key under which a version without name spaces has stored the outcome of a command, if
-/// it is another one.
+/// Returns the key under which a version without name spaces has stored the outcome of a command,
+/// if it is another one.
 pub fn before_spaces(command: &Command) -> Option<String> {
     (command.space != IdSpace::Nats).then(|| command.command_id.to_string())
 }
