@@ -6,7 +6,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, WorkerName, cart,
+    Address, Aggregate, CommandKey, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token, Via,
+    WorkerName, cart,
     header::{self, CommandHeaders},
     order, payment,
     permissions::{check_sender, is_from_tenant},
@@ -44,7 +45,11 @@ impl Door {
 pub struct Command {
     pub door: Door,
     pub tenant: Token,
+    /// As its sender named it.
     pub command_id: Token,
+    /// The name space of its Command-Id.
+    pub space: IdSpace,
+    pub via: Via,
     /// The subject without the door: `<tenant>.<aggregate>.<id>.<verb>`, as it came.
     pub target: String,
     /// SHA-256, of `register` without its password; of other verbs that carry a secret all zeros,
@@ -96,8 +101,17 @@ impl Command {
         let raw = subject::parse_command(subject).ok_or_else(bad_subject)?;
         let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
         check_sender(subject, headers.clone())?;
-        let command_id = header::command_id(headers.clone())?;
-        let is_of_fleet = raw.door == Door::Request && !is_from_tenant(headers.clone());
+        let CommandKey { space, id: command_id } = header::command_key(headers.clone())?;
+        // A stored message does not tell the account of its sender.
+        let may_be_tenants = raw.door == Door::Durable || is_from_tenant(headers.clone());
+        let via = match (&space, may_be_tenants) {
+            (IdSpace::Nats, true) => Via::Nats,
+            (IdSpace::Nats, false) => Via::Fleet,
+            (IdSpace::User(_) | IdSpace::Stranger(_), false) => Via::Http,
+            (IdSpace::User(_) | IdSpace::Stranger(_), true) => {
+                return Err(header::missing_command_id());
+            }
+        };
         let headers = check_no_message_id(raw.door, headers.clone())
             .and_then(|()| CommandHeaders::parse(headers));
         let CommandHeaders { actor, traceparent, source, .. } =
@@ -106,15 +120,23 @@ impl Command {
         Ok(Self {
             door: raw.door,
             command_id,
+            space,
+            via,
             target: format!("{tenant}.{}.{}.{}", raw.aggregate, raw.id, raw.verb),
             payload_hash: payload_hash(&raw, payload),
-            is_of_worker: is_of_fleet && actor.as_ref().is_some_and(is_worker),
+            is_of_worker: via == Via::Fleet && actor.as_ref().is_some_and(is_worker),
             actor,
             traceparent,
             source,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })
+    }
+
+    /// Returns the Command-Id with its name space, under which the inbox has the outcome.
+    #[must_use]
+    pub fn key(&self) -> CommandKey {
+        CommandKey { space: self.space.clone(), id: self.command_id.clone() }
     }
 
     /// Returns true if a repetition is decided like the first: its answer holds tokens, of which

@@ -263,6 +263,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE cart_lock_history", "SELECT, INSERT"),
             ("TABLE users", "SELECT, INSERT, UPDATE"),
             ("TABLE login_failures", "SELECT, INSERT, DELETE"),
+            ("TABLE security_log", "SELECT, INSERT, DELETE"),
             ("TABLE command_inbox", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE events", "SELECT, INSERT"),
             ("TABLE outbox", "INSERT"),

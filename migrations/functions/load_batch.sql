@@ -8,7 +8,7 @@
 --
 -- `request` has one array a column, by name, so that a later release can add some:
 --
---   command_tenants, command_ids             the commands
+--   command_tenants, command_ids             the keys of the commands
 --   with_tenants                             the states of their tenants are wanted, as a worker
 --                                            of the release before does not know them
 --   tenants, aggregates, ids, exclusive      aggregates; of an exclusive one also what it may
@@ -201,7 +201,8 @@ begin
     return query
         select 'outcome', json_build_object(
             'tenant', i.tenant, 'command_id', i.command_id, 'subject', i.subject,
-            'payload_hash', encode(i.payload_hash, 'hex'), 'outcome', i.outcome::text)::text
+            'payload_hash', encode(i.payload_hash, 'hex'), 'outcome', i.outcome::text,
+            'actor', i.actor, 'via', i.via)::text
         from unnest(r.command_tenants, r.command_ids) as a (tenant, command_id)
         join brigade.command_inbox i on (i.tenant, i.command_id) = (a.tenant, a.command_id);
     if found then

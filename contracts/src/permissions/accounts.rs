@@ -190,7 +190,7 @@ pub fn check_sender<'a>(
     Ok(())
 }
 
-/// Returns whether a request comes from the account of a tenant, and not from the fleet's.
+/// Returns whether the server says of a request that it comes from the account of a tenant.
 pub fn is_from_tenant<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>) -> bool {
     headers.any(|(name, _)| name == REQUEST_INFO)
 }

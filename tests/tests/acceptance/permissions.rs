@@ -226,6 +226,7 @@ async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
         "cart_lock_history",
         "events",
         "command_inbox",
+        "security_log",
     ] {
         for worker in WorkerName::ALL.into_iter().filter(|w| *w != WorkerName::CommandHandler) {
             let grants = brigade_contracts::permissions::grants(worker);

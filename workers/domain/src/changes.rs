@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use brigade_contracts::{
-    Address, Part, Timestamp, Token, event,
+    Address, Part, Timestamp, Token, Via, event,
     lock::Action,
     payment::{Method, RefundTask},
     user::Tokens,
@@ -11,7 +11,7 @@ use brigade_contracts::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{json::raw, state::Turn, throttle::FailureKey};
+use crate::{json::raw, security::SecurityEntry, state::Turn, throttle::FailureKey};
 
 /// What a rule says of a change that it made: the kind of the event, and its data.
 pub(crate) struct Fact {
@@ -42,6 +42,8 @@ pub struct Event {
     pub at: Timestamp,
     pub payload: event::Payload,
     pub command_id: Token,
+    pub actor: Option<Token>,
+    pub via: Via,
     pub traceparent: Option<String>,
 }
 
@@ -95,6 +97,8 @@ pub(crate) struct Changes {
     pub failures: Vec<FailureKey>,
     /// The keys whose earlier failures do not count any more.
     pub cleared: Vec<FailureKey>,
+    /// Rows of the security log.
+    pub security: Vec<SecurityEntry>,
     /// The tokens that only the sender gets.
     pub issued: Option<Tokens>,
 }

@@ -32,6 +32,7 @@ mod outcome;
 mod payment;
 mod policy;
 mod refusal;
+mod security;
 mod state;
 mod table;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use changes::{Event, HistoryRow, LockMetric};
 pub use head::Head;
 pub use loaded::{LockSet, Missing, Mode};
 pub use policy::LockPolicy;
+pub use security::{SecurityEntry, SecurityKind};
 pub use state::{
     Capture, Cart, Entry, Lock, Order, Payment, State, Table, Turn, User, active_payment,
 };

@@ -214,15 +214,19 @@ impl<'b> UnitOfWork<'b> {
             roles: part(Part::Roles),
         };
         let head = state.head();
-        self.changes.events.push(Event {
+        let event = Event {
             address: head.address.clone(),
             version: head.version,
             kind,
             at: self.now,
             payload: event::Payload { data, after },
             command_id: self.command.command_id.clone(),
+            actor: self.command.actor.clone(),
+            via: self.command.via,
             traceparent: self.command.traceparent.clone(),
-        });
+        };
+        self.log_event(&event);
+        self.changes.events.push(event);
     }
 
     /// Changes a held lock by a rule, and records what the rule tells: for the cart that holds it,

@@ -14,6 +14,8 @@ mod profile;
 mod session;
 mod subscription;
 
+use std::mem;
+
 use brigade_contracts::{
     Address, Body, Refusal, Token,
     command::Request,
@@ -27,6 +29,7 @@ use crate::{
     head::Head,
     outcome::{Done, Result},
     refusal::{already_exists, too_large},
+    security::SecurityKind,
     state::User,
     unit_of_work::UnitOfWork,
 };
@@ -57,7 +60,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, request: &Request, verb: &Verb) 
         Verb::Refresh(verb) => session::refresh(work, request, verb),
         Verb::Logout(_) => change(work, address, session::logout),
         Verb::UpdateProfile(verb) => profile::update(work, address, verb),
-        Verb::ChangeRoles(verb) => change(work, address, |user| change_roles(user, verb)),
+        Verb::ChangeRoles(verb) => change_roles(work, address, verb),
         Verb::RegisterSubscription(verb) => {
             change(work, address, |user| subscription::register(user, verb))
         }
@@ -101,7 +104,8 @@ fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -
     Ok(Done::created())
 }
 
-fn change_roles(user: &mut User, verb: &ChangeRoles) -> std::result::Result<Fact, Refusal> {
+fn change_roles(work: &mut UnitOfWork<'_>, address: &Address, verb: &ChangeRoles) -> Result<Done> {
+    let user = work.existing::<User>(address)?;
     let mut roles: Vec<Token> = Vec::new();
     for role in &verb.roles {
         if !roles.contains(role) {
@@ -109,11 +113,14 @@ fn change_roles(user: &mut User, verb: &ChangeRoles) -> std::result::Result<Fact
         }
     }
     if roles.len() > MAX_ROLES {
-        return Err(too_large("at most 32 roles"));
+        return Err(too_large("at most 32 roles").into());
     }
     let fact = Fact::new(USER_ROLES_CHANGED, &json!({ "roles": roles }));
-    user.roles = roles;
-    Ok(fact)
+    let before = mem::replace(&mut work[user].roles, roles.clone());
+    work.record(user, fact);
+    let detail = json!({ "before": before, "roles": roles });
+    work.log(SecurityKind::RolesChanged, address, detail);
+    Ok(Done::ok())
 }
 
 #[cfg(test)]

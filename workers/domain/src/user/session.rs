@@ -23,6 +23,7 @@ use serde_json::json;
 use crate::{
     changes::Fact,
     outcome::{Done, Result},
+    security::SecurityKind,
     state::{Rotated, Session, User},
     throttle::{FailureKey, MOST_FAILURES, WINDOW, keys_of},
     unit_of_work::UnitOfWork,
@@ -37,6 +38,9 @@ pub const REFRESH_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login) -> Result<Done> {
     let keys = keys_of(work.command);
     if let Some(wait) = throttled(work, &keys)? {
+        let detail = json!({ "email": login.email.folded(), "retry_after_ms": wait });
+        work.log(SecurityKind::LoginThrottled, &request.address, detail);
+        work.keep();
         let message = "too many failed logins; even the right password has to wait";
         let refusal = Refusal::new(429, "too_many_attempts", message);
         return Err(Refusal { retry_after_ms: Some(wait), ..refusal }.into());
@@ -47,6 +51,7 @@ pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login)
     let right = work.verified(&email, user.map(|user| &work[user].password_hash))?;
     let Some(user) = user.filter(|_| right) else {
         work.changes.failures.extend(keys);
+        work.log(SecurityKind::LoginFailed, &request.address, json!({ "email": email }));
         work.keep();
         let message = "there is no user of this email and password";
         return Err(unauthorized("wrong_credentials", message).into());
@@ -98,6 +103,7 @@ pub(super) fn refresh(
         }
         let fact = end(&mut work[user], "token_reused");
         work.record(user, fact);
+        work.log(SecurityKind::RefreshTokenReused, &request.address, json!({}));
         work.keep();
         let message = "this token was used before: the session is ended";
         return Err(unauthorized("token_reused", message).into());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Address, Command, Outcome, Refusal, Timestamp, Token, shard_of,
+    Address, Command, Outcome, Refusal, Timestamp, Token, Via, shard_of,
     tenant::{self, TenantState},
 };
 use brigade_domain::{BatchState, LockMetric, LockPolicy, Missing, State, user::Checked};
@@ -19,7 +19,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use super::{
     answer::Answer,
     auth_inputs::load_auth_inputs,
-    load_batch::{LoadedBatch, OutcomeRow, load_batch},
+    load_batch::{LoadedBatch, OutcomeRow, before_spaces, load_batch},
     record::{Record, record},
 };
 use crate::{
@@ -44,8 +44,8 @@ pub struct Decided {
 
 /// The outcomes that are stored of the commands of a batch, and those that it adds.
 struct Inbox<'a> {
-    /// The stored outcomes, by tenant and Command-Id.
-    stored: HashMap<(Token, Token), StoredOutcome>,
+    /// The stored outcomes, by tenant and key.
+    stored: HashMap<(Token, String), StoredOutcome>,
     /// The states of the tenants.
     tenants: HashMap<Token, Option<TenantState>>,
     /// The commands that the batch has decided, each with its place in it.
@@ -58,6 +58,9 @@ struct Inbox<'a> {
 struct StoredOutcome {
     target: String,
     payload_hash: Vec<u8>,
+    actor: Option<Token>,
+    /// It may be of HTTP although its key is not: a version without name spaces has taken part.
+    may_be_of_http: bool,
     answer: Answer,
 }
 
@@ -147,13 +150,14 @@ async fn save(
     store::payments::save_refund_tasks(connection, &refund_tasks).await?;
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
+    store::security_log::save(connection, state.security()).await?;
     store::outbox::repeat_parts(connection, state.repeat_events()).await?;
     Ok(())
 }
 
 impl<'a> Inbox<'a> {
     fn new(
-        rows: HashMap<(Token, Token), OutcomeRow>,
+        rows: HashMap<(Token, String), OutcomeRow>,
         tenants: HashMap<Token, Option<TenantState>>,
     ) -> Self {
         let stored = rows.into_iter().map(|(key, row)| (key, StoredOutcome::from(row))).collect();
@@ -177,9 +181,9 @@ impl<'a> Inbox<'a> {
     ) -> Vec<Option<Answer>> {
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
         for &(command, checked) in commands {
-            let key = (command.tenant.clone(), command.command_id.clone());
+            let key = (command.tenant.clone(), command.key().to_string());
             let again = |stored: &StoredOutcome| command.is_decided_anew() && stored.is_of(command);
-            if let Some(stored) = self.stored.get(&key).filter(|stored| !again(stored)) {
+            if let Some(stored) = self.stored(&key, command).filter(|stored| !again(stored)) {
                 answers.push(Some(repeated_answer(command, stored)));
                 self.repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
                 continue;
@@ -199,6 +203,17 @@ impl<'a> Inbox<'a> {
         }
         answers
     }
+
+    /// Returns what is stored under the key of a command, or of this very command by a version
+    /// without name spaces.
+    fn stored(&self, key: &(Token, String), command: &Command) -> Option<&StoredOutcome> {
+        let earlier = || {
+            let stored = self.stored.get(&(command.tenant.clone(), before_spaces(command)?))?;
+            let is_sent = stored.may_be_of_http && stored.actor == command.actor;
+            (is_sent && stored.is_of(command)).then_some(stored)
+        };
+        self.stored.get(key).or_else(earlier)
+    }
 }
 
 impl StoredOutcome {
@@ -206,6 +221,8 @@ impl StoredOutcome {
         Self {
             target: command.target.clone(),
             payload_hash: command.payload_hash.to_vec(),
+            actor: command.actor.clone(),
+            may_be_of_http: may_be_of_http(Some(command.via.as_str())),
             answer: answer.repeated(),
         }
     }
@@ -220,8 +237,20 @@ impl From<OutcomeRow> for StoredOutcome {
     fn from(row: OutcomeRow) -> Self {
         let payload_hash = hex::decode(row.payload_hash).unwrap_or_default();
         let target = target(&row.subject).to_owned();
-        Self { target, payload_hash, answer: Answer::stored(row.outcome) }
+        Self {
+            target,
+            payload_hash,
+            actor: row.actor,
+            may_be_of_http: may_be_of_http(row.via.as_deref()),
+            answer: Answer::stored(row.outcome),
+        }
     }
+}
+
+/// Returns whether a row that stands in the name space of the NATS doors may be of a command over
+/// HTTP: an earlier version has written it, or has sent it from within the fleet's account.
+fn may_be_of_http(via: Option<&str>) -> bool {
+    via.is_none_or(|via| via == Via::Fleet.as_str())
 }
 
 /// Returns what a stored command was sent to. The door does not count: `<door>.<target>`.
@@ -262,7 +291,7 @@ pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bo
             "select subject, payload_hash from brigade.command_inbox
              where (tenant, command_id) = ($1, $2)",
             command.tenant.as_str(),
-            command.command_id.as_str(),
+            command.key().to_string(),
         )
         .fetch_optional(&mut **connection)
         .await
@@ -281,7 +310,7 @@ pub async fn decided_since<'a>(
     since: Duration,
 ) -> sqlx::Result<Vec<&'a (u64, Command)>> {
     let tenants: Vec<_> = commands.iter().map(|(_, command)| command.tenant.as_str()).collect();
-    let ids: Vec<_> = commands.iter().map(|(_, command)| command.command_id.as_str()).collect();
+    let ids: Vec<_> = commands.iter().map(|(_, command)| command.key().to_string()).collect();
     let found = bounded(postgres, async |connection| {
         sqlx::query!(
             "select i.tenant, i.command_id, i.subject, i.payload_hash
@@ -297,9 +326,9 @@ pub async fn decided_since<'a>(
     });
     let found = found.await?;
     let found: HashMap<_, _> =
-        found.iter().map(|row| ((row.tenant.as_str(), row.command_id.as_str()), row)).collect();
+        found.iter().map(|row| ((row.tenant.as_str(), row.command_id.clone()), row)).collect();
     let is_decided = |(_, command): &&(u64, Command)| {
-        let row = found.get(&(command.tenant.as_str(), command.command_id.as_str()));
+        let row = found.get(&(command.tenant.as_str(), command.key().to_string()));
         !command.is_decided_anew()
             && row.is_some_and(|row| is_of(command, target(&row.subject), &row.payload_hash))
     };

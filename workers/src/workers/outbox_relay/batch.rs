@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Aggregate, Refusal, Token, event::Envelope, header};
+use brigade_contracts::{Address, Aggregate, Refusal, Token, Via, event::Envelope, header};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -194,6 +194,8 @@ struct OutboxRow {
     payload: Option<String>,
     at: time::OffsetDateTime,
     command_id: String,
+    actor: Option<String>,
+    via: Option<String>,
     traceparent: Option<String>,
 }
 
@@ -209,6 +211,8 @@ impl OutboxRow {
             version: self.version.unsigned_abs(),
             at: self.at.into(),
             command_id: Token::new(&self.command_id)?,
+            actor: self.actor.as_deref().map(Token::new).transpose()?,
+            via: self.via.as_deref().and_then(Via::parse),
             traceparent: self.traceparent.clone(),
         })
     }

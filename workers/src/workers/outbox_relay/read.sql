@@ -7,10 +7,11 @@ select shard as "shard!", seq as "seq!", event_seq as "event_seq!", event_id as 
        republication as "again!", tenant as "tenant!", aggregate as "aggregate!", id as "id!",
        version as "version!", type as "name!",
        case when bytes_to_here - bytes < $4 then payload::text end as "payload?",
-       at as "at!", command_id as "command_id!", traceparent as "traceparent?"
+       at as "at!", command_id as "command_id!", actor as "actor?", via as "via?",
+       traceparent as "traceparent?"
 from (
     select o.*, e.tenant, e.aggregate, e.id, e.version, e.type, e.payload, e.at, e.command_id,
-           e.traceparent, octet_length(e.payload::text) as bytes,
+           e.actor, e.via, e.traceparent, octet_length(e.payload::text) as bytes,
            sum(octet_length(e.payload::text))
                over (order by o.seq rows unbounded preceding) as bytes_to_here
     from unnest($1::smallint[], $2::bigint[]) as due (shard, floor)

@@ -410,6 +410,8 @@ fn by_hand(n: usize) -> Vec<OutboxEvent> {
         version: 1,
         at: Timestamp::from(time::OffsetDateTime::UNIX_EPOCH),
         command_id: Token::new("k1").expect("a token"),
+        actor: None,
+        via: None,
         traceparent: None,
     };
     let event = |i| OutboxEvent {

@@ -9,7 +9,7 @@ use axum::http::{
     uri::Authority,
 };
 use brigade_contracts::{
-    Address, Aggregate, Refusal, Secret, Token, payment,
+    Address, Aggregate, IdSpace, Refusal, Secret, Token, payment,
     user::{Valid, Validate, user_of},
 };
 use serde_json::Value;
@@ -46,6 +46,12 @@ impl Requester {
             Self::Anonymous | Self::Trusted => None,
             Self::User(valid) => Some(&valid.user),
         }
+    }
+
+    /// Returns the name space of the Command-Ids of this sender, who has been identified.
+    #[must_use]
+    pub fn id_space(&self) -> IdSpace {
+        self.user().map_or(IdSpace::Nats, |user| IdSpace::User(user.clone()))
     }
 
     fn is_staff(&self) -> bool {

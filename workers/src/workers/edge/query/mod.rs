@@ -35,7 +35,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Address, Token,
+    Address, CommandKey, Token,
     list::ListHeaders,
     query::{HistoryHeaders, ViewHeaders},
     user::Validate,
@@ -58,8 +58,8 @@ const WAITED: Duration = Duration::from_secs(1);
 pub enum Query {
     /// All parts of an aggregate.
     View(Address, ViewHeaders),
-    /// The outcome of a command; with `sender` only of one that this user sent.
-    Outcome { tenant: Token, command_id: Token, wait: Duration, sender: Option<Token> },
+    /// The outcome of a command, by its id in the name space of who asks.
+    Outcome { tenant: Token, command: CommandKey, wait: Duration },
     /// The active orders of a tenant.
     ActiveOrders(Token, ListHeaders),
     /// The lock that an owner holds now.
@@ -163,8 +163,8 @@ impl Queries {
     pub async fn answer(&self, query: Query) -> Result<QueryReply, QueryReply> {
         match query {
             Query::View(address, headers) => self.views.get(&address, &headers).await,
-            Query::Outcome { tenant, command_id, wait, sender } => {
-                self.outcomes.get(tenant, command_id, wait, sender.as_ref()).await
+            Query::Outcome { tenant, command, wait } => {
+                self.outcomes.get(tenant, command, wait).await
             }
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
             Query::Lock(lock) => self.locks.get(lock).await,

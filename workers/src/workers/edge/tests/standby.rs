@@ -4,7 +4,7 @@
 use std::{fs, os::unix::fs::MetadataExt};
 
 use anyhow::Result;
-use brigade_contracts::{Address, Aggregate, Token, query::HistoryHeaders};
+use brigade_contracts::{Address, Aggregate, CommandKey, Token, query::HistoryHeaders};
 use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use sqlx::{Connection, Error, PgConnection};
@@ -55,7 +55,7 @@ async fn all(sql: &mut PgConnection) -> Result<Vec<Option<String>>> {
         error_of(ViewBodyLoader, cart.clone(), sql).await,
         error_of(OrderListLoader { metrics }, t1.clone(), sql).await,
         error_of(EndedOrderLoader, position, sql).await,
-        error_of(OutcomeLoader, (t1.clone(), t1), sql).await,
+        error_of(OutcomeLoader, (t1, CommandKey::parse("ada.k").expect("a key")), sql).await,
         error_of(LiveLockLoader { policy: LockPolicy::default() }, lock.clone(), sql).await,
         error_of(LockHistoryLoader, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
         error_of(UserLoader, (user, None), sql).await,
