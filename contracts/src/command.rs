@@ -6,10 +6,11 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, Aggregate, MAX_PAYLOAD, Refusal, Timestamp, Token, cart,
+    Address, Aggregate, CommandKey, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token, Via,
+    WorkerName, cart,
     header::{self, CommandHeaders},
     order, payment,
-    permissions::check_sender,
+    permissions::{check_sender, is_from_tenant},
     rebuild, subject, table, user,
     verb::{decode_payload, encode_payload},
 };
@@ -44,13 +45,20 @@ impl Door {
 pub struct Command {
     pub door: Door,
     pub tenant: Token,
+    /// As its sender named it.
     pub command_id: Token,
+    /// The name space of its Command-Id.
+    pub space: IdSpace,
+    pub via: Via,
     /// The subject without the door: `<tenant>.<aggregate>.<id>.<verb>`, as it came.
     pub target: String,
     /// SHA-256, of `register` without its password; of other verbs that carry a secret all zeros,
     /// since hashes are stored.
     pub payload_hash: [u8; 32],
     pub actor: Option<Token>,
+    /// A worker sent it in its own name, by the request door. No tenant's program can: what comes
+    /// from its account says so.
+    pub is_of_worker: bool,
     pub traceparent: Option<String>,
     /// The sender's address, if it is known.
     pub source: Option<IpAddr>,
@@ -93,21 +101,42 @@ impl Command {
         let raw = subject::parse_command(subject).ok_or_else(bad_subject)?;
         let tenant = Token::new(raw.tenant).map_err(|_| bad_subject())?;
         check_sender(subject, headers.clone())?;
-        let command_id = header::command_id(headers.clone())?;
-        let headers = CommandHeaders::parse(headers);
+        let CommandKey { space, id: command_id } = header::command_key(headers.clone())?;
+        // A stored message does not tell the account of its sender.
+        let may_be_tenants = raw.door == Door::Durable || is_from_tenant(headers.clone());
+        let via = match (&space, may_be_tenants) {
+            (IdSpace::Nats, true) => Via::Nats,
+            (IdSpace::Nats, false) => Via::Fleet,
+            (IdSpace::User(_) | IdSpace::Stranger(_), false) => Via::Http,
+            (IdSpace::User(_) | IdSpace::Stranger(_), true) => {
+                return Err(header::missing_command_id());
+            }
+        };
+        let headers = check_no_message_id(raw.door, headers.clone())
+            .and_then(|()| CommandHeaders::parse(headers));
         let CommandHeaders { actor, traceparent, source, .. } =
             headers.as_ref().cloned().unwrap_or_default();
+        let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
         Ok(Self {
             door: raw.door,
             command_id,
+            space,
+            via,
             target: format!("{tenant}.{}.{}.{}", raw.aggregate, raw.id, raw.verb),
             payload_hash: payload_hash(&raw, payload),
+            is_of_worker: via == Via::Fleet && actor.as_ref().is_some_and(is_worker),
             actor,
             traceparent,
             source,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })
+    }
+
+    /// Returns the Command-Id with its name space, under which the inbox has the outcome.
+    #[must_use]
+    pub fn key(&self) -> CommandKey {
+        CommandKey { space: self.space.clone(), id: self.command_id.clone() }
     }
 
     /// Returns true if a repetition is decided like the first: its answer holds tokens, of which
@@ -129,6 +158,21 @@ impl Command {
     pub fn id(&self) -> &str {
         self.target.split('.').nth(2).unwrap_or_default()
     }
+}
+
+/// Refuses a stored command with an id of JetStream's. The stream knows these ids over all tenants,
+/// so a command is not stored, and its sender hardly told so, where another tenant has just used
+/// its id: a sender who relies on them shall learn at once that they are not for commands.
+fn check_no_message_id<'a>(
+    door: Door,
+    mut headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), Refusal> {
+    // Case matters: the server reads the header in this one only.
+    if door == Door::Durable && headers.any(|(name, _)| name == header::MSG_ID) {
+        let message = "no Nats-Msg-Id, which all tenants share: the Command-Id tells repetitions";
+        return Err(Refusal::new(400, "bad_header", message));
+    }
+    Ok(())
 }
 
 /// A `register` under the Command-Id of another one is told from it by what stands beside the

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, header, subject};
+use crate::{Address, Aggregate, Part, SCHEMA_VERSION, Timestamp, Token, Via, header, subject};
 
 /// A kind of event: its bare name, what it touches, and whether its aggregate ends with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +215,10 @@ pub struct Envelope {
     pub version: u64,
     pub at: Timestamp,
     pub command_id: Token,
+    /// The actor of its command, if it named one.
+    pub actor: Option<Token>,
+    /// `None` of an event that an earlier version has stored.
+    pub via: Option<Via>,
     pub traceparent: Option<String>,
 }
 
@@ -244,6 +248,8 @@ impl Envelope {
             (header::COMMAND_ID, self.command_id.to_string()),
         ]
         .into_iter()
+        .chain(self.actor.iter().map(|actor| (header::ACTOR, actor.to_string())))
+        .chain(self.via.iter().map(|via| (header::ACTOR_VIA, via.as_str().to_owned())))
         .chain(self.traceparent.clone().map(|trace| (header::TRACEPARENT, trace)))
     }
 }
@@ -252,10 +258,11 @@ impl Envelope {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_envelope_reads_as_the_contract_says() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn envelope() -> Envelope {
         let token = |text| Token::new(text).unwrap();
-        let envelope = Envelope {
+        Envelope {
             event_id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             republication: 0,
             address: Address::new("t1", Aggregate::Cart, "c1").unwrap(),
@@ -263,8 +270,15 @@ mod tests {
             version: 7,
             at: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
             command_id: token("k1"),
-            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
-        };
+            actor: None,
+            via: None,
+            traceparent: Some(TRACE.into()),
+        }
+    }
+
+    #[test]
+    fn an_envelope_reads_as_the_contract_says() {
+        let envelope = envelope();
         assert_eq!(envelope.subject(), "evt.t1.cart.item_added.00");
         let text = |envelope: &Envelope| {
             envelope.headers().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>()
@@ -287,5 +301,14 @@ traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
         assert!(again.contains("\nce-id: 01890a5d-ac96-774b-bcce-b302099a8057\n"));
         assert!(again.contains("\nNats-Msg-Id: 01890a5d-ac96-774b-bcce-b302099a8057.2\n"));
         assert!(!again.contains("traceparent"));
+    }
+
+    #[test]
+    fn an_envelope_names_who_caused_it_where_that_is_known() {
+        let (actor, via) = (Some(Token::new("ada").unwrap()), Some(Via::Http));
+        let headers: Vec<_> = Envelope { actor, via, ..envelope() }.headers().skip(10).collect();
+        let expected =
+            [(header::ACTOR, "ada"), (header::ACTOR_VIA, "http"), (header::TRACEPARENT, TRACE)];
+        assert_eq!(headers, expected.map(|(name, value)| (name, value.to_owned())));
     }
 }

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
-use crate::{MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token};
+use crate::{CommandKey, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token};
 
 pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
+/// Of an event: the way by which its command came into the fleet, see [`crate::Via`].
+pub const ACTOR_VIA: &str = "Actor-Via";
 /// The address that a command came from, where it came from outside: failed logins are counted by
 /// it.
 pub const SOURCE: &str = "Source";
@@ -102,13 +104,27 @@ impl CommandHeaders {
 pub fn command_id<'a>(
     headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Result<Token, Refusal> {
-    once(headers, COMMAND_ID).ok().flatten().and_then(|value| Token::new(value).ok()).ok_or_else(
-        || {
-            let message = "a command needs one header Command-Id of 1 to 64 characters of \
-                           A-Z, a-z, 0-9, _ and -";
-            Refusal::new(400, "missing_command_id", message)
-        },
-    )
+    let key = command_key(headers)?;
+    if key.space == IdSpace::Nats { Ok(key.id) } else { Err(missing_command_id()) }
+}
+
+/// The `Command-Id` with its name space, which edge alone may send.
+///
+/// # Errors
+/// `400 missing_command_id` as of [`command_id`].
+pub fn command_key<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) -> Result<CommandKey, Refusal> {
+    let value = once(headers, COMMAND_ID).ok().flatten();
+    value.and_then(CommandKey::parse).ok_or_else(missing_command_id)
+}
+
+/// `400 missing_command_id`.
+#[must_use]
+pub fn missing_command_id() -> Refusal {
+    let message = "a command needs one header Command-Id of 1 to 64 characters of A-Z, a-z, 0-9, \
+                   _ and -";
+    Refusal::new(400, "missing_command_id", message)
 }
 
 /// The value of a header that may stand at most once.

@@ -4,13 +4,20 @@
 //! A tenant's users are in an account of its own ([`Account`]), tied to the fleet's by imports.
 //!
 //! Leader reads (`$JS.API.STREAM.MSG.GET`) and watches cannot be narrowed by key, so only
-//! workers and operators get them; tenants' programs use queries and `live.>`.
+//! workers and operators get them; tenants' programs use queries and `live.>`. What each of those
+//! may do is the table of their roles ([`Role`]).
 
 mod accounts;
+mod roles;
 
 use serde_json::{Value, json};
 
-pub use self::accounts::{Account, accounts, check_sender};
+pub use self::{
+    accounts::{
+        Account, accounts, check_sender, exports, is_from_tenant, listed_user, tenant_account,
+    },
+    roles::{Role, producer, tenant_users, watcher},
+};
 use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},
@@ -34,6 +41,8 @@ pub struct NatsUser {
     pub publish: Vec<String>,
     pub publish_deny: Vec<String>,
     pub subscribe: Vec<String>,
+    /// What a wider subscription does not bring.
+    pub subscribe_deny: Vec<String>,
 }
 
 impl NatsUser {
@@ -44,6 +53,7 @@ impl NatsUser {
             publish: Vec::new(),
             publish_deny: Vec::new(),
             subscribe: Vec::new(),
+            subscribe_deny: Vec::new(),
         }
     }
 
@@ -57,8 +67,13 @@ impl NatsUser {
         self
     }
 
-    fn denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+    fn publish_denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
         self.publish_deny.extend(subjects);
+        self
+    }
+
+    fn subscribe_denied(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+        self.subscribe_deny.extend(subjects);
         self
     }
 
@@ -120,7 +135,7 @@ impl NatsUser {
         let subscribe: Vec<_> = self.subscribe.iter().chain([&inbox]).collect();
         json!({
             "publish": { "allow": self.publish, "deny": self.publish_deny },
-            "subscribe": { "allow": subscribe },
+            "subscribe": { "allow": subscribe, "deny": self.subscribe_deny },
         })
     }
 }
@@ -193,7 +208,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views])
             // The commands that come over HTTP, for customers and staff: no system verb.
             .publish(["req.*.*.*.*"])
-            .denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}")))
+            .publish_denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}")))
             .watches(Bucket::ActiveOrders),
     }
 }
@@ -211,26 +226,6 @@ fn user_state_of(part: Part) -> String {
     Bucket::UserState.subject(&format!("*.*.{}", part.as_str()))
 }
 
-/// The backend of a restaurant: sends commands, asks and watches, of its tenant only.
-#[must_use]
-pub fn producer(tenant: &Token) -> NatsUser {
-    let user =
-        watcher(tenant).publish([format!("cmd.{tenant}.>"), format!("req.{tenant}.>")]).denied(
-            SYSTEM_VERBS
-                .iter()
-                .flat_map(|verb| ["cmd", "req"].map(|door| format!("{door}.{tenant}.*.*.{verb}"))),
-        );
-    NatsUser { name: format!("{tenant}-producer"), ..user }
-}
-
-/// Asks and watches, of its tenant only.
-#[must_use]
-pub fn watcher(tenant: &Token) -> NatsUser {
-    NatsUser::new(Account::Tenant(tenant.clone()), format!("{tenant}-watcher"))
-        .publish([format!("q.{tenant}.>")])
-        .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
-}
-
 /// Sees and mends the streams of all tenants, but writes no key, event or outcome by hand.
 #[must_use]
 pub fn operator() -> NatsUser {
@@ -244,11 +239,12 @@ pub fn operator() -> NatsUser {
 pub fn all_users(tenants: &[Token]) -> Vec<NatsUser> {
     let mut users: Vec<_> = WorkerName::ALL.into_iter().map(worker).collect();
     users.push(operator());
-    users.extend(tenants.iter().flat_map(|tenant| [producer(tenant), watcher(tenant)]));
+    users.extend(tenants.iter().flat_map(tenant_users));
     users
 }
 
-/// Privileges on objects of the schema `brigade`: (`TABLE x` or `SEQUENCE x`, privileges).
+/// Privileges on objects of the schema `brigade`: (`TABLE x`, `SEQUENCE x` or `FUNCTION x(types)`,
+/// privileges). Functions are nobody's otherwise.
 pub type Grants = &'static [(&'static str, &'static str)];
 
 /// Returns the grants of a worker's Postgres role; none: it does not use Postgres.
@@ -267,12 +263,13 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE cart_lock_history", "SELECT, INSERT"),
             ("TABLE users", "SELECT, INSERT, UPDATE"),
             ("TABLE login_failures", "SELECT, INSERT, DELETE"),
+            ("TABLE security_log", "SELECT, INSERT, DELETE"),
             ("TABLE command_inbox", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE events", "SELECT, INSERT"),
             ("TABLE outbox", "INSERT"),
             ("TABLE projection_backlog", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
-            ("TABLE tenants", "SELECT, INSERT"),
+            ("TABLE tenants", "SELECT"),
             ("TABLE dead_letter_actions", "SELECT, DELETE"),
             ("TABLE user_activity", "SELECT, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
@@ -280,6 +277,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "USAGE"),
             ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
             ("SEQUENCE lock_token", "USAGE"),
+            ("FUNCTION load_batch(jsonb)", "EXECUTE"),
+            ("FUNCTION turn_at(text, text)", "EXECUTE"),
         ],
         WorkerName::OutboxRelay => &[
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
@@ -288,6 +287,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE dead_letters", "SELECT, INSERT"),
             ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
             ("SEQUENCE events_seq_seq", "SELECT"),
+            ("FUNCTION server_incarnation()", "EXECUTE"),
+            ("FUNCTION assert_incarnation(text)", "EXECUTE"),
         ],
         // What the stream of dead letters does not take, whoever consumes puts there, and counts
         // how many of the tenant's are there.
@@ -318,7 +319,10 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE tables", "SELECT"),
             ("TABLE turns", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
-            ("TABLE users", "SELECT"),
+            // No hash of a password or a token.
+            ("TABLE users", "SELECT (tenant, id, version, updated_at, parts)"),
+            ("FUNCTION read_users(text[], text[], text[])", "EXECUTE"),
+            ("FUNCTION turn_at(text, text)", "EXECUTE"),
             // A conflict on the event's id is looked at.
             ("TABLE user_activity", "SELECT, INSERT"),
             ("TABLE events", "SELECT"),
@@ -339,8 +343,11 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE turns", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE cart_lock_history", "SELECT"),
-            ("TABLE users", "SELECT"),
+            ("TABLE tenants", "SELECT"),
             ("TABLE command_inbox", "SELECT"),
+            // Of users only what this function returns: no hash of a password or a token.
+            ("FUNCTION read_users(text[], text[], text[])", "EXECUTE"),
+            ("FUNCTION turn_at(text, text)", "EXECUTE"),
         ],
     }
 }

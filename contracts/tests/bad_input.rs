@@ -312,7 +312,7 @@ fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
     let header = "x".repeat(4096);
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, &'a str);
     let sender = ("Nats-Request-Info", "{\"acc\":\"T-t2\"}");
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
         ("req.t1.cart.c1.join", &[], join, 400, "missing_command_id"),
         ("req.t1.cart.c1", &[id], join, 400, "bad_subject"),
         ("req.t!.cart.c1.join", &[id], join, 400, "bad_subject"),
@@ -324,6 +324,7 @@ fn a_command_is_refused_by_what_is_wrong_around_its_payload() {
         ("req.t1.cart.c1.join", &[id, ("X", &header)], join, 413, "headers_too_large"),
         ("req.t1.cart.c1.join", &[id, ("Deadline", "soon")], join, 400, "bad_header"),
         ("req.t1.cart.c1.join", &[id, ("Actor", "a"), ("Actor", "a")], join, 400, "bad_header"),
+        ("cmd.t1.cart.c1.join", &[id, ("Nats-Msg-Id", "k1")], join, 400, "bad_header"),
     ];
     for (subject, headers, payload, status, code) in cases {
         assert_eq!(decode(subject, headers, payload), Some((status, code.into())), "{subject}");
@@ -341,4 +342,21 @@ fn the_payload_limit_is_exact() {
     let command = command.unwrap();
     assert!(command.request.is_ok());
     assert_eq!(command.door, Door::Request);
+}
+
+/// What a worker sends goes on for a tenant that is suspended.
+#[test]
+fn only_what_comes_from_the_fleets_account_is_of_a_worker() {
+    let id = ("Command-Id", "k1");
+    let actor = |name| ("Actor", name);
+    let from_tenant = ("Nats-Request-Info", r#"{"acc":"T-t1"}"#);
+    let is_of_worker = |door: &str, headers: &[(&str, &str)]| {
+        let subject = format!("{door}.t1.cart.c1.abandon");
+        Command::decode(&subject, headers.iter().copied(), b"{}").unwrap().is_of_worker
+    };
+    assert!(is_of_worker("req", &[id, actor("cart-lock-expiry")]));
+    assert!(!is_of_worker("req", &[id, actor("cart-lock-expiry"), from_tenant]));
+    // What is stored has lost the account of its sender.
+    assert!(!is_of_worker("cmd", &[id, actor("cart-lock-expiry")]));
+    assert!(!is_of_worker("req", &[id, actor("ada")]) && !is_of_worker("req", &[id]));
 }

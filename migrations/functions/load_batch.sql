@@ -8,7 +8,9 @@
 --
 -- `request` has one array a column, by name, so that a later release can add some:
 --
---   command_tenants, command_ids             the commands
+--   command_tenants, command_ids             the keys of the commands
+--   with_tenants                             the states of their tenants are wanted, as a worker
+--                                            of the release before does not know them
 --   tenants, aggregates, ids, exclusive      aggregates; of an exclusive one also what it may
 --                                            change: the lock of a cart's owner, the table of an
 --                                            order
@@ -21,6 +23,7 @@
 -- places, pays or cancels one without the table's lock. Rows of any kind go out as JSON:
 --
 --   clock        the database's time
+--   tenant       a tenant of the commands, and its state; null if it is not registered
 --   outcome      the stored outcome of a command, and the command that it is of
 --   backlog      the aggregate of such a command, where KV may not have its newest version yet
 --   also_locked  an aggregate that was locked without being requested
@@ -38,7 +41,7 @@ declare
 begin
     select * into r
     from jsonb_to_record(request) as r (
-        command_tenants text[], command_ids text[],
+        command_tenants text[], command_ids text[], with_tenants boolean,
         tenants text[], aggregates text[], ids text[], exclusive boolean[],
         owner_tenants text[], owners text[], owner_exclusive boolean[],
         session_tenants text[], sessions text[],
@@ -189,10 +192,17 @@ begin
     kind := 'clock';
     body := to_json(clock_timestamp())::text;
     return next;
+    if r.with_tenants then
+        return query
+            select 'tenant', json_build_object('tenant', a.tenant, 'state', t.state)::text
+            from (select distinct * from unnest(r.command_tenants)) as a (tenant)
+            left join brigade.tenants t on t.tenant = a.tenant;
+    end if;
     return query
         select 'outcome', json_build_object(
             'tenant', i.tenant, 'command_id', i.command_id, 'subject', i.subject,
-            'payload_hash', encode(i.payload_hash, 'hex'), 'outcome', i.outcome::text)::text
+            'payload_hash', encode(i.payload_hash, 'hex'), 'outcome', i.outcome::text,
+            'actor', i.actor, 'via', i.via)::text
         from unnest(r.command_tenants, r.command_ids) as a (tenant, command_id)
         join brigade.command_inbox i on (i.tenant, i.command_id) = (a.tenant, a.command_id);
     if found then

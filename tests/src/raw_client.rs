@@ -19,6 +19,8 @@ pub struct RawClient {
     sent: usize,
     /// Messages that came while something else was waited for.
     messages: VecDeque<RawMessage>,
+    /// What the server refused, in its words.
+    errors: Vec<String>,
 }
 
 /// A message, byte by byte.
@@ -60,8 +62,8 @@ impl RawClient {
         let stream = TcpStream::connect(address).await.expect("a server");
         stream.set_nodelay(true).expect("a socket");
         let inbox = format!("_INBOX.{user}.{}", uuid::Uuid::now_v7().simple());
-        let buffer = Vec::new();
-        let mut raw = Self { stream, buffer, inbox, sent: 0, messages: VecDeque::new() };
+        let (buffer, messages, errors) = (Vec::new(), VecDeque::new(), Vec::new());
+        let mut raw = Self { stream, buffer, inbox, sent: 0, messages, errors };
         let connect = serde_json::json!({
             "verbose": false, "pedantic": false, "user": user, "pass": password,
             "headers": true, "no_responders": true, "protocol": 1,
@@ -108,7 +110,7 @@ impl RawClient {
         }
     }
 
-    /// Subscribes to a subject, if the server takes it for one.
+    /// Subscribes to a subject, or to `subject group` in a queue group, if the server takes it.
     pub async fn subscribe(&mut self, subject: &[u8]) {
         self.sent += 1;
         let sid = format!(" {}\r\n", self.sent + 1);
@@ -135,6 +137,14 @@ impl RawClient {
         self.messages.drain(..).collect()
     }
 
+    /// Returns what the server has refused until it has taken everything that was sent, in its
+    /// words and in order. Messages stay for [`next`](Self::next).
+    pub async fn refused(&mut self) -> Vec<String> {
+        self.write(b"PING\r\n").await;
+        while !self.operation().await {}
+        std::mem::take(&mut self.errors)
+    }
+
     /// Reads one operation; returns whether it is a PONG.
     async fn operation(&mut self) -> bool {
         let line = self.line().await;
@@ -150,7 +160,11 @@ impl RawClient {
                 self.write(b"PONG\r\n").await;
                 return false;
             }
-            // Such as an INFO, or the refusal of what may not be published.
+            b"-ERR" => {
+                self.errors.push(String::from_utf8_lossy(&line).into_owned());
+                return false;
+            }
+            // Such as an INFO.
             name => return name == b"PONG",
         };
         let total = number(words.pop());

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::NatsUser;
 use crate::{MAX_PAYLOAD, Refusal, Token, header::REQUEST_INFO};
@@ -65,29 +65,50 @@ fn streams(tenant: &Token) -> [String; 2] {
     [format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")]
 }
 
-fn exports(tenant: &Token) -> Vec<String> {
+/// Returns what the fleet's account exports to a tenant's.
+#[must_use]
+pub fn exports(tenant: &Token) -> Vec<Value> {
     let accounts = [Account::Tenant(tenant.clone()).to_string()];
-    let export = |kind: &str, subject| json!({ kind: subject, "accounts": accounts }).to_string();
+    let export = |kind: &str, subject| json!({ kind: subject, "accounts": accounts });
     let services = services(tenant).map(|subject| export("service", subject));
     services.into_iter().chain(streams(tenant).map(|subject| export("stream", subject))).collect()
 }
 
-fn imports(tenant: &Token) -> Vec<String> {
-    let import = |kind: &str, subject: String| {
-        json!({ kind: { "account": FLEET, "subject": subject } }).to_string()
-    };
+fn imports(tenant: &Token) -> Vec<Value> {
+    let import =
+        |kind: &str, subject: String| json!({ kind: { "account": FLEET, "subject": subject } });
     let services = services(tenant).map(|subject| import("service", subject));
     services.into_iter().chain(streams(tenant).map(|subject| import("stream", subject))).collect()
+}
+
+fn limits() -> Value {
+    json!({
+        "max_connections": MAX_CONNECTIONS,
+        "max_subscriptions": MAX_SUBSCRIPTIONS,
+        "max_payload": MAX_MESSAGE,
+    })
+}
+
+/// Returns a user with its password, as an account lists it.
+#[must_use]
+pub fn listed_user(user: &NatsUser, password: &str) -> Value {
+    json!({ "user": user.name, "password": password, "permissions": user.permissions() })
+}
+
+/// Returns the account of a tenant, with users as [`listed_user`] writes them.
+#[must_use]
+pub fn tenant_account(tenant: &Token, users: &[Value]) -> Value {
+    json!({ "limits": limits(), "imports": imports(tenant), "users": users })
 }
 
 /// The `accounts` block of nats-server's configuration, each user with its password.
 #[must_use]
 pub fn accounts<'a>(users: impl IntoIterator<Item = (&'a NatsUser, &'a str)>) -> String {
-    block(users.into_iter().map(|(user, password)| {
-        let (name, permissions) = (&user.name, user.permissions());
-        let entry = json!({ "user": name, "password": password, "permissions": permissions });
-        (&user.account, entry.to_string())
-    }))
+    block(
+        users
+            .into_iter()
+            .map(|(user, password)| (&user.account, listed_user(user, password).to_string())),
+    )
 }
 
 /// The same with what an installation has of its own left out: passwords are variables, which the
@@ -123,7 +144,8 @@ fn block<'a>(users: impl Iterator<Item = (&'a Account, String)>) -> String {
         accounts.entry(account).or_default().push(user);
     }
     let tenants = accounts.keys().filter_map(|account| account.tenant());
-    let exports: Vec<_> = tenants.flat_map(exports).collect();
+    let texts = |entries: Vec<Value>| entries.iter().map(Value::to_string).collect::<Vec<_>>();
+    let exports = texts(tenants.flat_map(exports).collect());
     let list = |name: &str, entries: &[String]| {
         format!("    {name}: [\n      {}\n    ]\n", entries.join("\n      "))
     };
@@ -131,12 +153,7 @@ fn block<'a>(users: impl Iterator<Item = (&'a Account, String)>) -> String {
         let ties = match account.tenant() {
             None => "    jetstream: enabled\n".to_owned() + &list("exports", &exports),
             Some(tenant) => {
-                let limits = json!({
-                    "max_connections": MAX_CONNECTIONS,
-                    "max_subscriptions": MAX_SUBSCRIPTIONS,
-                    "max_payload": MAX_MESSAGE,
-                });
-                format!("    limits: {limits}\n") + &list("imports", &imports(tenant))
+                format!("    limits: {}\n", limits()) + &list("imports", &texts(imports(tenant)))
             }
         };
         format!("  \"{account}\": {{\n{ties}{}  }}\n", list("users", users))
@@ -173,23 +190,35 @@ pub fn check_sender<'a>(
     Ok(())
 }
 
+/// Returns whether the server says of a request that it comes from the account of a tenant.
+pub fn is_from_tenant<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>) -> bool {
+    headers.any(|(name, _)| name == REQUEST_INFO)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::permissions::{producer, watcher};
+    use crate::permissions::{Role, tenant_users};
 
     #[test]
     fn what_a_tenants_users_may_do_is_what_its_account_imports() {
         let tenant = Token::new("t1").unwrap();
-        let mut published = producer(&tenant).publish;
-        published.sort();
-        let mut services = services(&tenant);
-        services.sort();
-        assert_eq!(published, services);
-        for user in [producer(&tenant), watcher(&tenant)] {
+        let sorted = |mut subjects: Vec<String>| {
+            subjects.sort();
+            subjects
+        };
+        let backend = Role::Backend.user(&tenant);
+        assert_eq!(sorted(backend.publish), sorted(services(&tenant).into()));
+        assert_eq!(sorted(backend.subscribe), sorted(streams(&tenant).into()));
+        let services = services(&tenant).map(|subject| subject.replace('>', ""));
+        for user in tenant_users(&tenant) {
             assert_eq!(user.account, Account::Tenant(tenant.clone()));
-            assert_eq!(user.subscribe, streams(&tenant));
-            assert!(user.publish.iter().all(|subject| services.contains(subject)));
+            let is_service = |subject: &String| {
+                services.iter().any(|service| subject.starts_with(service.as_str()))
+            };
+            assert!(user.publish.iter().all(is_service), "{}", user.name);
+            let streams = streams(&tenant);
+            assert!(user.subscribe.iter().all(|subject| streams.contains(subject)));
         }
     }
 

@@ -535,29 +535,3 @@ async fn an_answer_goes_to_an_inbox_and_nowhere_else() {
     assert_eq!(check::stored_subjects(&fleet, &["COMMANDS"]).await, stored);
     fleet.finish().await;
 }
-
-#[tokio::test]
-async fn an_id_of_one_tenant_silences_no_other() {
-    let fleet = TestFleet::start().await;
-    let open = json!({"kind": "menu", "owner": "a", "currency": "EUR"}).to_string();
-    for tenant in ["t1", "t2"] {
-        let client = fleet.connect(&format!("{tenant}-producer")).await;
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Command-Id", "k1");
-        headers.insert("Nats-Msg-Id", "order-1");
-        let js = async_nats::jetstream::new(client.clone());
-        let subject = format!("cmd.{tenant}.cart.c1.open");
-        // The server remembers an id for a tenth of a second: who comes later is not silenced.
-        until("the command to be taken as new", || async {
-            let sent =
-                js.publish_with_headers(subject.clone(), headers.clone(), open.clone().into());
-            (!sent.await.ok()?.await.ok()?.duplicate).then_some(())
-        })
-        .await;
-        let producer = Producer::new(client, tenant);
-        let query = format!("q.{tenant}.outcome.k1");
-        let outcome = producer.request(&query, &[("Wait-Ms", "20000")], b"").await.unwrap();
-        assert_eq!(outcome.body()["status"], 201);
-    }
-    fleet.finish().await;
-}

@@ -417,11 +417,10 @@ async fn poison(fleet: &TestFleet, subject: &str, payload: &[u8]) -> String {
     let js = async_nats::jetstream::new(fleet.connect(user).await);
     let id = uuid::Uuid::now_v7().to_string();
     let mut headers = async_nats::HeaderMap::new();
-    headers.insert("Nats-Msg-Id", id.as_str());
     headers.insert("X-Mark", "kept");
-    if !payload.starts_with(b"\xff") {
-        headers.insert("Command-Id", id.as_str());
-    }
+    // A command that has an outcome may not have the other id.
+    let name = if payload.starts_with(b"\xff") { "Nats-Msg-Id" } else { "Command-Id" };
+    headers.insert(name, id.as_str());
     let sent = js.publish_with_headers(subject.to_owned(), headers, payload.to_vec().into()).await;
     sent.unwrap().await.unwrap();
     id

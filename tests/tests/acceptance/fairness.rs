@@ -178,7 +178,7 @@ async fn s5_08_durable_commands_of_others_overtake_a_flood() {
     until_decided(&fleet, "t3", 51).await;
     served(&t3, "y", 50).await;
     assert_eq!(t3.send("cart.z.open", open("z")).await.status, 201);
-    // Nothing of it is known yet: its request makes it known, and what it stores then overtakes.
+    // One that has sent nothing before overtakes as well.
     let t2 = producer(&fleet, "t2").await;
     assert_eq!(t2.send("cart.z.open", open("z")).await.status, 201);
     served(&t2, "x", 50).await;

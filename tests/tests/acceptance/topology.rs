@@ -169,6 +169,8 @@ async fn relay_with_former_subjects(fleet: &TestFleet) {
             version: row.get::<i64, _>("version").cast_unsigned(),
             at: Timestamp::from(row.get::<time::OffsetDateTime, _>("at")),
             command_id: Token::new(&text("command_id")).unwrap(),
+            actor: None,
+            via: None,
             traceparent: None,
         };
         let mut headers = async_nats::HeaderMap::new();

@@ -56,10 +56,10 @@ async fn s5_02_a_reply_subject_harms_its_sender_only() {
     let other = Producer::new(fleet.connect("t2-producer").await, "t2");
     other.team_cart("c1", "ada", &[]).await;
     fleet.until_idle().await;
-    let watcher = fleet.connect("t2-watcher").await;
-    let mut pushed = watcher.subscribe("live.*.t2.>").await.unwrap();
-    let mut outcomes = watcher.subscribe("outcome.t2.>").await.unwrap();
-    watcher.flush().await.unwrap();
+    let hearing = fleet.connect("t2-backend").await;
+    let mut pushed = hearing.subscribe("live.*.t2.>").await.unwrap();
+    let mut outcomes = hearing.subscribe("outcome.t2.>").await.unwrap();
+    hearing.flush().await.unwrap();
     let superuser = fleet.connect(SUPERUSER).await;
     let mut everything = superuser.subscribe(">").await.unwrap();
     let before = check::stored_subjects(&fleet, &["COMMANDS"]).await;
@@ -108,7 +108,7 @@ async fn s5_02_a_reply_subject_harms_its_sender_only() {
     assert!(all.iter().any(|(subject, _)| subject == "cmd.t1.cart.c9.join"), "it hears");
     all.retain(forged);
     assert_eq!(all, []);
-    // Its own watchers alone hear what the sender had sent to them.
+    // Its own programs alone hear what the sender had sent to them.
     let mut own = sender.client.subscribe("outcome.t1.k9").await.unwrap();
     send("cmd.t1.cart.c9.join", "outcome.t1.k9", "own").await;
     let ack = own.next().await.unwrap();
@@ -271,7 +271,9 @@ async fn s5_09_no_credential_of_a_tenant_may_do_anything_in_anothers_name() {
         "_INBOX.edge.>",
         "_R_.>",
     ];
-    for user in ["t1-producer", "t1-watcher"] {
+    for role in ["backend", "till", "gateway", "screen", "producer", "watcher"] {
+        let user = format!("t1-{role}");
+        let user = user.as_str();
         let mut told = Told::connect(&fleet, user).await;
         for subject in FOREIGN.iter().chain(JETSTREAM) {
             told.client.publish(*subject, "{}".into()).await.unwrap();

@@ -8,6 +8,8 @@ mod output;
 mod printable;
 mod provision;
 mod run;
+mod security_log;
+mod tenants;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -44,8 +46,12 @@ enum CliCommand {
     Dlq(dlq::DlqArgs),
     /// Look at cart locks and their history
     Locks(locks::LocksArgs),
+    /// Look at failed logins, changed roles, refunds and the like
+    SecurityLog(security_log::SecurityLogArgs),
     /// Bring streams, buckets and consumers up to date, and name what differs
     Provision,
+    /// Add, list, suspend, resume and remove restaurants, and rotate their credentials
+    Tenants(tenants::TenantsArgs),
 }
 
 /// The whole program, with the arguments and the environment of this process.
@@ -86,8 +92,10 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Bench(args) => brigade_dev::bench::run(args).await,
             CliCommand::Dlq(args) => dlq::run(args).await,
             CliCommand::Locks(args) => locks::run(args).await,
+            CliCommand::SecurityLog(args) => security_log::run(args).await,
             CliCommand::Migrate => migrate::run().await,
             CliCommand::Provision => provision::run().await,
+            CliCommand::Tenants(args) => tenants::run(args).await,
         }
     });
     result.unwrap_or_else(|error| {

@@ -1,11 +1,17 @@
-use std::process::ExitCode;
+use std::{collections::HashMap, process::ExitCode};
 
 use anyhow::Result;
 use brigade::{fleet::config::RunConfig, operations::migrate};
+use brigade_contracts::WorkerName;
 
 pub async fn run() -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
-    migrate::run(config.database_url()?, |worker| config.database_password(worker)).await?;
+    let passwords = WorkerName::ALL
+        .into_iter()
+        .map(|worker| Ok((worker, config.database_password(worker)?)))
+        .collect::<Result<HashMap<_, _>>>()?;
+    let password = |worker| passwords.get(&worker).cloned().flatten();
+    migrate::run(config.database_url()?, &config.role_prefix, password).await?;
     eprintln!("brigade: schema and roles are up to date");
     Ok(ExitCode::SUCCESS)
 }

@@ -6,8 +6,10 @@ use anyhow::{Context, Result};
 use brigade::{
     fleet::{Servers, Settings},
     infra::{NatsOptions, connect_options},
-    operations::{migrate, provision},
-    workers::command_handler::tenants,
+    operations::{
+        migrate, provision,
+        tenants::{self, accounts::AccountsFolder},
+    },
 };
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, NatsServer, Postgres, secret_file::private_folder};
@@ -15,6 +17,8 @@ use sqlx::PgPool;
 
 use super::credentials::Credentials;
 
+/// The folder of the accounts, in that of nats-server.
+const ACCOUNTS: &str = "accounts";
 /// The database of a stack.
 pub const DATABASE: &str = "brigade";
 
@@ -49,30 +53,39 @@ impl LocalStack {
         private_folder(dir)?;
         let users = permissions::all_users(&tenants);
         let credentials = Credentials::of(dir, users.iter().map(|user| user.name.clone()))?;
-        let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
-        let accounts = permissions::accounts(with_passwords);
         let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
+        let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
+        // As in production, so that `brigade tenants` works on it.
+        let accounts = AccountsFolder::new(&nats_dir.join(ACCOUNTS));
+        accounts.put(&with_passwords.collect::<Vec<_>>())?;
+        accounts.sync()?;
+        let include = format!("include \"{ACCOUNTS}/accounts.conf\"");
         let (nats, postgres) = tokio::try_join!(
-            NatsServer::start(&binaries.nats_server, &nats_dir, ports.nats, &accounts),
+            NatsServer::start(&binaries.nats_server, &nats_dir, ports.nats, &include),
             Postgres::start(&binaries.postgres_bin, &postgres_dir, ports.postgres),
         )?;
         let stack = Self { dir: dir.to_owned(), nats, postgres, tenants, credentials };
         migrate::create_database(&stack.postgres.superuser_url("postgres"), DATABASE).await?;
         let password =
             |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
-        migrate::run(&stack.superuser_url(), password).await?;
+        migrate::run(&stack.superuser_url(), "", password).await?;
         stack.add_tenants().await?;
         provision::run(&stack.nats_url("operator"), 1).await?;
         Ok(stack)
     }
 
-    /// Writes the tenants down, so that the first command of each is as good as any other.
     async fn add_tenants(&self) -> Result<()> {
         let pool = PgPool::connect(&self.superuser_url()).await?;
         let tenants: Vec<_> = self.tenants.iter().map(Token::as_str).collect();
-        let added = tenants::add(&pool, &tenants).await;
+        let added = tenants::ensure_added(&pool, &tenants).await;
         pool.close().await;
-        added.context("cannot write the tenants down")
+        added.context("cannot register the tenants")
+    }
+
+    /// Returns the folder of the NATS accounts, for `brigade tenants --accounts`.
+    #[must_use]
+    pub fn accounts_dir(&self) -> PathBuf {
+        self.dir.join("nats").join(ACCOUNTS)
     }
 
     /// Returns the NATS URL of a user of this stack.

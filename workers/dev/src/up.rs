@@ -1,8 +1,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use brigade::{
     fleet::{Servers, Settings, config::cors_origins, process::Process, registry::parse},
+    operations::tenants,
     runtime::http::ApiOptions,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
@@ -42,7 +43,8 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
         [none] if none == "none" => Vec::new(),
         names => parse(names)?,
     };
-    let tenants = args.tenants.iter().map(|tenant| self::tenant(tenant)).collect::<Result<_>>()?;
+    let tenants =
+        args.tenants.iter().map(|tenant| tenants::parse(tenant)).collect::<Result<_>>()?;
     let dir = std::path::absolute(&args.dir)?;
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
@@ -69,25 +71,14 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     result
 }
 
-fn tenant(name: &str) -> Result<Token> {
-    let tenant = Token::new(name).with_context(|| format!("tenant {name:?}"))?;
-    let user = permissions::producer(&tenant).name;
-    ensure!(user.len() <= Token::MAX_LEN, "tenant {name:?}: the user name {user} is too long");
-    Ok(tenant)
-}
-
 /// Returns what a program needs to join the stack, as one line of JSON.
 fn ready_line(stack: &LocalStack, api_url: Option<String>) -> Value {
-    let of_tenant = |tenant: &Token| {
-        json!({
-            "producer": stack.nats_url(&permissions::producer(tenant).name),
-            "watcher": stack.nats_url(&permissions::watcher(tenant).name),
-        })
-    };
     let tenants: Map<String, Value> =
-        stack.tenants.iter().map(|tenant| (tenant.to_string(), of_tenant(tenant))).collect();
+        stack.tenants.iter().map(|t| (t.to_string(), credentials_of(stack, t).into())).collect();
     let first = &stack.tenants[0];
     let operator = stack.nats_url(&permissions::operator().name);
+    let mut nats = credentials_of(stack, first);
+    nats.insert("operator".to_owned(), operator.as_str().into());
     let mut env = json!({
         "BRIGADE_NATS_URL": operator,
         "BRIGADE_DATABASE_URL": stack.superuser_url(),
@@ -102,12 +93,17 @@ fn ready_line(stack: &LocalStack, api_url: Option<String>) -> Value {
         "tenant": first,
         "http_url": api_url,
         "postgres_url": stack.superuser_url(),
-        "nats": {
-            "operator": operator,
-            "producer": of_tenant(first)["producer"],
-            "watcher": of_tenant(first)["watcher"],
-        },
+        "nats": nats,
+        "nats_accounts": stack.accounts_dir(),
+        "nats_pid_file": stack.dir.join("nats/nats-server.pid"),
         "tenants": tenants,
         "env": env,
     })
+}
+
+/// Returns the URLs of a tenant's users, by what stands behind the tenant in their names.
+fn credentials_of(stack: &LocalStack, tenant: &Token) -> Map<String, Value> {
+    let users = permissions::tenant_users(tenant).into_iter();
+    let role = |name: &str| name.strip_prefix(&format!("{tenant}-")).unwrap_or(name).to_owned();
+    users.map(|user| (role(&user.name), stack.nats_url(&user.name).into())).collect()
 }

@@ -13,6 +13,7 @@ use crate::{
     inputs::{AuthInputs, Checked},
     loaded::{Loaded, LockSet, Missing},
     policy::LockPolicy,
+    security::SecurityEntry,
     state::{State, Turn},
     throttle::Throttle,
     unit_of_work::UnitOfWork,
@@ -27,6 +28,7 @@ pub struct BatchState {
     changed: BTreeSet<Address>,
     events: Vec<Event>,
     history: Vec<HistoryRow>,
+    security: Vec<SecurityEntry>,
     refund_tasks: BTreeMap<(Token, String), RefundTask>,
     turns: BTreeMap<(Token, Token), (Token, Turn)>,
     metrics: Vec<LockMetric>,
@@ -123,6 +125,12 @@ impl BatchState {
         &self.history
     }
 
+    /// Returns the rows of the security log so far, in the order in which they were decided.
+    #[must_use]
+    pub fn security(&self) -> &[SecurityEntry] {
+        &self.security
+    }
+
     /// Returns the refund tasks that are new or changed, with their tenants, sorted by tenant and
     /// id.
     pub fn refund_tasks(&self) -> impl Iterator<Item = (&Token, &RefundTask)> {
@@ -187,6 +195,7 @@ impl BatchState {
         changes.failures.into_iter().for_each(|key| throttle.fail(key, now));
         self.events.extend(changes.events);
         self.history.extend(changes.history);
+        self.security.extend(changes.security);
         self.refund_tasks.extend(changes.refund_tasks);
         self.metrics.extend(changes.metrics);
         self.reprojected.extend(changes.reprojected);

@@ -319,6 +319,8 @@ pub(super) fn weigh(event: &Event) -> usize {
         version: u64::MAX,
         at: event.at,
         command_id: token(&long("k", 1)),
+        actor: Some(token(&long("a", 1))),
+        via: Some(brigade_contracts::Via::Fleet),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     };
     let payload = serde_json::to_string(&event.payload).unwrap().len();

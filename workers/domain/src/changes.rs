@@ -3,13 +3,35 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use brigade_contracts::{
-    Address, Part, Timestamp, Token, event,
+    Address, Part, Timestamp, Token, Via, event,
     lock::Action,
     payment::{Method, RefundTask},
     user::Tokens,
 };
+use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::{state::Turn, throttle::FailureKey};
+use crate::{json::raw, security::SecurityEntry, state::Turn, throttle::FailureKey};
+
+/// What a rule says of a change that it made: the kind of the event, and its data.
+pub(crate) struct Fact {
+    pub kind: event::EventKind,
+    pub data: Box<RawValue>,
+}
+
+impl Fact {
+    pub fn new(kind: event::EventKind, data: &impl Serialize) -> Self {
+        Self { kind, data: raw(data) }
+    }
+}
+
+/// What a rule says of a change of a held lock: the event of the cart that holds it, and the row of
+/// the history.
+pub(crate) struct LockFact {
+    pub fact: Fact,
+    pub action: Action,
+    pub reason: Option<String>,
+}
 
 /// A fact that was decided, ready to be stored.
 #[derive(Clone, Debug)]
@@ -20,6 +42,8 @@ pub struct Event {
     pub at: Timestamp,
     pub payload: event::Payload,
     pub command_id: Token,
+    pub actor: Option<Token>,
+    pub via: Via,
     pub traceparent: Option<String>,
 }
 
@@ -73,6 +97,8 @@ pub(crate) struct Changes {
     pub failures: Vec<FailureKey>,
     /// The keys whose earlier failures do not count any more.
     pub cleared: Vec<FailureKey>,
+    /// Rows of the security log.
+    pub security: Vec<SecurityEntry>,
     /// The tokens that only the sender gets.
     pub issued: Option<Tokens>,
 }

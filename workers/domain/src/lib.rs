@@ -8,6 +8,8 @@
 //! - `decide` takes a command to its aggregate, and turns the result into an outcome.
 //! - `payment`, `cart`, `order`, `table` and `lock` hold the rules, and `user` by itself. Each may
 //!   use those after it in this line: a payment its cart or order, a cart its order and its lock.
+//!   A rule gathers what it needs from the unit of work, decides on plain states, and records what
+//!   it changed.
 //! - `unit_of_work` is one command: what it has looked up, and what it changes. Of a command that
 //!   is refused, or that finds something missing, nothing stays.
 //! - `state` holds the aggregates as SQL keeps them, and the projections of their parts.
@@ -30,6 +32,7 @@ mod outcome;
 mod payment;
 mod policy;
 mod refusal;
+mod security;
 mod state;
 mod table;
 #[cfg(test)]
@@ -43,6 +46,7 @@ pub use changes::{Event, HistoryRow, LockMetric};
 pub use head::Head;
 pub use loaded::{LockSet, Missing, Mode};
 pub use policy::LockPolicy;
+pub use security::{SecurityEntry, SecurityKind};
 pub use state::{
     Capture, Cart, Entry, Lock, Order, Payment, State, Table, Turn, User, active_payment,
 };

@@ -10,6 +10,7 @@ use brigade_contracts::{
 
 use crate::{
     changes::{HistoryRow, LockMetric},
+    loaded::Mode,
     lock,
     outcome::Result,
     state::Cart,
@@ -37,7 +38,7 @@ pub(crate) fn record(
     }
     match lock {
         Some(lock) => {
-            lock::require_exclusive(work, lock)?;
+            work.require_owner(&work[lock].head.address.clone(), Mode::Exclusive)?;
             work[lock].refusals += 1;
         }
         None => work[cart].refusals += 1,

@@ -21,3 +21,7 @@ pub(crate) fn too_large(what: &'static str) -> Refusal {
 pub(crate) fn payment_open() -> Refusal {
     Refusal::new(409, "payment_open", "a payment is open: it has to end first")
 }
+
+pub(crate) fn cart_empty() -> Refusal {
+    Refusal::new(422, "cart_empty", "there is nothing in the cart")
+}

@@ -21,6 +21,8 @@ pub struct StackConfig {
     pub nats_server: Option<PathBuf>,
     /// `BRIGADE_POSTGRES_BIN`: the folder with `postgres` and `initdb` to use, and no other.
     pub postgres_bin: Option<PathBuf>,
+    /// `BRIGADE_PGBOUNCER`: the `pgbouncer` of tests, and no other.
+    pub pgbouncer: Option<PathBuf>,
     /// `PATH`: searched first, and by it the download client is found.
     pub path: OsString,
     /// Folders searched after `PATH`. A `*` in a folder's name stands for a version; the newest
@@ -36,6 +38,7 @@ impl StackConfig {
         Self {
             nats_server: set("BRIGADE_NATS_SERVER").map(PathBuf::from),
             postgres_bin: set("BRIGADE_POSTGRES_BIN").map(PathBuf::from),
+            pgbouncer: set("BRIGADE_PGBOUNCER").map(PathBuf::from),
             path: set("PATH").unwrap_or_default(),
             places: places(home.as_deref()),
             cache_dir: cache_dir(set("BRIGADE_CACHE_DIR"), set("XDG_CACHE_HOME"), home.as_deref()),

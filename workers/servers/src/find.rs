@@ -37,6 +37,11 @@ impl Binaries {
         };
         Ok(Self { nats_server, postgres_bin })
     }
+
+    /// The PgBouncer to be used, if there is any: nothing but tests needs one.
+    pub async fn pgbouncer(config: &StackConfig) -> Result<Option<PathBuf>> {
+        installed(&PGBOUNCER, config).await
+    }
 }
 
 struct Server {
@@ -66,6 +71,15 @@ const POSTGRES: Server = Server {
     named: |config| Some(config.postgres_bin.as_ref()?.join("postgres")),
 };
 
+/// The first version that knows prepared statements in transaction mode.
+const PGBOUNCER: Server = Server {
+    program: "pgbouncer",
+    companion: None,
+    least: Version(1, 21, 0),
+    variable: "BRIGADE_PGBOUNCER",
+    named: |config| config.pgbouncer.clone(),
+};
+
 /// None when nothing fits. What the environment names is taken or refused, never replaced: its
 /// author meant that one.
 async fn installed(server: &Server, config: &StackConfig) -> Result<Option<PathBuf>> {
@@ -91,7 +105,8 @@ async fn installed(server: &Server, config: &StackConfig) -> Result<Option<PathB
 /// The folders in which servers are looked for, in order.
 fn search(config: &StackConfig) -> Vec<PathBuf> {
     let path = env::split_paths(&config.path).filter(|folder| folder.is_absolute());
-    path.chain(config.places.iter().flat_map(|place| expand(place))).collect()
+    let places = config.places.iter().flat_map(|place| expand(place));
+    path.chain(places).chain([config.cache_dir.join("pgbouncer")]).collect()
 }
 
 /// The folders that a place stands for: itself, or those that its `*` matches, newest first.

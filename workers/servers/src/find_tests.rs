@@ -7,6 +7,7 @@ fn bare(root: &Path) -> StackConfig {
     StackConfig {
         nats_server: None,
         postgres_bin: None,
+        pgbouncer: None,
         path: OsString::new(),
         places: Vec::new(),
         cache_dir: root.join("cache"),

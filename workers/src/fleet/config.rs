@@ -16,6 +16,7 @@ use self::transport::NatsSettings;
 use super::{Servers, Settings};
 use crate::{
     infra::{NatsOptions, Secret, nats::NatsCredentials, postgres},
+    operations::migrate,
     runtime::http::{ApiOptions, TlsFiles},
 };
 
@@ -32,7 +33,7 @@ Environment of `run`, both required for each worker:
   with one worker may use them instead.
 Environment of `migrate` (SQL), `provision` (NATS), `dlq` (both) and `locks` (SQL), required:
   BRIGADE_NATS_URL                 of the user `operator`
-  BRIGADE_DATABASE_URL             of the owner of the schema
+  BRIGADE_DATABASE_URL             of the owner of the schema; of Postgres itself, not of a pooler
 Each of these may be given as <NAME>_FILE, the file that holds it, in place of the value. The files
 are read again: new connections use the user and the password that stand there by then.
 Optional, of all connections to NATS; files too are read again for each connection:
@@ -47,6 +48,8 @@ Optional, of all connections to NATS; files too are read again for each connecti
 Optional:
   BRIGADE_ALLOW_PLAINTEXT          1: connections to NATS and Postgres may leave this machine in
                                    clear text; else they are refused
+  BRIGADE_ROLE_PREFIX              what the names of the Postgres roles begin with (default: nothing);
+                                   for `migrate`, where two installations share a server
   BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
                                    API (default: a free port of 127.0.0.1, which is logged)
   BRIGADE_HTTP_TLS_CERT, _KEY      files with the certificate (and those between) and the key, as
@@ -71,6 +74,7 @@ Optional:
 const NATS_URL: &str = "BRIGADE_NATS_URL";
 const DATABASE_URL: &str = "BRIGADE_DATABASE_URL";
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
+const ROLE_PREFIX: &str = "BRIGADE_ROLE_PREFIX";
 const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
 /// The servers that the workers of a process use, and the address on which it serves.
@@ -89,6 +93,8 @@ pub struct RunConfig {
     pub replicas: u8,
     /// The settings of the workers of this process.
     pub settings: Settings,
+    /// `BRIGADE_ROLE_PREFIX`: what the names of the Postgres roles begin with; else nothing.
+    pub role_prefix: String,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -127,6 +133,7 @@ impl RunConfig {
                 http: ApiOptions { open, origins: cors_origins()?, ..ApiOptions::default() },
                 list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             },
+            role_prefix: role_prefix(text(ROLE_PREFIX))?,
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -211,11 +218,37 @@ impl RunConfig {
         Ok(&url.text)
     }
 
-    /// The password of a worker's own database URL.
-    #[must_use]
-    pub fn database_password(&self, worker: WorkerName) -> Option<String> {
-        postgres::password_of(&self.own_database_urls.get(&worker)?.text)
+    /// The password of a worker's own database URL, which `migrate` gives to its role.
+    ///
+    /// # Errors
+    /// If the URL is not that of the worker's role.
+    pub fn database_password(&self, worker: WorkerName) -> Result<Option<String>> {
+        let Some((user, password)) =
+            self.own_database_urls.get(&worker).and_then(|url| postgres::login_of(&url.text))
+        else {
+            return Ok(None);
+        };
+        let role = migrate::role(&self.role_prefix, worker);
+        anyhow::ensure!(
+            user == role,
+            "{DATABASE_URL}_{} has the user {user:?}, and the role of the worker is {role:?} \
+             ({ROLE_PREFIX} is what all roles begin with)",
+            worker.env_suffix(),
+        );
+        Ok(password)
     }
+}
+
+/// `BRIGADE_ROLE_PREFIX`. Names of roles have 63 bytes at most.
+fn role_prefix(prefix: Option<String>) -> Result<String> {
+    let prefix = prefix.unwrap_or_default();
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    anyhow::ensure!(
+        prefix.len() <= 32 && prefix.chars().all(fits) && !prefix.starts_with("pg_"),
+        "{ROLE_PREFIX}: {prefix:?} is not made of at most 32 of a-z, 0-9, _ and -, or begins with \
+         pg_, which is Postgres' own"
+    );
+    Ok(prefix)
 }
 
 fn none_missing(names: &[String]) -> Result<()> {
@@ -369,6 +402,7 @@ mod tests {
             http_tls: None,
             replicas: 1,
             settings: Settings::default(),
+            role_prefix: String::new(),
             fail_point: None,
         }
     }
@@ -420,6 +454,26 @@ mod tests {
         assert_eq!(idle_cart_hours(Some("0")).unwrap(), 0, "never");
         for bad in ["-1", "65536", "7d", "1.5", ""] {
             assert!(idle_cart_hours(Some(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_taken_from_the_url_of_the_role_alone() {
+        let password = |prefix: &str, url: &str| {
+            let urls = HashMap::from([(WorkerName::Edge, url.to_owned())]);
+            let role_prefix = role_prefix(Some(prefix.to_owned()))?;
+            let config = RunConfig { own_database_urls: urls, role_prefix, ..config(&[]) };
+            config.database_password(WorkerName::Edge)
+        };
+        let of_edge = "postgres://edge:p%40ss@host:5432/brigade";
+        assert_eq!(password("", of_edge).unwrap().as_deref(), Some("p@ss"));
+        let prefixed = "postgres://shop_edge:secret@host/brigade";
+        assert_eq!(password("shop_", prefixed).unwrap().as_deref(), Some("secret"));
+        assert_eq!(password("", "postgres://edge@host/brigade").unwrap(), None);
+        let why = password("shop_", of_edge).unwrap_err().to_string();
+        assert!(why.contains("\"edge\"") && why.contains("\"shop_edge\""), "{why}");
+        for bad in ["a b", "\"", "A", "pg_", &"x".repeat(33)] {
+            assert!(password(bad, of_edge).is_err(), "{bad}");
         }
     }
 

@@ -97,7 +97,7 @@ async fn run(
     fail: &FailPoints,
 ) -> anyhow::Result<()> {
     let nats = Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?;
-    let postgres = postgres::pool(&servers.postgres_url, worker.as_str(), POSTGRES_CONNECTIONS)?;
+    let postgres = postgres::pool(&servers.postgres_url, worker, POSTGRES_CONNECTIONS)?;
     let _login = servers.postgres_url_file.clone().map(|file| {
         AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(postgres.clone(), file)))
     });
@@ -128,6 +128,11 @@ async fn run(
             // With new connections: these may be what it waits for.
             drop(cx.postgres.close());
             anyhow::bail!(why);
+        }
+        error = postgres::wrong_settings(&cx.postgres, worker) => {
+            tracing::error!(%worker, "refuses to work: {error:#}");
+            drop(cx.postgres.close());
+            return Err(error);
         }
         () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
         () = given_up => {

@@ -8,23 +8,34 @@
 //! Functions do not stand in migrations but in `migrations/functions/`, one file each, which always
 //! has the text of today. Each run makes them anew, after the migrations.
 
-use std::time::{Duration, Instant};
+mod roles;
+
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use brigade_contracts::{WorkerName, permissions};
+use brigade_contracts::WorkerName;
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection,
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
-    postgres::PgDatabaseError,
+    postgres::{PgConnectOptions, PgDatabaseError},
 };
 use tokio::time::sleep;
+
+pub use self::roles::role;
+use self::roles::set_up_roles;
 
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 2] = [
+const FUNCTIONS: [&str; 5] = [
     include_str!("../../../migrations/functions/turn_at.sql"),
     include_str!("../../../migrations/functions/load_batch.sql"),
+    include_str!("../../../migrations/functions/read_users.sql"),
+    include_str!("../../../migrations/functions/server_incarnation.sql"),
+    include_str!("../../../migrations/functions/assert_incarnation.sql"),
 ];
 /// Below the 500 ms that a worker waits for a lock, so that none of them is held up by a migration
 /// that waits itself.
@@ -52,21 +63,26 @@ pub async fn create_database(url: &str, database: &str) -> Result<()> {
     Ok(())
 }
 
-/// Brings schema and roles up to date; may be repeated at any time, also while the fleet runs. A
-/// role whose `password` is `None` keeps the one it has; a new one then cannot log in until it is
-/// given one.
+/// Brings schema and roles up to date; may be repeated at any time, also while the fleet runs. The
+/// names of the roles begin with `prefix`. A role whose `password` is `None` keeps the one it has;
+/// a new one then cannot log in until it is given one.
 ///
 /// # Errors
 /// If Postgres refuses a statement, or somebody keeps a lock for longer than a minute.
-pub async fn run(url: &str, password: impl Fn(WorkerName) -> Option<String>) -> Result<()> {
-    let mut connection = connect(url).await?;
+pub async fn run(
+    url: &str,
+    prefix: &str,
+    password: impl Fn(WorkerName) -> Option<String>,
+) -> Result<()> {
+    let mut connection = connect_without_pooler(url).await?;
     let schema = patiently(&mut connection, async |connection| {
         migrate(connection, &MIGRATIONS).await?;
         replace_functions(connection, &FUNCTIONS).await
     });
     schema.await.context("cannot migrate the schema")?;
-    let roles =
-        patiently(&mut connection, async |connection| set_up_roles(connection, &password).await);
+    let roles = patiently(&mut connection, async |connection| {
+        set_up_roles(connection, prefix, &password).await
+    });
     roles.await.map_err(with_detail).context("cannot set up the roles")
 }
 
@@ -215,59 +231,27 @@ async fn open_transactions(connection: &mut PgConnection) -> sqlx::Result<String
     ))
 }
 
-async fn set_up_roles(
-    connection: &mut PgConnection,
-    password: &impl Fn(WorkerName) -> Option<String>,
-) -> Result<(), MigrateError> {
-    let mut tx = connection.begin().await?;
-    // Roles belong to the whole server: two migrations of two databases must not meet there.
-    let lock = "select pg_advisory_xact_lock(hashtext('brigade roles'))";
-    sqlx::raw_sql(lock).execute(&mut *tx).await?;
-    for worker in WorkerName::ALL {
-        let statements = role_statements(worker, password(worker).as_deref());
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *tx).await?;
-    }
-    Ok(tx.commit().await?)
+/// Connects to Postgres itself: locks and settings here are kept for a whole session, and one of a
+/// pooler is not the server's. A pooler refuses the settings of a session, or passes over them.
+async fn connect_without_pooler(url: &str) -> Result<PgConnection> {
+    let options = PgConnectOptions::from_str(url).context("the Postgres URL cannot be read")?;
+    let connected = options.options([("lock_timeout", LOCK_TIMEOUT)]).connect().await;
+    let mut connection = connected
+        .context("cannot connect to Postgres, which must not be by a pooler for this command")?;
+    let limit: String = sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await?;
+    anyhow::ensure!(
+        limit == LOCK_TIMEOUT,
+        "a pooler stands before Postgres, and this command needs Postgres itself"
+    );
+    Ok(connection)
 }
 
 async fn connect(url: &str) -> Result<PgConnection> {
     PgConnection::connect(url).await.context("cannot connect to Postgres")
 }
 
-/// Makes the role, takes away what it has in the schema and grants what the table of permissions
-/// says, so that a privilege that was dropped there goes here too.
-fn role_statements(worker: WorkerName, password: Option<&str>) -> String {
-    let role = quoted(worker.as_str());
-    let login = match password {
-        Some(password) => format!("alter role {role} login password {};", literal(password)),
-        None => String::new(),
-    };
-    let mut statements = format!(
-        "do $$ begin
-             if not exists (select from pg_roles where rolname = {name}) then
-                 create role {role};
-             end if;
-         end $$;
-         {login}
-         grant usage on schema brigade to {role};
-         revoke all on all tables in schema brigade from {role};
-         revoke all on all sequences in schema brigade from {role};\n",
-        name = literal(worker.as_str()),
-    );
-    for (object, privileges) in permissions::grants(worker) {
-        let (kind, name) = object.split_once(' ').unwrap_or(("TABLE", object));
-        statements += &format!("grant {privileges} on {kind} brigade.{name} to {role};\n");
-    }
-    statements
-}
-
 fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
-}
-
-/// A password of ours has no backslash; Postgres reads `'` doubled.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[cfg(test)]

@@ -3,3 +3,4 @@
 pub mod dead_letters;
 pub mod migrate;
 pub mod provision;
+pub mod tenants;

@@ -7,6 +7,7 @@ pub mod orders;
 pub mod outbox;
 pub mod payments;
 pub mod rows;
+pub mod security_log;
 pub mod states;
 pub mod tables;
 pub mod users;

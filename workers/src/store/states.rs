@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use brigade_contracts::{Address, Aggregate};
-use brigade_domain::State;
+use brigade_domain::{Cart, Lock, Order, Payment, State, Table, User};
 use sqlx::PgConnection;
 
 use super::{carts, locks, orders, payments, tables, users};
@@ -16,6 +16,25 @@ pub async fn load(
     connection: &mut PgConnection,
     addresses: &[Address],
 ) -> sqlx::Result<Vec<State>> {
+    load_all(connection, addresses, true).await
+}
+
+/// Loads them for those who may not read the hashes of users, each of which is `-`.
+///
+/// # Errors
+/// If Postgres refuses a statement, or command-handler did not write a row.
+pub async fn load_without_hashes(
+    connection: &mut PgConnection,
+    addresses: &[Address],
+) -> sqlx::Result<Vec<State>> {
+    load_all(connection, addresses, false).await
+}
+
+async fn load_all(
+    connection: &mut PgConnection,
+    addresses: &[Address],
+    with_hashes: bool,
+) -> sqlx::Result<Vec<State>> {
     let kinds: BTreeSet<Aggregate> = addresses.iter().map(|address| address.aggregate).collect();
     let mut states = Vec::with_capacity(addresses.len());
     for kind in kinds {
@@ -25,6 +44,9 @@ pub async fn load(
             Aggregate::Order => add(&mut states, orders::load(connection, requested).await?),
             Aggregate::Payment => add(&mut states, payments::load(connection, requested).await?),
             Aggregate::Table => add(&mut states, tables::load(connection, requested).await?),
+            Aggregate::User if !with_hashes => {
+                add(&mut states, users::load_without_hashes(connection, requested).await?);
+            }
             Aggregate::User => add(&mut states, users::load(connection, requested).await?),
             Aggregate::Lock => add(&mut states, locks::load(connection, requested).await?),
         }
@@ -34,4 +56,32 @@ pub async fn load(
 
 fn add<T: Into<State>>(states: &mut Vec<State>, loaded: Vec<T>) {
     states.extend(loaded.into_iter().map(Into::into));
+}
+
+/// Changed states, to be saved each in the table of its kind.
+#[derive(Default)]
+pub(crate) struct StatesByKind<'a> {
+    pub carts: Vec<&'a Cart>,
+    pub orders: Vec<&'a Order>,
+    pub payments: Vec<&'a Payment>,
+    pub tables: Vec<&'a Table>,
+    pub users: Vec<&'a User>,
+    pub locks: Vec<&'a Lock>,
+}
+
+impl<'a> From<&'a [State]> for StatesByKind<'a> {
+    fn from(states: &'a [State]) -> Self {
+        let mut sorted = Self::default();
+        for state in states {
+            match state {
+                State::Cart(cart) => sorted.carts.push(cart),
+                State::Order(order) => sorted.orders.push(order),
+                State::Payment(payment) => sorted.payments.push(payment),
+                State::Table(table) => sorted.tables.push(table),
+                State::User(user) => sorted.users.push(user),
+                State::Lock(lock) => sorted.locks.push(lock),
+            }
+        }
+        sorted
+    }
 }

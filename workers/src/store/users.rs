@@ -63,6 +63,25 @@ pub async fn load(
     rows.iter().map(|row| from_row(row)).collect()
 }
 
+/// Loads users without a lock and without their hashes, each of which is `-`.
+///
+/// # Errors
+/// If Postgres refuses the statement, or command-handler did not write a row.
+pub async fn load_without_hashes(
+    executor: impl PgExecutor<'_>,
+    addresses: impl Iterator<Item = &Address>,
+) -> sqlx::Result<Vec<User>> {
+    let (tenants, ids) = keys(Aggregate::User, addresses);
+    let rows = sqlx::query_scalar!(
+        r#"select body as "body!" from brigade.read_users($1, $2, '{}')"#,
+        &tenants as _,
+        &ids as _,
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(|row| from_row(row)).collect()
+}
+
 /// Returns the user of a row as JSON.
 ///
 /// # Errors

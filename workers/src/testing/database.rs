@@ -2,14 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use brigade_contracts::WorkerName;
-use brigade_servers::Postgres;
+use brigade_servers::{Binaries, PgBouncer, Postgres, StackConfig, config};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row, raw_sql};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::shared::{self, TEMPLATE, password};
-use crate::infra::postgres::pool;
+use crate::infra::postgres::superuser_pool;
 
 /// Connections of the pool for a test's own statements.
 const CONNECTIONS: u32 = 4;
@@ -22,9 +22,14 @@ pub struct TestDatabase {
     pub url: String,
     /// Set only where the test has a Postgres of its own.
     pub postgres: Option<Postgres>,
+    /// Stands between the workers and Postgres, if the test or the environment wants it.
+    pgbouncer: Option<(PgBouncer, TempDir)>,
     /// Removed after the Postgres whose data it holds.
     _dir: Option<TempDir>,
 }
+
+/// Set to 1, every test puts a PgBouncer between the workers and Postgres.
+const ALWAYS: &str = "BRIGADE_TEST_PGBOUNCER";
 
 impl TestDatabase {
     /// Makes a copy of the template in the Postgres that all tests of the process share.
@@ -34,8 +39,7 @@ impl TestDatabase {
     pub async fn start() -> Result<Self> {
         let name = format!("t_{}", Uuid::now_v7().simple());
         shared::copy_template(&name).await?;
-        let url = shared::superuser_url(&name);
-        Ok(Self { sql: pool(&url, "test", CONNECTIONS)?, url, postgres: None, _dir: None })
+        Self::at(shared::superuser_url(&name), None, None).await
     }
 
     /// Makes one in a Postgres of its own, which the test may stop and kill.
@@ -47,17 +51,54 @@ impl TestDatabase {
         let postgres = Postgres::start(&shared::binaries().postgres_bin, dir.path(), 0).await?;
         shared::make_template(&postgres).await?;
         let (url, postgres) = (postgres.superuser_url(TEMPLATE), Some(postgres));
-        Ok(Self { sql: pool(&url, "test", CONNECTIONS)?, url, postgres, _dir: Some(dir) })
+        Self::at(url, postgres, Some(dir)).await
+    }
+
+    async fn at(url: String, postgres: Option<Postgres>, dir: Option<TempDir>) -> Result<Self> {
+        let sql = superuser_pool(&url, CONNECTIONS)?;
+        let mut database = Self { sql, url, postgres, pgbouncer: None, _dir: dir };
+        if config::set(ALWAYS).is_some_and(|value| value == "1") {
+            anyhow::ensure!(database.put_pgbouncer_between().await?, "{ALWAYS}: no PgBouncer");
+        }
+        Ok(database)
+    }
+
+    /// Puts a PgBouncer in transaction mode between Postgres and the workers that are started from
+    /// now on. Returns false if the machine has none, and says so.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn put_pgbouncer_between(&mut self) -> Result<bool> {
+        if self.pgbouncer.is_some() {
+            return Ok(true);
+        }
+        let Some(binary) = Binaries::pgbouncer(&StackConfig::from_env()).await? else {
+            eprintln!(
+                "SKIPPED: no PgBouncer of 1.21 or newer: put one on the PATH, name it in \
+                 BRIGADE_PGBOUNCER, or run .ci/pgbouncer"
+            );
+            return Ok(false);
+        };
+        let dir = tempfile::tempdir()?;
+        let users = WorkerName::ALL.map(|worker| (worker.as_str(), password(worker.as_str())));
+        let users: Vec<_> =
+            users.iter().map(|(user, password)| (*user, password.as_str())).collect();
+        let postgres = self.sql.connect_options().get_port();
+        let pgbouncer = PgBouncer::start(&binary, dir.path(), postgres, &users).await?;
+        self.pgbouncer = Some((pgbouncer, dir));
+        Ok(true)
     }
 
     /// Returns the URL by which a worker connects to it.
     ///
     /// # Panics
-    /// Never: the superuser's URL has a user.
+    /// Never: the superuser's URL has a database.
     #[must_use]
     pub fn worker_url(&self, worker: WorkerName) -> String {
-        let (_, place) = self.url.rsplit_once('@').expect("a user");
-        format!("postgres://{worker}:{}@{place}", password(worker.as_str()))
+        let (_, database) = self.url.rsplit_once('/').expect("a database");
+        let pgbouncer = self.pgbouncer.as_ref().map(|(pgbouncer, _)| pgbouncer.port());
+        let port = pgbouncer.unwrap_or_else(|| self.sql.connect_options().get_port());
+        format!("postgres://{worker}:{}@127.0.0.1:{port}/{database}", password(worker.as_str()))
     }
 
     /// Runs statements that may take long.

@@ -26,7 +26,7 @@ use crate::fleet::Instance;
 
 pub use database::TestDatabase;
 pub use servers::{NO_PUSH_USER, SUPERUSER, TENANT_SUPERUSER, TENANTS, TestServers, Trust};
-pub use shared::binaries;
+pub use shared::{TEMPLATE, binaries};
 
 /// Longest wait for a condition. No test asserts a time: this only ends a test that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(90);

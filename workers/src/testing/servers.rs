@@ -25,7 +25,9 @@ use super::{
 };
 use crate::{
     fleet::{Instance, Servers, Settings},
-    infra::{Context, FailPoints, Health, Metrics, Nats, NatsOptions, connect_options},
+    infra::{
+        Context, FailPoints, Health, Metrics, Nats, NatsOptions, connect_options, postgres::pool,
+    },
     operations::provision,
 };
 
@@ -213,7 +215,7 @@ impl TestServers {
             worker,
             instance: "by-hand".into(),
             nats,
-            postgres: PgPool::connect_lazy(&self.database.worker_url(worker))?,
+            postgres: pool(&self.database.worker_url(worker), worker, 8)?,
             health,
             metrics: self.metrics.clone(),
             drain: CancellationToken::new(),
@@ -354,6 +356,7 @@ fn accounts() -> String {
         publish: vec![">".to_owned()],
         publish_deny: Vec::new(),
         subscribe: vec![">".to_owned()],
+        subscribe_deny: Vec::new(),
     };
     users.push(superuser(Account::Fleet, SUPERUSER));
     users.push(superuser(Account::Tenant(tenants[0].clone()), TENANT_SUPERUSER));

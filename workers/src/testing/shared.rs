@@ -12,14 +12,16 @@ use std::{
 use anyhow::Result;
 use brigade_contracts::WorkerName;
 use brigade_servers::{Binaries, Postgres, StackConfig};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::runtime::Runtime;
 
 use super::tls::{self, Authority, Certificate, encrypt_postgres};
-use crate::operations::migrate;
+use crate::operations::{migrate, tenants};
 
-/// The database that tests copy: schema and roles, no rows.
-pub(super) const TEMPLATE: &str = "brigade_template";
+/// The database that tests copy: schema, roles and tenants, no other rows.
+pub const TEMPLATE: &str = "brigade_template";
+/// The registered tenants of every test; the last one has no account on nats-server.
+pub const REGISTERED: [&str; 3] = ["t1", "t2", "t3"];
 /// The lock in the folder of a Postgres, held by the process whose tests share it.
 const IN_USE: &str = "in-use";
 
@@ -108,7 +110,12 @@ fn folder() -> Result<PathBuf> {
 pub(super) async fn make_template(postgres: &Postgres) -> Result<()> {
     migrate::create_database(&postgres.superuser_url("postgres"), TEMPLATE).await?;
     let password = |worker: WorkerName| Some(password(worker.as_str()));
-    migrate::run(&postgres.superuser_url(TEMPLATE), password).await
+    migrate::run(&postgres.superuser_url(TEMPLATE), "", password).await?;
+    let sql = PgPool::connect(&postgres.superuser_url(TEMPLATE)).await?;
+    let added = tenants::ensure_added(&sql, &REGISTERED).await;
+    // Nobody may be connected to what is copied.
+    sql.close().await;
+    Ok(added?)
 }
 
 /// Makes a database in the shared Postgres, as a copy of the template.

@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
-use super::{figure, held, size, until_count};
+use super::{beside, figure, held, quiet, second, size, until_count};
 use crate::dead_letters::{desk, in_sql};
 
 /// Bytes of all letters: twice as many as their stream holds.
@@ -159,9 +159,12 @@ async fn s5_07_two_gib_of_dead_letters_pass_a_stream_of_one() {
     dead_commands(&fleet, &producer).await;
     // A little more than the stream holds.
     let first = events * 53 / 100;
-    unreadable_events(&fleet, 0, first).await;
+    let t2 = second(&fleet).await;
+    let quiet = quiet(&t2).await;
+    let (times, ()) = beside(&t2, "first", unreadable_events(&fleet, 0, first)).await;
+    times.print("beside the letters that the stream holds");
+    times.compare(&quiet);
     // Another tenant's letter is whole all the same, and its commands are decided.
-    let t2 = super::second(&fleet).await;
     let js = jetstream::new(fleet.connect("t2-producer").await);
     js.publish("cmd.t2.cart.c1.open", "{}".into()).await.unwrap().await.unwrap();
     let outcome = t2.publish("k1", "cart.c1.open", super::open("ada")).await;
@@ -175,7 +178,10 @@ async fn s5_07_two_gib_of_dead_letters_pass_a_stream_of_one() {
     assert_eq!(desk.payload(letter.number).await.unwrap(), "{}");
 
     operate(&desk, &producer).await;
-    unreadable_events(&fleet, first, events - first).await;
+    let rest = unreadable_events(&fleet, first, events - first);
+    let (times, ()) = beside(&t2, "rest", rest).await;
+    times.print("beside the letters that SQL holds");
+    times.compare(&quiet);
     assert_nothing_is_lost(&fleet, &desk, events).await;
     let outcome = t2.publish("k2", "cart.c2.open", super::open("bob")).await;
     assert_eq!(outcome["status"], 201);

@@ -2,14 +2,14 @@ use std::{str::FromStr, time::Duration};
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
-use brigade::{fleet::Servers, infra::connect_options};
+use brigade::{fleet::Servers, infra::connect_options, operations::tenants};
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, config::StackConfig};
 use futures::future::try_join_all;
 use serde_json::Value;
 use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions};
 
-use super::proxy;
+use super::{mix::TENANTS, proxy};
 use crate::{LocalStack, Ports, WorkerProcess};
 
 /// A stack of the bench's own, in a scratch folder, with a process for each worker.
@@ -31,6 +31,7 @@ impl BenchFleet {
         let folder = tempfile::Builder::new().prefix("brigade-bench-").tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let tenant = Token::new("bench").context("a tenant")?;
+        let of_mix: Vec<_> = (0..TENANTS).map(|n| format!("t{n}")).collect();
         let stack =
             LocalStack::start(&binaries, folder.path(), vec![tenant], Ports::default()).await?;
         let client = connect(&stack.nats_url(&permissions::operator().name)).await?;
@@ -42,6 +43,7 @@ impl BenchFleet {
         let options = PgConnectOptions::from_str(&stack.superuser_url())?;
         // What is slow here is meant to be: a history, for one.
         let sql = PgPool::connect_with(options.disable_statement_logging()).await?;
+        tenants::ensure_added(&sql, &of_mix.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         Ok(Self { stack, sql, operator, workers: Vec::new(), folder })
     }
 

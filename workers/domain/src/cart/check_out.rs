@@ -1,62 +1,62 @@
 //! A cart becomes an order, once.
 
-use brigade_contracts::{Aggregate, Refusal, Token, cart::Status, event::CART_CHECKED_OUT};
+use brigade_contracts::{
+    Aggregate, Refusal, Timestamp,
+    cart::{CheckOut, Status},
+    event::CART_CHECKED_OUT,
+};
 use serde_json::json;
 
-use super::checks::cart_empty;
 use crate::{
+    changes::Fact,
     lock, order,
-    outcome::Result,
+    outcome::{Done, Result},
+    refusal::cart_empty,
     state::{Cart, Lock, Order},
     table,
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// Makes an order of an open cart. What is paid, and every payment, goes over to the order, and the
+/// Makes an order of an open cart, over which there may be a live lock. What is paid, and every payment, goes over to the order, and the
 /// lock is released. Whatever is refused is refused before anything is changed.
 pub(crate) fn check_out(
     work: &mut UnitOfWork<'_>,
     cart: Handle<Cart>,
-    order_id: &Token,
-    table_id: Option<&Token>,
-    token: Option<i64>,
-) -> Result<()> {
-    let lock = named_lock(work, cart, token)?;
+    lock: Option<Handle<Lock>>,
+    verb: &CheckOut,
+) -> Result<Done> {
+    require_named(&work[cart], lock.map(|lock| &work[lock]), verb.token, work.now)?;
     if work[cart].items.is_empty() {
         return Err(cart_empty().into());
     }
-    let seat = table::seat(work, table_id, None)?;
-    let address = work.address(Aggregate::Order, order_id);
+    let seat = table::seat(work, verb.table_id.as_ref(), None)?;
+    let address = work.address(Aggregate::Order, &verb.order_id);
     if work.find::<Order>(&address)?.is_some() {
         return Err(Refusal::new(409, "order_exists", "there is an order of this id").into());
     }
-    if let Some(lock) = lock {
-        lock::release(work, lock, "checked_out")?;
-    }
     let order = order::of_cart(address, &work[cart], work.now)?.at(seat);
-    let checked_out = &mut work[cart];
-    checked_out.status = Status::CheckedOut;
-    checked_out.order_id = Some(order_id.clone());
-    work.record(cart, CART_CHECKED_OUT, &json!({ "order_id": order_id }));
+    if let Some(lock) = lock {
+        work.change_lock(lock, |lock| lock.release("checked_out"))?;
+    }
+    work[cart].status = Status::CheckedOut;
+    work[cart].order_id = Some(verb.order_id.clone());
+    work.record(cart, Fact::new(CART_CHECKED_OUT, &json!({ "order_id": verb.order_id })));
     order::place_cart(work, order);
-    Ok(())
+    Ok(Done::ok())
 }
 
-/// Returns the live lock, which has to be this cart's and named by the token.
-fn named_lock(
-    work: &mut UnitOfWork<'_>,
-    cart: Handle<Cart>,
+/// Requires a live lock to be the cart's own, and the token to name it.
+fn require_named(
+    cart: &Cart,
+    lock: Option<&Lock>,
     token: Option<i64>,
-) -> Result<Option<Handle<Lock>>> {
-    let Some(lock) = lock::live_over(work, cart)? else {
-        return if token.is_none() { Ok(None) } else { Err(lock::ended_token().into()) };
-    };
-    let held = &work[lock];
-    if token.is_some_and(|token| token != held.token) {
-        return Err(lock::stale_token().into());
+    now: Timestamp,
+) -> std::result::Result<(), Refusal> {
+    match (lock, token) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(lock::ended_token()),
+        (Some(lock), Some(token)) if token != lock.token => Err(lock::stale_token()),
+        (Some(lock), Some(_)) if lock.cart_id == cart.head.address.id => Ok(()),
+        (Some(lock), _) => Err(lock.refusal(now)),
     }
-    if token.is_none() || held.cart_id != work[cart].head.address.id {
-        return Err(held.refusal(work.now).into());
-    }
-    Ok(Some(lock))
 }

@@ -7,8 +7,9 @@ use brigade_contracts::{
 };
 use serde_json::json;
 
-use super::checks::{count_open, open, require_fitting, too_many_carts};
+use super::checks::too_many_carts;
 use crate::{
+    changes::Fact,
     loaded::Mode,
     lock,
     outcome::{Done, Result},
@@ -18,7 +19,8 @@ use crate::{
 
 /// Gives to the user all open carts that the cart's session owns, and its lock.
 pub(super) fn claim(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) -> Result<Done> {
-    let cart = open(work, address)?;
+    let cart = work.existing::<Cart>(address)?;
+    work[cart].require_open()?;
     let Cart { owner, session, .. } = &work[cart];
     let Some(session) = session.clone() else {
         return Err(Refusal::new(409, "no_session", "the cart has no session").into());
@@ -37,12 +39,9 @@ pub(super) fn claim(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) 
         (None, _) => {}
     }
     let carts = work.carts_of_session(&session)?;
-    for owner in [&session, user] {
-        // A cart that is being opened or changed under either owner is seen, or waits.
-        let lock = work.address(Aggregate::Lock, owner);
-        work.require_owner(&lock, Mode::Exclusive)?;
-    }
-    let mut count = count_open(work, user)?;
+    // A cart that is being opened or changed under either owner is seen, or waits.
+    work.require_owner(&work.address(Aggregate::Lock, &session), Mode::Exclusive)?;
+    let mut count = work.open_carts(user)?;
     for address in carts {
         let Some(cart) = work.load::<Cart>(address)? else { continue };
         if work[cart].status == Status::Open && work[cart].owner == session {
@@ -51,8 +50,9 @@ pub(super) fn claim(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) 
                 return Err(too_many_carts().into());
             }
             work[cart].give(&session, user);
-            require_fitting(&work[cart])?;
-            work.record(cart, CART_CLAIMED, &json!({ "session": session, "user": user }));
+            work[cart].require_fitting()?;
+            let data = json!({ "session": session, "user": user });
+            work.record(cart, Fact::new(CART_CLAIMED, &data));
         }
     }
     Ok(Done::ok())

@@ -15,60 +15,74 @@ mod check_out;
 mod checks;
 mod claim;
 mod items;
-mod locking;
 mod members;
 mod open;
 
 use brigade_contracts::{
-    Address,
+    Address, Refusal,
     cart::{Status, Verb},
     event::CART_ABANDONED,
     verb::Reason,
 };
 
-pub(crate) use self::{
-    check_out::check_out,
-    checks::{cart_empty, closed, not_a_member},
-};
+pub(crate) use self::{check_out::check_out, checks::not_a_member};
 use crate::{
+    changes::Fact,
+    lock,
     outcome::{Done, Result},
     refusal::payment_open,
+    state::Cart,
     unit_of_work::UnitOfWork,
 };
 
 pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) -> Result<Done> {
     match verb {
         Verb::Open(verb) => open::open(work, address, verb),
-        Verb::Join(verb) => members::join(work, address, &verb.user),
-        Verb::Leave(verb) => members::leave(work, address, &verb.user),
-        Verb::CommitCod(verb) => members::commit_cod(work, address, &verb.user),
-        Verb::AddItem(verb) => items::add(work, address, verb),
-        Verb::SetItem(verb) => items::set(work, address, verb),
-        Verb::RemoveItem(verb) => items::remove(work, address, verb),
-        Verb::Claim(verb) => claim::claim(work, address, &verb.user),
-        Verb::Lock(verb) => locking::lock(work, address, verb),
-        Verb::BindTransaction(verb) => locking::bind_transaction(work, address, verb),
-        Verb::Extend(verb) => locking::extend(work, address, verb),
-        Verb::Unlock(verb) => locking::unlock(work, address, verb),
-        Verb::ExpireLock(verb) => locking::expire(work, address, verb.token),
-        Verb::CheckOut(verb) => {
-            let cart = checks::open(work, address)?;
-            check_out(work, cart, &verb.order_id, verb.table_id.as_ref(), verb.token)?;
-            Ok(Done::ok())
+        Verb::Join(verb) => change(work, address, |cart| members::join(cart, &verb.user)),
+        Verb::Leave(verb) => change(work, address, |cart| members::leave(cart, &verb.user)),
+        Verb::AddItem(verb) => change(work, address, |cart| items::add(cart, verb)),
+        Verb::SetItem(verb) => change(work, address, |cart| items::set(cart, verb)),
+        Verb::RemoveItem(verb) => change(work, address, |cart| items::remove(cart, verb)),
+        Verb::Abandon(verb) => change(work, address, |cart| abandon(cart, verb)),
+        Verb::CommitCod(verb) => {
+            let cart = work.existing(address)?;
+            work.change(cart, |cart| members::commit_cod(cart, &verb.user))
         }
-        Verb::Abandon(verb) => abandon(work, address, verb),
+        Verb::Claim(verb) => claim::claim(work, address, &verb.user),
+        Verb::Lock(verb) => lock::lock(work, address, verb),
+        Verb::BindTransaction(verb) => {
+            lock::change(work, address, verb.token, |lock| lock.bind(&verb.transaction_id))
+        }
+        Verb::Extend(verb) => {
+            let cap = work.lock_policy().cap;
+            lock::change(work, address, verb.token, |lock| lock.extend(verb.seconds.get(), cap))
+        }
+        Verb::Unlock(verb) => lock::unlock(work, address, verb),
+        Verb::ExpireLock(verb) => lock::expire(work, address, verb.token),
+        Verb::CheckOut(verb) => {
+            let (cart, lock) = lock::open_cart(work, address)?;
+            check_out(work, cart, lock, verb)
+        }
     }
 }
 
-fn abandon(work: &mut UnitOfWork<'_>, address: &Address, verb: &Reason) -> Result<Done> {
-    let cart = checks::unlocked(work, address)?;
-    checks::require_unpaid(&work[cart])?;
-    if work[cart].has_open_payment(None) {
-        return Err(payment_open().into());
+/// Changes an open cart by a rule, unless its owner's lock keeps it as it is.
+fn change(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    rule: impl FnOnce(&mut Cart) -> std::result::Result<Fact, Refusal>,
+) -> Result<Done> {
+    let cart = lock::unlocked_cart(work, address)?;
+    work.change(cart, rule)
+}
+
+fn abandon(cart: &mut Cart, verb: &Reason) -> std::result::Result<Fact, Refusal> {
+    cart.require_unpaid()?;
+    if cart.has_open_payment(None) {
+        return Err(payment_open());
     }
-    work[cart].status = Status::Abandoned;
-    work.record(cart, CART_ABANDONED, verb);
-    Ok(Done::ok())
+    cart.status = Status::Abandoned;
+    Ok(Fact::new(CART_ABANDONED, verb))
 }
 
 #[cfg(test)]

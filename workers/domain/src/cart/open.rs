@@ -4,8 +4,9 @@ use brigade_contracts::{
     event::CART_OPENED,
 };
 
-use super::checks::{count_open, too_many_carts};
+use super::checks::too_many_carts;
 use crate::{
+    changes::Fact,
     head::Head,
     outcome::{Done, Result},
     refusal::already_exists,
@@ -18,7 +19,7 @@ pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) ->
         return Err(already_exists().into());
     }
     for name in [Some(&open.owner), open.session.as_ref()].into_iter().flatten() {
-        if count_open(work, name)? >= MAX_OPEN_CARTS {
+        if work.open_carts(name)? >= MAX_OPEN_CARTS {
             return Err(too_many_carts().into());
         }
     }
@@ -39,6 +40,6 @@ pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) ->
         locked_until: None,
         refusals: 0,
     });
-    work.record(cart, CART_OPENED, open);
+    work.record(cart, Fact::new(CART_OPENED, open));
     Ok(Done::created())
 }

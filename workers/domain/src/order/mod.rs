@@ -21,6 +21,7 @@ pub(crate) use self::{
     place::{of_cart, place_cart},
 };
 use crate::{
+    changes::Fact,
     outcome::{Done, Result},
     refusal::payment_open,
     state::Order,
@@ -39,46 +40,43 @@ use brigade_contracts::{
 pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) -> Result<Done> {
     let (to, kind) = match verb {
         Verb::Place(place) => return place::place(work, address, place),
-        Verb::Cancel(reason) => return cancel(work, address, reason),
+        Verb::Cancel(reason) => {
+            let order = work.existing(address)?;
+            return work.change(order, |order| cancel(order, reason));
+        }
         Verb::Accept(Nothing {}) => (Status::Accepted, ORDER_ACCEPTED),
         Verb::Prepare(Nothing {}) => (Status::Preparing, ORDER_PREPARING),
         Verb::Ready(Nothing {}) => (Status::Ready, ORDER_READY),
         Verb::Serve(Nothing {}) => (Status::Served, ORDER_SERVED),
         Verb::Complete(Nothing {}) => (Status::Completed, ORDER_COMPLETED),
     };
-    step(work, address, to, kind)
+    let order = work.existing(address)?;
+    work.change(order, |order| step(order, to, kind))
 }
 
 /// Takes an order one step forward, from the status right before `to`.
-fn step(work: &mut UnitOfWork<'_>, address: &Address, to: Status, kind: EventKind) -> Result<Done> {
-    let order = work.existing::<Order>(address)?;
-    let from = work[order].status;
-    if from.next() != Some(to) {
-        return Err(illegal_step(from, to).into());
+fn step(order: &mut Order, to: Status, kind: EventKind) -> std::result::Result<Fact, Refusal> {
+    if order.status.next() != Some(to) {
+        return Err(illegal_step(order.status, to));
     }
-    work[order].status = to;
-    work.record(order, kind, &Nothing {});
-    Ok(Done::ok())
+    order.status = to;
+    Ok(Fact::new(kind, &Nothing {}))
 }
 
-fn cancel(work: &mut UnitOfWork<'_>, address: &Address, verb: &Reason) -> Result<Done> {
-    let order = work.existing::<Order>(address)?;
-    let present = &work[order];
-    if present.status >= Status::Served {
-        return Err(illegal_step(present.status, Status::Cancelled).into());
+fn cancel(order: &mut Order, verb: &Reason) -> std::result::Result<Fact, Refusal> {
+    if order.status >= Status::Served {
+        return Err(illegal_step(order.status, Status::Cancelled));
     }
-    if present.paid > Money::ZERO {
+    if order.paid > Money::ZERO {
         let message = "something is paid: refund it instead";
-        return Err(Refusal::new(409, "order_paid", message).into());
+        return Err(Refusal::new(409, "order_paid", message));
     }
-    if present.has_open_payment() {
-        return Err(payment_open().into());
+    if order.has_open_payment() {
+        return Err(payment_open());
     }
-    let cancelled = &mut work[order];
-    cancelled.status = Status::Cancelled;
-    cancelled.reason = Some(verb.reason.as_str().to_owned());
-    work.record(order, ORDER_CANCELLED, verb);
-    Ok(Done::ok())
+    order.status = Status::Cancelled;
+    order.reason = Some(verb.reason.as_str().to_owned());
+    Ok(Fact::new(ORDER_CANCELLED, verb))
 }
 
 fn illegal_step(from: Status, to: Status) -> Refusal {

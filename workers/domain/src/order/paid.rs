@@ -2,6 +2,7 @@ use brigade_contracts::{Money, event::ORDER_PAID};
 use serde_json::json;
 
 use crate::{
+    changes::Fact,
     state::Order,
     unit_of_work::{Handle, UnitOfWork},
 };
@@ -13,5 +14,5 @@ pub(crate) fn record_paid(work: &mut UnitOfWork<'_>, order: Handle<Order>) {
         return;
     }
     work[order].paid_at = Some(work.now);
-    work.record(order, ORDER_PAID, &json!({ "paid": paid }));
+    work.record(order, Fact::new(ORDER_PAID, &json!({ "paid": paid })));
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::paid::record_paid;
 use crate::{
+    changes::Fact,
     outcome::{Done, Result},
     refusal::{MOST_CONTENTS, already_exists, too_large},
     state::{Cart, Order},
@@ -54,7 +55,7 @@ pub(super) fn place(work: &mut UnitOfWork<'_>, address: &Address, place: &Place)
     let place =
         Place { table_id: order.table_id.clone(), turn_id: order.turn_id.clone(), ..place.clone() };
     let order = work.create(order);
-    work.record(order, ORDER_PLACED, &place);
+    work.record(order, Fact::new(ORDER_PLACED, &place));
     record_paid(work, order);
     Ok(Done::created())
 }
@@ -90,6 +91,6 @@ pub(crate) fn place_cart(work: &mut UnitOfWork<'_>, order: Order) {
         "currency": order.currency, "items": order.items,
     });
     let order = work.create(order);
-    work.record(order, ORDER_PLACED, &placed);
+    work.record(order, Fact::new(ORDER_PLACED, &placed));
     record_paid(work, order);
 }

@@ -1,28 +1,23 @@
 //! Money came in. It is never refused: what cannot be applied is owed back.
 
+use std::borrow::Cow;
+
 use brigade_contracts::{
-    Currency, Money, Refusal, Token,
-    event::{EventKind, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
-    payment::{RefundReason, RefundTask, Status, TaskStatus},
+    Address, Currency, Money, Refusal,
+    cart::CheckOut,
+    event::{EventKind, PAYMENT_CASH_CONFIRMED, PAYMENT_LATE_CAPTURED, PAYMENT_REFUND_REQUESTED},
+    payment::{ConfirmCash, Method, RefundReason, RefundTask, Status, TaskStatus},
 };
 use serde::Serialize;
 
-use super::target::PaymentTarget;
+use super::target::{Change, PaymentTarget};
 use crate::{
     cart,
+    changes::Fact,
     outcome::{Done, NotDone, Result},
     state::{Capture, Payment},
     unit_of_work::{Handle, UnitOfWork},
 };
-
-/// A capture that is reported.
-pub(super) struct Captured {
-    pub transaction_id: Option<Token>,
-    pub amount: Money,
-    pub currency: Currency,
-    /// The event that is made of it, unless it is late.
-    pub kind: EventKind,
-}
 
 /// The report of the gateway or the till, and how much was applied.
 #[derive(Serialize)]
@@ -32,113 +27,51 @@ struct Report<'a, T> {
     applied: Money,
 }
 
+/// Cash came in.
+pub(super) fn confirm_cash(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    verb: &ConfirmCash,
+) -> Result<Done> {
+    let payment = work.existing::<Payment>(address)?;
+    if work[payment].method != Method::Cash {
+        return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
+    }
+    let captured = Capture { transaction_id: None, amount: verb.amount, currency: verb.currency };
+    capture(work, payment, captured, PAYMENT_CASH_CONFIRMED, verb)
+}
+
+/// Records a capture. Its event is of this kind, unless it is late.
 pub(super) fn capture(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
-    captured: Captured,
+    captured: Capture,
+    kind: EventKind,
     verb: &impl Serialize,
 ) -> Result<Done> {
-    let Captured { transaction_id, amount, currency, .. } = &captured;
-    if work[payment].captures.iter().any(|capture| capture.transaction_id == *transaction_id) {
+    let captures = &work[payment].captures;
+    if captures.iter().any(|known| known.transaction_id == captured.transaction_id) {
         return Ok(Done::code("already_captured"));
     }
-    if *amount == Money::ZERO {
+    if captured.amount == Money::ZERO {
         let message = "nothing can be captured with an amount of 0";
         return Err(Refusal::new(422, "nothing_captured", message).into());
     }
-    let first = work[payment].captures.is_empty();
-    work[payment].captures.push(Capture {
-        transaction_id: transaction_id.clone(),
-        amount: *amount,
-        currency: *currency,
-    });
-    if first {
-        return apply(work, payment, captured, verb);
+    if !captures.is_empty() {
+        let change = work[payment].take_again(captured);
+        let done = Done::ok().with("refund_tasks", &change.tasks);
+        change.record(work, payment);
+        return Ok(done);
     }
-    let task = owe(work, payment, *amount, *currency, RefundReason::CapturedAgain);
-    Ok(Done::ok().with("refund_tasks", &[task]))
-}
-
-/// Applies the first capture as far as possible, and owes the rest back.
-fn apply(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    captured: Captured,
-    verb: &impl Serialize,
-) -> Result<Done> {
-    let Captured { transaction_id, amount, currency, kind } = captured;
-    let target = PaymentTarget::of(work, payment)?;
-    target.live_lock(work)?;
-    let same_currency = currency == target.currency(work);
-    let due = if work[payment].status.is_open() && same_currency {
-        target.due(work, payment)?
-    } else {
-        Money::ZERO
-    };
-    let applied = amount.min(due);
-    let late = applied == Money::ZERO;
-    let changed = &mut work[payment];
-    changed.status = if late { Status::LateCaptured } else { Status::Captured };
-    changed.applied = applied;
-    changed.amount = amount;
-    changed.currency = currency;
-    if transaction_id.is_some() {
-        changed.transaction_id = transaction_id;
-    }
-    let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
-    work.record(payment, kind, &Report { verb, applied });
-    let task = owe_surplus(work, payment, same_currency);
-    target.update(work, payment, applied, Money::ZERO)?;
-    target.release_if_last(work, payment, "captured")?;
-    let done = Done::ok().with("refund_tasks", task.as_slice());
+    let target = PaymentTarget::load_locked(work, payment)?;
+    let due = target.due(work, &work[payment], captured.currency);
+    let change = work[payment].take(captured, due, kind, verb);
+    let done = Done::ok().with("refund_tasks", &change.tasks);
+    target.record_payment(work, payment, change)?;
     match check_out(work, target, payment)? {
         Some(code) => Ok(done.with("check_out", &code)),
         None => Ok(done),
     }
-}
-
-/// Makes the refund task over what was not applied.
-fn owe_surplus(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    same_currency: bool,
-) -> Option<RefundTask> {
-    let Payment { amount, applied, currency, status, .. } = work[payment];
-    let surplus = amount.less(applied);
-    if surplus == Money::ZERO {
-        return None;
-    }
-    let reason = match status {
-        _ if !same_currency => RefundReason::OtherCurrency,
-        Status::LateCaptured => RefundReason::LateCapture,
-        _ => RefundReason::Surplus,
-    };
-    Some(owe(work, payment, surplus, currency, reason))
-}
-
-/// Makes one more refund task.
-fn owe(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    amount: Money,
-    currency: Currency,
-    reason: RefundReason,
-) -> RefundTask {
-    let changed = &mut work[payment];
-    let id = &changed.head.address.id;
-    let task = RefundTask {
-        id: format!("{id}.{}", changed.tasks.len() + 1),
-        payment_id: id.clone(),
-        amount,
-        currency,
-        reason,
-        refunded: Money::ZERO,
-        status: TaskStatus::Open,
-    };
-    changed.tasks.push(task.clone());
-    work.record(payment, PAYMENT_REFUND_REQUESTED, &task);
-    work.record_refund_task(task.clone());
-    task
 }
 
 /// Checks out a cart that the capture has paid fully, if the payment names the order. The capture
@@ -147,20 +80,92 @@ fn check_out(
     work: &mut UnitOfWork<'_>,
     target: PaymentTarget,
     payment: Handle<Payment>,
-) -> Result<Option<String>> {
-    let Payment { order_id, table_id, applied, .. } = &work[payment];
-    let (Some(order_id), Some(cart)) = (order_id.clone(), target.open_cart(work)) else {
+) -> Result<Option<Cow<'static, str>>> {
+    let present = &work[payment];
+    let (PaymentTarget::Cart { cart, lock }, Some(order_id)) = (target, &present.order_id) else {
         return Ok(None);
     };
-    if *applied == Money::ZERO || work[cart].due() > Money::ZERO {
+    if present.applied == Money::ZERO || work[cart].due() > Money::ZERO {
         return Ok(None);
     }
-    let table_id = table_id.clone();
+    let lock = lock.filter(|lock| work[*lock].is_held());
     // Others may still be open under the same lock: they go over to the order.
-    let token = target.lock_of(work, payment)?.map(|lock| work[lock].token);
-    match cart::check_out(work, cart, &order_id, table_id.as_ref(), token) {
-        Ok(()) => Ok(Some("ok".to_owned())),
-        Err(NotDone::Refused(refused)) => Ok(Some(refused.0.code.into_owned())),
+    let own = lock.filter(|lock| present.is_under(&work[*lock]));
+    let verb = CheckOut {
+        order_id: order_id.clone(),
+        table_id: present.table_id.clone(),
+        token: own.map(|lock| work[lock].token),
+    };
+    match cart::check_out(work, cart, lock, &verb) {
+        Ok(_) => Ok(Some("ok".into())),
+        Err(NotDone::Refused(refused)) => Ok(Some(refused.0.code)),
         Err(deferred @ NotDone::Deferred(_)) => Err(deferred),
+    }
+}
+
+impl Payment {
+    /// Takes the first capture, of which so much is due, and owes the rest back.
+    fn take(
+        &mut self,
+        captured: Capture,
+        due: Option<Money>,
+        kind: EventKind,
+        verb: &impl Serialize,
+    ) -> Change {
+        let Capture { amount, currency, .. } = captured;
+        let applied = amount.min(due.unwrap_or_default());
+        let late = applied == Money::ZERO;
+        self.status = if late { Status::LateCaptured } else { Status::Captured };
+        self.applied = applied;
+        self.amount = amount;
+        self.currency = currency;
+        if captured.transaction_id.is_some() {
+            self.transaction_id.clone_from(&captured.transaction_id);
+        }
+        self.captures.push(captured);
+        let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
+        let mut change = Change::of(Fact::new(kind, &Report { verb, applied }));
+        change.applied = applied;
+        let reason = match due {
+            None => RefundReason::OtherCurrency,
+            Some(_) if late => RefundReason::LateCapture,
+            Some(_) => RefundReason::Surplus,
+        };
+        if amount > applied {
+            self.owe(amount.less(applied), currency, reason, &mut change);
+        }
+        change
+    }
+
+    /// Takes one more capture, and owes all of it back.
+    fn take_again(&mut self, captured: Capture) -> Change {
+        let Capture { amount, currency, .. } = captured;
+        let mut change = Change::default();
+        self.captures.push(captured);
+        self.owe(amount, currency, RefundReason::CapturedAgain, &mut change);
+        change
+    }
+
+    /// Makes one more refund task.
+    fn owe(
+        &mut self,
+        amount: Money,
+        currency: Currency,
+        reason: RefundReason,
+        change: &mut Change,
+    ) {
+        let id = &self.head.address.id;
+        let task = RefundTask {
+            id: format!("{id}.{}", self.tasks.len() + 1),
+            payment_id: id.clone(),
+            amount,
+            currency,
+            reason,
+            refunded: Money::ZERO,
+            status: TaskStatus::Open,
+        };
+        self.tasks.push(task.clone());
+        change.facts.push(Fact::new(PAYMENT_REFUND_REQUESTED, &task));
+        change.tasks.push(task);
     }
 }

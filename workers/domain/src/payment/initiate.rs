@@ -1,23 +1,24 @@
 use brigade_contracts::{
-    Address, Aggregate, Currency, Money, Refusal,
-    cart::{Kind, Status},
+    Address, Aggregate, Currency, Money, Refusal, Timestamp, Token,
+    cart::Kind,
     event::PAYMENT_INITIATED,
     order,
     payment::{self, Initiate, Target},
 };
 
-use super::target::PaymentTarget;
+use super::target::{Change, PaymentTarget};
 use crate::{
-    cart::{cart_empty, closed, not_a_member},
+    cart::not_a_member,
+    changes::Fact,
     head::Head,
     lock,
     outcome::{Done, Result},
-    refusal::already_exists,
+    refusal::{already_exists, cart_empty},
     state::{
         Cart, Lock, Order, Payment,
         entry::{Entry, has_room, open},
     },
-    unit_of_work::{Handle, UnitOfWork},
+    unit_of_work::UnitOfWork,
 };
 
 pub(super) fn initiate(
@@ -28,114 +29,117 @@ pub(super) fn initiate(
     if work.find::<Payment>(address)?.is_some() {
         return Err(already_exists().into());
     }
-    match &verb.target {
-        Target::Cart(id) => of_cart(work, address, verb, &work.address(Aggregate::Cart, id)),
-        Target::Order(id) => of_order(work, address, verb, &work.address(Aggregate::Order, id)),
-    }
+    let (payment, target, done) = match &verb.target {
+        Target::Cart(id) => of_cart(work, address, verb, id)?,
+        Target::Order(id) => of_order(work, address, verb, id)?,
+    };
+    let payment = work.create(payment);
+    let change = Change::of(Fact::new(PAYMENT_INITIATED, verb));
+    target.record_payment(work, payment, change)?;
+    Ok(done)
 }
 
 fn of_order(
     work: &mut UnitOfWork<'_>,
     address: &Address,
     verb: &Initiate,
-    order: &Address,
-) -> Result<Done> {
-    let order = work.load::<Order>(order)?.ok_or_else(|| target_not_found("order_not_found"))?;
-    let order = &work[order];
-    if order.status == order::Status::Cancelled {
+    id: &Token,
+) -> Result<(Payment, PaymentTarget, Done)> {
+    let order = work.load::<Order>(&work.address(Aggregate::Order, id))?;
+    let order = order.ok_or_else(|| target_not_found("order_not_found"))?;
+    let present = &work[order];
+    if present.status == order::Status::Cancelled {
         return Err(Refusal::new(409, "order_cancelled", "the order is cancelled").into());
     }
-    require_room(&order.payments)?;
-    let open = sum(open(&order.payments).map(|entry| entry.payment.amount))?;
-    let amount = amount(verb, order.due().less(open))?;
-    let payment = new(work, address, verb, amount, order.currency);
-    begin(work, payment, verb)?;
-    Ok(Done::created())
+    require_room(&present.payments)?;
+    let open = sum(open(&present.payments))?;
+    let amount = amount(verb, present.due().less(open))?;
+    let payment = new(address, verb, amount, present.currency, work.now);
+    Ok((payment, PaymentTarget::Order { order, was: None }, Done::created()))
 }
 
 fn of_cart(
     work: &mut UnitOfWork<'_>,
     address: &Address,
     verb: &Initiate,
-    cart: &Address,
-) -> Result<Done> {
-    let cart = work.load::<Cart>(cart)?.ok_or_else(|| target_not_found("cart_not_found"))?;
+    id: &Token,
+) -> Result<(Payment, PaymentTarget, Done)> {
+    let cart = work.load::<Cart>(&work.address(Aggregate::Cart, id))?;
+    let cart = cart.ok_or_else(|| target_not_found("cart_not_found"))?;
     require_payer(&work[cart], verb)?;
-    let joined = joined_lock(work, cart, verb)?;
+    let live = lock::live_over(work, cart)?;
     let present = &work[cart];
-    if present.items.is_empty() {
-        return Err(cart_empty().into());
-    }
-    require_room(&present.payments)?;
-    let being_paid = match joined {
-        Some(lock) => {
-            let token = Some(work[lock].token);
-            let entries = open(&present.payments).filter(|entry| entry.token == token);
-            sum(entries.map(|entry| entry.payment.amount))?
-        }
-        None => Money::ZERO,
-    };
-    let amount = amount(verb, present.due().less(being_paid))?;
-    let payment = new(work, address, verb, amount, present.currency);
-    let fingerprint = Some(present.fingerprint());
-    let lock = match joined {
+    let amount = amount_of_cart(present, live.map(|lock| &work[lock]), verb, work.now)?;
+    let payment = new(address, verb, amount, present.currency, work.now);
+    let lock = match live {
         Some(lock) => lock,
         None => lock::acquire(work, cart, verb.method, verb.transaction_id.clone())?,
     };
-    begin(work, Payment { token: Some(work[lock].token), fingerprint, ..payment }, verb)?;
-    Ok(lock::describe(Done::created(), &work[lock], amount))
+    let held = &work[lock];
+    let done = held.describe(Done::created(), amount);
+    let (token, fingerprint) = (Some(held.token), Some(held.fingerprint.clone()));
+    let target = PaymentTarget::Cart { cart, lock: Some(lock) };
+    Ok((Payment { token, fingerprint, ..payment }, target, done))
+}
+
+/// Returns the amount of a payment of a cart, over which there may be a live lock.
+fn amount_of_cart(
+    cart: &Cart,
+    lock: Option<&Lock>,
+    verb: &Initiate,
+    now: Timestamp,
+) -> Result<Money> {
+    require_joinable(lock, cart, verb, now)?;
+    if cart.items.is_empty() {
+        return Err(cart_empty().into());
+    }
+    require_room(&cart.payments)?;
+    let under = |entry: &&Entry| lock.is_some_and(|lock| entry.token == Some(lock.token));
+    let being_paid = sum(open(&cart.payments).filter(under))?;
+    amount(verb, cart.due().less(being_paid))
 }
 
 fn require_payer(cart: &Cart, verb: &Initiate) -> std::result::Result<(), Refusal> {
-    if cart.status != Status::Open {
-        return Err(closed());
-    }
+    cart.require_open()?;
     if cart.kind == Kind::Team && verb.user.as_ref().is_some_and(|user| !cart.is_member(user)) {
         return Err(not_a_member());
     }
     Ok(())
 }
 
-/// Returns the live lock that this payment may join: it is this cart's, and the token names it or
-/// another payment is open under it. `None`: there is no lock, it is to be taken.
-fn joined_lock(
-    work: &mut UnitOfWork<'_>,
-    cart: Handle<Cart>,
+/// Requires that the payment may join the live lock: it is this cart's, and the token names it or
+/// another payment is open under it. Where there is none, the payment takes it.
+fn require_joinable(
+    lock: Option<&Lock>,
+    cart: &Cart,
     verb: &Initiate,
-) -> Result<Option<Handle<Lock>>> {
-    let Some(lock) = lock::live_over(work, cart)? else {
-        return if verb.token.is_none() { Ok(None) } else { Err(lock::ended_token().into()) };
+    now: Timestamp,
+) -> std::result::Result<(), Refusal> {
+    let Some(lock) = lock else {
+        return if verb.token.is_none() { Ok(()) } else { Err(lock::ended_token()) };
     };
-    let (held, cart) = (&work[lock], &work[cart]);
-    let is_its = held.cart_id == cart.head.address.id;
+    let is_its = lock.cart_id == cart.head.address.id;
     match verb.token {
-        Some(token) if is_its && token == held.token => Ok(Some(lock)),
-        Some(_) => Err(lock::stale_token().into()),
-        None if is_its && cart.has_open_payment(Some(held.token)) => Ok(Some(lock)),
+        Some(token) if is_its && token == lock.token => Ok(()),
+        Some(_) => Err(lock::stale_token()),
+        None if is_its && cart.has_open_payment(Some(lock.token)) => Ok(()),
         None => {
             let message =
                 "this cart is being paid; a payment under its lock gives the lock's token";
-            Err(Refusal { message: message.into(), ..held.refusal(work.now) }.into())
+            Err(Refusal { message: message.into(), ..lock.refusal(now) })
         }
     }
 }
 
-fn begin(work: &mut UnitOfWork<'_>, payment: Payment, verb: &Initiate) -> Result<()> {
-    let payment = work.create(payment);
-    let target = PaymentTarget::of(work, payment)?;
-    work.record(payment, PAYMENT_INITIATED, verb);
-    target.update(work, payment, Money::ZERO, Money::ZERO)
-}
-
 fn new(
-    work: &UnitOfWork<'_>,
     address: &Address,
     verb: &Initiate,
     amount: Money,
     currency: Currency,
+    now: Timestamp,
 ) -> Payment {
     Payment {
-        head: Head::unborn(address.clone(), work.now),
+        head: Head::unborn(address.clone(), now),
         target: verb.target.clone(),
         method: verb.method,
         status: payment::Status::Initiated,
@@ -175,8 +179,8 @@ fn amount(verb: &Initiate, left: Money) -> Result<Money> {
     Ok(amount)
 }
 
-fn sum(mut amounts: impl Iterator<Item = Money>) -> Result<Money> {
-    Ok(amounts.try_fold(Money::ZERO, Money::plus)?)
+fn sum<'a>(entries: impl Iterator<Item = &'a Entry>) -> Result<Money> {
+    Ok(entries.map(|entry| entry.payment.amount).try_fold(Money::ZERO, Money::plus)?)
 }
 
 fn target_not_found(code: &'static str) -> Refusal {

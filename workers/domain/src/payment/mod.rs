@@ -33,7 +33,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
         Verb::Initiate(verb) => initiate::initiate(work, address, verb),
         Verb::BindTransaction(verb) => result::bind_transaction(work, address, verb),
         Verb::RecordResult(verb) => result::record(work, address, verb),
-        Verb::ConfirmCash(verb) => result::confirm_cash(work, address, verb),
+        Verb::ConfirmCash(verb) => capture::confirm_cash(work, address, verb),
         Verb::Cancel(verb) => result::cancel(work, address, verb),
         Verb::Refund(verb) => refund::refund(work, address, verb),
     }

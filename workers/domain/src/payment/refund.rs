@@ -6,8 +6,9 @@ use brigade_contracts::{
     payment::{Refund, RefundTask, Status, TaskStatus},
 };
 
-use super::target::PaymentTarget;
+use super::target::{Change, PaymentTarget};
 use crate::{
+    changes::Fact,
     outcome::{Done, Result},
     state::Payment,
     unit_of_work::UnitOfWork,
@@ -37,15 +38,12 @@ pub(super) fn refund(work: &mut UnitOfWork<'_>, address: &Address, verb: &Refund
         changed.status = Status::Refunded;
     }
     let tasks = changed.pay_tasks(amount, currency)?;
-    let target = PaymentTarget::of(work, payment)?;
     let (amount, currency) = (Some(amount), Some(currency));
     let data = Refund { amount, currency, reason: verb.reason.clone() };
-    work.record(payment, PAYMENT_REFUNDED, &data);
-    for task in &tasks {
-        work.record_refund_task(task.clone());
-    }
-    target.update(work, payment, Money::ZERO, refunded)?;
-    Ok(Done::ok().with("refund_tasks", &tasks))
+    let done = Done::ok().with("refund_tasks", &tasks);
+    let change = Change { tasks, refunded, ..Change::of(Fact::new(PAYMENT_REFUNDED, &data)) };
+    PaymentTarget::load(work, payment)?.record_payment(work, payment, change)?;
+    Ok(done)
 }
 
 /// Returns the amount of a refund: by default, and at most, what has not gone back.

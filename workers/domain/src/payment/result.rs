@@ -1,24 +1,23 @@
-//! The course of a payment after it was initiated: the gateway, the till or a user decides it.
+//! The course of a payment after it was initiated: the gateway or a user decides it.
 
 use brigade_contracts::{
-    Address, Money, Refusal,
+    Address, Aggregate, Refusal,
     event::{
-        EventKind, PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_CASH_CONFIRMED, PAYMENT_FAILED,
-        PAYMENT_TRANSACTION_BOUND, PAYMENT_UNKNOWN,
+        PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_FAILED, PAYMENT_TRANSACTION_BOUND,
+        PAYMENT_UNKNOWN,
     },
-    payment::{BindTransaction, ConfirmCash, GatewayResult, Method, RecordResult, Status},
+    payment::{BindTransaction, GatewayResult, RecordResult, Status, Target},
     verb::Reason,
 };
-use serde::Serialize;
 
 use super::{
-    capture::{Captured, capture},
-    target::{PaymentTarget, lock_of},
+    capture::capture,
+    target::{Change, PaymentTarget, live_lock},
 };
 use crate::{
-    lock,
+    changes::Fact,
     outcome::{Done, Result},
-    state::Payment,
+    state::{Capture, Payment},
     unit_of_work::{Handle, UnitOfWork},
 };
 
@@ -31,11 +30,16 @@ pub(super) fn bind_transaction(
     if !work[payment].status.is_open() {
         return Err(payment_ended(work[payment].status).into());
     }
-    if let Some(lock) = lock_of(work, payment)? {
-        lock::bind(work, lock, &verb.transaction_id)?;
+    // An order, which has no lock, is not loaded.
+    if let Target::Cart(id) = work[payment].target.clone() {
+        let cart = work.existing(&work.address(Aggregate::Cart, &id))?;
+        let lock = live_lock(work, cart)?;
+        if let Some(lock) = lock.filter(|lock| work[payment].is_under(&work[*lock])) {
+            work.change_lock(lock, |lock| lock.bind(&verb.transaction_id))?;
+        }
     }
     work[payment].transaction_id = Some(verb.transaction_id.clone());
-    work.record(payment, PAYMENT_TRANSACTION_BOUND, verb);
+    work.record(payment, Fact::new(PAYMENT_TRANSACTION_BOUND, verb));
     Ok(Done::ok())
 }
 
@@ -49,47 +53,29 @@ pub(super) fn record(
     let is_other = transaction_id.as_ref().is_some_and(|bound| *bound != verb.transaction_id);
     match (verb.result, *status) {
         (GatewayResult::Captured, _) => {
-            let captured = Captured {
+            let captured = Capture {
                 transaction_id: Some(verb.transaction_id.clone()),
                 amount: verb.amount,
                 currency: verb.currency,
-                kind: PAYMENT_CAPTURED,
             };
-            capture(work, payment, captured, verb)
+            capture(work, payment, captured, PAYMENT_CAPTURED, verb)
         }
         (GatewayResult::Failed, status) if status.is_open() && !is_other => {
-            end(work, payment, Status::Failed, PAYMENT_FAILED, verb)
+            change(work, payment, Status::Failed, Fact::new(PAYMENT_FAILED, verb))
         }
         (GatewayResult::Unknown, Status::Initiated) => {
-            change(work, payment, Status::Unknown, PAYMENT_UNKNOWN, verb)?;
-            Ok(Done::ok())
+            change(work, payment, Status::Unknown, Fact::new(PAYMENT_UNKNOWN, verb))
         }
         (GatewayResult::Failed | GatewayResult::Unknown, _) => Ok(Done::code("ignored")),
     }
 }
 
-pub(super) fn confirm_cash(
-    work: &mut UnitOfWork<'_>,
-    address: &Address,
-    verb: &ConfirmCash,
-) -> Result<Done> {
-    let payment = work.existing::<Payment>(address)?;
-    if work[payment].method != Method::Cash {
-        return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
-    }
-    let captured = Captured {
-        transaction_id: None,
-        amount: verb.amount,
-        currency: verb.currency,
-        kind: PAYMENT_CASH_CONFIRMED,
-    };
-    capture(work, payment, captured, verb)
-}
-
 pub(super) fn cancel(work: &mut UnitOfWork<'_>, address: &Address, verb: &Reason) -> Result<Done> {
     let payment = work.existing::<Payment>(address)?;
     match work[payment].status {
-        Status::Initiated => end(work, payment, Status::Cancelled, PAYMENT_CANCELLED, verb),
+        Status::Initiated => {
+            change(work, payment, Status::Cancelled, Fact::new(PAYMENT_CANCELLED, verb))
+        }
         Status::Unknown => {
             let message = "the gateway may still capture this payment: wait for its result";
             Err(Refusal::new(409, "result_unknown", message).into())
@@ -98,33 +84,17 @@ pub(super) fn cancel(work: &mut UnitOfWork<'_>, address: &Address, verb: &Reason
     }
 }
 
-/// Ends a payment without money. Its lock goes with the last payment that is open under it.
-fn end(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-    status: Status,
-    kind: EventKind,
-    data: &impl Serialize,
-) -> Result<Done> {
-    let target = change(work, payment, status, kind, data)?;
-    target.release_if_last(work, payment, status.as_str())?;
-    Ok(Done::ok())
-}
-
 /// Changes the status of a payment by which no money came in.
 fn change(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
     status: Status,
-    kind: EventKind,
-    data: &impl Serialize,
-) -> Result<PaymentTarget> {
-    let target = PaymentTarget::of(work, payment)?;
-    target.live_lock(work)?;
+    fact: Fact,
+) -> Result<Done> {
+    let target = PaymentTarget::load_locked(work, payment)?;
     work[payment].status = status;
-    work.record(payment, kind, data);
-    target.update(work, payment, Money::ZERO, Money::ZERO)?;
-    Ok(target)
+    target.record_payment(work, payment, Change::of(fact))?;
+    Ok(Done::ok())
 }
 
 fn payment_ended(status: Status) -> Refusal {

@@ -5,15 +5,15 @@ use brigade_contracts::{
     cart::Status,
     event::{CART_PAYMENT_CHANGED, ORDER_PAYMENT_CHANGED},
     order,
-    payment::Target,
+    payment::{self, RefundTask, Target},
 };
 use serde_json::json;
 
 use crate::{
+    changes::Fact,
     lock,
     order::record_paid,
     outcome::Result,
-    refusal::not_found,
     state::{
         Cart, Lock, Order, Payment,
         entry::{self, Entry},
@@ -21,16 +21,17 @@ use crate::{
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// A cart, or an order; a cart that was checked out is still known by what was in it.
 #[derive(Clone, Copy)]
 pub(super) enum PaymentTarget {
-    Cart(Handle<Cart>),
+    /// With the live lock over it, if that was looked up.
+    Cart { cart: Handle<Cart>, lock: Option<Handle<Lock>> },
+    /// A cart that was checked out is still known by what was in it.
     Order { order: Handle<Order>, was: Option<Handle<Cart>> },
 }
 
 impl PaymentTarget {
     /// Loads the target, which has to exist.
-    pub fn of(work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Self> {
+    pub fn load(work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Self> {
         let (order_id, was) = match work[payment].target.clone() {
             Target::Order(id) => (id, None),
             Target::Cart(id) => {
@@ -39,7 +40,7 @@ impl PaymentTarget {
                     Cart { status: Status::CheckedOut, order_id: Some(id), .. } => {
                         (id.clone(), Some(cart))
                     }
-                    _ => return Ok(Self::Cart(cart)),
+                    _ => return Ok(Self::Cart { cart, lock: None }),
                 }
             }
         };
@@ -47,88 +48,83 @@ impl PaymentTarget {
         Ok(Self::Order { order, was })
     }
 
-    pub fn open_cart(self, work: &UnitOfWork<'_>) -> Option<Handle<Cart>> {
-        match self {
-            Self::Cart(cart) => Some(cart).filter(|cart| work[*cart].status == Status::Open),
-            Self::Order { .. } => None,
-        }
+    /// Loads the target, and the live lock over an open cart. A rule does so before it changes
+    /// anything, since a lock that is past its deadline is ended by it.
+    pub fn load_locked(work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Self> {
+        let target = Self::load(work, payment)?;
+        let Self::Cart { cart, .. } = target else { return Ok(target) };
+        Ok(Self::Cart { cart, lock: live_lock(work, cart)? })
     }
 
-    pub fn currency(self, work: &UnitOfWork<'_>) -> Currency {
+    fn currency(self, work: &UnitOfWork<'_>) -> Currency {
         match self {
-            Self::Cart(cart) => work[cart].currency,
+            Self::Cart { cart, .. } => work[cart].currency,
             Self::Order { order, .. } => work[order].currency,
         }
     }
 
-    /// Returns the live lock over an open cart. Commands call it before they change anything, since
-    /// it ends a lock that is past its deadline.
-    pub fn live_lock(self, work: &mut UnitOfWork<'_>) -> Result<Option<Handle<Lock>>> {
-        match self.open_cart(work) {
-            Some(cart) => lock::live_over(work, cart),
-            None => Ok(None),
+    /// Returns how much of a capture in this currency can be applied: nothing, unless the payment
+    /// is open and the target is what was paid for; `None`, if the target is in another currency.
+    pub fn due(
+        self,
+        work: &UnitOfWork<'_>,
+        payment: &Payment,
+        currency: Currency,
+    ) -> Option<Money> {
+        if currency != self.currency(work) {
+            return None;
         }
+        let due = match self {
+            _ if !payment.status.is_open() => None,
+            Self::Cart { cart, lock } => {
+                let cart = Some(&work[cart]).filter(|cart| cart.status == Status::Open);
+                let held = lock.is_some_and(|lock| payment.is_under(&work[lock]));
+                cart.filter(|cart| held || payment.is_for(cart)).map(Cart::due)
+            }
+            // An order is about what its cart held when it was checked out.
+            Self::Order { order, was } => Some(&work[order])
+                .filter(|order| order.status != order::Status::Cancelled)
+                .filter(|_| was.is_none_or(|cart| payment.is_for(&work[cart])))
+                .map(Order::due),
+        };
+        Some(due.unwrap_or_default())
     }
 
-    /// Returns the live lock, if the payment was made under it.
-    pub fn lock_of(
+    /// Records a changed payment, and what that changes in the target. The lock goes with the last
+    /// payment that is open under it.
+    pub fn record_payment(
         self,
         work: &mut UnitOfWork<'_>,
         payment: Handle<Payment>,
-    ) -> Result<Option<Handle<Lock>>> {
-        let lock = self.live_lock(work)?;
-        Ok(lock.filter(|lock| Some(work[*lock].token) == work[payment].token))
-    }
-
-    /// Returns how much of a capture can be applied: nothing, unless the target is what was paid
-    /// for.
-    pub fn due(self, work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Money> {
-        if let Some(cart) = self.open_cart(work) {
-            let held = self.lock_of(work, payment)?.is_some();
-            let applies = held || is_paid_for(&work[payment], &work[cart]);
-            return Ok(if applies { work[cart].due() } else { Money::ZERO });
-        }
-        let Self::Order { order, was } = self else { return Ok(Money::ZERO) };
-        let cancelled = work[order].status == order::Status::Cancelled;
-        // An order is about what its cart held when it was checked out.
-        if cancelled || was.is_some_and(|cart| !is_paid_for(&work[payment], &work[cart])) {
-            return Ok(Money::ZERO);
-        }
-        Ok(work[order].due())
-    }
-
-    /// Records a changed payment in the target. `applied` was paid with it, `refunded` went back.
-    pub fn update(
-        self,
-        work: &mut UnitOfWork<'_>,
-        payment: Handle<Payment>,
-        applied: Money,
-        refunded: Money,
+        change: Change,
     ) -> Result<()> {
+        let (applied, refunded) = (change.applied, change.refunded);
+        change.record(work, payment);
         let Payment { head, status, currency, .. } = &work[payment];
         let data = json!({ "payment": head.address.id, "status": status, "applied": applied });
-        let (entry, currency) = (work[payment].entry(), *currency);
+        let (entry, status) = (work[payment].entry(), *status);
+        let is_own_currency = *currency == self.currency(work);
+        let refunded = if is_own_currency { refunded } else { Money::ZERO };
         match self {
-            Self::Cart(cart) => {
+            Self::Cart { cart, lock } => {
                 let changed = &mut work[cart];
-                let is_own = currency == changed.currency;
-                credit(changed, entry.payment.user.as_ref(), applied)?;
-                put(&mut changed.payments, entry, is_own);
-                if is_own {
-                    changed.refunded = changed.refunded.plus(refunded)?;
-                }
+                changed.credit(entry.payment.user.as_ref(), applied)?;
+                put(&mut changed.payments, entry, is_own_currency);
+                changed.refunded = changed.refunded.plus(refunded)?;
                 changed.paid = changed.paid.plus(applied)?;
-                work.record(cart, CART_PAYMENT_CHANGED, &data);
+                work.record(cart, Fact::new(CART_PAYMENT_CHANGED, &data));
+                let lock = lock.filter(|lock| work[payment].is_under(&work[*lock]));
+                let token = work[payment].token;
+                if let Some(lock) = lock.filter(|_| !work[cart].has_open_payment(token)) {
+                    work.change_lock(lock, |lock| lock.release(reason(status)))?;
+                }
             }
             Self::Order { order, .. } => {
                 let changed = &mut work[order];
-                let is_own = currency == changed.currency;
-                put(&mut changed.payments, entry, is_own);
-                if is_own {
-                    changed.refunded = changed.refunded.plus(refunded)?;
-                }
+                put(&mut changed.payments, entry, is_own_currency);
+                changed.refunded = changed.refunded.plus(refunded)?;
                 changed.paid = changed.paid.plus(applied)?;
-                work.record(order, ORDER_PAYMENT_CHANGED, &data);
+                work.record(order, Fact::new(ORDER_PAYMENT_CHANGED, &data));
                 if applied > Money::ZERO {
                     record_paid(work, order);
                 }
@@ -136,38 +132,76 @@ impl PaymentTarget {
         }
         Ok(())
     }
+}
 
-    /// Releases the lock with the last payment that was open under it.
-    pub fn release_if_last(
-        self,
-        work: &mut UnitOfWork<'_>,
-        payment: Handle<Payment>,
-        reason: &str,
-    ) -> Result<()> {
-        let Some(lock) = self.lock_of(work, payment)? else { return Ok(()) };
-        let token = work[payment].token;
-        if self.open_cart(work).is_some_and(|cart| !work[cart].has_open_payment(token)) {
-            lock::release(work, lock, reason)?;
+/// Returns the live lock over a cart, while it is open.
+pub(super) fn live_lock(
+    work: &mut UnitOfWork<'_>,
+    cart: Handle<Cart>,
+) -> Result<Option<Handle<Lock>>> {
+    if work[cart].status == Status::Open { lock::live_over(work, cart) } else { Ok(None) }
+}
+
+/// What a rule says of a change of a payment.
+#[derive(Default)]
+pub(super) struct Change {
+    /// The events of the payment.
+    pub facts: Vec<Fact>,
+    /// The refund tasks that are new or changed.
+    pub tasks: Vec<RefundTask>,
+    /// What was paid with it.
+    pub applied: Money,
+    /// What went back.
+    pub refunded: Money,
+}
+
+impl Change {
+    pub fn of(fact: Fact) -> Self {
+        Self { facts: vec![fact], ..Self::default() }
+    }
+
+    /// Records the change in the payment itself.
+    pub fn record(self, work: &mut UnitOfWork<'_>, payment: Handle<Payment>) {
+        for fact in self.facts {
+            work.record(payment, fact);
+        }
+        for task in self.tasks {
+            work.record_refund_task(task);
+        }
+    }
+}
+
+impl Payment {
+    /// Returns whether it was made under this lock.
+    pub(super) fn is_under(&self, lock: &Lock) -> bool {
+        self.token == Some(lock.token)
+    }
+
+    /// Returns whether it was made for what a cart holds, or held when it was checked out.
+    fn is_for(&self, cart: &Cart) -> bool {
+        self.fingerprint.as_ref() == Some(&cart.fingerprint())
+    }
+}
+
+impl Cart {
+    /// Credits a member with what it has paid; one who paid as the session is the owner by now.
+    fn credit(&mut self, user: Option<&Token>, applied: Money) -> Result<()> {
+        let Some(user) = user else { return Ok(()) };
+        let claimed = !self.is_member(user) && self.session.as_ref() == Some(user);
+        let user = if claimed { &self.owner } else { user };
+        if let Some(member) = self.members.iter_mut().find(|member| member.user == *user) {
+            member.paid = member.paid.plus(applied)?;
         }
         Ok(())
     }
 }
 
-/// Returns the live lock of the payment's cart, if the payment was made under it. An order, which
-/// has no lock, is not loaded.
-pub(super) fn lock_of(
-    work: &mut UnitOfWork<'_>,
-    payment: Handle<Payment>,
-) -> Result<Option<Handle<Lock>>> {
-    let Target::Cart(id) = work[payment].target.clone() else { return Ok(None) };
-    let address = work.address(Aggregate::Cart, &id);
-    let cart = work.load(&address)?.ok_or_else(not_found)?;
-    PaymentTarget::Cart(cart).lock_of(work, payment)
-}
-
-/// Returns whether a payment was made for what its cart holds, or held when it was checked out.
-fn is_paid_for(payment: &Payment, cart: &Cart) -> bool {
-    payment.fingerprint.as_ref() == Some(&cart.fingerprint())
+/// Returns why the lock goes with a payment.
+fn reason(status: payment::Status) -> &'static str {
+    match status {
+        payment::Status::LateCaptured => payment::Status::Captured.as_str(),
+        status => status.as_str(),
+    }
 }
 
 /// Puts the entry of a payment in place. Money of another currency than the target's is shown as
@@ -179,15 +213,4 @@ fn put(entries: &mut Vec<Entry>, mut entry: Entry, is_own_currency: bool) {
         entry.payment.refunded_amount = Money::ZERO;
     }
     entry::put(entries, entry);
-}
-
-/// Credits a member with what it has paid; one who paid as the session is the owner by now.
-fn credit(cart: &mut Cart, user: Option<&Token>, applied: Money) -> Result<()> {
-    let Some(user) = user else { return Ok(()) };
-    let claimed = !cart.is_member(user) && cart.session.as_ref() == Some(user);
-    let user = if claimed { &cart.owner } else { user };
-    if let Some(member) = cart.members.iter_mut().find(|member| member.user == *user) {
-        member.paid = member.paid.plus(applied)?;
-    }
-    Ok(())
 }

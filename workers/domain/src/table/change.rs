@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    changes::Fact,
     state::{Table, Turn},
     unit_of_work::{Handle, UnitOfWork},
 };
@@ -45,7 +46,7 @@ pub(super) fn change(
     if let Some(turn) = turn {
         work.record_turn(table, turn);
     }
-    work.record(table, kind, data);
+    work.record(table, Fact::new(kind, data));
 }
 
 pub(super) fn close_turn(

@@ -32,6 +32,7 @@ use brigade_contracts::{
 
 pub(crate) use self::{close_paid::close_paid_turns, seat::seat};
 use crate::{
+    changes::Fact,
     head::Head,
     outcome::{Done, Result},
     refusal::already_exists,
@@ -61,7 +62,7 @@ fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -
         open_turn_id: None,
         turn: None,
     });
-    work.record(table, TABLE_REGISTERED, register);
+    work.record(table, Fact::new(TABLE_REGISTERED, register));
     Ok(Done::created())
 }
 

@@ -1,12 +1,14 @@
 //! Lookups of what a batch has loaded with its states: lists, counts, tokens, checked passwords.
 
-use brigade_contracts::{Address, Email, Secret, Token, user::Random};
+use brigade_contracts::{Address, Aggregate, Email, Secret, Token, user::Random};
 
-use super::UnitOfWork;
+use super::{Handle, UnitOfWork};
 use crate::{
+    head::Head,
     inputs::{Checked, Verified},
-    loaded::Missing,
+    loaded::{Missing, Mode},
     outcome::{NotDone, Result},
+    state::Lock,
     throttle::{Count, FailureKey},
 };
 
@@ -27,11 +29,17 @@ impl<'b> UnitOfWork<'b> {
         Ok(*random)
     }
 
-    /// Returns the version above which a lock begins that has no row.
-    pub fn lock_floor(&self) -> Result<u64> {
+    /// Returns the head of a lock that is about to be acquired, in the place of a released one. One
+    /// without a row may have had one, which was deleted: the new one continues above all versions
+    /// that ever were.
+    pub fn lock_head(&self, released: Option<Handle<Lock>>, address: Address) -> Result<Head> {
+        if let Some(released) = released {
+            return Ok(self[released].head.clone());
+        }
         let tenant = &self.command.tenant;
         let floor = self.batch.locked.lock_floors.get(tenant).copied();
-        floor.ok_or_else(|| Missing::LockFloor(tenant.clone()).into())
+        let version = floor.ok_or_else(|| Missing::LockFloor(tenant.clone()))?;
+        Ok(Head { version, ..Head::unborn(address, self.now) })
     }
 
     /// Returns every cart of a session.
@@ -43,8 +51,10 @@ impl<'b> UnitOfWork<'b> {
         }
     }
 
-    /// Returns how many open carts have this name as their owner or their session.
-    pub fn open_carts(&self, name: &Token) -> Result<usize> {
+    /// Returns how many open carts have this name as their owner or their session. It is locked for
+    /// that like an owner, exclusively: nobody opens or claims another one meanwhile.
+    pub fn open_carts(&mut self, name: &Token) -> Result<usize> {
+        self.require_owner(&self.address(Aggregate::Lock, name), Mode::Exclusive)?;
         let key = self.key(name);
         let known = self.batch.locked.open_carts.get(&key).copied();
         known.ok_or_else(|| Missing::OpenCarts(key.0, key.1).into())

@@ -6,47 +6,26 @@
 //! [`UnitOfWork::record`] gives the change a version and an event; what is changed without is
 //! stored under the version that it had, which only counts of refusals may be.
 
+mod handle;
 mod lookups;
 
-use std::{
-    borrow::Cow,
-    collections::BTreeSet,
-    marker::PhantomData,
-    mem,
-    ops::{Index, IndexMut},
-};
+use std::{borrow::Cow, collections::BTreeSet, mem};
 
 use brigade_contracts::{
     Address, Aggregate, Command, Part, Refusal, Timestamp, Token, command::Request, event,
-    payment::RefundTask,
+    lock::Action, payment::RefundTask,
 };
-use serde::Serialize;
 
+pub(crate) use self::handle::Handle;
 use crate::{
-    changes::{Changes, Event},
+    changes::{Changes, Event, Fact, HistoryRow, LockFact, LockMetric},
     inputs::Checked,
-    json::raw,
     loaded::{Loaded, Missing, Mode},
-    outcome::{NotDone, Result},
+    outcome::{Done, NotDone, Result},
     policy::LockPolicy,
     refusal::not_found,
-    state::{Lock, State, Stored, Table, Turn},
+    state::{Cart, Lock, State, Stored, Table, Turn},
 };
-
-/// Names a state of this kind in the unit of work that gave the handle.
-/// [`UnitOfWork::roll_back`] ends all handles.
-pub(crate) struct Handle<T> {
-    at: usize,
-    kind: PhantomData<fn() -> T>,
-}
-
-impl<T> Clone for Handle<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Handle<T> {}
 
 pub(crate) struct UnitOfWork<'b> {
     batch: &'b Loaded,
@@ -161,7 +140,7 @@ impl<'b> UnitOfWork<'b> {
     /// Adds a state of something that did not exist.
     pub fn create<T: Stored>(&mut self, state: T) -> Handle<T> {
         self.states.push(Cow::Owned(state.into()));
-        Handle { at: self.states.len() - 1, kind: PhantomData }
+        Handle::new(self.states.len() - 1)
     }
 
     /// Puts a state in the place of the known one, if there is one.
@@ -197,7 +176,7 @@ impl<'b> UnitOfWork<'b> {
                 self.states.len() - 1
             }
         };
-        T::of(&self.states[at]).map(|_| Handle { at, kind: PhantomData })
+        T::of(&self.states[at]).map(|_| Handle::new(at))
     }
 
     /// Refuses a command whose sender expects another version.
@@ -210,13 +189,20 @@ impl<'b> UnitOfWork<'b> {
         Ok(())
     }
 
-    /// Counts a change that was made to an aggregate, and makes its event.
-    pub fn record<T: Stored>(
+    /// Changes an aggregate by a rule, which refuses or tells what it did, and records that.
+    pub fn change<T: Stored>(
         &mut self,
         handle: Handle<T>,
-        kind: event::EventKind,
-        data: &impl Serialize,
-    ) {
+        rule: impl FnOnce(&mut T) -> std::result::Result<Fact, Refusal>,
+    ) -> Result<Done> {
+        let fact = rule(&mut self[handle])?;
+        self.record(handle, fact);
+        Ok(Done::ok())
+    }
+
+    /// Counts a change that was made to an aggregate, and makes its event.
+    pub fn record<T: Stored>(&mut self, handle: Handle<T>, fact: Fact) {
+        let Fact { kind, data } = fact;
         let state = self.states[handle.at].to_mut();
         state.head_mut().touch(&kind, self.now);
         let part = |part| kind.carries(part).then(|| state.part(part));
@@ -228,15 +214,68 @@ impl<'b> UnitOfWork<'b> {
             roles: part(Part::Roles),
         };
         let head = state.head();
-        self.changes.events.push(Event {
+        let event = Event {
             address: head.address.clone(),
             version: head.version,
             kind,
             at: self.now,
-            payload: event::Payload { data: raw(data), after },
+            payload: event::Payload { data, after },
             command_id: self.command.command_id.clone(),
+            actor: self.command.actor.clone(),
+            via: self.command.via,
             traceparent: self.command.traceparent.clone(),
-        });
+        };
+        self.log_event(&event);
+        self.changes.events.push(event);
+    }
+
+    /// Changes a held lock by a rule, and records what the rule tells: for the cart that holds it,
+    /// and in the history.
+    pub fn change_lock(
+        &mut self,
+        lock: Handle<Lock>,
+        rule: impl FnOnce(&mut Lock) -> LockFact,
+    ) -> Result<()> {
+        let LockFact { fact, action, reason } = rule(&mut self[lock]);
+        let Lock { method, acquired_at, expires_at, .. } = self[lock];
+        let deadline = self[lock].is_held().then_some(expires_at);
+        if deadline.is_none() {
+            let millis = acquired_at.millis_until(self.now);
+            self.changes.metrics.push(LockMetric::Held { method, millis, ended: action });
+        }
+        if let Some(cart) = self.load::<Cart>(&self[lock].cart())? {
+            self[cart].locked_until = deadline;
+            self.record(cart, fact);
+        }
+        self.record_lock(lock, action, reason)
+    }
+
+    /// Counts a change that was made to a lock, whose owner has to be locked exclusively in SQL,
+    /// and adds it to the history. No event is made of it: its cart has one.
+    pub fn record_lock(
+        &mut self,
+        lock: Handle<Lock>,
+        action: Action,
+        reason: Option<String>,
+    ) -> Result<()> {
+        self.require_owner(&self[lock].head.address.clone(), Mode::Exclusive)?;
+        let (now, actor) = (self.now, self.command.actor.clone());
+        let Lock { head, cart_id, token, method, .. } = &mut self[lock];
+        head.version += 1;
+        head.at = now;
+        let row = HistoryRow {
+            tenant: head.address.tenant.clone(),
+            owner: head.address.id.clone(),
+            cart_id: cart_id.clone(),
+            token: Some(*token),
+            action,
+            method: Some(*method),
+            reason,
+            actor,
+            at: now,
+        };
+        self.changes.history.push(row);
+        Ok(())
     }
 
     /// Stores a turn of a table that is new or changed.
@@ -251,20 +290,5 @@ impl<'b> UnitOfWork<'b> {
     pub fn record_refund_task(&mut self, task: RefundTask) {
         let key = (self.command.tenant.clone(), task.id.clone());
         self.changes.refund_tasks.insert(key, task);
-    }
-}
-
-impl<T: Stored> Index<Handle<T>> for UnitOfWork<'_> {
-    type Output = T;
-
-    fn index(&self, handle: Handle<T>) -> &T {
-        T::of(&self.states[handle.at]).expect("a handle is made for a state of its kind")
-    }
-}
-
-impl<T: Stored> IndexMut<Handle<T>> for UnitOfWork<'_> {
-    fn index_mut(&mut self, handle: Handle<T>) -> &mut T {
-        let state = self.states[handle.at].to_mut();
-        T::of_mut(state).expect("a handle is made for a state of its kind")
     }
 }

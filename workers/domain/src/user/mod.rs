@@ -14,8 +14,10 @@ mod profile;
 mod session;
 mod subscription;
 
+use std::mem;
+
 use brigade_contracts::{
-    Address, Body, Token,
+    Address, Body, Refusal, Token,
     command::Request,
     event::{USER_REGISTERED, USER_ROLES_CHANGED},
     user::{ChangeRoles, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb},
@@ -23,9 +25,11 @@ use brigade_contracts::{
 use serde_json::json;
 
 use crate::{
+    changes::Fact,
     head::Head,
     outcome::{Done, Result},
     refusal::{already_exists, too_large},
+    security::SecurityKind,
     state::User,
     unit_of_work::UnitOfWork,
 };
@@ -54,13 +58,29 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, request: &Request, verb: &Verb) 
         Verb::Register(verb) => register(work, address, verb),
         Verb::Login(verb) => session::login(work, request, verb),
         Verb::Refresh(verb) => session::refresh(work, request, verb),
-        Verb::Logout(_) => session::logout(work, address),
+        Verb::Logout(_) => change(work, address, session::logout),
         Verb::UpdateProfile(verb) => profile::update(work, address, verb),
         Verb::ChangeRoles(verb) => change_roles(work, address, verb),
-        Verb::RegisterSubscription(verb) => subscription::register(work, address, verb),
-        Verb::ActivateSubscription(verb) => subscription::activate(work, address, verb),
-        Verb::CancelSubscription(verb) => subscription::cancel(work, address, verb),
+        Verb::RegisterSubscription(verb) => {
+            change(work, address, |user| subscription::register(user, verb))
+        }
+        Verb::ActivateSubscription(verb) => {
+            change(work, address, |user| subscription::activate(user, verb))
+        }
+        Verb::CancelSubscription(verb) => {
+            change(work, address, |user| subscription::cancel(user, verb))
+        }
     }
+}
+
+/// Changes a user, who has to exist, by a rule.
+fn change(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    rule: impl FnOnce(&mut User) -> std::result::Result<Fact, Refusal>,
+) -> Result<Done> {
+    let user = work.existing(address)?;
+    work.change(user, rule)
 }
 
 fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -> Result<Done> {
@@ -80,7 +100,7 @@ fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -
         subscription: None,
     });
     let data = json!({"profile_id": register.profile_id, "email": register.email});
-    work.record(user, USER_REGISTERED, &data);
+    work.record(user, Fact::new(USER_REGISTERED, &data));
     Ok(Done::created())
 }
 
@@ -95,9 +115,11 @@ fn change_roles(work: &mut UnitOfWork<'_>, address: &Address, verb: &ChangeRoles
     if roles.len() > MAX_ROLES {
         return Err(too_large("at most 32 roles").into());
     }
-    let data = json!({ "roles": roles });
-    work[user].roles = roles;
-    work.record(user, USER_ROLES_CHANGED, &data);
+    let fact = Fact::new(USER_ROLES_CHANGED, &json!({ "roles": roles }));
+    let before = mem::replace(&mut work[user].roles, roles.clone());
+    work.record(user, fact);
+    let detail = json!({ "before": before, "roles": roles });
+    work.log(SecurityKind::RolesChanged, address, detail);
     Ok(Done::ok())
 }
 

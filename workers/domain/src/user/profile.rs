@@ -3,6 +3,7 @@ use brigade_contracts::{
 };
 
 use crate::{
+    changes::Fact,
     outcome::{Done, Result},
     state::User,
     unit_of_work::UnitOfWork,
@@ -25,7 +26,7 @@ pub(super) fn update(
     if let Some(profile_id) = profile_id {
         work[user].profile_id = profile_id.clone();
     }
-    work.record(user, USER_PROFILE_UPDATED, update);
+    work.record(user, Fact::new(USER_PROFILE_UPDATED, update));
     Ok(Done::ok())
 }
 

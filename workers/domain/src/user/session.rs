@@ -13,18 +13,20 @@
 use std::time::Duration;
 
 use brigade_contracts::{
-    Address, Refusal, Secret,
+    Refusal, Secret, Timestamp,
     command::Request,
     event::{USER_LOGGED_IN, USER_LOGGED_OUT, USER_REFRESHED},
-    user::{Login, Refresh, Tokens, next_refresh_token, session_of, token},
+    user::{Login, Random, Refresh, Tokens, next_refresh_token, session_of, token},
 };
 use serde_json::json;
 
 use crate::{
+    changes::Fact,
     outcome::{Done, Result},
+    security::SecurityKind,
     state::{Rotated, Session, User},
     throttle::{FailureKey, MOST_FAILURES, WINDOW, keys_of},
-    unit_of_work::{Handle, UnitOfWork},
+    unit_of_work::UnitOfWork,
 };
 
 /// The lifetime of an access token: the longest time for which a stolen one can be used.
@@ -36,6 +38,9 @@ pub const REFRESH_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login) -> Result<Done> {
     let keys = keys_of(work.command);
     if let Some(wait) = throttled(work, &keys)? {
+        let detail = json!({ "email": login.email.folded(), "retry_after_ms": wait });
+        work.log(SecurityKind::LoginThrottled, &request.address, detail);
+        work.keep();
         let message = "too many failed logins; even the right password has to wait";
         let refusal = Refusal::new(429, "too_many_attempts", message);
         return Err(Refusal { retry_after_ms: Some(wait), ..refusal }.into());
@@ -46,6 +51,7 @@ pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login)
     let right = work.verified(&email, user.map(|user| &work[user].password_hash))?;
     let Some(user) = user.filter(|_| right) else {
         work.changes.failures.extend(keys);
+        work.log(SecurityKind::LoginFailed, &request.address, json!({ "email": email }));
         work.keep();
         let message = "there is no user of this email and password";
         return Err(unauthorized("wrong_credentials", message).into());
@@ -54,13 +60,14 @@ pub(super) fn login(work: &mut UnitOfWork<'_>, request: &Request, login: &Login)
     // This says nothing of the source: anybody can log in to an account of their own.
     work.changes.cleared.extend(keys.into_iter().filter(|key| !key.is_of_source()));
     let refresh_token = token(&request.address.id, &work.random()?);
-    let tokens = issue(work, user, refresh_token, None)?;
-    work[user].last_login_at = Some(work.now);
+    let (random, now) = (work.random()?, work.now);
+    let tokens = issue(&mut work[user], refresh_token, &random, None, now)?;
+    work[user].last_login_at = Some(now);
     let data = json!({
         "expires_at": tokens.expires_at, "refresh_expires_at": tokens.refresh_expires_at,
         "source": work.command.source,
     });
-    work.record(user, USER_LOGGED_IN, &data);
+    work.record(user, Fact::new(USER_LOGGED_IN, &data));
     work.changes.issued = Some(tokens);
     Ok(Done::ok())
 }
@@ -94,7 +101,9 @@ pub(super) fn refresh(
         if session_of(used).is_none_or(|of| of.sha256() != session.hash) {
             return Err(invalid_token().into());
         }
-        end(work, user, "token_reused");
+        let fact = end(&mut work[user], "token_reused");
+        work.record(user, fact);
+        work.log(SecurityKind::RefreshTokenReused, &request.address, json!({}));
         work.keep();
         let message = "this token was used before: the session is ended";
         return Err(unauthorized("token_reused", message).into());
@@ -105,45 +114,44 @@ pub(super) fn refresh(
     work.expect_version(request)?;
     let next = next_refresh_token(used, &work.random()?).ok_or_else(invalid_token)?;
     let rotated = Rotated { hash, by: work.command.command_id.clone() };
-    let tokens = issue(work, user, next, Some(rotated))?;
+    let (random, now) = (work.random()?, work.now);
+    let tokens = issue(&mut work[user], next, &random, Some(rotated), now)?;
     let data = json!({
         "expires_at": tokens.expires_at, "refresh_expires_at": tokens.refresh_expires_at,
     });
-    work.record(user, USER_REFRESHED, &data);
+    work.record(user, Fact::new(USER_REFRESHED, &data));
     work.changes.issued = Some(tokens);
     Ok(Done::ok())
 }
 
-pub(super) fn logout(work: &mut UnitOfWork<'_>, address: &Address) -> Result<Done> {
-    let user = work.existing::<User>(address)?;
-    if work[user].session.is_none() {
-        return Err(Refusal::new(409, "not_logged_in", "there is no session").into());
+pub(super) fn logout(user: &mut User) -> std::result::Result<Fact, Refusal> {
+    if user.session.is_none() {
+        return Err(Refusal::new(409, "not_logged_in", "there is no session"));
     }
-    end(work, user, "logout");
-    Ok(Done::ok())
+    Ok(end(user, "logout"))
 }
 
-fn end(work: &mut UnitOfWork<'_>, user: Handle<User>, reason: &str) {
-    work[user].session = None;
-    work.record(user, USER_LOGGED_OUT, &json!({"reason": reason}));
+fn end(user: &mut User, reason: &str) -> Fact {
+    user.session = None;
+    Fact::new(USER_LOGGED_OUT, &json!({"reason": reason}))
 }
 
 /// Issues new tokens in place of those before, whatever session they were of.
 fn issue(
-    work: &mut UnitOfWork<'_>,
-    user: Handle<User>,
+    user: &mut User,
     refresh_token: Secret,
+    random: &Random,
     rotated: Option<Rotated>,
-) -> Result<Tokens> {
-    let random = work.random()?;
+    now: Timestamp,
+) -> std::result::Result<Tokens, Refusal> {
     let tokens = Tokens {
-        access_token: token(&work[user].head.address.id, &random),
+        access_token: token(&user.head.address.id, random),
         refresh_token,
-        expires_at: work.now.plus(ACCESS_LASTS),
-        refresh_expires_at: work.now.plus(REFRESH_LASTS),
+        expires_at: now.plus(ACCESS_LASTS),
+        refresh_expires_at: now.plus(REFRESH_LASTS),
     };
     let of = session_of(&tokens.refresh_token).ok_or_else(invalid_token)?;
-    work[user].session = Some(Session {
+    user.session = Some(Session {
         hash: of.sha256(),
         access_hash: tokens.access_token.sha256(),
         access_expires_at: tokens.expires_at,

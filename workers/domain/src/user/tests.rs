@@ -2,4 +2,5 @@ mod events;
 mod fixture;
 mod model;
 mod rules;
+mod security;
 mod throttle;

@@ -1,103 +1,137 @@
 //! The pool of connections to Postgres, with the settings that were measured to survive outages.
+//!
+//! Nothing here or in the workers' statements belongs to a session: no parameter is set beyond a
+//! transaction, no lock is held beyond one, nothing is listened to, and there are no temporary
+//! tables. So a PgBouncer in transaction mode may stand in between, if it knows prepared statements
+//! (1.21, `max_prepared_statements`).
 
-use std::{str::FromStr, time::Duration};
+use std::{future::pending, str::FromStr, time::Duration};
 
 use anyhow::Context as _;
+use brigade_contracts::WorkerName;
 use sqlx::{
-    FromRow, PgConnection, PgPool,
+    ConnectOptions, Error, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::{sleep, timeout};
 
-use super::refuse_standby;
+use super::{
+    refuse_standby,
+    settings::{Setting, check, checked_settings},
+};
 
 /// The time that a connection to Postgres may take. Some milliseconds are usual; on a machine that
 /// is far too busy it is seconds, and a lower limit would keep the worker from ever being
 /// connected.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Pause before Postgres is asked again for the settings of a role.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// A pool for one worker, which connects on first use. The time-outs bound how long a stopped
-/// process can hold anything up.
+/// A pool for one worker, which connects on first use. Its connections have the settings of the
+/// worker's role, or are refused. The time-outs bound how long a stopped process can hold anything
+/// up.
 ///
 /// # Errors
 /// A URL that cannot be read.
-pub fn pool(url: &str, worker: &str, connections: u32) -> anyhow::Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)
-        .context("the Postgres URL cannot be read")?
-        .application_name(worker)
-        .options([ISOLATION, LOCK_TIMEOUT])
-        .options([
-            // Else a statement with arrays is planned again each time, which takes longer than
-            // executing it: the planner thinks that it knows their lengths.
-            ("plan_cache_mode", "force_generic_plan"),
-            // Plans are kept, and a table that is empty when they are made is large later. What
-            // has no index to go by looks expensive then, and is not worth compiling.
-            ("enable_seqscan", "off"),
-            ("jit", "off"),
-            ("idle_in_transaction_session_timeout", "1s"),
-            ("statement_timeout", "3500ms"),
-            ("tcp_user_timeout", "2s"),
-            // A statement that nobody waits for any more ends.
-            ("client_connection_check_interval", "1s"),
-        ]);
-    Ok(PgPoolOptions::new()
+pub fn pool(url: &str, worker: WorkerName, connections: u32) -> anyhow::Result<PgPool> {
+    let options = options(url, worker.as_str())?;
+    Ok(checked_pool(options, checked_settings(worker), connections))
+}
+
+/// A pool of a user whose role has no settings: they are given to each session.
+///
+/// # Errors
+/// A URL that cannot be read.
+#[cfg(any(test, feature = "testing"))]
+pub fn superuser_pool(url: &str, connections: u32) -> anyhow::Result<PgPool> {
+    let settings = super::settings::COMMON;
+    let options = options(url, "test")?.options(settings);
+    Ok(checked_pool(options, settings.into(), connections))
+}
+
+fn options(url: &str, application: &str) -> anyhow::Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url).context("the Postgres URL cannot be read")?;
+    // A pooler refuses a start-up parameter that it does not know; nothing here is a float.
+    Ok(options.application_name(application).extra_float_digits(None))
+}
+
+fn checked_pool(options: PgConnectOptions, settings: Vec<Setting>, connections: u32) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(CONNECT_LIMIT)
         .test_before_acquire(false)
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
+            let settings = settings.clone();
             Box::pin(async move {
-                has_its_settings(connection).await?;
+                check(connection, &settings).await?;
                 refuse_standby(connection).await
             })
         })
-        .connect_lazy_with(options))
+        .connect_lazy_with(options)
 }
 
-/// A batch reads what it has locked before: that is right at this level only.
-const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
-const LOCK_TIMEOUT: (&str, &str) = ("lock_timeout", "500ms");
-
-/// Refuses a connection that does not have what was asked for when it was made: a pooler between
-/// may drop it, and nothing would protect this server from a process that is stopped.
-async fn has_its_settings(connection: &mut PgConnection) -> sqlx::Result<()> {
-    let settings = "select current_setting('default_transaction_isolation'),
-                           current_setting('lock_timeout')";
-    let row = sqlx::raw_sql(settings).fetch_one(connection).await?;
-    let found: (String, String) = FromRow::from_row(&row)?;
-    let wanted = (ISOLATION.1.to_owned(), LOCK_TIMEOUT.1.to_owned());
-    if found == wanted {
-        return Ok(());
+/// Resolves if the role of a worker does not have its settings. Its pool gives no connection then,
+/// and whoever waits for one is only told that there is none.
+pub async fn wrong_settings(pool: &PgPool, worker: WorkerName) -> anyhow::Error {
+    loop {
+        let checked = timeout(CONNECT_LIMIT, async {
+            let mut connection = pool.connect_options().connect().await?;
+            check(&mut connection, &checked_settings(worker)).await
+        });
+        match checked.await {
+            Ok(Err(error @ Error::Configuration(_))) => return error.into(),
+            Ok(Ok(())) => return pending().await,
+            // Postgres is not there yet: whoever needs it says so.
+            Ok(Err(_)) | Err(_) => sleep(PAUSE).await,
+        }
     }
-    let why = format!(
-        "the connection to Postgres has the settings {found:?} instead of {wanted:?}: a pooler \
-         between drops the start-up parameter `options`; let it pass, or connect directly"
-    );
-    Err(sqlx::Error::Configuration(why.into()))
 }
 
 #[cfg(test)]
 mod tests {
-    use sqlx::Connection;
+    use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
     use super::*;
-    use crate::testing::TestDatabase;
+    use crate::{
+        infra::postgres::connection,
+        testing::{TestDatabase, until},
+    };
+
+    async fn run(url: &str, statement: &str) -> anyhow::Result<()> {
+        let mut owner = PgConnection::connect(url).await?;
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut owner).await?;
+        Ok(())
+    }
 
     #[tokio::test]
-    async fn a_session_without_its_settings_is_refused() -> anyhow::Result<()> {
-        let TestDatabase { url, .. } = TestDatabase::start().await?;
-        // As a pooler that drops the options would give it out.
-        let mut bare = PgConnection::connect(&url).await?;
-        let other = "do $$ begin
-            execute format('alter database %I set default_transaction_isolation = %L',
-                           current_database(), 'repeatable read');
-        end $$";
-        sqlx::raw_sql(other).execute(&mut bare).await?;
-        let refused = has_its_settings(&mut bare).await.unwrap_err().to_string();
-        assert!(refused.contains("pooler"), "{refused}");
-        // Whatever the database's default is.
-        let level: String = sqlx::query_scalar("show transaction_isolation")
-            .fetch_one(&pool(&url, "test", 1)?)
-            .await?;
-        assert_eq!(level, "read committed");
+    async fn a_worker_refuses_a_role_without_its_settings_and_names_the_cure() -> anyhow::Result<()>
+    {
+        let database = TestDatabase::with_own_postgres().await?;
+        let (edge, relay) = (WorkerName::Edge, WorkerName::OutboxRelay);
+        for (worker, timeout) in [(edge, "3500ms"), (relay, "30s")] {
+            let pool = pool(&database.worker_url(worker), worker, 1)?;
+            let shown: String =
+                sqlx::query_scalar("show statement_timeout").fetch_one(&pool).await?;
+            assert_eq!(shown, timeout, "{worker}");
+            pool.close().await;
+        }
+        for (change, named) in [
+            ("alter role edge reset all", "lock_timeout = 0 instead of 500ms"),
+            ("alter role edge set jit = on", "jit = on instead of off"),
+        ] {
+            run(&database.url, change).await?;
+            let pool = pool(&database.worker_url(edge), edge, 1)?;
+            let until = tokio::time::Instant::now() + CONNECT_LIMIT;
+            assert!(matches!(connection(&pool, until).await, Err(Error::PoolTimedOut)));
+            let why = wrong_settings(&pool, edge).await.to_string();
+            assert!(why.contains(named) && why.contains("brigade migrate"), "{why}");
+            crate::operations::migrate::run(&database.url, "", |_| None).await?;
+        }
+        // Whatever is set for the database alone goes too.
+        run(&database.url, "alter role edge in database brigade_template set jit = on").await?;
+        crate::operations::migrate::run(&database.url, "", |_| None).await?;
+        let pool = pool(&database.worker_url(edge), edge, 1)?;
+        until("a connection", || async { pool.acquire().await.ok() }).await;
         Ok(())
     }
 }

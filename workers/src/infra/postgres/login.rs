@@ -52,19 +52,22 @@ fn take_login(pool: &PgPool, url: &str, file: &Path) -> Result<(), String> {
     let new = PgConnectOptions::from_str(url)
         .map_err(|_| format!("{} holds no URL of Postgres", file.display()))?;
     let mut options = PgConnectOptions::clone(&pool.connect_options()).username(new.get_username());
-    if let Some(password) = password_of(url) {
+    if let Some((_, Some(password))) = login_of(url) {
         options = options.password(&password);
     }
     pool.set_connect_options(options);
     Ok(())
 }
 
-/// Returns the password in a URL.
+/// Returns the user in a URL, and the password.
 #[must_use]
-pub fn password_of(url: &str) -> Option<String> {
+pub fn login_of(url: &str) -> Option<(String, Option<String>)> {
     let authority = url.split_once("://")?.1.split('/').next()?;
-    let (_, password) = authority.rsplit_once('@')?.0.split_once(':')?;
-    percent_decode_str(password).decode_utf8().ok().map(Into::into)
+    let login = authority.rsplit_once('@')?.0;
+    let (user, password) =
+        login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+    let decode = |part: &str| percent_decode_str(part).decode_utf8().ok().map(Into::into);
+    Some((decode(user)?, password.and_then(decode)))
 }
 
 /// Sees when the login of a pool has changed, for another pool that was made like it.
@@ -123,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        infra::postgres::pool,
+        infra::postgres::superuser_pool,
         testing::{
             TestDatabase,
             tls::{Authority, Certificate, encrypt_postgres},
@@ -147,7 +150,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("url");
         fs::write(&file, url("old"))?;
-        let pool = pool(&url("old"), "test", 2)?;
+        let pool = superuser_pool(&url("old"), 2)?;
         let derived = SeenLogin::new(&pool);
         let follows = follow_file(pool.clone(), file.clone());
         let _follows = AbortOnDropHandle::new(tokio::spawn(follows));
@@ -187,7 +190,7 @@ mod tests {
         let believes_foreign = url(&believes_foreign);
         let shows_foreign = url(&Certificate { authority: files.authority.clone(), ..foreign });
         let connect = async |url: &str| -> Result<bool, String> {
-            let pool = pool(url, "test", 1).map_err(|error| error.to_string())?;
+            let pool = superuser_pool(url, 1).map_err(|error| error.to_string())?;
             let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
             sqlx::query_scalar(encrypted).fetch_one(&pool).await.map_err(|error| error.to_string())
         };
@@ -232,9 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_a_url_is_decoded() {
-        assert_eq!(password_of("postgres://a:b%40c@h/d").as_deref(), Some("b@c"));
-        assert_eq!(password_of("postgres://a@h:5/d"), None);
-        assert_eq!(password_of("postgres:///d"), None);
+    fn the_login_of_a_url_is_decoded() {
+        let login = |user: &str, password: Option<&str>| {
+            Some((user.to_owned(), password.map(ToOwned::to_owned)))
+        };
+        assert_eq!(login_of("postgres://a:b%40c@h/d"), login("a", Some("b@c")));
+        assert_eq!(login_of("postgres://a@h:5/d"), login("a", None));
+        assert_eq!(login_of("postgres:///d"), None);
     }
 }

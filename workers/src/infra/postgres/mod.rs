@@ -2,6 +2,7 @@
 
 mod connect;
 mod login;
+mod settings;
 
 use std::{
     borrow::Cow,
@@ -18,8 +19,11 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-pub use connect::{CONNECT_LIMIT, pool};
-pub use login::{SeenLogin, follow_file, password_of, stays_private};
+#[cfg(any(test, feature = "testing"))]
+pub use connect::superuser_pool;
+pub use connect::{CONNECT_LIMIT, pool, wrong_settings};
+pub use login::{SeenLogin, follow_file, login_of, stays_private};
+pub use settings::role_settings;
 
 /// Longest wait for anything of Postgres, above the longest statement that it allows itself
 /// (3.5 s). The server's own time-outs say nothing to a client whose server is frozen or cut off,
@@ -309,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn a_busy_process_is_connected_all_the_same() -> anyhow::Result<()> {
         let TestDatabase { url, .. } = TestDatabase::start().await?;
-        let pool = pool(&url, "test", 1)?;
+        let pool = superuser_pool(&url, 1)?;
         let busy = AbortOnDropHandle::new(tokio::spawn(async {
             loop {
                 let turn = Instant::now();

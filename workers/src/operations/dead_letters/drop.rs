@@ -25,8 +25,8 @@ impl DeadLetters {
             let outcome = Outcome::refused(&command, refusal, None);
             sqlx::query!(
                 "insert into brigade.command_inbox
-                     (tenant, command_id, subject, payload_hash, outcome, actor, decided_at)
-                 values ($1, $2, $3, $4, $5::text::json, $6, clock_timestamp())
+                     (tenant, command_id, subject, payload_hash, outcome, actor, via, decided_at)
+                 values ($1, $2, $3, $4, $5::text::json, $6, $7, clock_timestamp())
                  on conflict (tenant, command_id) do nothing",
                 command.tenant.as_str(),
                 command.command_id.as_str(),
@@ -34,6 +34,7 @@ impl DeadLetters {
                 &command.payload_hash[..],
                 serde_json::to_string(&outcome)?,
                 command.actor.as_ref().map(Token::as_str),
+                command.via.as_str(),
             )
             .execute(&mut *tx)
             .await?;

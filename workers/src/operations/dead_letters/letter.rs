@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
 use brigade_contracts::{
     Command, Refusal, Token,
-    header::{self, REQUEST_INFO},
+    header::{self, MSG_ID, REQUEST_INFO},
     permissions::check_sender,
     subject,
 };
@@ -111,10 +111,11 @@ impl Letter {
         Some((Token::new(tenant).ok()?, id))
     }
 
-    /// Returns the headers, with the name that it was sent under for the one that tells the
-    /// sender's account.
+    /// Returns the headers without the letter's own id, and with the name that it was sent under
+    /// for the one that tells the sender's account.
     fn sent_headers(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
-        pairs(Some(&self.headers)).map(|(name, value)| match name.strip_prefix("Dead-") {
+        let sent = pairs(Some(&self.headers)).filter(|(name, _)| *name != MSG_ID);
+        sent.map(|(name, value)| match name.strip_prefix("Dead-") {
             Some(REQUEST_INFO) => (REQUEST_INFO, value),
             _ => (name, value),
         })

@@ -6,7 +6,7 @@ use sqlx::{
 };
 
 use super::*;
-use crate::testing::{TestDatabase, until};
+use crate::testing::{TEMPLATE, TestDatabase, until};
 
 const COLUMN: &str = "alter table brigade.carts add column remark text";
 const INDEX: &str = "create index concurrently carts_remark_idx on brigade.carts (remark)";
@@ -93,7 +93,7 @@ async fn functions_are_as_their_files_say_whatever_the_database_was_before() -> 
     migrate(&mut connect(&former).await?, &Migrator::with_migrations(old.collect())).await?;
     let before = functions(&former).await?;
     assert!(before.iter().filter(|text| text.contains("take_batch")).count() > 1, "{before:?}");
-    run(&former, |_| None).await?;
+    run(&former, "", |_| None).await?;
     assert_eq!(functions(&former).await?, expected);
 
     // Of another release: a body, a parameter, and a function that is no more.
@@ -111,8 +111,66 @@ async fn functions_are_as_their_files_say_whatever_the_database_was_before() -> 
     .await?;
     assert_eq!(functions(&former).await?.len(), 3);
     // Two at once, as two operators would.
-    tokio::try_join!(run(&former, |_| None), run(&former, |_| None))?;
+    tokio::try_join!(run(&former, "", |_| None), run(&former, "", |_| None))?;
     assert_eq!(functions(&former).await?, expected);
+    Ok(())
+}
+
+/// Two installations on one server: the second has roles of its own, and leaves those of the first
+/// as they are.
+#[tokio::test]
+async fn roles_with_a_prefix_are_an_installations_own() -> Result<()> {
+    let database = TestDatabase::with_own_postgres().await?;
+    let postgres = database.postgres.as_ref().expect("its own");
+    let second = postgres.superuser_url("second");
+    create_database(&database.url, "second").await?;
+    run(&second, "shop_", |_| Some("of the second".to_owned())).await?;
+    let may = async |user: &str, password: &str, database: &str| {
+        let url = postgres.url(user, password, database);
+        let Ok(mut connection) = PgConnection::connect(&url).await else { return false };
+        sqlx::raw_sql("select from brigade.carts").execute(&mut connection).await.is_ok()
+    };
+    for worker in ["edge", "command-handler"] {
+        let (old, new) = (format!("{worker}-secret"), "of the second");
+        let prefixed = format!("shop_{worker}");
+        assert!(may(worker, &old, TEMPLATE).await && may(&prefixed, new, "second").await);
+        assert!(!may(worker, &old, "second").await && !may(&prefixed, new, TEMPLATE).await);
+        assert!(!may(worker, new, TEMPLATE).await && !may(&prefixed, &old, "second").await);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_migration_is_not_run_through_a_pooler() -> Result<()> {
+    let mut database = TestDatabase::start().await?;
+    if database.put_pgbouncer_between().await? {
+        let pooled = database.worker_url(WorkerName::Edge);
+        let refused = run(&pooled, "", |_| None).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("pooler"), "{refused:#}");
+    }
+    Ok(())
+}
+
+/// Statements stand in the server's log, on an error or if it logs all of them.
+#[tokio::test]
+async fn no_password_reaches_the_log_of_postgres() -> Result<()> {
+    let database = TestDatabase::with_own_postgres().await?;
+    let mut owner = connect(&database.url).await?;
+    for setting in ["set log_statement = 'all'", "reset log_min_messages"] {
+        let setting = format!("alter system {setting}");
+        sqlx::raw_sql(AssertSqlSafe(setting)).execute(&mut owner).await?;
+    }
+    sqlx::raw_sql("select pg_reload_conf()").execute(&mut owner).await?;
+    let log = database.postgres.as_ref().expect("its own").log();
+    let password = "horse'battery";
+    until("the passwords in the log's statements", || async {
+        run(&database.url, "", |_| Some(password.to_owned())).await.ok()?;
+        fs::read_to_string(&log).ok()?.contains("SCRAM-SHA-256$4096:").then_some(())
+    })
+    .await;
+    assert!(!fs::read_to_string(&log)?.contains("battery"));
+    let url = database.postgres.as_ref().expect("its own").url("edge", password, TEMPLATE);
+    connect(&url).await?;
     Ok(())
 }
 

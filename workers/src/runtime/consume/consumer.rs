@@ -5,7 +5,6 @@ use std::{
 };
 
 use tokio::{
-    sync::Semaphore,
     task::{Id, JoinSet},
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
@@ -14,9 +13,9 @@ use super::{
     acknowledge,
     attempts::Attempts,
     given_back::GivenBack,
-    handler::{BatchPermit, Handler, RefusalReason},
+    handler::{BatchPermit, Handler, Permit, RefusalReason},
     held,
-    in_hand::{InHand, RunningBatch},
+    in_hand::{BatchKind, InHand, RunningBatch},
     limits::HEARTBEAT,
     queues::{QueueFull, QueuedBatch},
     receive::{self, Receivers},
@@ -55,8 +54,8 @@ pub async fn consume<H: Handler>(
         duty,
         in_hand: InHand::new(sources.len(), H::AT_ONCE),
         tasks: JoinSet::new(),
-        permits: Arc::new(Semaphore::new(1)),
-        permit: None,
+        main: Permit::default(),
+        express: Permit::default(),
         redelivery: RedeliverySchedule::default(),
         given_back: GivenBack::default(),
         failures: FailureLog::default(),
@@ -73,10 +72,8 @@ struct Consumer<H: Handler> {
     duty: Duty,
     in_hand: InHand,
     tasks: JoinSet<Remaining>,
-    /// The one permit of all batches.
-    permits: Arc<Semaphore>,
-    /// The permit while no batch has it.
-    permit: Option<BatchPermit>,
+    main: Permit,
+    express: Permit,
     redelivery: RedeliverySchedule,
     given_back: GivenBack,
     failures: FailureLog,
@@ -93,7 +90,7 @@ impl<H: Handler> Consumer<H> {
         let mut heartbeat = ticks(HEARTBEAT);
         let mut held_pause = ticks(held::PAUSE);
         loop {
-            self.begin_batch();
+            self.begin_batches();
             let waiting = i64::try_from(self.in_hand.waiting()).unwrap_or(i64::MAX);
             self.work.metrics.waiting.set(waiting);
             if !self.is_open && self.in_hand.is_empty() {
@@ -108,9 +105,8 @@ impl<H: Handler> Consumer<H> {
                     let (task, remaining) = ended?;
                     self.end_batch(task, remaining).await;
                 }
-                permit = self.permits.clone().acquire_owned(), if self.permit.is_none() => {
-                    self.permit = Some(BatchPermit::new(permit?));
-                }
+                () = self.main.given_back(), if !self.main.is_free() => {}
+                () = self.express.given_back(), if !self.express.is_free() => {}
                 _ = receivers.opened.acquire_many(sources), if !self.is_ready => {
                     self.is_ready = true;
                     self.duty.moved();
@@ -123,14 +119,17 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Begins the next batch, if the permit is free and there is room and work for it.
-    fn begin_batch(&mut self) {
-        if self.permit.is_some()
-            && self.in_hand.has_room(H::AT_ONCE)
-            && let Some(batch) = self.in_hand.queues.next()
-            && let Some(permit) = self.permit.take()
-        {
-            self.begin(batch, permit);
+    /// Begins the next batch of each kind, if its permit is free and there is room and work for it.
+    fn begin_batches(&mut self) {
+        for kind in [BatchKind::Main, BatchKind::Express] {
+            let permit = if kind == BatchKind::Main { &mut self.main } else { &mut self.express };
+            if permit.is_free()
+                && self.in_hand.has_room(kind, H::AT_ONCE)
+                && let Some(batch) = self.in_hand.next(kind)
+                && let Some(permit) = permit.take()
+            {
+                self.begin(batch, kind, permit);
+            }
         }
     }
 
@@ -138,17 +137,17 @@ impl<H: Handler> Consumer<H> {
     fn begin_held_batch(&mut self) {
         let Self { in_hand, work, .. } = self;
         if let Some(batch) = in_hand.held.next(|name| work.handler.is_locked(name)) {
-            self.begin(batch, BatchPermit::beside());
+            self.begin(batch, BatchKind::Beside, BatchPermit::beside());
         }
     }
 
-    fn begin(&mut self, batch: QueuedBatch, permit: BatchPermit) {
-        let QueuedBatch { deliveries, alone } = batch;
-        let (beside, deliveries) = (permit.is_beside(), Arc::new(deliveries));
+    fn begin(&mut self, batch: QueuedBatch, kind: BatchKind, permit: BatchPermit) {
+        let QueuedBatch { deliveries, alone, tenants } = batch;
+        let deliveries = Arc::new(deliveries);
         let work = self.work.clone().run(deliveries.clone(), alone, permit);
         let task = self.tasks.spawn(work).id();
-        let running = RunningBatch { task, alone, beside, deliveries, since: Instant::now() };
-        self.in_hand.running.push(running);
+        let since = Instant::now();
+        self.in_hand.running.push(RunningBatch { task, kind, alone, tenants, deliveries, since });
     }
 
     /// Queues messages that were received.

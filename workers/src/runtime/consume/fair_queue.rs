@@ -1,5 +1,6 @@
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::Arc,
 };
 
@@ -69,10 +70,42 @@ impl<T: HasTenant> FairQueue<T> {
         item
     }
 
+    /// Takes items as long as there is room, in turn from the tenants that may be served.
+    pub fn take(
+        &mut self,
+        mut has_room: impl FnMut(&T) -> bool,
+        may: impl Fn(&str) -> bool,
+    ) -> Vec<T> {
+        let order = mem::take(&mut self.order);
+        let (served, mut others): (VecDeque<_>, VecDeque<_>) =
+            order.into_iter().partition(|name| may(name));
+        self.order = served;
+        let mut items = Vec::new();
+        while self.front().is_some_and(&mut has_room) {
+            items.extend(self.pop());
+        }
+        // The turn of the others has not come.
+        others.append(&mut self.order);
+        self.order = others;
+        items
+    }
+
     /// Returns the item that [`FairQueue::pop`] would take.
     #[must_use]
     pub fn front(&self) -> Option<&T> {
-        self.tenants.get(self.order.front()?)?.front()
+        self.front_of(|_| true)
+    }
+
+    /// Returns the first item that [`FairQueue::take`] would take.
+    #[must_use]
+    pub fn front_of(&self, may: impl Fn(&str) -> bool) -> Option<&T> {
+        let next = self.order.iter().find(|name| may(name))?;
+        self.tenants.get(next)?.front()
+    }
+
+    /// Returns the tenants with at least so many items.
+    pub fn with_at_least(&self, items: usize) -> impl Iterator<Item = &Arc<str>> {
+        self.order.iter().filter(move |name| self.waiting_of(name) >= items)
     }
 
     /// Returns how many items of a tenant wait.
@@ -155,6 +188,21 @@ mod tests {
         queue.push_front(("a", 1));
         queue.push_front(("c", 1));
         assert_eq!(all(&mut queue), [("c", 1), ("a", 1), ("b", 1), ("a", 2)]);
+    }
+
+    #[test]
+    fn only_tenants_that_may_be_served_are_and_the_turn_of_the_others_stays() {
+        let mut queue = FairQueue::default();
+        for item in [("a", 1), ("b", 1), ("a", 2), ("c", 1), ("c", 2), ("a", 3)] {
+            queue.push_back(item);
+        }
+        let at_least = |items| queue.with_at_least(items).map(|name| &**name).collect::<Vec<_>>();
+        assert_eq!((at_least(2), at_least(3)), (vec!["a", "c"], vec!["a"]));
+        let may = |tenant: &str| tenant != "b";
+        assert_eq!(queue.front_of(|tenant| tenant == "c"), Some(&("c", 1)));
+        assert_eq!(queue.take(|item| item.1 < 3, may), [("a", 1), ("c", 1), ("a", 2), ("c", 2)]);
+        assert_eq!((queue.len(), queue.take(|_| false, may).len()), (2, 0));
+        assert_eq!(all(&mut queue), [("b", 1), ("a", 3)]);
     }
 
     #[test]

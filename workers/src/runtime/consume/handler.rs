@@ -1,13 +1,13 @@
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::runtime::{Delivery, Verdict};
 
 /// A worker that consumes.
 pub trait Handler: Send + Sync + 'static {
-    /// The number of batches that may be at work at once. One of them holds the permit; none is
-    /// begun beside a small one.
+    /// The number of batches of a kind that may be at work at once. One of them holds the permit of
+    /// the kind; none is begun beside a small one.
     const AT_ONCE: usize = 1;
 
     /// The content of a message. It is decoded again for every try.
@@ -52,15 +52,12 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// The right to be the batch that others wait for. Held messages are handled without it.
+/// The right to be the batch that others of its kind wait for. Held messages are handled without
+/// it.
 #[derive(Debug)]
 pub struct BatchPermit(Option<OwnedSemaphorePermit>);
 
 impl BatchPermit {
-    pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(Some(permit))
-    }
-
     /// Returns the permit of a batch that nobody waits for.
     pub(super) fn beside() -> Self {
         Self(None)
@@ -70,6 +67,35 @@ impl BatchPermit {
     #[must_use]
     pub fn is_beside(&self) -> bool {
         self.0.is_none()
+    }
+}
+
+/// The one permit of all batches of a kind.
+pub(super) struct Permit {
+    given: Arc<Semaphore>,
+    /// The permit while no batch has it.
+    free: Option<BatchPermit>,
+}
+
+impl Default for Permit {
+    fn default() -> Self {
+        Self { given: Arc::new(Semaphore::new(1)), free: None }
+    }
+}
+
+impl Permit {
+    pub(super) fn is_free(&self) -> bool {
+        self.free.is_some()
+    }
+
+    pub(super) fn take(&mut self) -> Option<BatchPermit> {
+        self.free.take()
+    }
+
+    /// Waits until no batch has the permit.
+    pub(super) async fn given_back(&mut self) {
+        let permit = self.given.clone().acquire_owned().await;
+        self.free = Some(BatchPermit(Some(permit.expect("the semaphore is never closed"))));
     }
 }
 

@@ -79,10 +79,10 @@ impl HeldMessages {
         }
         self.messages = others;
         if !deliveries.is_empty() {
-            return Some(QueuedBatch { deliveries, alone: false });
+            return Some(QueuedBatch::unbound(deliveries, false));
         }
         let held = self.messages.remove(alone?)?;
-        Some(QueuedBatch { deliveries: vec![held.delivery], alone: true })
+        Some(QueuedBatch::unbound(vec![held.delivery], true))
     }
 
     /// Takes all messages.

@@ -1,30 +1,47 @@
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::task;
 
-use super::{held::HeldMessages, limits::HEARTBEAT, queues::Queues};
+use super::{
+    held::HeldMessages,
+    limits::HEARTBEAT,
+    queues::{QueuedBatch, Queues},
+};
 use crate::runtime::Delivery;
 
 /// A batch of fewer messages is small: most of its cost is the cost of being a batch.
 const SMALL: usize = 32;
 
+/// The kind of a batch at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BatchKind {
+    Main,
+    /// Its tenants do not wait for the flood that a main batch is full of.
+    Express,
+    /// Its messages were held. Nobody waits for it.
+    Beside,
+}
+
 /// A batch at work. Its messages stay known to the loop, for the signs of life.
 pub(super) struct RunningBatch {
     pub(super) task: task::Id,
+    pub(super) kind: BatchKind,
     pub(super) alone: bool,
-    pub(super) beside: bool,
+    /// The tenants that no batch of another kind may have ([`QueuedBatch::tenants`]).
+    pub(super) tenants: HashSet<Arc<str>>,
     pub(super) deliveries: Arc<Vec<Delivery>>,
     pub(super) since: Instant,
 }
 
 impl RunningBatch {
-    /// Returns whether no other batch is begun beside it. One that takes long is held up, and holds
-    /// up nobody.
+    /// Returns whether no other batch of its kind is begun beside it. One that takes long is held
+    /// up, and holds up nobody.
     fn is_small(&self) -> bool {
-        !self.beside && self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
+        self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
     }
 }
 
@@ -69,15 +86,32 @@ impl InHand {
         alone.flat_map(|batch| batch.deliveries.iter())
     }
 
-    /// Returns whether another batch may begin.
-    pub(super) fn has_room(&self, at_once: usize) -> bool {
-        self.running.iter().filter(|batch| !batch.beside).count() < at_once
-            && !self.running.iter().any(RunningBatch::is_small)
+    fn running_of(&self, kind: BatchKind) -> impl Iterator<Item = &RunningBatch> {
+        self.running.iter().filter(move |batch| batch.kind == kind)
+    }
+
+    /// Returns whether another batch of this kind may begin.
+    pub(super) fn has_room(&self, kind: BatchKind, at_once: usize) -> bool {
+        self.running_of(kind).count() < at_once
+            && !self.running_of(kind).any(RunningBatch::is_small)
+    }
+
+    /// Takes the next batch of this kind, if there is work for it.
+    pub(super) fn next(&mut self, kind: BatchKind) -> Option<QueuedBatch> {
+        let Self { queues, running, .. } = self;
+        let others = || running.iter().filter(|batch| batch.kind != kind);
+        let has = |tenant: &str| others().any(|batch| batch.tenants.contains(tenant));
+        match kind {
+            BatchKind::Main => queues.next(has),
+            BatchKind::Express if others().all(|batch| batch.tenants.is_empty()) => None,
+            BatchKind::Express => queues.next_express(has),
+            BatchKind::Beside => None,
+        }
     }
 
     /// Returns whether held messages may be tried: there are some, and none are being tried.
     pub(super) fn may_try_held(&self) -> bool {
-        self.held.len() > 0 && !self.running.iter().any(|batch| batch.beside)
+        self.held.len() > 0 && self.running_of(BatchKind::Beside).next().is_none()
     }
 
     /// Returns whether all batches at work have begun within this time.

@@ -6,12 +6,14 @@
 //! hand the server is informed. When a batch panics, each of its messages gets a try of its own.
 //!
 //! Within a source tenants are served in turn, and the number of requests of one that may wait is
-//! bounded. Messages that are handled alone, and those that wait for somebody else's lock, have
+//! bounded. While a tenant's flood fills batches, the other tenants have batches of their own
+//! ([`in_hand::BatchKind::Express`]): two batches at work never have messages of the same tenant,
+//! so neither waits for rows of the other, and a tenant's order stays. Messages that are handled alone, and those that wait for somebody else's lock, have
 //! room of their own.
 //!
 //! While a consumer has a backlog, other consumers may deliver the messages of other tenants ahead
 //! of it ([`Lane`]). Such a message is done, or left to the consumer that delivers it too: only
-//! that one has its last try and dead-letters it. Batches are small meanwhile.
+//! that one has its last try and dead-letters it.
 
 mod acknowledge;
 mod attempts;

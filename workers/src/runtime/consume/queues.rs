@@ -1,4 +1,8 @@
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use brigade_contracts::Token;
 
@@ -23,10 +27,12 @@ const MAX_ALONE: usize = 256;
 /// Most of them of one tenant.
 const MAX_ALONE_OF_TENANT: usize = MAX_ALONE / 4;
 
-/// Most messages in a batch while some overtake others: the next ones wait for the batch at work.
-const OVERTAKEN_BATCH: usize = 64;
-/// Time after a message that overtook others during which another one is expected.
-const OVERTAKEN: Duration = Duration::from_secs(1);
+/// Bytes of payloads after which no further message is added to a batch: decoding and hashing them
+/// takes a core for milliseconds.
+const MAX_BATCH_BYTES: usize = 512 * 1024;
+/// From so many messages of a tenant that wait at one source on, a batch is full of them: the other
+/// tenants get batches of their own.
+const FLOOD: usize = 32;
 
 /// Messages in hand that wait for their batch, by source, and there by tenant.
 pub(super) struct Queues {
@@ -40,14 +46,48 @@ pub(super) struct Queues {
     paused_until: Option<Instant>,
     /// The same for messages that are handled alone: one of them that waits makes no other wait.
     alone_paused_until: Option<Instant>,
-    /// The time of the last message that overtook others.
-    overtook: Option<Instant>,
 }
 
 /// Messages to be handled together.
 pub(super) struct QueuedBatch {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) alone: bool,
+    /// The tenants that no batch of the other kind may have meanwhile: so the commands of a tenant
+    /// are decided in the order in which they came, and no batch waits for rows of another.
+    pub(super) tenants: HashSet<Arc<str>>,
+}
+
+impl QueuedBatch {
+    /// Returns a batch beside which any other may begin.
+    pub(super) fn unbound(deliveries: Vec<Delivery>, alone: bool) -> Self {
+        Self { deliveries, alone, tenants: HashSet::new() }
+    }
+}
+
+/// The room that a batch has left.
+#[derive(Clone, Copy)]
+struct Room {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Room {
+    const OF_BATCH: Self = Self { messages: MAX_BATCH, bytes: MAX_BATCH_BYTES };
+
+    /// Returns an equal share of it.
+    fn share(self, shares: usize) -> Self {
+        Self { messages: self.messages.div_ceil(shares), bytes: self.bytes.div_ceil(shares) }
+    }
+
+    /// Takes the room of a message. Returns whether there was any: the last message may be larger.
+    fn take(&mut self, delivery: &Delivery) -> bool {
+        if self.messages == 0 || self.bytes == 0 {
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub(delivery.payload().len());
+        true
+    }
 }
 
 /// The reason why a message is not queued.
@@ -88,7 +128,6 @@ impl Queues {
             was_alone: false,
             paused_until: None,
             alone_paused_until: None,
-            overtook: None,
         }
     }
 
@@ -97,9 +136,6 @@ impl Queues {
     /// # Errors
     /// The message, if there is no room for it.
     pub(super) fn push(&mut self, delivery: Delivery) -> Result<(), (QueueFull, Box<Delivery>)> {
-        if delivery.overtakes {
-            self.overtook = Some(Instant::now());
-        }
         let waiting = &mut self.waiting[delivery.source];
         if delivery.is_alone() {
             let of_tenant = self.alone.waiting_of(delivery.tenant());
@@ -117,42 +153,70 @@ impl Queues {
         Ok(())
     }
 
-    /// Takes the next batch: one message alone, or up to [`MAX_BATCH`] in equal shares from all
-    /// sources that have work, and of each in equal shares from all tenants.
-    pub(super) fn next(&mut self) -> Option<QueuedBatch> {
+    /// Takes the next batch: one message alone, or as many as a batch takes in equal shares from
+    /// all sources that have work, and of each in equal shares from all tenants. If there are floods,
+    /// only from these: the other tenants are left to [`Queues::next_express`].
+    ///
+    /// Tenants that are `served` by an express batch are left out.
+    pub(super) fn next(&mut self, served: impl Fn(&str) -> bool) -> Option<QueuedBatch> {
         let now = Instant::now();
-        let paused = self.paused_until.is_some_and(|until| until > now);
-        let may = |delivery: &Delivery| !paused || delivery.origin == Origin::Request;
-        let ready: Vec<usize> = (0..self.waiting.len())
-            .filter(|&source| self.waiting[source].front().is_some_and(may))
-            .collect();
+        let floods = self.floods();
+        let may = |tenant: &str| (floods.is_empty() || floods.contains(tenant)) && !served(tenant);
         let waits = self.alone_paused_until.is_some_and(|until| until > now);
-        let alone = !waits && self.alone.front().is_some_and(may);
-        if alone && (ready.is_empty() || !self.was_alone) {
+        let alone = !waits && self.alone.front().is_some_and(|next| self.may_begin(next, now));
+        if alone && (!self.was_alone || self.ready(&may, now).is_empty()) {
             self.was_alone = true;
             let deliveries = self.alone.pop().into_iter().collect();
-            return Some(QueuedBatch { deliveries, alone: true });
+            return Some(QueuedBatch::unbound(deliveries, true));
         }
-        if ready.is_empty() {
-            return None;
-        }
+        let deliveries = self.take(&may, now)?;
         self.was_alone = false;
-        let is_overtaken = self.overtook.is_some_and(|at| now.duration_since(at) < OVERTAKEN);
-        let most = if is_overtaken { OVERTAKEN_BATCH } else { MAX_BATCH };
+        Some(QueuedBatch { deliveries, alone: false, tenants: floods })
+    }
+
+    /// Takes the next batch of the tenants that have no flood: while that is at work they do not
+    /// wait for it.
+    pub(super) fn next_express(&mut self, is_flood: impl Fn(&str) -> bool) -> Option<QueuedBatch> {
+        let deliveries = self.take(&|tenant: &str| !is_flood(tenant), Instant::now())?;
+        let tenants = deliveries.iter().map(|delivery| delivery.tenant().into()).collect();
+        Some(QueuedBatch { deliveries, alone: false, tenants })
+    }
+
+    fn floods(&self) -> HashSet<Arc<str>> {
+        self.waiting.iter().flat_map(|queue| queue.with_at_least(FLOOD)).cloned().collect()
+    }
+
+    fn may_begin(&self, delivery: &Delivery, now: Instant) -> bool {
+        let paused = self.paused_until.is_some_and(|until| until > now);
+        !paused || delivery.origin == Origin::Request
+    }
+
+    /// Returns the sources with messages of tenants that may be served.
+    fn ready(&self, may: &impl Fn(&str) -> bool, now: Instant) -> Vec<usize> {
+        let is_ready = |source: &usize| {
+            let next = self.waiting[*source].front_of(may);
+            next.is_some_and(|next| self.may_begin(next, now))
+        };
+        (0..self.waiting.len()).filter(is_ready).collect()
+    }
+
+    fn take(&mut self, may: &impl Fn(&str) -> bool, now: Instant) -> Option<Vec<Delivery>> {
+        let ready = self.ready(may, now);
         let mut deliveries = Vec::new();
+        let mut room = Room::OF_BATCH;
         for (at, &source) in ready.iter().enumerate() {
             // The unused rest of a share goes to the sources after it.
-            let share = (most - deliveries.len()).div_ceil(ready.len() - at);
-            let queue = &mut self.waiting[source];
-            deliveries.extend((0..share).map_while(|_| queue.pop()));
+            let share = room.share(ready.len() - at);
+            let mut left = share;
+            deliveries.extend(self.waiting[source].take(|next| left.take(next), may));
+            room.messages -= share.messages - left.messages;
+            room.bytes -= share.bytes - left.bytes;
         }
         // The unused rest of the last ones goes to the first.
         for &source in &ready {
-            let queue = &mut self.waiting[source];
-            let room = most - deliveries.len();
-            deliveries.extend((0..room).map_while(|_| queue.pop()));
+            deliveries.extend(self.waiting[source].take(|next| room.take(next), may));
         }
-        Some(QueuedBatch { deliveries, alone: false })
+        Some(deliveries).filter(|deliveries| !deliveries.is_empty())
     }
 
     /// Keeps messages that a dependency was away for: they stay in front, and nothing is taken for

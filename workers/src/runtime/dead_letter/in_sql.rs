@@ -253,8 +253,8 @@ async fn store_outcome(
     let outcome = serde_json::to_string(outcome).expect("an outcome is always JSON");
     let stored = sqlx::query!(
         "insert into brigade.command_inbox
-             (tenant, command_id, subject, payload_hash, outcome, actor, decided_at)
-         values ($1, $2, $3, $4, $5::text::json, $6, clock_timestamp())
+             (tenant, command_id, subject, payload_hash, outcome, actor, via, decided_at)
+         values ($1, $2, $3, $4, $5::text::json, $6, $7, clock_timestamp())
          on conflict (tenant, command_id) do nothing",
         command.tenant.as_str(),
         command.command_id.as_str(),
@@ -262,6 +262,7 @@ async fn store_outcome(
         &command.payload_hash[..],
         outcome,
         command.actor.as_ref().map(Token::as_str),
+        command.via.as_str(),
     )
     .execute(tx)
     .await?;

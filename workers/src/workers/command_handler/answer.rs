@@ -15,6 +15,8 @@ pub struct Answer {
     pub is_repeated: bool,
     /// Its Command-Id belongs to another command; this is no outcome, and is not stored.
     pub reused: bool,
+    /// Its tenant is not served; it is not stored, so that the command may be decided later.
+    pub is_of_tenant: bool,
 }
 
 impl Answer {
@@ -25,7 +27,20 @@ impl Answer {
     #[must_use]
     pub fn new(outcome: &Outcome) -> Self {
         let body = serde_json::to_string(outcome).expect("an outcome serialises");
-        Self { status: outcome.status, body, with_tokens: None, is_repeated: false, reused: false }
+        Self {
+            status: outcome.status,
+            body,
+            with_tokens: None,
+            is_repeated: false,
+            reused: false,
+            is_of_tenant: false,
+        }
+    }
+
+    /// Returns the answer to a command whose tenant is not served.
+    #[must_use]
+    pub fn of_tenant(outcome: &Outcome) -> Self {
+        Self { is_of_tenant: true, ..Self::new(outcome) }
     }
 
     /// Returns the answer of an outcome. Its tokens are for the sender alone.
@@ -42,7 +57,14 @@ impl Answer {
             status: u16,
         }
         let status = serde_json::from_str(&body).map_or(500, |Status { status }| status);
-        Self { status, body, with_tokens: None, is_repeated: true, reused: false }
+        Self {
+            status,
+            body,
+            with_tokens: None,
+            is_repeated: true,
+            reused: false,
+            is_of_tenant: false,
+        }
     }
 
     /// Returns the same answer for a repetition of its command.
@@ -77,12 +99,13 @@ impl Answer {
 /// Without the tokens.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, body, with_tokens: _, is_repeated, reused } = self;
+        let Self { status, body, with_tokens: _, is_repeated, reused, is_of_tenant } = self;
         f.debug_struct("Answer")
             .field("status", status)
             .field("body", body)
             .field("is_repeated", is_repeated)
             .field("reused", reused)
+            .field("is_of_tenant", is_of_tenant)
             .finish_non_exhaustive()
     }
 }

@@ -321,9 +321,10 @@ impl BatchRun<'_> {
         }
         handler.cx.fail.point("command-handler.after_projection").await;
         let decided = self.commands.iter().zip(&self.dispositions);
-        let decided = decided.filter(|(_, of)| matches!(of, Disposition::Decided(_)));
-        let decided = decided.map(|(command, _)| command);
-        handler.tenants.remember(&handler.cx.postgres, decided).await;
+        let is_decided =
+            |of: &Disposition| matches!(of, Disposition::Decided(answer) if !answer.is_of_tenant);
+        let decided = decided.filter(|(_, of)| is_decided(of));
+        handler.tenants.remember(decided.map(|(command, _)| command));
         self.dispositions
     }
 }

@@ -5,7 +5,7 @@ use brigade_domain::user::{Checked, MOST_FAILURES, Verified, keys_of};
 use futures::future::join_all;
 use sqlx::{PgConnection, PgPool};
 
-use super::passwords::Passwords;
+use super::{passwords::Passwords, tenants::active};
 use crate::{
     infra::postgres::bounded,
     store::{login_failures, users::password_hashes},
@@ -27,6 +27,8 @@ enum PasswordTask<'a> {
 /// password, and where none could or need be checked. The decision of a command that cannot be
 /// decided without it then reports it as missing.
 ///
+/// For a tenant that is not active nothing is hashed: its commands are refused.
+///
 /// Logins that have failed too often are not verified: they are refused whatever the password is,
 /// and guessing would otherwise still cost the time of all others.
 ///
@@ -46,8 +48,13 @@ async fn tasks<'a>(
     postgres: &mut PgConnection,
     commands: &'a [Command],
 ) -> sqlx::Result<Vec<Option<PasswordTask<'a>>>> {
-    let mut tasks: Vec<_> = commands.iter().map(registration).collect();
-    let logins: Vec<_> = commands.iter().enumerate().filter_map(|(at, c)| login(at, c)).collect();
+    let of_commands = commands.iter().map(|command| command.tenant.as_str()).collect::<Vec<_>>();
+    let active = active(&mut *postgres, &of_commands).await?;
+    let is_active = |command: &&Command| active.contains(command.tenant.as_str());
+    let registrations = commands.iter().map(|c| Some(c).filter(is_active).and_then(registration));
+    let mut tasks: Vec<_> = registrations.collect();
+    let active = commands.iter().enumerate().filter(|(_, command)| is_active(command));
+    let logins: Vec<_> = active.filter_map(|(at, command)| login(at, command)).collect();
     if !logins.is_empty() {
         let users: Vec<_> =
             logins.iter().map(|(_, user, email, _)| (*user, email.clone())).collect();

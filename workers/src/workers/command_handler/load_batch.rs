@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use brigade_contracts::{Address, Aggregate, Command, MAX_OPEN_CARTS, Timestamp, Token};
+use brigade_contracts::{
+    Address, Aggregate, Command, IdSpace, MAX_OPEN_CARTS, Timestamp, Token, tenant::TenantState,
+};
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
@@ -23,8 +25,10 @@ use crate::store::{
 pub struct LoadedBatch {
     /// The database's clock.
     pub now: Timestamp,
-    /// Stored outcomes of these commands, by tenant and Command-Id.
-    pub outcomes: HashMap<(Token, Token), OutcomeRow>,
+    /// Stored outcomes of these commands, by tenant and key.
+    pub outcomes: HashMap<(Token, String), OutcomeRow>,
+    /// The tenants of these commands; `None` of those that are not registered.
+    pub tenants: HashMap<Token, Option<TenantState>>,
     pub states: Vec<State>,
     pub locked: LockSet,
     pub fencing_tokens: Vec<i64>,
@@ -38,7 +42,7 @@ pub struct LoadedBatch {
 #[derive(Serialize)]
 struct LoadRequest<'a> {
     command_tenants: Vec<&'a str>,
-    command_ids: Vec<&'a str>,
+    command_ids: Vec<String>,
     tenants: Vec<&'a str>,
     aggregates: Vec<&'a str>,
     ids: Vec<&'a str>,
@@ -48,6 +52,7 @@ struct LoadRequest<'a> {
     owner_exclusive: Vec<bool>,
     session_tenants: Vec<&'a str>,
     sessions: Vec<&'a str>,
+    with_tenants: bool,
     turn_tenants: Vec<&'a str>,
     turns: Vec<&'a str>,
     fencing_tokens: i32,
@@ -57,12 +62,21 @@ struct LoadRequest<'a> {
 #[derive(Deserialize)]
 pub struct OutcomeRow {
     tenant: Token,
-    command_id: Token,
+    command_id: String,
     /// As `<door>.<target>`.
     pub subject: String,
     /// In hexadecimal digits.
     pub payload_hash: String,
     pub outcome: String,
+    pub actor: Option<Token>,
+    /// None in a row of a version that had one name space for all.
+    pub via: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TenantRow {
+    tenant: Token,
+    state: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +128,7 @@ pub async fn load_batch(
     let mut loaded = LoadedBatch {
         now: Timestamp::parse("1970-01-01T00:00:00Z").map_err(refused)?,
         outcomes: HashMap::new(),
+        tenants: HashMap::new(),
         states: Vec::with_capacity(rows.len()),
         locked: LockSet {
             addresses: plan.aggregates.into_keys().collect::<HashSet<_>>(),
@@ -138,8 +153,11 @@ pub async fn load_batch(
 
 impl<'a> LoadRequest<'a> {
     fn new(commands: &[&'a Command], plan: &'a LockPlan) -> Self {
-        let ids = |c: &&'a Command| (c.tenant.as_str(), c.command_id.as_str());
-        let (command_tenants, command_ids) = commands.iter().map(ids).unzip();
+        let ids = |c: &&'a Command| {
+            let keys = [Some(c.key().to_string()), before_spaces(c)];
+            keys.into_iter().flatten().map(|key| (c.tenant.as_str(), key))
+        };
+        let (command_tenants, command_ids) = commands.iter().flat_map(ids).unzip();
         let (tenants, aggregates, ids) = columns(plan.aggregates.keys());
         let (owner_tenants, _, owners) = columns(plan.owners.keys());
         let (session_tenants, sessions) = unzip(&plan.sessions);
@@ -147,6 +165,7 @@ impl<'a> LoadRequest<'a> {
         Self {
             command_tenants,
             command_ids,
+            with_tenants: true,
             tenants,
             aggregates,
             ids,
@@ -161,6 +180,12 @@ impl<'a> LoadRequest<'a> {
             fencing_tokens: plan.fencing_tokens,
         }
     }
+}
+
+/// Returns the key under which a version without name spaces has stored the outcome of a command,
+/// if it is another one.
+pub fn before_spaces(command: &Command) -> Option<String> {
+    (command.space != IdSpace::Nats).then(|| command.command_id.to_string())
 }
 
 /// Loads the version above which the locks of tenants begin that have no row, in a statement that
@@ -222,6 +247,10 @@ impl LoadedBatch {
     fn add(&mut self, kind: &str, row: &str) -> sqlx::Result<()> {
         match kind {
             "clock" => self.now = parse(row)?,
+            "tenant" => {
+                let TenantRow { tenant, state } = parse(row)?;
+                self.tenants.insert(tenant, state.as_deref().and_then(TenantState::parse));
+            }
             "outcome" => {
                 let row: OutcomeRow = parse(row)?;
                 self.outcomes.insert((row.tenant.clone(), row.command_id.clone()), row);

@@ -34,7 +34,7 @@ mod projection_backlog;
 mod record;
 mod respond;
 mod sub_batch;
-pub mod tenants;
+mod tenants;
 mod transaction;
 mod with_password;
 
@@ -45,7 +45,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Command, Outcome, Refusal, header,
+    Command, Outcome, Refusal, Via, header,
     subject::{REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR},
     topology::OVERTAKING,
 };
@@ -286,6 +286,8 @@ fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
     }
     // The part of the headers that was not read may hold what makes it a command.
     match command {
+        // Without all headers nobody knows that no tenant's program has sent it.
+        Ok(command) if command.via == Via::Http => Err(unaddressed(header::too_large())),
         Ok(command) => Ok(Command { request: Err(header::too_large()), ..command }),
         Err(refusal) if refusal.code == "missing_command_id" => {
             Err(unaddressed(header::too_large()))

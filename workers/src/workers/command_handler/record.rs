@@ -29,11 +29,12 @@ pub struct Record<'a> {
 #[derive(Default)]
 struct OutcomeColumns<'a> {
     tenants: Vec<&'a str>,
-    command_ids: Vec<&'a str>,
+    command_ids: Vec<String>,
     subjects: Vec<String>,
     payload_hashes: Vec<&'a [u8]>,
     bodies: Vec<&'a str>,
     actors: Vec<Option<&'a str>>,
+    vias: Vec<&'static str>,
 }
 
 /// Events as columns.
@@ -44,6 +45,8 @@ struct EventColumns<'a> {
     types: Vec<&'a str>,
     payloads: Vec<String>,
     command_ids: Vec<&'a str>,
+    actors: Vec<Option<&'a str>>,
+    vias: Vec<&'static str>,
     traceparents: Vec<Option<&'a str>>,
     shards: Vec<i16>,
 }
@@ -76,6 +79,7 @@ pub async fn record(connection: &mut PgConnection, record: Record<'_>) -> sqlx::
         &outcomes.payload_hashes as _,
         &outcomes.bodies as _,
         &outcomes.actors as _,
+        &outcomes.vias as _,
         &events.ids,
         &addresses.0 as _,
         &addresses.1 as _,
@@ -84,6 +88,8 @@ pub async fn record(connection: &mut PgConnection, record: Record<'_>) -> sqlx::
         &events.types as _,
         &events.payloads,
         &events.command_ids as _,
+        &events.actors as _,
+        &events.vias as _,
         &events.traceparents as _,
         &events.shards,
         &raised.0 as _,
@@ -108,7 +114,7 @@ async fn replace_outcomes(
 ) -> sqlx::Result<()> {
     // Sorted like all that takes locks, and the last one of each command.
     let outcomes: BTreeMap<_, _> =
-        outcomes.into_iter().map(|(c, body)| ((&c.tenant, &c.command_id), (c, body))).collect();
+        outcomes.into_iter().map(|(c, body)| ((&c.tenant, c.key()), (c, body))).collect();
     if outcomes.is_empty() {
         return Ok(());
     }
@@ -116,10 +122,11 @@ async fn replace_outcomes(
     let outcomes = OutcomeColumns::of(outcomes.into_values());
     let written = sqlx::query!(
         "insert into brigade.command_inbox as inbox
-             (tenant, command_id, subject, payload_hash, outcome, actor, decided_at)
-         select tenant, command_id, subject, payload_hash, outcome::json, actor, $1
-         from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[])
-              as outcome (tenant, command_id, subject, payload_hash, outcome, actor)
+             (tenant, command_id, subject, payload_hash, outcome, actor, via, decided_at)
+         select tenant, command_id, subject, payload_hash, outcome::json, actor, via, $1
+         from unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+                     $8::text[])
+              as outcome (tenant, command_id, subject, payload_hash, outcome, actor, via)
          on conflict (tenant, command_id)
          do update set outcome = excluded.outcome, decided_at = excluded.decided_at
          where inbox.subject = excluded.subject",
@@ -130,6 +137,7 @@ async fn replace_outcomes(
         &outcomes.payload_hashes as _,
         &outcomes.bodies as _,
         &outcomes.actors as _,
+        &outcomes.vias as _,
     )
     .execute(connection)
     .await?
@@ -142,11 +150,12 @@ impl<'a> OutcomeColumns<'a> {
         let mut columns = Self::default();
         for (command, body) in outcomes {
             columns.tenants.push(command.tenant.as_str());
-            columns.command_ids.push(command.command_id.as_str());
+            columns.command_ids.push(command.key().to_string());
             columns.subjects.push(format!("{}.{}", command.door.prefix(), command.target));
             columns.payload_hashes.push(&command.payload_hash[..]);
             columns.bodies.push(body);
             columns.actors.push(command.actor.as_ref().map(Token::as_str));
+            columns.vias.push(command.via.as_str());
         }
         columns
     }
@@ -162,6 +171,8 @@ impl<'a> EventColumns<'a> {
             columns.types.push(event.kind.name);
             columns.payloads.push(payload);
             columns.command_ids.push(event.command_id.as_str());
+            columns.actors.push(event.actor.as_ref().map(Token::as_str));
+            columns.vias.push(event.via.as_str());
             columns.traceparents.push(event.traceparent.as_deref());
             columns.shards.push(i16::from(shard_of(&event.address)));
         }

@@ -30,6 +30,12 @@ impl CommandHandler {
             (ReplyTo::Outcome, Disposition::Decided(answer)) if answer.reused => {
                 Verdict::Dead("command_id_reused: the id was used for another command".to_owned())
             }
+            // Told to its sender, and kept for the operator, who may send it again: once the tenant
+            // is added or resumed it is decided, under the same id.
+            (ReplyTo::Outcome, Disposition::Decided(answer)) if answer.is_of_tenant => {
+                self.reply(reply, Some(command), &answer).await;
+                Verdict::Dead(format!("{}: nothing of this tenant is taken", answer.code()))
+            }
             // Not final: only the message remembers it.
             (ReplyTo::Outcome, Disposition::Decided(answer)) if !answer.is_final() => {
                 Verdict::Retry(answer.code())

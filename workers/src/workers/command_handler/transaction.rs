@@ -9,19 +9,22 @@ use std::{
     time::Duration,
 };
 
-use brigade_contracts::{Address, Command, Outcome, Refusal, Timestamp, Token, shard_of};
+use brigade_contracts::{
+    Address, Command, Outcome, Refusal, Timestamp, Token, Via, shard_of,
+    tenant::{self, TenantState},
+};
 use brigade_domain::{BatchState, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::{
     answer::Answer,
     auth_inputs::load_auth_inputs,
-    load_batch::{LoadedBatch, OutcomeRow, load_batch},
+    load_batch::{LoadedBatch, OutcomeRow, before_spaces, load_batch},
     record::{Record, record},
 };
 use crate::{
     infra::{Context, postgres::bounded},
-    store,
+    store::{self, states::StatesByKind},
 };
 
 /// The result of a batch.
@@ -41,8 +44,10 @@ pub struct Decided {
 
 /// The outcomes that are stored of the commands of a batch, and those that it adds.
 struct Inbox<'a> {
-    /// The stored outcomes, by tenant and Command-Id.
-    stored: HashMap<(Token, Token), StoredOutcome>,
+    /// The stored outcomes, by tenant and key.
+    stored: HashMap<(Token, String), StoredOutcome>,
+    /// The states of the tenants.
+    tenants: HashMap<Token, Option<TenantState>>,
     /// The commands that the batch has decided, each with its place in it.
     decided: Vec<(&'a Command, usize)>,
     /// The aggregates of commands that were decided before.
@@ -53,6 +58,9 @@ struct Inbox<'a> {
 struct StoredOutcome {
     target: String,
     payload_hash: Vec<u8>,
+    actor: Option<Token>,
+    /// It may be of HTTP although its key is not: a version without name spaces has taken part.
+    may_be_of_http: bool,
     answer: Answer,
 }
 
@@ -89,7 +97,7 @@ pub async fn decide(
     let mut loaded = load_batch(&mut tx, &commands, batch.missing).await?;
     let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
-    let mut inbox = Inbox::new(outcomes);
+    let mut inbox = Inbox::new(outcomes, loaded.tenants);
     let mut state =
         BatchState::new(states, locked, lock_policy.clone(), fencing_tokens).with_users(inputs);
     let answers = inbox.decide(&mut state, batch.commands, now);
@@ -129,18 +137,8 @@ async fn save(
     changed: &[State],
     state: &BatchState,
 ) -> sqlx::Result<()> {
-    let (mut carts, mut orders, mut payments) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut tables, mut users, mut locks) = (Vec::new(), Vec::new(), Vec::new());
-    for state in changed {
-        match state {
-            State::Cart(cart) => carts.push(cart),
-            State::Order(order) => orders.push(order),
-            State::Payment(payment) => payments.push(payment),
-            State::Table(table) => tables.push(table),
-            State::User(user) => users.push(user),
-            State::Lock(lock) => locks.push(lock),
-        }
-    }
+    // An aggregate that nothing saves is a field that nothing uses, and does not compile.
+    let StatesByKind { carts, orders, payments, tables, users, locks } = changed.into();
     store::locks::save(connection, &locks).await?;
     store::locks::save_history(connection, state.history()).await?;
     store::tables::save(connection, &tables).await?;
@@ -152,18 +150,29 @@ async fn save(
     store::payments::save_refund_tasks(connection, &refund_tasks).await?;
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
+    store::security_log::save(connection, state.security()).await?;
     store::outbox::repeat_parts(connection, state.repeat_events()).await?;
     Ok(())
 }
 
 impl<'a> Inbox<'a> {
-    fn new(rows: HashMap<(Token, Token), OutcomeRow>) -> Self {
+    fn new(
+        rows: HashMap<(Token, String), OutcomeRow>,
+        tenants: HashMap<Token, Option<TenantState>>,
+    ) -> Self {
         let stored = rows.into_iter().map(|(key, row)| (key, StoredOutcome::from(row))).collect();
-        Self { stored, decided: Vec::new(), repeated: BTreeSet::new() }
+        Self { stored, tenants, decided: Vec::new(), repeated: BTreeSet::new() }
     }
 
-    /// Decides commands in their order, but for those that have their outcome. Returns an answer
-    /// for each; `None` if it lacks something.
+    /// Returns the refusal of a command whose tenant is not registered or suspended. What a worker
+    /// sends is decided all the same, so that nothing is stuck: a deadline passes, a lock ends.
+    fn refusal_of_tenant(&self, command: &Command) -> Option<Refusal> {
+        let state = self.tenants.get(&command.tenant).copied().flatten();
+        tenant::admit(state).err().filter(|_| !command.is_of_worker)
+    }
+
+    /// Decides commands in their order, but for those that have their outcome and those of tenants
+    /// that are not served. Returns an answer for each; `None` if it lacks something.
     fn decide(
         &mut self,
         state: &mut BatchState,
@@ -172,11 +181,15 @@ impl<'a> Inbox<'a> {
     ) -> Vec<Option<Answer>> {
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(commands.len());
         for &(command, checked) in commands {
-            let key = (command.tenant.clone(), command.command_id.clone());
+            let key = (command.tenant.clone(), command.key().to_string());
             let again = |stored: &StoredOutcome| command.is_decided_anew() && stored.is_of(command);
-            if let Some(stored) = self.stored.get(&key).filter(|stored| !again(stored)) {
+            if let Some(stored) = self.stored(&key, command).filter(|stored| !again(stored)) {
                 answers.push(Some(repeated_answer(command, stored)));
                 self.repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
+                continue;
+            }
+            if let Some(refusal) = self.refusal_of_tenant(command) {
+                answers.push(Some(Answer::of_tenant(&Outcome::refused(command, refusal, None))));
                 continue;
             }
             let decided = state.decide_checked(command, now, checked);
@@ -190,6 +203,17 @@ impl<'a> Inbox<'a> {
         }
         answers
     }
+
+    /// Returns what is stored under the key of a command, or of this very command by a version
+    /// without name spaces.
+    fn stored(&self, key: &(Token, String), command: &Command) -> Option<&StoredOutcome> {
+        let earlier = || {
+            let stored = self.stored.get(&(command.tenant.clone(), before_spaces(command)?))?;
+            let is_sent = stored.may_be_of_http && stored.actor == command.actor;
+            (is_sent && stored.is_of(command)).then_some(stored)
+        };
+        self.stored.get(key).or_else(earlier)
+    }
 }
 
 impl StoredOutcome {
@@ -197,6 +221,8 @@ impl StoredOutcome {
         Self {
             target: command.target.clone(),
             payload_hash: command.payload_hash.to_vec(),
+            actor: command.actor.clone(),
+            may_be_of_http: may_be_of_http(Some(command.via.as_str())),
             answer: answer.repeated(),
         }
     }
@@ -211,8 +237,20 @@ impl From<OutcomeRow> for StoredOutcome {
     fn from(row: OutcomeRow) -> Self {
         let payload_hash = hex::decode(row.payload_hash).unwrap_or_default();
         let target = target(&row.subject).to_owned();
-        Self { target, payload_hash, answer: Answer::stored(row.outcome) }
+        Self {
+            target,
+            payload_hash,
+            actor: row.actor,
+            may_be_of_http: may_be_of_http(row.via.as_deref()),
+            answer: Answer::stored(row.outcome),
+        }
     }
+}
+
+/// Returns whether a row that stands in the name space of the NATS doors may be of a command over
+/// HTTP: an earlier version has written it, or has sent it from within the fleet's account.
+fn may_be_of_http(via: Option<&str>) -> bool {
+    via.is_none_or(|via| via == Via::Fleet.as_str())
 }
 
 /// Returns what a stored command was sent to. The door does not count: `<door>.<target>`.
@@ -253,7 +291,7 @@ pub async fn is_decided(postgres: &PgPool, command: &Command) -> sqlx::Result<bo
             "select subject, payload_hash from brigade.command_inbox
              where (tenant, command_id) = ($1, $2)",
             command.tenant.as_str(),
-            command.command_id.as_str(),
+            command.key().to_string(),
         )
         .fetch_optional(&mut **connection)
         .await
@@ -272,7 +310,7 @@ pub async fn decided_since<'a>(
     since: Duration,
 ) -> sqlx::Result<Vec<&'a (u64, Command)>> {
     let tenants: Vec<_> = commands.iter().map(|(_, command)| command.tenant.as_str()).collect();
-    let ids: Vec<_> = commands.iter().map(|(_, command)| command.command_id.as_str()).collect();
+    let ids: Vec<_> = commands.iter().map(|(_, command)| command.key().to_string()).collect();
     let found = bounded(postgres, async |connection| {
         sqlx::query!(
             "select i.tenant, i.command_id, i.subject, i.payload_hash
@@ -288,9 +326,9 @@ pub async fn decided_since<'a>(
     });
     let found = found.await?;
     let found: HashMap<_, _> =
-        found.iter().map(|row| ((row.tenant.as_str(), row.command_id.as_str()), row)).collect();
+        found.iter().map(|row| ((row.tenant.as_str(), row.command_id.clone()), row)).collect();
     let is_decided = |(_, command): &&(u64, Command)| {
-        let row = found.get(&(command.tenant.as_str(), command.command_id.as_str()));
+        let row = found.get(&(command.tenant.as_str(), command.key().to_string()));
         !command.is_decided_anew()
             && row.is_some_and(|row| is_of(command, target(&row.subject), &row.payload_hash))
     };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Aggregate, Refusal, Token, event::Envelope, header};
+use brigade_contracts::{Address, Aggregate, Refusal, Token, Via, event::Envelope, header};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -143,7 +143,8 @@ struct EventBatch {
 async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<EventBatch> {
     let most = (MOST / due.len().max(1)).min(MOST_OF_A_SHARD);
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let rows = sessions.read(due.iter().map(|due| due.watermark), async |session, epoch| {
+    let rows = sessions.read(due.iter().map(|due| due.watermark), async |session, server| {
+        let epoch = server.epoch;
         let watermarks: Vec<i64> = due.iter().map(|due| due.watermark.in_epoch(epoch)).collect();
         let rows = sqlx::query_file_as!(
             OutboxRow,
@@ -152,6 +153,7 @@ async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<Event
             &watermarks,
             i64::try_from(most).unwrap_or(i64::MAX),
             MOST_BYTES,
+            server.name,
         );
         Ok((rows.fetch_all(session).await?, epoch))
     });
@@ -192,6 +194,8 @@ struct OutboxRow {
     payload: Option<String>,
     at: time::OffsetDateTime,
     command_id: String,
+    actor: Option<String>,
+    via: Option<String>,
     traceparent: Option<String>,
 }
 
@@ -207,6 +211,8 @@ impl OutboxRow {
             version: self.version.unsigned_abs(),
             at: self.at.into(),
             command_id: Token::new(&self.command_id)?,
+            actor: self.actor.as_deref().map(Token::new).transpose()?,
+            via: self.via.as_deref().and_then(Via::parse),
             traceparent: self.traceparent.clone(),
         })
     }

@@ -180,7 +180,6 @@ impl Relay {
         }
         self.shards_gauge(0);
         tasks::announce(&self.cx).await;
-        let _left = timeout(LEAVE, self.sessions.pool.close()).await;
     }
 
     fn start_round(&mut self) {

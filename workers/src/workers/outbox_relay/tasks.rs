@@ -59,7 +59,8 @@ pub async fn probe(
     settled: Watermark,
 ) -> sqlx::Result<Probe> {
     let shards: Vec<i16> = due.iter().map(|due| due.shard).collect();
-    let found = sessions.read(due.iter().map(|due| due.watermark), async |session, epoch| {
+    let found = sessions.read(due.iter().map(|due| due.watermark), async |session, server| {
+        let epoch = server.epoch;
         let watermarks: Vec<i64> = due.iter().map(|due| due.watermark.in_epoch(epoch)).collect();
         let found = sqlx::query_scalar!(
             r#"select due.shard as "shard!"
@@ -67,9 +68,11 @@ pub async fn probe(
            cross join lateral (
                select from brigade.outbox o
                where o.shard = due.shard and o.seq > due.floor limit 1
-           ) as found"#,
+           ) as found
+           where (select brigade.assert_incarnation($3))"#,
             &shards,
             &watermarks,
+            server.name,
         );
         Ok((found.fetch_all(session).await?, epoch))
     });

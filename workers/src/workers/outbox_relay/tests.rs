@@ -220,10 +220,23 @@ async fn servers_that_are_killed_lose_no_event() -> Result<()> {
     Ok(())
 }
 
-/// A crash may give numbers out again that were drawn before it and not flushed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watermark_does_not_outlive_a_crash_of_postgres() -> Result<()> {
+    watermark_and_crash(RelayFixture::start_with_own_postgres().await?).await
+}
+
+/// The relay's own connections are to the pooler, and do not break.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_behind_a_pooler() -> Result<()> {
     let mut fixture = RelayFixture::start_with_own_postgres().await?;
+    if !fixture.database.put_pgbouncer_between().await? {
+        return Ok(());
+    }
+    watermark_and_crash(fixture).await
+}
+
+/// A crash may give numbers out again that were drawn before it and not flushed.
+async fn watermark_and_crash(mut fixture: RelayFixture) -> Result<()> {
     let cx = fixture.context().await?;
     let sessions = RelaySessions::new(&cx.postgres);
     sqlx::query("select setval('brigade.events_seq_seq', 1000000)").execute(&fixture.sql).await?;
@@ -329,13 +342,17 @@ async fn settle(sessions: &RelaySessions) -> Result<Watermark> {
 
 /// Counts the pages of the outbox and its index that the relay's read touches.
 async fn touched(fixture: &RelayFixture, due: &[ShardRead]) -> Result<i64> {
+    let sql = fixture.context().await?.postgres;
+    let server: String =
+        sqlx::query_scalar("select brigade.server_incarnation()").fetch_one(&sql).await?;
     let explain = format!("explain (analyze, buffers, format json) {}", include_str!("read.sql"));
     let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain))
         .bind(due.iter().map(|due| due.shard).collect::<Vec<_>>())
         .bind(due.iter().map(|due| due.watermark.seq).collect::<Vec<_>>())
         .bind(31_i64)
         .bind(i64::MAX)
-        .fetch_one(&RelaySessions::new(&fixture.context().await?.postgres).pool)
+        .bind(server)
+        .fetch_one(&sql)
         .await?;
     let mut nodes = vec![&plan[0]["Plan"]];
     while let Some(node) = nodes.pop() {
@@ -393,6 +410,8 @@ fn by_hand(n: usize) -> Vec<OutboxEvent> {
         version: 1,
         at: Timestamp::from(time::OffsetDateTime::UNIX_EPOCH),
         command_id: Token::new("k1").expect("a token"),
+        actor: None,
+        via: None,
         traceparent: None,
     };
     let event = |i| OutboxEvent {

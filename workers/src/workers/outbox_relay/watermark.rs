@@ -21,48 +21,29 @@
 //! inserted into one of the two tables in the same transaction.**
 //!
 //! A crash of Postgres breaks all of this: numbers that were drawn but not yet flushed are given
-//! out again, and deletes that were not flushed (`synchronous_commit` is off here) come undone.
-//! But a crash also ends every session. So each new session begins an *epoch*, a [`Watermark`] is
-//! of the epoch of the session that read it, and one of another epoch counts as 0.
+//! out again, and deletes that were not flushed (`synchronous_commit` is off here) come undone. So
+//! each statement that uses watermarks names the server whose they are, and fails on any other and
+//! after a crash (`brigade.assert_incarnation`; a session says nothing of that, where a pooler
+//! stands in between). Then a new *epoch* begins: a [`Watermark`] is of the epoch in which it was
+//! read, and one of another epoch counts as 0.
 
 use std::{
     mem,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use brigade_contracts::SHARDS;
-use sqlx::{
-    Error, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{Error, PgConnection, PgPool};
 use tokio::time::{Instant, timeout};
 
 use crate::infra::{
     postgres::CONNECT_LIMIT,
-    postgres::{PATIENCE, SeenLogin, connection, finish, refuse_standby},
+    postgres::{PATIENCE, connection, finish},
 };
-
-/// The most sessions: two batches, and the statements beside them.
-const SESSIONS: u32 = 4;
-
-/// The settings of the relay's sessions, besides those of all workers.
-const SETTINGS: [(&str, &str); 6] = [
-    // A lost delete repeats an event; a lost lease is taken again.
-    ("synchronous_commit", "off"),
-    // The first read of a shard has no watermark. Should millions of dead entries lie there, it
-    // must take its time once instead of failing for ever.
-    ("statement_timeout", "30s"),
-    // The outbox is empty when statistics are taken and full when it matters. Everything is
-    // found by key; a plan that reads or hashes a whole table is always wrong.
-    ("enable_seqscan", "off"),
-    ("enable_bitmapscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-];
 
 /// The limit of a read without a watermark, above its own statement timeout.
 const WALK: Duration = Duration::from_secs(31);
@@ -88,13 +69,26 @@ impl Watermark {
     }
 }
 
-/// The relay's own pool, which counts epochs.
+/// The pool of the relay, which counts epochs.
 #[derive(Clone)]
 pub struct RelaySessions {
     pub pool: PgPool,
-    login: Arc<SeenLogin>,
-    epoch: Arc<AtomicU64>,
+    server: Arc<Mutex<KnownServer>>,
     timeout: Arc<WalkTimeout>,
+}
+
+/// A server as it was in one epoch.
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    pub name: String,
+    pub epoch: u64,
+}
+
+#[derive(Debug, Default)]
+struct KnownServer {
+    server: Server,
+    /// No read has failed since it was asked for its name.
+    is_certain: bool,
 }
 
 /// The limit of reads. A session that is dead on the way looks like one that walks for
@@ -118,52 +112,65 @@ impl WalkTimeout {
 }
 
 impl RelaySessions {
-    /// Returns a pool with the options of `worker`. Its sessions are kept for good: each new one
-    /// begins an epoch.
+    /// Uses the pool of the worker.
     pub fn new(worker: &PgPool) -> Self {
-        let options = PgConnectOptions::clone(&worker.connect_options()).options(SETTINGS);
-        let epoch = Arc::new(AtomicU64::new(0));
-        let count = epoch.clone();
-        let pool = PgPoolOptions::new()
-            .max_connections(SESSIONS)
-            .acquire_timeout(CONNECT_LIMIT)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .after_connect(move |connection, _| {
-                count.fetch_add(1, Ordering::SeqCst);
-                Box::pin(refuse_standby(connection))
-            })
-            .connect_lazy_with(options);
-        Self { pool, login: Arc::new(SeenLogin::new(worker)), epoch, timeout: Arc::default() }
+        Self { pool: worker.clone(), server: Arc::default(), timeout: Arc::default() }
     }
 
-    /// Reads above watermarks, in a session, given the epoch of its reads. The order matters: after
-    /// a crash the statement either fails, or its session is a new one and has been counted.
+    /// Reads above watermarks, in a session, given the server that each statement of the read has
+    /// to name.
     ///
     /// A read without a watermark may have to walk over everything that was ever deleted, and then
-    /// gets the time ([`WalkTimeout`]); any other is quick, or its session is dead. The next read
-    /// is then one of a new session, and so without a watermark.
+    /// gets the time ([`WalkTimeout`]); any other is quick, or its session is dead.
     pub async fn read<T>(
         &self,
         watermarks: impl Iterator<Item = Watermark>,
-        read: impl AsyncFnOnce(&mut PgConnection, u64) -> sqlx::Result<T>,
+        read: impl AsyncFnOnce(&mut PgConnection, &Server) -> sqlx::Result<T>,
     ) -> sqlx::Result<T> {
-        if let Some(options) = self.login.changed() {
-            self.pool.set_connect_options(options.options(SETTINGS));
-        }
         let mut session = connection(&self.pool, Instant::now() + CONNECT_LIMIT).await?;
-        let epoch = self.epoch();
-        let walks = watermarks.map(|watermark| watermark.in_epoch(epoch)).min() == Some(0);
+        let named = timeout(PATIENCE, self.present_server(&mut session)).await;
+        let server = match named.unwrap_or(Err(Error::PoolTimedOut)) {
+            Ok(server) => server,
+            Err(error) => return finish(&self.pool, session, Err(error)).await,
+        };
+        let walks = watermarks.map(|watermark| watermark.in_epoch(server.epoch)).min() == Some(0);
         let started = Instant::now();
-        let done = timeout(self.timeout.limit(walks), read(&mut session, epoch)).await;
+        let done = timeout(self.timeout.limit(walks), read(&mut session, &server)).await;
+        let done = done.unwrap_or(Err(Error::PoolTimedOut));
+        if done.is_err() {
+            self.known().is_certain = false;
+        }
         self.timeout.took(walks, started.elapsed());
-        finish(&self.pool, session, done.unwrap_or(Err(Error::PoolTimedOut))).await
+        finish(&self.pool, session, done).await
     }
 
     /// Returns the present epoch.
     pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
+        self.known().server.epoch
+    }
+
+    /// Returns the server; after a failure it is asked for its name, which may have changed.
+    async fn present_server(&self, session: &mut PgConnection) -> sqlx::Result<Server> {
+        let known = {
+            let known = self.known();
+            known.is_certain.then(|| known.server.clone())
+        };
+        if let Some(server) = known {
+            return Ok(server);
+        }
+        let name = sqlx::query_scalar!(r#"select brigade.server_incarnation() as "name!""#)
+            .fetch_one(session)
+            .await?;
+        let mut known = self.known();
+        known.is_certain = true;
+        if known.server.name != name {
+            known.server = Server { name, epoch: known.server.epoch + 1 };
+        }
+        Ok(known.server.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownServer> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -181,11 +188,12 @@ impl Settling {
     /// Goes one step further.
     pub async fn step(self, sessions: &RelaySessions) -> sqlx::Result<Self> {
         sessions
-            .read(std::iter::empty(), async |session, epoch| self.go(session, epoch).await)
+            .read(std::iter::empty(), async |session, server| self.go(session, server).await)
             .await
     }
 
-    async fn go(self, session: &mut PgConnection, epoch: u64) -> sqlx::Result<Self> {
+    async fn go(self, session: &mut PgConnection, server: &Server) -> sqlx::Result<Self> {
+        let epoch = server.epoch;
         let (watermark, earlier) = match self {
             Self::Awaiting(watermark, writers) if watermark.epoch == epoch => {
                 (watermark, Some(writers))
@@ -193,7 +201,9 @@ impl Settling {
             _ => {
                 let seq = sqlx::query_scalar!(
                     r#"select case when is_called then last_value else last_value - 1 end as "seq!"
-                       from brigade.events_seq_seq"#
+                       from brigade.events_seq_seq
+                       where (select brigade.assert_incarnation($1))"#,
+                    server.name,
                 )
                 .fetch_one(&mut *session)
                 .await?;
@@ -205,7 +215,9 @@ impl Settling {
                from pg_locks
                where locktype = 'relation' and mode = 'RowExclusiveLock' and granted
                  and relation in ('brigade.events'::regclass, 'brigade.outbox'::regclass)
-                 and database = (select oid from pg_database where datname = current_database())"#
+                 and database = (select oid from pg_database where datname = current_database())
+                 and (select brigade.assert_incarnation($1))"#,
+            server.name,
         )
         .fetch_all(&mut *session)
         .await?;

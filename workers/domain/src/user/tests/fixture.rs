@@ -7,7 +7,7 @@ use brigade_contracts::{
 use serde_json::{Value, json};
 
 use super::super::{
-    super::{BatchState, Event, LockPolicy, LockSet, State, User},
+    super::{BatchState, Event, LockPolicy, LockSet, SecurityEntry, State, User},
     AuthInputs, Checked, Count, FailureKey, Throttle, Verified, keys_of,
 };
 
@@ -31,6 +31,7 @@ pub struct Fixture {
     pub users: Vec<User>,
     pub failures: Vec<(FailureKey, Timestamp)>,
     pub events: Vec<Event>,
+    pub security: Vec<SecurityEntry>,
     /// Debug and JSON of everything that may be stored or logged.
     pub output: String,
     randoms: u64,
@@ -60,6 +61,7 @@ impl Fixture {
             users: Vec::new(),
             failures: Vec::new(),
             events: Vec::new(),
+            security: Vec::new(),
             output: String::new(),
             randoms: 0,
             commands: 0,
@@ -188,6 +190,7 @@ impl Fixture {
             self.output += &serde_json::to_string(&event.payload).unwrap();
         }
         self.events.extend(batch.events().iter().cloned());
+        self.security.extend(batch.security().iter().cloned());
         let cleared = batch.throttle().cleared();
         self.failures.retain(|(key, _)| !cleared.contains(key));
         self.failures.extend(batch.throttle().added().iter().cloned());

@@ -38,8 +38,12 @@ fn count(deliveries: &[Delivery], tenant: &str) -> usize {
     deliveries.iter().filter(|delivery| delivery.tenant() == tenant).count()
 }
 
+fn next(queues: &mut Queues) -> Option<QueuedBatch> {
+    queues.next(|_| false)
+}
+
 fn shares(queues: &mut Queues) -> Vec<usize> {
-    let batch = queues.next().unwrap().deliveries;
+    let batch = next(queues).unwrap().deliveries;
     (0..queues.waiting.len()).map(|s| batch.iter().filter(|d| d.source == s).count()).collect()
 }
 
@@ -53,13 +57,20 @@ fn sources_share_a_batch_and_leave_no_room_unused() {
 }
 
 #[test]
-fn batches_are_small_while_some_overtake_others() {
-    let mut queues = filled(&[1000, 0]);
-    assert!(queues.push(Delivery { overtakes: true, ..of("t2", 1, 1) }).is_ok());
-    assert_eq!(shares(&mut queues), [OVERTAKEN_BATCH - 1, 1]);
-    assert_eq!(shares(&mut queues), [OVERTAKEN_BATCH, 0]);
-    queues.overtook = Instant::now().checked_sub(OVERTAKEN);
-    assert_eq!(shares(&mut queues), [MAX_BATCH, 0]);
+fn a_batch_is_bounded_in_bytes_and_takes_any_single_message() {
+    let long = |source, bytes: usize| {
+        let subject = "req.t1.cart.c1.join".into();
+        let message = Message::new(subject, None, None, vec![b' '; bytes].into());
+        Delivery::request(message, source)
+    };
+    let mut queues = Queues::new(2);
+    for source in [0, 1, 0, 1, 0] {
+        assert!(queues.push(long(source, MAX_BATCH_BYTES / 4)).is_ok());
+    }
+    assert!(queues.push(long(0, 2 * MAX_BATCH_BYTES)).is_ok());
+    assert_eq!(shares(&mut queues), [2, 2]);
+    assert_eq!(shares(&mut queues), [2, 0]);
+    assert!(next(&mut queues).is_none());
 }
 
 #[test]
@@ -69,7 +80,7 @@ fn a_message_from_its_third_delivery_on_is_alone_and_takes_turns() {
         assert!(queues.push(delivery(0, 3)).is_ok());
     }
     let mut sizes = Vec::new();
-    while let Some(batch) = queues.next() {
+    while let Some(batch) = next(&mut queues) {
         sizes.push((batch.deliveries.len(), batch.alone));
     }
     assert_eq!(sizes, [(1, true), (256, false), (1, true), (44, false)]);
@@ -79,10 +90,10 @@ fn a_message_from_its_third_delivery_on_is_alone_and_takes_turns() {
 fn while_a_dependency_is_away_only_requests_are_taken() {
     let mut queues = Queues::new(2);
     queues.keep(vec![delivery(0, 1), delivery(0, 4)], false);
-    assert!(queues.next().is_none());
+    assert!(next(&mut queues).is_none());
     assert!(queues.push(delivery(1, 0)).is_ok());
-    assert_eq!(queues.next().unwrap().deliveries[0].source, 1);
-    assert!(queues.next().is_none());
+    assert_eq!(next(&mut queues).unwrap().deliveries[0].source, 1);
+    assert!(next(&mut queues).is_none());
     assert_eq!(queues.len(), 2);
 }
 
@@ -90,9 +101,9 @@ fn while_a_dependency_is_away_only_requests_are_taken() {
 fn a_message_that_is_kept_alone_keeps_nobody_else() {
     let mut queues = filled(&[2]);
     queues.keep(vec![delivery(0, 4)], true);
-    let batch = queues.next().unwrap();
+    let batch = next(&mut queues).unwrap();
     assert_eq!((batch.deliveries.len(), batch.alone), (2, false));
-    assert!(queues.next().is_none(), "it waits");
+    assert!(next(&mut queues).is_none(), "it waits");
 }
 
 #[test]
@@ -110,27 +121,47 @@ fn a_tenant_and_a_source_that_are_full_hand_the_message_back() {
         assert_eq!(queues.push(of(&tenant, 0, 0)).unwrap_err().0, why);
     }
     assert_eq!(queues.push(of("another", 0, 0)).unwrap_err().0, QueueFull::Source);
-    assert!(queues.next().is_some());
+    assert!(next(&mut queues).is_some());
     assert!(queues.push(of("another", 0, 0)).is_ok());
 }
 
 #[test]
-fn s5_08_the_few_messages_of_one_tenant_are_in_the_next_batch_whatever_another_sends() {
+fn s5_08_the_few_messages_of_one_tenant_have_a_batch_of_their_own_whatever_another_sends() {
     let mut queues = Queues::new(2);
     for source in 0..2 {
         fill(&mut queues, "flood", source, MAX_WAITING_OF_TENANT);
         fill(&mut queues, "other", source, 5);
     }
-    let batch = queues.next().unwrap().deliveries;
-    assert_eq!((batch.len(), count(&batch, "other")), (MAX_BATCH, 10));
+    let batch = next(&mut queues).unwrap();
+    assert_eq!(count(&batch.deliveries, "flood"), MAX_BATCH);
+    let express = queues.next_express(|tenant| batch.tenants.contains(tenant)).unwrap();
+    assert_eq!((express.deliveries.len(), count(&express.deliveries, "other")), (10, 10));
+    // While that is at work, neither has messages of a tenant of the other.
+    fill(&mut queues, "other", 0, FLOOD);
+    assert!(queues.next_express(|tenant| batch.tenants.contains(tenant)).is_some());
+    fill(&mut queues, "other", 0, FLOOD);
+    let batch = queues.next(|tenant| express.tenants.contains(tenant)).unwrap();
+    assert_eq!((count(&batch.deliveries, "flood"), batch.tenants.len()), (MAX_BATCH, 2));
+    let batch = next(&mut queues).unwrap();
+    assert_eq!(count(&batch.deliveries, "other"), FLOOD);
     // Its messages alone take turns with those of others too.
     for _ in 0..20 {
         assert!(queues.push(of("flood", 0, 3)).is_ok());
     }
     assert!(queues.push(of("other", 0, 3)).is_ok());
-    let alone: Vec<_> = std::iter::from_fn(|| queues.next()).filter(|b| b.alone).collect();
+    let alone: Vec<_> = std::iter::from_fn(|| next(&mut queues)).filter(|b| b.alone).collect();
     let at = alone.iter().position(|batch| count(&batch.deliveries, "other") == 1);
     assert_eq!((alone.len(), at), (21, Some(1)));
+}
+
+#[test]
+fn without_a_flood_all_tenants_share_a_batch() {
+    let mut queues = Queues::new(1);
+    for tenant in 0..9 {
+        fill(&mut queues, &format!("t{tenant}"), 0, FLOOD - 1);
+    }
+    let batch = next(&mut queues).unwrap();
+    assert_eq!((batch.deliveries.len(), batch.tenants.len()), (MAX_BATCH, 0));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::{
     infra::{
         Context, Kv,
         health::Duty,
-        postgres::{Failure, bounded, failure},
+        postgres::{Failure, Pooled, bounded, failure},
     },
     store::states,
 };
@@ -160,7 +160,8 @@ impl Audit {
     /// Loads aggregates; one that cannot be read is reported, and hides no other one of its page.
     async fn load_states(&self, cx: &Context, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
         let load = async |some: &[Address]| {
-            bounded(&cx.postgres, async |connection| states::load(connection, some).await).await
+            let load = async |c: &mut Pooled| states::load_without_hashes(c, some).await;
+            bounded(&cx.postgres, load).await
         };
         match load(addresses).await {
             Err(error) if failure(&error) == Failure::Fault => {}

@@ -1,6 +1,6 @@
 //! Deletes what is too old: decided commands in the stream, outcomes in the inbox, failed logins
 //! that do not count any more, dead letters that were replayed or dropped, locks of owners long
-//! gone, session events that cannot come again.
+//! gone, session events that cannot come again, old rows of the security log.
 //!
 //! One command-handler does it, by a lease. Nothing is lost by doing it late, but a full stream
 //! takes no more commands: decided ones are purged by age, and sooner when they fill half of it.
@@ -68,6 +68,9 @@ async fn delete_rows(cx: &Context, duty: &Duty) {
     }
     if let Err(error) = old_rows::delete_activity(cx, duty).await {
         warn(cx, "old session events", &error);
+    }
+    if let Err(error) = old_rows::delete_security_log(cx, duty).await {
+        warn(cx, "old rows of the security log", &error);
     }
 }
 

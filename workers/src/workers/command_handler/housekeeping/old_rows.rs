@@ -10,6 +10,8 @@ pub const OUTCOME_DAYS: i32 = 30;
 const RESOLVED_DAYS: i32 = 30;
 /// Session events are kept this long, in days: events are stored, and so repeated or healed, for 7.
 const ACTIVITY_DAYS: i32 = 30;
+/// Rows of the security log are kept this long, in days. They may hold emails and addresses.
+const SECURITY_DAYS: i32 = 90;
 /// Most statements that delete session events in a round; they delete more than a fleet commits in
 /// the meantime.
 const MAX_ACTIVITY_STATEMENTS: usize = 50;
@@ -132,6 +134,35 @@ pub(super) async fn delete_activity(cx: &Context, duty: &Duty) -> sqlx::Result<(
         }
     }
     Ok(())
+}
+
+/// Deletes old rows of the security log. They are numbered as they come, so the oldest ones are the
+/// first by key, and no statement reads more rows than it may delete.
+///
+/// # Errors
+/// If Postgres refuses.
+pub(super) async fn delete_security_log(cx: &Context, duty: &Duty) -> sqlx::Result<()> {
+    loop {
+        let deleted = bounded(&cx.postgres, async |connection| {
+            sqlx::query!(
+                "delete from brigade.security_log where seq = any (array (
+                     select seq from (
+                         select seq, at from brigade.security_log order by seq limit $2
+                     ) oldest
+                     where at < statement_timestamp() - make_interval(days => $1)
+                 ))",
+                SECURITY_DAYS,
+                AT_ONCE,
+            )
+            .execute(&mut **connection)
+            .await
+        });
+        let deleted = deleted.await?.rows_affected();
+        duty.moved();
+        if deleted < AT_ONCE.cast_unsigned() || cx.drain.is_cancelled() {
+            return Ok(());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Overtaking: the commands of other tenants do not wait behind a flood that one tenant has put
-//! into
-//! `COMMANDS`.
+//! into `COMMANDS`.
 //!
 //! The stream has one consumer that all tenants share, first in, first out. While it has a backlog,
 //! or so many of its messages wait for their next try that it may soon deliver nothing new, another

@@ -9,7 +9,7 @@ use axum::http::{
     uri::Authority,
 };
 use brigade_contracts::{
-    Address, Aggregate, Refusal, Secret, Token, payment,
+    Address, Aggregate, IdSpace, Refusal, Secret, Token, payment,
     user::{Valid, Validate, user_of},
 };
 use serde_json::Value;
@@ -48,6 +48,12 @@ impl Requester {
         }
     }
 
+    /// Returns the name space of the Command-Ids of this sender, who has been identified.
+    #[must_use]
+    pub fn id_space(&self) -> IdSpace {
+        self.user().map_or(IdSpace::Nats, |user| IdSpace::User(user.clone()))
+    }
+
     fn is_staff(&self) -> bool {
         self.has_role(STAFF) || self.is_manager()
     }
@@ -79,11 +85,31 @@ impl Authorizer {
         Self { queries, is_open }
     }
 
-    /// Identifies the sender of a request to this tenant.
+    /// Checks that a tenant is served.
     ///
     /// # Errors
-    /// 401 without the token of a session; `503 unconfirmed` while that is not certain.
+    /// `404 unknown_tenant`, `403 tenant_suspended`.
+    pub async fn admit_tenant(&self, tenant: &Token) -> Result<(), Problem> {
+        Ok(self.queries.tenants.admit(tenant).await?)
+    }
+
+    /// Identifies the sender of a request to this tenant, which has to be served.
+    ///
+    /// # Errors
+    /// Those of [`Authorizer::admit_tenant`]; 401 without the token of a session;
+    /// `503 unconfirmed` while that is not certain.
     pub async fn identify(
+        &self,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Requester, Problem> {
+        // Both at once: they are two statements. What is wrong with the tenant is said first.
+        let (admitted, requester) =
+            tokio::join!(self.admit_tenant(tenant), self.identify_user(tenant, headers));
+        admitted.and(requester)
+    }
+
+    async fn identify_user(
         &self,
         tenant: &Token,
         headers: &HeaderMap,

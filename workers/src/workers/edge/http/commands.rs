@@ -14,10 +14,11 @@ use axum::{
     },
 };
 use brigade_contracts::{
-    Address, Aggregate, Door, MAX_PAYLOAD, Refusal, Token,
+    Address, Aggregate, CommandKey, Door, IdSpace, MAX_PAYLOAD, Refusal, Token,
     command::unknown_verb,
     header::{
-        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, SOURCE, STATUS, TRACEPARENT, bad, command_id,
+        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, SOURCE, STATUS, TRACEPARENT, bad,
+        command_id, missing_command_id,
     },
     subject,
 };
@@ -66,11 +67,19 @@ pub(super) async fn post_command(
     require_json(&head.headers)?;
     let command_id = read_command_id(&head.headers)?;
     // A token that has expired must not keep anybody from asking for a new one.
-    let requester = match policy.role {
-        RequiredRole::Anybody => Requester::Anonymous,
-        _ => api.auth.admit(&permit, &tenant, &head.headers).await?,
+    let (requester, space) = match policy.role {
+        RequiredRole::Anybody => {
+            api.auth.admit_tenant(&tenant).await?;
+            (Requester::Anonymous, IdSpace::Stranger(address.id.clone()))
+        }
+        _ => {
+            let requester = api.auth.admit(&permit, &tenant, &head.headers).await?;
+            let space = requester.id_space();
+            (requester, space)
+        }
     };
-    let headers = command_headers(&head.headers, &command_id, &requester, peer)?;
+    let key = CommandKey { space, id: command_id };
+    let headers = command_headers(&head.headers, &key, &requester, peer)?;
     let payload = read_payload(&head.headers, body, &api.drain).await?;
     api.fail.message(&payload);
     api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?;
@@ -117,7 +126,7 @@ fn read_command_id(headers: &HeaderMap) -> Result<Token, Refusal> {
 /// the address of the connection.
 fn command_headers(
     headers: &HeaderMap,
-    command_id: &Token,
+    key: &CommandKey,
     requester: &Requester,
     peer: SocketAddr,
 ) -> Result<NatsHeaders, Refusal> {
@@ -125,7 +134,7 @@ fn command_headers(
     for (name, value) in select_headers(headers, &[DEADLINE, EXPECTED_VERSION, TRACEPARENT])? {
         sent.append(name, value);
     }
-    sent.insert(COMMAND_ID, command_id.as_str());
+    sent.insert(COMMAND_ID, key.to_string());
     sent.insert(SOURCE, peer.ip().to_canonical().to_string());
     if let Some(user) = requester.user() {
         sent.insert(ACTOR, user.as_str());
@@ -193,7 +202,7 @@ async fn send_until_decided(
         match reply.ok().and_then(OutcomeReply::read) {
             Some(reply) if reply.is_final() => return reply.into_response(),
             // The last reply says more than that nothing is decided.
-            reply => last = reply.or(last),
+            reply => last = reply.filter(|reply| !reply.is_of_earlier_version()).or(last),
         }
         if Instant::now() + pause >= until {
             return last.map_or_else(|| Err(undecided()), OutcomeReply::into_response);
@@ -217,7 +226,19 @@ impl OutcomeReply {
     }
 
     fn is_final(&self) -> bool {
-        self.status != StatusCode::SERVICE_UNAVAILABLE
+        self.status != StatusCode::SERVICE_UNAVAILABLE && !self.is_of_earlier_version()
+    }
+
+    /// Returns whether a command-handler has replied that knows no name spaces: it has refused the
+    /// Command-Id, which edge has read, and so decided nothing.
+    fn is_of_earlier_version(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Code<'a> {
+            code: &'a str,
+        }
+        let code = || serde_json::from_slice(&self.body).map(|Code { code }| code);
+        self.status == StatusCode::BAD_REQUEST
+            && code().is_ok_and(|code| code == missing_command_id().code)
     }
 
     fn into_response(self) -> Result<Response<Body>, Problem> {

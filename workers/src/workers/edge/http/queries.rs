@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, Response},
 };
 use brigade_contracts::{
-    Address, Aggregate, Refusal,
+    Address, Aggregate, CommandKey, Refusal,
     header::{CONFIRM, IF_NONE_MATCH, MIN_VERSION, RESUME},
     list::ListHeaders,
     query::ViewHeaders,
@@ -74,9 +74,8 @@ pub(super) async fn get_outcome(
     let wait = preferred_wait(&headers);
     let query = Query::Outcome {
         tenant: tenant.clone(),
-        command_id,
+        command: CommandKey { space: requester.id_space(), id: command_id },
         wait: wait.unwrap_or_default(),
-        sender: requester.user().cloned(),
     };
     Ok(query_response(api.answer(tenant.as_str(), query).await?, wait))
 }

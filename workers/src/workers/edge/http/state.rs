@@ -57,7 +57,7 @@ impl HttpApi {
     /// Answers a query, and charges a large body to the tenant until it is written or the
     /// connection has ended.
     pub(super) async fn answer(&self, tenant: &str, query: Query) -> Result<QueryReply, Problem> {
-        let mut reply = self.edge.queries.answer(query).await?;
+        let mut reply = self.edge.queries.answer_tenant(query).await?;
         let body: Bytes = std::mem::take(&mut reply.body);
         reply.body = self.edge.budget.charge(tenant, body).map_err(QueryReply::from)?;
         Ok(reply)

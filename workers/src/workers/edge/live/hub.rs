@@ -52,8 +52,8 @@ pub struct HubContext {
     pub stop: CancellationToken,
 }
 
-/// Serves the readers of a topic until all hubs are stopped, or there are no readers and `retire`
-/// says that none is joining.
+/// Serves the readers of a topic until all hubs are stopped, the tenant is not served any more, or
+/// there are no readers and `retire` says that none is joining.
 pub async fn run<T: Topic>(
     context: HubContext,
     mut topic: T,
@@ -83,7 +83,14 @@ pub async fn run<T: Topic>(
         joins.recv_many(&mut joining, usize::MAX).now_or_never();
         wakeups.discard_pending();
         let began = Instant::now();
-        refresh_readers(&context, &mut topic, &changes, std::mem::take(&mut joining)).await;
+        let joining = std::mem::take(&mut joining);
+        if let Err(refusal) = context.topics.queries.tenants.admit(topic.tenant()).await {
+            refuse(joining, &refusal.into());
+            // Nobody joins a hub that has ended: the next reader starts another one.
+            retire(&joins);
+            return;
+        }
+        refresh_readers(&context, &mut topic, &changes, joining).await;
         if changes.receiver_count() == 0 && retire(&joins) {
             return;
         }
@@ -110,11 +117,13 @@ async fn refresh_readers<T: Topic>(
             broadcast_events(changes, events);
             admit(context, topic, changes, joining).await;
         }
-        Err(reply) => {
-            for join in joining {
-                let _gone = join.response.send(Err(reply.clone()));
-            }
-        }
+        Err(reply) => refuse(joining, &reply),
+    }
+}
+
+fn refuse(joining: Vec<JoinRequest>, reply: &QueryReply) {
+    for join in joining {
+        let _gone = join.response.send(Err(reply.clone()));
     }
 }
 

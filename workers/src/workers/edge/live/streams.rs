@@ -168,8 +168,11 @@ where
                 events = self.changes.recv() => match events {
                     Ok(events) => return Some(events),
                     Err(RecvError::Lagged(_)) => break StreamEnd::Slow,
-                    // The hub panicked, or has ended with edge.
-                    Err(RecvError::Closed) => break StreamEnd::Drained,
+                    // The hub panicked, or has ended with edge or because of its tenant.
+                    Err(RecvError::Closed) => {
+                        let is_refused = !self.stop.is_cancelled() && !(self.may_read)().await;
+                        break if is_refused { StreamEnd::Refused } else { StreamEnd::Drained };
+                    }
                 },
             }
         };

@@ -1,7 +1,7 @@
 //! The queries of NATS: subject, headers and payload, read as a [`Query`].
 
 use brigade_contracts::{
-    Aggregate, Refusal, header,
+    Aggregate, CommandKey, IdSpace, Refusal, header,
     list::ListHeaders,
     permissions::check_sender,
     query::{self, HistoryHeaders, ViewHeaders},
@@ -49,9 +49,9 @@ fn parse_parts<'a>(
             Query::View(address, ViewHeaders::parse(headers)?)
         }
         Endpoint::Outcome => {
-            let (tenant, command_id) =
-                subject::parse_query_outcome(subject).ok_or_else(bad_subject)?;
-            Query::Outcome { tenant, command_id, wait: query::wait(headers)?, sender: None }
+            let (tenant, id) = subject::parse_query_outcome(subject).ok_or_else(bad_subject)?;
+            let command = CommandKey { space: IdSpace::Nats, id };
+            Query::Outcome { tenant, command, wait: query::wait(headers)? }
         }
         Endpoint::ActiveOrders => {
             let tenant = subject::parse_query_active_orders(subject).ok_or_else(bad_subject)?;
@@ -111,9 +111,8 @@ mod tests {
         let min_version = ViewHeaders { min_version: Some(7), ..ViewHeaders::default() };
         let outcome = Query::Outcome {
             tenant: token("t1"),
-            command_id: token("k1"),
+            command: CommandKey { space: IdSpace::Nats, id: token("k1") },
             wait: Duration::from_millis(5),
-            sender: None,
         };
         let history = HistoryHeaders { limit: 2, before: None };
         let of_ada = |aggregate| address(aggregate, "ada");

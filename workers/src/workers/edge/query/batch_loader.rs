@@ -170,7 +170,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::infra::{Health, postgres::pool};
+    use crate::infra::{Health, postgres::superuser_pool};
 
     /// The sign names the tenant.
     impl HasTenant for i64 {
@@ -220,7 +220,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let postgres = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
-        let pool = pool(&postgres.superuser_url("postgres"), "test", 4)?;
+        let pool = superuser_pool(&postgres.superuser_url("postgres"), 4)?;
         let database = Arc::new(ReadDatabase::new(pool, Health::new(WorkerName::Edge)));
         let loader = Doubled {
             started: Arc::default(),

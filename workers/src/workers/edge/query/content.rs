@@ -235,7 +235,7 @@ impl Loader for ViewBodyLoader {
     ) -> sqlx::Result<HashMap<Address, Arc<EncodedView>>> {
         // It is not certain that this is the session in which the version was confirmed.
         refuse_standby(connection).await?;
-        let states = states::load(connection, addresses).await?;
+        let states = states::load_without_hashes(connection, addresses).await?;
         let keyed = |state: &State| {
             (state.head().address.clone(), Arc::new(EncodedView::from_state(state)))
         };

@@ -23,15 +23,19 @@ pub mod long_poll;
 pub mod outcomes;
 pub mod owners;
 pub mod reply;
+pub mod tenants;
 pub mod users;
 pub mod versions;
 mod views;
 pub mod wakeups;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use brigade_contracts::{
-    Address, Token,
+    Address, CommandKey, Token,
     list::ListHeaders,
     query::{HistoryHeaders, ViewHeaders},
     user::Validate,
@@ -41,18 +45,21 @@ use brigade_domain::LockPolicy;
 pub use self::reply::QueryReply;
 use self::{
     database::ReadDatabase, list::Lists, locks::Locks, long_poll::LongPolls, outcomes::Outcomes,
-    owners::Owners, users::Users, views::Views, wakeups::WakeupSource,
+    owners::Owners, tenants::Tenants, users::Users, views::Views, wakeups::WakeupSource,
 };
 use super::metrics::EdgeMetrics;
 use crate::infra::Context;
+
+/// An answer that took longer than this was waited for, and the tenant is checked again.
+const WAITED: Duration = Duration::from_secs(1);
 
 /// A query, as any transport may send it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Query {
     /// All parts of an aggregate.
     View(Address, ViewHeaders),
-    /// The outcome of a command; with `sender` only of one that this user sent.
-    Outcome { tenant: Token, command_id: Token, wait: Duration, sender: Option<Token> },
+    /// The outcome of a command, by its id in the name space of who asks.
+    Outcome { tenant: Token, command: CommandKey, wait: Duration },
     /// The active orders of a tenant.
     ActiveOrders(Token, ListHeaders),
     /// The lock that an owner holds now.
@@ -63,6 +70,21 @@ pub enum Query {
     UserValidate(Address, Validate),
     /// All parts of a user.
     UserState(Address),
+}
+
+impl Query {
+    /// Returns the tenant that is asked about.
+    #[must_use]
+    pub fn tenant(&self) -> &Token {
+        match self {
+            Self::View(address, _)
+            | Self::Lock(address)
+            | Self::LockHistory(address, _)
+            | Self::UserValidate(address, _)
+            | Self::UserState(address) => &address.tenant,
+            Self::Outcome { tenant, .. } | Self::ActiveOrders(tenant, _) => tenant,
+        }
+    }
 }
 
 /// The settings of queries.
@@ -81,6 +103,7 @@ pub struct Queries {
     pub locks: Locks,
     pub users: Users,
     pub owners: Owners,
+    pub tenants: Tenants,
 }
 
 impl Queries {
@@ -103,18 +126,45 @@ impl Queries {
             locks: Locks::new(&database, options.lock_policy.clone()),
             users: Users::new(&database),
             owners: Owners::new(&database),
+            tenants: Tenants::new(&database),
         })
     }
 
-    /// Answers a query.
+    /// Answers a query of a tenant, if the tenant is served, at the end of a long wait as well.
+    ///
+    /// # Errors
+    /// `404 unknown_tenant`, `403 tenant_suspended`, and those of [`Queries::answer`].
+    pub async fn answer_tenant(&self, query: Query) -> Result<QueryReply, QueryReply> {
+        let tenant = query.tenant().clone();
+        let began = Instant::now();
+        let (admitted, answer) = (self.tenants.admit(&tenant), self.answer(query));
+        tokio::pin!(admitted, answer);
+        // Both at once: they are two statements. What is wrong with the tenant is said first.
+        let reply = tokio::select! {
+            admitted = &mut admitted => {
+                admitted?;
+                answer.await
+            }
+            reply = &mut answer => {
+                admitted.await?;
+                reply
+            }
+        };
+        if began.elapsed() > WAITED {
+            self.tenants.admit(&tenant).await?;
+        }
+        reply
+    }
+
+    /// Answers a query, whoever sent it.
     ///
     /// # Errors
     /// The reply to a query that cannot be answered as it was sent.
     pub async fn answer(&self, query: Query) -> Result<QueryReply, QueryReply> {
         match query {
             Query::View(address, headers) => self.views.get(&address, &headers).await,
-            Query::Outcome { tenant, command_id, wait, sender } => {
-                self.outcomes.get(tenant, command_id, wait, sender.as_ref()).await
+            Query::Outcome { tenant, command, wait } => {
+                self.outcomes.get(tenant, command, wait).await
             }
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
             Query::Lock(lock) => self.locks.get(lock).await,

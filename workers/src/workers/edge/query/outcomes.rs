@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Duration};
 
-use brigade_contracts::{Refusal, Token, subject};
+use brigade_contracts::{CommandKey, IdSpace, Refusal, Token, subject};
 use bytes::Bytes;
 use sqlx::PgConnection;
 
@@ -10,7 +10,6 @@ use super::{
     batch_loader::BatchLoader, database::ReadDatabase, loader::Loader, long_poll::LongPolls,
     reply::QueryReply,
 };
-use crate::store::rows::refused;
 
 /// Answers queries of outcomes.
 pub struct Outcomes {
@@ -25,49 +24,33 @@ impl Outcomes {
         Self { stored: BatchLoader::new(database, OutcomeLoader), polls }
     }
 
-    /// Returns the outcome of a command, and waits for it for at most `wait`. With `sender` that of
-    /// any other user's command is not found.
+    /// Returns the outcome of a command, and waits for it for at most `wait`.
     ///
     /// # Errors
     /// `404 not_decided`; `503 unconfirmed`; those of [`LongPolls::poll_until`].
     pub async fn get(
         &self,
         tenant: Token,
-        command_id: Token,
+        command: CommandKey,
         wait: Duration,
-        sender: Option<&Token>,
     ) -> Result<QueryReply, QueryReply> {
-        let wake_subject = subject::outcome(&tenant, &command_id);
-        let evaluate = async || match self.stored.load((tenant.clone(), command_id.clone())).await {
-            Ok(Some(stored)) if stored.may_be_read_by(sender) => {
-                ControlFlow::Break(Ok(QueryReply::ok(stored.outcome)))
-            }
-            Ok(_) => ControlFlow::Continue(Err(not_decided())),
+        // Of a command over HTTP nothing is published: a query that waits looks again by itself.
+        let wake_subject = subject::outcome(&tenant, &command.id);
+        let evaluate = async || match self.stored.load((tenant.clone(), command.clone())).await {
+            Ok(Some(stored)) => ControlFlow::Break(Ok(QueryReply::ok(stored))),
+            Ok(None) => ControlFlow::Continue(Err(not_decided())),
             Err(error) => ControlFlow::Break(Err(error.into())),
         };
         self.polls.poll_until(&tenant, wait, wake_subject, evaluate).await?
     }
 }
 
-/// A stored outcome, and the actor of its command, if it named one.
-#[derive(Clone)]
-pub struct OutcomeRecord {
-    outcome: Bytes,
-    actor: Option<String>,
-}
-
-impl OutcomeRecord {
-    fn may_be_read_by(&self, sender: Option<&Token>) -> bool {
-        sender.is_none_or(|sender| self.actor.as_deref() == Some(sender.as_str()))
-    }
-}
-
-/// Loads stored outcomes, by tenant and Command-Id.
+/// Loads stored outcomes, by tenant and key.
 pub struct OutcomeLoader;
 
 impl Loader for OutcomeLoader {
-    type Key = (Token, Token);
-    type Row = OutcomeRecord;
+    type Key = (Token, CommandKey);
+    type Row = Bytes;
     const CONCURRENCY: usize = 2;
     /// An outcome may be as large as the aggregate that it has in it.
     const MAX_KEYS: usize = 64;
@@ -75,28 +58,49 @@ impl Loader for OutcomeLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
-        keys: &[(Token, Token)],
-    ) -> sqlx::Result<HashMap<(Token, Token), OutcomeRecord>> {
-        let (tenants, ids): (Vec<_>, Vec<_>) =
-            keys.iter().map(|(tenant, id)| (tenant.as_str(), id.as_str())).unzip();
+        keys: &[(Token, CommandKey)],
+    ) -> sqlx::Result<HashMap<(Token, CommandKey), Bytes>> {
+        let tenants: Vec<_> = keys.iter().map(|(tenant, _)| tenant.as_str()).collect();
+        let ids: Vec<_> = keys.iter().map(|(_, key)| key.to_string()).collect();
+        let (users, of_users): (Vec<_>, Vec<_>) = keys.iter().map(|(_, key)| of_user(key)).unzip();
         let rows = sqlx::query!(
-            r#"select tenant, command_id, inbox.outcome::text as "outcome!", inbox.actor
-               from unnest($1::text[], $2::text[]) as requested (tenant, command_id)
-               join brigade.command_inbox inbox using (tenant, command_id)
+            r#"select requested.place as "place!", inbox.outcome::text as "outcome!"
+               from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
+                    as requested (tenant, command_id, actor, of_user, place)
+               cross join lateral (
+                   select own.outcome from brigade.command_inbox own
+                   where (own.tenant, own.command_id)
+                         = (requested.tenant, requested.command_id)
+                   union all
+                   -- What a version has stored that had one name space for all.
+                   select shared.outcome from brigade.command_inbox shared
+                   where (shared.tenant, shared.command_id)
+                         = (requested.tenant, requested.of_user)
+                     and shared.actor = requested.actor
+                     and coalesce(shared.via, 'fleet') = 'fleet'
+                   limit 1
+               ) inbox
                where (select pg_current_wal_lsn()) is not null"#,
             &tenants as _,
-            &ids as _,
+            &ids,
+            &users as _,
+            &of_users as _,
         )
         .fetch_all(connection)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                let tenant = Token::new(row.tenant.as_deref().unwrap_or_default());
-                let id = Token::new(row.command_id.as_deref().unwrap_or_default());
-                let stored = OutcomeRecord { outcome: row.outcome.into(), actor: row.actor };
-                Ok(((tenant.map_err(refused)?, id.map_err(refused)?), stored))
-            })
-            .collect()
+        let found = rows.into_iter().filter_map(|row| {
+            let key = keys.get(usize::try_from(row.place - 1).ok()?)?;
+            Some((key.clone(), Bytes::from(row.outcome)))
+        });
+        Ok(found.collect())
+    }
+}
+
+/// Returns the user in whose name space a key is, and the id there.
+fn of_user(key: &CommandKey) -> (Option<&str>, Option<&str>) {
+    match &key.space {
+        IdSpace::User(user) => (Some(user.as_str()), Some(key.id.as_str())),
+        IdSpace::Nats | IdSpace::Stranger(_) => (None, None),
     }
 }
 

@@ -43,8 +43,9 @@ impl Users {
         user: Address,
         credentials: &Validate,
     ) -> Result<Valid, QueryReply> {
-        let snapshot = self.snapshots.load(user).await?;
-        let session = snapshot.and_then(|snapshot| snapshot.session(credentials));
+        let access_hash = credentials.access_token.sha256();
+        let snapshot = self.snapshots.load((user, Some(access_hash))).await?;
+        let session = snapshot.and_then(|snapshot| snapshot.session());
         session.ok_or_else(|| invalid_token().into())
     }
 
@@ -53,25 +54,28 @@ impl Users {
     /// # Errors
     /// `404 not_found`; `503 unconfirmed`.
     pub async fn state(&self, user: Address) -> Result<UserState, QueryReply> {
-        let snapshot = self.snapshots.load(user).await?;
+        let snapshot = self.snapshots.load((user, None)).await?;
         let snapshot =
             snapshot.ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?;
         Ok(snapshot.state())
     }
 }
 
-/// A user, and the database's time when it was read.
+/// A user without hashes, and the database's time when it was read.
 #[derive(Debug)]
 pub struct UserSnapshot {
     user: User,
+    /// The access token that was asked about is that of the session.
+    has_token: bool,
     read_at: Timestamp,
 }
 
 impl UserSnapshot {
     /// Returns the session of the access token, if it is valid.
-    fn session(&self, credentials: &Validate) -> Option<Valid> {
-        let Self { user, read_at } = self;
-        let expires_at = user.auth().valid_until(&credentials.access_token, *read_at)?;
+    fn session(&self) -> Option<Valid> {
+        let Self { user, has_token, read_at } = self;
+        let session = user.session.as_ref().filter(|_| *has_token)?;
+        let expires_at = Some(session.access_expires_at).filter(|until| read_at < until)?;
         Some(Valid {
             user: user.head.address.id.clone(),
             profile_id: user.profile_id.clone(),
@@ -95,11 +99,12 @@ impl UserSnapshot {
     }
 }
 
-/// Loads users.
+/// Loads users, each with or without the hash of an access token that may be its session's. SQL
+/// compares them: this worker may read no hash.
 pub struct UserLoader;
 
 impl Loader for UserLoader {
-    type Key = Address;
+    type Key = (Address, Option<String>);
     type Row = Arc<UserSnapshot>;
     /// With one alone, a query would wait for the end of a statement that came just before it.
     const CONCURRENCY: usize = 3;
@@ -108,23 +113,32 @@ impl Loader for UserLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
-        addresses: &[Address],
-    ) -> sqlx::Result<HashMap<Address, Arc<UserSnapshot>>> {
-        let AddressColumns { tenants, ids, .. } = AddressColumns::new(addresses.iter());
+        keys: &[Self::Key],
+    ) -> sqlx::Result<HashMap<Self::Key, Arc<UserSnapshot>>> {
+        let addresses = keys.iter().map(|(address, _)| address);
+        let AddressColumns { tenants, ids, .. } = AddressColumns::new(addresses);
+        let hashes: Vec<_> = keys.iter().map(|(_, hash)| hash.as_deref()).collect();
         let rows = sqlx::query!(
-            r#"select row_to_json(u)::text as "row!", clock_timestamp() as "now!"
-               from unnest($1::text[], $2::text[]) as requested (tenant, id)
-               join brigade.users u using (tenant, id)
+            r#"select place as "place!", body as "body!", has_token as "has_token!",
+                      clock_timestamp() as "now!"
+               from brigade.read_users($1, $2, $3)
                where (select pg_current_wal_lsn()) is not null"#,
             &tenants as _,
             &ids as _,
+            &hashes as _,
         )
         .fetch_all(connection)
         .await?;
-        let keyed = |user: User, read_at| {
-            (user.head.address.clone(), Arc::new(UserSnapshot { user, read_at }))
-        };
-        rows.into_iter().map(|row| Ok(keyed(from_row(&row.row)?, row.now.into()))).collect()
+        let mut loaded = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let asked = usize::try_from(row.place - 1).ok().and_then(|place| keys.get(place));
+            if let Some(key) = asked {
+                let (user, has_token) = (from_row(&row.body)?, row.has_token);
+                let snapshot = UserSnapshot { user, has_token, read_at: row.now.into() };
+                loaded.insert(key.clone(), Arc::new(snapshot));
+            }
+        }
+        Ok(loaded)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{fs, os::unix::fs::MetadataExt};
 
 use anyhow::Result;
-use brigade_contracts::{Address, Aggregate, Token, query::HistoryHeaders};
+use brigade_contracts::{Address, Aggregate, CommandKey, Token, query::HistoryHeaders};
 use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use sqlx::{Connection, Error, PgConnection};
@@ -12,7 +12,7 @@ use sqlx::{Connection, Error, PgConnection};
 use crate::{
     infra::{
         Metrics,
-        postgres::{CONNECT_LIMIT, connection, pool},
+        postgres::{CONNECT_LIMIT, connection, superuser_pool},
     },
     operations::migrate,
     workers::edge::{
@@ -55,10 +55,10 @@ async fn all(sql: &mut PgConnection) -> Result<Vec<Option<String>>> {
         error_of(ViewBodyLoader, cart.clone(), sql).await,
         error_of(OrderListLoader { metrics }, t1.clone(), sql).await,
         error_of(EndedOrderLoader, position, sql).await,
-        error_of(OutcomeLoader, (t1.clone(), t1), sql).await,
+        error_of(OutcomeLoader, (t1, CommandKey::parse("ada.k").expect("a key")), sql).await,
         error_of(LiveLockLoader { policy: LockPolicy::default() }, lock.clone(), sql).await,
         error_of(LockHistoryLoader, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
-        error_of(UserLoader, user, sql).await,
+        error_of(UserLoader, (user, None), sql).await,
         error_of(OwnerLoader, cart, sql).await,
     ])
 }
@@ -69,7 +69,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery() -> Result<()> {
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let mut postgres = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
     let url = postgres.superuser_url("postgres");
-    migrate::run(&url, |_| None).await?;
+    migrate::run(&url, "", |_| None).await?;
     let mut primary = PgConnection::connect(&url).await?;
     assert_eq!(all(&mut primary).await?, vec![None; 9]);
 
@@ -83,7 +83,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery() -> Result<()> {
     let mut standby = PgConnection::connect(&url).await?;
     assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
     // And such a session is not had from a pool of a worker.
-    let pool = pool(&url, "test", 1)?;
+    let pool = superuser_pool(&url, 1)?;
     let until = tokio::time::Instant::now() + CONNECT_LIMIT;
     assert!(matches!(connection(&pool, until).await, Err(Error::PoolTimedOut)));
 

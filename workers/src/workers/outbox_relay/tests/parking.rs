@@ -121,11 +121,14 @@ async fn a_batch_fetches_no_more_bytes_than_it_takes() -> Result<()> {
     let read = "select count(*), count(*) filter (where \"payload?\" is not null),
                        sum(octet_length(\"payload?\"))::bigint from (";
     let read = format!("{read}{}) rows", include_str!("../read.sql"));
+    let server: String =
+        sqlx::query_scalar("select brigade.server_incarnation()").fetch_one(&fixture.sql).await?;
     let (rows, taken, bytes): (i64, i64, i64) = sqlx::query_as(AssertSqlSafe(read))
         .bind((0..16_i16).collect::<Vec<_>>())
         .bind(vec![0_i64; 16])
         .bind(500_i64)
         .bind(1_000_000_i64)
+        .bind(server)
         .fetch_one(&fixture.sql)
         .await?;
     assert_eq!((rows, taken, bytes), (64, 4, 4 * (EVENT + 2)));

@@ -108,7 +108,7 @@ fn active_orders() -> Value {
         "summary": "The orders that are neither completed nor cancelled, newest first.",
         "description": format!("With `Resume`, what changed since. {}", audience(RequiredRole::Staff)),
         "parameters": parameters(&["tenant"], &["If-None-Match", "Resume", "Confirm"]),
-        "responses": responses(200, &body, &[304, 400, 401, 403, 429, 500, 503]),
+        "responses": responses(200, &body, &[304, 400, 401, 403, 404, 429, 500, 503]),
     })
 }
 
@@ -121,7 +121,7 @@ fn active_orders_stream() -> Value {
             "A snapshot holds `ActiveOrders`, a change one `ActiveRow`. {}", audience(RequiredRole::Staff)
         ),
         "parameters": parameters(&["tenant"], &["Last-Event-ID"]),
-        "responses": responses(200, &ResponseBody::Events, &[400, 401, 403, 429, 500, 503]),
+        "responses": responses(200, &ResponseBody::Events, &[400, 401, 403, 404, 429, 500, 503]),
     })
 }
 
