@@ -460,7 +460,8 @@ mod tests {
     #[test]
     fn a_password_is_taken_from_the_url_of_the_role_alone() {
         let password = |prefix: &str, url: &str| {
-            let urls = HashMap::from([(WorkerName::Edge, url.to_owned())]);
+            let url = Secret { text: url.to_owned(), file: None };
+            let urls = HashMap::from([(WorkerName::Edge, url)]);
             let role_prefix = role_prefix(Some(prefix.to_owned()))?;
             let config = RunConfig { own_database_urls: urls, role_prefix, ..config(&[]) };
             config.database_password(WorkerName::Edge)
