@@ -5,11 +5,9 @@ use std::net::IpAddr;
 
 use brigade_contracts::{
     Address, CommandKey, Timestamp, Token, Via,
-    event::{PAYMENT_REFUND_REQUESTED, PAYMENT_REFUNDED, TABLE_STATUS_CHANGED},
+    event::{EventKind, PAYMENT_REFUND_REQUESTED, PAYMENT_REFUNDED, TABLE_STATUS_CHANGED},
 };
-use serde_json::Value;
-
-use crate::{changes::Event, unit_of_work::UnitOfWork};
+use serde_json::{Value, value::RawValue};
 
 /// What the security log knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +55,13 @@ impl SecurityKind {
         }
     }
 
-    /// Returns the kind that an event is of, by itself.
-    fn of(event: &Event) -> Option<Self> {
-        if event.kind == PAYMENT_REFUND_REQUESTED {
+    /// Returns the kind that an event is of by itself, given its data as JSON.
+    pub(crate) fn of(event: &EventKind, data: &RawValue) -> Option<Self> {
+        if *event == PAYMENT_REFUND_REQUESTED {
             Some(Self::RefundRequested)
-        } else if event.kind == PAYMENT_REFUNDED {
+        } else if *event == PAYMENT_REFUNDED {
             Some(Self::RefundDone)
-        } else if event.kind == TABLE_STATUS_CHANGED && data(event)["forced"] == true {
+        } else if *event == TABLE_STATUS_CHANGED && value(data)["forced"] == true {
             Some(Self::TableForced)
         } else {
             None
@@ -86,32 +84,9 @@ pub struct SecurityEntry {
     pub detail: Value,
 }
 
-fn data(event: &Event) -> Value {
-    serde_json::from_str(event.payload.data.get()).unwrap_or_default()
-}
-
-impl UnitOfWork<'_> {
-    /// Adds a row to the security log. Of a command that is refused it stays only if it is kept.
-    pub fn log(&mut self, kind: SecurityKind, subject: &Address, detail: Value) {
-        let command = self.command;
-        self.changes.security.push(SecurityEntry {
-            at: self.now,
-            kind,
-            subject: subject.clone(),
-            command: command.key(),
-            actor: command.actor.clone(),
-            via: command.via,
-            source: command.source,
-            detail,
-        });
-    }
-
-    /// Adds the row that an event is worth, if it is.
-    pub fn log_event(&mut self, event: &Event) {
-        if let Some(kind) = SecurityKind::of(event) {
-            self.log(kind, &event.address, data(event));
-        }
-    }
+/// Reads data that was written as JSON.
+pub(crate) fn value(data: &RawValue) -> Value {
+    serde_json::from_str(data.get()).expect("what is written as JSON can be read")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! stored under the version that it had, which only counts of refusals may be.
 
 mod handle;
+mod log;
 mod lookups;
 
 use std::{borrow::Cow, collections::BTreeSet, mem};

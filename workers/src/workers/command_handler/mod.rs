@@ -23,6 +23,7 @@ mod credentials;
 mod guarded_bucket;
 mod held_up;
 pub mod housekeeping;
+mod inbox;
 mod load_batch;
 mod lock_plan;
 mod metrics;
@@ -64,7 +65,7 @@ use self::{
     tenants::KnownTenants,
     with_password::{PASSWORDS_BEGUN, WithPassword},
 };
-pub use self::{metrics::CommandHandlerMetrics, transaction::is_outcome_of};
+pub use self::{inbox::is_outcome_of, metrics::CommandHandlerMetrics};
 use crate::{
     infra::{Context, Lease},
     runtime::{
@@ -260,7 +261,7 @@ impl Handler for CommandHandler {
 
     async fn is_done(&self, delivery: &Delivery) -> anyhow::Result<bool> {
         match command(delivery) {
-            Ok(command) => Ok(transaction::is_decided(&self.cx.postgres, &command).await?),
+            Ok(command) => Ok(inbox::is_decided(&self.cx.postgres, &command).await?),
             Err(_) => Ok(false),
         }
     }

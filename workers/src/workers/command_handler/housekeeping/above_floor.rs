@@ -13,7 +13,7 @@ use serde_json::json;
 use super::stream::{delete_message, get_message, is_half_full};
 use crate::{
     infra::{Context, Nats, health::Duty, intake::Message},
-    workers::command_handler::transaction::decided_since,
+    workers::command_handler::inbox::decided_since,
 };
 
 /// The number of messages that are read together.
