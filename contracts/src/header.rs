@@ -8,7 +8,7 @@ pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
-/// Of an event: the way by which its command came into the fleet, see [`crate::Via`].
+/// Header of an event: the way by which its command came into the fleet, see [`crate::Via`].
 pub const ACTOR_VIA: &str = "Actor-Via";
 /// The address that a command came from, where it came from outside: failed logins are counted by
 /// it.

@@ -12,7 +12,7 @@ pub enum IdSpace {
     Nats,
     /// A user over HTTP.
     User(Token),
-    /// Those over HTTP who show no token yet, because they want one of this user.
+    /// Strangers over HTTP: they show no token yet, because they want one of this user.
     Stranger(Token),
 }
 

@@ -43,7 +43,7 @@ pub struct NatsUser {
     pub publish: Vec<String>,
     pub publish_deny: Vec<String>,
     pub subscribe: Vec<String>,
-    /// What a wider subscription does not bring.
+    /// Subjects that are left out of a wider subscription.
     pub subscribe_deny: Vec<String>,
 }
 

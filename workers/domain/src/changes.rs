@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{json::raw, security::SecurityEntry, state::Turn, throttle::FailureKey};
 
-/// What a rule says of a change that it made: the kind of the event, and its data.
+/// The record of a change that a rule made: the kind of the event, and its data.
 pub(crate) struct Fact {
     pub kind: event::EventKind,
     pub data: Box<RawValue>,
@@ -25,7 +25,7 @@ impl Fact {
     }
 }
 
-/// What a rule says of a change of a held lock: the event of the cart that holds it, and the row of
+/// The record of a change of a held lock: the event of the cart that holds it, and the row of
 /// the history.
 pub(crate) struct LockFact {
     pub fact: Fact,

@@ -9,7 +9,7 @@ use brigade_contracts::{
 };
 use serde_json::{Value, value::RawValue};
 
-/// What the security log knows of.
+/// The kind of a row of the security log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecurityKind {
     /// A login with a wrong id, email or password.

@@ -52,7 +52,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// That of clients who show a certificate. The URL does not say it, so that what tests send by
+    /// The port of clients who show a certificate. The URL does not say it, so that what tests send by
     /// hand is not encrypted.
     #[must_use]
     pub fn of(files: Certificate) -> Self {

@@ -142,16 +142,16 @@ pub(super) fn live_lock(
     if work[cart].status == Status::Open { lock::live_over(work, cart) } else { Ok(None) }
 }
 
-/// What a rule says of a change of a payment.
+/// The record of a change of a payment.
 #[derive(Default)]
 pub(super) struct Change {
     /// The events of the payment.
     pub facts: Vec<Fact>,
     /// The refund tasks that are new or changed.
     pub tasks: Vec<RefundTask>,
-    /// What was paid with it.
+    /// The amount that was paid with it.
     pub applied: Money,
-    /// What went back.
+    /// The amount that went back.
     pub refunded: Money,
 }
 

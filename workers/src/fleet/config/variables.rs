@@ -1,4 +1,4 @@
-/// Every variable of `run`, `migrate`, `provision`, `dlq` and `locks`, for `--help`.
+/// Every variable of `run` and of what an operator calls, for `--help`.
 pub const VARIABLES: &str = "\
 Environment of `run`, both required for each worker:
   BRIGADE_NATS_URL_<WORKER>        nats://user:password@host:port, of a cluster several with commas;
@@ -9,7 +9,8 @@ Environment of `run`, both required for each worker:
                                    password to the worker's role
   BRIGADE_NATS_URL, BRIGADE_DATABASE_URL stand in where a worker has none of its own; a process
   with one worker may use them instead.
-Environment of `migrate` (SQL), `provision` (NATS), `dlq` (both) and `locks` (SQL), required:
+Environment of `provision` (NATS), `dlq` (both), `migrate`, `locks`, `tenants` and `security-log`
+(SQL), required:
   BRIGADE_NATS_URL                 of the user `operator`
   BRIGADE_DATABASE_URL             of the owner of the schema; of Postgres itself, not of a pooler
 Each of these may be given as <NAME>_FILE, the file that holds it, in place of the value. The files
@@ -32,7 +33,7 @@ Optional:
                                    API (default: a free port of 127.0.0.1, which is logged)
   BRIGADE_HTTP_TLS_CERT, _KEY      files with the certificate (and those between) and the key, as
                                    PEM: HTTPS in place of HTTP; used again when they have changed
-  BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a producer; only
+  BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a backend; only
                                    where BRIGADE_HTTP_ADDR is an address of loopback
   BRIGADE_HTTP_CORS_ORIGINS        origins whose pages may use the API, separated by commas, such
                                    as https://shop.example (default: none)

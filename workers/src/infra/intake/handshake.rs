@@ -55,7 +55,7 @@ pub(super) struct Accepted {
 struct ServerInfo {
     #[serde(default)]
     tls_required: bool,
-    /// What a key signs.
+    /// The bytes that a key signs.
     #[serde(default)]
     nonce: String,
     #[serde(default)]

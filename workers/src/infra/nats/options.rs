@@ -4,7 +4,7 @@ use std::path::PathBuf;
 /// of another account.
 const API_PREFIX: &str = "$JS.API";
 
-/// What a connection to NATS needs besides its URL. Files are read again for each connection.
+/// The settings of a connection to NATS besides its URL. Files are read again for each connection.
 #[derive(Clone, Debug, Default)]
 pub struct NatsOptions {
     /// The user of whom the connection is, if the URL names none: it makes the inbox prefix.

@@ -29,7 +29,7 @@ pub const COMMON: [Setting; 8] = [
     ("client_connection_check_interval", "1s"),
 ];
 
-/// What the role of outbox-relay has instead of that, or besides.
+/// The settings of outbox-relay's role instead of these, or besides.
 const OUTBOX_RELAY: [Setting; 5] = [
     // A lost delete repeats an event; a lost lease is taken again.
     ("synchronous_commit", "off"),

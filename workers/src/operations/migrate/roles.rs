@@ -37,7 +37,7 @@ pub(super) async fn set_up_roles(
     Ok(tx.commit().await?)
 }
 
-/// What every role of the server has by default, or had before Postgres 15. It comes last: by then
+/// Rights that every role of the server has by default, or had before Postgres 15. It comes last: by then
 /// the workers have what they need in their own name.
 const NOBODY_ELSE: &str = "revoke all on all routines in schema brigade from public;
                            revoke create on schema public from public;";

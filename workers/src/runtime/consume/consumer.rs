@@ -142,12 +142,19 @@ impl<H: Handler> Consumer<H> {
     }
 
     fn begin(&mut self, batch: QueuedBatch, kind: BatchKind, permit: BatchPermit) {
-        let QueuedBatch { deliveries, alone, tenants } = batch;
+        let QueuedBatch { deliveries, alone, beside_flood } = batch;
         let deliveries = Arc::new(deliveries);
         let work = self.work.clone().run(deliveries.clone(), alone, permit);
         let task = self.tasks.spawn(work).id();
         let since = Instant::now();
-        self.in_hand.running.push(RunningBatch { task, kind, alone, tenants, deliveries, since });
+        self.in_hand.running.push(RunningBatch {
+            task,
+            kind,
+            alone,
+            beside_flood,
+            deliveries,
+            since,
+        });
     }
 
     /// Queues messages that were received.

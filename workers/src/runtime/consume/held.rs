@@ -79,10 +79,10 @@ impl HeldMessages {
         }
         self.messages = others;
         if !deliveries.is_empty() {
-            return Some(QueuedBatch::unbound(deliveries, false));
+            return Some(QueuedBatch { deliveries, alone: false, beside_flood: false });
         }
         let held = self.messages.remove(alone?)?;
-        Some(QueuedBatch::unbound(vec![held.delivery], true))
+        Some(QueuedBatch { deliveries: vec![held.delivery], alone: true, beside_flood: false })
     }
 
     /// Takes all messages.

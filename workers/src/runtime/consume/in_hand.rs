@@ -7,6 +7,7 @@ use std::{
 use tokio::task;
 
 use super::{
+    fair_queue::HasTenant,
     held::HeldMessages,
     limits::HEARTBEAT,
     queues::{QueuedBatch, Queues},
@@ -31,8 +32,7 @@ pub(super) struct RunningBatch {
     pub(super) task: task::Id,
     pub(super) kind: BatchKind,
     pub(super) alone: bool,
-    /// The tenants that no batch of another kind may have ([`QueuedBatch::tenants`]).
-    pub(super) tenants: HashSet<Arc<str>>,
+    pub(super) beside_flood: bool,
     pub(super) deliveries: Arc<Vec<Delivery>>,
     pub(super) since: Instant,
 }
@@ -96,16 +96,25 @@ impl InHand {
             && !self.running_of(kind).any(RunningBatch::is_small)
     }
 
-    /// Takes the next batch of this kind, if there is work for it.
+    /// Takes the next batch of this kind, if there is work for it: of tenants that have no messages
+    /// in a batch of the other kind.
     pub(super) fn next(&mut self, kind: BatchKind) -> Option<QueuedBatch> {
         let Self { queues, running, .. } = self;
-        let others = || running.iter().filter(|batch| batch.kind != kind);
-        let has = |tenant: &str| others().any(|batch| batch.tenants.contains(tenant));
+        let other = match kind {
+            BatchKind::Main => BatchKind::Express,
+            BatchKind::Express => BatchKind::Main,
+            BatchKind::Beside => return None,
+        };
+        let others = || running.iter().filter(|batch| batch.kind == other);
+        if kind == BatchKind::Express && !others().any(|batch| batch.beside_flood) {
+            return None;
+        }
+        let messages = others().flat_map(|batch| batch.deliveries.iter());
+        let held: HashSet<&str> = messages.map(Delivery::tenant).collect();
+        let is_held = |tenant: &str| held.contains(tenant);
         match kind {
-            BatchKind::Main => queues.next(has),
-            BatchKind::Express if others().all(|batch| batch.tenants.is_empty()) => None,
-            BatchKind::Express => queues.next_express(has),
-            BatchKind::Beside => None,
+            BatchKind::Main => queues.next(is_held),
+            _ => queues.next_express(is_held),
         }
     }
 

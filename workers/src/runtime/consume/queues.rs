@@ -52,16 +52,9 @@ pub(super) struct Queues {
 pub(super) struct QueuedBatch {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) alone: bool,
-    /// The tenants that no batch of the other kind may have meanwhile: so the commands of a tenant
-    /// are decided in the order in which they came, and no batch waits for rows of another.
-    pub(super) tenants: HashSet<Arc<str>>,
-}
-
-impl QueuedBatch {
-    /// Returns a batch beside which any other may begin.
-    pub(super) fn unbound(deliveries: Vec<Delivery>, alone: bool) -> Self {
-        Self { deliveries, alone, tenants: HashSet::new() }
-    }
+    /// It was taken while a tenant's flood fills batches: the other tenants may have batches beside
+    /// it.
+    pub(super) beside_flood: bool,
 }
 
 /// The room that a batch has left.
@@ -154,36 +147,48 @@ impl Queues {
     }
 
     /// Takes the next batch: one message alone, or as many as a batch takes in equal shares from
-    /// all sources that have work, and of each in equal shares from all tenants. If there are floods,
-    /// only from these: the other tenants are left to [`Queues::next_express`].
+    /// all sources that have work, and of each in equal shares from all tenants. If there are
+    /// floods, only from these: the other tenants are left to [`Queues::next_express`].
     ///
-    /// Tenants that are `served` by an express batch are left out.
-    pub(super) fn next(&mut self, served: impl Fn(&str) -> bool) -> Option<QueuedBatch> {
+    /// Tenants that have messages in an express batch (`is_held`) are left out, so that the messages
+    /// of a tenant are handled in the order in which they came.
+    pub(super) fn next(&mut self, is_held: impl Fn(&str) -> bool) -> Option<QueuedBatch> {
         let now = Instant::now();
-        let floods = self.floods();
-        let may = |tenant: &str| (floods.is_empty() || floods.contains(tenant)) && !served(tenant);
+        let floods = self.floods(&is_held, now);
+        let beside_flood = !floods.is_empty();
+        let may = |tenant: &str| (!beside_flood || floods.contains(tenant)) && !is_held(tenant);
         let waits = self.alone_paused_until.is_some_and(|until| until > now);
-        let alone = !waits && self.alone.front().is_some_and(|next| self.may_begin(next, now));
+        let may_be_alone = |next: &Delivery| self.may_begin(next, now) && !is_held(next.tenant());
+        let alone = !waits && self.alone.front().is_some_and(may_be_alone);
         if alone && (!self.was_alone || self.ready(&may, now).is_empty()) {
             self.was_alone = true;
             let deliveries = self.alone.pop().into_iter().collect();
-            return Some(QueuedBatch::unbound(deliveries, true));
+            return Some(QueuedBatch { deliveries, alone: true, beside_flood });
         }
         let deliveries = self.take(&may, now)?;
         self.was_alone = false;
-        Some(QueuedBatch { deliveries, alone: false, tenants: floods })
+        Some(QueuedBatch { deliveries, alone: false, beside_flood })
     }
 
-    /// Takes the next batch of the tenants that have no flood: while that is at work they do not
-    /// wait for it.
-    pub(super) fn next_express(&mut self, is_flood: impl Fn(&str) -> bool) -> Option<QueuedBatch> {
-        let deliveries = self.take(&|tenant: &str| !is_flood(tenant), Instant::now())?;
-        let tenants = deliveries.iter().map(|delivery| delivery.tenant().into()).collect();
-        Some(QueuedBatch { deliveries, alone: false, tenants })
+    /// Takes the next batch of the tenants that have no flood and no messages in another batch:
+    /// while a flood is at work they do not wait for it.
+    pub(super) fn next_express(&mut self, is_held: impl Fn(&str) -> bool) -> Option<QueuedBatch> {
+        let now = Instant::now();
+        let floods = self.floods(&|_| false, now);
+        let may = |tenant: &str| !is_held(tenant) && !floods.contains(tenant);
+        let deliveries = self.take(&may, now)?;
+        Some(QueuedBatch { deliveries, alone: false, beside_flood: true })
     }
 
-    fn floods(&self) -> HashSet<Arc<str>> {
-        self.waiting.iter().flat_map(|queue| queue.with_at_least(FLOOD)).cloned().collect()
+    /// Returns the tenants whose messages fill a batch by themselves, and may do so now.
+    fn floods(&self, is_held: &impl Fn(&str) -> bool, now: Instant) -> HashSet<Arc<str>> {
+        // All messages of a source are stored, or none.
+        let may_begin = |queue: &&FairQueue<Delivery>| {
+            queue.front().is_some_and(|next| self.may_begin(next, now))
+        };
+        let floods = self.waiting.iter().filter(may_begin);
+        let floods = floods.flat_map(|queue| queue.with_at_least(FLOOD));
+        floods.filter(|tenant| !is_held(tenant)).cloned().collect()
     }
 
     fn may_begin(&self, delivery: &Delivery, now: Instant) -> bool {

@@ -27,7 +27,7 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// What a server shows to new connections.
+/// The certificate and key that a server shows to new connections.
 pub(super) struct HttpTls {
     config: watch::Receiver<Arc<ServerConfig>>,
     _reload: AbortOnDropHandle<()>,

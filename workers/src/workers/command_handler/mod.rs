@@ -289,7 +289,10 @@ fn command(delivery: &Delivery) -> Result<Command, Box<Outcome>> {
     match command {
         // Without all headers nobody knows that no tenant's program has sent it.
         Ok(command) if command.via == Via::Http => Err(unaddressed(header::too_large())),
-        Ok(command) => Ok(Command { request: Err(header::too_large()), ..command }),
+        Ok(command) => {
+            let request = Err(header::too_large());
+            Ok(Command { request, via: Via::Nats, is_of_worker: false, ..command })
+        }
         Err(refusal) if refusal.code == "missing_command_id" => {
             Err(unaddressed(header::too_large()))
         }

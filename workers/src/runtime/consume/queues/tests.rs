@@ -133,18 +133,16 @@ fn s5_08_the_few_messages_of_one_tenant_have_a_batch_of_their_own_whatever_anoth
         fill(&mut queues, "other", source, 5);
     }
     let batch = next(&mut queues).unwrap();
-    assert_eq!(count(&batch.deliveries, "flood"), MAX_BATCH);
-    let express = queues.next_express(|tenant| batch.tenants.contains(tenant)).unwrap();
+    assert_eq!((count(&batch.deliveries, "flood"), batch.beside_flood), (MAX_BATCH, true));
+    let express = queues.next_express(|tenant| tenant == "flood").unwrap();
     assert_eq!((express.deliveries.len(), count(&express.deliveries, "other")), (10, 10));
-    // While that is at work, neither has messages of a tenant of the other.
+    // A flood is never in an express batch, whoever it is of.
     fill(&mut queues, "other", 0, FLOOD);
-    assert!(queues.next_express(|tenant| batch.tenants.contains(tenant)).is_some());
-    fill(&mut queues, "other", 0, FLOOD);
-    let batch = queues.next(|tenant| express.tenants.contains(tenant)).unwrap();
-    assert_eq!((count(&batch.deliveries, "flood"), batch.tenants.len()), (MAX_BATCH, 2));
-    let batch = next(&mut queues).unwrap();
-    assert_eq!(count(&batch.deliveries, "other"), FLOOD);
+    fill(&mut queues, "third", 0, 1);
+    let express = queues.next_express(|tenant| tenant == "flood").unwrap();
+    assert_eq!((express.deliveries.len(), count(&express.deliveries, "third")), (1, 1));
     // Its messages alone take turns with those of others too.
+    let mut queues = Queues::new(1);
     for _ in 0..20 {
         assert!(queues.push(of("flood", 0, 3)).is_ok());
     }
@@ -155,13 +153,39 @@ fn s5_08_the_few_messages_of_one_tenant_have_a_batch_of_their_own_whatever_anoth
 }
 
 #[test]
+fn a_tenant_with_messages_in_a_batch_of_the_other_kind_waits_and_nobody_else_does() {
+    let mut queues = Queues::new(1);
+    fill(&mut queues, "held", 0, FLOOD);
+    assert!(queues.push(of("held", 0, 3)).is_ok());
+    assert!(queues.next(|tenant| tenant == "held").is_none(), "not even alone");
+    fill(&mut queues, "other", 0, 1);
+    let batch = queues.next(|tenant| tenant == "held").unwrap();
+    assert_eq!((count(&batch.deliveries, "other"), batch.beside_flood), (1, false));
+    // A message alone takes its turn; the others need not wait for it either.
+    fill(&mut queues, "other", 0, 1);
+    let alone = queues.next(|_| false).unwrap();
+    assert_eq!((alone.alone, alone.beside_flood), (true, true));
+    let express = queues.next_express(|tenant| tenant == "held").unwrap();
+    assert_eq!(count(&express.deliveries, "other"), 1);
+}
+
+#[test]
+fn a_flood_that_waits_for_a_dependency_makes_no_other_wait() {
+    let mut queues = Queues::new(2);
+    queues.keep((0..FLOOD).map(|_| of("flood", 0, 1)).collect(), false);
+    assert!(queues.push(of("other", 1, 0)).is_ok());
+    let batch = next(&mut queues).unwrap();
+    assert_eq!((batch.deliveries.len(), count(&batch.deliveries, "other")), (1, 1));
+}
+
+#[test]
 fn without_a_flood_all_tenants_share_a_batch() {
     let mut queues = Queues::new(1);
     for tenant in 0..9 {
         fill(&mut queues, &format!("t{tenant}"), 0, FLOOD - 1);
     }
     let batch = next(&mut queues).unwrap();
-    assert_eq!((batch.deliveries.len(), batch.tenants.len()), (MAX_BATCH, 0));
+    assert_eq!((batch.deliveries.len(), batch.beside_flood), (MAX_BATCH, false));
 }
 
 #[test]
