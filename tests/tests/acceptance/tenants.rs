@@ -285,15 +285,18 @@ async fn s5_11_a_tenant_comes_and_goes_under_load_without_an_error_elsewhere() {
     assert_eq!(next_lost.load(Ordering::SeqCst), 0);
 
     let name = Token::new("rosa").unwrap();
-    let active = tenants::remove(&fleet.sql, &name).await.unwrap_err().to_string();
+    let active = tenants::remove(&fleet.sql, &name, "olga").await.unwrap_err().to_string();
     assert!(active.contains("only what is suspended"), "{active}");
     printed(&fleet, "tenants suspend rosa").await;
     run(&fleet, "rm rosa --yes", &files).await;
     until("its connection to end", async || (next_lost.load(Ordering::SeqCst) > 0).then_some(()))
         .await;
-    let again = tenants::add(&fleet.sql, &name, false).await.unwrap_err().to_string();
+    let again = tenants::add(&fleet.sql, &name, false, "olga").await.unwrap_err().to_string();
     assert!(again.contains("--restore"), "{again}");
     assert_eq!(count(&fleet, "select count(*) from brigade.orders where tenant = 'rosa'").await, 6);
+    let expected =
+        ["added", "rotated", "rotation_finished", "suspended", "resumed", "suspended", "removed"];
+    assert_eq!(logged(&fleet, "rosa").await, expected);
 
     stop.store(true, Ordering::SeqCst);
     let rounds = load.await.expect("no error");
@@ -301,6 +304,19 @@ async fn s5_11_a_tenant_comes_and_goes_under_load_without_an_error_elsewhere() {
     assert!(rounds > 0);
     assert_eq!(lost.load(Ordering::SeqCst), 0, "disconnects of another tenant");
     fleet.finish().await;
+}
+
+/// Returns what the security log says that operators have done with a tenant, in order.
+async fn logged(fleet: &TestFleet, tenant: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "select detail ->> 'action' from brigade.security_log
+         where tenant = $1 and kind = 'tenant_changed' and actor is not null and via = 'fleet'
+         order by seq",
+    )
+    .bind(tenant)
+    .fetch_all(&fleet.sql)
+    .await
+    .unwrap()
 }
 
 /// A server takes the committed configuration, with a folder of accounts beside it.

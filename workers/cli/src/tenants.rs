@@ -2,13 +2,13 @@ mod args;
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use brigade::{
-    fleet::config::RunConfig,
+    fleet::config::{self, RunConfig},
     operations::tenants::{
         self, Tenant,
         accounts::{AccountsFolder, Credential},
-        reload::reload,
+        reload::{self, reload},
     },
 };
 use brigade_contracts::{Timestamp, Token};
@@ -22,9 +22,10 @@ use super::output::line;
 pub async fn run(args: TenantsArgs) -> Result<ExitCode> {
     match args.action {
         TenantsAction::Sync { folder, output } => {
+            check_reload(&folder.reload)?;
             let made = AccountsFolder::new(&folder.accounts).sync()?;
             print_credentials(None, &made, &output)?;
-            reload_or_say(&folder.reload).await?;
+            reload_or_say(&folder.accounts, &folder.reload).await?;
         }
         TenantsAction::Add { tenant, folder, restore, output } => {
             add(&tenants::parse(&tenant)?, &folder, restore, &output).await?;
@@ -37,11 +38,11 @@ pub async fn run(args: TenantsArgs) -> Result<ExitCode> {
             rotate(&tenants::parse(&tenant)?, &folder, finish, &output).await?;
         }
         TenantsAction::Suspend { tenant } => {
-            tenants::suspend(&postgres().await?, &tenants::parse(&tenant)?).await?;
+            tenants::suspend(&postgres().await?, &tenants::parse(&tenant)?, &actor()).await?;
             eprintln!("brigade: {tenant} is suspended");
         }
         TenantsAction::Resume { tenant } => {
-            tenants::resume(&postgres().await?, &tenants::parse(&tenant)?).await?;
+            tenants::resume(&postgres().await?, &tenants::parse(&tenant)?, &actor()).await?;
             eprintln!(
                 "brigade: {tenant} is active. Durable commands that came meanwhile: \
                  brigade dlq replay --matching --tenant {tenant} --reason tenant_suspended"
@@ -58,18 +59,36 @@ async fn postgres() -> Result<PgPool> {
     Ok(PgPool::connect(RunConfig::from_env()?.database_url()?).await?)
 }
 
+/// Returns the operator's name, for the security log.
+fn actor() -> String {
+    config::user().unwrap_or_else(|| "operator".to_owned())
+}
+
 async fn add(tenant: &Token, folder: &Folder, restore: bool, output: &Output) -> Result<()> {
-    let is_new = tenants::add(&postgres().await?, tenant, restore).await?;
-    let Some(accounts) = &folder.accounts else {
+    let (postgres, actor) = (postgres().await?, actor());
+    let Some(dir) = &folder.accounts else {
+        let is_new = tenants::add(&postgres, tenant, restore, &actor).await?;
         ensure!(is_new, "{tenant} is registered already; --accounts makes its account");
         eprintln!(
             "brigade: {tenant} is registered, without an account on nats-server (--accounts)"
         );
         return print_credentials(Some(tenant), &[], output);
     };
-    let made = AccountsFolder::new(accounts).add(tenant)?;
+    let accounts = AccountsFolder::new(dir);
+    accounts.check()?;
+    accounts.check_new(tenant)?;
+    check_reload(&folder.reload)?;
+    let is_new = tenants::add(&postgres, tenant, restore, &actor).await?;
+    let made = if is_new {
+        accounts.add(tenant)?
+    } else {
+        let change = tenants::begin_credentials(&postgres, tenant, &actor, "account_added").await?;
+        let made = accounts.add(tenant)?;
+        change.commit().await?;
+        made
+    };
     print_credentials(Some(tenant), &made, output)?;
-    reload_or_say(&folder.reload).await
+    reload_or_say(dir, &folder.reload).await
 }
 
 async fn rotate(
@@ -78,36 +97,61 @@ async fn rotate(
     finish: bool,
     output: &Output,
 ) -> Result<()> {
+    check_reload(&folder.reload)?;
     let accounts = AccountsFolder::new(&folder.accounts);
+    let action = if finish { "rotation_finished" } else { "rotated" };
+    let change = tenants::begin_credentials(&postgres().await?, tenant, &actor(), action).await?;
     if finish {
         let ended = accounts.finish(tenant)?;
+        change.commit().await?;
         if output.json {
             line(format_args!("{}", json!({ "tenant": tenant, "ended": ended })))?;
         } else {
             eprintln!("brigade: ended {}", ended.join(", "));
         }
     } else {
-        print_credentials(Some(tenant), &accounts.rotate(tenant)?, output)?;
+        let made = accounts.rotate(tenant)?;
+        change.commit().await?;
+        print_credentials(Some(tenant), &made, output)?;
     }
-    reload_or_say(&folder.reload).await
+    reload_or_say(&folder.accounts, &folder.reload).await
 }
 
 async fn remove(tenant: &Token, yes: bool, folder: &Folder) -> Result<()> {
     let stays = "its history stays in SQL: orders, payments, users, events";
     ensure!(yes, "this removes {tenant} and its credentials; {stays}. To do it: --yes");
-    tenants::remove(&postgres().await?, tenant).await?;
-    let removed = match &folder.accounts {
-        Some(accounts) => AccountsFolder::new(accounts).remove(tenant)?,
-        None => false,
-    };
-    let account = if removed { "with its account" } else { "no account was removed (--accounts)" };
-    eprintln!("brigade: {tenant} is removed, {account}; {stays}");
-    if removed { reload_or_say(&folder.reload).await } else { Ok(()) }
+    let accounts = folder.accounts.as_deref().map(|dir| (dir, AccountsFolder::new(dir)));
+    if let Some((_, accounts)) = &accounts {
+        accounts.check()?;
+        check_reload(&folder.reload)?;
+    }
+    tenants::remove(&postgres().await?, tenant, &actor()).await?;
+    if let Some((dir, accounts)) = &accounts
+        && accounts.remove(tenant)?
+    {
+        eprintln!("brigade: {tenant} is removed, with its account; {stays}");
+        return reload_or_say(dir, &folder.reload).await;
+    }
+    eprintln!("brigade: {tenant} is removed, no account was removed (--accounts); {stays}");
+    Ok(())
 }
 
-async fn reload_or_say(args: &Reload) -> Result<()> {
+/// Checks before anything is changed that the server can be told of it.
+fn check_reload(args: &Reload) -> Result<()> {
+    let Some(pid_file) = &args.reload_pid else { return Ok(()) };
+    reload::check(pid_file).context("--reload-pid, nothing was changed")
+}
+
+async fn reload_or_say(dir: &Path, args: &Reload) -> Result<()> {
     if let Some(pid_file) = &args.reload_pid {
-        return reload(pid_file).await;
+        return reload(pid_file).await.with_context(|| {
+            format!(
+                "the files are written, but nats-server has not read them. To finish it: `brigade \
+                 tenants sync --accounts {} --reload-pid {}`",
+                dir.display(),
+                pid_file.display()
+            )
+        });
     }
     eprintln!(
         "brigade: nats-server does not know of it yet. On each server, twice, a second apart: \
@@ -131,7 +175,8 @@ fn print_credentials(tenant: Option<&Token>, made: &[Credential], output: &Outpu
         line(format_args!("{user:<32}  {password:<33}  {inbox_prefix}"))?;
     }
     eprintln!(
-        "brigade: the passwords are not printed again; a NATS URL is nats://user:password@host"
+        "brigade: the passwords are not printed again, they stand in the folder of the accounts; \
+         a NATS URL is nats://user:password@host"
     );
     Ok(())
 }

@@ -31,9 +31,10 @@ pub enum TenantsAction {
     },
     /// Register a tenant; with --accounts also make its account and print its passwords
     ///
-    /// The passwords are printed once. May be repeated after an error.
+    /// The passwords are printed once; they can be read in DIR/tenants/<tenant>.conf as well. May
+    /// be repeated after an error; where only the reload failed, `sync` does it.
     Add {
-        /// The restaurant's name in all subjects and paths: 1 to 64 of A-Z a-z 0-9 _ -
+        /// The restaurant's name in all subjects and paths: 1 to 51 of A-Z a-z 0-9 _ -
         tenant: String,
         #[command(flatten)]
         folder: Folder,
@@ -62,7 +63,7 @@ pub enum TenantsAction {
     },
     /// Make a second credential of each user, beside the present one; then end that with --finish
     ///
-    /// The user names get a number (`demo-producer-2`), and so do their inbox prefixes. Both
+    /// The user names get a number (`demo-backend-2`), and so do their inbox prefixes. Both
     /// credentials are good until --finish, so programs are moved one after the other.
     Rotate {
         tenant: String,

@@ -64,7 +64,7 @@ impl AccountsFolder {
     /// # Errors
     /// If a file cannot be read or written.
     pub fn sync(&self) -> Result<Vec<Credential>> {
-        let _lock = self.lock()?;
+        let _lock = self.begin()?;
         let mut entries = self.fleet()?;
         let mut made = Vec::new();
         for user in all_users(&[]) {
@@ -85,7 +85,7 @@ impl AccountsFolder {
     /// # Errors
     /// If a file cannot be read or written.
     pub fn put(&self, users: &[(&NatsUser, &str)]) -> Result<()> {
-        let _lock = self.lock()?;
+        let _lock = self.begin()?;
         let mut accounts: Vec<&Account> = users.iter().map(|(user, _)| &user.account).collect();
         accounts.sort();
         accounts.dedup();
@@ -106,18 +106,43 @@ impl AccountsFolder {
         self.write_index()
     }
 
+    /// Checks that the folder was begun, and can be written.
+    ///
+    /// # Errors
+    /// If it is none of accounts, or cannot be written.
+    pub fn check(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        for folder in [self.dir.clone(), self.dir.join("tenants")] {
+            let probe = folder.join(".probe");
+            let written = File::create(&probe).and_then(|_| fs::remove_file(&probe));
+            written.with_context(|| format!("cannot write to the folder {}", folder.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a tenant has no account yet.
+    ///
+    /// # Errors
+    /// If it has one.
+    pub fn check_new(&self, tenant: &Token) -> Result<()> {
+        ensure!(
+            !self.path(tenant).exists(),
+            "{} exists, with the passwords in it. If a reload failed, `brigade tenants sync \
+             --accounts {} --reload-pid FILE` finishes it; `brigade tenants rotate {tenant}` makes \
+             new credentials; `add` without --accounts registers the tenant alone",
+            self.path(tenant).display(),
+            self.dir.display()
+        );
+        Ok(())
+    }
+
     /// Writes the account of a tenant, with a new credential for each of its users.
     ///
     /// # Errors
     /// If it has an account; if the folder has no users of the fleet; if a file cannot be written.
     pub fn add(&self, tenant: &Token) -> Result<Vec<Credential>> {
-        self.require_fleet()?;
         let _lock = self.lock()?;
-        ensure!(
-            !self.path(tenant).exists(),
-            "{} exists: `brigade tenants rotate {tenant}` makes new credentials",
-            self.path(tenant).display()
-        );
+        self.check_new(tenant)?;
         let mut entries = Vec::new();
         let made = new_users(tenant_users(tenant), &mut entries);
         self.write_tenant(tenant, &entries)?;
@@ -157,7 +182,11 @@ impl AccountsFolder {
         let generations = generations(tenant, &entries);
         let last = match generations[..] {
             [.., _, last] => last,
-            _ => bail!("{tenant} has one credential only: `brigade tenants rotate {tenant}` first"),
+            _ => bail!(
+                "{tenant} has one credential only: `brigade tenants rotate {tenant}` first. If a \
+                 reload failed: `brigade tenants sync --accounts {} --reload-pid FILE`",
+                self.dir.display()
+            ),
         };
         let is_last = |entry: &Entry| generation(tenant, &entry.user) == Some(last);
         let (kept, ended): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_last);
@@ -198,8 +227,14 @@ impl AccountsFolder {
         self.dir.join("fleet.conf")
     }
 
-    /// Keeps other runs out until it is dropped; makes the folder.
+    /// Keeps other runs out until it is dropped. The folder has to be one of accounts.
     fn lock(&self) -> Result<File> {
+        self.require_fleet()?;
+        self.begin()
+    }
+
+    /// Keeps other runs out until it is dropped; makes the folder.
+    fn begin(&self) -> Result<File> {
         let folder = self.dir.join("tenants");
         let context = || format!("cannot use the folder {}", self.dir.display());
         fs::create_dir_all(&folder).with_context(context)?;
