@@ -261,7 +261,7 @@ fn every_header_and_every_variable_stands_in_the_reference() {
         let internal = ["Nats-Schedule", "Nats-Batch"].iter().any(|own| name.starts_with(own));
         assert!(internal || headers.contains(&format!("`{name}`")), "{name} is missing");
     }
-    let source = read("workers/src/fleet/config.rs");
+    let source = read("workers/src/fleet/config/variables.rs");
     let (_, help) = source.split_once("pub const VARIABLES: &str = \"").unwrap();
     let (help, _) = help.split_once("\";").unwrap();
     let names = help.split_whitespace().filter(|word| word.starts_with("BRIGADE_"));

@@ -56,7 +56,10 @@ impl LocalStack {
         let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
         let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
         // As in production, so that `brigade tenants` works on it.
-        let accounts = AccountsFolder::new(&nats_dir.join(ACCOUNTS));
+        let accounts_dir = nats_dir.join(ACCOUNTS);
+        private_folder(&nats_dir)?;
+        private_folder(&accounts_dir)?;
+        let accounts = AccountsFolder::new(&accounts_dir);
         accounts.put(&with_passwords.collect::<Vec<_>>())?;
         accounts.sync()?;
         let include = format!("include \"{ACCOUNTS}/accounts.conf\"");

@@ -15,10 +15,7 @@ use sqlx::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{
-    refuse_standby,
-    settings::{Setting, check, checked_settings},
-};
+use super::settings::{Setting, check, checked_settings};
 
 /// The time that a connection to Postgres may take. Some milliseconds are usual; on a machine that
 /// is far too busy it is seconds, and a lower limit would keep the worker from ever being
@@ -62,10 +59,7 @@ fn checked_pool(options: PgConnectOptions, settings: Vec<Setting>, connections: 
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
             let settings = settings.clone();
-            Box::pin(async move {
-                check(connection, &settings).await?;
-                refuse_standby(connection).await
-            })
+            Box::pin(async move { check(connection, &settings).await })
         })
         .connect_lazy_with(options)
 }

@@ -67,15 +67,18 @@ pub fn role_settings(worker: WorkerName) -> Vec<Setting> {
 }
 
 /// Refuses a connection that does not have these settings: nothing would protect this server from a
-/// process that is stopped, and a batch could decide on what has changed since.
+/// process that is stopped, and a batch could decide on what has changed since. Refuses a server in
+/// recovery too, as [`super::refuse_standby`] does, in the same statement.
 ///
 /// # Errors
-/// [`Error::Configuration`] with the settings that differ; otherwise that of Postgres.
+/// [`Error::Configuration`] with the settings that differ; otherwise that of Postgres, `55000` in
+/// recovery.
 pub async fn check(connection: &mut PgConnection, settings: &[Setting]) -> sqlx::Result<()> {
     let names: Vec<_> = settings.iter().map(|(name, _)| format!("'{name}'")).collect();
     let read = format!(
         "select name, current_setting(name), current_user::text
-         from unnest(array[{}]) with ordinality as asked (name, place) order by place",
+         from unnest(array[{}]) with ordinality as asked (name, place)
+         where (select pg_current_wal_lsn()) is not null order by place",
         names.join(", ")
     );
     let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(read)).fetch_all(connection).await?;

@@ -23,7 +23,8 @@ mod file;
 mod generation;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -238,7 +239,14 @@ impl AccountsFolder {
         let folder = self.dir.join("tenants");
         let context = || format!("cannot use the folder {}", self.dir.display());
         fs::create_dir_all(&folder).with_context(context)?;
-        let lock = File::create(self.dir.join(".lock")).with_context(context)?;
+        // As open to others as the folder itself, whatever the umask is.
+        let open =
+            fs::metadata(&self.dir).and_then(|of| fs::set_permissions(&folder, of.permissions()));
+        open.with_context(context)?;
+        let path = self.dir.join(".lock");
+        let mut options = OpenOptions::new();
+        let lock = options.create(true).truncate(true).write(true).mode(0o600).open(path);
+        let lock = lock.with_context(context)?;
         lock.lock()?;
         Ok(lock)
     }

@@ -59,15 +59,17 @@ pub fn read(
     users.with_context(|| format!("{} is not as `brigade tenants` wrote it", path.display()))
 }
 
-/// Writes a file, so that a crash leaves the old one or the new one. Readable by the folder's group
-/// as well, of which nats-server is where it has a user of its own.
+/// Writes a file, so that a crash leaves the old one or the new one. The folder's group may read it
+/// if it may read the folder: nats-server is in it where it has a user of its own.
 pub fn replace(path: &Path, text: &str) -> Result<()> {
     let fresh = path.with_extension("conf.new");
     let write = || {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let of_group = fs::metadata(folder)?.permissions().mode() & 0o040;
         let _absent = fs::remove_file(&fresh);
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh)?;
         // Whatever the umask is.
-        file.set_permissions(Permissions::from_mode(0o640))?;
+        file.set_permissions(Permissions::from_mode(0o600 | of_group))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&fresh, path)

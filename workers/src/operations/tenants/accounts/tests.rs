@@ -46,10 +46,6 @@ fn a_folder_keeps_its_passwords_from_others() {
         assert_eq!(credential.password, entry.password);
         assert_eq!(credential.password.len(), 33);
     }
-    for file in ["accounts.conf", "fleet.conf", "tenants/t3.conf"] {
-        let mode = fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o640, "{file}");
-    }
     let index = || fs::read_to_string(dir.path().join("accounts.conf")).unwrap();
     assert!(index().contains(r#"{"accounts":["T-t3"],"service":"cmd.t3.>"}"#));
     folder.remove(&t3).unwrap();
@@ -97,5 +93,21 @@ fn a_file_of_somebody_else_is_left_alone() {
         assert!(folder.rotate(&t3).is_err(), "{text}");
         assert!(folder.sync().is_err(), "{text}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
+
+#[test]
+fn the_folders_group_reads_the_files_if_it_reads_the_folder() {
+    let (dir, t3) = (tempfile::tempdir().unwrap(), Token::new("t3").unwrap());
+    let folder = AccountsFolder::new(dir.path());
+    folder.sync().unwrap();
+    folder.add(&t3).unwrap();
+    for (of_folder, of_file) in [(0o700, 0o600), (0o2750, 0o640)] {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(of_folder)).unwrap();
+        folder.rotate(&t3).unwrap();
+        folder.finish(&t3).unwrap();
+        let mode = |file: &str| fs::metadata(dir.path().join(file)).unwrap().permissions().mode();
+        assert_eq!(mode("tenants") & 0o7777, of_folder);
+        assert_eq!(mode("tenants/t3.conf") & 0o777, of_file);
     }
 }
