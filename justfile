@@ -30,6 +30,11 @@ lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Looks for bytes that break a decoder, and keeps what reaches new code
+[group('check')]
+fuzz SECONDS="600" *TARGETS:
+    FUZZ_KEEP=1 .ci/fuzz {{SECONDS}} {{TARGETS}}
+
 # Writes nats/permissions and nats/accounts.conf from the table in contracts
 [group('write')]
 permissions:

@@ -2,13 +2,13 @@ mod args;
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use brigade::{
     fleet::config::{self, RunConfig},
     operations::tenants::{
         self, Tenant,
         accounts::{AccountsFolder, Credential},
-        reload::{self, reload},
+        reload::{self, Reached, reload, reload_until_known},
     },
 };
 use brigade_contracts::{Timestamp, Token};
@@ -25,7 +25,7 @@ pub async fn run(args: TenantsArgs) -> Result<ExitCode> {
             check_reload(&folder.reload)?;
             let made = AccountsFolder::new(&folder.accounts).sync()?;
             print_credentials(None, &made, &output)?;
-            reload_or_say(&folder.accounts, &folder.reload).await?;
+            reload_or_say(&folder.accounts, &folder.reload, None).await?;
         }
         TenantsAction::Add { tenant, folder, restore, output } => {
             add(&tenants::parse(&tenant)?, &folder, restore, &output).await?;
@@ -88,7 +88,7 @@ async fn add(tenant: &Token, folder: &Folder, restore: bool, output: &Output) ->
         made
     };
     print_credentials(Some(tenant), &made, output)?;
-    reload_or_say(dir, &folder.reload).await
+    reload_or_say(dir, &folder.reload, probe(tenant, &made)).await
 }
 
 async fn rotate(
@@ -101,6 +101,7 @@ async fn rotate(
     let accounts = AccountsFolder::new(&folder.accounts);
     let action = if finish { "rotation_finished" } else { "rotated" };
     let change = tenants::begin_credentials(&postgres().await?, tenant, &actor(), action).await?;
+    let mut made = Vec::new();
     if finish {
         let ended = accounts.finish(tenant)?;
         change.commit().await?;
@@ -110,11 +111,11 @@ async fn rotate(
             eprintln!("brigade: ended {}", ended.join(", "));
         }
     } else {
-        let made = accounts.rotate(tenant)?;
+        made = accounts.rotate(tenant)?;
         change.commit().await?;
         print_credentials(Some(tenant), &made, output)?;
     }
-    reload_or_say(&folder.accounts, &folder.reload).await
+    reload_or_say(&folder.accounts, &folder.reload, probe(tenant, &made)).await
 }
 
 async fn remove(tenant: &Token, yes: bool, folder: &Folder) -> Result<()> {
@@ -130,7 +131,7 @@ async fn remove(tenant: &Token, yes: bool, folder: &Folder) -> Result<()> {
         && accounts.remove(tenant)?
     {
         eprintln!("brigade: {tenant} is removed, with its account; {stays}");
-        return reload_or_say(dir, &folder.reload).await;
+        return reload_or_say(dir, &folder.reload, None).await;
     }
     eprintln!("brigade: {tenant} is removed, no account was removed (--accounts); {stays}");
     Ok(())
@@ -142,21 +143,47 @@ fn check_reload(args: &Reload) -> Result<()> {
     reload::check(pid_file).context("--reload-pid, nothing was changed")
 }
 
-async fn reload_or_say(dir: &Path, args: &Reload) -> Result<()> {
-    if let Some(pid_file) = &args.reload_pid {
-        return reload(pid_file).await.with_context(|| {
-            format!(
-                "the files are written, but nats-server has not read them. To finish it: `brigade \
-                 tenants sync --accounts {} --reload-pid {}`",
-                dir.display(),
-                pid_file.display()
-            )
-        });
+/// A new credential, of which is seen whether it works.
+type Probe<'a> = Option<(&'a Token, &'a Credential)>;
+
+fn probe<'a>(tenant: &'a Token, made: &'a [Credential]) -> Probe<'a> {
+    made.first().map(|credential| (tenant, credential))
+}
+
+async fn reload_or_say(dir: &Path, args: &Reload, probe: Probe<'_>) -> Result<()> {
+    let Some(pid_file) = &args.reload_pid else {
+        eprintln!(
+            "brigade: nats-server does not know of it yet. On each server, twice, a second apart: \
+             nats-server --signal reload=<pid>"
+        );
+        return Ok(());
+    };
+    reload_and_look(pid_file, probe).await.with_context(|| {
+        format!(
+            "the files are written, but nats-server has not read them. To finish it: `brigade \
+             tenants sync --accounts {} --reload-pid {}`",
+            dir.display(),
+            pid_file.display()
+        )
+    })
+}
+
+/// Has nats-server read its configuration, and says how far a new credential works where the
+/// operator's NATS URL is set.
+async fn reload_and_look(pid_file: &Path, probe: Probe<'_>) -> Result<()> {
+    let config = RunConfig::from_env()?;
+    let (Some((tenant, credential)), Ok(url)) = (probe, config.nats_url()) else {
+        return reload(pid_file).await;
+    };
+    let options = config.nats_options();
+    let user = &credential.user;
+    match reload_until_known(pid_file, url, &options, tenant, credential).await? {
+        Reached::Edge => eprintln!("brigade: {user} is connected and answered"),
+        Reached::Server => eprintln!(
+            "brigade: nats-server takes {user}, but no edge has answered a query of it: does one run?"
+        ),
+        Reached::Nothing => bail!("no server of BRIGADE_NATS_URL takes {user} yet"),
     }
-    eprintln!(
-        "brigade: nats-server does not know of it yet. On each server, twice, a second apart: \
-         nats-server --signal reload=<pid>"
-    );
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! Nothing sleeps: [`until`] waits for a condition and fails loudly when it does not come.
 
 mod database;
+pub mod decoders;
 mod domain;
 mod servers;
 mod shared;

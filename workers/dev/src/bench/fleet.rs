@@ -28,18 +28,24 @@ impl BenchFleet {
     /// # Errors
     /// If a server does not start.
     pub async fn open() -> Result<Self> {
+        Self::with_accounts_of(vec![Token::new("bench").context("a tenant")?]).await
+    }
+
+    /// The same, with an account on nats-server for each tenant of the mix.
+    ///
+    /// # Errors
+    /// If a server does not start.
+    pub async fn open_with_accounts() -> Result<Self> {
+        let tenants = (0..TENANTS).map(|n| Token::new(&format!("t{n}")).context("a tenant"));
+        Self::with_accounts_of(tenants.collect::<Result<_>>()?).await
+    }
+
+    async fn with_accounts_of(tenants: Vec<Token>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("brigade-bench-").tempdir()?;
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
-        let tenant = Token::new("bench").context("a tenant")?;
         let of_mix: Vec<_> = (0..TENANTS).map(|n| format!("t{n}")).collect();
-        let stack =
-            LocalStack::start(&binaries, folder.path(), vec![tenant], Ports::default()).await?;
-        let client = connect(&stack.nats_url(&permissions::operator().name)).await?;
-        let operator = jetstream::ContextBuilder::new()
-            .timeout(Duration::from_secs(30))
-            .ack_timeout(Duration::from_secs(30))
-            .max_ack_inflight(1 << 20)
-            .build(client);
+        let stack = LocalStack::start(&binaries, folder.path(), tenants, Ports::default()).await?;
+        let operator = patient(connect(&stack.nats_url(&permissions::operator().name)).await?);
         let options = PgConnectOptions::from_str(&stack.superuser_url())?;
         // What is slow here is meant to be: a history, for one.
         let sql = PgPool::connect_with(options.disable_statement_logging()).await?;
@@ -140,6 +146,15 @@ impl BenchFleet {
         self.stack.stop().await;
         drop(self.folder);
     }
+}
+
+/// Lets publishes and requests wait as long as a busy fleet needs.
+pub fn patient(client: async_nats::Client) -> jetstream::Context {
+    jetstream::ContextBuilder::new()
+        .timeout(Duration::from_secs(30))
+        .ack_timeout(Duration::from_secs(30))
+        .max_ack_inflight(1 << 20)
+        .build(client)
 }
 
 /// A connection that takes in whatever comes.

@@ -6,6 +6,7 @@
 //! its end everything that was answered must also have been done ([`check`]), or the bench fails:
 //! what was not done does not count.
 
+mod accounts;
 mod ceilings;
 mod check;
 mod cost;
@@ -42,11 +43,13 @@ use self::report::BenchReport;
 type Measure = for<'a> fn(&'a Plan, &'a mut BenchReport) -> LocalBoxFuture<'a, Result<()>>;
 
 /// The measurements, in this order.
-const PATHS: [(&str, Measure); 7] = [
+const PATHS: [(&str, Measure); 8] = [
     // Outbox to EVENTS, beside the fastest acknowledged publishes.
     ("relay", |plan, report| relay::measure(plan, report).boxed_local()),
     // The standard mix: rates, latencies, CPU and memory.
     ("doors", |plan, report| doors::measure(plan, report).boxed_local()),
+    // The doors through an account for each tenant, beside one account for all.
+    ("accounts", |plan, report| accounts::measure(plan, report).boxed_local()),
     // Views and lists, beside a bare SELECT and a bare request.
     ("queries", |plan, report| queries::measure(plan, report).boxed_local()),
     // The standard read workload: where content comes from.
@@ -62,7 +65,8 @@ const PATHS: [(&str, Measure); 7] = [
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
 pub struct BenchArgs {
-    /// Only the paths whose names begin so: relay, doors, queries, reads, http, flat, scale
+    /// Only the paths whose names begin so: relay, doors, accounts, queries, reads, http, flat,
+    /// scale
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     only: Vec<String>,
     /// Under 3 minutes: shorter measurements, fewer carts, events and commands of history

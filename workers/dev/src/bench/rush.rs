@@ -14,7 +14,7 @@ use brigade_contracts::{Door, header};
 use futures::future::try_join_all;
 
 use super::{
-    fleet::BenchFleet,
+    fleet::{BenchFleet, connect, patient},
     load::{self, ScheduledSend},
     mix::{Mix, MixCommand},
     times::Times,
@@ -26,12 +26,25 @@ pub const LANES: usize = 512;
 /// Commands a second, before any were measured.
 const GUESS: u64 = 4000;
 
+/// A connection, and what it hears of outcomes.
+struct Sender {
+    jetstream: jetstream::Context,
+    outcomes: Waiters,
+}
+
+impl Sender {
+    async fn new(jetstream: jetstream::Context, outcomes: &str) -> Result<Self> {
+        let outcomes = Waiters::listen(&jetstream.client(), outcomes).await?;
+        Ok(Self { jetstream, outcomes })
+    }
+}
+
 /// Sends commands, and sees to it that each gets the outcome it must have.
 #[derive(Clone)]
 pub struct Rush {
     pub mix: Arc<Mix>,
-    pub operator: jetstream::Context,
-    outcomes: Arc<Waiters>,
+    /// One for all tenants, or one for each.
+    senders: Arc<[Sender]>,
     /// Commands that were answered.
     answered: Arc<AtomicU64>,
     /// The rate of the last measurement, commands a second.
@@ -46,8 +59,7 @@ impl Rush {
     pub async fn open(fleet: &BenchFleet, carts: usize) -> Result<Self> {
         let rush = Self {
             mix: Arc::new(Mix::new(carts)),
-            operator: fleet.operator.clone(),
-            outcomes: Arc::new(Waiters::listen(&fleet.operator.client(), "outcome.>").await?),
+            senders: Arc::new([Sender::new(fleet.operator.clone(), "outcome.>").await?]),
             answered: Arc::default(),
             rate: Arc::new(AtomicU64::new(GUESS)),
         };
@@ -58,6 +70,18 @@ impl Rush {
         })
         .await?;
         Ok(rush)
+    }
+
+    /// The same mix, each tenant's commands sent by a program of its own account.
+    ///
+    /// # Errors
+    /// If a connection fails.
+    pub async fn through_accounts(&self, fleet: &BenchFleet) -> Result<Self> {
+        let senders = fleet.stack.tenants.iter().map(async |tenant| {
+            let client = connect(&fleet.stack.nats_url(&format!("{tenant}-backend"))).await?;
+            Sender::new(patient(client), &format!("outcome.{tenant}.>")).await
+        });
+        Ok(Self { senders: try_join_all(senders).await?.into(), ..self.clone() })
     }
 
     /// Commands a second, with as many at once as keep the door busy.
@@ -146,16 +170,17 @@ impl Rush {
         headers.insert(header::COMMAND_ID, command.id.as_str());
         let MixCommand { tenant, what, payload, .. } = &command;
         let subject = format!("{}.t{tenant}.{what}", door.prefix());
+        let Sender { jetstream, outcomes } = &self.senders[tenant % self.senders.len()];
         let outcome = match door {
             Door::Request => {
                 let request = Request::new().headers(headers).payload(payload.clone());
                 let request = request.timeout(Some(Duration::from_secs(30)));
-                self.operator.client().send_request(subject, request).await?
+                jetstream.client().send_request(subject, request).await?
             }
             Door::Durable => {
-                let outcome = self.outcomes.next(format!("outcome.t{tenant}.{}", command.id));
-                let js = &self.operator;
-                js.publish_with_headers(subject, headers, payload.clone()).await?.await?;
+                let outcome = outcomes.next(format!("outcome.t{tenant}.{}", command.id));
+                let payload = payload.clone();
+                jetstream.publish_with_headers(subject, headers, payload).await?.await?;
                 outcome.await?
             }
         };

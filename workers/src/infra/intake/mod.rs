@@ -10,7 +10,7 @@
 mod connection;
 mod handshake;
 mod message;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::{
     Arc,

@@ -27,7 +27,7 @@ mod http;
 mod live;
 mod metrics;
 mod nats;
-mod query;
+pub(crate) mod query;
 mod response_budget;
 mod shared;
 #[cfg(test)]

@@ -1,0 +1,2 @@
+user.login
+{"email":"ada@example.org","password":"correct horse"}

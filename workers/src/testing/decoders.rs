@@ -1,0 +1,6 @@
+//! Decoders of bytes from outside that are nobody's interface, for `tests/fuzz`.
+
+pub use crate::{
+    infra::intake::wire::{Broken, Op, next as next_op},
+    workers::edge::query::{content::decode_canonical, list::position::ListPosition},
+};
