@@ -12,7 +12,7 @@ const BYTES: usize = 4 * 1024 * 1024 * 1024;
 /// The longest that are accepted.
 const PAYLOAD: usize = MAX_PAYLOAD;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes; run by hand: 4 GiB of commands"]
 async fn s5_08_four_gib_of_decided_commands_pass_their_stream() {
     let count = size("BRIGADE_TEST_COMMAND_BYTES", BYTES) / PAYLOAD;

@@ -119,7 +119,7 @@ impl Reads {
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes; run by hand: millions of rows"]
 async fn duties_read_a_bounded_number_of_rows_however_many_there_are() {
     let entries = size("BRIGADE_TEST_ENTRIES", ENTRIES);

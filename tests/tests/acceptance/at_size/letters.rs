@@ -150,7 +150,7 @@ async fn assert_nothing_is_lost(fleet: &TestFleet, desk: &DeadLetters, events: u
     ));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes; run by hand: 2 GiB of dead letters"]
 async fn s5_07_two_gib_of_dead_letters_pass_a_stream_of_one() {
     let events = size("BRIGADE_TEST_LETTER_BYTES", BYTES) / EVENT;

@@ -44,7 +44,7 @@ async fn insisted(producer: &Producer, what: String, payload: serde_json::Value)
     assert!(done.status < 300, "{what}: {}", done.body());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes; run by hand: tens of thousands of payments"]
 async fn s5_08_payments_without_end_hold_up_no_other() {
     let payments = size("BRIGADE_TEST_PAYMENTS", PAYMENTS);

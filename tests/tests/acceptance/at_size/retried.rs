@@ -30,7 +30,7 @@ async fn durable(t2: &Producer, name: &str, long: Duration) -> Vec<Duration> {
     times
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "takes minutes; run by hand: 68,000 commands on locked rows"]
 async fn s5_05_commands_on_locked_rows_beyond_what_may_be_pending_hold_up_no_other() {
     let count = size("BRIGADE_TEST_RETRIED", COMMANDS);
