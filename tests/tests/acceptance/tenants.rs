@@ -237,7 +237,7 @@ fn load(t1: Producer, stop: Arc<AtomicBool>) -> JoinHandle<usize> {
 }
 
 /// Places an order at the request door, until there is an answer.
-async fn placed(producer: &Producer, id: &str) -> Reply {
+async fn order_placed(producer: &Producer, id: &str) -> Reply {
     producer.send_until_decided(id, &format!("order.{id}.place"), order()).await
 }
 
@@ -299,7 +299,7 @@ async fn s5_11_a_tenant_comes_and_goes_under_load_without_an_error_elsewhere() {
     let (client, first_lost) = connect(&fleet, &user, &password).await;
     let first = Producer::new(client, "rosa");
     let mut pushes = first.client.subscribe("live.views.rosa.>").await.unwrap();
-    assert_eq!(placed(&first, "o1").await.status, 201);
+    assert_eq!(order_placed(&first, "o1").await.status, 201);
     stored(&first, "o2", "order.o2.place", order()).await;
     until("the order", async || {
         let view = answered(&first, "q.rosa.view.order.o2", &[], "").await;
@@ -312,20 +312,20 @@ async fn s5_11_a_tenant_comes_and_goes_under_load_without_an_error_elsewhere() {
     assert_eq!(next_user, format!("{user}-2"));
     let (client, next_lost) = connect(&fleet, &next_user, &next_password).await;
     let next = Producer::new(client, "rosa");
-    assert_eq!(placed(&next, "o3").await.status, 201);
-    assert_eq!(placed(&first, "o4").await.status, 201);
+    assert_eq!(order_placed(&next, "o3").await.status, 201);
+    assert_eq!(order_placed(&first, "o4").await.status, 201);
     assert_eq!(first_lost.load(Ordering::SeqCst), 0);
     run(&fleet, "rotate rosa --finish", &files).await;
     until("the first credential to end", async || {
         (first_lost.load(Ordering::SeqCst) > 0).then_some(())
     })
     .await;
-    assert_eq!(placed(&next, "o5").await.status, 201);
+    assert_eq!(order_placed(&next, "o5").await.status, 201);
 
     printed(&fleet, "tenants suspend rosa").await;
-    assert_eq!(placed(&next, "o6").await.code(), "tenant_suspended");
+    assert_eq!(order_placed(&next, "o6").await.code(), "tenant_suspended");
     printed(&fleet, "tenants resume rosa").await;
-    assert_eq!(placed(&next, "o6").await.status, 201);
+    assert_eq!(order_placed(&next, "o6").await.status, 201);
     assert_eq!(next_lost.load(Ordering::SeqCst), 0);
 
     let name = Token::new("rosa").unwrap();
