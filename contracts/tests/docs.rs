@@ -270,6 +270,19 @@ fn every_header_and_every_variable_stands_in_the_reference() {
     }
 }
 
+#[test]
+fn every_metric_that_operators_are_told_of_exists() {
+    let sources: String = files("workers/src", "rs").into_iter().map(read).collect();
+    for page in ["docs/production.md", "docs/reference/operations.md"] {
+        let text = read(page);
+        let is_of_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let names = text.split(|c| !is_of_name(c)).filter(|word| word.starts_with("brigade_"));
+        for name in names {
+            assert!(sources.contains(&format!("\"{name}\"")), "{page}: there is no {name}");
+        }
+    }
+}
+
 /// The rows that a test's name begins with: `s2_03_s2_04_…` proves S2-03 and S2-04.
 fn rows_of(test: &str) -> Vec<String> {
     let words: Vec<&str> = test.split('_').collect();

@@ -15,6 +15,7 @@ pub mod paying;
 pub mod polled_orders;
 pub mod process;
 pub mod producer;
+pub mod production;
 pub mod proxy;
 pub mod raw_client;
 pub mod sse;

@@ -34,7 +34,7 @@ pub fn brigade_main() {
 }
 
 /// Returns the command of the program with these arguments, separated by spaces.
-fn brigade(arguments: &str) -> Command {
+pub(crate) fn brigade(arguments: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command
         .args([HIDDEN_TEST, "--exact", "--ignored", "--nocapture", "--quiet"])
@@ -171,6 +171,11 @@ impl Process {
             command.env("BRIGADE_FAIL_POINT", name);
         }
         command.envs(environment.iter().copied());
+        Self::begin(command)
+    }
+
+    /// Starts the program, whose settings are set, and reads its log.
+    pub(crate) fn begin(mut command: Command) -> Self {
         let mut child = command.spawn().expect("it starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let log = Arc::new(Mutex::new(String::new()));

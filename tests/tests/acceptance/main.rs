@@ -50,6 +50,7 @@ mod payment_results;
 mod payments;
 mod permissions;
 mod pooler;
+mod production;
 mod reads;
 mod retrying;
 mod roles;

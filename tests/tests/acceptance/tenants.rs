@@ -160,6 +160,10 @@ async fn a_suspended_tenant_is_refused_everywhere_and_the_fleets_work_for_it_goe
     // Nobody else notices.
     assert_eq!(t2.send("order.o9.place", order()).await.status, 201);
     while !other.next().await.expect("it goes on").data.to_string().contains("o9") {}
+    // What would come back at once is not sent.
+    let letter = letters(&fleet, 1).await.remove(0);
+    let refused = desk(&fleet).await.replay(&letter, "olga").await.unwrap_err().to_string();
+    assert!(refused.contains("brigade tenants resume t1"), "{refused}");
     printed(&fleet, "tenants resume t1").await;
     assert_eq!(t1.send("order.o2.place", order()).await.status, 201);
     t1.done("cart.c1.add_item", item("i2", 1, 1)).await;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade::{
     fleet::config::{self, RunConfig},
-    infra::nats::OperatorConnection,
+    infra::{nats::OperatorConnection, postgres::operator_pool},
     operations::dead_letters::{DeadLetters, Filter, Letter, Number, Overflow, Page},
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_SUBJECT},
@@ -14,7 +14,6 @@ use brigade::{
 use brigade_contracts::Timestamp;
 use clap::Subcommand;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use super::{
     causes::causes,
@@ -114,7 +113,7 @@ pub async fn run(args: DlqArgs) -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
     let (nats_url, database_url) = config.operators_urls()?;
     let operator = OperatorConnection::open(nats_url, &config.nats_options(), "dlq").await?;
-    let postgres = PgPool::connect(database_url).await?;
+    let postgres = operator_pool(database_url).await?;
     let jetstream = operator.jetstream.clone();
     let letters = operator.explain(DeadLetters::open(jetstream, postgres).await)?;
     let mut code = ExitCode::SUCCESS;

@@ -114,7 +114,8 @@ fn start_log(command: &CliCommand) {
     let default = match command {
         #[cfg(feature = "dev")]
         CliCommand::Demo(_) => "off",
-        _ => "info,async_nats=warn,sqlx=warn",
+        // What its connector says of each attempt stands in the reason of the outage.
+        _ => "info,async_nats=warn,async_nats::connector=off,sqlx=warn",
     };
     let filter = EnvFilter::new(config.filter.as_deref().unwrap_or(default));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -122,4 +123,58 @@ fn start_log(command: &CliCommand) {
     // An error says that a log exists already, as in tests.
     let _started =
         if config.json { log.json().try_init() } else { log.with_ansi(color).try_init() };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/production.md");
+    /// The files of the page that have settings.
+    const FILES: [&str; 4] = [
+        include_str!("../../../docs/production/brigade.env"),
+        include_str!("../../../docs/production/brigade@.service"),
+        include_str!("../../../docs/production/edge.env"),
+        include_str!("../../../docs/production/operator.env"),
+    ];
+
+    #[test]
+    fn each_command_line_of_the_page_for_production_is_understood() {
+        // Both in blocks and within sentences.
+        let quoted = PAGE.split('`').skip(1).step_by(2).flat_map(str::lines);
+        let lines: Vec<_> = quoted.filter(|line| line.starts_with("brigade ")).collect();
+        assert!(lines.len() > 10, "{lines:?}");
+        for line in lines {
+            let command = line.split('>').next().unwrap_or_default();
+            if let Err(error) = Cli::try_parse_from(command.split_whitespace()) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    /// Returns true if a setting is among those that `--help` lists.
+    fn is_known(name: &str) -> bool {
+        // Those that end alike are listed once.
+        let name = name.trim_end_matches("_FILE").replace("_KEY", "_CERT");
+        let listed = VARIABLES.split_whitespace().map(|word| word.trim_end_matches([',', '.']));
+        listed.filter(|word| word.starts_with("BRIGADE_")).any(|word| match word.split_once('<') {
+            Some((begin, _)) => name.strip_prefix(begin).is_some_and(|rest| !rest.is_empty()),
+            None => name == word,
+        })
+    }
+
+    #[test]
+    fn each_setting_of_the_page_for_production_exists() {
+        let is_of_name = |c: char| c.is_ascii_uppercase() || c == '_';
+        let names: Vec<_> = std::iter::once(PAGE)
+            .chain(FILES)
+            .flat_map(|text| text.split(|c| !is_of_name(c)))
+            .filter(|word| word.starts_with("BRIGADE_"))
+            .collect();
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            assert!(is_known(name), "{name}");
+        }
+        assert!(!is_known("BRIGADE_NATS_CERTIFICATE") && !is_known("BRIGADE_HTTP_ADDRESS"));
+    }
 }

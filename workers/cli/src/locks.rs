@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use brigade::fleet::config::RunConfig;
+use brigade::{fleet::config::RunConfig, infra::postgres::operator_pool};
 use brigade_contracts::Timestamp;
 use sqlx::PgPool;
 
@@ -35,7 +35,7 @@ enum LocksAction {
 }
 
 pub async fn run(args: LocksArgs) -> Result<ExitCode> {
-    let postgres = PgPool::connect(RunConfig::from_env()?.database_url()?).await?;
+    let postgres = operator_pool(RunConfig::from_env()?.database_url()?).await?;
     match args.action {
         LocksAction::Ls { tenant } => list(&postgres, tenant.as_deref()).await?,
         LocksAction::History { tenant, owner, limit } => {

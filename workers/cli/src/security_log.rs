@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use brigade::fleet::config::RunConfig;
+use brigade::{fleet::config::RunConfig, infra::postgres::operator_pool};
 use brigade_contracts::Timestamp;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -62,7 +62,7 @@ fn time(text: &str) -> Result<Timestamp> {
 }
 
 pub async fn run(args: SecurityLogArgs) -> Result<ExitCode> {
-    let postgres = PgPool::connect(RunConfig::from_env()?.database_url()?).await?;
+    let postgres = operator_pool(RunConfig::from_env()?.database_url()?).await?;
     let SecurityLogAction::Ls(filter) = args.action;
     let rows = rows(&postgres, &filter).await?;
     if !filter.json {

@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 use brigade::{
     fleet::config::{self, RunConfig},
+    infra::postgres::operator_pool,
     operations::tenants::{
         self, Tenant,
         accounts::{AccountsFolder, Credential},
@@ -56,7 +57,7 @@ pub async fn run(args: TenantsArgs) -> Result<ExitCode> {
 }
 
 async fn postgres() -> Result<PgPool> {
-    Ok(PgPool::connect(RunConfig::from_env()?.database_url()?).await?)
+    operator_pool(RunConfig::from_env()?.database_url()?).await
 }
 
 /// Returns the operator's name, for the security log.

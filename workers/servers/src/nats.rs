@@ -66,6 +66,20 @@ impl NatsServer {
         Ok(Self { binary: binary.to_owned(), dir: dir.to_owned(), port, name, process })
     }
 
+    /// Starts a server on the folder with a whole configuration, which says this port and this
+    /// name.
+    pub async fn start_as(
+        binary: &Path,
+        dir: &Path,
+        (name, port): (&str, u16),
+        configuration: &str,
+    ) -> Result<Self> {
+        private_folder(dir)?;
+        write_configuration(dir, configuration)?;
+        let process = launch(binary, dir, port, name).await?;
+        Ok(Self { binary: binary.to_owned(), dir: dir.to_owned(), port, name: name.to_owned(), process })
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use super::{
@@ -33,7 +34,9 @@ const SESSIONS: usize = 2;
 #[derive(Debug)]
 pub struct PgBouncer {
     port: u16,
-    _process: ChildProcess,
+    dir: PathBuf,
+    account: Option<SystemAccount>,
+    process: ChildProcess,
 }
 
 impl PgBouncer {
@@ -45,29 +48,51 @@ impl PgBouncer {
         postgres: u16,
         users: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::start_as(binary, dir, users, |port| configuration(port, postgres)).await
+    }
+
+    /// Starts one with the whole configuration that is returned for a port.
+    pub async fn start_as(
+        binary: &Path,
+        dir: &Path,
+        users: &[(&str, &str)],
+        configuration: impl Fn(u16) -> String,
+    ) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let account = SystemAccount::instead_of_root()?;
-        let write = |name: &str, text: &str| -> Result<PathBuf> {
-            let (path, fresh) = (dir.join(name), write_secret(&dir.join(name), text)?);
-            if let Some(account) = &account {
-                account.own(&fresh)?;
-            }
-            fs::rename(fresh, &path)?;
-            Ok(path)
-        };
-        let line = |(user, password): &(&str, &str)| format!("\"{user}\" \"{password}\"\n");
-        write(USERS, &users.iter().map(line).collect::<String>())?;
+        let write = |name: &str, text: &str| write(dir, name, text, account.as_ref());
+        write(USERS, &lines(users))?;
         let (port, process) = start_on_port(0, async |port| {
-            write(CONFIGURATION, &configuration(port, postgres))?;
+            write(CONFIGURATION, &configuration(port))?;
             launch(binary, dir, port, account.as_ref()).await
         })
         .await?;
-        Ok(Self { port, _process: process })
+        Ok(Self { port, dir: dir.to_owned(), account, process })
+    }
+
+    /// Gives it these users, with their passwords, in the place of those before.
+    pub fn change_users(&self, users: &[(&str, &str)]) -> Result<()> {
+        write(&self.dir, USERS, &lines(users), self.account.as_ref())?;
+        self.process.signal(Signal::HUP);
+        Ok(())
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
+}
+
+fn lines(users: &[(&str, &str)]) -> String {
+    users.iter().map(|(user, password)| format!("\"{user}\" \"{password}\"\n")).collect()
+}
+
+/// Writes a file that only the account reads.
+fn write(dir: &Path, name: &str, text: &str, account: Option<&SystemAccount>) -> Result<()> {
+    let (path, fresh) = (dir.join(name), write_secret(&dir.join(name), text)?);
+    if let Some(account) = account {
+        account.own(&fresh)?;
+    }
+    Ok(fs::rename(fresh, &path)?)
 }
 
 async fn launch(

@@ -25,6 +25,8 @@ const FAILS: Duration = Duration::from_secs(2);
 pub const POSTGRES: &str = "postgres";
 /// Most reasons that are logged of one outage.
 const REASONS: u32 = 5;
+/// An outage that lasts is logged again after this time.
+const LASTS: Duration = Duration::from_secs(60);
 
 /// The health of a worker, as `/readyz` and `/livez` show it.
 ///
@@ -53,6 +55,8 @@ struct Outage {
     why: String,
     /// The number of reasons that were logged.
     logged: u32,
+    /// When it was logged last.
+    logged_at: Option<Instant>,
 }
 
 /// The progress of a duty.
@@ -144,12 +148,15 @@ impl Health {
     }
 
     /// A dependency cannot be reached. Logged when an outage begins and when its reason changes, a
-    /// few times: a server that was restarted may come back with a certificate that has expired.
+    /// few times: a server that was restarted may come back with a certificate that has expired. One
+    /// that lasts is logged once a minute.
     pub fn away(&self, dependency: &'static str, why: &str) {
         let mut state = self.state();
         let outage = state.away.entry(dependency).or_default();
-        if outage.why != why && outage.logged < REASONS {
-            outage.logged += 1;
+        let is_new = outage.why != why && outage.logged < REASONS;
+        if is_new || outage.logged_at.is_some_and(|at| at.elapsed() >= LASTS) {
+            outage.logged += u32::from(is_new);
+            outage.logged_at = Some(Instant::now());
             tracing::warn!(worker = %self.worker, dependency, why, "dependency away");
         }
         why.clone_into(&mut outage.why);
@@ -255,6 +262,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tokio::time::advance;
 
     use super::*;
@@ -300,6 +309,18 @@ mod tests {
         }
         assert_eq!(health.ready(), Err("nats is away: reason 99".to_owned()));
         assert_eq!(health.state().away["nats"].logged, REASONS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_that_lasts_is_logged_once_a_minute() {
+        let health = started();
+        let mut logged = BTreeSet::new();
+        for _ in 0..150 {
+            health.away("nats", "why");
+            logged.extend(health.state().away["nats"].logged_at);
+            advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(logged.len(), 3, "at 0, 60 and 120 s");
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,11 +18,13 @@ use std::{
 use anyhow::{Context, Result};
 use brigade_contracts::WorkerName;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection,
+    AssertSqlSafe, Connection, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
     postgres::{PgConnectOptions, PgDatabaseError},
 };
 use tokio::time::sleep;
+
+use crate::infra::postgres::operator_connection;
 
 pub use self::roles::role;
 use self::roles::set_up_roles;
@@ -235,9 +237,10 @@ async fn open_transactions(connection: &mut PgConnection) -> sqlx::Result<String
 /// pooler is not the server's. A pooler refuses the settings of a session, or passes over them.
 async fn connect_without_pooler(url: &str) -> Result<PgConnection> {
     let options = PgConnectOptions::from_str(url).context("the Postgres URL cannot be read")?;
-    let connected = options.options([("lock_timeout", LOCK_TIMEOUT)]).connect().await;
-    let mut connection = connected
-        .context("cannot connect to Postgres, which must not be by a pooler for this command")?;
+    let options = options.options([("lock_timeout", LOCK_TIMEOUT)]);
+    let connected = operator_connection(&options).await;
+    let mut connection =
+        connected.context("this command needs Postgres itself, and no pooler in between")?;
     let limit: String = sqlx::query_scalar("show lock_timeout").fetch_one(&mut connection).await?;
     anyhow::ensure!(
         limit == LOCK_TIMEOUT,
@@ -247,7 +250,8 @@ async fn connect_without_pooler(url: &str) -> Result<PgConnection> {
 }
 
 async fn connect(url: &str) -> Result<PgConnection> {
-    PgConnection::connect(url).await.context("cannot connect to Postgres")
+    let options = PgConnectOptions::from_str(url).context("the Postgres URL cannot be read")?;
+    operator_connection(&options).await
 }
 
 fn quoted(identifier: &str) -> String {

@@ -8,7 +8,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row, raw_sql};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::shared::{self, TEMPLATE, password};
+use super::{
+    shared::{self, TEMPLATE, password},
+    tls::{Authority, encrypt_postgres},
+};
 use crate::infra::postgres::superuser_pool;
 
 /// Connections of the pool for a test's own statements.
@@ -25,7 +28,7 @@ pub struct TestDatabase {
     /// Stands between the workers and Postgres, if the test or the environment wants it.
     pgbouncer: Option<(PgBouncer, TempDir)>,
     /// Removed after the Postgres whose data it holds.
-    _dir: Option<TempDir>,
+    dir: Option<TempDir>,
 }
 
 /// Set to 1, every test puts a PgBouncer between the workers and Postgres.
@@ -56,11 +59,26 @@ impl TestDatabase {
 
     async fn at(url: String, postgres: Option<Postgres>, dir: Option<TempDir>) -> Result<Self> {
         let sql = superuser_pool(&url, CONNECTIONS)?;
-        let mut database = Self { sql, url, postgres, pgbouncer: None, _dir: dir };
+        let mut database = Self { sql, url, postgres, pgbouncer: None, dir };
         if config::set(ALWAYS).is_some_and(|value| value == "1") {
             anyhow::ensure!(database.put_pgbouncer_between().await?, "{ALWAYS}: no PgBouncer");
         }
         Ok(database)
+    }
+
+    /// Has its own Postgres encrypt all sessions from now on, which show a certificate.
+    ///
+    /// # Errors
+    /// Where it does not start again.
+    pub(super) async fn encrypt(&mut self) -> Result<()> {
+        let authority = Authority::new();
+        let postgres = self.postgres.as_mut().context("a Postgres of its own")?;
+        encrypt_postgres(postgres, &authority, "127.0.0.1").await?;
+        let dir = self.dir.as_ref().context("its folder")?;
+        let files = authority.certify_client(dir.path());
+        self.url += &files.postgres_query();
+        self.sql = superuser_pool(&self.url, CONNECTIONS)?;
+        Ok(())
     }
 
     /// Puts a PgBouncer in transaction mode between Postgres and the workers that are started from
@@ -95,9 +113,13 @@ impl TestDatabase {
     /// Never: the superuser's URL has a database.
     #[must_use]
     pub fn worker_url(&self, worker: WorkerName) -> String {
-        let (_, database) = self.url.rsplit_once('/').expect("a database");
-        let pgbouncer = self.pgbouncer.as_ref().map(|(pgbouncer, _)| pgbouncer.port());
-        let port = pgbouncer.unwrap_or_else(|| self.sql.connect_options().get_port());
+        // What is behind it says how sessions of Postgres itself are encrypted.
+        let mut database = self.url.splitn(4, '/').nth(3).expect("a database");
+        let mut port = self.sql.connect_options().get_port();
+        if let Some((pgbouncer, _)) = &self.pgbouncer {
+            port = pgbouncer.port();
+            database = database.split('?').next().unwrap_or_default();
+        }
         format!("postgres://{worker}:{}@127.0.0.1:{port}/{database}", password(worker.as_str()))
     }
 

@@ -94,7 +94,11 @@ impl TestServers {
     /// # Errors
     /// Where a server does not start.
     pub async fn start_with_own_postgres() -> Result<Self> {
-        Self::on(TestDatabase::with_own_postgres().await?, 1).await
+        let mut database = TestDatabase::with_own_postgres().await?;
+        if tls::everywhere() {
+            database.encrypt().await?;
+        }
+        Self::on(database, 1).await
     }
 
     /// Starts a cluster of three nats-servers, on which each stream has three replicas.
@@ -343,7 +347,11 @@ async fn try_nats_servers(dir: &TempDir, nodes: u8) -> Result<Vec<NatsServer>> {
 fn cluster(routes: &[u16], own: u16) -> String {
     let all: Vec<_> = routes.iter().map(|port| format!("\"nats://{}\"", address(*port))).collect();
     let (own, all) = (address(own), all.join(", "));
-    format!("cluster {{ name: brigade, listen: \"{own}\", routes: [{all}] }}\n")
+    let tls = match tls::everywhere() {
+        true => tls::block("verify: true"),
+        false => String::new(),
+    };
+    format!("cluster {{ name: brigade, listen: \"{own}\", routes: [{all}]\n{tls} }}\n")
 }
 
 /// Returns the configuration of all users: those of the product, and those for tests.

@@ -158,9 +158,15 @@ impl Certificate {
 /// Returns the configuration of a nats-server with the files of a server beside it.
 #[must_use]
 pub fn nats_configuration(more: &str) -> String {
+    format!("{BEGIN_TLS}{}\n", block(more))
+}
+
+/// Returns the block `tls` of a nats-server, for its clients or for the nodes of its cluster.
+#[must_use]
+pub fn block(more: &str) -> String {
     format!(
-        "{BEGIN_TLS}tls {{ cert_file: \"{SERVER}-cert.pem\", key_file: \"{SERVER}-key.pem\", \
-         ca_file: \"{AUTHORITY}\"\n{more} }}\n"
+        "tls {{ cert_file: \"{SERVER}-cert.pem\", key_file: \"{SERVER}-key.pem\", \
+         ca_file: \"{AUTHORITY}\"\n{more} }}"
     )
 }
 
@@ -177,11 +183,7 @@ pub async fn encrypt_postgres(
     let log = postgres.log();
     let data = log.parent().context("its folder")?.join("data");
     let files = authority.issue(&data, SERVER, name, false);
-    if let Some(account) = SystemAccount::instead_of_root()? {
-        for file in [&files.certificate, &files.key, &files.authority] {
-            account.own(file)?;
-        }
-    }
+    own_by_postgres(&[&files.certificate, &files.key, &files.authority])?;
     let rules = fs::read_to_string(data.join("pg_hba.conf"))?;
     if rules.contains("hostssl") {
         return postgres.restart().await;
@@ -195,6 +197,17 @@ pub async fn encrypt_postgres(
     );
     fs::write(data.join("postgresql.conf"), format!("{settings}\n{more}"))?;
     postgres.restart().await
+}
+
+/// Gives files to the account that a Postgres of tests runs as.
+///
+/// # Errors
+/// If there is none, or it cannot be given them.
+pub fn own_by_postgres(files: &[&Path]) -> Result<()> {
+    if let Some(account) = SystemAccount::instead_of_root()? {
+        files.iter().try_for_each(|file| account.own(file))?;
+    }
+    Ok(())
 }
 
 /// Returns true if all tests have to use TLS.

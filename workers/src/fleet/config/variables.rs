@@ -47,5 +47,5 @@ Optional:
   BRIGADE_RECONCILER_DRY_RUN       1: table-status-reconciler counts and logs, and sends nothing
   BRIGADE_EDGE_LIST_CACHE          on (default) or off: edge reads each row of a list from SQL
   BRIGADE_LOG                      filter of the log, such as brigade=debug
-                                   (default: info,async_nats=warn,sqlx=warn)
+                                   (default: info, and of libraries less)
   BRIGADE_LOG_FORMAT               text (default) or json";

@@ -23,7 +23,11 @@ use super::{
 };
 use crate::infra::{
     Health,
-    nats::{NatsCredentials, NatsOptions, RECONNECT_DELAY, tls::client_config},
+    nats::{
+        NatsCredentials, NatsOptions,
+        pauses::{explained, is_refusal, pause},
+        tls::client_config,
+    },
 };
 
 /// The size of a read buffer. Messages are slices of it, so one that is kept for long keeps all of
@@ -70,6 +74,7 @@ pub(super) async fn connect(
     health: Health,
 ) -> Accepted {
     servers.shuffle(&mut rand::rng());
+    let mut refusals: u32 = 0;
     for server in servers.iter().cycle() {
         let error = match timeout(HANDSHAKE_TIMEOUT, handshake(kind, &credentials, server)).await {
             Ok(Ok(accepted)) => return accepted,
@@ -78,8 +83,11 @@ pub(super) async fn connect(
             Err(_) if credentials.waits_for_info() => NO_INFO.to_owned(),
             Err(_) => "no answer".to_owned(),
         };
-        health.away(kind.name(), &format!("{}:{}: {error}", server.host(), server.port()));
-        sleep(RECONNECT_DELAY).await;
+        let is_refused = is_refusal(&error);
+        refusals = refusals.saturating_add(is_refused.into());
+        let why = format!("{}:{}: {}", server.host(), server.port(), explained(error));
+        health.away(kind.name(), &why);
+        sleep(pause(if is_refused { refusals } else { 0 })).await;
     }
     // A URL names a server at least.
     std::future::pending().await

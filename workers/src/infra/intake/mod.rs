@@ -211,7 +211,7 @@ mod tests {
         let intake =
             Intake::open(IntakeKind::Requests, credentials, health.clone(), errors(&health));
         let asker = async_nats::ConnectOptions::with_user_and_password("asker".into(), "a".into())
-            .reconnect_delay_callback(|_| crate::infra::nats::RECONNECT_DELAY)
+            .reconnect_delay_callback(|_| crate::infra::nats::pauses::RECONNECT_DELAY)
             .connect(format!("127.0.0.1:{}", server.port()))
             .await?;
         Ok(TestIntake { server, intake, health, asker, _dir: dir })
@@ -318,7 +318,7 @@ mod tests {
                 _ => tokio::task::yield_now().await,
             }
         };
-        assert!(why.contains("Authorization Violation"), "{why}");
+        assert!(why.contains("Authorization Violation") && why.contains("fleet.conf"), "{why}");
         assert!(!test.health.ready().unwrap_err().contains("intake"));
         Ok(())
     }

@@ -4,6 +4,7 @@ mod credentials;
 mod login;
 mod operator;
 mod options;
+pub(in crate::infra) mod pauses;
 mod server_errors;
 pub(in crate::infra) mod tls;
 
@@ -27,10 +28,9 @@ pub use self::{
     options::NatsOptions,
     server_errors::{ConnectionMetrics, ServerErrors},
 };
+use self::pauses::{Refusals, explained};
 use super::{Health, Metrics};
 
-/// A constant delay: the client's own grows, and comes 1 s late after an outage of 3 s.
-pub const RECONNECT_DELAY: Duration = Duration::from_millis(10);
 /// The time that an acknowledgement of JetStream is awaited. A publish in flight when the server
 /// dies waits for all of it, while the server is back within some 20 ms; publishes repeat.
 const ACK_TIMEOUT: Duration = Duration::from_millis(250);
@@ -93,8 +93,10 @@ impl Nats {
         let echo_subject = alive(&credentials.user, &Uuid::now_v7().simple().to_string());
         // Ends the echo when the server refuses it: nothing mends that.
         let no_echo = CancellationToken::new();
+        let refusals = Arc::new(Refusals::default());
         let events = ConnectionEvents {
             health: health.clone(),
+            refusals: refusals.clone(),
             errors: errors.clone(),
             count,
             echo_subject: echo_subject.clone(),
@@ -103,7 +105,10 @@ impl Nats {
         let client = options
             .name(health.worker.as_str())
             .retry_on_initial_connect()
-            .reconnect_delay_callback(|_| RECONNECT_DELAY)
+            .reconnect_delay_callback({
+                let refusals = refusals.clone();
+                move |_| refusals.pause()
+            })
             .ping_interval(PING)
             .event_callback(move |event| {
                 events.handle(&event);
@@ -112,6 +117,7 @@ impl Nats {
             .reconnect_to_server_callback({
                 let health = health.clone();
                 move |servers, _| {
+                    refusals.look(&servers);
                     report_last_error(&health, &servers);
                     // The client chooses the server.
                     std::future::ready(None)
@@ -199,6 +205,7 @@ fn jetstream_context(client: Client, api_prefix: &str, limit: Duration) -> jetst
 /// Handles the events of the client library's connection.
 struct ConnectionEvents {
     health: Health,
+    refusals: Arc<Refusals>,
     errors: ServerErrors,
     count: watch::Sender<u64>,
     echo_subject: String,
@@ -210,6 +217,7 @@ impl ConnectionEvents {
         match event {
             Event::Connected => {
                 self.count.send_modify(|count| *count += 1);
+                self.refusals.connected();
                 self.health.back("nats");
             }
             Event::Disconnected => self.health.away("nats", "disconnected"),
@@ -231,7 +239,8 @@ impl ConnectionEvents {
 fn report_last_error(health: &Health, servers: &[Server]) {
     let last_error = servers.iter().find_map(|server| {
         let (host, port) = (server.addr.host(), server.addr.port());
-        Some(format!("{host}:{port}: {}", server.last_error.as_ref()?))
+        let why = server.last_error.clone()?;
+        Some(format!("{host}:{port}: {}", explained(why)))
     });
     if let Some(why) = last_error {
         health.away("nats", &why);

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -14,6 +15,12 @@ use nkeys::KeyPair;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+    time::Instant,
+};
 
 use super::{Nats, NatsCredentials, NatsOptions, ServerErrors};
 use crate::{
@@ -259,6 +266,46 @@ async fn a_password_that_was_written_into_the_file_is_used_by_the_next_connectio
         (connected.nats.connections() > 1 && *intake.borrow() > 1).then_some(())
     })
     .await;
+    Ok(())
+}
+
+/// Answers so many attempts to log in with a refusal. Returns its port, and the time that they take.
+async fn refuses(attempts: u32) -> Result<(u16, JoinHandle<Result<Duration>>)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let server = async move {
+        let mut first = None;
+        for _ in 0..attempts {
+            let (mut stream, _) = listener.accept().await?;
+            first.get_or_insert_with(Instant::now);
+            stream.write_all(b"INFO {\"server_id\":\"x\",\"max_payload\":1024}\r\n").await?;
+            let mut came = Vec::new();
+            while !came.ends_with(b"PING\r\n") && stream.read_buf(&mut came).await? > 0 {}
+            stream.write_all(b"-ERR 'Authorization Violation'\r\n").await?;
+        }
+        Ok(first.map(|first| first.elapsed()).unwrap_or_default())
+    };
+    Ok((port, tokio::spawn(server)))
+}
+
+/// The clock stands still while anything happens: only pauses pass.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_asks_less_and_less_often() -> Result<()> {
+    let (health, metrics) = (Health::new(WorkerName::Edge), Arc::new(Metrics::new()));
+    let at_least = Duration::from_millis(100 + 200 + 400 + 800 + 1600);
+    let (port, library) = refuses(6).await?;
+    let url = |port: u16| format!("nats://edge:old@127.0.0.1:{port}");
+    let nats = Nats::connect_with(&url(port), &NatsOptions::default(), &health, &metrics).await?;
+    let took = library.await??;
+    assert!(took >= at_least, "{took:?}");
+    let (port, intake) = refuses(6).await?;
+    let options = NatsOptions::default();
+    let credentials = Arc::new(NatsCredentials::parse(&url(port), "edge", &options)?);
+    let errors = ServerErrors::new(&health, &metrics, "edge");
+    let _intake = Intake::open(IntakeKind::Stored, credentials, health.clone(), errors);
+    let took = intake.await??;
+    assert!(took >= at_least, "{took:?}");
+    drop(nats);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::{future::pending, str::FromStr, time::Duration};
 use anyhow::Context as _;
 use brigade_contracts::WorkerName;
 use sqlx::{
-    ConnectOptions, Error, PgPool,
+    ConnectOptions, Connection, Error, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::{sleep, timeout};
@@ -21,6 +21,8 @@ use super::settings::{Setting, check, checked_settings};
 /// is far too busy it is seconds, and a lower limit would keep the worker from ever being
 /// connected.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The time that an operator's command waits for a connection.
+const OPERATOR_LIMIT: Duration = Duration::from_secs(5);
 /// Pause before Postgres is asked again for the settings of a role.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,39 @@ fn checked_pool(options: PgConnectOptions, settings: Vec<Setting>, connections: 
         .connect_lazy_with(options)
 }
 
+/// Connects for a command that an operator waits for.
+///
+/// # Errors
+/// With the place that was tried, and never the password, if Postgres does not let it in within
+/// [`OPERATOR_LIMIT`].
+pub async fn operator_connection(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    match timeout(OPERATOR_LIMIT, options.connect()).await {
+        Ok(connected) => {
+            connected.with_context(|| format!("cannot connect to Postgres at {place}"))
+        }
+        Err(_) => anyhow::bail!(
+            "no answer from Postgres at {place} within {} s: does it run, and may this machine \
+             reach it?",
+            OPERATOR_LIMIT.as_secs()
+        ),
+    }
+}
+
+/// Returns a pool for a command that an operator waits for. A pool by itself would try again, and
+/// say in the end only that it has no connection.
+///
+/// # Errors
+/// If the URL cannot be read, and those of [`operator_connection`].
+pub async fn operator_pool(url: &str) -> anyhow::Result<PgPool> {
+    let options = PgConnectOptions::from_str(url).context("the Postgres URL cannot be read")?;
+    operator_connection(&options).await?.close().await?;
+    Ok(PgPoolOptions::new().acquire_timeout(OPERATOR_LIMIT).connect_lazy_with(options))
+}
+
 /// Resolves if the role of a worker does not have its settings. Its pool gives no connection then,
 /// and whoever waits for one is only told that there is none.
 pub async fn wrong_settings(pool: &PgPool, worker: WorkerName) -> anyhow::Error {
@@ -83,7 +118,8 @@ pub async fn wrong_settings(pool: &PgPool, worker: WorkerName) -> anyhow::Error 
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, Connection, PgConnection};
+    use sqlx::AssertSqlSafe;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::{
@@ -94,6 +130,29 @@ mod tests {
     async fn run(url: &str, statement: &str) -> anyhow::Result<()> {
         let mut owner = PgConnection::connect(url).await?;
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut owner).await?;
+        Ok(())
+    }
+
+    /// The clock stands still while anything happens, so the time-out comes at once.
+    #[tokio::test(start_paused = true)]
+    async fn an_operator_is_told_soon_which_postgres_is_not_there() -> anyhow::Result<()> {
+        let url = |port: u16| format!("postgres://owner:s3cret@127.0.0.1:{port}/brigade");
+        let silent = TcpListener::bind("127.0.0.1:0").await?;
+        let port = silent.local_addr()?.port();
+        let why = format!("{:#}", operator_pool(&url(port)).await.unwrap_err());
+        let expected = format!("no answer from Postgres at 127.0.0.1:{port} within 5 s");
+        assert!(why.starts_with(&expected) && !why.contains("s3cret"), "{why}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_operator_is_told_at_once_that_nobody_listens() -> anyhow::Result<()> {
+        let port = brigade_servers::port::free_port()?;
+        let url = format!("postgres://owner:s3cret@127.0.0.1:{port}/brigade");
+        let why = format!("{:#}", operator_pool(&url).await.unwrap_err());
+        let expected = format!("cannot connect to Postgres at 127.0.0.1:{port}: ");
+        assert!(why.starts_with(&expected) && why.contains("refused"), "{why}");
+        assert!(!why.contains("s3cret"), "{why}");
         Ok(())
     }
 

@@ -59,15 +59,27 @@ fn take_login(pool: &PgPool, url: &str, file: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the user in a URL, and the password.
+/// Returns the user in a URL, and the password. Those of its query (`?user=…&password=…`) come
+/// before those in front of the host, as where a session is opened.
 #[must_use]
 pub fn login_of(url: &str) -> Option<(String, Option<String>)> {
-    let authority = url.split_once("://")?.1.split('/').next()?;
-    let login = authority.rsplit_once('@')?.0;
-    let (user, password) =
-        login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
-    let decode = |part: &str| percent_decode_str(part).decode_utf8().ok().map(Into::into);
-    Some((decode(user)?, password.and_then(decode)))
+    let decode = |part: &str| percent_decode_str(part).decode_utf8().ok().map(String::from);
+    let url = url.split_once("://")?.1;
+    let (place, query) = url.split_once('?').unwrap_or((url, ""));
+    let login = place.split('/').next()?.rsplit_once('@').map(|(login, _)| login);
+    let (user, password) = login
+        .map(|login| login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p))))
+        .unwrap_or_default();
+    let (mut user, mut password) = (decode(user)?, password.and_then(decode));
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let value = || decode(&value.replace('+', " "));
+        match name {
+            "user" => user = value()?,
+            "password" => password = value(),
+            _ => {}
+        }
+    }
+    (!user.is_empty()).then_some((user, password))
 }
 
 /// Sees when the login of a pool has changed, for another pool that was made like it.
@@ -147,6 +159,10 @@ mod tests {
         set("create", "old").await?;
         let (_, place) = database.url.rsplit_once('@').context("a user")?;
         let url = |password: &str| format!("postgres://{role}:{password}@{place}");
+        let in_query = |password: &str| {
+            let begins = if place.contains('?') { '&' } else { '?' };
+            format!("postgres://{place}{begins}user={role}&password={password}")
+        };
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("url");
         fs::write(&file, url("old"))?;
@@ -171,7 +187,11 @@ mod tests {
         fs::write(&file, "nonsense")?;
         tokio::task::yield_now().await;
         drop(next.detach());
-        pool.acquire().await?;
+        drop(pool.acquire().await?.detach());
+        // Nor does it matter where in the URL they stand.
+        set("alter", "newest").await?;
+        fs::write(&file, in_query("newest"))?;
+        until("a session with the newest", || async { pool.acquire().await.ok() }).await;
         Ok(())
     }
 
@@ -242,5 +262,12 @@ mod tests {
         assert_eq!(login_of("postgres://a:b%40c@h/d"), login("a", Some("b@c")));
         assert_eq!(login_of("postgres://a@h:5/d"), login("a", None));
         assert_eq!(login_of("postgres:///d"), None);
+        let query = "sslmode=verify-full&user=b&password=x+y%2Bz";
+        for place in ["h/d", "a@h/d", "a:old@h:5/d", "a:old@h"] {
+            let found = login_of(&format!("postgres://{place}?{query}"));
+            assert_eq!(found, login("b", Some("x y+z")), "{place}");
+        }
+        assert_eq!(login_of("postgres://a:old@h/d?password=new"), login("a", Some("new")));
+        assert_eq!(login_of("postgres:///d?host=/run/postgresql&user=a"), login("a", None));
     }
 }

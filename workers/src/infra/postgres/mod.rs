@@ -21,7 +21,7 @@ use tokio::{
 
 #[cfg(any(test, feature = "testing"))]
 pub use connect::superuser_pool;
-pub use connect::{CONNECT_LIMIT, pool, wrong_settings};
+pub use connect::{CONNECT_LIMIT, operator_connection, operator_pool, pool, wrong_settings};
 pub use login::{SeenLogin, follow_file, login_of, stays_private};
 pub use settings::role_settings;
 

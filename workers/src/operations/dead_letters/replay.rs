@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::{HeaderMap, jetstream::context::PublishErrorKind};
-use brigade_contracts::{header, shard_of, subject};
+use brigade_contracts::{Token, header, shard_of, subject};
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
@@ -11,6 +11,7 @@ use super::{
     claim::{Action, done},
 };
 use crate::{
+    operations::tenants,
     runtime::{
         dead_letter::{RAW_HEADERS, RAW_HEADERS_IN_PAYLOAD, RAW_SUBJECT, name_as_sent},
         delivery::pairs,
@@ -117,7 +118,7 @@ impl DeadLetters {
                 refusal.message
             ),
             Err(refusal) => bail!("{}: {remedy}", refusal.message),
-            Ok(_) => {}
+            Ok(command) => self.check_served(&command.tenant).await?,
         }
         let mut letters = [letter.clone()];
         self.add_outcomes(&mut letters).await?;
@@ -128,6 +129,21 @@ impl DeadLetters {
             );
         }
         Ok(())
+    }
+
+    /// Refuses a command of a tenant that is not served: it would come back at once.
+    async fn check_served(&self, tenant: &Token) -> Result<()> {
+        match tenants::get(&self.postgres, tenant).await?.state.as_str() {
+            "suspended" => bail!(
+                "{tenant} is suspended, and it would become a dead letter again at once: `brigade \
+                 tenants resume {tenant}` first"
+            ),
+            "removed" => bail!(
+                "{tenant} was removed, and it would become a dead letter again at once: `brigade \
+                 tenants add {tenant} --restore` first, or drop it"
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a command that has its outcome, or may have had one that is deleted by now.
