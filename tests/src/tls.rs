@@ -1,4 +1,4 @@
 //! Certificates for a test.
 
-pub use brigade::testing::tls::{Authority, Certificate, own_by_postgres};
-pub(crate) use brigade::testing::tls::{BEGIN_TLS, nats_configuration};
+pub(crate) use brigade::testing::tls::nats_configuration;
+pub use brigade::testing::tls::{Authority, BEGIN_TLS, Certificate, own_by_postgres};

@@ -21,7 +21,7 @@ use brigade_tests::{
     http_client::credentials,
     process::printed,
     producer::{item, placed},
-    tls::Authority,
+    tls::{Authority, BEGIN_TLS},
     until,
 };
 use futures::StreamExt;
@@ -190,7 +190,9 @@ async fn with_accounts(fleet: &mut TestFleet) -> (PathBuf, PathBuf) {
     let file = server.join("nats-server.conf");
     let before = fs::read_to_string(&file).unwrap();
     let (rest, _) = before.split_once("accounts: {").unwrap();
-    fs::write(&file, format!("{rest}include \"accounts/accounts.conf\"\n")).unwrap();
+    // With BRIGADE_TEST_TLS=1.
+    let (_, tls) = before.split_once(BEGIN_TLS).unwrap_or_default();
+    fs::write(&file, format!("{rest}include \"accounts/accounts.conf\"\n{tls}")).unwrap();
     fleet.nats.restart().await.unwrap();
     (server.join("accounts"), server.join("nats-server.pid"))
 }

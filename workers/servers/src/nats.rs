@@ -77,7 +77,13 @@ impl NatsServer {
         private_folder(dir)?;
         write_configuration(dir, configuration)?;
         let process = launch(binary, dir, port, name).await?;
-        Ok(Self { binary: binary.to_owned(), dir: dir.to_owned(), port, name: name.to_owned(), process })
+        Ok(Self {
+            binary: binary.to_owned(),
+            dir: dir.to_owned(),
+            port,
+            name: name.to_owned(),
+            process,
+        })
     }
 
     pub fn port(&self) -> u16 {

@@ -137,6 +137,8 @@ auth_file = {USERS}
 pool_mode = transaction
 max_prepared_statements = 200
 default_pool_size = {SESSIONS}
+; Neither does anything leave this machine, nor has it a certificate to show.
+server_tls_sslmode = disable
 max_client_conn = 1000
 ; By default it waits 15 s after a login that failed.
 server_login_retry = 1

@@ -22,13 +22,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
+use self::pauses::{Refusals, explained};
 pub use self::{
     credentials::{NatsCredentials, connect_options},
     operator::OperatorConnection,
     options::NatsOptions,
     server_errors::{ConnectionMetrics, ServerErrors},
 };
-use self::pauses::{Refusals, explained};
 use super::{Health, Metrics};
 
 /// The time that an acknowledgement of JetStream is awaited. A publish in flight when the server
