@@ -15,13 +15,13 @@ pub mod paying;
 pub mod polled_orders;
 pub mod process;
 pub mod producer;
-pub mod proxy;
 pub mod raw_client;
 pub mod sse;
 pub mod test_fleet;
 pub mod tls;
 pub mod workload;
 
+pub use brigade_dev::proxy;
 pub use brigade::testing::{
     NO_PUSH_USER, PATIENCE, SUPERUSER, TENANT_SUPERUSER, TENANTS, Trust, binaries, until,
     until_ready,
