@@ -6,6 +6,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlantedBug {
     AnswerBeforeCommit,
+    AnswerBeforeProjection,
     AcknowledgeBeforeDecision,
     RelayDeletesFirst,
     RelayOutOfOrder,
@@ -20,8 +21,9 @@ pub enum PlantedBug {
 }
 
 impl PlantedBug {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AnswerBeforeCommit,
+        Self::AnswerBeforeProjection,
         Self::AcknowledgeBeforeDecision,
         Self::RelayDeletesFirst,
         Self::RelayOutOfOrder,
@@ -42,6 +44,7 @@ impl PlantedBug {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AnswerBeforeCommit => "answer_before_commit",
+            Self::AnswerBeforeProjection => "answer_before_projection",
             Self::AcknowledgeBeforeDecision => "acknowledge_before_decision",
             Self::RelayDeletesFirst => "relay_deletes_first",
             Self::RelayOutOfOrder => "relay_out_of_order",
@@ -70,7 +73,10 @@ impl PlantedBug {
     /// Returns true if this process has the bug.
     #[cfg(feature = "planted-bugs")]
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "one hook for all crates; in no production build")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one hook for all crates; in no production build"
+    )]
     pub fn is_planted(self) -> bool {
         static BUG: std::sync::OnceLock<Option<PlantedBug>> = std::sync::OnceLock::new();
         let bug = || Self::parse(&std::env::var(Self::VARIABLE).ok()?);

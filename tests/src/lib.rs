@@ -21,11 +21,11 @@ pub mod test_fleet;
 pub mod tls;
 pub mod workload;
 
-pub use brigade_dev::proxy;
 pub use brigade::testing::{
     NO_PUSH_USER, PATIENCE, SUPERUSER, TENANT_SUPERUSER, TENANTS, Trust, binaries, until,
     until_ready,
 };
+pub use brigade_dev::proxy;
 pub use http_client::{HttpClient, HttpResponse};
 pub use producer::{Producer, Reply};
 pub use raw_client::RawClient;

@@ -52,8 +52,10 @@ async fn proxied_fleet() -> (TestFleet, Vec<ProxiedWorker>) {
         LockPolicy { card: soon, wallet: soon, qr: soon, cash: soon, ..LockPolicy::default() };
     let mut proxied_workers = Vec::new();
     for worker in WorkerName::ALL {
-        let (nats, postgres) =
-            (TcpProxy::to(fleet.nats.port()).await.unwrap(), TcpProxy::to(postgres_port(&fleet)).await.unwrap());
+        let (nats, postgres) = (
+            TcpProxy::to(fleet.nats.port()).await.unwrap(),
+            TcpProxy::to(postgres_port(&fleet)).await.unwrap(),
+        );
         let instance = start(&fleet, worker, by(&fleet, worker, nats.port(), postgres.port()));
         until_ready(&instance).await;
         fleet.adopt(instance);

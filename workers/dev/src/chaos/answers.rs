@@ -82,7 +82,9 @@ pub fn of_list(reply: Option<Reply>) -> Answer {
     let Some(rows) = body["rows"].as_array().filter(|_| reply.status == 200) else {
         return Answer::NotSure(reply.status, body["code"].as_str().unwrap_or_default().to_owned());
     };
-    let row = |row: &Value| Some((format!("order.{}#core", row["order"].as_str()?), row["version"].as_u64()?));
+    let row = |row: &Value| {
+        Some((format!("order.{}#core", row["order"].as_str()?), row["version"].as_u64()?))
+    };
     let status = if body["more"] == true { 206 } else { 200 };
     Answer::Versions { status, of: rows.iter().filter_map(row).collect() }
 }

@@ -1,11 +1,7 @@
 //! A client that sends commands through every door under one Command-Id until they are decided, and
 //! queries what it may know. Whatever it is answered stands in the history.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use brigade_contracts::subject::is_secret;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -16,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answers::{of_command, of_list, of_view},
     doors::Doors,
-    fleet::Edges,
     history::{Answer, History, Operation, Outcome, Way},
     workload::Fact,
 };
@@ -102,12 +97,15 @@ impl ChaosClient {
             payload,
             is_of_system: SYSTEM_VERBS.contains(&verb),
         };
-        if let Some(fact) = fact(&self.tenant, &command) {
+        if let Some(fact) = Fact::told_by(&self.tenant, &id, key, verb, payload) {
             self.history.fact(fact);
         }
         let outcome = self.until_decided(&command).await;
         if let Some(version) = outcome.as_ref().and_then(|outcome| outcome.version) {
             self.remember(key, version);
+        }
+        if outcome.is_some() && self.random.random_ratio(1, 4) {
+            self.look_into_kv(key).await;
         }
         if self.random.random_ratio(1, 20) {
             // Whoever asks once more gets the same.
@@ -233,6 +231,16 @@ impl ChaosClient {
         self.record(way, &key.into(), &"view".into(), None, begun, answer);
     }
 
+    /// Reads the counter of an aggregate in KV, as nobody but an operator can.
+    async fn look_into_kv(&mut self, key: &str) {
+        let begun = self.history.now();
+        let answer = match self.doors.counter(&self.tenant, key).await {
+            Some(version) => Answer::Versions { status: 200, of: vec![(key.to_owned(), version)] },
+            None => Answer::Nothing,
+        };
+        self.record(Way::Kv, &key.into(), &"kv".into(), None, begun, answer);
+    }
+
     /// Queries the list of active orders.
     pub async fn list(&mut self) {
         let begun = self.history.now();
@@ -279,31 +287,4 @@ impl ChaosClient {
         let pause = Duration::from_millis(self.random.random_range(0..30));
         sleep(pause).await;
     }
-}
-
-/// Returns what a command tells of money that came in.
-fn fact(tenant: &str, command: &Command<'_>) -> Option<Fact> {
-    let Command { id, key, verb, payload, .. } = command;
-    let (_, payment) = key.split_once('.').filter(|(aggregate, _)| *aggregate == "payment")?;
-    let text = |name: &str| payload[name].as_str().map(str::to_owned);
-    let captured = match &**verb {
-        "record_result" => payload["result"] == "captured",
-        "confirm_cash" => true,
-        _ => return None,
-    };
-    Some(Fact {
-        tenant: tenant.to_owned(),
-        payment: payment.to_owned(),
-        command_id: id.to_string(),
-        transaction: text("transaction_id"),
-        captured,
-        amount: payload["amount"].as_i64()?,
-        currency: text("currency")?,
-    })
-}
-
-/// Returns an edge that is up, as far as is known.
-pub fn any_edge(edges: &Edges) -> Option<std::net::SocketAddr> {
-    let edges = edges.lock().unwrap_or_else(PoisonError::into_inner);
-    (!edges.is_empty()).then(|| edges[rand::rng().random_range(0..edges.len())])
 }

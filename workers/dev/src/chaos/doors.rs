@@ -1,11 +1,16 @@
 //! The ways into the fleet: both doors and queries over NATS, and HTTP.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::PoisonError, time::Duration};
 
-use async_nats::{HeaderMap, Request, jetstream};
+use async_nats::{
+    HeaderMap, Request,
+    jetstream::{self, stream::LastRawMessageErrorKind},
+};
+use rand::Rng;
+use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{answers::Reply, client::any_edge, fleet::Edges, history::Answer};
+use super::{answers::Reply, fleet::Edges, history::Answer};
 
 /// The connections of one client.
 #[derive(Clone)]
@@ -59,6 +64,25 @@ impl Doors {
         }
     }
 
+    /// Reads a counter of the bucket `versions` from the leader; 0 if it is not there.
+    pub async fn counter(&self, tenant: &str, key: &str) -> Option<u64> {
+        let read = async {
+            let js = jetstream::new(self.operator.clone());
+            let stream = js.get_stream_no_info("KV_versions").await.ok()?;
+            let subject = format!("$KV.versions.{tenant}.{key}");
+            let last = stream.get_last_raw_message_by_subject(&subject).await;
+            match last {
+                Ok(message) => {
+                    let value: Value = serde_json::from_slice(&message.payload).ok()?;
+                    value["version"].as_u64()
+                }
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(0),
+                Err(_) => None,
+            }
+        };
+        timeout(Duration::from_secs(1), read).await.ok()?
+    }
+
     /// Sends a command over HTTP, to any edge.
     pub async fn post(
         &self,
@@ -68,7 +92,8 @@ impl Doors {
         body: String,
         patience: Duration,
     ) -> Option<Reply> {
-        let url = format!("http://{}/v1/{tenant}/{}", any_edge(&self.edges)?, what.replace('.', "/"));
+        let url =
+            format!("http://{}/v1/{tenant}/{}", any_edge(&self.edges)?, what.replace('.', "/"));
         let request = self.http.post(url).timeout(patience).header("Idempotency-Key", id);
         of_http(request.header("Content-Type", "application/json").body(body)).await
     }
@@ -83,7 +108,8 @@ impl Doors {
     ) -> Option<Reply> {
         let url = format!("http://{}/v1/{tenant}/{path}", any_edge(&self.edges)?);
         let request = self.http.get(url).timeout(patience);
-        of_http(etag.into_iter().fold(request, |with, etag| with.header("If-None-Match", etag))).await
+        of_http(etag.into_iter().fold(request, |with, etag| with.header("If-None-Match", etag)))
+            .await
     }
 }
 
@@ -99,4 +125,10 @@ fn map(headers: &[(&str, &str)]) -> HeaderMap {
         map.insert(*name, *value);
     }
     map
+}
+
+/// Returns an edge that is up, as far as is known.
+pub fn any_edge(edges: &Edges) -> Option<SocketAddr> {
+    let edges = edges.lock().unwrap_or_else(PoisonError::into_inner);
+    (!edges.is_empty()).then(|| edges[rand::rng().random_range(0..edges.len())])
 }

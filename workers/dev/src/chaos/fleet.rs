@@ -2,6 +2,7 @@
 //! to both servers.
 
 use std::{
+    iter::repeat_n,
     net::SocketAddr,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -72,8 +73,7 @@ impl ChaosFleet {
             .connect_with(options.disable_statement_logging())
             .await?;
         let (members, edges) = (Vec::new(), Edges::default());
-        let mut fleet =
-            Self { stack, members, sql, operator, edges, launch, variables, folder };
+        let mut fleet = Self { stack, members, sql, operator, edges, launch, variables, folder };
         for worker in WorkerName::ALL {
             for n in 0..OF_EACH {
                 let nats = TcpProxy::to(fleet.stack.nats.port()).await?;
@@ -113,9 +113,10 @@ impl ChaosFleet {
             ..near
         };
         let mut variables = self.variables.clone();
-        variables.extend(["CARD", "WALLET", "QR", "CASH"].map(|method| {
-            (format!("BRIGADE_LOCK_SECONDS_{method}"), LOCK_SECONDS.to_owned())
-        }));
+        variables.extend(
+            ["CARD", "WALLET", "QR", "CASH"]
+                .map(|method| (format!("BRIGADE_LOCK_SECONDS_{method}"), LOCK_SECONDS.to_owned())),
+        );
         let workers = [(member.worker, servers)];
         WorkerProcess::launch(&self.stack, &member.name, &workers, self.launch, &variables).await
     }
@@ -143,9 +144,16 @@ impl ChaosFleet {
         *self.edges.lock().unwrap_or_else(PoisonError::into_inner) = edges;
     }
 
-    /// Returns the place of a random member.
+    /// Returns the place of a random member; those of command-handler come three times as often,
+    /// because most can go wrong there.
     pub fn any(&self, random: &mut StdRng) -> usize {
-        random.random_range(0..self.members.len())
+        let weight = |at: &usize| match self.members[*at].worker {
+            WorkerName::CommandHandler => 3,
+            _ => 1,
+        };
+        let places: Vec<usize> =
+            (0..self.members.len()).flat_map(|at| repeat_n(at, weight(&at))).collect();
+        places[random.random_range(0..places.len())]
     }
 
     #[must_use]

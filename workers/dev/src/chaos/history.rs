@@ -36,6 +36,8 @@ pub enum Way {
     HttpView,
     /// The list of active orders.
     List,
+    /// A key of the bucket `versions`, read by an operator.
+    Kv,
     /// A push on `live.versions.…`; begun and answered at once.
     Push,
     /// An event of a stream over HTTP; begun and answered at once.

@@ -32,11 +32,7 @@ use self::{
     watch::Watchers,
     workload::Workload,
 };
-use crate::{
-    Launch,
-    invariants::deadlines::outlived,
-    worker::as_it_is,
-};
+use crate::{Launch, invariants::deadlines::outlived, worker::as_it_is};
 
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
@@ -65,11 +61,16 @@ pub struct ChaosArgs {
     keep: bool,
 }
 
+/// A fleet that is not at rest by then has lost something, or goes round in circles.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// What a run does.
 pub struct Plan {
     pub length: Duration,
     pub seed: u64,
     faults: Vec<Fault>,
+    /// How long the fleet may take to come to rest.
+    pub patience: Duration,
     pub history: Option<PathBuf>,
     pub keep: bool,
     /// How the processes of workers are launched, and variables for all of them.
@@ -84,7 +85,16 @@ impl Plan {
     /// A name of a fault that is none.
     pub fn new(length: Duration, seed: u64, faults: &[String], launch: Launch) -> Result<Self> {
         let faults = nemesis::parse(faults)?;
-        Ok(Self { length, seed, faults, history: None, keep: false, launch, variables: Vec::new() })
+        Ok(Self {
+            length,
+            seed,
+            faults,
+            patience: PATIENCE,
+            history: None,
+            keep: false,
+            launch,
+            variables: Vec::new(),
+        })
     }
 }
 
@@ -128,7 +138,7 @@ pub async fn play(plan: &Plan) -> Result<ChaosReport> {
     report::comes_to_rest(load);
     // Nothing that a stream lost is published again in order.
     let in_order = !nemesis.blows.iter().any(|blow| !blow.lost.is_empty());
-    findings.extend(check::at_rest(&fleet, in_order).await?);
+    findings.extend(check::at_rest(&fleet, in_order, plan.patience).await?);
     let rest = history.now() - load;
     watchers.stop().await;
     let (operations, facts) = (history.take(), history.take_facts());
@@ -137,7 +147,7 @@ pub async fn play(plan: &Plan) -> Result<ChaosReport> {
     let late = late_locks(&fleet, clock, &nemesis.blows).await?;
     drop(sql);
     findings.extend(check::outcomes::check(&operations, &evidence));
-    findings.extend(check::reads::check(&operations, &evidence));
+    findings.extend(check::reads::check(&operations, &evidence, &nemesis.blows));
     findings.extend(check::locks::check(&operations));
     let (of_money, sums) = check::money::check(&facts, &operations, &evidence);
     findings.extend(of_money);
@@ -162,11 +172,7 @@ async fn clock_offset(fleet: &ChaosFleet, history: &History) -> Result<i64> {
 /// Returns by how much locks outlived their deadlines (I-15) while nothing was broken, in
 /// milliseconds. It is measured and no finding: on a machine that is busy enough any time is
 /// exceeded. A lock that is still held at rest is one.
-async fn late_locks(
-    fleet: &ChaosFleet,
-    clock: i64,
-    blows: &[Blow],
-) -> Result<Vec<i64>> {
+async fn late_locks(fleet: &ChaosFleet, clock: i64, blows: &[Blow]) -> Result<Vec<i64>> {
     const AFTER: Micros = 2_000_000;
     let excused = |at: i64| {
         let at = u64::try_from(at - clock).unwrap_or_default() * 1000;

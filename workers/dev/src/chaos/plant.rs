@@ -14,6 +14,8 @@ use crate::worker::as_it_is;
 
 /// The load of one run; a bug that it does not find is looked for in another, with the next seed.
 const RUN: Duration = Duration::from_secs(25);
+/// What is still wrong after this is found; nobody waits for it to heal.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// A bug has to be found within this.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -37,12 +39,13 @@ pub fn parse(names: &[String]) -> Result<Vec<PlantedBug>> {
 fn provoked_by(bug: PlantedBug) -> &'static [&'static str] {
     match bug {
         PlantedBug::AnswerBeforeCommit => &["kill_postgres"],
-        PlantedBug::AcknowledgeBeforeDecision => &["kill_worker", "kill_postgres"],
+        PlantedBug::AcknowledgeBeforeDecision => &["kill_worker", "slow_postgres", "cut_postgres"],
         PlantedBug::RelayDeletesFirst => &["kill_nats", "kill_worker"],
         PlantedBug::ProjectorWithoutVersions => &["kill_worker", "pause_worker", "half_open"],
         PlantedBug::OldSnapshot => &["slow_postgres"],
         PlantedBug::NothingHealed => &["delete_bucket", "delete_stream"],
-        PlantedBug::RelayOutOfOrder
+        PlantedBug::AnswerBeforeProjection
+        | PlantedBug::RelayOutOfOrder
         | PlantedBug::UnconfirmedFromMemory
         | PlantedBug::LockWithoutFencing
         | PlantedBug::LockWithoutFreezing
@@ -81,7 +84,8 @@ async fn look_for(bug: PlantedBug, seed: u64, faults: &[String]) -> Result<Optio
     for seed in seed.. {
         eprintln!("\nplanted: {}", bug.as_str());
         let variables = vec![(PlantedBug::VARIABLE.to_owned(), bug.as_str().to_owned())];
-        let plan = Plan { variables, ..Plan::new(RUN, seed, &provoked, as_it_is)? };
+        let plan = Plan::new(RUN, seed, &provoked, as_it_is)?;
+        let plan = Plan { variables, patience: PATIENCE, ..plan };
         let report = play(&plan).await?;
         report.print();
         if let Some(kept) = &report.run.kept {

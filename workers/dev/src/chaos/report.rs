@@ -1,7 +1,11 @@
 //! What a run tells: how much was asked and answered, what was broken and how soon it was over, and
 //! what was found to be wrong.
 
-use std::{collections::BTreeMap, fs, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
@@ -118,13 +122,18 @@ impl ChaosReport {
         }
         row("commands, by id", &self.commands);
         let Self { during, between, dead_letters, .. } = self;
-        eprintln!("  {during:.0} definite answers a second while something was broken, {between:.0} \
-                   between; {dead_letters} dead letters of commands");
+        eprintln!(
+            "  {during:.0} definite answers a second while something was broken, {between:.0} \
+                   between; {dead_letters} dead letters of commands"
+        );
         self.print_faults();
         self.print_money();
         let late = self.run.late.iter().max().copied().unwrap_or_default();
-        eprintln!("\n  locks that outlived their deadline by over 1 s while nothing was broken: {}, \
-                   by {late} ms at most", self.run.late.len());
+        eprintln!(
+            "\n  locks that outlived their deadline by over 1 s while nothing was broken: {}, \
+                   by {late} ms at most",
+            self.run.late.len()
+        );
         eprintln!("  at rest {:.1} s after the load", self.run.rest as f64 / 1e6);
         self.print_findings();
     }
@@ -133,18 +142,29 @@ impl ChaosReport {
         if self.faults.is_empty() {
             return;
         }
-        eprintln!("\n  {:<18} {:>6} {:>22} {:>22}", "fault", "count", "decided: p50, worst", "projected: p50, worst");
+        eprintln!(
+            "\n  {:<18} {:>6} {:>22} {:>22}",
+            "fault", "count", "decided: p50, worst", "projected: p50, worst"
+        );
         for (fault, Recovered { count, visible, projected }) in &self.faults {
             let seconds = |(p50, worst): &(f64, f64)| format!("{p50:.2} s, {worst:.2} s");
-            eprintln!("  {fault:<18} {count:>6} {:>22} {:>22}", seconds(visible), seconds(projected));
+            eprintln!(
+                "  {fault:<18} {count:>6} {:>22} {:>22}",
+                seconds(visible),
+                seconds(projected)
+            );
         }
     }
 
     fn print_money(&self) {
-        eprintln!("\n  {:<10} {:>14} {:>14} {:>14} {:>14}", "money", "said", "captured", "applied", "owed back");
+        eprintln!(
+            "\n  {:<10} {:>14} {:>14} {:>14} {:>14}",
+            "money", "said", "captured", "applied", "owed back"
+        );
         let cents = |amount: i64| format!("{}.{:02}", amount / 100, amount % 100);
         for (of, Sums { said, captured, applied, owed }) in &self.money {
-            let [said, captured, applied, owed] = [said, captured, applied, owed].map(|a| cents(*a));
+            let [said, captured, applied, owed] =
+                [said, captured, applied, owed].map(|a| cents(*a));
             eprintln!("  {of:<10} {said:>14} {captured:>14} {applied:>14} {owed:>14}");
         }
     }
@@ -165,7 +185,9 @@ impl ChaosReport {
         }
         let seed = self.run.seed;
         if count == 0 {
-            eprintln!("\n✓ nothing lost, nothing doubled, nothing stale, no cent wrong (seed {seed})");
+            eprintln!(
+                "\n✓ nothing lost, nothing doubled, nothing stale, no cent wrong (seed {seed})"
+            );
         } else {
             eprintln!("\n✗ {count} findings (seed {seed})");
         }
@@ -181,7 +203,8 @@ fn rates(operations: &[Operation], blows: &[Blow], load: Micros) -> (f64, f64) {
         let counted = if is_broken(operation.ended) { &mut during } else { &mut between };
         *counted += 1;
     }
-    let broken: Micros = blows.iter().map(|blow| blow.over.min(load).saturating_sub(blow.struck)).sum();
+    let broken: Micros =
+        blows.iter().map(|blow| blow.over.min(load).saturating_sub(blow.struck)).sum();
     let rate = |count: u32, micros: Micros| f64::from(count) / (micros.max(1) as f64 / 1e6);
     let during = if broken == 0 { 0.0 } else { rate(during, broken) };
     (during, rate(between, load.saturating_sub(broken)))
@@ -193,7 +216,7 @@ fn recovered(blows: &[Blow]) -> BTreeMap<&'static str, Recovered> {
         by_fault.entry(blow.fault.name()).or_default().push(blow);
     }
     let of = |blows: &[&Blow], seconds: fn(&super::nemesis::Recovery) -> f64| {
-        let mut times = Histogram::<u64>::new(3).expect("three digits");
+        let mut times = Histogram::<u64>::new_with_max(600_000, 3).expect("bounds");
         for recovery in blows.iter().filter_map(|blow| blow.recovery.as_ref()) {
             times.saturating_record((1e3 * seconds(recovery)) as u64);
         }
@@ -215,7 +238,9 @@ pub fn title(plan: &Plan) {
 pub fn fleet_is_started(fleet: &ChaosFleet) {
     let (nats, postgres) = (fleet.stack.nats.port(), fleet.stack.postgres.port());
     let count = fleet.members.len();
-    eprintln!("  nats-server on 127.0.0.1:{nats}, Postgres on 127.0.0.1:{postgres}, {count} processes of workers\n");
+    eprintln!(
+        "  nats-server on 127.0.0.1:{nats}, Postgres on 127.0.0.1:{postgres}, {count} processes of workers\n"
+    );
 }
 
 pub fn comes_to_rest(load: Micros) {

@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::any_edge,
+    doors::any_edge,
     fleet::{ChaosFleet, Edges, TENANTS, connect},
     history::{Answer, History, Operation, Way},
 };
@@ -106,7 +106,8 @@ impl Told {
                 let url = format!("http://{edge}/v1/{}/active-orders/stream", self.tenant);
                 let request = http.get(url);
                 let last = position.iter();
-                let request = last.fold(request, |with, id: &String| with.header("Last-Event-ID", id));
+                let request =
+                    last.fold(request, |with, id: &String| with.header("Last-Event-ID", id));
                 if let Ok(Ok(response)) = timeout(SILENCE, request.send()).await {
                     self.read(response, &mut position).await;
                 }

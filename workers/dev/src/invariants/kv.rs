@@ -143,7 +143,11 @@ fn of_list(compare: &mut Comparison<'_>, order: &str, row: &Value, may_be_gone: 
     }
     let payment = compare.value("active_orders", &format!("{order}.payment"), may_be_gone);
     if let Some(payment) = payment {
-        compare.same(|| format!("paid of {order} in active_orders"), &payment["paid"], &row["paid"]);
+        compare.same(
+            || format!("paid of {order} in active_orders"),
+            &payment["paid"],
+            &row["paid"],
+        );
     }
 }
 
@@ -229,7 +233,11 @@ pub async fn of_users(sql: &PgPool, kv: &Snapshot) -> sqlx::Result<Vec<String>> 
         for part in ["auth", "subscription", "roles"] {
             let key = format!("{tenant}.{id}.{part}");
             let Some(projected) = compare.value("user_state", &key, false) else { continue };
-            compare.same(|| format!("version of {key}"), &projected["version"], &row["parts"][part]);
+            compare.same(
+                || format!("version of {key}"),
+                &projected["version"],
+                &row["parts"][part],
+            );
             let stored = if part == "subscription" { &row["subscription"] } else { row };
             for (field, value) in projected.as_object().into_iter().flatten() {
                 let is_time = field.ends_with("_at");

@@ -88,10 +88,10 @@ pub async fn decide(
     };
     record(&mut tx, written).await?;
     cx.fail.point("command-handler.before_commit").await;
-    let committed = tx.commit().await;
-    if !PlantedBug::AnswerBeforeCommit.is_planted() {
-        committed?;
+    if PlantedBug::AnswerBeforeCommit.is_planted() {
+        sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
     }
+    tx.commit().await?;
     let repeats = state.repeat_events().iter().map(|(address, _)| shard_of(address));
     let shards = state.events().iter().map(|event| shard_of(&event.address)).chain(repeats);
     // A repeated command may be one whose handler died before it projected anything.

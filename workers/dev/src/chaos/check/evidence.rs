@@ -63,9 +63,9 @@ impl Evidence {
         for operation in operations {
             evidence.see(operation);
         }
-        let lost = blows.iter().flat_map(|blow| {
-            blow.lost.iter().map(|stream| (stream.clone(), blow.mended))
-        });
+        let lost = blows
+            .iter()
+            .flat_map(|blow| blow.lost.iter().map(|stream| (stream.clone(), blow.mended)));
         evidence.lost = lost.collect();
         evidence.read_commands(sql).await?;
         evidence.read_money(sql).await?;

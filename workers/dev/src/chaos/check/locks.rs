@@ -55,7 +55,10 @@ pub fn check(operations: &[Operation]) -> Vec<Finding> {
             known.ended = known.ended.min(by.ended);
         }
     }
-    owners.into_iter().flat_map(|((tenant, owner), changes)| of_owner(tenant, owner, changes)).collect()
+    owners
+        .into_iter()
+        .flat_map(|((tenant, owner), changes)| of_owner(tenant, owner, changes))
+        .collect()
 }
 
 fn of_owner(tenant: &str, owner: &str, changes: Changes<'_>) -> Vec<Finding> {
@@ -99,7 +102,8 @@ fn of_owner(tenant: &str, owner: &str, changes: Changes<'_>) -> Vec<Finding> {
     let is_claimed = changes.iter().any(|change| &*change.by.verb == "claim");
     for change in changes.iter().filter(|_| !is_claimed) {
         let Some(shown) = change.by.token.filter(|_| change.given().is_none()) else { continue };
-        let newer = given.iter().find(|(other, token)| *token > shown && other.ended < change.begun);
+        let newer =
+            given.iter().find(|(other, token)| *token > shown && other.ended < change.begun);
         if let Some((newer, _)) = newer {
             finding("something was done with an old token", [newer, change]);
         }

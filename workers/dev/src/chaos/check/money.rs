@@ -51,9 +51,13 @@ pub fn check(
                 && (fact.amount, &fact.currency) == (capture.amount, &capture.currency)
         });
         if !said {
-            found.push(finding(operations, &capture.tenant, &capture.payment, "I-9", format!(
-                "{capture:?} was never said"
-            )));
+            found.push(finding(
+                operations,
+                &capture.tenant,
+                &capture.payment,
+                "I-9",
+                format!("{capture:?} was never said"),
+            ));
         }
         captures.insert(place(&capture.tenant, &capture.payment, &capture.transaction));
     }
@@ -62,9 +66,13 @@ pub fn check(
         let is_recorded = outcome.is_some_and(|outcome| outcome.status == 200);
         let of = place(&fact.tenant, &fact.payment, &fact.transaction);
         if is_recorded && !captures.contains(&of) {
-            found.push(finding(operations, &fact.tenant, &fact.payment, "I-16", format!(
-                "{fact:?} was answered as recorded, and is not"
-            )));
+            found.push(finding(
+                operations,
+                &fact.tenant,
+                &fact.payment,
+                "I-16",
+                format!("{fact:?} was answered as recorded, and is not"),
+            ));
         }
     }
     let sums = sums(facts, evidence);

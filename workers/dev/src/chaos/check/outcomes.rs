@@ -76,17 +76,13 @@ fn same(one: &Outcome, other: &Outcome) -> bool {
 }
 
 /// Compares the effects that an outcome tells with the events of its command.
-fn wrong_effect(
-    key: &(String, String),
-    outcome: &Outcome,
-    evidence: &Evidence,
-) -> Option<String> {
+fn wrong_effect(key: &(String, String), outcome: &Outcome, evidence: &Evidence) -> Option<String> {
     let none = Vec::new();
     let events = evidence.events.get(key).unwrap_or(&none);
     let effects: Vec<(&str, u64)> = outcome.effects.iter().filter_map(|e| parse(e)).collect();
-    let of_aggregates = effects.iter().filter(|(address, _)| {
-        AGGREGATES.contains(&address.split('.').next().unwrap_or_default())
-    });
+    let of_aggregates = effects
+        .iter()
+        .filter(|(address, _)| AGGREGATES.contains(&address.split('.').next().unwrap_or_default()));
     for (address, version) in of_aggregates {
         if !events.iter().any(|event| event.address == *address && event.version == *version) {
             return Some(format!("no event of it is {address}@{version}"));
@@ -97,7 +93,10 @@ fn wrong_effect(
         let is_expiry = event.name.starts_with("lock_ex");
         let effect = effects.iter().find(|(address, _)| *address == event.address);
         if !is_expiry && effect.is_none_or(|(_, version)| event.version > *version) {
-            return Some(format!("its outcome does not tell of {}@{}", event.address, event.version));
+            return Some(format!(
+                "its outcome does not tell of {}@{}",
+                event.address, event.version
+            ));
         }
     }
     None

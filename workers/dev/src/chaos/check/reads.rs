@@ -8,7 +8,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Evidence, Finding};
-use crate::chaos::history::{Answer, Micros, Operation, Way};
+use crate::chaos::{
+    history::{Answer, Micros, Operation, Way},
+    nemesis::Blow,
+};
 
 /// A version of a key, as an operation told it.
 struct Told<'a> {
@@ -28,9 +31,13 @@ struct Key<'a> {
 /// Keys by tenant and `<aggregate>.<id>`; of lists `<aggregate>.<id>#core`.
 type Keys<'a> = HashMap<(&'a str, String), Key<'a>>;
 
+/// An outcome is sent when its projection was written, or could not be within a second. So for this
+/// long after a recovery nothing is expected of KV.
+const CALM: Micros = 10_000_000;
+
 /// Returns what is stale, of the future, or goes down.
 #[must_use]
-pub fn check(operations: &[Operation], evidence: &Evidence) -> Vec<Finding> {
+pub fn check(operations: &[Operation], evidence: &Evidence, blows: &[Blow]) -> Vec<Finding> {
     let keys = keys(operations);
     let mut found = Vec::new();
     for ((tenant, key), told) in keys {
@@ -39,6 +46,34 @@ pub fn check(operations: &[Operation], evidence: &Evidence) -> Vec<Finding> {
     }
     found.extend(goes_down(operations));
     found.extend(missing_in_lists(operations));
+    found.extend(answered_before_projected(operations, blows));
+    found
+}
+
+/// Returns the counters in KV that are older than an outcome that was answered before, although
+/// nothing was broken.
+fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<Finding> {
+    let is_calm = |by: &Operation| {
+        blows.iter().all(|blow| by.ended < blow.struck || by.begun > blow.over + CALM)
+    };
+    let mut answered: HashMap<(&str, &str), Vec<&Operation>> = HashMap::new();
+    for by in operations.iter().filter(|by| by.outcome().is_some_and(|o| o.status < 300)) {
+        answered.entry((&by.tenant, &by.key)).or_default().push(by);
+    }
+    let version = |by: &Operation| by.outcome().and_then(|outcome| outcome.version);
+    let mut found = Vec::new();
+    for read in operations.iter().filter(|by| by.way == Way::Kv && is_calm(by)) {
+        let Answer::Versions { of, .. } = &read.answer else { continue };
+        let known = answered.get(&(&*read.tenant, &*read.key)).into_iter().flatten();
+        let known = known.filter(|by| by.ended < read.begun && is_calm(by));
+        let newest = known.max_by_key(|by| version(by));
+        if let (Some(newest), Some((_, there))) = (newest, of.first())
+            && version(newest) > Some(*there)
+        {
+            let what = format!("{}.{} was answered before it was in KV", read.tenant, read.key);
+            found.push(Finding::new("I-4", what, [*newest, read]));
+        }
+    }
     found
 }
 
@@ -60,7 +95,7 @@ fn keys(operations: &[Operation]) -> Keys<'_> {
                     fact(key.to_owned(), version);
                 }
             }
-            Answer::Versions { of, .. } => {
+            Answer::Versions { of, .. } if by.way != Way::Kv => {
                 for (key, version) in of {
                     let told = keys.entry((&by.tenant, key.clone())).or_default();
                     let version = *version;

@@ -12,17 +12,19 @@ use crate::{
     invariants::{self, deadlines, kv, money, streams},
 };
 
-/// A fleet that is not at rest by then has lost something, or goes round in circles.
-const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits until the fleet is at rest with everything as it has to be. What is still wrong when it has
-/// had its time is found. `in_order`: the stream `EVENTS` was never lost.
+/// had its time (`patience`) is found. `in_order`: the stream `EVENTS` was never lost.
 ///
 /// # Errors
 /// If Postgres cannot be read.
-pub async fn at_rest(fleet: &ChaosFleet, in_order: bool) -> Result<Vec<Finding>> {
-    let until = Instant::now() + PATIENCE;
+pub async fn at_rest(
+    fleet: &ChaosFleet,
+    in_order: bool,
+    patience: Duration,
+) -> Result<Vec<Finding>> {
+    let until = Instant::now() + patience;
     loop {
         // A stream that is just being made again is an error that passes.
         let found = match look(fleet, in_order).await {

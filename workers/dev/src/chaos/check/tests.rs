@@ -3,6 +3,7 @@
 use super::{evidence::Event, *};
 use crate::chaos::{
     history::{Answer, Micros, Outcome, Way},
+    nemesis::Blow,
     workload::Fact,
 };
 
@@ -71,7 +72,7 @@ fn a_stale_answer_is_found() {
     let reads = |second: Operation| {
         let operations = [done("a", 0, 10, 1), done("b", 20, 30, 2), second];
         let evidence = committed(&["a", "b"], &operations);
-        let found = reads::check(&operations, &evidence);
+        let found = reads::check(&operations, &evidence, &[]);
         invariants(&found).join(" ")
     };
     assert_eq!(reads(read("cart.c1", 31, 40, 1)), "I-5", "b was answered before");
@@ -84,22 +85,26 @@ fn a_stale_answer_is_found() {
 
 #[test]
 fn an_older_answer_than_somebody_elses_is_found() {
-    let operations =
-        [done("a", 0, 9, 1), done("b", 10, 99, 2), read("cart.c1", 20, 30, 2), read("cart.c1", 31, 40, 1)];
+    let operations = [
+        done("a", 0, 9, 1),
+        done("b", 10, 99, 2),
+        read("cart.c1", 20, 30, 2),
+        read("cart.c1", 31, 40, 1),
+    ];
     let evidence = committed(&["a", "b"], &operations);
-    assert_eq!(invariants(&reads::check(&operations, &evidence)), ["I-5"]);
+    assert_eq!(invariants(&reads::check(&operations, &evidence, &[])), ["I-5"]);
 }
 
 #[test]
 fn a_version_that_was_never_committed_or_not_even_sent_is_found() {
     let operations = [done("a", 0, 10, 1), read("cart.c1", 20, 30, 2)];
-    let found = reads::check(&operations, &committed(&["a"], &operations));
+    let found = reads::check(&operations, &committed(&["a"], &operations), &[]);
     assert_eq!(invariants(&found), ["I-1"]);
     let operations = [done("a", 0, 10, 1), read("cart.c1", 20, 30, 2), done("b", 40, 50, 2)];
-    let found = reads::check(&operations, &committed(&["a", "b"], &operations));
+    let found = reads::check(&operations, &committed(&["a", "b"], &operations), &[]);
     assert_eq!(invariants(&found), ["I-5"]);
     let operations = [done("a", 0, 10, 1), read("cart.c1", 20, 30, 2), done("b", 29, 50, 2)];
-    assert!(reads::check(&operations, &committed(&["a", "b"], &operations)).is_empty());
+    assert!(reads::check(&operations, &committed(&["a", "b"], &operations), &[]).is_empty());
 }
 
 #[test]
@@ -109,7 +114,7 @@ fn an_effect_on_another_aggregate_is_known_as_well() {
     let paid = Operation { key: "payment.p1".into(), ..paid };
     let operations = [paid, read("cart.c1", 20, 30, 2)];
     let evidence = committed(&["x", "y", "a"], &operations);
-    assert_eq!(invariants(&reads::check(&operations, &evidence)), ["I-5"]);
+    assert_eq!(invariants(&reads::check(&operations, &evidence, &[])), ["I-5"]);
 }
 
 #[test]
@@ -120,10 +125,32 @@ fn a_push_that_goes_down_is_found_by_client_and_key() {
         Operation { client, ..operation(Way::Push, "cart.c1", at, at, answer) }
     };
     let check = |operations: &[Operation]| {
-        invariants(&reads::check(operations, &committed(&["a", "b"], operations))).join(" ")
+        invariants(&reads::check(operations, &committed(&["a", "b"], operations), &[])).join(" ")
     };
     assert_eq!(check(&[push(1, 1, 2), push(1, 2, 1)]), "I-6");
     assert_eq!(check(&[push(1, 1, 2), push(2, 2, 1), push(1, 3, 2)]), "");
+}
+
+#[test]
+fn an_answer_before_its_projection_is_found_unless_something_was_broken() {
+    let kv = |version| Operation { way: Way::Kv, ..read("cart.c1", 20, 30, version) };
+    let check = |version, blows: &[Blow]| {
+        let operations = [done("a", 0, 10, 1), kv(version)];
+        let evidence = committed(&["a"], &operations);
+        invariants(&reads::check(&operations, &evidence, blows)).join(" ")
+    };
+    assert_eq!(check(0, &[]), "I-4");
+    assert_eq!(check(1, &[]), "");
+    let broken = Blow {
+        fault: crate::chaos::nemesis::parse(&["kill_nats".to_owned()]).expect("a fault")[0],
+        detail: String::new(),
+        struck: 5,
+        mended: 6,
+        over: 7,
+        lost: Vec::new(),
+        recovery: None,
+    };
+    assert_eq!(check(0, &[broken]), "");
 }
 
 #[test]
@@ -142,7 +169,7 @@ fn an_order_that_is_missing_in_a_list_is_found() {
         let mut evidence = Evidence::default();
         let event = Event { address: "order.o1".to_owned(), version: 9, name: String::new() };
         evidence.add_event("t1", "place", event);
-        invariants(&reads::check(operations, &evidence)).join(" ")
+        invariants(&reads::check(operations, &evidence, &[])).join(" ")
     };
     assert_eq!(check(&[placed("place", 0, 10), list(&[])]), "I-5");
     assert_eq!(check(&[placed("place", 0, 10), list(&["order.o1#core"])]), "");
@@ -214,7 +241,10 @@ fn of_lock(verb: &str, begun: Micros, ended: Micros, version: u64, token: i64) -
 fn a_history_of_locks_that_cannot_be_is_found() {
     let check = |operations: &[Operation]| locks::check(operations).len();
     let first = || of_lock("lock", 0, 10, 1, 5);
-    assert_eq!(check(&[first(), of_lock("unlock", 20, 30, 2, 5), of_lock("lock", 40, 50, 3, 6)]), 0);
+    assert_eq!(
+        check(&[first(), of_lock("unlock", 20, 30, 2, 5), of_lock("lock", 40, 50, 3, 6)]),
+        0
+    );
     assert_eq!(check(&[first(), of_lock("lock", 40, 50, 3, 6)]), 0, "it may have expired");
     assert_eq!(check(&[first(), of_lock("lock", 20, 30, 2, 6)]), 1, "it was still held");
     assert_eq!(check(&[first(), of_lock("lock", 40, 50, 3, 4)]), 1, "a lower token");

@@ -8,6 +8,7 @@ pub enum Fault {
     KillWorker,
     PauseWorker,
     DrainWorker,
+    RollingRestart,
     KillNats,
     KillPostgres,
     CutNats,
@@ -16,6 +17,7 @@ pub enum Fault {
     HalfOpen,
     OneWay,
     DeleteBucket,
+    PurgeKeys,
     DeleteStream,
     WipeJetstream,
     Poison,
@@ -26,18 +28,55 @@ pub enum Fault {
 /// Name, description, and whether it strikes the whole fleet at once.
 type Described = (Fault, &'static str, &'static str, bool);
 
-const TABLE: [Described; 16] = [
-    (Fault::KillWorker, "kill_worker", "kill -9 of one process, started again 0 to 2 s later", false),
-    (Fault::PauseWorker, "pause_worker", "SIGSTOP of one process for 5 to 8 s, longer than a lease", false),
+const TABLE: [Described; 18] = [
+    (
+        Fault::KillWorker,
+        "kill_worker",
+        "kill -9 of one process, started again 0 to 2 s later",
+        false,
+    ),
+    (
+        Fault::PauseWorker,
+        "pause_worker",
+        "SIGSTOP of one process for 5 to 8 s, longer than a lease",
+        false,
+    ),
     (Fault::DrainWorker, "drain_worker", "SIGTERM of one process, started again", false),
+    (
+        Fault::RollingRestart,
+        "rolling_restart",
+        "SIGTERM of every process in turn, each started again before the next",
+        true,
+    ),
     (Fault::KillNats, "kill_nats", "kill -9 of nats-server, started again up to 2 s later", true),
-    (Fault::KillPostgres, "kill_postgres", "kill -9 of Postgres, started again up to 2 s later", true),
+    (
+        Fault::KillPostgres,
+        "kill_postgres",
+        "kill -9 of Postgres, started again up to 2 s later",
+        true,
+    ),
     (Fault::CutNats, "cut_nats", "every worker is cut off from nats-server for 1 to 5 s", true),
-    (Fault::CutPostgres, "cut_postgres", "every worker is cut off from Postgres for 1 to 5 s", true),
-    (Fault::SlowPostgres, "slow_postgres", "Postgres is 20 to 150 ms away, each way, for 3 to 6 s", true),
-    (Fault::HalfOpen, "half_open", "the connections of one process carry nothing more, and stay open", false),
+    (
+        Fault::CutPostgres,
+        "cut_postgres",
+        "every worker is cut off from Postgres for 1 to 5 s",
+        true,
+    ),
+    (
+        Fault::SlowPostgres,
+        "slow_postgres",
+        "Postgres is 20 to 150 ms away, each way, for 3 to 6 s",
+        true,
+    ),
+    (
+        Fault::HalfOpen,
+        "half_open",
+        "the connections of one process carry nothing more, and stay open",
+        false,
+    ),
     (Fault::OneWay, "one_way", "the same in one direction only", false),
     (Fault::DeleteBucket, "delete_bucket", "a KV bucket is deleted", true),
+    (Fault::PurgeKeys, "purge_keys", "all keys of a restaurant in one bucket are purged", true),
     (Fault::DeleteStream, "delete_stream", "the stream EVENTS or TIMERS is deleted", true),
     (Fault::WipeJetstream, "wipe_jetstream", "nats-server comes back with an empty disk", true),
     (Fault::Poison, "poison", "messages that can never succeed, on both doors", true),

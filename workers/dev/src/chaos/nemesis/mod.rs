@@ -93,10 +93,17 @@ impl Nemesis {
     async fn strike(&mut self, fleet: &mut ChaosFleet, fault: Fault) -> Result<Blow> {
         let struck = self.history.now();
         let strike = strike::strike(fault, fleet, &mut self.random).await?;
-        let strike::Strike { detail, mend, lasts, lost } = strike;
+        let strike::Strike { mut detail, mend, lasts, lost } = strike;
         let (mended, recovery) = if fault.is_of_all() {
-            sleep(lasts).await;
+            sleep(lasts / 2).await;
+            if !lasts.is_zero() && self.random.random_ratio(1, 2) {
+                let at = fleet.any(&mut self.random);
+                detail += &format!(", kill -9 of {}", fleet.name(at));
+                fleet.kill(at).await;
+            }
+            sleep(lasts / 2).await;
             mend.mend(fleet).await?;
+            fleet.start_missing().await?;
             (self.history.now(), self.prober.recovered().await)
         } else {
             // The rest of the fleet has to do without.
@@ -116,8 +123,11 @@ impl Nemesis {
 
 fn tell(blow: &Blow) {
     let recovered = blow.recovery.as_ref().map_or("NOT RECOVERED".to_owned(), |recovery| {
-        format!("decided after {:.2} s, projected after {:.2} s", recovery.visible, recovery.projected)
+        format!(
+            "decided after {:.2} s, projected after {:.2} s",
+            recovery.visible, recovery.projected
+        )
     });
     let at = blow.struck as f64 / 1e6;
-    eprintln!("  {at:>7.1} s  {:<16} {:<44} {recovered}", blow.fault.name(), blow.detail);
+    eprintln!("  {at:>7.1} s  {:<16} {:<50} {recovered}", blow.fault.name(), blow.detail);
 }

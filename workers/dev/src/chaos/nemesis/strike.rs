@@ -52,7 +52,9 @@ impl Mend {
                 }
             }
             Self::Open => {
-                for proxy in fleet.members.iter().flat_map(|member| [&member.nats, &member.postgres]) {
+                for proxy in
+                    fleet.members.iter().flat_map(|member| [&member.nats, &member.postgres])
+                {
                     proxy.open();
                     proxy.delay(Duration::ZERO);
                 }
@@ -84,9 +86,15 @@ pub async fn strike(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) -
         Fault::KillNats | Fault::KillPostgres | Fault::WipeJetstream => {
             on_a_server(fault, fleet, random).await
         }
-        Fault::CutNats | Fault::CutPostgres | Fault::SlowPostgres | Fault::HalfOpen
+        Fault::CutNats
+        | Fault::CutPostgres
+        | Fault::SlowPostgres
+        | Fault::HalfOpen
         | Fault::OneWay => Ok(on_the_network(fault, fleet, random)),
-        Fault::DeleteBucket | Fault::DeleteStream => on_a_stream(fault, fleet, random).await,
+        Fault::DeleteBucket | Fault::DeleteStream | Fault::PurgeKeys => {
+            on_a_stream(fault, fleet, random).await
+        }
+        Fault::RollingRestart => rolling_restart(fleet).await,
         Fault::Poison | Fault::Provision | Fault::Migrate => by_hand(fault, fleet, random).await,
     }
 }
@@ -101,7 +109,11 @@ async fn on_a_process(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng)
             if let Some(process) = &fleet.members[at].process {
                 process.pause();
             }
-            Strike::lasting(format!("{name} for {:.1} s", lasts.as_secs_f64()), Mend::Continue(at), lasts)
+            Strike::lasting(
+                format!("{name} for {:.1} s", lasts.as_secs_f64()),
+                Mend::Continue(at),
+                lasts,
+            )
         }
         Fault::DrainWorker => {
             fleet.drain(at).await;
@@ -114,11 +126,15 @@ async fn on_a_process(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng)
     }
 }
 
-async fn on_a_server(
-    fault: Fault,
-    fleet: &mut ChaosFleet,
-    random: &mut StdRng,
-) -> Result<Strike> {
+async fn rolling_restart(fleet: &mut ChaosFleet) -> Result<Strike> {
+    for at in 0..fleet.members.len() {
+        fleet.drain(at).await;
+        fleet.start_missing().await?;
+    }
+    Ok(Strike::over(format!("{} processes", fleet.members.len())))
+}
+
+async fn on_a_server(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) -> Result<Strike> {
     let down = Duration::from_millis(random.random_range(0..2000));
     let detail = format!("for {:.1} s", down.as_secs_f64());
     if fault == Fault::KillPostgres {
@@ -181,11 +197,19 @@ fn silent(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
 async fn on_a_stream(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Result<Strike> {
     let topology = Topology::compiled_in();
     let names = topology.streams.keys().filter(|name| match fault {
-        Fault::DeleteBucket => name.starts_with("KV_"),
+        Fault::DeleteBucket | Fault::PurgeKeys => name.starts_with("KV_"),
         _ => ["EVENTS", "TIMERS"].contains(&name.as_str()),
     });
     let names: Vec<_> = names.cloned().collect();
     let name = names.choose(random).context("a stream")?.clone();
+    if fault == Fault::PurgeKeys {
+        let tenant = TENANTS.choose(random).context("a tenant")?;
+        let bucket = name.trim_start_matches("KV_");
+        let filter = json!({ "filter": format!("$KV.{bucket}.{tenant}.>") });
+        let request = format!("STREAM.PURGE.{name}");
+        let _answer: Result<Value, _> = fleet.operator.request(request, &filter).await;
+        return Ok(Strike::over(format!("{name}, {tenant}")));
+    }
     let request = format!("STREAM.DELETE.{name}");
     // One that an earlier fault has taken may not be back yet.
     let _answer: Result<Value, _> = fleet.operator.request(request, &json!({})).await;

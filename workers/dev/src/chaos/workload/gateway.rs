@@ -11,8 +11,11 @@ use std::{
 
 use rand::Rng;
 use serde::Serialize;
-use serde_json::json;
-use tokio::{sync::Mutex, time::sleep};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::sleep,
+};
 
 use crate::chaos::client::ChaosClient;
 
@@ -27,6 +30,28 @@ pub struct Fact {
     pub captured: bool,
     pub amount: i64,
     pub currency: String,
+}
+
+impl Fact {
+    /// Returns what a command tells of money that came in.
+    pub fn told_by(tenant: &str, id: &str, key: &str, verb: &str, payload: &Value) -> Option<Self> {
+        let (_, payment) = key.split_once('.').filter(|(aggregate, _)| *aggregate == "payment")?;
+        let text = |name: &str| payload[name].as_str().map(str::to_owned);
+        let captured = match verb {
+            "record_result" => payload["result"] == "captured",
+            "confirm_cash" => true,
+            _ => return None,
+        };
+        Some(Self {
+            tenant: tenant.to_owned(),
+            payment: payment.to_owned(),
+            command_id: id.to_owned(),
+            transaction: text("transaction_id"),
+            captured,
+            amount: payload["amount"].as_i64()?,
+            currency: text("currency")?,
+        })
+    }
 }
 
 /// The gateway of a restaurant.
@@ -51,7 +76,7 @@ impl Gateway {
     ) -> impl Future<Output = ()> + use<> {
         let (gateway, payment) = (self.clone(), payment.to_owned());
         let transaction = transaction.to_owned();
-        let (told, heard) = tokio::sync::oneshot::channel();
+        let (told, heard) = oneshot::channel();
         self.open.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             gateway.tell(&payment, &transaction, amount, told).await;
@@ -62,49 +87,18 @@ impl Gateway {
         }
     }
 
-    async fn tell(
-        &self,
-        payment: &str,
-        transaction: &str,
-        amount: i64,
-        told: tokio::sync::oneshot::Sender<()>,
-    ) {
+    async fn tell(&self, payment: &str, transaction: &str, amount: i64, told: oneshot::Sender<()>) {
         let (delay, words) = {
             let mut client = self.client.lock().await;
             let random = &mut client.random;
             // Some come when the lock is long gone.
-            let delay = if random.random_ratio(1, 6) { 6000 } else { 300 };
-            let delay = Duration::from_millis(random.random_range(0..delay));
-            let other = format!("{transaction}-2");
-            let words = match random.random_range(0..12) {
-                0 => vec![("failed", transaction.to_owned(), amount, "EUR")],
-                1 => vec![
-                    ("unknown", transaction.to_owned(), 0, "EUR"),
-                    ("captured", transaction.to_owned(), amount, "EUR"),
-                ],
-                2 => vec![
-                    ("captured", transaction.to_owned(), amount, "EUR"),
-                    ("failed", transaction.to_owned(), amount, "EUR"),
-                ],
-                3 => vec![
-                    ("captured", transaction.to_owned(), amount, "EUR"),
-                    ("captured", transaction.to_owned(), amount, "EUR"),
-                    ("captured", other, amount, "EUR"),
-                ],
-                4 => vec![("captured", transaction.to_owned(), amount + 137, "EUR")],
-                5 => vec![("captured", transaction.to_owned(), (amount / 2).max(1), "EUR")],
-                6 => vec![("captured", transaction.to_owned(), amount, "USD")],
-                7 => vec![
-                    ("failed", transaction.to_owned(), amount, "EUR"),
-                    ("captured", transaction.to_owned(), amount, "EUR"),
-                ],
-                _ => vec![("captured", transaction.to_owned(), amount, "EUR")],
-            };
-            (delay, words)
+            let longest = if random.random_ratio(1, 6) { 6000 } else { 300 };
+            let delay = Duration::from_millis(random.random_range(0..longest));
+            (delay, words(random.random_range(0..12), transaction, amount))
         };
         sleep(delay).await;
         let mut told = Some(told);
-        for (result, transaction, amount, currency) in words {
+        for Word { result, transaction, amount, currency } in words {
             let said = json!({
                 "result": result, "transaction_id": transaction, "amount": amount,
                 "currency": currency, "occurred_at": "2026-01-02T03:04:05.678Z",
@@ -122,5 +116,36 @@ impl Gateway {
         while self.open.load(Ordering::SeqCst) > 0 {
             sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// One thing that a gateway says about a charge.
+struct Word {
+    result: &'static str,
+    transaction: String,
+    amount: i64,
+    currency: &'static str,
+}
+
+/// Returns what it says of a charge, in this order: mostly the truth.
+fn words(kind: u32, transaction: &str, amount: i64) -> Vec<Word> {
+    let word = |result, amount| Word {
+        result,
+        transaction: transaction.to_owned(),
+        amount,
+        currency: "EUR",
+    };
+    let captured = || word("captured", amount);
+    let other = format!("{transaction}-2");
+    match kind {
+        0 => vec![word("failed", amount)],
+        1 => vec![word("unknown", 0), captured()],
+        2 => vec![captured(), word("failed", amount)],
+        3 => vec![captured(), captured(), Word { transaction: other, ..captured() }],
+        4 => vec![word("captured", amount + 137)],
+        5 => vec![word("captured", (amount / 2).max(1))],
+        6 => vec![Word { currency: "USD", ..captured() }],
+        7 => vec![word("failed", amount), captured()],
+        _ => vec![captured()],
     }
 }

@@ -1,7 +1,7 @@
 //! Messages that can never succeed, on every door.
 
-use async_nats::{HeaderMap, Request, jetstream};
 use anyhow::Result;
+use async_nats::{HeaderMap, Request, jetstream};
 use std::time::Duration;
 
 /// Bodies and headers that no command has.
