@@ -25,7 +25,7 @@ async fn under_faults_that_nobody_arranged_nothing_is_lost_doubled_or_stale() {
     report.print();
     assert!(report.findings.is_empty(), "{:#?}", report.findings);
     // A history without answers proves nothing.
-    assert!(report.definite() >= 1000, "{} definite answers", report.definite());
+    assert!(report.definite() >= 300, "{} definite answers", report.definite());
     for fault in FAULTS {
         assert!(report.faults[fault].count > 0, "{fault} was not struck");
     }

@@ -17,7 +17,7 @@ use async_nats::{
         stream::{LastRawMessageErrorKind, Stream},
     },
 };
-use brigade_contracts::{WorkerName, key::Bucket, planted::PlantedBug};
+use brigade_contracts::{key::Bucket, planted::PlantedBug};
 use bytes::Bytes;
 use futures::future::join_all;
 use moka::sync::Cache;
@@ -173,7 +173,7 @@ impl Kv {
         for (put, result) in puts.iter().zip(&mut results) {
             let known = self.known.get(&put.key);
             let covers = |known: RememberedKey| put.is_covered_by(known.version, known.expires);
-            if !self.is_blind() && known.is_some_and(covers) {
+            if !PlantedBug::WriteWithoutVersion.is_planted() && known.is_some_and(covers) {
                 *result = Some(PutResult::UpToDate);
             }
         }
@@ -227,7 +227,7 @@ impl Kv {
         for (at, put) in puts.iter().enumerate() {
             if let (None, Some(revision)) = (&results[at], expected[at]) {
                 let mut message = PublishMessage::build().payload(put.value.clone());
-                if !self.is_blind() {
+                if !PlantedBug::WriteWithoutVersion.is_planted() {
                     message = message.expected_last_subject_sequence(revision);
                 }
                 if let Some(ttl) = put.ttl {
@@ -281,21 +281,10 @@ impl Kv {
     /// read.
     fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
         match self.known.get(&put.key) {
-            _ if self.is_blind() => Some(0),
+            _ if PlantedBug::WriteWithoutVersion.is_planted() => Some(0),
             Some(known) => Some(known.revision),
             None => (put.version == 1 || absent == WhenAbsent::Write).then_some(0),
         }
-    }
-
-    /// Returns true if a planted bug makes this handle write whatever it is given.
-    fn is_blind(&self) -> bool {
-        let is_projector = || {
-            matches!(
-                self.nats.health.worker,
-                WorkerName::PaymentProjector | WorkerName::UserStateProjector
-            )
-        };
-        PlantedBug::ProjectorWithoutVersions.is_planted() && is_projector()
     }
 
     /// Forgets the revision of a key, so that the next write reads it.

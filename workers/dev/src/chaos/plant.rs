@@ -41,12 +41,12 @@ fn provoked_by(bug: PlantedBug) -> &'static [&'static str] {
         PlantedBug::AnswerBeforeCommit => &["kill_postgres"],
         PlantedBug::AcknowledgeBeforeDecision => &["kill_worker", "slow_postgres", "cut_postgres"],
         PlantedBug::RelayDeletesFirst => &["kill_nats", "kill_worker"],
-        PlantedBug::ProjectorWithoutVersions => &["kill_worker", "pause_worker", "half_open"],
-        PlantedBug::OldSnapshot => &["slow_postgres"],
+        PlantedBug::WriteWithoutVersion => &["pause_worker", "half_open"],
         PlantedBug::NothingHealed => &["delete_bucket", "delete_stream"],
         PlantedBug::AnswerBeforeProjection
         | PlantedBug::RelayOutOfOrder
         | PlantedBug::UnconfirmedFromMemory
+        | PlantedBug::OldSnapshot
         | PlantedBug::LockWithoutFencing
         | PlantedBug::LockWithoutFreezing
         | PlantedBug::EarlyExpiry

@@ -157,6 +157,7 @@ async fn run_batches<L: Loader>(
             }
             Ok(mut rows) => {
                 if PlantedBug::OldSnapshot.is_planted() {
+                    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
                     pending.answer_late(&rows);
                 }
                 for (key, waiting) in batch {
