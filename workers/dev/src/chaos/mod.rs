@@ -99,6 +99,14 @@ impl Plan {
 }
 
 pub async fn run(args: ChaosArgs) -> Result<ExitCode> {
+    // Dropped, the fleet ends its processes and its folder.
+    tokio::select! {
+        result = run_to_the_end(args) => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    }
+}
+
+async fn run_to_the_end(args: ChaosArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     if !args.plant.is_empty() {
         return plant::hunt(plant::parse(&args.plant)?, seed, &args.faults).await;
