@@ -19,6 +19,11 @@ up *ARGS:
 bench *ARGS:
     cargo run --release -- bench --short {{ARGS}}
 
+# Everything breaks at random under load, and what was lost is counted
+[group('check')]
+chaos *ARGS:
+    cargo run -- chaos {{ARGS}}
+
 # Everything that has to hold
 [group('check')]
 test:

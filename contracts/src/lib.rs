@@ -24,6 +24,7 @@ pub mod order;
 pub mod outcome;
 pub mod payment;
 pub mod permissions;
+pub mod planted;
 pub mod query;
 pub mod rebuild;
 pub mod refusal;

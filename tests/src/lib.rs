@@ -16,7 +16,6 @@ pub mod polled_orders;
 pub mod process;
 pub mod producer;
 pub mod production;
-pub mod proxy;
 pub mod raw_client;
 pub mod sse;
 pub mod test_fleet;
@@ -27,6 +26,7 @@ pub use brigade::testing::{
     NO_PUSH_USER, PATIENCE, SUPERUSER, TENANT_SUPERUSER, TENANTS, Trust, binaries, until,
     until_ready,
 };
+pub use brigade_dev::proxy;
 pub use http_client::{HttpClient, HttpResponse};
 pub use producer::{Producer, Reply};
 pub use raw_client::RawClient;

@@ -1,7 +1,7 @@
 //! Commands that pay, and time that passes for a lock without a test that waits.
 
+pub use brigade_dev::invariants::money::fingerprint;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::{Producer, Reply, TestFleet, producer::item};
 
@@ -104,22 +104,6 @@ pub fn result(kind: &str, transaction: &str, amount: i64) -> Value {
         "result": kind, "transaction_id": transaction, "amount": amount, "currency": "EUR",
         "occurred_at": "2026-01-02T03:04:05Z",
     })
-}
-
-/// Returns the fingerprint of a cart's contents, as the contract describes it.
-#[must_use]
-pub fn fingerprint(currency: &str, items: &[Value]) -> String {
-    let mut items: Vec<_> = items.iter().collect();
-    items.sort_by_key(|item| item["item_id"].as_str());
-    let line = |item: &&Value| {
-        format!(
-            r#"{{"item_id":{},"quantity":{},"sku":{},"unit_price":{}}}"#,
-            item["item_id"], item["quantity"], item["sku"], item["unit_price"]
-        )
-    };
-    let lines: Vec<_> = items.iter().map(line).collect();
-    let contents = format!(r#"{{"currency":"{currency}","items":[{}]}}"#, lines.join(","));
-    hex::encode(Sha256::digest(contents))
 }
 
 /// Makes the lock of an owner this many minutes older, and nothing else.

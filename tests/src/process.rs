@@ -4,6 +4,7 @@
 //! process always is the code under test, fail points included.
 
 use std::{
+    ffi::OsString,
     process::{ExitCode, Stdio},
     sync::{Arc, Mutex},
 };
@@ -33,12 +34,20 @@ pub fn brigade_main() {
     }
 }
 
+/// Returns the arguments and the variables with which this test binary is `brigade <arguments>`.
+#[must_use]
+pub fn launch(arguments: &str) -> (Vec<OsString>, Vec<(String, String)>) {
+    let hidden = [HIDDEN_TEST, "--exact", "--ignored", "--nocapture", "--quiet"];
+    (hidden.map(Into::into).to_vec(), vec![(ARGUMENTS.to_owned(), arguments.to_owned())])
+}
+
 /// Returns the command of the program with these arguments, separated by spaces.
 pub(crate) fn brigade(arguments: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let (launched, variables) = launch(arguments);
     command
-        .args([HIDDEN_TEST, "--exact", "--ignored", "--nocapture", "--quiet"])
-        .env(ARGUMENTS, arguments)
+        .args(launched)
+        .envs(variables)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);

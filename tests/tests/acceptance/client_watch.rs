@@ -143,7 +143,7 @@ async fn s4_07_with_every_push_lost_the_poll_alone_converges() {
 async fn s4_08_a_client_that_was_offline_resumes_without_missing_a_change() {
     let mut fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
-    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let proxy = TcpProxy::to(fleet.nats.port()).await.unwrap();
     let client = client(fleet.connect_through(&proxy, "t1-watcher").await);
     for order in ["o1", "o2", "o3"] {
         place(&producer, order).await;
@@ -238,7 +238,7 @@ async fn a_watched_view_keeps_up_by_pushes_and_by_polls_and_never_goes_down() {
     let fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
     let order = Address::new("t1", Aggregate::Order, "o1").unwrap();
-    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let proxy = TcpProxy::to(fleet.nats.port()).await.unwrap();
     let hearing = client(fleet.connect_through(&proxy, "t1-watcher").await);
     let deaf = client(fleet.connect(NO_PUSH_USER).await);
     let mut pushed = hearing.watch_view(&order).await.unwrap().polling_every(NEVER);

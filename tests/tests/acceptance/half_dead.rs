@@ -52,8 +52,10 @@ async fn proxied_fleet() -> (TestFleet, Vec<ProxiedWorker>) {
         LockPolicy { card: soon, wallet: soon, qr: soon, cash: soon, ..LockPolicy::default() };
     let mut proxied_workers = Vec::new();
     for worker in WorkerName::ALL {
-        let (nats, postgres) =
-            (TcpProxy::to(fleet.nats.port()).await, TcpProxy::to(postgres_port(&fleet)).await);
+        let (nats, postgres) = (
+            TcpProxy::to(fleet.nats.port()).await.unwrap(),
+            TcpProxy::to(postgres_port(&fleet)).await.unwrap(),
+        );
         let instance = start(&fleet, worker, by(&fleet, worker, nats.port(), postgres.port()));
         until_ready(&instance).await;
         fleet.adopt(instance);
@@ -295,7 +297,7 @@ async fn s5_06_recovery_of_each_worker() {
 
 /// Starts an instance of a worker that reaches NATS by a proxy.
 async fn one_by_a_proxy(fleet: &TestFleet, worker: WorkerName) -> (TcpProxy, Instance) {
-    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let proxy = TcpProxy::to(fleet.nats.port()).await.unwrap();
     let postgres = postgres_port(fleet);
     let instance = start(fleet, worker, by(fleet, worker, proxy.port(), postgres));
     until_ready(&instance).await;

@@ -93,7 +93,7 @@ async fn s4_04_the_list_equals_sql_after_10000_random_operations_with_the_watch_
     let mut fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
     let operator = fleet.connect("operator").await;
-    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let proxy = TcpProxy::to(fleet.nats.port()).await.unwrap();
     fleet.take(WorkerName::Edge).stop().await;
     fleet.adopt(edge_by(&proxy, &fleet).await);
     let mut random = StdRng::seed_from_u64(404);
@@ -197,7 +197,7 @@ async fn s4_06_the_list_is_right_after_kills_and_cut_connections() {
     let operator = fleet.connect("operator").await;
     // The edge whose connection can be cut.
     fleet.take(WorkerName::Edge).stop().await;
-    let proxy = TcpProxy::to(fleet.nats.port()).await;
+    let proxy = TcpProxy::to(fleet.nats.port()).await.unwrap();
     let mut edge = edge_by(&proxy, &fleet).await;
     until_caught_up(&fleet, 0).await;
     for n in 0..20 {

@@ -8,6 +8,7 @@ mod at_size;
 mod bad_input;
 mod bad_payments;
 mod bounds;
+mod chaos;
 mod client;
 mod client_queue;
 mod client_watch;

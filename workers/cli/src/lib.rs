@@ -42,6 +42,9 @@ enum CliCommand {
     #[cfg(feature = "dev")]
     /// Measure each path beside a raw ceiling, in one run
     Bench(brigade_dev::bench::BenchArgs),
+    #[cfg(feature = "dev")]
+    /// Break everything at random under load, and count what was lost
+    Chaos(brigade_dev::chaos::ChaosArgs),
     /// Look at dead letters, replay or drop them
     Dlq(dlq::DlqArgs),
     /// Look at cart locks and their history
@@ -90,6 +93,8 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Run(args) => run::run(args).await,
             #[cfg(feature = "dev")]
             CliCommand::Bench(args) => brigade_dev::bench::run(args).await,
+            #[cfg(feature = "dev")]
+            CliCommand::Chaos(args) => brigade_dev::chaos::run(args).await,
             CliCommand::Dlq(args) => dlq::run(args).await,
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
@@ -113,7 +118,7 @@ fn start_log(command: &CliCommand) {
     let config = LogConfig::from_env();
     let default = match command {
         #[cfg(feature = "dev")]
-        CliCommand::Demo(_) => "off",
+        CliCommand::Demo(_) | CliCommand::Chaos(_) => "off",
         // What its connector says of each attempt stands in the reason of the outage.
         _ => "info,async_nats=warn,async_nats::connector=off,sqlx=warn",
     };

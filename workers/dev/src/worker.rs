@@ -25,6 +25,16 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 /// A process has promised to drain within 10 s.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// Returns the arguments and the variables with which this very program is `brigade <arguments>`
+/// once more.
+pub type Launch = fn(&str) -> (Vec<OsString>, Vec<(String, String)>);
+
+/// The program `brigade` as it is.
+#[must_use]
+pub fn as_it_is(arguments: &str) -> (Vec<OsString>, Vec<(String, String)>) {
+    (arguments.split(' ').map(Into::into).collect(), Vec::new())
+}
+
 /// `brigade run WORKER…` on a local stack.
 pub struct WorkerProcess {
     pub name: String,
@@ -50,25 +60,42 @@ impl WorkerProcess {
         name: &str,
         workers: &[(WorkerName, Servers)],
     ) -> Result<Self> {
+        Self::launch(stack, name, workers, as_it_is, &[]).await
+    }
+
+    /// The same with variables of the environment besides, by a program that is to be launched in
+    /// some way.
+    ///
+    /// # Errors
+    /// If one does not get ready; the end of the log is part of the error.
+    pub async fn launch(
+        stack: &LocalStack,
+        name: &str,
+        workers: &[(WorkerName, Servers)],
+        launch: Launch,
+        variables: &[(String, String)],
+    ) -> Result<Self> {
         let binary: PathBuf = std::env::current_exe().context("this program's file is unknown")?;
         let dir = stack.dir.join(name);
         private_folder(&dir)?;
         let log = Log::claim(&dir.join("log")).await?;
         let http = free_port()?;
-        let mut environment = vec![
+        let names: Vec<_> = workers.iter().map(|(worker, _)| worker.as_str()).collect();
+        let (arguments, mut environment) = launch(&format!("run {}", names.join(" ")));
+        environment.extend([
             ("BRIGADE_HTTP_ADDR".to_owned(), format!("127.0.0.1:{http}")),
             ("BRIGADE_HTTP_OPEN".to_owned(), "1".to_owned()),
             ("BRIGADE_LOG".to_owned(), String::new()),
-        ];
+        ]);
         for (worker, servers) in workers {
             let (suffix, servers) = (worker.env_suffix(), servers.clone());
             environment.push((format!("BRIGADE_NATS_URL_{suffix}"), servers.nats_url));
             environment.push((format!("BRIGADE_DATABASE_URL_{suffix}"), servers.postgres_url));
         }
-        let names = workers.iter().map(|(worker, _)| worker.as_str().into());
+        environment.extend_from_slice(variables);
         let mut process = ChildProcess::spawn(&Program {
             binary: &binary,
-            arguments: [OsString::from("run")].into_iter().chain(names).collect(),
+            arguments,
             environment,
             dir: &dir,
             log: &log,

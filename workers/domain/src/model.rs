@@ -61,6 +61,11 @@ impl Player {
         self.tokens.extend(data["token"].as_i64());
     }
 
+    /// Remembers a fencing token.
+    pub fn remember(&mut self, token: i64) {
+        self.tokens.push(token);
+    }
+
     #[must_use]
     pub fn step(&self, [kind, about, a, b]: Choice) -> Step {
         let cart = format!("c{}", 1 + about % 4);

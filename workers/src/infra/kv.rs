@@ -17,7 +17,7 @@ use async_nats::{
         stream::{LastRawMessageErrorKind, Stream},
     },
 };
-use brigade_contracts::key::Bucket;
+use brigade_contracts::{key::Bucket, planted::PlantedBug};
 use bytes::Bytes;
 use futures::future::join_all;
 use moka::sync::Cache;
@@ -172,7 +172,8 @@ impl Kv {
             puts.iter().map(|put| self.guess(put, absent)).collect();
         for (put, result) in puts.iter().zip(&mut results) {
             let known = self.known.get(&put.key);
-            if known.is_some_and(|known| put.is_covered_by(known.version, known.expires)) {
+            let covers = |known: RememberedKey| put.is_covered_by(known.version, known.expires);
+            if !PlantedBug::WriteWithoutVersion.is_planted() && known.is_some_and(covers) {
                 *result = Some(PutResult::UpToDate);
             }
         }
@@ -225,9 +226,10 @@ impl Kv {
         let mut sent = Vec::new();
         for (at, put) in puts.iter().enumerate() {
             if let (None, Some(revision)) = (&results[at], expected[at]) {
-                let mut message = PublishMessage::build()
-                    .payload(put.value.clone())
-                    .expected_last_subject_sequence(revision);
+                let mut message = PublishMessage::build().payload(put.value.clone());
+                if !PlantedBug::WriteWithoutVersion.is_planted() {
+                    message = message.expected_last_subject_sequence(revision);
+                }
                 if let Some(ttl) = put.ttl {
                     message = message.ttl(ttl);
                 }
@@ -279,6 +281,7 @@ impl Kv {
     /// read.
     fn guess(&self, put: &Put, absent: WhenAbsent) -> Option<u64> {
         match self.known.get(&put.key) {
+            _ if PlantedBug::WriteWithoutVersion.is_planted() => Some(0),
             Some(known) => Some(known.revision),
             None => (put.version == 1 || absent == WhenAbsent::Write).then_some(0),
         }

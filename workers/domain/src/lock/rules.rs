@@ -6,6 +6,7 @@ use brigade_contracts::{
     Money, Timestamp, Token,
     event::{CART_LOCK_EXPIRED, CART_LOCK_EXTENDED, CART_TRANSACTION_BOUND, CART_UNLOCKED},
     lock::{Action, LockState},
+    planted::PlantedBug,
 };
 use serde_json::json;
 
@@ -18,7 +19,8 @@ use crate::{
 impl Lock {
     /// Returns whether a cart holds it by this token.
     pub(crate) fn is_held_by(&self, cart: &Cart, token: i64) -> bool {
-        self.is_held() && self.token == token && self.cart_id == cart.head.address.id
+        let is_its_token = self.token == token || PlantedBug::LockWithoutFencing.is_planted();
+        self.is_held() && is_its_token && self.cart_id == cart.head.address.id
     }
 
     /// Puts another transaction on it; the deadline stays.

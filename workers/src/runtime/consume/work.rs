@@ -1,5 +1,6 @@
 use std::{panic::AssertUnwindSafe, slice, sync::Arc};
 
+use brigade_contracts::planted::PlantedBug;
 use futures::FutureExt;
 
 use super::{
@@ -39,6 +40,11 @@ impl<H: Handler> Work<H> {
         permit: BatchPermit,
     ) -> Remaining {
         let timer = self.metrics.batch_seconds.start_timer();
+        if PlantedBug::AcknowledgeBeforeDecision.is_planted() {
+            for to in batch.iter().filter_map(Delivery::ack_to) {
+                let _sent = self.cx.nats.client.publish(to.clone(), "+ACK".into()).await;
+            }
+        }
         let counted = batch.first().filter(|delivery| alone && delivery.is_stored());
         let remaining = match counted {
             Some(delivery) => self.run_counted(delivery, permit).await,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use brigade_contracts::{Address, Command, subject};
+use brigade_contracts::{Address, Command, planted::PlantedBug, subject};
 use brigade_domain::{Missing, State, user::Checked};
 use tokio::time::sleep;
 
@@ -309,7 +309,9 @@ impl BatchRun<'_> {
         let handler = self.handler;
         handler.cx.fail.point("command-handler.after_commit").await;
         let changed: Vec<_> = self.changed.into_values().collect();
-        handler.projected.add(handler.writer.project(&changed).await);
+        if !PlantedBug::AnswerBeforeProjection.is_planted() {
+            handler.projected.add(handler.writer.project(&changed).await);
+        }
         if !self.to_reproject.is_empty() {
             handler.projected.add(handler.writer.reproject(&self.to_reproject).await);
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Command, shard_of};
+use brigade_contracts::{Address, Command, planted::PlantedBug, shard_of};
 use brigade_domain::{BatchState, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection};
 
@@ -88,6 +88,9 @@ pub async fn decide(
     };
     record(&mut tx, written).await?;
     cx.fail.point("command-handler.before_commit").await;
+    if PlantedBug::AnswerBeforeCommit.is_planted() {
+        sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+    }
     tx.commit().await?;
     let repeats = state.repeat_events().iter().map(|(address, _)| shard_of(address));
     let shards = state.events().iter().map(|event| shard_of(&event.address)).chain(repeats);
@@ -120,7 +123,9 @@ async fn save(
     store::orders::save(connection, &orders).await?;
     store::payments::save(connection, &payments).await?;
     let refund_tasks: Vec<_> = state.refund_tasks().collect();
-    store::payments::save_refund_tasks(connection, &refund_tasks).await?;
+    if !PlantedBug::RefundTaskDropped.is_planted() {
+        store::payments::save_refund_tasks(connection, &refund_tasks).await?;
+    }
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
     store::security_log::save(connection, state.security()).await?;

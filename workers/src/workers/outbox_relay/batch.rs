@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Aggregate, Refusal, Token, Via, event::Envelope, header};
+use brigade_contracts::{
+    Address, Aggregate, Refusal, Token, Via, event::Envelope, header, planted::PlantedBug,
+};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -82,11 +84,17 @@ async fn relay_read(
     settled: Watermark,
 ) -> sqlx::Result<BatchResult> {
     let mut result = BatchResult::default();
-    let EventBatch { events, mut unfit, epoch, more } = read(sessions, due).await?;
+    let EventBatch { mut events, mut unfit, epoch, more } = read(sessions, due).await?;
+    if PlantedBug::RelayOutOfOrder.is_planted() {
+        events.reverse();
+    }
     let mut left: BTreeSet<(i16, i64)> = events.iter().map(|e| (e.shard, e.seq)).collect();
     left.extend(unfit.iter().map(|unfit| (unfit.shard, unfit.seq)));
     let mut gone = Vec::with_capacity(left.len());
     let mut stored = None;
+    if PlantedBug::RelayDeletesFirst.is_planted() {
+        delete(sessions, &left.iter().copied().collect::<Vec<_>>()).await?;
+    }
     if !events.is_empty() {
         cx.fail.point("outbox-relay.before_publish").await;
         let published = publish::publish(&cx.nats, &events).await;

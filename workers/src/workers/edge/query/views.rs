@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, sync::Arc};
 use brigade_contracts::{
     Address, Outcome, Refusal,
     key::{self, Bucket},
+    planted::PlantedBug,
     query::ViewHeaders,
 };
 
@@ -77,6 +78,14 @@ impl Views {
         address: &Address,
         headers: &ViewHeaders,
     ) -> Result<QueryReply, QueryReply> {
+        if PlantedBug::UnconfirmedFromMemory.is_planted()
+            && let Some(body) = self.content.remembered(address)
+        {
+            return match body.versions.version {
+                version if headers.has(version) => Ok(not_modified(version)),
+                _ => Ok(self.reply(&body, ContentSource::Memory)),
+            };
+        }
         // Read before the version is confirmed: what is seen meanwhile may well be later.
         let seen = self.content.highest_seen(address);
         let mut confirmed = self.confirm_reached(address, headers).await?;

@@ -1,0 +1,141 @@
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+/// The faults, by the names of `--faults`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    KillWorker,
+    PauseWorker,
+    DrainWorker,
+    RollingRestart,
+    KillNats,
+    KillPostgres,
+    CutNats,
+    CutPostgres,
+    SlowPostgres,
+    HalfOpen,
+    OneWay,
+    DeleteBucket,
+    PurgeKeys,
+    DeleteStream,
+    WipeJetstream,
+    Poison,
+    Provision,
+    Migrate,
+}
+
+/// Name, description, and whether it strikes the whole fleet at once.
+type Described = (Fault, &'static str, &'static str, bool);
+
+const TABLE: [Described; 18] = [
+    (
+        Fault::KillWorker,
+        "kill_worker",
+        "kill -9 of one process, started again 0 to 2 s later",
+        false,
+    ),
+    (
+        Fault::PauseWorker,
+        "pause_worker",
+        "SIGSTOP of one process for 5 to 8 s, longer than a lease",
+        false,
+    ),
+    (Fault::DrainWorker, "drain_worker", "SIGTERM of one process, started again", false),
+    (
+        Fault::RollingRestart,
+        "rolling_restart",
+        "SIGTERM of every process in turn, each started again before the next",
+        true,
+    ),
+    (Fault::KillNats, "kill_nats", "kill -9 of nats-server, started again up to 2 s later", true),
+    (
+        Fault::KillPostgres,
+        "kill_postgres",
+        "kill -9 of Postgres, started again up to 2 s later",
+        true,
+    ),
+    (Fault::CutNats, "cut_nats", "every worker is cut off from nats-server for 1 to 5 s", true),
+    (
+        Fault::CutPostgres,
+        "cut_postgres",
+        "every worker is cut off from Postgres for 1 to 5 s",
+        true,
+    ),
+    (
+        Fault::SlowPostgres,
+        "slow_postgres",
+        "Postgres is 20 to 150 ms away, each way, for 3 to 6 s",
+        true,
+    ),
+    (
+        Fault::HalfOpen,
+        "half_open",
+        "the connections of one process carry nothing more, and stay open",
+        false,
+    ),
+    (Fault::OneWay, "one_way", "the same in one direction only", false),
+    (Fault::DeleteBucket, "delete_bucket", "a KV bucket is deleted", true),
+    (Fault::PurgeKeys, "purge_keys", "all keys of a restaurant in one bucket are purged", true),
+    (Fault::DeleteStream, "delete_stream", "the stream EVENTS or TIMERS is deleted", true),
+    (Fault::WipeJetstream, "wipe_jetstream", "nats-server comes back with an empty disk", true),
+    (Fault::Poison, "poison", "messages that can never succeed, on both doors", true),
+    (Fault::Provision, "provision", "`brigade provision` while all runs", true),
+    (Fault::Migrate, "migrate", "`brigade migrate` while all runs", true),
+];
+
+impl Fault {
+    fn described(self) -> Described {
+        TABLE[self as usize]
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.described().1
+    }
+
+    /// Returns true if it strikes the whole fleet: its recovery is measured from the moment at which
+    /// the cause is gone. Of any other it is measured from the strike, since the rest has to go on.
+    #[must_use]
+    pub fn is_of_all(self) -> bool {
+        self.described().3
+    }
+}
+
+/// Returns the faults of `--faults`: all of them, none, or those that are named.
+///
+/// # Errors
+/// A name that is none; the error lists all with their descriptions.
+pub fn parse(names: &[String]) -> Result<Vec<Fault>> {
+    let all = || TABLE.iter().map(|described| described.0);
+    match names {
+        [] => return Ok(all().collect()),
+        [none] if none == "none" => return Ok(Vec::new()),
+        _ => {}
+    }
+    let find = |name: &String| all().find(|fault| fault.name() == name);
+    let found: Option<Vec<_>> = names.iter().map(find).collect();
+    match found {
+        Some(found) => Ok(found),
+        None => {
+            let known = TABLE.iter().map(|(_, name, what, _)| format!("  {name:<16} {what}\n"));
+            bail!("--faults names what is none, of:\n{}", known.collect::<String>())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_stands_at_its_place_in_the_table() {
+        for (at, (fault, name, ..)) in TABLE.iter().enumerate() {
+            assert_eq!(*fault as usize, at, "{name}");
+            assert_eq!(parse(&[(*name).to_owned()]).unwrap(), [*fault]);
+        }
+        assert_eq!(parse(&[]).unwrap().len(), TABLE.len());
+        assert_eq!(parse(&["none".to_owned()]).unwrap(), []);
+        assert!(parse(&["earthquake".to_owned()]).is_err());
+    }
+}
