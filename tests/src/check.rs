@@ -94,7 +94,7 @@ async fn messages_of(fleet: &TestFleet, stream: &str) -> Vec<async_nats::Message
 }
 
 async fn snapshot(fleet: &TestFleet) -> Snapshot {
-    Snapshot::read(&jetstream::new(fleet.connect("operator").await)).await.expect("KV")
+    Snapshot::read(&jetstream::new(fleet.connect("operator").await)).await
 }
 
 /// I-4 of carts and orders: KV equals SQL.

@@ -118,7 +118,14 @@ impl ChaosFleet {
                 .map(|method| (format!("BRIGADE_LOCK_SECONDS_{method}"), LOCK_SECONDS.to_owned())),
         );
         let workers = [(member.worker, servers)];
-        WorkerProcess::launch(&self.stack, &member.name, &workers, self.launch, &variables).await
+        let (stack, name, launch) = (&self.stack, &member.name, self.launch);
+        loop {
+            match WorkerProcess::launch(stack, name, &workers, launch, &variables).await {
+                // Somebody else was given the free port in between.
+                Err(error) if format!("{error:#}").contains("Address already in use") => {}
+                started => return started,
+            }
+        }
     }
 
     /// Kills the process of a member; its client-facing address goes with it.

@@ -41,7 +41,7 @@ fn provoked_by(bug: PlantedBug) -> &'static [&'static str] {
         PlantedBug::AnswerBeforeCommit => &["kill_postgres"],
         PlantedBug::AcknowledgeBeforeDecision => &["kill_worker", "slow_postgres", "cut_postgres"],
         PlantedBug::RelayDeletesFirst => &["kill_nats", "kill_worker"],
-        PlantedBug::WriteWithoutVersion => &["pause_worker", "half_open"],
+        PlantedBug::WriteWithoutVersion => &["slow_nats"],
         PlantedBug::NothingHealed => &["delete_bucket", "delete_stream"],
         PlantedBug::AnswerBeforeProjection
         | PlantedBug::RelayOutOfOrder

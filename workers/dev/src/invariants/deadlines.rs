@@ -14,9 +14,10 @@ pub async fn expired_early(sql: &mut PgConnection) -> sqlx::Result<Vec<String>> 
         "select format('I-15: the lock of %s.%s expired at %s, and was to live until %s', tenant,
                        id, at, until)
          from (select *, lag((payload::jsonb #>> '{data,expires_at}')::timestamptz)
-                      over (partition by tenant, id order by version) as until
+                      over (partition by tenant, id, payload::jsonb #>> '{data,token}'
+                            order by version) as until
                from brigade.events where aggregate = 'cart'
-                 and type in ('locked', 'lock_extended', 'transaction_bound', 'lock_expired')) e
+                 and type in ('locked', 'lock_extended', 'lock_expired')) e
          where type = 'lock_expired' and at < until",
     )
     .fetch_all(sql)

@@ -1,6 +1,6 @@
 //! Streams as an operator reads them, and what has to be in them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::{
@@ -11,6 +11,10 @@ use brigade_contracts::{Address, Token, WorkerName, subject};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use tokio::time::timeout;
+
+/// Messages that are there come within milliseconds.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Returns everything in a stream, in order.
 ///
@@ -25,8 +29,14 @@ pub async fn messages(js: &Context, stream: &str) -> Result<Vec<Message>> {
     let consumer = stream.create_consumer(OrderedConfig::default()).await?;
     let mut messages = consumer.messages().await?.take(count);
     let mut read = Vec::with_capacity(count);
-    while let Some(message) = messages.next().await {
-        read.push(message?.message);
+    // What leaves the stream meanwhile never comes.
+    while let Some(message) = timeout(SILENCE, messages.next()).await.context("it went silent")? {
+        let message = message?;
+        let left = message.info().map_or(0, |info| info.pending);
+        read.push(message.message);
+        if left == 0 {
+            break;
+        }
     }
     Ok(read)
 }

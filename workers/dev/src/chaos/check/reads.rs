@@ -57,7 +57,10 @@ fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<Fi
         blows.iter().all(|blow| by.ended < blow.struck || by.begun > blow.over + CALM)
     };
     let mut answered: HashMap<(&str, &str), Vec<&Operation>> = HashMap::new();
-    for by in operations.iter().filter(|by| by.outcome().is_some_and(|o| o.status < 300)) {
+    // A query of an outcome is answered as soon as it is committed.
+    let is_sent = |by: &&Operation| matches!(by.way, Way::Request | Way::Http);
+    let is_done = |by: &&Operation| by.outcome().is_some_and(|outcome| outcome.status < 300);
+    for by in operations.iter().filter(is_sent).filter(is_done) {
         answered.entry((&by.tenant, &by.key)).or_default().push(by);
     }
     let version = |by: &Operation| by.outcome().and_then(|outcome| outcome.version);

@@ -14,6 +14,7 @@ pub enum Fault {
     CutNats,
     CutPostgres,
     SlowPostgres,
+    SlowNats,
     HalfOpen,
     OneWay,
     DeleteBucket,
@@ -28,7 +29,7 @@ pub enum Fault {
 /// Name, description, and whether it strikes the whole fleet at once.
 type Described = (Fault, &'static str, &'static str, bool);
 
-const TABLE: [Described; 18] = [
+const TABLE: [Described; 19] = [
     (
         Fault::KillWorker,
         "kill_worker",
@@ -67,6 +68,12 @@ const TABLE: [Described; 18] = [
         "slow_postgres",
         "Postgres is 20 to 150 ms away, each way, for 3 to 6 s",
         true,
+    ),
+    (
+        Fault::SlowNats,
+        "slow_nats",
+        "one process is 50 to 300 ms away from nats-server, each way, for 3 to 7 s",
+        false,
     ),
     (
         Fault::HalfOpen,

@@ -89,6 +89,7 @@ pub async fn strike(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) -
         Fault::CutNats
         | Fault::CutPostgres
         | Fault::SlowPostgres
+        | Fault::SlowNats
         | Fault::HalfOpen
         | Fault::OneWay => Ok(on_the_network(fault, fleet, random)),
         Fault::DeleteBucket | Fault::DeleteStream | Fault::PurgeKeys => {
@@ -170,6 +171,15 @@ fn on_the_network(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Stri
             all(|member| &member.postgres).for_each(|proxy| proxy.delay(delay));
             let lasts = lasts + Duration::from_secs(2);
             let detail = format!("{delay:?} each way for {:.1} s", lasts.as_secs_f64());
+            Strike::lasting(detail, Mend::Open, lasts)
+        }
+        Fault::SlowNats => {
+            let (at, delay) = (fleet.any(random), random.random_range(50..300));
+            let delay = Duration::from_millis(delay);
+            fleet.members[at].nats.delay(delay);
+            let lasts = lasts + Duration::from_secs(2);
+            let name = fleet.name(at);
+            let detail = format!("{name}, {delay:?} each way for {:.1} s", lasts.as_secs_f64());
             Strike::lasting(detail, Mend::Open, lasts)
         }
         _ => silent(fault, fleet, random),

@@ -120,8 +120,11 @@ async fn lock(client: &mut ChaosClient, cart: &str, method: &str) -> Option<i64>
         1 => {
             let unlock = json!({ "token": token, "reason": "another card" });
             client.command(cart, "unlock", &unlock).await;
-            // The old token is of no use to it any more, whatever it tries.
-            return client.command(cart, "lock", &payload).await?.token.or(Some(token));
+            let next = client.command(cart, "lock", &payload).await?.token;
+            // A slow program goes on with its old token, which has to be of no use any more.
+            let extend = json!({ "token": token, "seconds": 1 });
+            client.command(cart, "extend", &extend).await;
+            return next.or(Some(token));
         }
         _ => {}
     }

@@ -10,7 +10,7 @@ use crate::runtime::consume::HasTenant;
 /// A statement that reads the rows of many keys.
 pub trait Loader: Send + Sync + 'static {
     type Key: HasTenant + Clone + Eq + Hash + Send + Sync + 'static;
-    type Row: Clone + Send + 'static;
+    type Row: Clone + Send + Sync + 'static;
     /// The most statements under way.
     const CONCURRENCY: usize;
     /// The most keys of one statement: fewer where a key brings much, so that no statement is slow.
