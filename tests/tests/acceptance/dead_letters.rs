@@ -398,6 +398,25 @@ async fn a_dropped_command_gets_an_outcome_that_says_so() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_made_again_counts_from_1_and_its_letters_are_no_duplicates() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    producer.store("k1", "order.o1.no_such_verb", "{}").await;
+    // Without a Command-Id there can be no outcome.
+    producer.store("not a token", "order.o1.place", "{}").await;
+    let first = letters(&fleet, 1).await.remove(0);
+    let js = jetstream::new(fleet.connect("operator").await);
+    js.delete_stream("COMMANDS").await.unwrap();
+    until("the stream to be made again", async || js.get_stream("COMMANDS").await.ok()).await;
+    producer.store("k2", "order.o1.no_such_verb", "{}").await;
+    producer.store("not a token", "order.o2.place", "{}").await;
+    let both = letters(&fleet, 2).await;
+    let subjects: HashSet<_> = both.iter().map(|letter| letter.subject.as_str()).collect();
+    assert_eq!(first.subject, "cmd.t1.order.o1.place");
+    assert_eq!(subjects, HashSet::from(["cmd.t1.order.o1.place", "cmd.t1.order.o2.place"]));
+}
+
+#[tokio::test]
 async fn a_dead_event_goes_back_to_the_outbox() {
     let mut fleet = TestFleet::start().await;
     let producer = fleet.producer().await;

@@ -48,13 +48,12 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
     headers.insert("Dead-Deliveries", deliveries.to_string());
     headers.insert("Origin-Stream", stream.as_str());
     headers.insert("Origin-Seq", sequence.to_string());
-    let id = format!("{stream}.{sequence}");
     let command =
         || Command::decode(delivery.subject(), delivery.headers(), delivery.payload()).ok();
     let letter = NewLetter {
         subject: delivery.subject(),
-        unique: &format!("{id}.{stored_at}"),
-        id: &id,
+        // With the time: a stream that is made again counts from 1 again.
+        id: &format!("{stream}.{sequence}.{stored_at}"),
         reason,
         headers,
         payload,
@@ -67,10 +66,8 @@ pub async fn bury(cx: &Context, delivery: &Delivery, reason: &str) -> anyhow::Re
 pub struct NewLetter<'a> {
     /// The subject to which the message was sent.
     pub subject: &'a str,
-    /// The id by which the worker knows the message, of which the stream's memory of ids is made.
+    /// The id of the message among all that the worker ever has.
     pub id: &'a str,
-    /// The same for all time: a stream that is made again counts from 1 again.
-    pub unique: &'a str,
     pub reason: &'a str,
     /// The headers of the message, and its origin.
     pub headers: HeaderMap,
@@ -91,7 +88,7 @@ pub struct NewLetter<'a> {
     reason = "the time of a dead letter is for people; nothing is decided by it"
 )]
 pub async fn store(cx: &Context, letter: NewLetter<'_>) -> anyhow::Result<()> {
-    let NewLetter { subject, id, unique, reason, mut headers, payload, command } = letter;
+    let NewLetter { subject, id, reason, mut headers, payload, command } = letter;
     let worker = cx.worker.as_str();
     let metrics = cx.metrics.group::<DeadLetterMetrics>();
     let at = time::OffsetDateTime::now_utc();
@@ -113,7 +110,7 @@ pub async fn store(cx: &Context, letter: NewLetter<'_>) -> anyhow::Result<()> {
         }
         tracing::error!(worker, %error, "the stream DLQ does not take a dead letter: put into SQL");
         let rejected = in_sql::Rejected {
-            message: format!("{worker}.{unique}"),
+            message: format!("{worker}.{id}"),
             letter,
             subject,
             reason,

@@ -76,7 +76,6 @@ async fn bury(cx: &Context, unfit: &Unfit) -> anyhow::Result<()> {
     let id = unfit.headers.iter().find(|(name, _)| *name == header::MSG_ID);
     let id = id.map_or_else(|| unfit.seq.to_string(), |(_, id)| one_line(id));
     let (subject, reason) = (unfit.subject.as_str(), unfit.reason.as_str());
-    let letter =
-        NewLetter { subject, id: &id, unique: &id, reason, headers, payload, command: None };
+    let letter = NewLetter { subject, id: &id, reason, headers, payload, command: None };
     dead_letter::store(cx, letter).await
 }
