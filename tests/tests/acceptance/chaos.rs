@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brigade_dev::chaos::{Plan, play};
+use brigade_dev::chaos::{ChaosPlan, play};
 use brigade_tests::process::launch;
 
 /// One of each kind that strikes processes, servers, network and data.
@@ -20,7 +20,7 @@ const FAULTS: [&str; 8] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn under_faults_that_nobody_arranged_nothing_is_lost_doubled_or_stale() {
     let faults = FAULTS.map(str::to_owned);
-    let plan = Plan::new(Duration::from_secs(60), 404, &faults, launch).unwrap();
+    let plan = ChaosPlan::new(Duration::from_secs(60), 404, &faults, launch).unwrap();
     let report = play(&plan).await.unwrap();
     report.print();
     assert!(report.findings.is_empty(), "{:#?}", report.findings);

@@ -145,13 +145,13 @@ fn check_reload(args: &Reload) -> Result<()> {
 }
 
 /// A new credential, of which is seen whether it works.
-type Probe<'a> = Option<(&'a Token, &'a Credential)>;
+type NewCredential<'a> = Option<(&'a Token, &'a Credential)>;
 
-fn probe<'a>(tenant: &'a Token, made: &'a [Credential]) -> Probe<'a> {
+fn probe<'a>(tenant: &'a Token, made: &'a [Credential]) -> NewCredential<'a> {
     made.first().map(|credential| (tenant, credential))
 }
 
-async fn reload_or_say(dir: &Path, args: &Reload, probe: Probe<'_>) -> Result<()> {
+async fn reload_or_say(dir: &Path, args: &Reload, probe: NewCredential<'_>) -> Result<()> {
     let Some(pid_file) = &args.reload_pid else {
         eprintln!(
             "brigade: nats-server does not know of it yet. On each server, twice, a second apart: \
@@ -171,7 +171,7 @@ async fn reload_or_say(dir: &Path, args: &Reload, probe: Probe<'_>) -> Result<()
 
 /// Has nats-server read its configuration, and says how far a new credential works where the
 /// operator's NATS URL is set.
-async fn reload_and_look(pid_file: &Path, probe: Probe<'_>) -> Result<()> {
+async fn reload_and_look(pid_file: &Path, probe: NewCredential<'_>) -> Result<()> {
     let config = RunConfig::from_env()?;
     let (Some((tenant, credential)), Ok(url)) = (probe, config.nats_url()) else {
         return reload(pid_file).await;

@@ -33,13 +33,13 @@ pub enum Direction {
 /// when it is dropped.
 pub struct TcpProxy {
     port: u16,
-    state: State,
+    state: ProxyState,
     task: JoinHandle<()>,
 }
 
 /// What the connections of a proxy follow.
 #[derive(Clone)]
-struct State {
+struct ProxyState {
     is_open: watch::Sender<bool>,
     cut: watch::Sender<()>,
     /// Counts the silences of each direction: a connection that saw it change carries nothing.
@@ -55,7 +55,7 @@ impl TcpProxy {
     pub async fn to(port: u16) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("no free port")?;
         let own = listener.local_addr()?.port();
-        let state = State {
+        let state = ProxyState {
             is_open: watch::Sender::new(true),
             cut: watch::Sender::new(()),
             silent: [watch::Sender::new(()), watch::Sender::new(())],
@@ -110,7 +110,7 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn listen(listener: TcpListener, far: SocketAddr, state: State) {
+async fn listen(listener: TcpListener, far: SocketAddr, state: ProxyState) {
     while let Ok((near, _)) = listener.accept().await {
         if !*state.is_open.borrow() {
             continue;

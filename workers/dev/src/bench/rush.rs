@@ -27,12 +27,12 @@ pub const LANES: usize = 512;
 const GUESS: u64 = 4000;
 
 /// A connection, and what it hears of outcomes.
-struct Sender {
+struct TenantSender {
     jetstream: jetstream::Context,
     outcomes: Waiters,
 }
 
-impl Sender {
+impl TenantSender {
     async fn new(jetstream: jetstream::Context, outcomes: &str) -> Result<Self> {
         let outcomes = Waiters::listen(&jetstream.client(), outcomes).await?;
         Ok(Self { jetstream, outcomes })
@@ -44,7 +44,7 @@ impl Sender {
 pub struct Rush {
     pub mix: Arc<Mix>,
     /// One for all tenants, or one for each.
-    senders: Arc<[Sender]>,
+    senders: Arc<[TenantSender]>,
     /// Commands that were answered.
     answered: Arc<AtomicU64>,
     /// The rate of the last measurement, commands a second.
@@ -59,7 +59,7 @@ impl Rush {
     pub async fn open(fleet: &BenchFleet, carts: usize) -> Result<Self> {
         let rush = Self {
             mix: Arc::new(Mix::new(carts)),
-            senders: Arc::new([Sender::new(fleet.operator.clone(), "outcome.>").await?]),
+            senders: Arc::new([TenantSender::new(fleet.operator.clone(), "outcome.>").await?]),
             answered: Arc::default(),
             rate: Arc::new(AtomicU64::new(GUESS)),
         };
@@ -79,7 +79,7 @@ impl Rush {
     pub async fn through_accounts(&self, fleet: &BenchFleet) -> Result<Self> {
         let senders = fleet.stack.tenants.iter().map(async |tenant| {
             let client = connect(&fleet.stack.nats_url(&format!("{tenant}-backend"))).await?;
-            Sender::new(patient(client), &format!("outcome.{tenant}.>")).await
+            TenantSender::new(patient(client), &format!("outcome.{tenant}.>")).await
         });
         Ok(Self { senders: try_join_all(senders).await?.into(), ..self.clone() })
     }
@@ -170,7 +170,7 @@ impl Rush {
         headers.insert(header::COMMAND_ID, command.id.as_str());
         let MixCommand { tenant, what, payload, .. } = &command;
         let subject = format!("{}.t{tenant}.{what}", door.prefix());
-        let Sender { jetstream, outcomes } = &self.senders[tenant % self.senders.len()];
+        let TenantSender { jetstream, outcomes } = &self.senders[tenant % self.senders.len()];
         let outcome = match door {
             Door::Request => {
                 let request = Request::new().headers(headers).payload(payload.clone());

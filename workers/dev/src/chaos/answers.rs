@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::history::{Answer, Outcome};
+use super::history::{OperationResult, ReportedOutcome};
 
 /// A reply over NATS or HTTP.
 #[derive(Clone, Debug)]
@@ -31,18 +31,18 @@ impl Reply {
 
 /// Reads the reply to a command, or to the query of its outcome.
 #[must_use]
-pub fn of_command(reply: Option<Reply>, id: &str) -> Answer {
-    let Some(reply) = reply else { return Answer::Nothing };
+pub fn of_command(reply: Option<Reply>, id: &str) -> OperationResult {
+    let Some(reply) = reply else { return OperationResult::Nothing };
     let body = reply.json();
     let code = body["code"].as_str().unwrap_or_default().to_owned();
     let Some(status) = body["status"].as_u64().and_then(|status| u16::try_from(status).ok()) else {
-        return Answer::NotSure(reply.status, code);
+        return OperationResult::NotSure(reply.status, code);
     };
     if status == 503 || NOT_FINAL.contains(&code.as_str()) || body["command_id"] != id {
-        return Answer::NotSure(status, code);
+        return OperationResult::NotSure(status, code);
     }
     let effects = body["effects"].as_array().into_iter().flatten();
-    Answer::Final(Outcome {
+    OperationResult::Final(ReportedOutcome {
         status,
         code,
         version: body["version"].as_u64(),
@@ -55,8 +55,8 @@ pub fn of_command(reply: Option<Reply>, id: &str) -> Answer {
 
 /// Reads the reply to the query of a view, which was sent with this version as its ETag.
 #[must_use]
-pub fn of_view(reply: Option<Reply>, key: &str, known: Option<u64>) -> Answer {
-    let Some(reply) = reply else { return Answer::Nothing };
+pub fn of_view(reply: Option<Reply>, key: &str, known: Option<u64>) -> OperationResult {
+    let Some(reply) = reply else { return OperationResult::Nothing };
     let body = reply.json();
     let code = body["code"].as_str().unwrap_or_default();
     let version = match (reply.status, known) {
@@ -67,24 +67,27 @@ pub fn of_view(reply: Option<Reply>, key: &str, known: Option<u64>) -> Answer {
     };
     match version {
         Some(version) => {
-            Answer::Versions { status: reply.status, of: vec![(key.to_owned(), version)] }
+            OperationResult::Versions { status: reply.status, of: vec![(key.to_owned(), version)] }
         }
-        None => Answer::NotSure(reply.status, code.to_owned()),
+        None => OperationResult::NotSure(reply.status, code.to_owned()),
     }
 }
 
 /// Reads the list of active orders: the versions of the rows' part `core`. A list that was cut
 /// says nothing about what is not in it.
 #[must_use]
-pub fn of_list(reply: Option<Reply>) -> Answer {
-    let Some(reply) = reply else { return Answer::Nothing };
+pub fn of_list(reply: Option<Reply>) -> OperationResult {
+    let Some(reply) = reply else { return OperationResult::Nothing };
     let body = reply.json();
     let Some(rows) = body["rows"].as_array().filter(|_| reply.status == 200) else {
-        return Answer::NotSure(reply.status, body["code"].as_str().unwrap_or_default().to_owned());
+        return OperationResult::NotSure(
+            reply.status,
+            body["code"].as_str().unwrap_or_default().to_owned(),
+        );
     };
     let row = |row: &Value| {
         Some((format!("order.{}#core", row["order"].as_str()?), row["version"].as_u64()?))
     };
     let status = if body["more"] == true { 206 } else { 200 };
-    Answer::Versions { status, of: rows.iter().filter_map(row).collect() }
+    OperationResult::Versions { status, of: rows.iter().filter_map(row).collect() }
 }

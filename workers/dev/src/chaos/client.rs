@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answers::{of_command, of_list, of_view},
     doors::Doors,
-    history::{Answer, History, Operation, Outcome, Way},
-    workload::Fact,
+    history::{Operation, OperationHistory, OperationResult, ReportedOutcome, Way},
+    workload::GatewayFact,
 };
 
 /// A client gives a command up after this, and leaves it open what became of it.
@@ -30,7 +30,7 @@ pub struct ChaosClient {
     pub random: StdRng,
     pub stop: CancellationToken,
     doors: Doors,
-    history: History,
+    history: OperationHistory,
     /// What it has been told last, by key.
     seen: HashMap<String, u64>,
     made: u64,
@@ -38,7 +38,7 @@ pub struct ChaosClient {
 }
 
 /// A command of a client, under one id.
-struct Command<'a> {
+struct PendingCommand<'a> {
     id: Arc<str>,
     key: Arc<str>,
     verb: Arc<str>,
@@ -56,7 +56,7 @@ impl ChaosClient {
         tenant: &str,
         seed: u64,
         doors: Doors,
-        history: History,
+        history: OperationHistory,
         stop: CancellationToken,
     ) -> Self {
         let random = StdRng::seed_from_u64(seed ^ (u64::from(number) << 32));
@@ -88,16 +88,21 @@ impl ChaosClient {
 
     /// Sends a command until it is decided; returns the outcome, `None` if the client gave up. It
     /// often queries the aggregate right after.
-    pub async fn command(&mut self, key: &str, verb: &str, payload: &Value) -> Option<Outcome> {
+    pub async fn command(
+        &mut self,
+        key: &str,
+        verb: &str,
+        payload: &Value,
+    ) -> Option<ReportedOutcome> {
         let id = self.name("x");
-        let command = Command {
+        let command = PendingCommand {
             id: id.as_str().into(),
             key: key.into(),
             verb: verb.into(),
             payload,
             is_of_system: SYSTEM_VERBS.contains(&verb),
         };
-        if let Some(fact) = Fact::told_by(&self.tenant, &id, key, verb, payload) {
+        if let Some(fact) = GatewayFact::told_by(&self.tenant, &id, key, verb, payload) {
             self.history.fact(fact);
         }
         let outcome = self.until_decided(&command).await;
@@ -123,7 +128,7 @@ impl ChaosClient {
         self.command(key, verb, &payload).await.is_some_and(|outcome| outcome.status < 300)
     }
 
-    async fn until_decided(&mut self, command: &Command<'_>) -> Option<Outcome> {
+    async fn until_decided(&mut self, command: &PendingCommand<'_>) -> Option<ReportedOutcome> {
         let is_result = &*command.verb == "record_result";
         let until = Instant::now() + if is_result { PATIENCE_OF_RESULTS } else { PATIENCE };
         let mut pause = Duration::from_millis(20);
@@ -133,13 +138,13 @@ impl ChaosClient {
             let way = self.way(command);
             let answer_of_door = self.attempt(way, command).await;
             let mut answer = answer_of_door.clone();
-            if matches!(answer, Answer::Stored { .. }) {
+            if matches!(answer, OperationResult::Stored { .. }) {
                 answer = self.outcome(command).await;
             }
-            if let Answer::Final(outcome) = answer {
+            if let OperationResult::Final(outcome) = answer {
                 return Some(outcome);
             }
-            is_stored |= matches!(answer_of_door, Answer::Stored { .. });
+            is_stored |= matches!(answer_of_door, OperationResult::Stored { .. });
             if Instant::now() > until || self.stop.is_cancelled() || (trusts && is_stored) {
                 return None;
             }
@@ -149,7 +154,7 @@ impl ChaosClient {
     }
 
     /// Draws a door: all lead to the same code and one name space of ids.
-    fn way(&mut self, command: &Command<'_>) -> Way {
+    fn way(&mut self, command: &PendingCommand<'_>) -> Way {
         if command.is_of_system {
             return Way::Request;
         }
@@ -163,8 +168,8 @@ impl ChaosClient {
         }
     }
 
-    async fn attempt(&mut self, way: Way, command: &Command<'_>) -> Answer {
-        let Command { id, key, verb, payload, is_of_system } = command;
+    async fn attempt(&mut self, way: Way, command: &PendingCommand<'_>) -> OperationResult {
+        let PendingCommand { id, key, verb, payload, is_of_system } = command;
         // Some are impatient.
         let patience = if self.random.random_ratio(1, 12) { 60 } else { 2500 };
         let patience = Duration::from_millis(patience);
@@ -187,8 +192,8 @@ impl ChaosClient {
     }
 
     /// Asks for the outcome of a stored command, for some seconds.
-    async fn outcome(&mut self, command: &Command<'_>) -> Answer {
-        let mut answer = Answer::Nothing;
+    async fn outcome(&mut self, command: &PendingCommand<'_>) -> OperationResult {
+        let mut answer = OperationResult::Nothing;
         for _ in 0..3 {
             let begun = self.history.now();
             let subject = format!("q.{}.outcome.{}", self.tenant, command.id);
@@ -197,8 +202,8 @@ impl ChaosClient {
             let reply = self.doors.ask(subject, &headers, String::new(), false, patience).await;
             answer = of_command(reply, &command.id);
             let (key, verb) = (command.key.clone(), command.verb.clone());
-            answer = self.record(Way::Outcome, &key, &verb, Some(command), begun, answer);
-            if matches!(answer, Answer::Final(_)) || self.stop.is_cancelled() {
+            answer = self.record(Way::ReportedOutcome, &key, &verb, Some(command), begun, answer);
+            if matches!(answer, OperationResult::Final(_)) || self.stop.is_cancelled() {
                 break;
             }
         }
@@ -222,7 +227,7 @@ impl ChaosClient {
             self.doors.get(&self.tenant, &path, etag.as_deref(), patience).await
         };
         let answer = of_view(reply, key, known);
-        if let Answer::Versions { of, .. } = &answer
+        if let OperationResult::Versions { of, .. } = &answer
             && let Some((_, version)) = of.first()
         {
             let version = *version;
@@ -235,8 +240,10 @@ impl ChaosClient {
     async fn look_into_kv(&mut self, key: &str) {
         let begun = self.history.now();
         let answer = match self.doors.counter(&self.tenant, key).await {
-            Some(version) => Answer::Versions { status: 200, of: vec![(key.to_owned(), version)] },
-            None => Answer::Nothing,
+            Some(version) => {
+                OperationResult::Versions { status: 200, of: vec![(key.to_owned(), version)] }
+            }
+            None => OperationResult::Nothing,
         };
         self.record(Way::Kv, &key.into(), &"kv".into(), None, begun, answer);
     }
@@ -263,10 +270,10 @@ impl ChaosClient {
         way: Way,
         key: &Arc<str>,
         verb: &Arc<str>,
-        command: Option<&Command<'_>>,
+        command: Option<&PendingCommand<'_>>,
         begun: u64,
-        answer: Answer,
-    ) -> Answer {
+        answer: OperationResult,
+    ) -> OperationResult {
         self.history.record(Operation {
             client: self.number,
             way,

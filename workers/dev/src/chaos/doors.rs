@@ -10,7 +10,7 @@ use rand::Rng;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{answers::Reply, fleet::Edges, history::Answer};
+use super::{answers::Reply, fleet::Edges, history::OperationResult};
 
 /// The connections of one client.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Doors {
         id: &str,
         body: String,
         patience: Duration,
-    ) -> Answer {
+    ) -> OperationResult {
         let stored = async {
             let js = jetstream::new(self.backend.clone());
             let headers = map(&[("Command-Id", id)]);
@@ -59,8 +59,8 @@ impl Doors {
             sent.await.ok()
         };
         match timeout(patience, stored).await {
-            Ok(Some(ack)) => Answer::Stored { stream: ack.stream, sequence: ack.sequence },
-            _ => Answer::Nothing,
+            Ok(Some(ack)) => OperationResult::Stored { stream: ack.stream, sequence: ack.sequence },
+            _ => OperationResult::Nothing,
         }
     }
 

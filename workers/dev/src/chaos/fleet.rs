@@ -29,7 +29,7 @@ const LOCK_SECONDS: &str = "4";
 const SQL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A process of a worker, which may be down at the moment.
-pub struct Member {
+pub struct FleetMember {
     pub worker: WorkerName,
     name: String,
     pub process: Option<WorkerProcess>,
@@ -42,7 +42,7 @@ pub type Edges = Arc<Mutex<Vec<SocketAddr>>>;
 
 pub struct ChaosFleet {
     pub stack: LocalStack,
-    pub members: Vec<Member>,
+    pub members: Vec<FleetMember>,
     pub sql: PgPool,
     pub operator: jetstream::Context,
     pub edges: Edges,
@@ -79,7 +79,7 @@ impl ChaosFleet {
                 let nats = TcpProxy::to(fleet.stack.nats.port()).await?;
                 let postgres = TcpProxy::to(fleet.stack.postgres.port()).await?;
                 let name = format!("{worker}-{n}");
-                fleet.members.push(Member { worker, name, process: None, nats, postgres });
+                fleet.members.push(FleetMember { worker, name, process: None, nats, postgres });
             }
         }
         fleet.start_missing().await?;
@@ -102,7 +102,7 @@ impl ChaosFleet {
         Ok(())
     }
 
-    async fn process_of(&self, member: &Member) -> Result<WorkerProcess> {
+    async fn process_of(&self, member: &FleetMember) -> Result<WorkerProcess> {
         let near = self.stack.servers(member.worker);
         let through = |url: &str, port: u16, proxy: &TcpProxy| {
             url.replace(&format!(":{port}"), &format!(":{}", proxy.port()))

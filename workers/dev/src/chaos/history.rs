@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::workload::Fact;
+use super::workload::GatewayFact;
 
 /// Microseconds since the history began, on the monotonic clock.
 pub type Micros = u64;
@@ -29,7 +29,7 @@ pub enum Way {
     /// `POST /v1/…`
     Http,
     /// `q.….outcome.…`
-    Outcome,
+    ReportedOutcome,
     /// `q.….view.…`
     View,
     /// `GET /v1/…`
@@ -59,7 +59,7 @@ impl Way {
 
 /// The answer to a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Outcome {
+pub struct ReportedOutcome {
     pub status: u16,
     pub code: String,
     pub version: Option<u64>,
@@ -76,7 +76,7 @@ pub struct Outcome {
 /// What became of an operation, as far as its client knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum OperationResult {
     /// Nothing came in time.
     Nothing,
     /// An answer that says nothing about the effect: 503 and the like.
@@ -84,7 +84,7 @@ pub enum Answer {
     /// Stored in a stream at this sequence.
     Stored { stream: String, sequence: u64 },
     /// The final outcome of a command.
-    Final(Outcome),
+    Final(ReportedOutcome),
     /// Versions, by `<aggregate>.<id>`, as a query or a push tells them. 0: not there.
     Versions { status: u16, of: Vec<(String, u64)> },
 }
@@ -106,14 +106,14 @@ pub struct Operation {
     pub begun: Micros,
     /// When the answer came, or the client gave up.
     pub ended: Micros,
-    pub answer: Answer,
+    pub answer: OperationResult,
 }
 
 impl Operation {
     #[must_use]
-    pub fn outcome(&self) -> Option<&Outcome> {
+    pub fn outcome(&self) -> Option<&ReportedOutcome> {
         match &self.answer {
-            Answer::Final(outcome) => Some(outcome),
+            OperationResult::Final(outcome) => Some(outcome),
             _ => None,
         }
     }
@@ -121,7 +121,7 @@ impl Operation {
     /// Returns true if the answer says something about the effect or the state.
     #[must_use]
     pub fn is_definite(&self) -> bool {
-        !matches!(self.answer, Answer::Nothing | Answer::NotSure(..))
+        !matches!(self.answer, OperationResult::Nothing | OperationResult::NotSure(..))
     }
 
     /// Returns one line of a finding.
@@ -140,16 +140,16 @@ impl Operation {
 
 /// All operations of a run; shared by all clients.
 #[derive(Clone)]
-pub struct History(Arc<Inner>);
+pub struct OperationHistory(Arc<Inner>);
 
 struct Inner {
     began: Instant,
     operations: Mutex<Vec<Operation>>,
-    facts: Mutex<Vec<Fact>>,
+    facts: Mutex<Vec<GatewayFact>>,
     lines: Mutex<Option<BufWriter<File>>>,
 }
 
-impl History {
+impl OperationHistory {
     /// Begins now; also written to a file, a line an operation, where there is one.
     ///
     /// # Errors
@@ -178,13 +178,13 @@ impl History {
     }
 
     /// Notes what a gateway is about to tell.
-    pub fn fact(&self, fact: Fact) {
+    pub fn fact(&self, fact: GatewayFact) {
         lock(&self.0.facts).push(fact);
     }
 
     /// Takes what gateways told.
     #[must_use]
-    pub fn take_facts(&self) -> Vec<Fact> {
+    pub fn take_facts(&self) -> Vec<GatewayFact> {
         std::mem::take(&mut *lock(&self.0.facts))
     }
 

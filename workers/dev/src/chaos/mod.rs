@@ -27,8 +27,8 @@ pub use self::report::ChaosReport;
 use self::{
     check::{Evidence, Finding},
     fleet::ChaosFleet,
-    history::{History, Micros},
-    nemesis::{Blow, Fault, Nemesis},
+    history::{Micros, OperationHistory},
+    nemesis::{Blow, ChaosFault, Nemesis},
     watch::Watchers,
     workload::Workload,
 };
@@ -65,10 +65,10 @@ pub struct ChaosArgs {
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a run does.
-pub struct Plan {
+pub struct ChaosPlan {
     pub length: Duration,
     pub seed: u64,
-    faults: Vec<Fault>,
+    faults: Vec<ChaosFault>,
     /// How long the fleet may take to come to rest.
     pub patience: Duration,
     pub history: Option<PathBuf>,
@@ -78,7 +78,7 @@ pub struct Plan {
     pub variables: Vec<(String, String)>,
 }
 
-impl Plan {
+impl ChaosPlan {
     /// A plan of so long, with these faults (none: all of them).
     ///
     /// # Errors
@@ -112,8 +112,8 @@ async fn run_to_the_end(args: ChaosArgs) -> Result<ExitCode> {
         return plant::hunt(plant::parse(&args.plant)?, seed, &args.faults).await;
     }
     let length = Duration::from_secs_f64(60.0 * args.minutes);
-    let plan = Plan::new(length, seed, &args.faults, as_it_is)?;
-    let plan = Plan { history: args.history, keep: args.keep, ..plan };
+    let plan = ChaosPlan::new(length, seed, &args.faults, as_it_is)?;
+    let plan = ChaosPlan { history: args.history, keep: args.keep, ..plan };
     let report = play(&plan).await?;
     report.print();
     if let Some(file) = &args.report {
@@ -127,11 +127,11 @@ async fn run_to_the_end(args: ChaosArgs) -> Result<ExitCode> {
 /// # Errors
 /// If the run itself breaks: a server does not start, or SQL cannot be read at rest. What is found
 /// to be wrong is no error but in the report.
-pub async fn play(plan: &Plan) -> Result<ChaosReport> {
+pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     report::title(plan);
     let mut fleet = ChaosFleet::start(plan.launch, plan.variables.clone()).await?;
     report::fleet_is_started(&fleet);
-    let history = History::begin(plan.history.as_deref())?;
+    let history = OperationHistory::begin(plan.history.as_deref())?;
     let clock = clock_offset(&fleet, &history).await?;
     let watchers = Watchers::start(&fleet, &history).await?;
     let mut workload = Workload::start(&fleet, &history, plan.seed).await?;
@@ -171,7 +171,7 @@ fn not_recovered(blow: &Blow) -> Option<Finding> {
 }
 
 /// Returns the database's clock, in milliseconds since 1970, when the history began.
-async fn clock_offset(fleet: &ChaosFleet, history: &History) -> Result<i64> {
+async fn clock_offset(fleet: &ChaosFleet, history: &OperationHistory) -> Result<i64> {
     let now = "select (1000 * extract(epoch from clock_timestamp()))::bigint";
     let now: i64 = sqlx::query_scalar(now).fetch_one(&fleet.sql).await?;
     Ok(now - i64::try_from(history.now() / 1000)?)

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use brigade_contracts::planted::PlantedBug;
 
-use super::{ChaosReport, Plan, play};
+use super::{ChaosPlan, ChaosReport, play};
 use crate::worker::as_it_is;
 
 /// The load of one run; a bug that it does not find is looked for in another, with the next seed.
@@ -84,8 +84,8 @@ async fn look_for(bug: PlantedBug, seed: u64, faults: &[String]) -> Result<Optio
     for seed in seed.. {
         eprintln!("\nplanted: {}", bug.as_str());
         let variables = vec![(PlantedBug::VARIABLE.to_owned(), bug.as_str().to_owned())];
-        let plan = Plan::new(RUN, seed, &provoked, as_it_is)?;
-        let plan = Plan { variables, patience: PATIENCE, ..plan };
+        let plan = ChaosPlan::new(RUN, seed, &provoked, as_it_is)?;
+        let plan = ChaosPlan { variables, patience: PATIENCE, ..plan };
         let report = play(&plan).await?;
         report.print();
         if let Some(kept) = &report.run.kept {

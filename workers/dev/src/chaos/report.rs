@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Plan,
+    ChaosPlan,
     check::{Evidence, Finding, money::Sums},
     fleet::ChaosFleet,
     history::{Micros, Operation, Way},
@@ -230,7 +230,7 @@ fn recovered(blows: &[Blow]) -> BTreeMap<&'static str, Recovered> {
     by_fault.into_iter().map(row).collect()
 }
 
-pub fn title(plan: &Plan) {
+pub fn title(plan: &ChaosPlan) {
     let (minutes, faults) = (plan.length.as_secs_f64() / 60.0, plan.faults.len());
     eprintln!("brigade chaos: {minutes:.1} minutes, {faults} kinds of faults, seed {}", plan.seed);
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     doors::any_edge,
     fleet::{ChaosFleet, Edges, TENANTS, connect},
-    history::{Answer, History, Operation, Way},
+    history::{Operation, OperationHistory, OperationResult, Way},
 };
 
 /// The first number of those who look.
@@ -33,17 +33,17 @@ impl Watchers {
     ///
     /// # Errors
     /// If nats-server does not let it in.
-    pub async fn start(fleet: &ChaosFleet, history: &History) -> Result<Self> {
+    pub async fn start(fleet: &ChaosFleet, history: &OperationHistory) -> Result<Self> {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         for (number, tenant) in (NUMBER..).step_by(2).zip(TENANTS) {
             let user = permissions::producer(&Token::new(tenant)?).name;
             let client = connect(&fleet.stack, &user).await?;
             let pushes = client.subscribe(format!("live.versions.{tenant}.>")).await?;
             client.flush().await?;
-            let told = Told { number, tenant: tenant.into(), history: history.clone() };
+            let told = PushedVersion { number, tenant: tenant.into(), history: history.clone() };
             let follow = told.clone().follow_pushes(client, pushes);
             tasks.spawn(until(stop.clone(), follow));
-            let told = Told { number: number + 1, ..told };
+            let told = PushedVersion { number: number + 1, ..told };
             tasks.spawn(until(stop.clone(), told.follow_stream(fleet.edges.clone())));
         }
         Ok(Self { stop, tasks })
@@ -61,13 +61,13 @@ async fn until(stop: CancellationToken, follow: impl Future<Output = ()>) {
 
 /// What one of them is told goes into the history.
 #[derive(Clone)]
-struct Told {
+struct PushedVersion {
     number: u32,
     tenant: Arc<str>,
-    history: History,
+    history: OperationHistory,
 }
 
-impl Told {
+impl PushedVersion {
     fn record(&self, way: Way, key: String, version: u64) {
         let now = self.history.now();
         self.history.record(Operation {
@@ -80,7 +80,7 @@ impl Told {
             token: None,
             begun: now,
             ended: now,
-            answer: Answer::Versions { status: 200, of: vec![(key, version)] },
+            answer: OperationResult::Versions { status: 200, of: vec![(key, version)] },
         });
     }
 

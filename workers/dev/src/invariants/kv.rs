@@ -53,12 +53,12 @@ pub async fn differences(sql: &PgPool, js: &Context) -> sqlx::Result<Vec<String>
 }
 
 /// The differences between keys and their row.
-struct Comparison<'a> {
+struct KvComparison<'a> {
     kv: &'a Snapshot,
     found: Vec<String>,
 }
 
-impl<'a> Comparison<'a> {
+impl<'a> KvComparison<'a> {
     fn of(kv: &'a Snapshot) -> Self {
         Self { kv, found: Vec::new() }
     }
@@ -93,7 +93,7 @@ pub async fn of_carts_and_orders(sql: &PgPool, kv: &Snapshot) -> sqlx::Result<Ve
     );
     let rows: Vec<(String, Value, bool)> =
         sqlx::query_as(sqlx::AssertSqlSafe(statement)).fetch_all(sql).await?;
-    let mut compare = Comparison::of(kv);
+    let mut compare = KvComparison::of(kv);
     for (kind, row, may_be_gone) in &rows {
         let (tenant, id) = (text(row, "tenant"), text(row, "id"));
         let key = format!("{tenant}.{kind}.{id}");
@@ -114,7 +114,7 @@ pub async fn of_carts_and_orders(sql: &PgPool, kv: &Snapshot) -> sqlx::Result<Ve
     Ok(compare.found)
 }
 
-fn of_part(compare: &mut Comparison<'_>, key: &str, part: &str, projected: &Value, row: &Value) {
+fn of_part(compare: &mut KvComparison<'_>, key: &str, part: &str, projected: &Value, row: &Value) {
     compare.same(|| format!("version of {key}"), &projected["version"], &row["parts"][part]);
     for (field, value) in projected.as_object().into_iter().flatten() {
         let stored = match field.as_str() {
@@ -130,7 +130,7 @@ fn of_part(compare: &mut Comparison<'_>, key: &str, part: &str, projected: &Valu
     }
 }
 
-fn of_list(compare: &mut Comparison<'_>, order: &str, row: &Value, may_be_gone: bool) {
+fn of_list(compare: &mut KvComparison<'_>, order: &str, row: &Value, may_be_gone: bool) {
     let core = compare.value("active_orders", &format!("{order}.core"), may_be_gone);
     if let Some(core) = core {
         let what = |field: &str| format!("{field} of {order} in active_orders");
@@ -190,7 +190,7 @@ pub async fn of_payments_locks_and_tables(
     )
     .fetch_all(sql)
     .await?;
-    let mut compare = Comparison::of(kv);
+    let mut compare = KvComparison::of(kv);
     for (bucket, key, row, may_be_gone) in &rows {
         let Some(projected) = compare.value(bucket, key, *may_be_gone) else { continue };
         for (field, value) in projected.as_object().into_iter().flatten() {
@@ -219,7 +219,7 @@ pub async fn of_users(sql: &PgPool, kv: &Snapshot) -> sqlx::Result<Vec<String>> 
     )
     .fetch_all(sql)
     .await?;
-    let mut compare = Comparison::of(kv);
+    let mut compare = KvComparison::of(kv);
     for row in &rows {
         let (tenant, id) = (text(row, "tenant"), text(row, "id"));
         let key = format!("{tenant}.user.{id}");

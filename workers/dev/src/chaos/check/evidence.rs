@@ -7,10 +7,10 @@ use async_nats::jetstream::Context;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::money::Capture;
+use super::money::GatewayCapture;
 use crate::{
     chaos::{
-        history::{Micros, Operation, Outcome},
+        history::{Micros, Operation, ReportedOutcome},
         nemesis::Blow,
     },
     invariants::streams::dead_letters,
@@ -21,7 +21,7 @@ type Id = (String, String);
 
 /// An event, as far as it is compared.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct CommittedEvent {
     /// `<aggregate>.<id>`
     pub address: String,
     pub version: u64,
@@ -31,15 +31,15 @@ pub struct Event {
 /// SQL and the dead letters, at rest.
 #[derive(Default)]
 pub struct Evidence {
-    pub inbox: HashMap<Id, Outcome>,
-    pub events: HashMap<Id, Vec<Event>>,
+    pub inbox: HashMap<Id, ReportedOutcome>,
+    pub events: HashMap<Id, Vec<CommittedEvent>>,
     /// Who made each version, by tenant, address and version.
     makers: HashMap<(String, String, u64), String>,
     /// The newest version of each aggregate, by tenant and address.
     versions: HashMap<(String, String), u64>,
     /// The number of dead letters of each command.
     pub letters: HashMap<Id, usize>,
-    pub captures: Vec<Capture>,
+    pub captures: Vec<GatewayCapture>,
     /// `<tenant> <currency>`, applied, owed.
     pub accounted: Vec<(String, i64, i64)>,
     /// When each command was sent first.
@@ -98,13 +98,17 @@ impl Evidence {
         .fetch_all(sql)
         .await?;
         for (tenant, id, address, version, name) in rows {
-            self.add_event(&tenant, &id, Event { address, version: version.unsigned_abs(), name });
+            self.add_event(
+                &tenant,
+                &id,
+                CommittedEvent { address, version: version.unsigned_abs(), name },
+            );
         }
         Ok(())
     }
 
     /// Adds an event of a command.
-    pub fn add_event(&mut self, tenant: &str, id: &str, event: Event) {
+    pub fn add_event(&mut self, tenant: &str, id: &str, event: CommittedEvent) {
         let address = (tenant.to_owned(), event.address.clone());
         let newest = self.versions.entry(address).or_default();
         *newest = event.version.max(*newest);
@@ -122,7 +126,7 @@ impl Evidence {
         .fetch_all(&mut *sql)
         .await?;
         self.captures.extend(rows.into_iter().map(
-            |(tenant, payment, transaction, amount, currency)| Capture {
+            |(tenant, payment, transaction, amount, currency)| GatewayCapture {
                 tenant,
                 payment,
                 transaction,
@@ -161,9 +165,9 @@ impl Evidence {
     }
 }
 
-fn of_json(outcome: &Value) -> Outcome {
+fn of_json(outcome: &Value) -> ReportedOutcome {
     let effects = outcome["effects"].as_array().into_iter().flatten();
-    Outcome {
+    ReportedOutcome {
         status: outcome["status"].as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or_default(),
         code: outcome["code"].as_str().unwrap_or_default().to_owned(),
         version: outcome["version"].as_u64(),

@@ -12,7 +12,7 @@ use crate::chaos::history::{Micros, Operation};
 
 /// A change of a lock by one command, whoever repeated it.
 #[derive(Clone, Copy)]
-struct Change<'a> {
+struct LockChange<'a> {
     by: &'a Operation,
     version: u64,
     /// When it was first sent, and first answered.
@@ -20,7 +20,7 @@ struct Change<'a> {
     ended: Micros,
 }
 
-impl Change<'_> {
+impl LockChange<'_> {
     /// Returns the token of a lock that this command acquired or joined.
     fn given(&self) -> Option<i64> {
         let is_given = matches!(&*self.by.verb, "lock" | "initiate");
@@ -33,12 +33,12 @@ impl Change<'_> {
 }
 
 /// Changes of a lock by Command-Id.
-type Changes<'a> = HashMap<&'a str, Change<'a>>;
+type LockChanges<'a> = HashMap<&'a str, LockChange<'a>>;
 
 /// Returns what was done with locks that cannot have been.
 #[must_use]
 pub fn check(operations: &[Operation]) -> Vec<Finding> {
-    let mut owners: BTreeMap<(&str, &str), Changes<'_>> = BTreeMap::new();
+    let mut owners: BTreeMap<(&str, &str), LockChanges<'_>> = BTreeMap::new();
     let mut first_sent: HashMap<(&str, &str), Micros> = HashMap::new();
     for by in operations {
         let Some(id) = by.command_id.as_deref() else { continue };
@@ -50,7 +50,7 @@ pub fn check(operations: &[Operation]) -> Vec<Finding> {
         for (key, version) in outcome.effects.iter().filter_map(|effect| parse(effect)) {
             let Some(owner) = key.strip_prefix("lock.") else { continue };
             let begun = first_sent.get(&(&*by.tenant, id)).copied().unwrap_or(by.begun);
-            let change = Change { by, version, begun, ended: by.ended };
+            let change = LockChange { by, version, begun, ended: by.ended };
             let known = owners.entry((&by.tenant, owner)).or_default().entry(id).or_insert(change);
             known.ended = known.ended.min(by.ended);
         }
@@ -61,16 +61,16 @@ pub fn check(operations: &[Operation]) -> Vec<Finding> {
         .collect()
 }
 
-fn of_owner(tenant: &str, owner: &str, changes: Changes<'_>) -> Vec<Finding> {
-    let mut changes: Vec<Change<'_>> = changes.into_values().collect();
+fn of_owner(tenant: &str, owner: &str, changes: LockChanges<'_>) -> Vec<Finding> {
+    let mut changes: Vec<LockChange<'_>> = changes.into_values().collect();
     changes.sort_by_key(|change| (change.version, change.begun));
     let mut found = Vec::new();
-    let mut finding = |what: &str, of: [&Change<'_>; 2]| {
+    let mut finding = |what: &str, of: [&LockChange<'_>; 2]| {
         let what = format!("{tenant}.lock.{owner}: {what}");
         found.push(Finding::new("I-7", what, of.map(|change| change.by)));
     };
     // The earliest end of all changes with a higher version.
-    let mut later: Option<&Change<'_>> = None;
+    let mut later: Option<&LockChange<'_>> = None;
     for change in changes.iter().rev() {
         if let Some(later) = later.filter(|later| later.version > change.version)
             && later.ended < change.begun
@@ -86,7 +86,7 @@ fn of_owner(tenant: &str, owner: &str, changes: Changes<'_>) -> Vec<Finding> {
             finding("two commands made the same version", [&pair[0], &pair[1]]);
         }
     }
-    let given: Vec<(&Change<'_>, i64)> =
+    let given: Vec<(&LockChange<'_>, i64)> =
         changes.iter().filter_map(|change| Some((change, change.given()?))).collect();
     for pair in given.windows(2) {
         let [(before, known), (after, token)] = [pair[0], pair[1]];

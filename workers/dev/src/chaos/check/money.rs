@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use super::{Evidence, Finding};
-use crate::chaos::{history::Operation, workload::Fact};
+use crate::chaos::{history::Operation, workload::GatewayFact};
 
 /// The sums of a tenant in one currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -19,7 +19,7 @@ pub struct Sums {
 
 /// A capture as SQL has it.
 #[derive(Clone, Debug)]
-pub struct Capture {
+pub struct GatewayCapture {
     pub tenant: String,
     pub payment: String,
     pub transaction: Option<String>,
@@ -34,13 +34,13 @@ type Paid<'a> = (&'a str, &'a str, Option<&'a str>);
 /// not agree; and all sums.
 #[must_use]
 pub fn check(
-    facts: &[Fact],
+    facts: &[GatewayFact],
     operations: &[Operation],
     evidence: &Evidence,
 ) -> (Vec<Finding>, BTreeMap<String, Sums>) {
     let mut found = Vec::new();
     let mut captures: HashSet<Paid<'_>> = HashSet::new();
-    let mut by_payment: HashMap<(&str, &str), Vec<&Fact>> = HashMap::new();
+    let mut by_payment: HashMap<(&str, &str), Vec<&GatewayFact>> = HashMap::new();
     for fact in facts.iter().filter(|fact| fact.captured) {
         by_payment.entry((&fact.tenant, &fact.payment)).or_default().push(fact);
     }
@@ -89,7 +89,7 @@ fn place<'a>(tenant: &'a str, payment: &'a str, transaction: &'a Option<String>)
     (tenant, payment, transaction.as_deref())
 }
 
-fn sums(facts: &[Fact], evidence: &Evidence) -> BTreeMap<String, Sums> {
+fn sums(facts: &[GatewayFact], evidence: &Evidence) -> BTreeMap<String, Sums> {
     let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
     let mut counted = HashSet::new();
     for fact in facts.iter().filter(|fact| fact.captured) {

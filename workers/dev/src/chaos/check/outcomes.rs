@@ -2,7 +2,7 @@
 //! sees change, and its effect once; or one dead letter and no effect.
 
 use super::{Evidence, Finding, reads::parse};
-use crate::chaos::history::{Answer, ByKey, Operation, Outcome, by_command};
+use crate::chaos::history::{ByKey, Operation, OperationResult, ReportedOutcome, by_command};
 
 /// Verbs whose repetition is decided again, because no token is stored.
 const DECIDED_AGAIN: [&str; 2] = ["login", "refresh"];
@@ -33,7 +33,8 @@ fn of_command(
     let stored = evidence.inbox.get(&key);
     let letters = evidence.letters.get(&key).copied().unwrap_or_default();
     let again = attempts.iter().any(|attempt| DECIDED_AGAIN.contains(&&*attempt.verb));
-    let answers: Vec<&Outcome> = attempts.iter().filter_map(|attempt| attempt.outcome()).collect();
+    let answers: Vec<&ReportedOutcome> =
+        attempts.iter().filter_map(|attempt| attempt.outcome()).collect();
     if let Some(first) = answers.first() {
         if !again && answers.iter().any(|other| !same(first, other)) {
             return finding("I-1", "its outcome changed");
@@ -65,18 +66,22 @@ fn of_command(
 
 /// Returns true if something has to be known of an attempt that was acknowledged.
 fn is_owed(attempt: &Operation, evidence: &Evidence) -> bool {
-    let Answer::Stored { stream, .. } = &attempt.answer else { return false };
+    let OperationResult::Stored { stream, .. } = &attempt.answer else { return false };
     !evidence.was_lost_after(stream, attempt.begun)
 }
 
 /// Returns true if two answers are the same outcome.
-fn same(one: &Outcome, other: &Outcome) -> bool {
-    let what = |of: &Outcome| (of.status, of.code.clone(), of.version, of.effects.clone());
+fn same(one: &ReportedOutcome, other: &ReportedOutcome) -> bool {
+    let what = |of: &ReportedOutcome| (of.status, of.code.clone(), of.version, of.effects.clone());
     what(one) == what(other)
 }
 
 /// Compares the effects that an outcome tells with the events of its command.
-fn wrong_effect(key: &(String, String), outcome: &Outcome, evidence: &Evidence) -> Option<String> {
+fn wrong_effect(
+    key: &(String, String),
+    outcome: &ReportedOutcome,
+    evidence: &Evidence,
+) -> Option<String> {
     let none = Vec::new();
     let events = evidence.events.get(key).unwrap_or(&none);
     let effects: Vec<(&str, u64)> = outcome.effects.iter().filter_map(|e| parse(e)).collect();

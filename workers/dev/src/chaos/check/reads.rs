@@ -9,12 +9,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Evidence, Finding};
 use crate::chaos::{
-    history::{Answer, Micros, Operation, Way},
+    history::{Micros, Operation, OperationResult, Way},
     nemesis::Blow,
 };
 
 /// A version of a key, as an operation told it.
-struct Told<'a> {
+struct ObservedVersion<'a> {
     version: u64,
     by: &'a Operation,
 }
@@ -23,9 +23,9 @@ struct Told<'a> {
 #[derive(Default)]
 struct Key<'a> {
     /// Everything that says that this version was there when it ended.
-    facts: Vec<Told<'a>>,
+    facts: Vec<ObservedVersion<'a>>,
     /// The answers that must not be older than these.
-    reads: Vec<Told<'a>>,
+    reads: Vec<ObservedVersion<'a>>,
 }
 
 /// Keys by tenant and `<aggregate>.<id>`; of lists `<aggregate>.<id>#core`.
@@ -66,7 +66,7 @@ fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<Fi
     let version = |by: &Operation| by.outcome().and_then(|outcome| outcome.version);
     let mut found = Vec::new();
     for read in operations.iter().filter(|by| by.way == Way::Kv && is_calm(by)) {
-        let Answer::Versions { of, .. } = &read.answer else { continue };
+        let OperationResult::Versions { of, .. } = &read.answer else { continue };
         let known = answered.get(&(&*read.tenant, &*read.key)).into_iter().flatten();
         let known = known.filter(|by| by.ended < read.begun && is_calm(by));
         let newest = known.max_by_key(|by| version(by));
@@ -84,9 +84,12 @@ fn keys(operations: &[Operation]) -> Keys<'_> {
     let mut keys: Keys<'_> = HashMap::new();
     for by in operations {
         match &by.answer {
-            Answer::Final(outcome) => {
+            OperationResult::Final(outcome) => {
                 let mut fact = |key: String, version: u64| {
-                    keys.entry((&by.tenant, key)).or_default().facts.push(Told { version, by });
+                    keys.entry((&by.tenant, key))
+                        .or_default()
+                        .facts
+                        .push(ObservedVersion { version, by });
                 };
                 if let Some(version) = outcome.version {
                     fact(by.key.to_string(), version);
@@ -98,13 +101,13 @@ fn keys(operations: &[Operation]) -> Keys<'_> {
                     fact(key.to_owned(), version);
                 }
             }
-            Answer::Versions { of, .. } if by.way != Way::Kv => {
+            OperationResult::Versions { of, .. } if by.way != Way::Kv => {
                 for (key, version) in of {
                     let told = keys.entry((&by.tenant, key.clone())).or_default();
                     let version = *version;
-                    told.facts.push(Told { version, by });
+                    told.facts.push(ObservedVersion { version, by });
                     if by.way.is_read() {
-                        told.reads.push(Told { version, by });
+                        told.reads.push(ObservedVersion { version, by });
                     }
                 }
             }
@@ -124,13 +127,13 @@ pub fn parse(effect: &str) -> Option<(&str, u64)> {
 fn stale<'a>(
     tenant: &str,
     key: &str,
-    facts: impl Iterator<Item = &'a Told<'a>>,
-    reads: impl Iterator<Item = &'a Told<'a>>,
+    facts: impl Iterator<Item = &'a ObservedVersion<'a>>,
+    reads: impl Iterator<Item = &'a ObservedVersion<'a>>,
 ) -> Vec<Finding> {
     let (mut facts, mut reads): (Vec<_>, Vec<_>) = (facts.collect(), reads.collect());
     facts.sort_by_key(|told| told.by.ended);
     reads.sort_by_key(|told| told.by.begun);
-    let (mut next, mut newest): (usize, Option<&Told<'_>>) = (0, None);
+    let (mut next, mut newest): (usize, Option<&ObservedVersion<'_>>) = (0, None);
     let mut found = Vec::new();
     for read in reads {
         while let Some(fact) = facts.get(next).filter(|fact| fact.by.ended < read.by.begun) {
@@ -161,8 +164,8 @@ fn of_the_future(tenant: &str, key: &str, told: &Key<'_>, evidence: &Evidence) -
     let sent = |version: u64| -> Option<Micros> {
         evidence.sent.get(&(tenant.to_owned(), evidence.command_of(tenant, key, version)?)).copied()
     };
-    let finding = |told: &Told<'_>| {
-        let Told { version, by } = told;
+    let finding = |told: &ObservedVersion<'_>| {
+        let ObservedVersion { version, by } = told;
         if *version > committed {
             let what = format!("{tenant}.{key}: {version} was told, and SQL has {committed}");
             return Some(Finding::new("I-1", what, [*by]));
@@ -181,7 +184,7 @@ fn goes_down(operations: &[Operation]) -> Vec<Finding> {
     let mut found = Vec::new();
     let pushed = operations.iter().filter(|by| matches!(by.way, Way::Push | Way::Stream));
     for by in pushed {
-        let Answer::Versions { of, .. } = &by.answer else { continue };
+        let OperationResult::Versions { of, .. } = &by.answer else { continue };
         for (key, version) in of {
             let place = (by.client, &*by.tenant, key.as_str());
             if let Some((before, earlier)) = last.get(&place).filter(|(before, _)| before > version)
@@ -215,7 +218,7 @@ fn missing_in_lists(operations: &[Operation]) -> Vec<Finding> {
     let placed: Vec<(&Operation, Micros)> = placed.collect();
     let mut found = Vec::new();
     for list in operations.iter().filter(|by| by.way == Way::List) {
-        let Answer::Versions { status: 200, of } = &list.answer else { continue };
+        let OperationResult::Versions { status: 200, of } = &list.answer else { continue };
         let rows: HashSet<&str> = of.iter().map(|(key, _)| key.as_str()).collect();
         let is_known = |by: &Operation| by.ended < list.begun && by.tenant == list.tenant;
         for (by, _) in placed.iter().filter(|(by, until)| *until > list.ended && is_known(by)) {

@@ -1,14 +1,20 @@
 //! Each checker finds its violation, and nothing in a history without one.
 
-use super::{evidence::Event, *};
+use super::{evidence::CommittedEvent, *};
 use crate::chaos::{
-    history::{Answer, Micros, Outcome, Way},
+    history::{Micros, OperationResult, ReportedOutcome, Way},
     nemesis::Blow,
-    workload::Fact,
+    workload::GatewayFact,
 };
 
 /// An operation of client 1 of the tenant t1.
-fn operation(way: Way, key: &str, begun: Micros, ended: Micros, answer: Answer) -> Operation {
+fn operation(
+    way: Way,
+    key: &str,
+    begun: Micros,
+    ended: Micros,
+    answer: OperationResult,
+) -> Operation {
     Operation {
         client: 1,
         way,
@@ -24,29 +30,29 @@ fn operation(way: Way, key: &str, begun: Micros, ended: Micros, answer: Answer) 
 }
 
 fn read(key: &str, begun: Micros, ended: Micros, version: u64) -> Operation {
-    let answer = Answer::Versions { status: 200, of: vec![(key.to_owned(), version)] };
+    let answer = OperationResult::Versions { status: 200, of: vec![(key.to_owned(), version)] };
     operation(Way::View, key, begun, ended, answer)
 }
 
-fn outcome(status: u16, version: u64, effects: &[&str]) -> Outcome {
-    Outcome {
+fn outcome(status: u16, version: u64, effects: &[&str]) -> ReportedOutcome {
+    ReportedOutcome {
         status,
         code: if status < 300 { "ok" } else { "refused" }.to_owned(),
         version: Some(version),
         effects: effects.iter().map(|effect| (*effect).to_owned()).collect(),
-        ..Outcome::default()
+        ..ReportedOutcome::default()
     }
 }
 
 /// A command `id` of the cart c1.
-fn command(id: &str, begun: Micros, ended: Micros, answer: Answer) -> Operation {
+fn command(id: &str, begun: Micros, ended: Micros, answer: OperationResult) -> Operation {
     let command_id = Some(id.into());
     Operation { command_id, ..operation(Way::Request, "cart.c1", begun, ended, answer) }
 }
 
 fn done(id: &str, begun: Micros, ended: Micros, version: u64) -> Operation {
     let effect = format!("cart.c1@{version}");
-    command(id, begun, ended, Answer::Final(outcome(200, version, &[&effect])))
+    command(id, begun, ended, OperationResult::Final(outcome(200, version, &[&effect])))
 }
 
 /// SQL in which each of these commands made the next version of the cart c1.
@@ -54,7 +60,11 @@ fn committed(ids: &[&str], operations: &[Operation]) -> Evidence {
     let mut evidence = Evidence::default();
     for (id, version) in ids.iter().zip(1..) {
         let address = "cart.c1".to_owned();
-        evidence.add_event("t1", id, Event { address, version, name: "item_added".to_owned() });
+        evidence.add_event(
+            "t1",
+            id,
+            CommittedEvent { address, version, name: "item_added".to_owned() },
+        );
         let effect = format!("cart.c1@{version}");
         let stored = outcome(200, version, &[&effect]);
         evidence.inbox.insert(("t1".to_owned(), (*id).to_owned()), stored);
@@ -79,7 +89,7 @@ fn a_stale_answer_is_found() {
     assert_eq!(reads(read("cart.c1", 29, 40, 1)), "", "b was not answered yet");
     assert_eq!(reads(read("cart.c1", 31, 40, 2)), "");
     assert_eq!(reads(read("cart.c1", 31, 40, 0)), "I-5", "not found is the oldest of all");
-    let unchanged = Answer::Versions { status: 304, of: vec![("cart.c1".to_owned(), 1)] };
+    let unchanged = OperationResult::Versions { status: 304, of: vec![("cart.c1".to_owned(), 1)] };
     assert_eq!(reads(operation(Way::HttpView, "cart.c1", 31, 40, unchanged)), "I-5", "a 304");
 }
 
@@ -109,8 +119,8 @@ fn a_version_that_was_never_committed_or_not_even_sent_is_found() {
 
 #[test]
 fn an_effect_on_another_aggregate_is_known_as_well() {
-    let recorded = Outcome { version: None, ..outcome(200, 1, &["cart.c1@3"]) };
-    let paid = command("a", 0, 10, Answer::Final(recorded));
+    let recorded = ReportedOutcome { version: None, ..outcome(200, 1, &["cart.c1@3"]) };
+    let paid = command("a", 0, 10, OperationResult::Final(recorded));
     let paid = Operation { key: "payment.p1".into(), ..paid };
     let operations = [paid, read("cart.c1", 20, 30, 2)];
     let evidence = committed(&["x", "y", "a"], &operations);
@@ -121,7 +131,7 @@ fn an_effect_on_another_aggregate_is_known_as_well() {
 fn a_push_that_goes_down_is_found_by_client_and_key() {
     let push = |client, at, version| {
         let of = vec![("cart.c1".to_owned(), version)];
-        let answer = Answer::Versions { status: 200, of };
+        let answer = OperationResult::Versions { status: 200, of };
         Operation { client, ..operation(Way::Push, "cart.c1", at, at, answer) }
     };
     let check = |operations: &[Operation]| {
@@ -157,17 +167,18 @@ fn an_answer_before_its_projection_is_found_unless_something_was_broken() {
 fn an_order_that_is_missing_in_a_list_is_found() {
     let placed = |verb: &str, begun, ended| {
         let key = "order.o1";
-        let answer = Answer::Final(outcome(200, 1, &[]));
+        let answer = OperationResult::Final(outcome(200, 1, &[]));
         let of = operation(Way::Request, key, begun, ended, answer);
         Operation { verb: verb.into(), command_id: Some(verb.into()), ..of }
     };
     let list = |rows: &[&str]| {
         let of = rows.iter().map(|row| ((*row).to_owned(), 1)).collect();
-        operation(Way::List, "list", 20, 30, Answer::Versions { status: 200, of })
+        operation(Way::List, "list", 20, 30, OperationResult::Versions { status: 200, of })
     };
     let check = |operations: &[Operation]| {
         let mut evidence = Evidence::default();
-        let event = Event { address: "order.o1".to_owned(), version: 9, name: String::new() };
+        let event =
+            CommittedEvent { address: "order.o1".to_owned(), version: 9, name: String::new() };
         evidence.add_event("t1", "place", event);
         invariants(&reads::check(operations, &evidence, &[])).join(" ")
     };
@@ -194,13 +205,14 @@ fn an_effect_that_is_missing_or_there_twice_is_found() {
     let operations = [done("a", 0, 9, 1)];
     let mut evidence = committed(&["a"], &operations);
     assert!(outcomes::check(&operations, &evidence).is_empty());
-    let twice = Event { address: "cart.c1".to_owned(), version: 2, name: "item_added".to_owned() };
+    let twice =
+        CommittedEvent { address: "cart.c1".to_owned(), version: 2, name: "item_added".to_owned() };
     evidence.add_event("t1", "a", twice);
     assert_eq!(invariants(&outcomes::check(&operations, &evidence)), ["I-1"], "twice");
     let mut evidence = committed(&["a"], &operations);
     evidence.events.clear();
     assert_eq!(invariants(&outcomes::check(&operations, &evidence)), ["I-1"], "not at all");
-    let refused = [command("a", 0, 9, Answer::Final(outcome(409, 1, &[])))];
+    let refused = [command("a", 0, 9, OperationResult::Final(outcome(409, 1, &[])))];
     let mut evidence = committed(&["a"], &refused);
     evidence.inbox.insert(("t1".to_owned(), "a".to_owned()), outcome(409, 1, &[]));
     assert_eq!(invariants(&outcomes::check(&refused, &evidence)), ["I-1"], "although refused");
@@ -208,7 +220,7 @@ fn an_effect_that_is_missing_or_there_twice_is_found() {
 
 #[test]
 fn a_stored_command_without_a_trace_is_found_unless_its_stream_was_lost() {
-    let stored = Answer::Stored { stream: "COMMANDS".to_owned(), sequence: 7 };
+    let stored = OperationResult::Stored { stream: "COMMANDS".to_owned(), sequence: 7 };
     let operations = [command("a", 0, 9, stored)];
     let mut evidence = committed(&[], &operations);
     assert_eq!(invariants(&outcomes::check(&operations, &evidence)), ["I-1"]);
@@ -222,7 +234,7 @@ fn a_stored_command_without_a_trace_is_found_unless_its_stream_was_lost() {
     let mut decided = committed(&["a"], &operations);
     decided.letters = evidence.letters;
     assert_eq!(invariants(&outcomes::check(&operations, &decided)), ["I-14"], "and done");
-    let not_sure = [command("a", 0, 9, Answer::NotSure(503, String::new()))];
+    let not_sure = [command("a", 0, 9, OperationResult::NotSure(503, String::new()))];
     assert!(outcomes::check(&not_sure, &committed(&[], &not_sure)).is_empty());
 }
 
@@ -230,11 +242,11 @@ fn a_stored_command_without_a_trace_is_found_unless_its_stream_was_lost() {
 fn of_lock(verb: &str, begun: Micros, ended: Micros, version: u64, token: i64) -> Operation {
     let effect = format!("lock.ada@{version}");
     let given = ["lock", "initiate"].contains(&verb).then_some(token);
-    let outcome = Outcome { token: given, ..outcome(200, 1, &[&effect]) };
+    let outcome = ReportedOutcome { token: given, ..outcome(200, 1, &[&effect]) };
     let id = format!("{verb}-{begun}");
     let shown = (verb != "lock").then_some(token);
     let verb = verb.into();
-    Operation { verb, token: shown, ..command(&id, begun, ended, Answer::Final(outcome)) }
+    Operation { verb, token: shown, ..command(&id, begun, ended, OperationResult::Final(outcome)) }
 }
 
 #[test]
@@ -258,7 +270,7 @@ fn a_history_of_locks_that_cannot_be_is_found() {
 
 #[test]
 fn money_that_was_never_said_or_never_recorded_is_found() {
-    let fact = Fact {
+    let fact = GatewayFact {
         tenant: "t1".to_owned(),
         payment: "p1".to_owned(),
         command_id: "a".to_owned(),
@@ -267,7 +279,7 @@ fn money_that_was_never_said_or_never_recorded_is_found() {
         amount: 1000,
         currency: "EUR".to_owned(),
     };
-    let capture = money::Capture {
+    let capture = money::GatewayCapture {
         tenant: "t1".to_owned(),
         payment: "p1".to_owned(),
         transaction: Some("g1".to_owned()),

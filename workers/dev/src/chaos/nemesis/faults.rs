@@ -4,7 +4,7 @@ use serde::Serialize;
 /// The faults, by the names of `--faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fault {
+pub enum ChaosFault {
     KillWorker,
     PauseWorker,
     DrainWorker,
@@ -27,71 +27,91 @@ pub enum Fault {
 }
 
 /// Name, description, and whether it strikes the whole fleet at once.
-type Described = (Fault, &'static str, &'static str, bool);
+type Described = (ChaosFault, &'static str, &'static str, bool);
 
 const TABLE: [Described; 19] = [
     (
-        Fault::KillWorker,
+        ChaosFault::KillWorker,
         "kill_worker",
         "kill -9 of one process, started again 0 to 2 s later",
         false,
     ),
     (
-        Fault::PauseWorker,
+        ChaosFault::PauseWorker,
         "pause_worker",
         "SIGSTOP of one process for 5 to 8 s, longer than a lease",
         false,
     ),
-    (Fault::DrainWorker, "drain_worker", "SIGTERM of one process, started again", false),
+    (ChaosFault::DrainWorker, "drain_worker", "SIGTERM of one process, started again", false),
     (
-        Fault::RollingRestart,
+        ChaosFault::RollingRestart,
         "rolling_restart",
         "SIGTERM of every process in turn, each started again before the next",
         true,
     ),
-    (Fault::KillNats, "kill_nats", "kill -9 of nats-server, started again up to 2 s later", true),
     (
-        Fault::KillPostgres,
+        ChaosFault::KillNats,
+        "kill_nats",
+        "kill -9 of nats-server, started again up to 2 s later",
+        true,
+    ),
+    (
+        ChaosFault::KillPostgres,
         "kill_postgres",
         "kill -9 of Postgres, started again up to 2 s later",
         true,
     ),
-    (Fault::CutNats, "cut_nats", "every worker is cut off from nats-server for 1 to 5 s", true),
     (
-        Fault::CutPostgres,
+        ChaosFault::CutNats,
+        "cut_nats",
+        "every worker is cut off from nats-server for 1 to 5 s",
+        true,
+    ),
+    (
+        ChaosFault::CutPostgres,
         "cut_postgres",
         "every worker is cut off from Postgres for 1 to 5 s",
         true,
     ),
     (
-        Fault::SlowPostgres,
+        ChaosFault::SlowPostgres,
         "slow_postgres",
         "Postgres is 20 to 150 ms away, each way, for 3 to 6 s",
         true,
     ),
     (
-        Fault::SlowNats,
+        ChaosFault::SlowNats,
         "slow_nats",
         "one process is 50 to 300 ms away from nats-server, each way, for 3 to 7 s",
         false,
     ),
     (
-        Fault::HalfOpen,
+        ChaosFault::HalfOpen,
         "half_open",
         "the connections of one process carry nothing more, and stay open",
         false,
     ),
-    (Fault::OneWay, "one_way", "the same in one direction only", false),
-    (Fault::DeleteBucket, "delete_bucket", "a KV bucket is deleted", true),
-    (Fault::PurgeKeys, "purge_keys", "all keys of a restaurant in one bucket are purged", true),
-    (Fault::DeleteStream, "delete_stream", "the stream EVENTS or TIMERS is deleted", true),
-    (Fault::WipeJetstream, "wipe_jetstream", "nats-server comes back with an empty disk", true),
-    (Fault::Poison, "poison", "messages that can never succeed, on both doors", true),
-    (Fault::Provision, "provision", "`brigade provision` while all runs", true),
-    (Fault::Migrate, "migrate", "`brigade migrate` while all runs", true),
+    (ChaosFault::OneWay, "one_way", "the same in one direction only", false),
+    (ChaosFault::DeleteBucket, "delete_bucket", "a KV bucket is deleted", true),
+    (
+        ChaosFault::PurgeKeys,
+        "purge_keys",
+        "all keys of a restaurant in one bucket are purged",
+        true,
+    ),
+    (ChaosFault::DeleteStream, "delete_stream", "the stream EVENTS or TIMERS is deleted", true),
+    (
+        ChaosFault::WipeJetstream,
+        "wipe_jetstream",
+        "nats-server comes back with an empty disk",
+        true,
+    ),
+    (ChaosFault::Poison, "poison", "messages that can never succeed, on both doors", true),
+    (ChaosFault::Provision, "provision", "`brigade provision` while all runs", true),
+    (ChaosFault::Migrate, "migrate", "`brigade migrate` while all runs", true),
 ];
 
-impl Fault {
+impl ChaosFault {
     fn described(self) -> Described {
         TABLE[self as usize]
     }
@@ -113,7 +133,7 @@ impl Fault {
 ///
 /// # Errors
 /// A name that is none; the error lists all with their descriptions.
-pub fn parse(names: &[String]) -> Result<Vec<Fault>> {
+pub fn parse(names: &[String]) -> Result<Vec<ChaosFault>> {
     let all = || TABLE.iter().map(|described| described.0);
     match names {
         [] => return Ok(all().collect()),

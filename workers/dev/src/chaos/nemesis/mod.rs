@@ -13,12 +13,12 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 pub use self::{
-    faults::{Fault, parse},
+    faults::{ChaosFault, parse},
     probe::{Prober, Recovery},
 };
 use super::{
     fleet::ChaosFleet,
-    history::{History, Micros},
+    history::{Micros, OperationHistory},
 };
 
 /// Time before the first fault, in which everybody gets to work.
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(1200);
 /// A fault that was struck.
 #[derive(Clone, Debug, Serialize)]
 pub struct Blow {
-    pub fault: Fault,
+    pub fault: ChaosFault,
     /// What exactly was done.
     pub detail: String,
     pub struck: Micros,
@@ -44,10 +44,10 @@ pub struct Blow {
 }
 
 pub struct Nemesis {
-    faults: Vec<Fault>,
+    faults: Vec<ChaosFault>,
     random: StdRng,
     prober: Prober,
-    history: History,
+    history: OperationHistory,
     pub blows: Vec<Blow>,
 }
 
@@ -56,8 +56,8 @@ impl Nemesis {
     /// If nats-server does not let it in.
     pub async fn new(
         fleet: &ChaosFleet,
-        history: &History,
-        faults: Vec<Fault>,
+        history: &OperationHistory,
+        faults: Vec<ChaosFault>,
         seed: u64,
     ) -> Result<Self> {
         let (random, prober) = (StdRng::seed_from_u64(seed), Prober::connect(fleet).await?);
@@ -90,7 +90,7 @@ impl Nemesis {
         Ok(())
     }
 
-    async fn strike(&mut self, fleet: &mut ChaosFleet, fault: Fault) -> Result<Blow> {
+    async fn strike(&mut self, fleet: &mut ChaosFleet, fault: ChaosFault) -> Result<Blow> {
         let struck = self.history.now();
         let strike = strike::strike(fault, fleet, &mut self.random).await?;
         let strike::Strike { mut detail, mend, lasts, lost } = strike;

@@ -9,11 +9,11 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::Fault;
+use super::ChaosFault;
 use crate::{
     TcpProxy,
     chaos::{
-        fleet::{ChaosFleet, Member, TENANTS, connect},
+        fleet::{ChaosFleet, FleetMember, TENANTS, connect},
         workload::poison,
     },
     proxy::Direction,
@@ -78,34 +78,40 @@ impl Strike {
 ///
 /// # Errors
 /// If a server does not come back.
-pub async fn strike(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) -> Result<Strike> {
+pub async fn strike(
+    fault: ChaosFault,
+    fleet: &mut ChaosFleet,
+    random: &mut StdRng,
+) -> Result<Strike> {
     match fault {
-        Fault::KillWorker | Fault::PauseWorker | Fault::DrainWorker => {
+        ChaosFault::KillWorker | ChaosFault::PauseWorker | ChaosFault::DrainWorker => {
             Ok(on_a_process(fault, fleet, random).await)
         }
-        Fault::KillNats | Fault::KillPostgres | Fault::WipeJetstream => {
+        ChaosFault::KillNats | ChaosFault::KillPostgres | ChaosFault::WipeJetstream => {
             on_a_server(fault, fleet, random).await
         }
-        Fault::CutNats
-        | Fault::CutPostgres
-        | Fault::SlowPostgres
-        | Fault::SlowNats
-        | Fault::HalfOpen
-        | Fault::OneWay => Ok(on_the_network(fault, fleet, random)),
-        Fault::DeleteBucket | Fault::DeleteStream | Fault::PurgeKeys => {
+        ChaosFault::CutNats
+        | ChaosFault::CutPostgres
+        | ChaosFault::SlowPostgres
+        | ChaosFault::SlowNats
+        | ChaosFault::HalfOpen
+        | ChaosFault::OneWay => Ok(on_the_network(fault, fleet, random)),
+        ChaosFault::DeleteBucket | ChaosFault::DeleteStream | ChaosFault::PurgeKeys => {
             on_a_stream(fault, fleet, random).await
         }
-        Fault::RollingRestart => rolling_restart(fleet).await,
-        Fault::Poison | Fault::Provision | Fault::Migrate => by_hand(fault, fleet, random).await,
+        ChaosFault::RollingRestart => rolling_restart(fleet).await,
+        ChaosFault::Poison | ChaosFault::Provision | ChaosFault::Migrate => {
+            by_hand(fault, fleet, random).await
+        }
     }
 }
 
-async fn on_a_process(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) -> Strike {
+async fn on_a_process(fault: ChaosFault, fleet: &mut ChaosFleet, random: &mut StdRng) -> Strike {
     let at = fleet.any(random);
     let name = fleet.name(at).to_owned();
     let down = Duration::from_millis(random.random_range(0..2000));
     match fault {
-        Fault::PauseWorker => {
+        ChaosFault::PauseWorker => {
             let lasts = Duration::from_millis(random.random_range(5000..8000));
             if let Some(process) = &fleet.members[at].process {
                 process.pause();
@@ -116,7 +122,7 @@ async fn on_a_process(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng)
                 lasts,
             )
         }
-        Fault::DrainWorker => {
+        ChaosFault::DrainWorker => {
             fleet.drain(at).await;
             Strike::lasting(name, Mend::Start, down)
         }
@@ -135,10 +141,14 @@ async fn rolling_restart(fleet: &mut ChaosFleet) -> Result<Strike> {
     Ok(Strike::over(format!("{} processes", fleet.members.len())))
 }
 
-async fn on_a_server(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) -> Result<Strike> {
+async fn on_a_server(
+    fault: ChaosFault,
+    fleet: &mut ChaosFleet,
+    random: &mut StdRng,
+) -> Result<Strike> {
     let down = Duration::from_millis(random.random_range(0..2000));
     let detail = format!("for {:.1} s", down.as_secs_f64());
-    if fault == Fault::KillPostgres {
+    if fault == ChaosFault::KillPostgres {
         fleet.stack.postgres.kill().await;
         sleep(down).await;
         fleet.stack.postgres.restart().await?;
@@ -146,7 +156,7 @@ async fn on_a_server(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) 
     }
     fleet.stack.nats.kill().await;
     let mut strike = Strike::over(detail);
-    if fault == Fault::WipeJetstream {
+    if fault == ChaosFault::WipeJetstream {
         let store = fleet.stack.dir.join("nats/jetstream");
         fs::remove_dir_all(&store).with_context(|| format!("cannot wipe {}", store.display()))?;
         strike.lost = vec!["*".to_owned()];
@@ -156,24 +166,24 @@ async fn on_a_server(fault: Fault, fleet: &mut ChaosFleet, random: &mut StdRng) 
     Ok(strike)
 }
 
-fn on_the_network(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
+fn on_the_network(fault: ChaosFault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
     let lasts = Duration::from_millis(random.random_range(1000..5000));
-    let all = |proxy: fn(&Member) -> &TcpProxy| fleet.members.iter().map(proxy);
-    let shut = |proxy: fn(&Member) -> &TcpProxy| {
+    let all = |proxy: fn(&FleetMember) -> &TcpProxy| fleet.members.iter().map(proxy);
+    let shut = |proxy: fn(&FleetMember) -> &TcpProxy| {
         all(proxy).for_each(TcpProxy::shut);
         Strike::lasting(format!("for {:.1} s", lasts.as_secs_f64()), Mend::Open, lasts)
     };
     match fault {
-        Fault::CutNats => shut(|member| &member.nats),
-        Fault::CutPostgres => shut(|member| &member.postgres),
-        Fault::SlowPostgres => {
+        ChaosFault::CutNats => shut(|member| &member.nats),
+        ChaosFault::CutPostgres => shut(|member| &member.postgres),
+        ChaosFault::SlowPostgres => {
             let delay = Duration::from_millis(random.random_range(20..150));
             all(|member| &member.postgres).for_each(|proxy| proxy.delay(delay));
             let lasts = lasts + Duration::from_secs(2);
             let detail = format!("{delay:?} each way for {:.1} s", lasts.as_secs_f64());
             Strike::lasting(detail, Mend::Open, lasts)
         }
-        Fault::SlowNats => {
+        ChaosFault::SlowNats => {
             let (at, delay) = (fleet.any(random), random.random_range(50..300));
             let delay = Duration::from_millis(delay);
             fleet.members[at].nats.delay(delay);
@@ -186,7 +196,7 @@ fn on_the_network(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Stri
     }
 }
 
-fn silent(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
+fn silent(fault: ChaosFault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
     let at = fleet.any(random);
     let member = &fleet.members[at];
     let (server, proxy) = match random.random_ratio(1, 2) {
@@ -194,7 +204,7 @@ fn silent(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
         false => ("Postgres", &member.postgres),
     };
     let name = fleet.name(at);
-    if fault == Fault::HalfOpen {
+    if fault == ChaosFault::HalfOpen {
         proxy.silence();
         return Strike::over(format!("{name} and {server}"));
     }
@@ -204,15 +214,15 @@ fn silent(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Strike {
     Strike::over(format!("from {from} to {to}"))
 }
 
-async fn on_a_stream(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Result<Strike> {
+async fn on_a_stream(fault: ChaosFault, fleet: &ChaosFleet, random: &mut StdRng) -> Result<Strike> {
     let topology = Topology::compiled_in();
     let names = topology.streams.keys().filter(|name| match fault {
-        Fault::DeleteBucket | Fault::PurgeKeys => name.starts_with("KV_"),
+        ChaosFault::DeleteBucket | ChaosFault::PurgeKeys => name.starts_with("KV_"),
         _ => ["EVENTS", "TIMERS"].contains(&name.as_str()),
     });
     let names: Vec<_> = names.cloned().collect();
     let name = names.choose(random).context("a stream")?.clone();
-    if fault == Fault::PurgeKeys {
+    if fault == ChaosFault::PurgeKeys {
         let tenant = TENANTS.choose(random).context("a tenant")?;
         let bucket = name.trim_start_matches("KV_");
         let filter = json!({ "filter": format!("$KV.{bucket}.{tenant}.>") });
@@ -226,15 +236,15 @@ async fn on_a_stream(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> R
     Ok(Strike { lost: vec![name.clone()], ..Strike::over(name) })
 }
 
-async fn by_hand(fault: Fault, fleet: &ChaosFleet, random: &mut StdRng) -> Result<Strike> {
+async fn by_hand(fault: ChaosFault, fleet: &ChaosFleet, random: &mut StdRng) -> Result<Strike> {
     match fault {
-        Fault::Provision => {
+        ChaosFault::Provision => {
             let url = fleet.stack.nats_url(&permissions::operator().name);
             let report = provision::run(&url, 1).await?;
             let (created, drift) = (report.created.len(), report.drift.len());
             Ok(Strike::over(format!("{created} created, {drift} drifted")))
         }
-        Fault::Migrate => {
+        ChaosFault::Migrate => {
             migrate::run(&fleet.stack.superuser_url(), "", |_| None).await?;
             Ok(Strike::over(""))
         }

@@ -21,7 +21,7 @@ use crate::chaos::client::ChaosClient;
 
 /// Something that a gateway said: a result of a payment, or cash that is in the till.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fact {
+pub struct GatewayFact {
     pub tenant: String,
     pub payment: String,
     pub command_id: String,
@@ -32,7 +32,7 @@ pub struct Fact {
     pub currency: String,
 }
 
-impl Fact {
+impl GatewayFact {
     /// Returns what a command tells of money that came in.
     pub fn told_by(tenant: &str, id: &str, key: &str, verb: &str, payload: &Value) -> Option<Self> {
         let (_, payment) = key.split_once('.').filter(|(aggregate, _)| *aggregate == "payment")?;

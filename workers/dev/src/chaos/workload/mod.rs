@@ -16,13 +16,13 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{gateway::Fact, poison::poison};
 use self::{gateway::Gateway, scramble::Worlds};
+pub use self::{gateway::GatewayFact, poison::poison};
 use super::{
     client::ChaosClient,
     doors::Doors,
     fleet::{ChaosFleet, TENANTS, connect},
-    history::History,
+    history::OperationHistory,
 };
 
 /// Clients of a tenant that send commands, and those that only read.
@@ -69,7 +69,7 @@ impl Workload {
     ///
     /// # Errors
     /// If nats-server does not let them in.
-    pub async fn start(fleet: &ChaosFleet, history: &History, seed: u64) -> Result<Self> {
+    pub async fn start(fleet: &ChaosFleet, history: &OperationHistory, seed: u64) -> Result<Self> {
         let (stop, mut clients) = (CancellationToken::new(), JoinSet::new());
         let operator = connect(&fleet.stack, &permissions::operator().name).await?;
         let (mut number, mut gateways) = (0, Vec::new());
