@@ -25,7 +25,7 @@ use anyhow::Result;
 
 pub use self::report::ChaosReport;
 use self::{
-    check::{Evidence, Finding},
+    check::{ChaosFinding, Evidence},
     fleet::ChaosFleet,
     history::{Micros, OperationHistory},
     nemesis::{Blow, ChaosFault, Nemesis},
@@ -137,9 +137,9 @@ pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     let mut workload = Workload::start(&fleet, &history, plan.seed).await?;
     let mut nemesis = Nemesis::new(&fleet, &history, plan.faults.clone(), plan.seed).await?;
     nemesis.run(&mut fleet, plan.length).await?;
-    let mut findings: Vec<Finding> = nemesis.blows.iter().filter_map(not_recovered).collect();
+    let mut findings: Vec<ChaosFinding> = nemesis.blows.iter().filter_map(not_recovered).collect();
     if workload.dead() > 0 {
-        findings.push(Finding::of_line("I-0: a client of the workload ended by itself"));
+        findings.push(ChaosFinding::of_line("I-0: a client of the workload ended by itself"));
     }
     workload.stop().await;
     let load = history.now();
@@ -165,9 +165,9 @@ pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     Ok(ChaosReport::of(run, &operations, nemesis.blows, sums, &evidence, findings))
 }
 
-fn not_recovered(blow: &Blow) -> Option<Finding> {
+fn not_recovered(blow: &Blow) -> Option<ChaosFinding> {
     let what = format!("the fleet did not recover from {} ({})", blow.fault.name(), blow.detail);
-    blow.recovery.is_none().then(|| Finding::new("recovery", what, []))
+    blow.recovery.is_none().then(|| ChaosFinding::new("recovery", what, []))
 }
 
 /// Returns the database's clock, in milliseconds since 1970, when the history began.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     ChaosPlan,
-    check::{Evidence, Finding, money::Sums},
+    check::{ChaosFinding, Evidence, money::Sums},
     fleet::ChaosFleet,
     history::{Micros, Operation, Way},
     nemesis::Blow,
@@ -66,7 +66,7 @@ pub struct ChaosReport {
     pub faults: BTreeMap<&'static str, Recovered>,
     pub money: BTreeMap<String, Sums>,
     pub dead_letters: usize,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ChaosFinding>,
     pub blows: Vec<Blow>,
 }
 
@@ -78,7 +78,7 @@ impl ChaosReport {
         blows: Vec<Blow>,
         money: BTreeMap<String, Sums>,
         evidence: &Evidence,
-        findings: Vec<Finding>,
+        findings: Vec<ChaosFinding>,
     ) -> Self {
         let mut ways: BTreeMap<Way, Counted> = BTreeMap::new();
         for operation in operations {
@@ -171,7 +171,7 @@ impl ChaosReport {
 
     fn print_findings(&self) {
         let count = self.findings.len();
-        for Finding { invariant, what, operations } in self.findings.iter().take(PRINTED) {
+        for ChaosFinding { invariant, what, operations } in self.findings.iter().take(PRINTED) {
             eprintln!("\n  ✗ {invariant}: {what}");
             for operation in operations {
                 eprintln!("      {operation}");

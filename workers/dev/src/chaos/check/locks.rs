@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Finding, reads::parse};
+use super::{ChaosFinding, reads::parse};
 use crate::chaos::history::{Micros, Operation};
 
 /// A change of a lock by one command, whoever repeated it.
@@ -37,7 +37,7 @@ type LockChanges<'a> = HashMap<&'a str, LockChange<'a>>;
 
 /// Returns what was done with locks that cannot have been.
 #[must_use]
-pub fn check(operations: &[Operation]) -> Vec<Finding> {
+pub fn check(operations: &[Operation]) -> Vec<ChaosFinding> {
     let mut owners: BTreeMap<(&str, &str), LockChanges<'_>> = BTreeMap::new();
     let mut first_sent: HashMap<(&str, &str), Micros> = HashMap::new();
     for by in operations {
@@ -61,13 +61,13 @@ pub fn check(operations: &[Operation]) -> Vec<Finding> {
         .collect()
 }
 
-fn of_owner(tenant: &str, owner: &str, changes: LockChanges<'_>) -> Vec<Finding> {
+fn of_owner(tenant: &str, owner: &str, changes: LockChanges<'_>) -> Vec<ChaosFinding> {
     let mut changes: Vec<LockChange<'_>> = changes.into_values().collect();
     changes.sort_by_key(|change| (change.version, change.begun));
     let mut found = Vec::new();
     let mut finding = |what: &str, of: [&LockChange<'_>; 2]| {
         let what = format!("{tenant}.lock.{owner}: {what}");
-        found.push(Finding::new("I-7", what, of.map(|change| change.by)));
+        found.push(ChaosFinding::new("I-7", what, of.map(|change| change.by)));
     };
     // The earliest end of all changes with a higher version.
     let mut later: Option<&LockChange<'_>> = None;

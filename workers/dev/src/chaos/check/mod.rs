@@ -19,7 +19,7 @@ const SHOWN: usize = 12;
 
 /// Something that must not be.
 #[derive(Clone, Debug, Serialize)]
-pub struct Finding {
+pub struct ChaosFinding {
     /// `I-<n>` of `docs/reference/guarantees.md`.
     pub invariant: String,
     pub what: String,
@@ -27,7 +27,7 @@ pub struct Finding {
     pub operations: Vec<String>,
 }
 
-impl Finding {
+impl ChaosFinding {
     pub fn new<'a>(
         invariant: &str,
         what: impl Into<String>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Evidence, Finding};
+use super::{ChaosFinding, Evidence};
 use crate::chaos::{history::Operation, workload::GatewayFact};
 
 /// The sums of a tenant in one currency.
@@ -37,7 +37,7 @@ pub fn check(
     facts: &[GatewayFact],
     operations: &[Operation],
     evidence: &Evidence,
-) -> (Vec<Finding>, BTreeMap<String, Sums>) {
+) -> (Vec<ChaosFinding>, BTreeMap<String, Sums>) {
     let mut found = Vec::new();
     let mut captures: HashSet<Paid<'_>> = HashSet::new();
     let mut by_payment: HashMap<(&str, &str), Vec<&GatewayFact>> = HashMap::new();
@@ -79,7 +79,7 @@ pub fn check(
     for (of, sums) in &sums {
         if sums.said != sums.captured || sums.captured != sums.applied + sums.owed {
             let what = format!("{of}: {sums:?}");
-            found.push(Finding::new("I-10", what, []));
+            found.push(ChaosFinding::new("I-10", what, []));
         }
     }
     (found, sums)
@@ -119,8 +119,8 @@ fn finding(
     payment: &str,
     invariant: &'static str,
     what: String,
-) -> Finding {
+) -> ChaosFinding {
     let key = format!("payment.{payment}");
     let of = operations.iter().filter(|by| &*by.tenant == tenant && *by.key == *key);
-    Finding::new(invariant, what, of)
+    ChaosFinding::new(invariant, what, of)
 }

@@ -1,7 +1,7 @@
 //! I-1, I-14 and I-16: each command that was stored or answered has one final outcome, which nobody
 //! sees change, and its effect once; or one dead letter and no effect.
 
-use super::{Evidence, Finding, reads::parse};
+use super::{ChaosFinding, Evidence, reads::parse};
 use crate::chaos::history::{ByKey, Operation, OperationResult, ReportedOutcome, by_command};
 
 /// Verbs whose repetition is decided again, because no token is stored.
@@ -11,7 +11,7 @@ const AGGREGATES: [&str; 5] = ["cart", "order", "payment", "table", "user"];
 
 /// Returns the commands with no outcome, several, or another effect.
 #[must_use]
-pub fn check(operations: &[Operation], evidence: &Evidence) -> Vec<Finding> {
+pub fn check(operations: &[Operation], evidence: &Evidence) -> Vec<ChaosFinding> {
     let commands: ByKey<'_> = by_command(operations);
     let mut found = Vec::new();
     for ((tenant, id), attempts) in commands {
@@ -25,10 +25,14 @@ fn of_command(
     id: &str,
     attempts: &[&Operation],
     evidence: &Evidence,
-) -> Option<Finding> {
+) -> Option<ChaosFinding> {
     let key = (tenant.to_owned(), id.to_owned());
     let finding = |invariant, what: &str| {
-        Some(Finding::new(invariant, format!("{tenant}, command {id}: {what}"), attempts.to_vec()))
+        Some(ChaosFinding::new(
+            invariant,
+            format!("{tenant}, command {id}: {what}"),
+            attempts.to_vec(),
+        ))
     };
     let stored = evidence.inbox.get(&key);
     let letters = evidence.letters.get(&key).copied().unwrap_or_default();

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Evidence, Finding};
+use super::{ChaosFinding, Evidence};
 use crate::chaos::{
     history::{Micros, Operation, OperationResult, Way},
     nemesis::Blow,
@@ -37,7 +37,7 @@ const CALM: Micros = 10_000_000;
 
 /// Returns what is stale, of the future, or goes down.
 #[must_use]
-pub fn check(operations: &[Operation], evidence: &Evidence, blows: &[Blow]) -> Vec<Finding> {
+pub fn check(operations: &[Operation], evidence: &Evidence, blows: &[Blow]) -> Vec<ChaosFinding> {
     let keys = keys(operations);
     let mut found = Vec::new();
     for ((tenant, key), told) in keys {
@@ -52,7 +52,7 @@ pub fn check(operations: &[Operation], evidence: &Evidence, blows: &[Blow]) -> V
 
 /// Returns the counters in KV that are older than an outcome that was answered before, although
 /// nothing was broken.
-fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<Finding> {
+fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<ChaosFinding> {
     let is_calm = |by: &Operation| {
         blows.iter().all(|blow| by.ended < blow.struck || by.begun > blow.over + CALM)
     };
@@ -74,7 +74,7 @@ fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<Fi
             && version(newest) > Some(*there)
         {
             let what = format!("{}.{} was answered before it was in KV", read.tenant, read.key);
-            found.push(Finding::new("I-4", what, [*newest, read]));
+            found.push(ChaosFinding::new("I-4", what, [*newest, read]));
         }
     }
     found
@@ -129,7 +129,7 @@ fn stale<'a>(
     key: &str,
     facts: impl Iterator<Item = &'a ObservedVersion<'a>>,
     reads: impl Iterator<Item = &'a ObservedVersion<'a>>,
-) -> Vec<Finding> {
+) -> Vec<ChaosFinding> {
     let (mut facts, mut reads): (Vec<_>, Vec<_>) = (facts.collect(), reads.collect());
     facts.sort_by_key(|told| told.by.ended);
     reads.sort_by_key(|told| told.by.begun);
@@ -149,14 +149,19 @@ fn stale<'a>(
                 known.version,
                 (read.by.begun - known.by.ended) as f64 / 1e3
             );
-            found.push(Finding::new("I-5", what, [known.by, read.by]));
+            found.push(ChaosFinding::new("I-5", what, [known.by, read.by]));
         }
     }
     found
 }
 
 /// Returns what tells a version that SQL does not have, or one whose command was sent later.
-fn of_the_future(tenant: &str, key: &str, told: &Key<'_>, evidence: &Evidence) -> Vec<Finding> {
+fn of_the_future(
+    tenant: &str,
+    key: &str,
+    told: &Key<'_>,
+    evidence: &Evidence,
+) -> Vec<ChaosFinding> {
     if key.contains('#') || key.starts_with("lock.") || key.starts_with("turn.") {
         return Vec::new();
     }
@@ -168,18 +173,18 @@ fn of_the_future(tenant: &str, key: &str, told: &Key<'_>, evidence: &Evidence) -
         let ObservedVersion { version, by } = told;
         if *version > committed {
             let what = format!("{tenant}.{key}: {version} was told, and SQL has {committed}");
-            return Some(Finding::new("I-1", what, [*by]));
+            return Some(ChaosFinding::new("I-1", what, [*by]));
         }
         let sent = sent(*version).filter(|sent| *sent > by.ended)?;
         let what = format!("{tenant}.{key}: {version} was told before it was sent (at {sent} µs)");
-        Some(Finding::new("I-5", what, [*by]))
+        Some(ChaosFinding::new("I-5", what, [*by]))
     };
     told.facts.iter().filter_map(finding).collect()
 }
 
 /// Returns the pushes and streamed events whose version is lower than an earlier one of the same
 /// key to the same client.
-fn goes_down(operations: &[Operation]) -> Vec<Finding> {
+fn goes_down(operations: &[Operation]) -> Vec<ChaosFinding> {
     let mut last: HashMap<(u32, &str, &str), (u64, &Operation)> = HashMap::new();
     let mut found = Vec::new();
     let pushed = operations.iter().filter(|by| matches!(by.way, Way::Push | Way::Stream));
@@ -190,7 +195,7 @@ fn goes_down(operations: &[Operation]) -> Vec<Finding> {
             if let Some((before, earlier)) = last.get(&place).filter(|(before, _)| before > version)
             {
                 let what = format!("{}.{key}: pushed {version} after {before}", by.tenant);
-                found.push(Finding::new("I-6", what, [*earlier, by]));
+                found.push(ChaosFinding::new("I-6", what, [*earlier, by]));
             }
             last.insert(place, (*version, by));
         }
@@ -200,7 +205,7 @@ fn goes_down(operations: &[Operation]) -> Vec<Finding> {
 
 /// Returns the lists without an order that was placed before the list was asked for, and that
 /// nobody had tried to end by its answer.
-fn missing_in_lists(operations: &[Operation]) -> Vec<Finding> {
+fn missing_in_lists(operations: &[Operation]) -> Vec<ChaosFinding> {
     let mut placed: Vec<&Operation> = Vec::new();
     let mut ending: HashMap<(&str, &str), Micros> = HashMap::new();
     for by in operations {
@@ -225,7 +230,7 @@ fn missing_in_lists(operations: &[Operation]) -> Vec<Finding> {
             let row = format!("{}#core", by.key);
             if !rows.contains(row.as_str()) {
                 let what = format!("{}.{} is not in the list", by.tenant, by.key);
-                found.push(Finding::new("I-5", what, [*by, list]));
+                found.push(ChaosFinding::new("I-5", what, [*by, list]));
             }
         }
     }

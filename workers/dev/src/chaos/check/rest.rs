@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
-use super::Finding;
+use super::ChaosFinding;
 use crate::{
     chaos::fleet::ChaosFleet,
     invariants::{self, deadlines, kv, money, streams},
@@ -23,7 +23,7 @@ pub async fn at_rest(
     fleet: &ChaosFleet,
     in_order: bool,
     patience: Duration,
-) -> Result<Vec<Finding>> {
+) -> Result<Vec<ChaosFinding>> {
     let until = Instant::now() + patience;
     loop {
         // A stream that is just being made again is an error that passes.
@@ -32,7 +32,7 @@ pub async fn at_rest(
             Err(error) => vec![format!("I-4: cannot be read: {error:#}")],
         };
         if found.is_empty() || Instant::now() > until {
-            return Ok(found.iter().map(|line| Finding::of_line(line)).collect());
+            return Ok(found.iter().map(|line| ChaosFinding::of_line(line)).collect());
         }
         sleep(PAUSE).await;
     }

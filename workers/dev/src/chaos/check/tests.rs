@@ -73,7 +73,7 @@ fn committed(ids: &[&str], operations: &[Operation]) -> Evidence {
     evidence
 }
 
-fn invariants(findings: &[Finding]) -> Vec<&str> {
+fn invariants(findings: &[ChaosFinding]) -> Vec<&str> {
     findings.iter().map(|finding| finding.invariant.as_str()).collect()
 }
 
