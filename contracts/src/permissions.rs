@@ -233,6 +233,8 @@ fn user_state_of(part: Part) -> String {
 pub fn operator() -> NatsUser {
     NatsUser::new(Account::Fleet, "operator")
         .publish(["$JS.API.>", "$JS.ACK.>", "$SRV.>", "cmd.>", "req.>", "q.>"])
+        // The parts of a stream, while it is backed up and restored.
+        .publish(["$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>"])
         .subscribe(["cmd.>", "evt.>", "dlq.>", "outcome.>", "live.>", "$JS.EVENT.>"])
 }
 

@@ -4,6 +4,7 @@
 
 mod decided_commands;
 mod duties;
+mod hostile_programs;
 mod letters;
 mod payments;
 mod retried;

@@ -186,16 +186,28 @@ const STEERING: &[(&str, &str)] = &[
 ];
 
 /// A message or a subscription.
-enum Attempt {
+pub enum Attempt {
     Publish { subject: String, reply: String, headers: String, payload: &'static str },
     Subscribe(&'static str),
 }
 
 const EVE: &str = r#"{"user":"eve"}"#;
 
+impl Attempt {
+    pub async fn make(&self, raw: &mut RawClient) {
+        match self {
+            Self::Publish { subject, reply, headers, payload } => {
+                let (subject, reply) = (subject.as_bytes(), reply.as_bytes());
+                raw.publish(subject, reply, headers.as_bytes(), payload.as_bytes()).await;
+            }
+            Self::Subscribe(subject) => raw.subscribe(subject.as_bytes()).await,
+        }
+    }
+}
+
 /// Everything that a program of `t1` with this inbox tries. Its commands are for a cart that is not
 /// there, so of those that get through each is refused.
-fn attempts(inbox: &str) -> Vec<Attempt> {
+pub fn attempts(inbox: &str) -> Vec<Attempt> {
     let mut all = Vec::new();
     let mut number = 0;
     let mut publish = |subject: &str, reply: &str, more: &str| {
@@ -312,13 +324,7 @@ async fn attack(user: &str) -> (Vec<String>, Vec<RawMessage>) {
     let attempts = attempts(&inbox);
     assert!(attempts.len() >= 200, "{}", attempts.len());
     for (number, attempt) in attempts.into_iter().enumerate() {
-        match attempt {
-            Attempt::Publish { subject, reply, headers, payload } => {
-                let (subject, reply) = (subject.as_bytes(), reply.as_bytes());
-                raw.publish(subject, reply, headers.as_bytes(), payload.as_bytes()).await;
-            }
-            Attempt::Subscribe(subject) => raw.subscribe(subject.as_bytes()).await,
-        }
+        attempt.make(&mut raw).await;
         if number % 40 == 0 {
             victim.works().await;
         }

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use brigade_contracts::topology::Topology;
-use brigade_tests::{TestFleet, interop, producer::placed};
+use brigade_tests::{Producer, TestFleet, interop, producer::placed};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -24,8 +24,12 @@ struct Cli {
 
 impl Cli {
     async fn start() -> Option<Self> {
+        Self::of(TestFleet::start()).await
+    }
+
+    async fn of(fleet: impl Future<Output = TestFleet>) -> Option<Self> {
         let program = interop::or_skip("the nats CLI", interop::nats_cli().await)?;
-        Some(Self { program, fleet: TestFleet::start().await })
+        Some(Self { program, fleet: fleet.await })
     }
 
     /// Returns a command with the credentials and inbox of a user, whatever contexts the machine's
@@ -167,6 +171,27 @@ async fn an_operator_reads_streams_buckets_and_consumers_by_the_cli() {
     );
     let counters = operator(&["kv", "get", "versions", "t1.cart.c1", "--raw"]).await;
     contains(&counters, &[r#"{"version":3,"parts":{"core":3,"payments":3},"#]);
+    cli.fleet.finish().await;
+}
+
+/// As the page for production says, after all of NATS was lost: before any worker runs.
+#[tokio::test]
+async fn an_operator_backs_up_what_is_undecided_and_restores_it_by_the_cli() {
+    let Some(mut cli) = Cli::of(TestFleet::empty()).await else { return };
+    let t1 = Producer::new(cli.fleet.connect("t1-producer").await, "t1");
+    t1.store("k1", "order.o1.place", &placed(&[("Soup", 500, 1)]).to_string()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path().to_str().expect("a path");
+    for args in [
+        &["stream", "backup", "COMMANDS", folder, "--no-progress"][..],
+        &["stream", "rm", "COMMANDS", "--force"],
+        &["stream", "restore", folder, "--no-progress"],
+    ] {
+        cli.told("operator", args).await;
+    }
+    cli.fleet.run_all().await;
+    cli.fleet.until_idle().await;
+    assert_eq!(t1.view("order.o1", None).await.status, 200);
     cli.fleet.finish().await;
 }
 
