@@ -6,7 +6,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, Aggregate, CommandKey, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token, Via,
+    Address, Aggregate, CommandKey, EraVersion, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token, Via,
     WorkerName, cart,
     header::{self, CommandHeaders},
     order, payment,
@@ -70,7 +70,7 @@ pub struct Command {
 pub struct Request {
     pub address: Address,
     pub deadline: Option<Timestamp>,
-    pub expected_version: Option<u64>,
+    pub expected_version: Option<EraVersion>,
     pub body: Body,
 }
 

@@ -1,7 +1,7 @@
 //! `If-None-Match`, as RFC 9110 (8.8.3 and 13.1.2) writes it.
 
 use crate::{
-    Refusal,
+    EraVersion, Refusal,
     header::{IF_NONE_MATCH, bad},
 };
 
@@ -41,9 +41,9 @@ impl IfNoneMatch {
         if tags.is_empty() { Err(bad(IF_NONE_MATCH)) } else { Ok(Self::Tags(tags)) }
     }
 
-    /// Returns true if the asker already has this version, whose strong ETag is `"<version>"`.
+    /// Returns true if the asker already has this version.
     #[must_use]
-    pub fn has(&self, version: u64) -> bool {
+    pub fn has(&self, version: EraVersion) -> bool {
         self.has_tag(&version.to_string())
     }
 
@@ -74,6 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Era;
 
     #[test]
     fn every_form_is_read() {
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_version_is_compared_as_its_tag_is_written() {
-        let has = |value: &str, version| IfNoneMatch::parse(value).unwrap().has(version);
+        let has =
+            |value: &str, version| IfNoneMatch::parse(value).unwrap().has(Era::FIRST.at(version));
         assert!(has("\"13\"", 13) && has("W/\"13\"", 13) && has("\"12\", \"13\"", 13));
         assert!(has("*", 13));
         for other in ["\"12\"", "\"013\"", "\"+13\"", "\"v13\"", "\"13,\"", "\"W/13\"", "\"\""] {

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::{CommandKey, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token};
+use crate::{
+    CommandKey, EraVersion, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token,
+};
 
 pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
@@ -30,6 +32,8 @@ pub const LIMIT: &str = "Limit";
 pub const BEFORE: &str = "Before";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
+/// Of an event: the era of the database that it was published in; none in the first one.
+pub const ERA: &str = "Brigade-Era";
 pub const SCHEMA_VERSION: &str = "Schema-Version";
 
 /// CloudEvents 1.0, binary mode.
@@ -57,7 +61,7 @@ pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandHeaders {
     pub deadline: Option<Timestamp>,
-    pub expected_version: Option<u64>,
+    pub expected_version: Option<EraVersion>,
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
     /// An IP address; an IPv4 one that is written as IPv6 is the same.
@@ -81,7 +85,7 @@ impl CommandHeaders {
         let one = |name| once(headers.clone(), name);
         let parsed = |name: &'static str, ok: bool| if ok { Ok(()) } else { Err(bad(name)) };
         let deadline = one(DEADLINE)?.map(|v| Timestamp::parse(v).map_err(|_| bad(DEADLINE)));
-        let version = one(EXPECTED_VERSION)?.map(|v| number(EXPECTED_VERSION, v));
+        let version = one(EXPECTED_VERSION)?.map(|v| version(EXPECTED_VERSION, v));
         let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
         let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
         let traceparent = one(TRACEPARENT)?;
@@ -158,6 +162,14 @@ pub fn number(name: &'static str, value: &str) -> Result<u64, Refusal> {
     value.parse().ok().filter(|_| digits).ok_or_else(|| bad(name))
 }
 
+/// A version, of a later era with that: `7`, `7-1732000000`.
+///
+/// # Errors
+/// `400 bad_header`.
+pub fn version(name: &'static str, value: &str) -> Result<EraVersion, Refusal> {
+    value.parse().map_err(|_| bad(name))
+}
+
 #[must_use]
 pub fn bad(name: &str) -> Refusal {
     Refusal::new(400, "bad_header", format!("the header {name} is repeated or malformed"))
@@ -179,6 +191,7 @@ pub fn is_traceparent(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Era;
 
     fn parse(headers: &[(&str, &str)]) -> Result<CommandHeaders, Refusal> {
         CommandHeaders::parse(headers.iter().copied())
@@ -196,7 +209,7 @@ mod tests {
             ("X-Other", "left alone"),
         ])
         .unwrap();
-        assert_eq!(headers.expected_version, Some(7));
+        assert_eq!(headers.expected_version, Some(Era::FIRST.at(7)));
         assert_eq!(headers.actor.unwrap().as_str(), "u1");
         assert_eq!(headers.traceparent.unwrap(), trace);
         assert_eq!(headers.source.unwrap().to_string(), "192.0.2.7");

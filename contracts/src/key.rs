@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Aggregate, Part, PartVersions, Timestamp, Token, WorkerName};
+use crate::{Address, Aggregate, Era, Part, PartVersions, Timestamp, Token, WorkerName};
 
 /// The keys of an aggregate that has ended expire after this time.
 pub const ENDED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -18,6 +18,9 @@ pub const CANARY: &str = "canary";
 /// A value of the bucket `versions`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Versions {
+    /// As it is read; whoever writes leaves it to the bucket.
+    #[serde(default, skip_serializing_if = "Era::is_first")]
+    pub era: Era,
     pub version: u64,
     pub parts: PartVersions,
     pub at: Timestamp,

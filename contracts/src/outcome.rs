@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{Command, Refusal, subject};
+use crate::{Command, Era, EraVersion, Refusal, subject};
 
 /// The one final answer to a command.
 ///
@@ -20,7 +20,7 @@ pub struct Outcome {
     pub id: String,
     /// After the change; of a refusal the present one, or null where there is none.
     pub version: Option<u64>,
-    /// `"11"` with its quotation marks; null of a refusal.
+    /// `"11"` with its quotation marks, in a later era `"11-<era>"`; null of a refusal.
     pub etag: Option<String>,
     /// Every aggregate that the transaction changed, as `cart.c1@11`.
     pub effects: Vec<String>,
@@ -63,10 +63,11 @@ impl Outcome {
         }
     }
 
-    /// The strong ETag of a version: the version in quotation marks.
+    /// Returns the version with its era. Of a refusal only that of the first era is known.
     #[must_use]
-    pub fn etag_of(version: u64) -> String {
-        format!("\"{version}\"")
+    pub fn era_version(&self) -> Option<EraVersion> {
+        let of_etag = self.etag.as_deref().map(EraVersion::of_etag);
+        of_etag.unwrap_or_else(|| self.version.map(|version| Era::FIRST.at(version)))
     }
 }
 

@@ -198,6 +198,14 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
             .publish(canaries())
+            // For a new era.
+            .publish(
+                Bucket::ALL
+                    .into_iter()
+                    .filter(|bucket| bucket.has_canary())
+                    .map(|bucket| format!("$JS.API.STREAM.PURGE.{}", bucket.stream())),
+            )
+            .publish([format!("$JS.API.CONSUMER.DELETE.COMMANDS.{}", WorkerName::CommandHandler)])
             .publish([QUERY_USER_STATE, REBUILD_USER_CACHE])
             .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    IfNoneMatch, Money, Refusal,
-    header::{BEFORE, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, WAIT_MS, bad, number, once},
+    EraVersion, IfNoneMatch, Money, Refusal,
+    header::{
+        BEFORE, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, WAIT_MS, bad, number, once, version,
+    },
 };
 
 /// The longest that a query may wait, in milliseconds.
@@ -18,7 +20,7 @@ pub const MAX_WAIT_MS: u64 = 30_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ViewHeaders {
     pub if_none_match: Option<IfNoneMatch>,
-    pub min_version: Option<u64>,
+    pub min_version: Option<EraVersion>,
     /// The time to wait for `min_version`.
     pub wait: Duration,
     /// `Confirm: kv`: while Postgres is away, the counters in KV will do.
@@ -39,7 +41,7 @@ impl ViewHeaders {
         };
         Ok(Self {
             if_none_match: one(IF_NONE_MATCH)?.map(IfNoneMatch::parse).transpose()?,
-            min_version: one(MIN_VERSION)?.map(|value| number(MIN_VERSION, value)).transpose()?,
+            min_version: one(MIN_VERSION)?.map(|value| version(MIN_VERSION, value)).transpose()?,
             wait: wait(headers)?,
             confirm_by_kv,
         })
@@ -47,14 +49,15 @@ impl ViewHeaders {
 
     /// Returns true if the asker already has this version.
     #[must_use]
-    pub fn has(&self, version: u64) -> bool {
+    pub fn has(&self, version: EraVersion) -> bool {
         self.if_none_match.as_ref().is_some_and(|known| known.has(version))
     }
 
-    /// Returns true if this version is late enough for the asker.
+    /// Returns true if this version is late enough for the asker. One of another era than the
+    /// asker knows always is: what the asker waits for was lost, and will not come.
     #[must_use]
-    pub fn reached(&self, version: u64) -> bool {
-        self.min_version.is_none_or(|min| version >= min)
+    pub fn reached(&self, version: EraVersion) -> bool {
+        self.min_version.is_none_or(|min| version.era != min.era || version >= min)
     }
 }
 
@@ -151,7 +154,7 @@ mod tests {
         ];
         let expected = ViewHeaders {
             if_none_match: Some(IfNoneMatch::Tags(vec!["7".to_owned()])),
-            min_version: Some(8),
+            min_version: Some(8.into()),
             wait: Duration::from_secs(30),
             confirm_by_kv: true,
         };

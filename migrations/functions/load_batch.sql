@@ -18,6 +18,7 @@
 --   session_tenants, sessions                sessions whose open carts are needed
 --   turn_tenants, turns                      turns whose tables are needed
 --   fencing_tokens                           the number of fencing tokens to be drawn
+--   era                                      that of the database, or the batch fails
 --
 -- A table comes with its open or latest turn and all orders of that, which are locked too: nobody
 -- places, pays or cancels one without the table's lock. Rows of any kind go out as JSON:
@@ -46,8 +47,12 @@ begin
         owner_tenants text[], owners text[], owner_exclusive boolean[],
         session_tenants text[], sessions text[],
         turn_tenants text[], turns text[],
-        fencing_tokens integer);
+        fencing_tokens integer, era bigint);
     requested := cardinality(r.ids);
+    -- A worker of the release before knows of none.
+    if r.era is not null then
+        perform brigade.assert_era(r.era);
+    end if;
 
     -- The targets of payments, as they are now: they are read again when they are locked.
     if 'payment' = any (r.aggregates) then

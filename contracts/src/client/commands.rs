@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Client, ClientError, PAUSE, body};
 use crate::{
-    Address, Body, Door, Outcome, Timestamp, Token,
+    Address, Body, Door, EraVersion, Outcome, Timestamp, Token,
     header::{ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, TRACEPARENT},
     subject,
 };
@@ -27,7 +27,7 @@ pub struct Send {
     pub command_id: Token,
     pub door: Door,
     pub deadline: Option<Timestamp>,
-    pub expected_version: Option<u64>,
+    pub expected_version: Option<EraVersion>,
     pub actor: Option<Token>,
     pub traceparent: Option<String>,
 }
@@ -108,7 +108,7 @@ impl Client {
             Door::Request => self.request_until_decided(send, until).await,
             Door::Durable => self.publish_and_wait(send, until).await,
         }?;
-        self.learn(&send.address, outcome.version.unwrap_or(0), None);
+        self.learn(&send.address, outcome.era_version().unwrap_or_default(), None);
         Ok(outcome)
     }
 
@@ -119,7 +119,7 @@ impl Client {
     ) -> Result<Outcome, ClientError> {
         let outcomes = self.outcomes(send).await.map_err(ClientError::Undecided)?;
         let outcome = self.wait(send, outcomes, Instant::now(), until).await?;
-        self.learn(&send.address, outcome.version.unwrap_or(0), None);
+        self.learn(&send.address, outcome.era_version().unwrap_or_default(), None);
         Ok(outcome)
     }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Client, ClientError, body, commands::pause};
 use crate::{
-    Address, Outcome,
+    Address, EraVersion,
     header::{ETAG, IF_NONE_MATCH, MIN_VERSION, WAIT_MS},
     subject,
 };
@@ -19,7 +19,8 @@ const MAX_KNOWN: usize = 10_000;
 /// A view, as it was answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfirmedView {
-    pub version: u64,
+    /// Greater than those of earlier eras of the database.
+    pub version: EraVersion,
     pub body: Value,
 }
 
@@ -27,7 +28,7 @@ pub struct ConfirmedView {
 #[derive(Clone, Default)]
 pub(super) struct KnownView {
     /// The highest version that anybody told it: outcomes and views.
-    version: u64,
+    version: EraVersion,
     /// The newest view it has, perhaps of an earlier version.
     view: Option<ConfirmedView>,
 }
@@ -49,13 +50,13 @@ impl Client {
         loop {
             let known = self.known(address);
             let mut headers = HeaderMap::new();
-            if known.version > 0 {
+            if known.version > EraVersion::default() {
                 headers.insert(MIN_VERSION, known.version.to_string());
                 headers.insert(WAIT_MS, "1000");
             }
             // An ETag below what is known would only ask for what is known to be old.
             if let Some(view) = known.newest() {
-                headers.insert(IF_NONE_MATCH, Outcome::etag_of(view.version));
+                headers.insert(IF_NONE_MATCH, view.version.etag());
             }
             let reply = self.ask(subject::query_view(address), headers, Vec::new()).await;
             let unconfirmed = match reply {
@@ -90,8 +91,8 @@ impl Client {
 
     /// Notes a version that this client heard of elsewhere, such as by a push on `live.>`: no view
     /// older than that is returned any more.
-    pub fn heard(&self, address: &Address, version: u64) {
-        self.learn(address, version, None);
+    pub fn heard(&self, address: &Address, version: impl Into<EraVersion>) {
+        self.learn(address, version.into(), None);
     }
 
     fn known(&self, address: &Address) -> KnownView {
@@ -99,7 +100,12 @@ impl Client {
         known.get(address).cloned().unwrap_or_default()
     }
 
-    pub(super) fn learn(&self, address: &Address, version: u64, view: Option<ConfirmedView>) {
+    pub(super) fn learn(
+        &self,
+        address: &Address,
+        version: EraVersion,
+        view: Option<ConfirmedView>,
+    ) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN && !known.contains_key(address) {
             // Whole views are only kept to save work, and versions of what was touched long ago say
@@ -118,9 +124,8 @@ impl Client {
 
 fn read_view(reply: &async_nats::Message) -> Result<ConfirmedView, ClientError> {
     let unreadable = |what: &str| ClientError::Unreadable(format!("a view without {what}"));
-    let body = body(reply);
-    let version = body["version"].as_u64().ok_or_else(|| unreadable("version"))?;
     let etag = reply.headers.as_ref().and_then(|headers| headers.get(ETAG));
-    etag.ok_or_else(|| unreadable("ETag"))?;
-    Ok(ConfirmedView { version, body })
+    let version = etag.and_then(|etag| EraVersion::of_etag(etag.as_str()));
+    let version = version.ok_or_else(|| unreadable("ETag"))?;
+    Ok(ConfirmedView { version, body: body(reply) })
 }

@@ -11,7 +11,7 @@ use super::{
     source::{Wake, WatchSource},
 };
 use crate::{
-    Address, Part, Token,
+    Address, EraVersion, Part, Token,
     header::{ETAG, IF_NONE_MATCH, RESUME},
     key::{self, Bucket, Versions},
     list::ActiveRow,
@@ -45,7 +45,7 @@ impl Client {
     pub async fn watch_view(&self, address: &Address) -> Result<ViewWatch, ClientError> {
         let pushes = Bucket::Versions.live(&key::versions(address));
         let source = WatchSource::new(self, pushes, EVERY).await?;
-        Ok(ViewWatch { source, address: address.clone(), version: 0 })
+        Ok(ViewWatch { source, address: address.clone(), version: EraVersion::default() })
     }
 
     /// Asks for the list, or for what changed in it.
@@ -153,7 +153,7 @@ pub struct ViewWatch {
     source: WatchSource<Result<ConfirmedView, ClientError>>,
     address: Address,
     /// The version that was returned last.
-    version: u64,
+    version: EraVersion,
 }
 
 impl ViewWatch {
@@ -174,8 +174,9 @@ impl ViewWatch {
             match self.source.next().await {
                 Wake::Push(message) => {
                     let versions = serde_json::from_slice::<Versions>(&message.payload);
-                    if let Some(pushed) = versions.ok().filter(|new| new.version > self.version) {
-                        self.source.client.heard(&self.address, pushed.version);
+                    let pushed = versions.ok().map(|new| new.era.at(new.version));
+                    if let Some(pushed) = pushed.filter(|pushed| *pushed > self.version) {
+                        self.source.client.heard(&self.address, pushed);
                         self.source.hurry();
                     }
                 }

@@ -37,6 +37,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE cart_lock_history_seq_seq", "USAGE"),
             ("SEQUENCE lock_token", "USAGE"),
             ("FUNCTION load_batch(jsonb)", "EXECUTE"),
+            ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("FUNCTION turn_at(text, text)", "EXECUTE"),
         ],
         WorkerName::OutboxRelay => &[
@@ -47,23 +49,28 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
             ("SEQUENCE events_seq_seq", "SELECT"),
             ("FUNCTION server_incarnation()", "EXECUTE"),
+            ("FUNCTION assert_era(bigint)", "EXECUTE"),
+            ("FUNCTION current_era()", "EXECUTE"),
             ("FUNCTION assert_incarnation(text)", "EXECUTE"),
         ],
         // What the stream of dead letters does not take, whoever consumes puts there, and counts
         // how many of the tenant's are there.
         WorkerName::PaymentProjector | WorkerName::UserStateProjector => &[
+            ("FUNCTION current_era()", "EXECUTE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
             ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
         ],
         // It may write nothing but its lease, which only saves work: two that find the same do no
         // harm.
         WorkerName::TableStatusReconciler => &[
+            ("FUNCTION current_era()", "EXECUTE"),
             ("TABLE tables", "SELECT"),
             ("TABLE turns", "SELECT"),
             ("TABLE orders", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
         ],
         WorkerName::CartLockExpiry => &[
+            ("FUNCTION current_era()", "EXECUTE"),
             ("TABLE carts", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
@@ -71,6 +78,10 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
         ],
         WorkerName::CacheVerifier => &[
+            ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION assert_era(bigint)", "EXECUTE"),
+            ("FUNCTION era_to_reset(bigint)", "EXECUTE"),
+            ("FUNCTION era_was_reset(bigint)", "EXECUTE"),
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
             ("TABLE payments", "SELECT"),
@@ -94,6 +105,8 @@ pub fn grants(name: WorkerName) -> Grants {
             ("SEQUENCE events_seq_seq", "USAGE"),
         ],
         WorkerName::Edge => &[
+            ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
             ("TABLE payments", "SELECT"),

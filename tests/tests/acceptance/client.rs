@@ -92,7 +92,7 @@ async fn the_client_takes_only_its_own_outcome_and_pauses_as_the_answer_says() {
         assert_eq!(asked_version(&asked), None);
         views.answer(&asked, "200", &json!({"version": 1})).await;
     });
-    assert_eq!(view.unwrap().version, 1);
+    assert_eq!(view.unwrap().version.version, 1);
 
     let send = join(3, Door::Request);
     let (sent, ()) = tokio::join!(client.send(&send), async {
@@ -114,7 +114,7 @@ async fn the_client_takes_only_its_own_outcome_and_pauses_as_the_answer_says() {
         assert!(at.elapsed() >= Duration::from_millis(400));
         views.answer(&again, "200", &json!({"version": 1})).await;
     });
-    assert_eq!(view.unwrap().version, 1);
+    assert_eq!(view.unwrap().version.version, 1);
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_view_is_not_older_than_the_pushes_during_its_query() {
         assert_eq!(asked_version(&asked).as_deref(), Some("5"));
         views.answer(&asked, "200", &json!({"version": 5})).await;
     });
-    assert_eq!(view.unwrap().version, 5);
+    assert_eq!(view.unwrap().version.version, 5);
 }
 
 /// More commands than the client has in flight at once.

@@ -227,8 +227,8 @@ async fn follow(watch: &mut ViewWatch, to: u64) -> Vec<u64> {
     let mut versions = Vec::new();
     while versions.last() != Some(&to) {
         let view = timeout(PATIENCE, watch.next()).await.expect("a newer view").unwrap();
-        assert_eq!(view.body["version"], view.version);
-        versions.push(view.version);
+        assert_eq!(view.body["version"], view.version.version);
+        versions.push(view.version.version);
     }
     versions
 }

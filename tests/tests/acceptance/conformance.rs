@@ -457,7 +457,7 @@ async fn the_client_gets_one_outcome_through_either_door_whatever_dies() {
         };
         let (outcome, ()) = tokio::join!(asked, kill);
         assert_eq!(outcome.unwrap().status, 201);
-        assert_eq!(client.view(&order).await.unwrap().version, 1);
+        assert_eq!(client.view(&order).await.unwrap().version.version, 1);
     }
     fleet.finish().await;
 }

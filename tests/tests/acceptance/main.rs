@@ -18,6 +18,7 @@ mod conformance;
 mod crashes;
 mod database_faults;
 mod dead_letters;
+mod eras;
 mod fairness;
 mod floods;
 mod freeing_tables;

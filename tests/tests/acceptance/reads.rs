@@ -335,14 +335,14 @@ async fn s0_07_a_304_below_the_known_version_is_no_answer() {
     let send = async |verb| client.send(&Send::new(cart.clone(), Body::Cart(verb))).await.unwrap();
     let open = serde_json::from_value(json!({"kind": "team", "owner": "ada", "currency": "EUR"}));
     assert_eq!(send(Verb::Open(open.unwrap())).await.status, 201);
-    assert_eq!(client.view(&cart).await.unwrap().version, 1);
-    assert_eq!(client.view(&cart).await.unwrap().version, 1, "304, from what it has");
+    assert_eq!(client.view(&cart).await.unwrap().version.version, 1);
+    assert_eq!(client.view(&cart).await.unwrap().version.version, 1, "304, from what it has");
     let _paused = fleet.fail.arm("payment-projector.before_projection");
     let ada = cart::Member { user: "ada".parse().unwrap() };
     let outcome = send(Verb::CommitCod(ada)).await;
     assert_eq!(outcome.version, Some(2));
     let view = client.view(&cart).await.unwrap();
-    assert_eq!(view.version, 2);
+    assert_eq!(view.version.version, 2);
     assert_eq!(view.body["payments"]["members"][0]["committed"], "cod");
     // A push told it of a version that nobody has yet: it waits instead of showing the old one.
     client.heard(&cart, 3);
@@ -350,7 +350,7 @@ async fn s0_07_a_304_below_the_known_version_is_no_answer() {
         let bob = cart::Member { user: "bob".parse().unwrap() };
         send(Verb::Join(bob)).await
     });
-    assert_eq!(view.unwrap().version, 3);
+    assert_eq!(view.unwrap().version.version, 3);
     fleet.fail.disarm("payment-projector.before_projection");
     fleet.finish().await;
 }

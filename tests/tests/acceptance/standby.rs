@@ -3,14 +3,14 @@
 use brigade::workers::outbox_relay::RelayMetrics;
 use std::{fs, path::PathBuf, process::Command};
 
-use brigade_contracts::WorkerName;
-use brigade_tests::{TestFleet, producer::placed, until, until_ready};
+use brigade_contracts::{EraVersion, WorkerName};
+use brigade_tests::{Reply, TestFleet, producer::placed, until, until_ready};
 use serde_json::json;
 
 use super::http::team_cart;
 
 /// Makes a stopped Postgres start as a standby, as a demoted primary does.
-fn demote(fleet: &TestFleet) {
+pub fn demote(fleet: &TestFleet) {
     let log: PathBuf = fleet.postgres().log();
     let data = log.parent().expect("a folder").join("data");
     // A copy of a file of its own, so that it belongs to whom the server runs as.
@@ -89,7 +89,11 @@ async fn s6_01_a_server_in_recovery_confirms_nothing() {
         (answer.status == 200).then_some(answer)
     })
     .await;
-    assert_eq!((again.etag, again.bytes), (seen.etag, seen.bytes));
+    // A promoted server begins an era: what it says is said anew.
+    let tag = |reply: &Reply| EraVersion::of_etag(reply.etag.as_deref()?);
+    let (before, after) = (tag(&seen).expect("a tag"), tag(&again).expect("a tag"));
+    assert_eq!((after.version, after.era > before.era), (before.version, true));
+    assert_eq!(again.bytes, seen.bytes);
     let response = ada.get("active-orders", &[]).await;
     assert!(
         ![401, 503].contains(&response.status),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
-    Address, Command, Outcome, Part, Timestamp, Token, cart::Status, payment::RefundTask,
+    Address, Command, Era, Outcome, Part, Timestamp, Token, cart::Status, payment::RefundTask,
     user::Tokens,
 };
 
@@ -52,6 +52,13 @@ impl BatchState {
         let states = states.collect();
         let loaded = Loaded { states, locked, policy, tokens, ..Loaded::default() };
         Self { loaded, ..Self::default() }
+    }
+
+    /// Sets the era of the database.
+    #[must_use]
+    pub fn in_era(mut self, era: Era) -> Self {
+        self.loaded.era = era;
+        self
     }
 
     /// Adds what decisions about users need.

@@ -114,7 +114,7 @@ fn done_outcome(work: &UnitOfWork<'_>, address: &Address, done: Done) -> Outcome
         aggregate: address.aggregate.to_string(),
         id: address.id.to_string(),
         version: Some(version),
-        etag: Some(Outcome::etag_of(version)),
+        etag: Some(work.era().at(version).etag()),
         effects: effects(work),
         data: raw(&Data(data)),
         retry_after_ms: None,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use brigade_contracts::{Address, Token};
+use brigade_contracts::{Address, Era, Token};
 
 use crate::{inputs::AuthInputs, policy::LockPolicy, state::State, throttle::FailureKey};
 
@@ -69,6 +69,8 @@ pub(crate) struct Loaded {
     pub states: HashMap<Address, State>,
     pub locked: LockSet,
     pub policy: LockPolicy,
+    /// Versions are of this era of the database.
+    pub era: Era,
     /// Fencing tokens that are left, the next one last.
     pub tokens: Vec<i64>,
     pub inputs: AuthInputs,

@@ -104,6 +104,7 @@ async fn run(
     let cx = Context {
         worker,
         instance: format!("{worker}.{}", Uuid::now_v7()).into(),
+        era: postgres::era::begin(&postgres).await,
         nats,
         postgres,
         health: health.clone(),
@@ -114,7 +115,7 @@ async fn run(
     };
     let entry = registry::find(worker);
     health.starting();
-    tracing::info!(%worker, instance = %cx.instance, "started");
+    tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");
     let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
     let given_up = async {
         drain.cancelled().await;
@@ -133,6 +134,10 @@ async fn run(
             tracing::error!(%worker, "refuses to work: {error:#}");
             drop(cx.postgres.close());
             return Err(error);
+        }
+        era = postgres::era::ended(&cx.postgres, cx.era) => {
+            // What it remembers may never have been.
+            Err(anyhow::anyhow!("the database is in era {era}, no longer in {}", cx.era))
         }
         () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
         () = given_up => {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use brigade_contracts::{WorkerName, topology::Topology};
+use brigade_contracts::{Era, WorkerName, topology::Topology};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +12,8 @@ pub struct Context {
     pub worker: WorkerName,
     /// Unique to this instance: the holder of its leases.
     pub instance: Arc<str>,
+    /// The era of the database; when that has another one, the worker is started again.
+    pub era: Era,
     pub nats: Nats,
     /// Connects on first use; a worker without grants never uses it.
     pub postgres: PgPool,

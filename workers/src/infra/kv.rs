@@ -5,7 +5,8 @@
 //! remembered revision is only a guess that the server checks.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    cmp::Ordering,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use async_nats::{
         stream::{LastRawMessageErrorKind, Stream},
     },
 };
-use brigade_contracts::{key::Bucket, planted::PlantedBug};
+use brigade_contracts::{Era, key::Bucket, planted::PlantedBug};
 use bytes::Bytes;
 use futures::future::join_all;
 use moka::sync::Cache;
@@ -36,6 +37,7 @@ const IN_FLIGHT: u64 = 1_000;
 /// A bucket, with what is known of its keys.
 pub struct Kv {
     nats: Nats,
+    era: Era,
     bucket: Bucket,
     stream: Stream<()>,
     known: Cache<String, RememberedKey>,
@@ -57,7 +59,9 @@ struct RememberedKey {
 #[derive(Clone, Debug)]
 pub struct KvEntry {
     pub revision: u64,
+    pub era: Era,
     pub version: u64,
+    /// Without its era.
     pub value: Bytes,
     /// True if it was written with a time to live.
     pub expires: bool,
@@ -82,11 +86,15 @@ impl Put {
         version > self.version || version == self.version && (expires || self.ttl.is_none())
     }
 
-    /// Returns true if an entry makes this put needless. One version has one content: an entry of
-    /// the same version with another content is corrupt, and is written again.
-    fn is_covered_by_entry(&self, entry: &KvEntry) -> bool {
+    /// Returns true if an entry makes this put of an era needless. One version has one content: an
+    /// entry of the same version with another content is corrupt, and is written again.
+    fn is_covered_by_entry(&self, era: Era, entry: &KvEntry) -> bool {
         let corrupt = entry.version == self.version && entry.value != self.value;
-        !corrupt && self.is_covered_by(entry.version, entry.expires)
+        match entry.era.cmp(&era) {
+            Ordering::Less => false,
+            Ordering::Equal => !corrupt && self.is_covered_by(entry.version, entry.expires),
+            Ordering::Greater => true,
+        }
     }
 }
 
@@ -128,9 +136,10 @@ enum WriteResult {
 impl Kv {
     /// # Errors
     /// Never in practice: the name of the bucket's stream is valid.
-    pub async fn open(nats: &Nats, bucket: Bucket) -> anyhow::Result<Self> {
+    pub async fn open(nats: &Nats, era: Era, bucket: Bucket) -> anyhow::Result<Self> {
         Ok(Self {
             nats: nats.clone(),
+            era,
             bucket,
             stream: nats.jetstream.get_stream_no_info(bucket.stream()).await?,
             known: Cache::new(REMEMBERED),
@@ -149,16 +158,17 @@ impl Kv {
     /// [`PutResult::UpToDate`] may have needed none.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::SeqCst)
+        self.acknowledged.load(SeqCst)
     }
 
-    /// Reads a key from the leader, so that a write that was acknowledged is seen.
+    /// Reads a key from the leader, so that a write that was acknowledged is seen. A value of
+    /// another era is none.
     ///
     /// # Errors
     /// If the bucket cannot be read.
     pub async fn get(&self, key: &str) -> anyhow::Result<Option<KvEntry>> {
         Ok(match self.last(key).await? {
-            LastMessage::Value(entry) => Some(entry),
+            LastMessage::Value(entry) => Some(entry).filter(|entry| entry.era == self.era),
             LastMessage::Nothing(_) => None,
         })
     }
@@ -202,7 +212,7 @@ impl Kv {
         let read = join_all(unknown.iter().map(|&at| self.last(&puts[at].key))).await;
         for (at, last) in unknown.into_iter().zip(read) {
             match last {
-                Ok(LastMessage::Value(entry)) if puts[at].is_covered_by_entry(&entry) => {
+                Ok(LastMessage::Value(entry)) if puts[at].is_covered_by_entry(self.era, &entry) => {
                     results[at] = Some(PutResult::UpToDate);
                 }
                 Ok(LastMessage::Value(entry)) => expected[at] = Some(entry.revision),
@@ -226,7 +236,7 @@ impl Kv {
         let mut sent = Vec::new();
         for (at, put) in puts.iter().enumerate() {
             if let (None, Some(revision)) = (&results[at], expected[at]) {
-                let mut message = PublishMessage::build().payload(put.value.clone());
+                let mut message = PublishMessage::build().payload(stamp(self.era, &put.value));
                 if !PlantedBug::WriteWithoutVersion.is_planted() {
                     message = message.expected_last_subject_sequence(revision);
                 }
@@ -247,11 +257,11 @@ impl Kv {
         for (at, written) in join_all(sent).await {
             match written {
                 WriteResult::At(revision) => {
-                    self.acknowledged.fetch_add(1, Ordering::SeqCst);
-                    if self.newest.fetch_max(revision, Ordering::SeqCst) > revision + IN_FLIGHT {
+                    self.acknowledged.fetch_add(1, SeqCst);
+                    if self.newest.fetch_max(revision, SeqCst) > revision + IN_FLIGHT {
                         // The stream was made again and counts from 1: revisions of the old one
                         // may be given out again, to other values.
-                        self.newest.store(revision, Ordering::SeqCst);
+                        self.newest.store(revision, SeqCst);
                         self.forget();
                     }
                     let put = &puts[at];
@@ -301,7 +311,7 @@ impl Kv {
     /// again, to other values.
     fn forget_earlier_connections(&self) {
         let now = self.nats.connections();
-        if self.connection.swap(now, Ordering::SeqCst) != now {
+        if self.connection.swap(now, SeqCst) != now {
             self.forget();
         }
     }
@@ -312,12 +322,16 @@ impl Kv {
             Ok(message) if is_marker(&message.headers) => {
                 Ok(LastMessage::Nothing(message.sequence))
             }
-            Ok(message) => Ok(LastMessage::Value(KvEntry {
-                revision: message.sequence,
-                version: version_in(&message.payload),
-                expires: message.headers.get("Nats-TTL").is_some(),
-                value: message.payload,
-            })),
+            Ok(message) => {
+                let (era, value) = unstamp(&message.payload);
+                Ok(LastMessage::Value(KvEntry {
+                    revision: message.sequence,
+                    era,
+                    version: version_in(&value),
+                    expires: message.headers.get("Nats-TTL").is_some(),
+                    value,
+                }))
+            }
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
                 Ok(LastMessage::Nothing(0))
             }
@@ -350,6 +364,31 @@ fn is_marker(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
 }
 
+/// The beginning of a value of a later era than the first.
+const STAMP: &[u8] = br#"{"era":"#;
+
+/// Returns a JSON object with its era as the first field; none in the first era.
+fn stamp(era: Era, value: &Bytes) -> Bytes {
+    match value.strip_prefix(b"{") {
+        Some(rest) if !era.is_first() => {
+            [STAMP, era.to_string().as_bytes(), b",", rest].concat().into()
+        }
+        _ => value.clone(),
+    }
+}
+
+/// Returns the era of a value, and the value without it.
+#[must_use]
+pub fn unstamp(value: &Bytes) -> (Era, Bytes) {
+    let read = || {
+        let rest = value.strip_prefix(STAMP)?;
+        let end = rest.iter().position(|byte| *byte == b',')?;
+        let era = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+        Some((Era::new(era), [b"{", &rest[end + 1..]].concat().into()))
+    };
+    read().unwrap_or_else(|| (Era::FIRST, value.clone()))
+}
+
 /// Returns the version inside a value; 0 if brigade did not write it, so that it is replaced.
 fn version_in(value: &[u8]) -> u64 {
     #[derive(Deserialize)]
@@ -357,4 +396,23 @@ fn version_in(value: &[u8]) -> u64 {
         version: u64,
     }
     serde_json::from_slice::<Versioned>(value).map_or(0, |value| value.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_a_later_era_says_so_and_is_read_without_it() {
+        let value = Bytes::from_static(br#"{"version":7,"at":"x"}"#);
+        assert_eq!(stamp(Era::FIRST, &value), value);
+        assert_eq!(unstamp(&value), (Era::FIRST, value.clone()));
+        let stamped = stamp(Era::new(9), &value);
+        assert_eq!(stamped, r#"{"era":9,"version":7,"at":"x"}"#);
+        assert_eq!(unstamp(&stamped), (Era::new(9), value));
+        for other in [&b""[..], br#"{"era":x,"version":1}"#, br#"{"era":9}"#, b"garbage"] {
+            let other = Bytes::copy_from_slice(other);
+            assert_eq!(unstamp(&other), (Era::FIRST, other.clone()));
+        }
+    }
 }

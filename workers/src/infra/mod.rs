@@ -16,7 +16,7 @@ pub use context::Context;
 pub use fail::FailPoints;
 pub use health::Health;
 pub use intake::Intake;
-pub use kv::{Kv, KvEntry, Put, PutResult, WhenAbsent};
+pub use kv::{Kv, KvEntry, Put, PutResult, WhenAbsent, unstamp};
 pub use lease::Lease;
 pub use metrics::Metrics;
 pub use nats::{Nats, NatsOptions, connect_options};

@@ -32,7 +32,13 @@ use self::roles::set_up_roles;
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 5] = [
+const FUNCTIONS: [&str; 11] = [
+    include_str!("../../../migrations/functions/server_timeline.sql"),
+    include_str!("../../../migrations/functions/assert_era.sql"),
+    include_str!("../../../migrations/functions/begin_era.sql"),
+    include_str!("../../../migrations/functions/current_era.sql"),
+    include_str!("../../../migrations/functions/era_to_reset.sql"),
+    include_str!("../../../migrations/functions/era_was_reset.sql"),
     include_str!("../../../migrations/functions/turn_at.sql"),
     include_str!("../../../migrations/functions/load_batch.sql"),
     include_str!("../../../migrations/functions/read_users.sql"),

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use async_nats::{Client, HeaderMap, Request};
-use brigade_contracts::{Address, Body, Outcome, WorkerName, header, subject};
+use brigade_contracts::{Address, Body, Era, Outcome, WorkerName, header, subject};
 use uuid::Uuid;
 
 use super::Verdict;
@@ -15,6 +15,7 @@ use crate::infra::Context;
 pub struct CommandClient<'a> {
     nats: &'a Client,
     actor: WorkerName,
+    era: Era,
     timeout: Duration,
 }
 
@@ -40,7 +41,7 @@ impl<'a> CommandClient<'a> {
     /// Returns a client whose commands wait for at most `timeout` for their outcomes.
     #[must_use]
     pub fn new(cx: &'a Context, timeout: Duration) -> Self {
-        Self { nats: &cx.nats.client, actor: cx.worker, timeout }
+        Self { nats: &cx.nats.client, actor: cx.worker, era: cx.era, timeout }
     }
 
     /// Sends a command and returns its outcome, whatever was decided.
@@ -56,7 +57,7 @@ impl<'a> CommandClient<'a> {
     ) -> Result<Outcome, NotDecided> {
         let (verb, payload) = body.encode();
         let request = Request::new()
-            .headers(headers(self.actor, options))
+            .headers(headers(self.actor, self.era, options))
             .payload(payload.into())
             .timeout(Some(self.timeout));
         match self.nats.send_request(subject::request(address, verb), request).await {
@@ -102,14 +103,14 @@ impl fmt::Display for NotDecided {
     }
 }
 
-fn headers(actor: WorkerName, options: CommandOptions) -> HeaderMap {
+fn headers(actor: WorkerName, era: Era, options: CommandOptions) -> HeaderMap {
     let CommandOptions { command_id, expected_version } = options;
     let mut headers = HeaderMap::new();
     let command_id = command_id.unwrap_or_else(|| Uuid::now_v7().to_string());
     headers.insert(header::COMMAND_ID, command_id);
     headers.insert(header::ACTOR, actor.as_str());
     if let Some(version) = expected_version {
-        headers.insert(header::EXPECTED_VERSION, version.to_string());
+        headers.insert(header::EXPECTED_VERSION, era.at(version).to_string());
     }
     headers
 }
@@ -171,7 +172,7 @@ mod tests {
         let reason = Text::new("idle".to_owned()).unwrap();
         let body = Body::Cart(cart::Verb::Abandon(Reason { reason }));
         let sent = |options| {
-            let headers = headers(WorkerName::CartLockExpiry, options);
+            let headers = headers(WorkerName::CartLockExpiry, Era::new(9), options);
             let pairs: Vec<(String, String)> = headers
                 .iter()
                 .map(|(name, values)| (name.to_string(), values[0].as_str().to_owned()))
@@ -190,7 +191,7 @@ mod tests {
         });
         assert_eq!(chosen.command_id.as_str(), "verified-1");
         let request = chosen.request.unwrap();
-        assert_eq!((request.address, request.expected_version), (cart.clone(), Some(7)));
+        assert_eq!((request.address, request.expected_version), (cart.clone(), Some(Era::new(9).at(7))));
         assert_eq!(request.body, body);
     }
 }

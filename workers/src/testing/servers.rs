@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Result;
 use async_nats::Client;
 use brigade_contracts::{
-    Token, WorkerName,
+    Era, Token, WorkerName,
     permissions::{self, Account, NatsUser},
     topology::Topology,
 };
@@ -218,6 +218,7 @@ impl TestServers {
         Ok(Context {
             worker,
             instance: "by-hand".into(),
+            era: Era::FIRST,
             nats,
             postgres: pool(&self.database.worker_url(worker), worker, 8)?,
             health,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Address, Part, Timestamp,
+    Address, Era, Part, Timestamp,
     event::After,
     header,
     key::{self, Bucket, Versions},
@@ -56,6 +56,8 @@ pub struct ProjectionEvent {
     again: bool,
     /// When it was received to be handled alone; before that it is redelivered by itself.
     alone_since: Option<Instant>,
+    /// It is of a later era than this worker, which is about to be started again.
+    is_ahead: bool,
 }
 
 /// The longest time that an event waits, without using up its tries, for `versions` to be healed.
@@ -78,9 +80,9 @@ struct Projector {
 pub async fn run(cx: Context, projection: Projection) -> anyhow::Result<()> {
     let mut buckets = Vec::new();
     for bucket in projection.buckets {
-        buckets.push(Kv::open(&cx.nats, *bucket).await?);
+        buckets.push(Kv::open(&cx.nats, cx.era, *bucket).await?);
     }
-    let versions = Kv::open(&cx.nats, Bucket::Versions).await?;
+    let versions = Kv::open(&cx.nats, cx.era, Bucket::Versions).await?;
     let visibility = cx.metrics.group();
     let projector = Projector { cx: cx.clone(), projection, buckets, versions, visibility };
     consume(&cx, cx.health.duty("messages"), &[Source::Stream("EVENTS")], projector).await
@@ -95,13 +97,17 @@ impl Handler for Projector {
                 .ok_or("not an event's subject and ce-subject")?;
         let payload: brigade_contracts::event::Payload =
             serde_json::from_slice(delivery.payload()).map_err(|error| error.to_string())?;
+        let era = match delivery.header(header::ERA) {
+            None => Era::FIRST,
+            Some(era) => Era::new(era.parse().map_err(|_| "not an era")?),
+        };
         let again = delivery.header(header::MSG_ID) != delivery.header(header::CE_ID);
         let alone_since = delivery.is_alone().then_some(delivery.received);
-        Ok(ProjectionEvent {
-            keys: (self.projection.decode)(&address, payload.after)?,
-            again,
-            alone_since,
-        })
+        let keys = (self.projection.decode)(&address, payload.after)?;
+        // What was published in an earlier era may have been lost. What was not is published again
+        // by healing.
+        let keys = if era == self.cx.era { keys } else { Vec::new() };
+        Ok(ProjectionEvent { keys, again, alone_since, is_ahead: era > self.cx.era })
     }
 
     async fn handle(&self, batch: Vec<ProjectionEvent>, _permit: BatchPermit) -> Vec<Verdict> {
@@ -125,6 +131,9 @@ impl Handler for Projector {
         self.cx.fail.point(self.projection.after_projection).await;
         // An older event of the batch is done when the newest of its keys are.
         let verdict_of = |message: &ProjectionEvent| {
+            if message.is_ahead {
+                return Verdict::Away("the database is in a later era".to_owned());
+            }
             let mut verdicts = message.keys.iter().filter_map(|key| verdicts.get(&bucket_key(key)));
             match verdicts.find(|verdict| **verdict != Verdict::Done) {
                 Some(Verdict::Retry(why)) if message.waits() => Verdict::Away(why.clone()),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{CommandState, Line, QueuedCommand};
 use crate::{
-    Address, Aggregate, Body, Refusal, Timestamp, Token,
+    Address, Aggregate, Body, EraVersion, Refusal, Timestamp, Token,
     client::Send,
     subject::{self, RawCommandSubject},
 };
@@ -62,7 +62,7 @@ pub(super) struct Saved {
     payload: Value,
     command_id: Token,
     deadline: Option<Timestamp>,
-    expected_version: Option<u64>,
+    expected_version: Option<EraVersion>,
     actor: Option<Token>,
     traceparent: Option<String>,
     if_done: bool,

@@ -105,7 +105,7 @@ fn a_line_that_is_kept_and_read_again_is_the_same() {
     line.add(Send {
         door: crate::Door::Durable,
         deadline: Some(at),
-        expected_version: Some(7),
+        expected_version: Some(7.into()),
         actor: Some(id(9)),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         ..command(1, 0)

@@ -26,7 +26,8 @@ impl Snapshot {
             for message in messages(js, &bucket.stream()).await.unwrap_or_default() {
                 let key = message.subject.strip_prefix(&prefix).unwrap_or_default();
                 // A marker of an expiry is no value, and empty.
-                if let Ok(value) = serde_json::from_slice(&message.payload) {
+                let (_era, value) = brigade::infra::unstamp(&message.payload);
+                if let Ok(value) = serde_json::from_slice(&value) {
                     values.insert(format!("{}|{key}", bucket.as_str()), value);
                 }
             }

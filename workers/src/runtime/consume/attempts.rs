@@ -1,4 +1,7 @@
-use brigade_contracts::key::{self, Bucket};
+use brigade_contracts::{
+    Era,
+    key::{self, Bucket},
+};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +40,7 @@ struct AttemptRecord {
 
 impl Attempts {
     pub(super) async fn open(cx: &Context) -> anyhow::Result<Self> {
-        let kv = Kv::open(&cx.nats, Bucket::Attempts).await?;
+        let kv = Kv::open(&cx.nats, Era::FIRST, Bucket::Attempts).await?;
         Ok(Self { kv, uncounted: Cache::new(REMEMBERED) })
     }
 

@@ -24,6 +24,9 @@
 //! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
 //! stands in KV, and heals single keys the same way. Both walk through all aggregates by [`heads`].
 //!
+//! When the database begins a new **era**, since commits may be lost, it empties all buckets ([`era`]),
+//! which are then healed as after any loss.
+//!
 //! And it **verifies** what is cached of users' sessions, event by event ([`sessions`]).
 //!
 //! Guarantees: at rest, buckets and `EVENTS` are complete again some seconds after any loss. Not
@@ -35,6 +38,7 @@
 mod audit;
 mod checkpoints;
 mod discrepancy;
+mod era;
 mod heads;
 mod heal;
 mod metrics;

@@ -127,7 +127,7 @@ impl<P: Preload> Sessions<P> {
     /// # Errors
     /// Never in practice: see [`Kv::open`].
     pub async fn open(cx: &Context, preload: P) -> anyhow::Result<Self> {
-        let user_state = Kv::open(&cx.nats, Bucket::UserState).await?;
+        let user_state = Kv::open(&cx.nats, cx.era, Bucket::UserState).await?;
         Ok(Self { cx: cx.clone(), metrics: cx.metrics.group(), user_state, preload })
     }
 

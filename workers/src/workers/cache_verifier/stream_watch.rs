@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     STREAMS, VerifierMetrics,
     checkpoints::{self, ObservedStream, StreamCheckpoint, StreamLoss, detect_loss, observe},
-    failed_dependency,
+    era, failed_dependency,
     heal::{HealPlan, Healer},
 };
 use crate::infra::{Context, health::POSTGRES, lease::LeasedRounds};
@@ -35,6 +35,7 @@ pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
     let mut cleanup = Instant::now();
     while rounds.begin().await {
         let round = async {
+            era::reset_once(cx).await?;
             compare(cx, metrics, &mut rounds).await?;
             if Instant::now() >= cleanup {
                 cleanup = Instant::now() + CLEANUP_PERIOD;

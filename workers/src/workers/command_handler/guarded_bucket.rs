@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use brigade_contracts::key::Bucket;
+use brigade_contracts::{Era, key::Bucket};
 use tokio::time::{sleep, timeout};
 
 use super::circuit_breaker::{Circuit, CircuitBreaker, PROBE_INTERVAL};
@@ -30,8 +30,8 @@ impl GuardedBucket {
     ///
     /// # Errors
     /// Never in practice: see [`Kv::open`].
-    pub async fn open(nats: &Nats, bucket: Bucket) -> anyhow::Result<Self> {
-        Ok(Self { kv: Kv::open(nats, bucket).await?, breaker: Mutex::default() })
+    pub async fn open(nats: &Nats, era: Era, bucket: Bucket) -> anyhow::Result<Self> {
+        Ok(Self { kv: Kv::open(nats, era, bucket).await?, breaker: Mutex::default() })
     }
 
     /// Forgets the remembered versions of these keys, so that the next write reads what is stored.
@@ -177,7 +177,7 @@ mod tests {
         provision::run(&url, 1).await?;
         let health = Health::new(WorkerName::CommandHandler);
         let nats = Nats::connect(&url, &health, &Arc::new(Metrics::new())).await?;
-        let bucket = GuardedBucket::open(&nats, Bucket::Views).await?;
+        let bucket = GuardedBucket::open(&nats, Era::FIRST, Bucket::Views).await?;
         assert_eq!(bucket.put(&[put("a")], WhenAbsent::Ask).await, [PutResult::UpToDate]);
 
         // It can be read, and takes no write.

@@ -5,7 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Command, IdSpace, MAX_OPEN_CARTS, Timestamp, Token, tenant::TenantState,
+    Address, Aggregate, Command, Era, IdSpace, MAX_OPEN_CARTS, Timestamp, Token,
+    tenant::TenantState,
 };
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,7 @@ struct LoadRequest<'a> {
     turn_tenants: Vec<&'a str>,
     turns: Vec<&'a str>,
     fencing_tokens: i32,
+    era: Era,
 }
 
 /// A stored outcome.
@@ -115,13 +117,14 @@ struct TurnTableRow {
 /// If Postgres refuses a statement, or command-handler did not write a row.
 pub async fn load_batch(
     connection: &mut PgConnection,
+    era: Era,
     commands: &[&Command],
     missing: &BTreeSet<Missing>,
 ) -> sqlx::Result<LoadedBatch> {
     let plan = LockPlan::new(commands.iter().copied(), missing);
     let rows = sqlx::query!(
         r#"select kind as "kind!", body as "body!" from brigade.load_batch($1)"#,
-        Json(LoadRequest::new(commands, &plan)) as _,
+        Json(LoadRequest::new(era, commands, &plan)) as _,
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -152,7 +155,7 @@ pub async fn load_batch(
 }
 
 impl<'a> LoadRequest<'a> {
-    fn new(commands: &[&'a Command], plan: &'a LockPlan) -> Self {
+    fn new(era: Era, commands: &[&'a Command], plan: &'a LockPlan) -> Self {
         let ids = |c: &&'a Command| {
             let keys = [Some(c.key().to_string()), before_spaces(c)];
             keys.into_iter().flatten().map(|key| (c.tenant.as_str(), key))
@@ -178,6 +181,7 @@ impl<'a> LoadRequest<'a> {
             turn_tenants,
             turns,
             fencing_tokens: plan.fencing_tokens,
+            era,
         }
     }
 }

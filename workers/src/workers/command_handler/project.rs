@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream;
-use brigade_contracts::{Address, Part, key::Bucket};
+use brigade_contracts::{Address, Era, Part, key::Bucket};
 use brigade_domain::State;
 use futures::future::join_all;
 use sqlx::PgPool;
@@ -15,7 +15,11 @@ use super::{
     projected_keys::{active_order, auth, cart_lock, core, timer, versions},
 };
 use crate::{
-    infra::{Context, Put, PutResult, WhenAbsent, metrics::VisibilityMetrics, postgres::bounded},
+    infra::{
+        Context, Put, PutResult, WhenAbsent,
+        metrics::VisibilityMetrics,
+        postgres::{assert_era, bounded},
+    },
     store::states,
 };
 
@@ -31,6 +35,7 @@ pub struct ProjectionWriter {
     user_state: GuardedBucket,
     timers: jetstream::Context,
     postgres: PgPool,
+    era: Era,
     visibility: Arc<VisibilityMetrics>,
 }
 
@@ -41,13 +46,14 @@ impl ProjectionWriter {
     /// Never in practice: see [`GuardedBucket::open`].
     pub async fn open(cx: &Context) -> anyhow::Result<Self> {
         Ok(Self {
-            versions: GuardedBucket::open(&cx.nats, Bucket::Versions).await?,
-            views: GuardedBucket::open(&cx.nats, Bucket::Views).await?,
-            active_orders: GuardedBucket::open(&cx.nats, Bucket::ActiveOrders).await?,
-            cart_locks: GuardedBucket::open(&cx.nats, Bucket::CartLocks).await?,
-            user_state: GuardedBucket::open(&cx.nats, Bucket::UserState).await?,
+            versions: GuardedBucket::open(&cx.nats, cx.era, Bucket::Versions).await?,
+            views: GuardedBucket::open(&cx.nats, cx.era, Bucket::Views).await?,
+            active_orders: GuardedBucket::open(&cx.nats, cx.era, Bucket::ActiveOrders).await?,
+            cart_locks: GuardedBucket::open(&cx.nats, cx.era, Bucket::CartLocks).await?,
+            user_state: GuardedBucket::open(&cx.nats, cx.era, Bucket::UserState).await?,
             timers: cx.nats.jetstream_within(WRITE_TIMEOUT),
             postgres: cx.postgres.clone(),
+            era: cx.era,
             visibility: cx.metrics.group(),
         })
     }
@@ -86,7 +92,11 @@ impl ProjectionWriter {
     }
 
     async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
-        bounded(&self.postgres, async |connection| states::load(connection, addresses).await).await
+        bounded(&self.postgres, async |connection| {
+            assert_era(connection, self.era).await?;
+            states::load(connection, addresses).await
+        })
+        .await
     }
 
     /// Sets the timers of the locks that are held. Returns the results with the positions of the

@@ -2,7 +2,7 @@
 
 use async_nats::HeaderMap;
 use brigade_contracts::{
-    Part, header,
+    Era, Part, header,
     key::{self, ENDED_TTL, REMOVED_TTL, Versions},
     lock::Due,
     subject,
@@ -19,7 +19,8 @@ pub fn versions(state: &State) -> Option<Put> {
         return None;
     }
     let head = state.head();
-    let value = Versions { version: head.version, parts: head.part_versions(), at: head.at };
+    let (version, parts) = (head.version, head.part_versions());
+    let value = Versions { era: Era::FIRST, version, parts, at: head.at };
     Some(Put {
         key: key::versions(&head.address),
         version: head.version,

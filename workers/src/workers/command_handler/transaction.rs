@@ -67,12 +67,13 @@ pub async fn decide(
 ) -> sqlx::Result<Decided> {
     let mut tx = postgres.begin_with(begin).await?;
     let commands: Vec<&Command> = batch.commands.iter().map(|(command, _)| *command).collect();
-    let mut loaded = load_batch(&mut tx, &commands, batch.missing).await?;
+    let mut loaded = load_batch(&mut tx, cx.era, &commands, batch.missing).await?;
     let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
     let mut inbox = Inbox::new(outcomes, loaded.tenants);
-    let mut state =
-        BatchState::new(states, locked, lock_policy.clone(), fencing_tokens).with_users(inputs);
+    let mut state = BatchState::new(states, locked, lock_policy.clone(), fencing_tokens)
+        .with_users(inputs)
+        .in_era(cx.era);
     let answers = inbox.decide(&mut state, batch.commands, now);
     cx.fail.point("command-handler.before_write").await;
     let changed: Vec<State> = state.changed().cloned().collect();

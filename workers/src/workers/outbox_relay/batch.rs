@@ -178,7 +178,8 @@ async fn read(sessions: &RelaySessions, due: &[ShardRead]) -> sqlx::Result<Event
         let OutboxRow { shard, seq, event_seq, .. } = row;
         match row.envelope() {
             Ok(envelope) => {
-                read.events.push(OutboxEvent { shard, seq, event_seq, envelope, payload })
+                let era = sessions.era;
+                read.events.push(OutboxEvent { shard, seq, era, event_seq, envelope, payload })
             }
             Err(refusal) => read.unfit.push(row.unfit(payload, &refusal)),
         }

@@ -8,7 +8,7 @@ use async_nats::{
     connection::State,
     jetstream::{ErrorCode, publish::PublishAck, response::Response},
 };
-use brigade_contracts::{Address, event::Envelope, header};
+use brigade_contracts::{Address, Era, event::Envelope, header};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::time::timeout;
@@ -35,6 +35,8 @@ const UNFIT: [ErrorCode; 2] =
 pub struct OutboxEvent {
     pub shard: i16,
     pub seq: i64,
+    /// The era of the database that it was read in.
+    pub era: Era,
     /// The `seq` of the event in `brigade.events`.
     pub event_seq: i64,
     pub envelope: Envelope,
@@ -97,7 +99,7 @@ async fn atomic(nats: &Nats, events: &[OutboxEvent]) -> Result<(), PublishError>
     let id = Uuid::now_v7().simple().to_string();
     let Some((last, events)) = events.split_last() else { return Ok(()) };
     let part = |event: &OutboxEvent, place: usize| {
-        let mut headers = headers(&event.envelope);
+        let mut headers = headers(event);
         headers.insert(HeaderName::from_static(header::BATCH_ID), id.as_str());
         headers.insert(HeaderName::from_static(header::BATCH_SEQUENCE), place.to_string());
         headers
@@ -134,7 +136,7 @@ async fn one_by_one(nats: &Nats, events: &[OutboxEvent], mode: PublishMode) -> P
         let (mut done, mut unfit) = (Vec::new(), Vec::new());
         for at in run {
             let event = &events[at];
-            match acknowledged(nats, event, headers(&event.envelope)).await {
+            match acknowledged(nats, event, headers(event)).await {
                 Ok(()) => done.push(at),
                 Err(PublishError::Unfit(why)) => unfit.push((at, why)),
                 Err(PublishError::Refused(why) | PublishError::Unknown(why)) => {
@@ -190,10 +192,13 @@ async fn acknowledged(
     }
 }
 
-fn headers(envelope: &Envelope) -> HeaderMap {
+fn headers(event: &OutboxEvent) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, value) in envelope.headers() {
+    for (name, value) in event.envelope.headers() {
         headers.insert(HeaderName::from_static(name), value);
+    }
+    if !event.era.is_first() {
+        headers.insert(HeaderName::from_static(header::ERA), event.era.to_string());
     }
     headers
 }

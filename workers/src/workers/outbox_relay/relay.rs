@@ -82,7 +82,7 @@ impl Relay {
     pub fn new(cx: Context) -> Self {
         let now = Instant::now();
         Self {
-            sessions: RelaySessions::new(&cx.postgres),
+            sessions: RelaySessions::new(&cx),
             rounds: cx.health.duty("rounds"),
             probes: cx.health.duty_within("probes", BATCH_HANGS),
             publishing: cx.health.duty_within("publishing", BATCH_HANGS),

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use async_nats::HeaderMap;
-use brigade_contracts::{Address, Aggregate, Timestamp, Token, event::Envelope, header, subject};
+use brigade_contracts::{
+    Address, Aggregate, Era, Timestamp, Token, event::Envelope, header, subject,
+};
 use futures::{StreamExt, stream};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -238,7 +240,7 @@ async fn nor_does_it_behind_a_pooler() -> Result<()> {
 /// A crash may give numbers out again that were drawn before it and not flushed.
 async fn watermark_and_crash(mut fixture: RelayFixture) -> Result<()> {
     let cx = fixture.context().await?;
-    let sessions = RelaySessions::new(&cx.postgres);
+    let sessions = RelaySessions::new(&cx);
     sqlx::query("select setval('brigade.events_seq_seq', 1000000)").execute(&fixture.sql).await?;
     let settled = settle(&sessions).await?;
     let watermarks = all(settled);
@@ -265,7 +267,7 @@ async fn watermark_and_crash(mut fixture: RelayFixture) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_committed_late_is_not_passed_over() -> Result<()> {
     let fixture = RelayFixture::start().await?;
-    let sessions = RelaySessions::new(&fixture.context().await?.postgres);
+    let sessions = RelaySessions::new(&fixture.context().await?);
     let relay = fixture.relay(FailPoints::default());
     let mut late = PgConnection::connect(&fixture.database.url).await?;
     let mut tx = late.begin().await?;
@@ -297,7 +299,7 @@ async fn what_was_relayed_is_not_read_again_while_somebody_holds_back_xmin() -> 
     let mut tx = holder.begin().await?;
     hold_back_xmin(&mut tx).await?;
     let cx = fixture.context().await?;
-    let sessions = RelaySessions::new(&cx.postgres);
+    let sessions = RelaySessions::new(&cx);
     fixture.commit(&in_rotation(20_000, 200)).await?;
     let mut watermarks = all(Watermark::default());
     while fixture.count("brigade.outbox").await? > 0 {
@@ -418,6 +420,7 @@ fn by_hand(n: usize) -> Vec<OutboxEvent> {
         shard: 0,
         seq: 0,
         event_seq: 0,
+        era: Era::FIRST,
         envelope: envelope(i),
         payload: PAYLOAD.into(),
     };

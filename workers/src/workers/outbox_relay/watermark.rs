@@ -36,13 +36,13 @@ use std::{
     time::Duration,
 };
 
-use brigade_contracts::SHARDS;
+use brigade_contracts::{Era, SHARDS};
 use sqlx::{Error, PgConnection, PgPool};
 use tokio::time::{Instant, timeout};
 
 use crate::infra::{
-    postgres::CONNECT_LIMIT,
-    postgres::{PATIENCE, connection, finish},
+    Context,
+    postgres::{CONNECT_LIMIT, PATIENCE, connection, finish},
 };
 
 /// The limit of a read without a watermark, above its own statement timeout.
@@ -73,6 +73,7 @@ impl Watermark {
 #[derive(Clone)]
 pub struct RelaySessions {
     pub pool: PgPool,
+    pub era: Era,
     server: Arc<Mutex<KnownServer>>,
     timeout: Arc<WalkTimeout>,
 }
@@ -113,8 +114,9 @@ impl WalkTimeout {
 
 impl RelaySessions {
     /// Uses the pool of the worker.
-    pub fn new(worker: &PgPool) -> Self {
-        Self { pool: worker.clone(), server: Arc::default(), timeout: Arc::default() }
+    pub fn new(cx: &Context) -> Self {
+        let (pool, era) = (cx.postgres.clone(), cx.era);
+        Self { pool, era, server: Arc::default(), timeout: Arc::default() }
     }
 
     /// Reads above watermarks, in a session, given the server that each statement of the read has
@@ -158,9 +160,11 @@ impl RelaySessions {
         if let Some(server) = known {
             return Ok(server);
         }
-        let name = sqlx::query_scalar!(r#"select brigade.server_incarnation() as "name!""#)
-            .fetch_one(session)
-            .await?;
+        let name = sqlx::query_scalar!(
+            r#"select brigade.server_incarnation() as "name!" where brigade.assert_era($1)"#,
+            self.era.as_sql(),
+        );
+        let name = name.fetch_one(session).await?;
         let mut known = self.known();
         known.is_certain = true;
         if known.server.name != name {

@@ -1,7 +1,7 @@
 //! The keys that SQL demands of KV, and how a cached entry differs from them. Pure.
 
 use brigade_contracts::{
-    Address, Part,
+    Address, Era, Part,
     key::{self, Bucket, Versions},
 };
 use brigade_domain::{Order, State};
@@ -34,7 +34,8 @@ impl ExpectedKey {
     /// Returns the key in `versions`, which the writer of this part writes.
     fn of_versions(state: &State, part: Part) -> Self {
         let head = state.head();
-        let versions = Versions { version: head.version, parts: head.part_versions(), at: head.at };
+        let (version, parts) = (head.version, head.part_versions());
+        let versions = Versions { era: Era::FIRST, version, parts, at: head.at };
         Self {
             address: head.address.clone(),
             bucket: Bucket::Versions,
@@ -199,7 +200,13 @@ mod tests {
         };
         let compared = |version: u64, text: &'static str| {
             let value = text.into();
-            expected.compare(Some(&KvEntry { revision: 1, version, value, expires: false }))
+            expected.compare(Some(&KvEntry {
+                revision: 1,
+                era: Era::FIRST,
+                version,
+                value,
+                expires: false,
+            }))
         };
         assert_eq!(expected.compare(None), Some(KeyDiscrepancy::Missing));
         assert_eq!(compared(7, r#"{"a":1,"version":7}"#), None);

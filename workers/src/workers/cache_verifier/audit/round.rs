@@ -68,11 +68,11 @@ impl Audit {
     pub async fn open(cx: &Context) -> anyhow::Result<Self> {
         Ok(Self {
             metrics: cx.metrics.group(),
-            versions: Kv::open(&cx.nats, Bucket::Versions).await?,
-            views: Kv::open(&cx.nats, Bucket::Views).await?,
-            active_orders: Kv::open(&cx.nats, Bucket::ActiveOrders).await?,
-            cart_locks: Kv::open(&cx.nats, Bucket::CartLocks).await?,
-            user_state: Kv::open(&cx.nats, Bucket::UserState).await?,
+            versions: Kv::open(&cx.nats, cx.era, Bucket::Versions).await?,
+            views: Kv::open(&cx.nats, cx.era, Bucket::Views).await?,
+            active_orders: Kv::open(&cx.nats, cx.era, Bucket::ActiveOrders).await?,
+            cart_locks: Kv::open(&cx.nats, cx.era, Bucket::CartLocks).await?,
+            user_state: Kv::open(&cx.nats, cx.era, Bucket::UserState).await?,
             kind: FIRST_KIND,
             after: KeyCursor::default(),
         })

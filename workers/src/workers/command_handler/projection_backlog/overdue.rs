@@ -12,7 +12,7 @@ use crate::{
         Context,
         health::POSTGRES,
         lease::LeasedRounds,
-        postgres::{Failure, bounded, failure},
+        postgres::{Failure, assert_era, bounded, failure},
     },
     store::states,
     workers::command_handler::{
@@ -133,7 +133,7 @@ impl OverdueScan {
     /// Projects the entries of a page.
     async fn project_page(&mut self, entries: &[BacklogEntry]) -> sqlx::Result<BacklogPage> {
         let addresses = self.advance(entries);
-        let CurrentStates { states, deleted } = read(&self.cx.postgres, &addresses).await?;
+        let CurrentStates { states, deleted } = read(&self.cx, &addresses).await?;
         let began = Instant::now();
         let projected = self.writer.reproject(&states).await;
         let count = projected.len();
@@ -224,9 +224,13 @@ fn versions_of_deleted(
 }
 
 /// Reads aggregates. One that cannot be read is left out, and holds up no other.
-async fn read(postgres: &PgPool, addresses: &[Address]) -> sqlx::Result<CurrentStates> {
+async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<CurrentStates> {
     let read = async |addresses: &[Address]| {
-        bounded(postgres, async |connection| states::load(connection, addresses).await).await
+        bounded(&cx.postgres, async |connection| {
+            assert_era(connection, cx.era).await?;
+            states::load(connection, addresses).await
+        })
+        .await
     };
     let mut current = CurrentStates::default();
     match read(addresses).await {

@@ -3,10 +3,8 @@
 //! An aggregate that has ended is served as any other, and its stream goes on: money may still be
 //! paid back. Versions that follow each other closely may be sent as one change.
 
-use std::cmp::Ordering;
-
 use brigade_contracts::{
-    Address, IfNoneMatch, Token,
+    Address, Era, EraVersion, IfNoneMatch, Token,
     key::{self, Bucket},
     query::ViewHeaders,
 };
@@ -26,7 +24,7 @@ pub struct ViewTopic {
 
 /// The view that all readers were sent.
 struct SentView {
-    version: u64,
+    version: EraVersion,
     body: Bytes,
 }
 
@@ -40,14 +38,16 @@ impl ViewTopic {
 
 impl SentView {
     /// Returns the events for a reader that has version `last`, or none.
-    fn events_after(&self, last: Option<u64>) -> Bytes {
+    fn events_after(&self, last: Option<EraVersion>) -> Bytes {
         let id = self.version.to_string();
-        match last.map(|last| last.cmp(&self.version)) {
-            Some(Ordering::Equal) => heartbeat(&id),
-            Some(Ordering::Less) => event(SseEventKind::Change, &id, &self.body),
-            // A version that was lost with its database, or that never was.
-            Some(Ordering::Greater) => event(SseEventKind::Reset, &id, &self.body),
+        match last {
             None => event(SseEventKind::Snapshot, &id, &self.body),
+            Some(last) if last == self.version => heartbeat(&id),
+            Some(last) if last.era == self.version.era && last < self.version => {
+                event(SseEventKind::Change, &id, &self.body)
+            }
+            // A version that was lost with its database, or that never was.
+            Some(_) => event(SseEventKind::Reset, &id, &self.body),
         }
     }
 }
@@ -73,7 +73,7 @@ impl Topic for ViewTopic {
         if reply.status == 304 {
             return Ok(None);
         }
-        let version = reply.etag.as_deref().and_then(|tag| tag.trim_matches('"').parse().ok());
+        let version = reply.etag.as_deref().and_then(EraVersion::of_etag);
         let version = version.ok_or_else(QueryReply::unconfirmed)?;
         let sent = self.sent.insert(SentView { version, body: reply.body });
         let change = before.map(|_| sent.events_after(before));
@@ -88,7 +88,8 @@ impl Topic for ViewTopic {
     ) -> Result<Bytes, QueryReply> {
         let sent = self.sent.as_ref().ok_or_else(QueryReply::unconfirmed)?;
         // An id that is no version was never sent: everything.
-        Ok(sent.events_after(last_event_id.map(|last| last.parse().unwrap_or(u64::MAX))))
+        let never = Era::FIRST.at(u64::MAX);
+        Ok(sent.events_after(last_event_id.map(|last| last.parse().unwrap_or(never))))
     }
 }
 
@@ -98,11 +99,13 @@ mod tests {
 
     #[test]
     fn a_reader_is_told_what_it_does_not_have() {
-        let sent = SentView { version: 7, body: "{}".into() };
+        let sent = SentView { version: Era::FIRST.at(7), body: "{}".into() };
         let event = |kind: &str| Bytes::from(format!("event: {kind}\nid: 7\ndata: {{}}\n\n"));
         assert_eq!(sent.events_after(None), event("snapshot"));
-        assert_eq!(sent.events_after(Some(6)), event("change"));
-        assert_eq!(sent.events_after(Some(7)), ":\nid: 7\n\n");
-        assert_eq!(sent.events_after(Some(8)), event("reset"));
+        let after = |version: u64| sent.events_after(Some(Era::FIRST.at(version)));
+        assert_eq!(after(6), event("change"));
+        assert_eq!(after(7), ":\nid: 7\n\n");
+        assert_eq!(after(8), event("reset"));
+        assert_eq!(sent.events_after(Some(Era::new(9).at(6))), event("reset"));
     }
 }

@@ -108,7 +108,7 @@ mod tests {
     fn each_endpoint_reads_its_queries() {
         let token = |text| Token::new(text).expect("a token");
         let address = |aggregate, id| Address::new("t1", aggregate, id).expect("tokens");
-        let min_version = ViewHeaders { min_version: Some(7), ..ViewHeaders::default() };
+        let min_version = ViewHeaders { min_version: Some(7.into()), ..ViewHeaders::default() };
         let outcome = Query::Outcome {
             tenant: token("t1"),
             command: CommandKey { space: IdSpace::Nats, id: token("k1") },

@@ -8,11 +8,10 @@
 //! so the load on Postgres does not grow with the number of queries. Where more keys wait than one
 //! statement takes, tenants are served in turn.
 //!
-//! Each statement says `where (select pg_current_wal_lsn()) is not null`, which fails on a server
-//! in recovery, rows or no rows (it is evaluated once, before anything is read): a standby may be
-//! behind, and confirms nothing. That the session is one of a primary was seen when it was made
-//! ([`refuse_standby`](crate::infra::postgres::refuse_standby)); this holds where a pooler stands
-//! in between as well.
+//! Each statement says `where (select brigade.assert_era(…))`, which fails on a server in recovery
+//! or in another era, rows or no rows (it is evaluated once, before anything is read): a standby may
+//! be behind, and in another era what this worker remembers may never have been. A pooler may lead
+//! to such a server at any time.
 
 use std::{
     collections::HashMap,
@@ -186,7 +185,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use anyhow::Result;
-    use brigade_contracts::WorkerName;
+    use brigade_contracts::{Era, WorkerName};
     use brigade_servers::{Binaries, Postgres, config::StackConfig};
     use futures::{FutureExt, future::join_all};
     use sqlx::PgConnection;
@@ -219,6 +218,7 @@ mod tests {
         async fn load(
             &self,
             c: &mut PgConnection,
+            _: Era,
             keys: &[i64],
         ) -> sqlx::Result<HashMap<i64, i64>> {
             self.started.lock().expect("not poisoned").push(keys.to_vec());
@@ -244,7 +244,7 @@ mod tests {
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let postgres = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
         let pool = superuser_pool(&postgres.superuser_url("postgres"), 4)?;
-        let database = Arc::new(ReadDatabase::new(pool, Health::new(WorkerName::Edge)));
+        let database = Arc::new(ReadDatabase::new(pool, Era::FIRST, Health::new(WorkerName::Edge)));
         let loader = Doubled {
             started: Arc::default(),
             held: Arc::new(AtomicBool::new(true)),

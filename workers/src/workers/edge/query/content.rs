@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{
-    Address, Aggregate, Money, Part, cart,
+    Address, Aggregate, Era, Money, Part, cart,
     key::{self, Bucket},
     order, payment, query, table,
 };
@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 
 use super::{loader::Loader, versions::ConfirmedVersions};
 use crate::{
-    infra::{Kv, Nats, postgres::refuse_standby},
+    infra::{Kv, Nats, postgres::assert_era},
     store::states,
     workers::edge::metrics::ContentSource,
 };
@@ -63,14 +63,14 @@ impl ContentCache {
     ///
     /// # Errors
     /// Never in practice: see [`Kv::open`].
-    pub async fn open(nats: &Nats) -> anyhow::Result<Self> {
+    pub async fn open(nats: &Nats, era: Era) -> anyhow::Result<Self> {
         let weight = |_: &Address, body: &Arc<EncodedView>| {
             u32::try_from(body.bytes.len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
         };
         Ok(Self {
             memory: Cache::builder().max_capacity(MAX_CACHE_BYTES).weigher(weight).build(),
             seen: Cache::new(MAX_SEEN),
-            views: Kv::open(nats, Bucket::Views).await?,
+            views: Kv::open(nats, era, Bucket::Views).await?,
         })
     }
 
@@ -236,10 +236,11 @@ impl Loader for ViewBodyLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<EncodedView>>> {
         // It is not certain that this is the session in which the version was confirmed.
-        refuse_standby(connection).await?;
+        assert_era(connection, era).await?;
         let states = states::load_without_hashes(connection, addresses).await?;
         let keyed = |state: &State| {
             (state.head().address.clone(), Arc::new(EncodedView::from_state(state)))

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use brigade_contracts::Era;
 use futures::future::join;
 use sqlx::{
     Connection, Error, PgPool,
@@ -48,6 +49,7 @@ const NO_ANSWER: &str = "no answer";
 
 /// Postgres as queries read it.
 pub struct ReadDatabase {
+    era: Era,
     circuit: Arc<ReadCircuit>,
     _prober: AbortOnDropHandle<()>,
 }
@@ -77,7 +79,7 @@ pub enum LoadError {
 impl ReadDatabase {
     /// Starts the pings. Connects on first use.
     #[must_use]
-    pub fn new(pool: PgPool, health: Health) -> Self {
+    pub fn new(pool: PgPool, era: Era, health: Health) -> Self {
         let pings = PgPoolOptions::new()
             .max_connections(1)
             .test_before_acquire(false)
@@ -90,7 +92,7 @@ impl ReadDatabase {
         let circuit = Arc::new(circuit);
         let probed = circuit.clone();
         let _prober = supervise("the pings of Postgres", move || probe(probed.clone()));
-        Self { circuit, _prober }
+        Self { era, circuit, _prober }
     }
 
     /// Runs one statement of a loader, and retries it where others got in its way. One that is too
@@ -113,7 +115,8 @@ impl ReadDatabase {
                 Err(Error::PoolTimedOut) => break,
                 Err(error) => Ok(Err(error)),
                 Ok(mut connection) => {
-                    let done = timeout_at(until, loader.load(&mut connection, keys)).await;
+                    let done =
+                        timeout_at(until, loader.load(&mut connection, self.era, keys)).await;
                     if !matches!(done, Ok(Ok(_))) {
                         // Given back, it would hold its place in the pool until it answers.
                         connection.give_up();

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, future::Future, hash::Hash};
 
-use brigade_contracts::{Address, Token};
+use brigade_contracts::{Address, Era, Token};
 use sqlx::PgConnection;
 
 use crate::runtime::consume::HasTenant;
@@ -16,13 +16,15 @@ pub trait Loader: Send + Sync + 'static {
     /// The most keys of one statement: fewer where a key brings much, so that no statement is slow.
     const MAX_KEYS: usize = 1024;
 
-    /// Reads the rows of these keys; keys without a row are left out of the result.
+    /// Reads the rows of these keys; keys without a row are left out of the result. A database in
+    /// another era fails it.
     ///
     /// # Errors
     /// If Postgres fails the statement, or a row cannot be decoded.
     fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         keys: &[Self::Key],
     ) -> impl Future<Output = sqlx::Result<HashMap<Self::Key, Self::Row>>> + Send;
 }

@@ -1,5 +1,5 @@
 -- For each request the newest entries before a place: $1 tenants, $2 owners, $3 how many at most,
--- $4 places.
+-- $4 places, $5 era.
 select requested.place as "place!", found.seq as "seq!", found.entry as "entry!"
 from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) with ordinality
      as requested (tenant, owner, most, before, place)
@@ -12,5 +12,5 @@ cross join lateral (
       and entry.seq < requested.before
     order by seq desc limit requested.most
 ) found
-where (select pg_current_wal_lsn()) is not null
+where (select brigade.assert_era($5))
 order by requested.place, found.seq desc

@@ -7,7 +7,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Address, Aggregate, Refusal,
+    Address, Aggregate, Era, Refusal,
     list::MAX_BYTES,
     lock::{History, HistoryEntry, Live},
     query::HistoryHeaders,
@@ -78,6 +78,7 @@ impl Loader for LiveLockLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         locks: &[Address],
     ) -> sqlx::Result<HashMap<Address, Bytes>> {
         let AddressColumns { tenants, ids: owners, .. } = AddressColumns::new(locks.iter());
@@ -96,9 +97,10 @@ impl Loader for LiveLockLoader {
                from (select clock_timestamp() as now offset 0) clock
                cross join unnest($1::text[], $2::text[]) as requested (tenant, owner)
                join brigade.cart_locks l using (tenant, owner)
-               where state = 'held' and (select pg_current_wal_lsn()) is not null"#,
+               where state = 'held' and (select brigade.assert_era($3))"#,
             &tenants as _,
             &owners as _,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
@@ -129,6 +131,7 @@ impl Loader for LockHistoryLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         keys: &[Self::Key],
     ) -> sqlx::Result<HashMap<Self::Key, Bytes>> {
         let locks = keys.iter().map(|(lock, _)| lock);
@@ -143,6 +146,7 @@ impl Loader for LockHistoryLoader {
             &owners as _,
             &limits,
             &before,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

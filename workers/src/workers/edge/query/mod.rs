@@ -116,7 +116,7 @@ impl Queries {
         options: &QueryOptions,
         metrics: &Arc<EdgeMetrics>,
     ) -> anyhow::Result<Self> {
-        let database = Arc::new(ReadDatabase::new(cx.postgres.clone(), cx.health.clone()));
+        let database = Arc::new(ReadDatabase::new(cx.postgres.clone(), cx.era, cx.health.clone()));
         let wakeups = WakeupSource::new(&cx.nats);
         let polls = LongPolls::new(wakeups, cx.drain.clone(), metrics.clone());
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Duration};
 
-use brigade_contracts::{CommandKey, IdSpace, Refusal, Token, subject};
+use brigade_contracts::{CommandKey, Era, IdSpace, Refusal, Token, subject};
 use bytes::Bytes;
 use sqlx::PgConnection;
 
@@ -58,6 +58,7 @@ impl Loader for OutcomeLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         keys: &[(Token, CommandKey)],
     ) -> sqlx::Result<HashMap<(Token, CommandKey), Bytes>> {
         let tenants: Vec<_> = keys.iter().map(|(tenant, _)| tenant.as_str()).collect();
@@ -80,11 +81,12 @@ impl Loader for OutcomeLoader {
                      and coalesce(shared.via, 'fleet') = 'fleet'
                    limit 1
                ) inbox
-               where (select pg_current_wal_lsn()) is not null"#,
+               where (select brigade.assert_era($5))"#,
             &tenants as _,
             &ids,
             &users as _,
             &of_users as _,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use brigade_contracts::{Address, Aggregate, Token};
+use brigade_contracts::{Address, Aggregate, Era, Token};
 use serde::Deserialize;
 use sqlx::PgConnection;
 
@@ -93,6 +93,7 @@ impl Loader for OwnerLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<Ownership>>> {
         let AddressColumns { tenants, aggregates, ids } = AddressColumns::new(addresses.iter());
@@ -101,6 +102,7 @@ impl Loader for OwnerLoader {
             &tenants as _,
             &aggregates as _,
             &ids as _,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

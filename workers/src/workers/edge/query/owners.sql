@@ -1,8 +1,8 @@
--- The owners of aggregates ($1 tenants, $2 aggregates, $3 ids): one row for each that exists, with
+-- The owners of aggregates ($1 tenants, $2 aggregates, $3 ids, $4 era): one row for each that exists, with
 -- the cart that it belongs to, if any.
 with requested as (
     select * from unnest($1::text[], $2::text[], $3::text[]) as requested (tenant, aggregate, id)
-    where (select pg_current_wal_lsn()) is not null
+    where (select brigade.assert_era($4))
 ), found as (
     select tenant, aggregate, id, id as cart_id, null as payer
     from requested where aggregate = 'cart'

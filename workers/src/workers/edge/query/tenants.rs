@@ -11,7 +11,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Refusal, Token,
+    Era, Refusal, Token,
     tenant::{self, TenantState},
 };
 use moka::sync::Cache;
@@ -80,13 +80,15 @@ impl Loader for TenantLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         tenants: &[Token],
     ) -> sqlx::Result<HashMap<Token, TenantState>> {
         let names: Vec<&str> = tenants.iter().map(Token::as_str).collect();
         let rows = sqlx::query!(
             "select tenant, state from brigade.tenants
-             where tenant = any($1) and (select pg_current_wal_lsn()) is not null",
+             where tenant = any($1) and (select brigade.assert_era($2))",
             &names as _,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

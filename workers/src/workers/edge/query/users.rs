@@ -8,7 +8,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{
-    Address, Part, Refusal, Timestamp,
+    Address, Era, Part, Refusal, Timestamp,
     user::{Roles, SubscriptionPart, UserState, Valid, Validate},
 };
 use brigade_domain::User;
@@ -113,6 +113,7 @@ impl Loader for UserLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         keys: &[Self::Key],
     ) -> sqlx::Result<HashMap<Self::Key, Arc<UserSnapshot>>> {
         let addresses = keys.iter().map(|(address, _)| address);
@@ -122,10 +123,11 @@ impl Loader for UserLoader {
             r#"select place as "place!", body as "body!", has_token as "has_token!",
                       clock_timestamp() as "now!"
                from brigade.read_users($1, $2, $3)
-               where (select pg_current_wal_lsn()) is not null"#,
+               where (select brigade.assert_era($4))"#,
             &tenants as _,
             &ids as _,
             &hashes as _,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

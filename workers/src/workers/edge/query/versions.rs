@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use brigade_contracts::{Address, Aggregate, Part, PartVersions};
+use brigade_contracts::{Address, Aggregate, Era, Part, PartVersions};
 use sqlx::PgConnection;
 
 use super::loader::{AddressColumns, Loader};
@@ -38,6 +38,7 @@ impl Loader for VersionLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, ConfirmedVersions>> {
         self.metrics.confirm_statements.inc();
@@ -47,7 +48,7 @@ impl Loader for VersionLoader {
             r#"with requested as (
                    select * from unnest($1::text[], $2::text[], $3::text[])
                                  as requested (tenant, aggregate, id)
-                   where (select pg_current_wal_lsn()) is not null
+                   where (select brigade.assert_era($4))
                )
                select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
                       cart.version as "version!", cart.parts as "parts!"
@@ -70,6 +71,7 @@ impl Loader for VersionLoader {
             &tenants as _,
             &aggregates as _,
             &ids as _,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

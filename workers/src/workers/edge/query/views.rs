@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use brigade_contracts::{
-    Address, Outcome, Refusal,
+    Address, Era, Refusal,
     key::{self, Bucket},
     planted::PlantedBug,
     query::ViewHeaders,
@@ -27,6 +27,7 @@ const CONFIRM_RETRIES: usize = 2;
 
 /// Answers queries of views.
 pub struct Views {
+    era: Era,
     versions: BatchLoader<VersionLoader>,
     bodies: BatchLoader<ViewBodyLoader>,
     content: ContentCache,
@@ -58,10 +59,11 @@ impl Views {
     ) -> anyhow::Result<Self> {
         let loader = VersionLoader { metrics: metrics.clone() };
         Ok(Self {
+            era: cx.era,
             versions: BatchLoader::new(database, loader),
             bodies: BatchLoader::new(database, ViewBodyLoader),
-            content: ContentCache::open(&cx.nats).await?,
-            counters: Kv::open(&cx.nats, Bucket::Versions).await?,
+            content: ContentCache::open(&cx.nats, cx.era).await?,
+            counters: Kv::open(&cx.nats, cx.era, Bucket::Versions).await?,
             polls,
             metrics,
             fail: cx.fail.clone(),
@@ -82,7 +84,7 @@ impl Views {
             && let Some(body) = self.content.remembered(address)
         {
             return match body.versions.version {
-                version if headers.has(version) => Ok(not_modified(version)),
+                version if headers.has(self.era.at(version)) => Ok(self.not_modified(version)),
                 _ => Ok(self.reply(&body, ContentSource::Memory)),
             };
         }
@@ -95,8 +97,9 @@ impl Views {
             if versions.version < seen {
                 return self.recover_lost_version(address, headers, &confirmed, seen).await;
             }
-            if headers.has(versions.version) {
-                return Ok(QueryReply { by_kv: *by_kv, ..not_modified(versions.version) });
+            if headers.has(self.era.at(versions.version)) {
+                let not_modified = self.not_modified(versions.version);
+                return Ok(QueryReply { by_kv: *by_kv, ..not_modified });
             }
             match self.content.find(address, versions).await {
                 CacheLookup::Exact(body, source) => {
@@ -110,8 +113,10 @@ impl Views {
         }
         let body = self.read(address).await?;
         match body.versions.version {
-            version if !headers.reached(version) => Err(QueryReply::not_reached(version)),
-            version if headers.has(version) => Ok(not_modified(version)),
+            version if !headers.reached(self.era.at(version)) => {
+                Err(QueryReply::not_reached(version))
+            }
+            version if headers.has(self.era.at(version)) => Ok(self.not_modified(version)),
             _ => Ok(self.reply(&body, ContentSource::Sql)),
         }
     }
@@ -129,7 +134,7 @@ impl Views {
         let confirmed_version = confirmed.versions.version;
         if !confirmed.by_kv {
             tracing::error!(%address, confirmed_version, seen, "a version was lost");
-            if headers.has(confirmed_version) {
+            if headers.has(self.era.at(confirmed_version)) {
                 self.metrics.stale_304.inc();
             }
         }
@@ -144,9 +149,13 @@ impl Views {
         Ok(body)
     }
 
+    fn not_modified(&self, version: u64) -> QueryReply {
+        QueryReply::not_modified(self.era.at(version).etag())
+    }
+
     fn reply(&self, body: &EncodedView, source: ContentSource) -> QueryReply {
         self.metrics.content_from.with_label_values(&[source.as_str()]).inc();
-        let etag = Outcome::etag_of(body.versions.version);
+        let etag = self.era.at(body.versions.version).etag();
         QueryReply { etag: Some(etag), ..QueryReply::ok(body.bytes.clone()) }
     }
 
@@ -160,10 +169,12 @@ impl Views {
         let evaluate = async || {
             let confirmed = self.confirm(address, headers.confirm_by_kv).await;
             match &confirmed {
-                Ok(now) if headers.reached(now.versions.version) => ControlFlow::Break(confirmed),
+                Ok(now) if headers.reached(self.era.at(now.versions.version)) => {
+                    ControlFlow::Break(confirmed)
+                }
                 Ok(_) => ControlFlow::Continue(confirmed),
                 // An aggregate that does not exist yet may be waited for.
-                Err(reply) if reply.status == 404 && headers.min_version.is_some() => {
+                Err(reply) if reply.status == 404 && self.may_come(headers) => {
                     ControlFlow::Continue(confirmed)
                 }
                 Err(_) => ControlFlow::Break(confirmed),
@@ -172,11 +183,17 @@ impl Views {
         let polled = self.polls.poll_until(&address.tenant, headers.wait, wake_subject, evaluate);
         let confirmed = polled.await??;
         let version = confirmed.versions.version;
-        if headers.reached(version) {
+        if headers.reached(self.era.at(version)) {
             Ok(confirmed)
         } else {
             Err(QueryReply { by_kv: confirmed.by_kv, ..QueryReply::not_reached(version) })
         }
+    }
+
+    /// Returns whether an aggregate that is not there is waited for: not if it was there in another
+    /// era, and lost.
+    fn may_come(&self, headers: &ViewHeaders) -> bool {
+        headers.min_version.is_some_and(|min| min.era == self.era)
     }
 
     async fn confirm(&self, address: &Address, or_by_kv: bool) -> Result<Confirmation, QueryReply> {
@@ -200,10 +217,6 @@ impl Views {
         self.content.record_seen(address, version);
         Ok(Confirmation { versions: ConfirmedVersions { version, parts }, by_kv: true })
     }
-}
-
-fn not_modified(version: u64) -> QueryReply {
-    QueryReply::not_modified(Outcome::etag_of(version))
 }
 
 fn not_found() -> QueryReply {

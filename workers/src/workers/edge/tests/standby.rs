@@ -4,7 +4,7 @@
 use std::{fs, os::unix::fs::MetadataExt};
 
 use anyhow::Result;
-use brigade_contracts::{Address, Aggregate, CommandKey, Token, query::HistoryHeaders};
+use brigade_contracts::{Address, Aggregate, CommandKey, Era, Token, query::HistoryHeaders};
 use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use sqlx::{Connection, Error, PgConnection};
@@ -36,7 +36,7 @@ use crate::{
 
 /// Runs a statement; returns the code of its error, `None` if it succeeds.
 async fn error_of<L: Loader>(loader: L, key: L::Key, sql: &mut PgConnection) -> Option<String> {
-    match loader.load(sql, &[key]).await {
+    match loader.load(sql, Era::FIRST, &[key]).await {
         Err(Error::Database(error)) => error.code().map(Into::into),
         _ => None,
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use brigade_contracts::list::MAX_BYTES;
+use brigade_contracts::{Era, list::MAX_BYTES};
 use sha2::{Digest, Sha256};
 
 use super::{row::ListRow, snapshot::RowVersions};
@@ -24,16 +24,17 @@ pub fn count_fitting(rows: &[Arc<ListRow>]) -> usize {
 }
 
 /// Returns the entity tag of a list, without quotation marks: the first 128 bits of SHA-256, in
-/// hex. How many of the rows an answer has room for follows from their versions; that there are
+/// hex, and the era unless it is the first. How many of the rows an answer has room for follows from their versions; that there are
 /// older ones (`is_cut`) does not.
 #[must_use]
-pub fn list_tag<'a>(rows: impl Iterator<Item = RowVersions<'a>>, is_cut: bool) -> String {
+pub fn list_tag<'a>(era: Era, rows: impl Iterator<Item = RowVersions<'a>>, is_cut: bool) -> String {
     let mut hash = Sha256::new();
     hash.update(if is_cut { "list and more\n" } else { "list\n" });
     for (order, core, payments) in rows {
         hash.update(format!("{order} {core} {payments}\n"));
     }
-    hex::encode(&hash.finalize()[..16])
+    let tag = hex::encode(&hash.finalize()[..16]);
+    if era.is_first() { tag } else { format!("{tag}-{era}") }
 }
 
 /// Puts a tag between quotation marks.
@@ -80,7 +81,7 @@ mod tests {
             let tag = |rows: &[(String, u64, u64)], more| {
                 let orders: Vec<SnapshotOrder> =
                     rows.iter().map(|(o, c, p)| SnapshotOrder::of_versions(o, *c, *p)).collect();
-                list_tag(orders.iter().map(SnapshotOrder::versions), more)
+                list_tag(Era::FIRST, orders.iter().map(SnapshotOrder::versions), more)
             };
             prop_assert_eq!(tag(&a, more.0) == tag(&b, more.1), (&a, more.0) == (&b, more.1));
         }
@@ -99,7 +100,9 @@ mod tests {
     fn an_etag_never_changes_for_the_same_list() {
         let orders =
             [SnapshotOrder::of_versions("o2", 3, 1), SnapshotOrder::of_versions("o1", 1, 1)];
-        let tag = list_tag(orders.iter().map(SnapshotOrder::versions), false);
+        let tag = list_tag(Era::FIRST, orders.iter().map(SnapshotOrder::versions), false);
         assert_eq!(tag, "6d89fdc52dc7f829ba7bc8b9f6b21c84");
+        let tag = list_tag(Era::new(9), orders.iter().map(SnapshotOrder::versions), false);
+        assert_eq!(tag, "6d89fdc52dc7f829ba7bc8b9f6b21c84-9");
     }
 }

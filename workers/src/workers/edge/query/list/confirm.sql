@@ -30,4 +30,4 @@ cross join lateral (
         ) newest
     ) placed
 ) found
-where (select pg_current_wal_lsn()) is not null
+where (select brigade.assert_era($2))

@@ -27,4 +27,4 @@ cross join lateral (
         limit 1001
     ) ended
 ) found
-where (select pg_current_wal_lsn()) is not null
+where (select brigade.assert_era($4))

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use brigade_contracts::Token;
+use brigade_contracts::{Era, Token};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -31,13 +31,18 @@ impl Loader for OrderListLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         tenants: &[Token],
     ) -> sqlx::Result<HashMap<Token, Arc<OrderList>>> {
         self.metrics.confirm_statements.inc();
         let tenants: Vec<&str> = tenants.iter().map(Token::as_str).collect();
-        let rows = sqlx::query_file!("src/workers/edge/query/list/confirm.sql", &tenants as _)
-            .fetch_all(connection)
-            .await?;
+        let rows = sqlx::query_file!(
+            "src/workers/edge/query/list/confirm.sql",
+            &tenants as _,
+            era.as_sql(),
+        )
+        .fetch_all(connection)
+        .await?;
         rows.into_iter()
             .map(|row| {
                 let moment = ListMoment { start: row.start, xid: row.xid, at: row.at };
@@ -62,6 +67,7 @@ impl Loader for EndedOrderLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         positions: &[ListPosition],
     ) -> sqlx::Result<HashMap<ListPosition, Arc<Vec<SnapshotOrder>>>> {
         let tenants: Vec<&str> = positions.iter().map(|p| p.tenant.as_str()).collect();
@@ -71,7 +77,8 @@ impl Loader for EndedOrderLoader {
             "src/workers/edge/query/list/ended.sql",
             &tenants as _,
             &xids,
-            &times
+            &times,
+            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

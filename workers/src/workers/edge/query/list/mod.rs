@@ -44,7 +44,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Token,
+    Era, Token,
     list::{List, ListChanges, ListHeaders, MAX_ROWS},
 };
 use bytes::Bytes;
@@ -66,6 +66,7 @@ use crate::{
 
 /// Answers queries of active orders.
 pub struct Lists {
+    era: Era,
     active: BatchLoader<OrderListLoader>,
     ended: BatchLoader<EndedOrderLoader>,
     rows: Arc<OrderRows>,
@@ -94,6 +95,7 @@ impl Lists {
         let rows = Arc::new(OrderRows::new(database, cx, is_cached, metrics));
         let loader = OrderListLoader { metrics: metrics.clone() };
         Self {
+            era: cx.era,
             active: BatchLoader::new(database, loader),
             ended: BatchLoader::new(database, EndedOrderLoader),
             fail: cx.fail.clone(),
@@ -114,7 +116,8 @@ impl Lists {
     ) -> Result<QueryReply, QueryReply> {
         let list = self.confirm(&tenant).await?;
         self.fail.point("edge.after_list_confirm").await;
-        let tag = list_tag(list.included().iter().map(SnapshotOrder::versions), list.is_cut());
+        let tag =
+            list_tag(self.era, list.included().iter().map(SnapshotOrder::versions), list.is_cut());
         if headers.has(&tag) {
             return Ok(QueryReply::not_modified(quoted(&tag)));
         }
@@ -144,7 +147,7 @@ impl Lists {
             Some(row) => row.active.then(|| row.versions()),
             None => Some(order.versions()),
         });
-        let tag = list_tag(present, false);
+        let tag = list_tag(self.era, present, false);
         let resume = ListPosition { moment: list.moment, ..from.clone() }.to_string();
         let changes = rows.iter().map(|row| &*row.text).collect();
         let reply = QueryReply::json(&ListChanges { changes, resume: &resume });
@@ -171,7 +174,7 @@ impl Lists {
     ) -> Result<FullList, QueryReply> {
         let mut rows = self.rows.load(&tenant, list.included().iter()).await?;
         rows.retain(|row| row.active);
-        let tag = list_tag(rows.iter().map(|row| row.versions()), list.is_cut());
+        let tag = list_tag(self.era, rows.iter().map(|row| row.versions()), list.is_cut());
         let fitting = count_fitting(&rows);
         let more = list.is_cut() || fitting < rows.len();
         let position = ListPosition { tenant, moment: list.moment, whole: !more };

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use brigade_contracts::{Address, Aggregate, Token};
+use brigade_contracts::{Address, Aggregate, Era, Token};
 use futures::future::try_join_all;
 use sqlx::PgConnection;
 
@@ -12,7 +12,7 @@ use super::{
     snapshot::SnapshotOrder,
 };
 use crate::{
-    infra::{Context, FailPoints, postgres::refuse_standby},
+    infra::{Context, FailPoints, postgres::assert_era},
     store::orders,
     workers::edge::{
         metrics::{ContentSource, EdgeMetrics},
@@ -114,9 +114,10 @@ impl Loader for RowLoader {
     async fn load(
         &self,
         connection: &mut PgConnection,
+        era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, RowParts>> {
-        refuse_standby(connection).await?;
+        assert_era(connection, era).await?;
         let orders = orders::load(connection, addresses.iter()).await?;
         Ok(orders.iter().map(|o| (o.head.address.clone(), RowParts::from_order(o))).collect())
     }

@@ -28,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{row::RowParts, rows::OrderRows};
 use crate::{
-    infra::Context,
+    infra::{Context, unstamp},
     runtime::supervise::supervise,
     workers::edge::metrics::{EdgeMetrics, WatchLoss, WatchedRow},
 };
@@ -183,7 +183,9 @@ impl RowWatch {
         } else {
             let key = parse_active_order(&message.subject);
             let read = key.and_then(|(order, part)| {
-                let (parts, at) = RowParts::read_part(&order, part, &message.payload)?;
+                let (era, value) = unstamp(&message.payload);
+                let value = Some(value).filter(|_| era == self.cx.era)?;
+                let (parts, at) = RowParts::read_part(&order, part, &value)?;
                 Some((order, parts, at))
             });
             match read.map(|(order, parts, at)| (self.rows.merge(&order, &parts), at)) {

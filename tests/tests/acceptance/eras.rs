@@ -1,0 +1,155 @@
+//! S6-02: Postgres loses commits, in a failover or a restore.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use brigade_contracts::EraVersion;
+use brigade_tests::{Producer, Reply, TestFleet, check, producer::placed, until};
+use serde_json::{Value, json};
+
+use crate::{healing::until_healed, standby::demote};
+
+/// A copy of the data of the fleet's own Postgres.
+struct Backup {
+    data: PathBuf,
+    copy: tempfile::TempDir,
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp");
+    assert!(copied.success());
+}
+
+impl Backup {
+    async fn take(fleet: &mut TestFleet) -> Self {
+        let data = fleet.postgres().log().parent().expect("a folder").join("data");
+        let copy_dir = tempfile::tempdir().expect("a folder");
+        fleet.postgres_mut().stop().await;
+        copy(&data, &copy_dir.path().join("data"));
+        fleet.postgres_mut().restart().await.expect("it comes back");
+        Self { data, copy: copy_dir }
+    }
+
+    /// Makes a new primary of it: what was committed since is lost.
+    async fn restore(&self, fleet: &mut TestFleet) {
+        fleet.postgres_mut().stop().await;
+        fs::remove_dir_all(&self.data).expect("removed");
+        copy(&self.copy.path().join("data"), &self.data);
+        demote(fleet);
+        fleet.postgres_mut().restart().await.expect("a standby");
+        until("the promotion", || async {
+            sqlx::query("select pg_promote()").execute(&fleet.sql).await.ok()
+        })
+        .await;
+    }
+}
+
+async fn decided(producer: &Producer, id: &str, what: &str, payload: Value) -> Reply {
+    producer.send_until_decided(id, what, payload).await
+}
+
+async fn view(producer: &Producer, what: &str, headers: &[(&str, &str)]) -> Reply {
+    until("an answer", || async {
+        let query = format!("q.t1.view.{what}");
+        let reply = producer.request(&query, headers, b"").await?;
+        (reply.status != 503).then_some(reply)
+    })
+    .await
+}
+
+fn tag(reply: &Reply) -> EraVersion {
+    EraVersion::of_etag(reply.etag.as_deref().expect("a tag")).expect("a version")
+}
+
+fn order() -> Value {
+    placed(&[("Soup", 500, 1)])
+}
+
+#[tokio::test]
+async fn s6_02_a_restore_that_loses_commits_begins_an_era() {
+    let mut fleet = TestFleet::empty_with_own_postgres().await;
+    fleet.settings.http.open = true;
+    fleet.run_all().await;
+    let (http, producer) = (fleet.http_client().await, fleet.producer().await);
+    producer.team_cart("c1", "ada", &["bob"]).await;
+    fleet.until_idle().await;
+    let backup = Backup::take(&mut fleet).await;
+
+    // What is lost: a member, an order by each door.
+    let eve = decided(&producer, "k1", "cart.c1.join", json!({"user": "eve"})).await;
+    assert_eq!((eve.status, eve.etag.as_deref()), (200, Some("\"3\"")));
+    decided(&producer, "k2", "order.o1.place", order()).await;
+    assert_eq!(producer.publish("k3", "order.o2.place", order()).await["status"], 201);
+    let list = producer.active_orders(&[]).await;
+    let list_tag = list.etag.expect("a tag");
+    let mut screen = http.stream("cart/c1/stream", None).await.ok().expect("a stream");
+    assert_eq!(screen.next().await.expect("an event").kind, "snapshot");
+    fleet.until_idle().await;
+
+    backup.restore(&mut fleet).await;
+    let old = [("If-None-Match", "\"3\""), ("Min-Version", "3"), ("Wait-Ms", "20000")];
+    let found = view(&producer, "cart.c1", &old).await;
+    assert_eq!((found.status, tag(&found).version), (200, 2), "{}", found.body());
+    assert!(!tag(&found).era.is_first());
+    // The same number is another version.
+    let of_old_era = join_at(&producer, "k4", "2").await;
+    assert_eq!(of_old_era.code(), "version_mismatch");
+    let joined = join_at(&producer, "k5", &tag(&found).to_string()).await;
+    assert_eq!((joined.status, tag(&joined).version), (200, 3), "{}", joined.body());
+    let found = view(&producer, "cart.c1", &old).await;
+    assert_eq!((found.status, found.etag == joined.etag), (200, true), "{}", found.body());
+    assert!(found.body()["core"]["members"].to_string().contains("zoe"));
+    assert!(!found.body()["core"]["members"].to_string().contains("eve"));
+    let known = found.etag.clone().expect("a tag");
+    assert_eq!(view(&producer, "cart.c1", &[("If-None-Match", &known)]).await.status, 304);
+    let gone = [("Min-Version", "1"), ("Wait-Ms", "20000")];
+    assert_eq!(view(&producer, "order.o1", &gone).await.status, 404);
+
+    // A durable command that was decided by a lost commit is decided again.
+    until("the order of the durable command", || async {
+        (view(&producer, "order.o2", &[]).await.status == 200).then_some(())
+    })
+    .await;
+    let orders = producer.active_orders(&[("If-None-Match", &list_tag)]).await;
+    assert_eq!(orders.status, 200);
+    assert!(!String::from_utf8_lossy(&orders.bytes).contains("\"o1\""));
+    // The screen is told everything anew.
+    loop {
+        let event = match screen.next().await {
+            Some(event) => event,
+            None => {
+                let last = screen.id.clone();
+                screen = http.stream("cart/c1/stream", Some(&last)).await.ok().expect("a stream");
+                continue;
+            }
+        };
+        if event.data["core"]["members"].to_string().contains("zoe") {
+            break;
+        }
+        assert!(event.kind == "reset" || event.kind == "change", "{event:?}");
+    }
+
+    until_healed(&fleet).await;
+    until_healed(&fleet).await;
+    fleet.until_idle().await;
+    check::kv_equals_sql(&fleet).await;
+    for key in ["t1.order.o1.core", "t1.order.o1.payments"] {
+        assert_eq!(check::kv(&fleet, "views", key).await, None, "{key}");
+    }
+    let stored = check::kv(&fleet, "views", "t1.cart.c1.core").await.expect("a value");
+    assert_eq!(stored["era"], json!(tag(&found).era), "{stored}");
+}
+
+/// Lets `zoe` join, if the cart has this version.
+async fn join_at(producer: &Producer, id: &str, version: &str) -> Reply {
+    until("a decision", || async {
+        let headers = [("Command-Id", id), ("Expected-Version", version)];
+        let join = json!({"user": "zoe"}).to_string();
+        let reply = producer.request("req.t1.cart.c1.join", &headers, join.as_bytes()).await?;
+        (reply.status != 503).then_some(reply)
+    })
+    .await
+}
