@@ -85,7 +85,7 @@ async fn s6_01_a_server_in_recovery_confirms_nothing() {
 
     sqlx::query("select pg_promote()").execute(&fleet.sql).await.expect("promoted");
     let again = until("an answer", || async {
-        let answer = producer.view("cart.c1", None).await;
+        let answer = producer.request("q.t1.view.cart.c1", &[], b"").await?;
         (answer.status == 200).then_some(answer)
     })
     .await;
