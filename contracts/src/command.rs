@@ -6,8 +6,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, Aggregate, CommandKey, EraVersion, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token, Via,
-    WorkerName, cart,
+    Address, Aggregate, CommandKey, EraVersion, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token,
+    Via, WorkerName, cart,
     header::{self, CommandHeaders},
     order, payment,
     permissions::{check_sender, is_from_tenant},

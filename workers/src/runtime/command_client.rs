@@ -191,7 +191,10 @@ mod tests {
         });
         assert_eq!(chosen.command_id.as_str(), "verified-1");
         let request = chosen.request.unwrap();
-        assert_eq!((request.address, request.expected_version), (cart.clone(), Some(Era::new(9).at(7))));
+        assert_eq!(
+            (request.address, request.expected_version),
+            (cart.clone(), Some(Era::new(9).at(7)))
+        );
         assert_eq!(request.body, body);
     }
 }

@@ -35,15 +35,19 @@ use crate::{
 };
 
 /// Runs a statement; returns the code of its error, `None` if it succeeds.
-async fn error_of<L: Loader>(loader: L, key: L::Key, sql: &mut PgConnection) -> Option<String> {
-    match loader.load(sql, Era::FIRST, &[key]).await {
+async fn error_of<L: Loader>(
+    loader: L,
+    key: L::Key,
+    (sql, era): &mut (PgConnection, Era),
+) -> Option<String> {
+    match loader.load(sql, *era, &[key]).await {
         Err(Error::Database(error)) => error.code().map(Into::into),
         _ => None,
     }
 }
 
 /// Runs each statement; returns the codes of their errors.
-async fn all(sql: &mut PgConnection) -> Result<Vec<Option<String>>> {
+async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
     let (t1, metrics) = (Token::new("t1")?, Metrics::new().group::<EdgeMetrics>());
     let of = |aggregate| Address::new("t1", aggregate, "x");
     let moment = ListMoment { start: 1, xid: 1, at: 1 };
@@ -64,13 +68,13 @@ async fn all(sql: &mut PgConnection) -> Result<Vec<Option<String>>> {
 }
 
 #[tokio::test]
-async fn s6_01_each_statement_that_confirms_fails_in_recovery() -> Result<()> {
+async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let mut postgres = Postgres::start(&binaries.postgres_bin, dir.path(), 0).await?;
     let url = postgres.superuser_url("postgres");
     migrate::run(&url, "", |_| None).await?;
-    let mut primary = PgConnection::connect(&url).await?;
+    let mut primary = (PgConnection::connect(&url).await?, Era::FIRST);
     assert_eq!(all(&mut primary).await?, vec![None; 9]);
 
     postgres.stop().await;
@@ -80,14 +84,20 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery() -> Result<()> {
     let (user, group) = (owner.uid(), owner.gid());
     std::os::unix::fs::chown(data.join("standby.signal"), Some(user), Some(group))?;
     postgres.restart().await?;
-    let mut standby = PgConnection::connect(&url).await?;
+    let mut standby = (PgConnection::connect(&url).await?, Era::FIRST);
     assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
     // And such a session is not had from a pool of a worker.
     let pool = superuser_pool(&url, 1)?;
     let until = tokio::time::Instant::now() + CONNECT_LIMIT;
     assert!(matches!(connection(&pool, until).await, Err(Error::PoolTimedOut)));
 
-    sqlx::query("select pg_promote()").execute(&mut standby).await?;
+    // Nor do they confirm what a worker of another era asks, before or after somebody begins one.
+    sqlx::query("select pg_promote()").execute(&mut standby.0).await?;
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
+    let begin = "select brigade.current_era()";
+    let era: i64 = sqlx::query_scalar(begin).fetch_one(&mut standby.0).await?;
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
+    standby.1 = Era::new(era.cast_unsigned());
     assert_eq!(all(&mut standby).await?, vec![None; 9]);
     Ok(())
 }
