@@ -74,11 +74,11 @@ impl EraVersion {
         etag.trim_matches('"').parse().ok()
     }
 
-    /// Returns the number if the version is one of this era. One of another era is the greatest
-    /// number, which no aggregate has.
+    /// Returns true if a sender who expects this version means the present one. A number alone is
+    /// that of any era: senders may know no more than the `version` of an outcome.
     #[must_use]
-    pub fn number_in(self, era: Era) -> u64 {
-        if self.era == era { self.version } else { u64::MAX }
+    pub fn names(self, present: Self) -> bool {
+        self == present || self.era.is_first() && self.version == present.version
     }
 }
 
@@ -158,7 +158,9 @@ mod tests {
         for bad in ["", "-", "7-", "-9", "7-1", "7-0", "+7", "7-+9", "7-9-9", "a", "7 "] {
             assert_eq!(bad.parse::<EraVersion>(), Err(NoVersion), "{bad:?}");
         }
-        assert_eq!((Era(9).at(7).number_in(Era(9)), Era(9).at(7).number_in(Era(8))), (7, u64::MAX));
+        let names = |version: EraVersion| version.names(Era(9).at(7));
+        assert!(names(Era(9).at(7)) && names(7.into()));
+        assert!(!names(Era(8).at(7)) && !names(Era(9).at(6)) && !names(6.into()));
         assert!(Era(9).at(1) > Era(8).at(1000));
     }
 

@@ -198,14 +198,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
             .reads(&[Bucket::UserState])
             .publish(canaries())
-            // For a new era.
-            .publish(
-                Bucket::ALL
-                    .into_iter()
-                    .filter(|bucket| bucket.has_canary())
-                    .map(|bucket| format!("$JS.API.STREAM.PURGE.{}", bucket.stream())),
-            )
-            .publish([format!("$JS.API.CONSUMER.DELETE.COMMANDS.{}", WorkerName::CommandHandler)])
+            .publish(resets_for_an_era())
             .publish([QUERY_USER_STATE, REBUILD_USER_CACHE])
             .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
@@ -225,6 +218,14 @@ pub fn worker(name: WorkerName) -> NatsUser {
 
 fn views_of(part: Part) -> String {
     Bucket::Views.subject(&format!("*.*.*.{}", part.as_str()))
+}
+
+/// Empties the buckets, and has `COMMANDS` delivered from the beginning.
+fn resets_for_an_era() -> impl Iterator<Item = String> {
+    let buckets = Bucket::ALL.into_iter().filter(|bucket| bucket.has_canary());
+    let purges = buckets.map(|bucket| format!("$JS.API.STREAM.PURGE.{}", bucket.stream()));
+    let consumer = WorkerName::CommandHandler;
+    purges.chain([format!("$JS.API.CONSUMER.DELETE.COMMANDS.{consumer}")])
 }
 
 fn canaries() -> impl Iterator<Item = String> {

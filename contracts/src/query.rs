@@ -54,10 +54,16 @@ impl ViewHeaders {
     }
 
     /// Returns true if this version is late enough for the asker. One of another era than the
-    /// asker knows always is: what the asker waits for was lost, and will not come.
+    /// asker knows is: what the asker waits for was lost, and will not come. Who has the present
+    /// version knows the era, and may name a number alone.
     #[must_use]
     pub fn reached(&self, version: EraVersion) -> bool {
-        self.min_version.is_none_or(|min| version.era != min.era || version >= min)
+        let is_reached = |min: EraVersion| {
+            let knows_another =
+                version.era != min.era && !(min.era.is_first() && self.has(version));
+            knows_another || version.version >= min.version
+        };
+        self.min_version.is_none_or(is_reached)
     }
 }
 

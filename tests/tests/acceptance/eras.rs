@@ -97,17 +97,23 @@ async fn s6_02_a_restore_that_loses_commits_begins_an_era() {
     let found = view(&producer, "cart.c1", &old).await;
     assert_eq!((found.status, version(&found).version), (200, 2), "{}", found.body());
     assert!(!version(&found).era.is_first());
-    // The same number is another version.
-    let of_old_era = join_at(&producer, "k4", "2").await;
-    assert_eq!(of_old_era.code(), "version_mismatch");
+    // Who knows no more than a number means the present era, who names one means that.
+    for other in ["3", "2-2"] {
+        let refused = join_at(&producer, &format!("k4-{other}"), other).await;
+        assert_eq!(refused.code(), "version_mismatch");
+    }
     let joined = join_at(&producer, "k5", &version(&found).to_string()).await;
     assert_eq!((joined.status, version(&joined).version), (200, 3), "{}", joined.body());
+    // The same number is another version.
     let found = view(&producer, "cart.c1", &old).await;
     assert_eq!((found.status, version(&found)), (200, version(&joined)), "{}", found.body());
     assert!(found.body()["core"]["members"].to_string().contains("zoe"));
     assert!(!found.body()["core"]["members"].to_string().contains("eve"));
     let known = found.etag.clone().expect("a tag");
     assert_eq!(view(&producer, "cart.c1", &[("If-None-Match", &known)]).await.status, 304);
+    // A number alone is waited for by who has the present version.
+    let next = [("If-None-Match", known.as_str()), ("Min-Version", "4"), ("Wait-Ms", "1")];
+    assert_eq!(view(&producer, "cart.c1", &next).await.status, 504);
     let gone = [("Min-Version", "1"), ("Wait-Ms", "20000")];
     assert_eq!(view(&producer, "order.o1", &gone).await.status, 404);
 

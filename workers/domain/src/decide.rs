@@ -114,7 +114,7 @@ fn done_outcome(work: &UnitOfWork<'_>, address: &Address, done: Done) -> Outcome
         aggregate: address.aggregate.to_string(),
         id: address.id.to_string(),
         version: Some(version),
-        etag: Some(work.era().at(version).etag()),
+        etag: Some(work.etag(version)),
         effects: effects(work),
         data: raw(&Data(data)),
         retry_after_ms: None,

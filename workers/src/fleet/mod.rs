@@ -88,20 +88,18 @@ impl Instance {
     }
 }
 
-async fn run(
+/// Connects a worker. Postgres is connected to on first use.
+async fn context(
     worker: WorkerName,
     servers: &Servers,
     health: &Health,
     metrics: &Arc<Metrics>,
     drain: &CancellationToken,
     fail: &FailPoints,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Context> {
     let nats = Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?;
     let postgres = postgres::pool(&servers.postgres_url, worker, POSTGRES_CONNECTIONS)?;
-    let _login = servers.postgres_url_file.clone().map(|file| {
-        AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(postgres.clone(), file)))
-    });
-    let cx = Context {
+    Ok(Context {
         worker,
         instance: format!("{worker}.{}", Uuid::now_v7()).into(),
         era: postgres::era::begin(&postgres).await,
@@ -112,7 +110,21 @@ async fn run(
         drain: drain.clone(),
         fail: fail.clone(),
         topology: Arc::new(Topology::with_replicas(servers.replicas)),
-    };
+    })
+}
+
+async fn run(
+    worker: WorkerName,
+    servers: &Servers,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+    drain: &CancellationToken,
+    fail: &FailPoints,
+) -> anyhow::Result<()> {
+    let cx = context(worker, servers, health, metrics, drain, fail).await?;
+    let _login = servers.postgres_url_file.clone().map(|file| {
+        AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(cx.postgres.clone(), file)))
+    });
     let entry = registry::find(worker);
     health.starting();
     tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");

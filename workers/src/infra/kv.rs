@@ -4,6 +4,8 @@
 //! of keys that this handle wrote or read are remembered, so that the usual write needs no read; a
 //! remembered revision is only a guess that the server checks.
 
+mod stamp;
+
 use std::{
     cmp::Ordering,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
@@ -24,6 +26,8 @@ use futures::future::join_all;
 use moka::sync::Cache;
 use serde::Deserialize;
 
+use self::stamp::stamp;
+pub use self::stamp::unstamp;
 use crate::infra::Nats;
 
 /// Keys whose revision is remembered, at most; about 100 bytes each.
@@ -364,31 +368,6 @@ fn is_marker(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()
 }
 
-/// The beginning of a value of a later era than the first.
-const STAMP: &[u8] = br#"{"era":"#;
-
-/// Returns a JSON object with its era as the first field; none in the first era.
-fn stamp(era: Era, value: &Bytes) -> Bytes {
-    match value.strip_prefix(b"{") {
-        Some(rest) if !era.is_first() => {
-            [STAMP, era.to_string().as_bytes(), b",", rest].concat().into()
-        }
-        _ => value.clone(),
-    }
-}
-
-/// Returns the era of a value, and the value without it.
-#[must_use]
-pub fn unstamp(value: &Bytes) -> (Era, Bytes) {
-    let read = || {
-        let rest = value.strip_prefix(STAMP)?;
-        let end = rest.iter().position(|byte| *byte == b',')?;
-        let era = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
-        Some((Era::new(era), [b"{", &rest[end + 1..]].concat().into()))
-    };
-    read().unwrap_or_else(|| (Era::FIRST, value.clone()))
-}
-
 /// Returns the version inside a value; 0 if brigade did not write it, so that it is replaced.
 fn version_in(value: &[u8]) -> u64 {
     #[derive(Deserialize)]
@@ -396,23 +375,4 @@ fn version_in(value: &[u8]) -> u64 {
         version: u64,
     }
     serde_json::from_slice::<Versioned>(value).map_or(0, |value| value.version)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_of_a_later_era_says_so_and_is_read_without_it() {
-        let value = Bytes::from_static(br#"{"version":7,"at":"x"}"#);
-        assert_eq!(stamp(Era::FIRST, &value), value);
-        assert_eq!(unstamp(&value), (Era::FIRST, value.clone()));
-        let stamped = stamp(Era::new(9), &value);
-        assert_eq!(stamped, r#"{"era":9,"version":7,"at":"x"}"#);
-        assert_eq!(unstamp(&stamped), (Era::new(9), value));
-        for other in [&b""[..], br#"{"era":x,"version":1}"#, br#"{"era":9}"#, b"garbage"] {
-            let other = Bytes::copy_from_slice(other);
-            assert_eq!(unstamp(&other), (Era::FIRST, other.clone()));
-        }
-    }
 }

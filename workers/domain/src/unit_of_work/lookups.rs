@@ -13,6 +13,11 @@ use crate::{
 };
 
 impl<'b> UnitOfWork<'b> {
+    /// Returns the ETag of a version, which is of the present era.
+    pub fn etag(&self, version: u64) -> String {
+        self.batch.era.at(version).etag()
+    }
+
     /// Returns the next fencing token.
     pub fn fencing_token(&mut self) -> Result<i64> {
         let token = self.batch.tokens.iter().rev().nth(self.changes.tokens);

@@ -13,7 +13,7 @@ mod lookups;
 use std::{borrow::Cow, collections::BTreeSet, mem};
 
 use brigade_contracts::{
-    Address, Aggregate, Command, Era, Part, Refusal, Timestamp, Token, command::Request, event,
+    Address, Aggregate, Command, Part, Refusal, Timestamp, Token, command::Request, event,
     lock::Action, payment::RefundTask,
 };
 
@@ -180,16 +180,11 @@ impl<'b> UnitOfWork<'b> {
         T::of(&self.states[at]).map(|_| Handle::new(at))
     }
 
-    /// Returns the era that versions are of.
-    pub fn era(&self) -> Era {
-        self.batch.era
-    }
-
     /// Refuses a command whose sender expects another version.
     pub fn expect_version(&mut self, request: &Request) -> Result<()> {
         let present = self.look_up(&request.address)?.map_or(0, |state| state.head().version);
-        let present = self.era().at(present);
-        if request.expected_version.is_some_and(|expected| expected != present) {
+        let present = self.batch.era.at(present);
+        if request.expected_version.is_some_and(|expected| !expected.names(present)) {
             let message = "the version is not the expected one";
             return Err(Refusal::new(412, "version_mismatch", message).into());
         }
