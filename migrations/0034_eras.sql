@@ -2,7 +2,7 @@
 -- lost: where the server has another timeline or another system identifier than that of the newest
 -- row, after a failover or a restore. Which workers find that out is `brigade.begin_era`.
 create table brigade.eras (
-    era      bigint      primary key, -- 1, then the Unix time of its beginning
+    era      bigint      primary key, -- 1, then when it began, in Unix milliseconds
     server   text        not null,    -- see brigade.server_timeline
     began_at timestamptz not null default clock_timestamp(),
     reset_at timestamptz              -- when the buckets were emptied for it; null: not yet

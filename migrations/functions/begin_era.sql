@@ -17,9 +17,11 @@ begin
     if newest.server = brigade.server_timeline() and not anew then
         return newest.era;
     end if;
+    -- On a server that was just promoted no standby may be there yet.
+    perform set_config('synchronous_commit', 'local', true);
     perform setval('brigade.lock_token', nextval('brigade.lock_token') + 1000000);
     insert into brigade.eras (era, server)
-    values (greatest(newest.era + 1, floor(extract(epoch from clock_timestamp()))::bigint),
+    values (greatest(newest.era + 1, floor(extract(epoch from clock_timestamp()) * 1000)::bigint),
             brigade.server_timeline())
     returning * into newest;
     return newest.era;

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Money, Timestamp, Token,
+    Era, Money, Timestamp, Token,
     list::ActiveRow,
     order::{ActiveCore, ActivePayment, ChangeKind},
 };
@@ -118,6 +118,15 @@ enum Gone {
     OutOfView,
 }
 
+impl ListPosition {
+    /// Returns the era of the database that the list is of.
+    #[must_use]
+    pub fn era(&self) -> Era {
+        let suffix = self.etag.as_deref().and_then(|etag| etag.trim_matches('"').split_once('-'));
+        suffix.and_then(|(_, era)| era.parse().ok()).map_or(Era::FIRST, Era::new)
+    }
+}
+
 impl KnownOrder {
     fn take_core(&mut self, core: ActiveCore) {
         if self.core.as_ref().is_none_or(|known| known.version < core.version) {
@@ -216,6 +225,10 @@ impl ActiveOrders {
             ListResponse::Rows { rows, more, at } => {
                 self.oldest = rows.last().filter(|_| more).map(|row| place(&row.core));
                 self.listed = rows.iter().map(|row| row.core.order.clone()).collect();
+                if self.at.as_ref().is_some_and(|before| before.era() != at.era()) {
+                    // Versions count anew.
+                    self.orders.clear();
+                }
                 rows.into_iter().for_each(|row| self.take(row));
                 self.at = Some(at);
             }
@@ -260,7 +273,10 @@ impl ActiveOrders {
 
     /// Returns the change of an order that was listed like this before.
     fn tell(&self, order: &Token, before: Option<&ListedOrder>) -> Option<OrderListChange> {
-        let known = self.orders.get(order)?;
+        let Some(known) = self.orders.get(order) else {
+            let removed = OrderListChange::Removed { order: order.clone(), reason: None };
+            return before.map(|_| removed);
+        };
         match (before, known.row()) {
             (None, Some(row)) => Some(OrderListChange::Added(row)),
             (Some(before), Some(row)) if before.versions() != row.versions() => {

@@ -11,7 +11,7 @@ use super::{
     source::{Wake, WatchSource},
 };
 use crate::{
-    Address, EraVersion, Part, Token,
+    Address, Era, EraVersion, Part, Token,
     header::{ETAG, IF_NONE_MATCH, RESUME},
     key::{self, Bucket, Versions},
     list::ActiveRow,
@@ -138,6 +138,12 @@ impl OrdersWatch {
     /// Whatever is no row is left to the next poll, such as the marker of a key that expired.
     fn pushed(&mut self, message: &Message) -> Option<OrderListChange> {
         let (order, part) = key::parse_active_order(&message.subject)?;
+        let era = serde_json::from_slice::<PushedEra>(&message.payload).ok()?.era;
+        if self.list.at().is_some_and(|at| at.era() != era) {
+            // The next answer is of the new era, all of it.
+            self.source.hurry();
+            return None;
+        }
         match part {
             Part::Payments => {
                 let payment = serde_json::from_slice(&message.payload).ok()?;
@@ -196,6 +202,13 @@ impl ViewWatch {
             }
         }
     }
+}
+
+/// The era of a push; the first one says none.
+#[derive(Deserialize)]
+struct PushedEra {
+    #[serde(default)]
+    era: Era,
 }
 
 /// The body of a list or of changes.

@@ -9,7 +9,7 @@ mod servers;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use brigade_contracts::{WorkerName, topology::Topology};
+use brigade_contracts::{Era, WorkerName, topology::Topology};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
@@ -49,8 +49,9 @@ impl Instance {
             let (health, drain) = (health.clone(), drain.clone());
             let fleet = metrics.group::<FleetMetrics>();
             tokio::spawn(async move {
+                let mut era = Era::FIRST;
                 while !drain.is_cancelled() {
-                    let run = run(worker, &servers, &health, &metrics, &drain, &fail);
+                    let run = run(worker, &servers, &health, &metrics, &drain, &fail, &mut era);
                     let why = match run.await {
                         Ok(()) if drain.is_cancelled() => return,
                         Ok(()) => "it ended by itself".to_owned(),
@@ -97,14 +98,12 @@ async fn context(
     drain: &CancellationToken,
     fail: &FailPoints,
 ) -> anyhow::Result<Context> {
-    let nats = Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?;
-    let postgres = postgres::pool(&servers.postgres_url, worker, POSTGRES_CONNECTIONS)?;
     Ok(Context {
         worker,
         instance: format!("{worker}.{}", Uuid::now_v7()).into(),
-        era: postgres::era::begin(&postgres).await,
-        nats,
-        postgres,
+        era: Era::FIRST,
+        nats: Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?,
+        postgres: postgres::pool(&servers.postgres_url, worker, POSTGRES_CONNECTIONS)?,
         health: health.clone(),
         metrics: metrics.clone(),
         drain: drain.clone(),
@@ -120,11 +119,13 @@ async fn run(
     metrics: &Arc<Metrics>,
     drain: &CancellationToken,
     fail: &FailPoints,
+    known_era: &mut Era,
 ) -> anyhow::Result<()> {
-    let cx = context(worker, servers, health, metrics, drain, fail).await?;
+    let mut cx = context(worker, servers, health, metrics, drain, fail).await?;
     let _login = servers.postgres_url_file.clone().map(|file| {
         AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(cx.postgres.clone(), file)))
     });
+    cx.era = postgres::era::begin(&cx.postgres, *known_era).await;
     let entry = registry::find(worker);
     health.starting();
     tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");
@@ -149,6 +150,7 @@ async fn run(
         }
         era = postgres::era::ended(&cx.postgres, cx.era) => {
             // What it remembers may never have been.
+            *known_era = era;
             Err(anyhow::anyhow!("the database is in era {era}, no longer in {}", cx.era))
         }
         () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),

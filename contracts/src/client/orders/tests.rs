@@ -347,3 +347,25 @@ fn what_is_not_shown_is_forgotten_in_the_end() {
     assert_eq!(list.orders.len(), MAX_UNSHOWN);
     assert!(list.orders.keys().any(|order| order.as_str() == "p1999"));
 }
+
+#[test]
+fn a_list_of_another_era_is_taken_as_it_is() {
+    let mut list = ActiveOrders::default();
+    let (core, payment) = active(0);
+    let of_version = |version, etag: &str| {
+        let core = ActiveCore { version, ..core.clone() };
+        let stored = Stored { core, payment: payment.clone(), commit: 0 };
+        let at = ListPosition { resume: "p".to_owned(), etag: Some(etag.to_owned()) };
+        ListResponse::Rows { rows: vec![World::whole(&stored)], more: false, at }
+    };
+    news_of(&mut list, of_version(5, "\"ab\""));
+    assert_eq!(news_of(&mut list, of_version(3, "\"cd\"")), [], "late, in the same era");
+    assert_eq!(list.rows()[0].core.version, 5);
+    // Of the two the database has lost one, and a change of the other.
+    list.push_core(active(1).0);
+    let news = news_of(&mut list, of_version(3, "\"ef-9\""));
+    let removed = OrderListChange::Removed { order: active(1).0.order, reason: None };
+    assert!(news.len() == 2 && news.contains(&removed), "{news:?}");
+    let versions: Vec<_> = list.rows().iter().map(|row| row.core.version).collect();
+    assert_eq!(versions, [3]);
+}

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use brigade_contracts::Era;
 use futures::future::join_all;
 use sqlx::{Connection, Error, PgConnection, PgPool, pool::PoolConnection, postgres::Postgres};
 use tokio::{
@@ -163,17 +162,6 @@ async fn answers(connection: &mut PgConnection) -> bool {
 /// If Postgres refuses: `55000` in recovery.
 pub async fn refuse_standby(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query_scalar!(r#"select pg_current_wal_lsn() is not null as "primary!""#)
-        .fetch_one(connection)
-        .await
-        .map(|_: bool| ())
-}
-
-/// Refuses a server in recovery, and one whose database is in another era than this.
-///
-/// # Errors
-/// If Postgres refuses: `55000`.
-pub async fn assert_era(connection: &mut PgConnection, era: Era) -> sqlx::Result<()> {
-    sqlx::query_scalar!(r#"select brigade.assert_era($1) as "is!""#, era.as_sql())
         .fetch_one(connection)
         .await
         .map(|_: bool| ())

@@ -10,30 +10,34 @@ use crate::infra::{Context, postgres::bounded};
 /// `JSStreamNotFoundErr` and `JSConsumerNotFoundErr` of nats-server.
 const ABSENT: [u64; 2] = [10059, 10014];
 
-/// Empties the buckets if that was not done yet in this era. That their canaries are gone shows as
-/// a loss, so all of them are healed from SQL.
+/// Returns true if the buckets have to be emptied, since that was not done yet in this era.
+///
+/// # Errors
+/// If Postgres refuses.
+pub async fn is_to_reset(cx: &Context) -> sqlx::Result<bool> {
+    bounded(&cx.postgres, async |connection| {
+        sqlx::query_scalar!(r#"select brigade.era_to_reset($1) as "is_due!""#, cx.era.as_sql())
+            .fetch_one(&mut **connection)
+            .await
+    })
+    .await
+}
+
+/// Empties the buckets, which have to be healed then.
 ///
 /// The consumer of `COMMANDS` is deleted too. Whoever consumes makes it again, from the beginning of
 /// the stream: what was decided by a lost commit is decided again, and for the rest the inbox has
 /// the outcome.
 ///
 /// # Errors
-/// If either server refuses; then all of it is done again.
-pub async fn reset_once(cx: &Context) -> anyhow::Result<()> {
-    let is_due = bounded(&cx.postgres, async |connection| {
-        sqlx::query_scalar!(r#"select brigade.era_to_reset($1) as "is_due!""#, cx.era.as_sql())
-            .fetch_one(&mut **connection)
-            .await
-    });
-    if !is_due.await? {
-        return Ok(());
-    }
+/// If the server refuses; then all of it is done again.
+pub async fn empty_buckets(cx: &Context) -> anyhow::Result<()> {
     tracing::warn!(
         worker = %cx.worker, era = %cx.era,
         "the database may have lost commits: all buckets are emptied, and written again from SQL"
     );
-    let buckets = Bucket::ALL.into_iter().filter(|bucket| bucket.has_canary());
-    let purged = buckets.map(|bucket| format!("STREAM.PURGE.{}", bucket.stream()));
+    let purged = cx.topology.streams.keys().filter(|stream| is_emptied(stream));
+    let purged = purged.map(|stream| format!("STREAM.PURGE.{stream}"));
     let consumer = format!("CONSUMER.DELETE.COMMANDS.{}", WorkerName::CommandHandler);
     for request in purged.chain([consumer]) {
         match cx.nats.jetstream.request(request.clone(), &json!({})).await? {
@@ -42,6 +46,14 @@ pub async fn reset_once(cx: &Context) -> anyhow::Result<()> {
             Response::Err { error } => bail!("{request}: {error}"),
         }
     }
+    Ok(())
+}
+
+/// Records that all that follows from a new era is done.
+///
+/// # Errors
+/// If Postgres refuses.
+pub async fn record_reset(cx: &Context) -> sqlx::Result<()> {
     bounded(&cx.postgres, async |connection| {
         sqlx::query!("select brigade.era_was_reset($1)", cx.era.as_sql())
             .execute(&mut **connection)
@@ -49,6 +61,11 @@ pub async fn reset_once(cx: &Context) -> anyhow::Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// Returns true if a stream is emptied for a new era: that of a bucket which is healed.
+pub fn is_emptied(stream: &str) -> bool {
+    Bucket::ALL.into_iter().any(|bucket| bucket.has_canary() && bucket.stream() == stream)
 }
 
 fn is_absent(error: &Error) -> bool {

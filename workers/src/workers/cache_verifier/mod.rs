@@ -24,8 +24,8 @@
 //! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
 //! stands in KV, and heals single keys the same way. Both walk through all aggregates by [`heads`].
 //!
-//! When the database begins a new **era**, since commits may be lost, it empties all buckets ([`era`]),
-//! which are then healed as after any loss.
+//! In a new **era** of the database, in which commits may be lost, it empties all buckets ([`era`]).
+//! They are then healed as after any loss.
 //!
 //! And it **verifies** what is cached of users' sessions, event by event ([`sessions`]).
 //!

@@ -35,8 +35,14 @@ pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
     let mut cleanup = Instant::now();
     while rounds.begin().await {
         let round = async {
-            era::reset_once(cx).await?;
-            compare(cx, metrics, &mut rounds).await?;
+            let reset = era::is_to_reset(cx).await?;
+            // Where they cannot be emptied, what the other streams lose is healed all the same.
+            let emptied = if reset { era::empty_buckets(cx).await } else { Ok(()) };
+            compare(cx, metrics, &mut rounds, reset && emptied.is_ok()).await?;
+            emptied?;
+            if reset {
+                era::record_reset(cx).await?;
+            }
             if Instant::now() >= cleanup {
                 cleanup = Instant::now() + CLEANUP_PERIOD;
                 checkpoints::delete_old(&cx.postgres, &declared_streams(cx)).await?;
@@ -54,11 +60,13 @@ fn declared_streams(cx: &Context) -> Vec<String> {
     cx.topology.streams.keys().cloned().collect()
 }
 
-/// Heals what was lost since the last checkpoints, then saves new ones.
+/// Heals what was lost since the last checkpoints, and all buckets after a `reset`, then saves new
+/// checkpoints.
 async fn compare(
     cx: &Context,
     metrics: &VerifierMetrics,
     rounds: &mut LeasedRounds,
+    reset: bool,
 ) -> anyhow::Result<()> {
     let streams = declared_streams(cx);
     // Before the streams are observed: what is written meanwhile counts as later than the
@@ -70,7 +78,7 @@ async fn compare(
         rounds.duty().went_round();
         observed.insert(stream, found);
     }
-    let plan = plan_heal(cx, metrics, &before, &observed, now);
+    let plan = plan_heal(cx, metrics, &before, &observed, now, reset);
     if !plan.is_empty() {
         heal(cx, metrics, rounds, &plan, &mut observed, now).await?;
     }
@@ -91,6 +99,7 @@ fn plan_heal(
     before: &HashMap<String, StreamCheckpoint>,
     observed: &ObservedStreams,
     now: OffsetDateTime,
+    reset: bool,
 ) -> HealPlan {
     let mut plan = HealPlan::default();
     let mut restarted = Vec::new();
@@ -98,7 +107,11 @@ fn plan_heal(
         let checkpoint = before.get(stream);
         let replicas = cx.topology.streams[stream].get("num_replicas");
         let one_server = replicas.is_none_or(|replicas| replicas == 1);
-        let loss = detect_loss(checkpoint, found, one_server);
+        let loss = if reset && era::is_emptied(stream) {
+            Some(StreamLoss::Purged)
+        } else {
+            detect_loss(checkpoint, found, one_server)
+        };
         let Some(loss) = loss.filter(|loss| loss.counts_for(stream)) else { continue };
         match loss {
             StreamLoss::ServerRestarted => restarted.push(stream.as_str()),

@@ -18,7 +18,7 @@ use crate::{
     infra::{
         Context, Put, PutResult, WhenAbsent,
         metrics::VisibilityMetrics,
-        postgres::{assert_era, bounded},
+        postgres::{bounded, era},
     },
     store::states,
 };
@@ -93,8 +93,7 @@ impl ProjectionWriter {
 
     async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
         bounded(&self.postgres, async |connection| {
-            assert_era(connection, self.era).await?;
-            states::load(connection, addresses).await
+            era::read(connection, self.era, async |c| states::load(c, addresses).await).await
         })
         .await
     }

@@ -12,7 +12,7 @@ use crate::{
         Context,
         health::POSTGRES,
         lease::LeasedRounds,
-        postgres::{Failure, assert_era, bounded, failure},
+        postgres::{Failure, bounded, era, failure},
     },
     store::states,
     workers::command_handler::{
@@ -227,8 +227,7 @@ fn versions_of_deleted(
 async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<CurrentStates> {
     let read = async |addresses: &[Address]| {
         bounded(&cx.postgres, async |connection| {
-            assert_era(connection, cx.era).await?;
-            states::load(connection, addresses).await
+            era::read(connection, cx.era, async |c| states::load(c, addresses).await).await
         })
         .await
     };

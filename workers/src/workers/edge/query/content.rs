@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 
 use super::{loader::Loader, versions::ConfirmedVersions};
 use crate::{
-    infra::{Kv, Nats, postgres::assert_era},
+    infra::{Kv, Nats, postgres::era},
     store::states,
     workers::edge::metrics::ContentSource,
 };
@@ -240,8 +240,10 @@ impl Loader for ViewBodyLoader {
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<EncodedView>>> {
         // It is not certain that this is the session in which the version was confirmed.
-        assert_era(connection, era).await?;
-        let states = states::load_without_hashes(connection, addresses).await?;
+        let states = era::read(connection, era, async |connection| {
+            states::load_without_hashes(connection, addresses).await
+        })
+        .await?;
         let keyed = |state: &State| {
             (state.head().address.clone(), Arc::new(EncodedView::from_state(state)))
         };

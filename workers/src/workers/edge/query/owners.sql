@@ -1,5 +1,5 @@
--- The owners of aggregates ($1 tenants, $2 aggregates, $3 ids, $4 era): one row for each that exists, with
--- the cart that it belongs to, if any.
+-- The owners of aggregates ($1 tenants, $2 aggregates, $3 ids, $4 era): one row for each that exists,
+-- with the cart that it belongs to, if any.
 with requested as (
     select * from unnest($1::text[], $2::text[], $3::text[]) as requested (tenant, aggregate, id)
     where (select brigade.assert_era($4))

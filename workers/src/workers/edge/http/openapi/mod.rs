@@ -101,10 +101,6 @@ fn schemas() -> Map<String, Value> {
 /// Returns the parameters in paths and headers of requests, by the names that references use.
 fn parameters() -> Value {
     let token = || schema::reference("Token");
-    let number = |description: &str| {
-        let schema = json!({ "type": "integer", "format": "uint64", "minimum": 0 });
-        (schema, description.to_owned())
-    };
     let text = |pattern: Option<&str>, description: &str| {
         let mut schema = json!({ "type": "string" });
         if let Some(pattern) = pattern {
@@ -112,6 +108,7 @@ fn parameters() -> Value {
         }
         (schema, description.to_owned())
     };
+    let version = |description: &str| text(Some("^[0-9]+(-[0-9]+)?$"), description);
     let key = "The command's id, chosen by its sender, the same for every repetition. One of \
                Idempotency-Key and Command-Id has to be there.";
     let headers = [
@@ -124,10 +121,10 @@ fn parameters() -> Value {
                 "Past it nothing is changed: 504 `deadline_passed`.".to_owned(),
             ),
         ),
-        ("Expected-Version", number("Of the aggregate; else 412 `version_mismatch`.")),
+        ("Expected-Version", version("Of the aggregate; else 412 `version_mismatch`.")),
         ("traceparent", text(None, "W3C Trace Context, carried into events and logs.")),
         ("If-None-Match", text(None, "The ETags that are known; 304 if one of them is present.")),
-        ("Min-Version", number("Nothing below it is answered; see `Prefer`.")),
+        ("Min-Version", version("Nothing below it is answered; see `Prefer`.")),
         ("Prefer", text(Some("wait=[0-9]+"), "`wait=S`: wait for at most so many seconds (30).")),
         (
             "Confirm",

@@ -24,8 +24,8 @@ pub fn count_fitting(rows: &[Arc<ListRow>]) -> usize {
 }
 
 /// Returns the entity tag of a list, without quotation marks: the first 128 bits of SHA-256, in
-/// hex, and the era unless it is the first. How many of the rows an answer has room for follows from their versions; that there are
-/// older ones (`is_cut`) does not.
+/// hex, and the era unless it is the first. How many of the rows an answer has room for follows from
+/// their versions; that there are older ones (`is_cut`) does not.
 #[must_use]
 pub fn list_tag<'a>(era: Era, rows: impl Iterator<Item = RowVersions<'a>>, is_cut: bool) -> String {
     let mut hash = Sha256::new();

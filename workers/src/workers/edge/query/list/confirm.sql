@@ -2,7 +2,8 @@
 -- answer has says that there are older ones. Ids are compared by their bytes, as the index
 -- has them, whatever the database compares text by.
 select requested.tenant as "tenant!",
-       (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as "start!",
+       -- Another number in each era: a position of another one is of no use.
+       (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint + $2 as "start!",
        -- The snapshot is the one that this statement reads the orders with.
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as "xid!",
        floor(extract(epoch from clock_timestamp()) * 1000)::bigint as "at!",

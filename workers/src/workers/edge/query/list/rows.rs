@@ -12,7 +12,7 @@ use super::{
     snapshot::SnapshotOrder,
 };
 use crate::{
-    infra::{Context, FailPoints, postgres::assert_era},
+    infra::{Context, FailPoints, postgres::era},
     store::orders,
     workers::edge::{
         metrics::{ContentSource, EdgeMetrics},
@@ -117,8 +117,10 @@ impl Loader for RowLoader {
         era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, RowParts>> {
-        assert_era(connection, era).await?;
-        let orders = orders::load(connection, addresses.iter()).await?;
+        let orders = era::read(connection, era, async |connection| {
+            orders::load(connection, addresses.iter()).await
+        })
+        .await?;
         Ok(orders.iter().map(|o| (o.head.address.clone(), RowParts::from_order(o))).collect())
     }
 }
