@@ -107,13 +107,15 @@ fn plan_heal(
         let checkpoint = before.get(stream);
         let replicas = cx.topology.streams[stream].get("num_replicas");
         let one_server = replicas.is_none_or(|replicas| replicas == 1);
-        let loss = if reset && era::is_emptied(stream) {
+        let emptied = reset && era::is_emptied(stream);
+        let loss = if emptied {
             Some(StreamLoss::Purged)
         } else {
             detect_loss(checkpoint, found, one_server)
         };
         let Some(loss) = loss.filter(|loss| loss.counts_for(stream)) else { continue };
         match loss {
+            _ if emptied => {}
             StreamLoss::ServerRestarted => restarted.push(stream.as_str()),
             _ => {
                 metrics.heals.with_label_values(&[stream, loss.as_str()]).inc();
