@@ -45,27 +45,9 @@ impl Instance {
     ) -> Self {
         let health = Health::new(worker);
         let drain = CancellationToken::new();
-        let task = {
-            let (health, drain) = (health.clone(), drain.clone());
-            let fleet = metrics.group::<FleetMetrics>();
-            tokio::spawn(async move {
-                let mut era = Era::FIRST;
-                while !drain.is_cancelled() {
-                    let run = run(worker, &servers, &health, &metrics, &drain, &fail, &mut era);
-                    let why = match run.await {
-                        Ok(()) if drain.is_cancelled() => return,
-                        Ok(()) => "it ended by itself".to_owned(),
-                        Err(error) => format!("{error:#}"),
-                    };
-                    health.away("worker", &why);
-                    fleet.restarts.with_label_values(&[worker.as_str()]).inc();
-                    tokio::select! {
-                        () = tokio::time::sleep(RESTART_PAUSE) => {}
-                        () = drain.cancelled() => {}
-                    }
-                }
-            })
-        };
+        let starts =
+            Starts { worker, servers, health: health.clone(), metrics, drain: drain.clone(), fail };
+        let task = tokio::spawn(starts.run_until_drained());
         Self { worker, health, drain, task: AbortOnDropHandle::new(task) }
     }
 
@@ -89,81 +71,101 @@ impl Instance {
     }
 }
 
-/// Connects a worker. Postgres is connected to on first use.
-async fn context(
+/// What a worker is started with, each time.
+struct Starts {
     worker: WorkerName,
-    servers: &Servers,
-    health: &Health,
-    metrics: &Arc<Metrics>,
-    drain: &CancellationToken,
-    fail: &FailPoints,
-) -> anyhow::Result<Context> {
-    Ok(Context {
-        worker,
-        instance: format!("{worker}.{}", Uuid::now_v7()).into(),
-        era: Era::FIRST,
-        nats: Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?,
-        postgres: postgres::pool(&servers.postgres_url, worker, POSTGRES_CONNECTIONS)?,
-        health: health.clone(),
-        metrics: metrics.clone(),
-        drain: drain.clone(),
-        fail: fail.clone(),
-        topology: Arc::new(Topology::with_replicas(servers.replicas)),
-    })
+    servers: Servers,
+    health: Health,
+    metrics: Arc<Metrics>,
+    drain: CancellationToken,
+    fail: FailPoints,
 }
 
-async fn run(
-    worker: WorkerName,
-    servers: &Servers,
-    health: &Health,
-    metrics: &Arc<Metrics>,
-    drain: &CancellationToken,
-    fail: &FailPoints,
-    known_era: &mut Era,
-) -> anyhow::Result<()> {
-    let mut cx = context(worker, servers, health, metrics, drain, fail).await?;
-    let _login = servers.postgres_url_file.clone().map(|file| {
-        AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(cx.postgres.clone(), file)))
-    });
-    cx.era = postgres::era::begin(&cx.postgres, *known_era).await;
-    let entry = registry::find(worker);
-    health.starting();
-    tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");
-    let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
-    let given_up = async {
-        drain.cancelled().await;
-        tokio::time::sleep(DRAIN_LIMIT).await;
-    };
-    // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
-    let result = tokio::select! {
-        result = task => result.context("the worker panicked")?,
-        why = health.hangs() => {
-            tracing::error!(%worker, why, "hangs, and is started again");
-            // With new connections: these may be what it waits for.
-            drop(cx.postgres.close());
-            anyhow::bail!(why);
+impl Starts {
+    async fn run_until_drained(self) {
+        let Self { worker, health, drain, .. } = &self;
+        let fleet = self.metrics.group::<FleetMetrics>();
+        let mut era = Era::FIRST;
+        while !drain.is_cancelled() {
+            let why = match self.run(&mut era).await {
+                Ok(()) if drain.is_cancelled() => return,
+                Ok(()) => "it ended by itself".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            health.away("worker", &why);
+            fleet.restarts.with_label_values(&[worker.as_str()]).inc();
+            tokio::select! {
+                () = tokio::time::sleep(RESTART_PAUSE) => {}
+                () = drain.cancelled() => {}
+            }
         }
-        error = postgres::wrong_settings(&cx.postgres, worker) => {
-            tracing::error!(%worker, "refuses to work: {error:#}");
-            drop(cx.postgres.close());
-            return Err(error);
-        }
-        era = postgres::era::ended(&cx.postgres, cx.era) => {
-            // What it remembers may never have been.
-            *known_era = era;
-            Err(anyhow::anyhow!("the database is in era {era}, no longer in {}", cx.era))
-        }
-        () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
-        () = given_up => {
-            tracing::warn!(%worker, "drained as far as possible; a server does not answer");
-            // Nobody waits for a connection any more.
-            drop(cx.postgres.close());
-            return Ok(());
-        }
-    };
-    // Telemetry and answers that are still in the client's buffer leave before the connection.
-    let _flushed = tokio::time::timeout(Duration::from_secs(1), cx.nats.client.flush()).await;
-    let _closed = tokio::time::timeout(Duration::from_secs(1), cx.postgres.close()).await;
-    tracing::info!(%worker, "stopped");
-    result
+    }
+
+    /// Connects the worker. Postgres is connected to on first use.
+    async fn context(&self) -> anyhow::Result<Context> {
+        let Self { worker, servers, health, metrics, drain, fail } = self;
+        Ok(Context {
+            worker: *worker,
+            instance: format!("{worker}.{}", Uuid::now_v7()).into(),
+            era: Era::FIRST,
+            nats: Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?,
+            postgres: postgres::pool(&servers.postgres_url, *worker, POSTGRES_CONNECTIONS)?,
+            health: health.clone(),
+            metrics: metrics.clone(),
+            drain: drain.clone(),
+            fail: fail.clone(),
+            topology: Arc::new(Topology::with_replicas(servers.replicas)),
+        })
+    }
+
+    /// Runs the worker until it ends, in the era that the database is in, or else was in last.
+    async fn run(&self, known_era: &mut Era) -> anyhow::Result<()> {
+        let Self { worker, servers, health, drain, .. } = self;
+        let worker = *worker;
+        let mut cx = self.context().await?;
+        let _login = servers.postgres_url_file.clone().map(|file| {
+            AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(cx.postgres.clone(), file)))
+        });
+        cx.era = postgres::era::begin(&cx.postgres, *known_era).await;
+        let entry = registry::find(worker);
+        health.starting();
+        tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");
+        let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
+        let given_up = async {
+            drain.cancelled().await;
+            tokio::time::sleep(DRAIN_LIMIT).await;
+        };
+        // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
+        let result = tokio::select! {
+            result = task => result.context("the worker panicked")?,
+            why = health.hangs() => {
+                tracing::error!(%worker, why, "hangs, and is started again");
+                // With new connections: these may be what it waits for.
+                drop(cx.postgres.close());
+                anyhow::bail!(why);
+            }
+            error = postgres::wrong_settings(&cx.postgres, worker) => {
+                tracing::error!(%worker, "refuses to work: {error:#}");
+                drop(cx.postgres.close());
+                return Err(error);
+            }
+            era = postgres::era::ended(&cx.postgres, cx.era) => {
+                // What it remembers may never have been.
+                *known_era = era;
+                Err(anyhow::anyhow!("the database is in era {era}, no longer in {}", cx.era))
+            }
+            () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
+            () = given_up => {
+                tracing::warn!(%worker, "drained as far as possible; a server does not answer");
+                // Nobody waits for a connection any more.
+                drop(cx.postgres.close());
+                return Ok(());
+            }
+        };
+        // Telemetry and answers that are still in the client's buffer leave before the connection.
+        let _flushed = tokio::time::timeout(Duration::from_secs(1), cx.nats.client.flush()).await;
+        let _closed = tokio::time::timeout(Duration::from_secs(1), cx.postgres.close()).await;
+        tracing::info!(%worker, "stopped");
+        result
+    }
 }
