@@ -320,8 +320,12 @@ async fn a_postgres_that_only_reads_makes_no_dead_letters() {
         .with_label_values(&["command-handler", "away"]);
     until("more tries than a message has", || async { (away.get() > 20).then_some(()) }).await;
     read_only(false).await;
-    let outcome = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await.unwrap();
-    assert_eq!(outcome.body()["status"], 201);
+    // Edge's sessions were ended as well.
+    let outcome = until("the outcome", || async {
+        let reply = producer.request("q.t1.outcome.k1", &[("Wait-Ms", "20000")], b"").await?;
+        (reply.status != 503).then_some(reply)
+    });
+    assert_eq!(outcome.await.body()["status"], 201);
     fleet.finish().await;
 }
 
