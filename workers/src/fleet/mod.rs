@@ -23,6 +23,9 @@ const POSTGRES_CONNECTIONS: u32 = 4;
 /// A drain that takes longer than this waits for a server that does not answer. With the flushes
 /// after it, below the 10 s that a process has.
 const DRAIN_LIMIT: Duration = Duration::from_millis(8500);
+/// A drain because of a new era takes no longer: what is in hand can neither be decided nor
+/// confirmed.
+const ERA_DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// Pause before a worker that failed is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
@@ -127,17 +130,19 @@ impl Starts {
             AbortOnDropHandle::new(tokio::spawn(postgres::follow_file(cx.postgres.clone(), file)))
         });
         cx.era = postgres::era::begin(&cx.postgres, *known_era).await;
+        cx.drain = drain.child_token();
         let entry = registry::find(worker);
         health.starting();
         tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");
-        let task = AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
+        let mut task =
+            AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
         let given_up = async {
             drain.cancelled().await;
             tokio::time::sleep(DRAIN_LIMIT).await;
         };
         // What is in hand is not lost: nothing is acknowledged or answered before it is durable.
         let result = tokio::select! {
-            result = task => result.context("the worker panicked")?,
+            result = &mut task => result.context("the worker panicked")?,
             why = health.hangs() => {
                 tracing::error!(%worker, why, "hangs, and is started again");
                 // With new connections: these may be what it waits for.
@@ -150,8 +155,10 @@ impl Starts {
                 return Err(error);
             }
             era = postgres::era::ended(&cx.postgres, cx.era) => {
-                // What it remembers may never have been.
+                // What it remembers may never have been. Whoever waits for an answer is told 503.
                 *known_era = era;
+                cx.drain.cancel();
+                let _drained = tokio::time::timeout(ERA_DRAIN_LIMIT, task).await;
                 Err(anyhow::anyhow!("the database is in era {era}, no longer in {}", cx.era))
             }
             () = cx.nats.died() => Err(anyhow::anyhow!("the connection to NATS has died")),
