@@ -143,7 +143,10 @@ async fn s6_02_a_restore_that_loses_commits_begins_an_era() {
             Some(event) => event,
             None => {
                 let last = screen.id.clone();
-                screen = http.stream("cart/c1/stream", Some(&last)).await.expect("a stream");
+                screen = until("a stream", || async {
+                    http.stream("cart/c1/stream", Some(&last)).await.ok()
+                })
+                .await;
                 continue;
             }
         };
