@@ -24,6 +24,12 @@ bench *ARGS:
 chaos *ARGS:
     cargo run -- chaos {{ARGS}}
 
+# The run of docs/proof.md: five seeds of 20 minutes with all faults, two of them on a cluster
+[group('check')]
+proof:
+    for seed in 1 2 3; do cargo run -- chaos --minutes 20 --seed $seed || exit 1; done
+    for seed in 4 5; do cargo run -- chaos --minutes 20 --seed $seed --cluster || exit 1; done
+
 # Everything that has to hold
 [group('check')]
 test:

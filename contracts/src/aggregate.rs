@@ -14,6 +14,8 @@ pub enum Aggregate {
     Order,
     Table,
     User,
+    /// A thing that the restaurant sells; the id is the sku.
+    Product,
     /// The lock of an owner over its carts; the id is the owner. It has backlog entries, a
     /// projection and a place among effects like the others, but no events, and nobody can address
     /// it.
@@ -22,7 +24,8 @@ pub enum Aggregate {
 
 impl Aggregate {
     /// The kinds that commands, queries and events speak of.
-    pub const ALL: [Self; 5] = [Self::Cart, Self::Payment, Self::Order, Self::Table, Self::User];
+    pub const ALL: [Self; 6] =
+        [Self::Cart, Self::Payment, Self::Order, Self::Table, Self::User, Self::Product];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Aggregate {
             Self::Order => "order",
             Self::Table => "table",
             Self::User => "user",
+            Self::Product => "product",
             Self::Lock => "lock",
         }
     }
@@ -42,7 +46,7 @@ impl Aggregate {
         match self {
             Self::Cart | Self::Order => &[Part::Core, Part::Payments],
             Self::User => &[Part::Auth, Part::Subscription, Part::Roles],
-            Self::Payment | Self::Table | Self::Lock => &[Part::Core],
+            Self::Payment | Self::Table | Self::Product | Self::Lock => &[Part::Core],
         }
     }
 

@@ -21,7 +21,7 @@ verbs! {
         "join" => Join(Member),
         /// A member leaves a team cart and takes its items with it.
         "leave" => Leave(Member),
-        /// Puts an item in. A cart has at most 200, and 64 KiB of JSON (`too_large`).
+        /// Puts an item in. What is left out of name and price comes from the price list. A cart has at most 200, and 64 KiB of JSON (`too_large`).
         "add_item" => AddItem(AddItem),
         /// Changes how many of an item are in.
         "set_item" => SetItem(SetItem),
@@ -109,8 +109,10 @@ pub struct Member {
 pub struct AddItem {
     pub item_id: Token,
     pub sku: Text<MAX_NAME>,
-    pub name: Text<MAX_NAME>,
-    pub unit_price: Money,
+    /// Taken from the product where it is absent.
+    pub name: Option<Text<MAX_NAME>>,
+    /// Taken from the product where it is absent, which has to be in the currency of the cart.
+    pub unit_price: Option<Money>,
     pub quantity: Quantity,
     /// The member who ordered the item; without one, all members share it.
     pub user: Option<Token>,

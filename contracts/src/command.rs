@@ -11,7 +11,7 @@ use crate::{
     header::{self, CommandHeaders},
     order, payment,
     permissions::{check_sender, is_from_tenant},
-    rebuild, subject, table, user,
+    product, rebuild, subject, table, user,
     verb::{decode_payload, encode_payload},
 };
 
@@ -62,6 +62,8 @@ pub struct Command {
     pub traceparent: Option<String>,
     /// The sender's address, if it is known.
     pub source: Option<IpAddr>,
+    /// The session of the actor, if it is sent in one.
+    pub session: Option<Token>,
     pub request: Result<Request, Refusal>,
 }
 
@@ -82,6 +84,7 @@ pub enum Body {
     Order(order::Verb),
     Table(table::Verb),
     User(user::Verb),
+    Product(product::Verb),
     /// The verb of every kind of aggregate.
     Rebuild(Aggregate, rebuild::Rebuild),
 }
@@ -114,7 +117,7 @@ impl Command {
         };
         let headers = check_no_message_id(raw.door, headers.clone())
             .and_then(|()| CommandHeaders::parse(headers));
-        let CommandHeaders { actor, traceparent, source, .. } =
+        let CommandHeaders { actor, traceparent, source, session, .. } =
             headers.as_ref().cloned().unwrap_or_default();
         let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
         Ok(Self {
@@ -128,6 +131,7 @@ impl Command {
             actor,
             traceparent,
             source,
+            session,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })
@@ -185,6 +189,9 @@ fn payload_hash(raw: &subject::RawCommandSubject<'_>, payload: &[u8]) -> [u8; 32
         Ok(Some(user::Verb::Register(user::Register { email, profile_id, .. }))) => {
             Sha256::digest(json!([email, profile_id]).to_string()).into()
         }
+        Ok(Some(user::Verb::ChangeEmail(user::ChangeEmail { email, .. }))) => {
+            Sha256::digest(json!([email]).to_string()).into()
+        }
         _ => [0; 32],
     }
 }
@@ -234,6 +241,7 @@ impl Body {
             Aggregate::User => {
                 user::Verb::decode(verb, payload).map_err(user::unquoted)?.map(Self::User)
             }
+            Aggregate::Product => product::Verb::decode(verb, payload)?.map(Self::Product),
             Aggregate::Lock => None,
         }
         .ok_or_else(unknown_verb)
@@ -247,6 +255,7 @@ impl Body {
             Self::Order(_) => Aggregate::Order,
             Self::Table(_) => Aggregate::Table,
             Self::User(_) => Aggregate::User,
+            Self::Product(_) => Aggregate::Product,
             Self::Rebuild(aggregate, _) => *aggregate,
         }
     }
@@ -260,6 +269,7 @@ impl Body {
             Self::Order(verb) => verb.encode(),
             Self::Table(verb) => verb.encode(),
             Self::User(verb) => verb.encode(),
+            Self::Product(verb) => verb.encode(),
             Self::Rebuild(_, rebuild) => (rebuild::VERB, encode_payload(rebuild)),
         }
     }

@@ -8,6 +8,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::planted::PlantedBug;
+
 /// An era of the database. Later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -65,6 +67,9 @@ impl EraVersion {
     /// Returns the strong ETag: the version and its era in quotation marks.
     #[must_use]
     pub fn etag(self) -> String {
+        if PlantedBug::EraIgnored.is_planted() {
+            return format!("\"{}\"", self.version);
+        }
         format!("\"{self}\"")
     }
 

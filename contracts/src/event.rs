@@ -96,6 +96,13 @@ pub const USER_REGISTERED: EventKind = kind(Aggregate::User, "registered", OF_US
 pub const USER_LOGGED_IN: EventKind = kind(Aggregate::User, "logged_in", AUTH);
 pub const USER_REFRESHED: EventKind = kind(Aggregate::User, "refreshed", AUTH);
 pub const USER_LOGGED_OUT: EventKind = kind(Aggregate::User, "logged_out", AUTH);
+pub const USER_PASSWORD_CHANGED: EventKind = kind(Aggregate::User, "password_changed", AUTH);
+pub const USER_PASSWORD_RESET_REQUESTED: EventKind =
+    kind(Aggregate::User, "password_reset_requested", NONE);
+pub const USER_EMAIL_CHANGED: EventKind = kind(Aggregate::User, "email_changed", AUTH);
+pub const USER_SUSPENDED: EventKind = kind(Aggregate::User, "suspended", AUTH);
+pub const USER_RESUMED: EventKind = kind(Aggregate::User, "resumed", AUTH);
+pub const USER_ERASED: EventKind = kind(Aggregate::User, "erased", OF_USER);
 pub const USER_PROFILE_UPDATED: EventKind = kind(Aggregate::User, "profile_updated", AUTH);
 pub const USER_ROLES_CHANGED: EventKind = kind(Aggregate::User, "roles_changed", &[Part::Roles]);
 pub const USER_SUBSCRIPTION_REGISTERED: EventKind =
@@ -104,6 +111,8 @@ pub const USER_SUBSCRIPTION_ACTIVATED: EventKind =
     kind(Aggregate::User, "subscription_activated", SUBSCRIPTION);
 pub const USER_SUBSCRIPTION_CANCELLED: EventKind =
     kind(Aggregate::User, "subscription_cancelled", SUBSCRIPTION);
+pub const PRODUCT_SET: EventKind = kind(Aggregate::Product, "set", CORE);
+pub const PRODUCT_WITHDRAWN: EventKind = ending(kind(Aggregate::Product, "withdrawn", CORE));
 
 /// Every kind of event there is.
 pub const ALL: &[EventKind] = &[
@@ -151,11 +160,19 @@ pub const ALL: &[EventKind] = &[
     USER_LOGGED_IN,
     USER_REFRESHED,
     USER_LOGGED_OUT,
+    USER_PASSWORD_CHANGED,
+    USER_PASSWORD_RESET_REQUESTED,
+    USER_EMAIL_CHANGED,
+    USER_SUSPENDED,
+    USER_RESUMED,
+    USER_ERASED,
     USER_PROFILE_UPDATED,
     USER_ROLES_CHANGED,
     USER_SUBSCRIPTION_REGISTERED,
     USER_SUBSCRIPTION_ACTIVATED,
     USER_SUBSCRIPTION_CANCELLED,
+    PRODUCT_SET,
+    PRODUCT_WITHDRAWN,
 ];
 
 /// The subject filters of the events after which a projector has to write `part`: those that

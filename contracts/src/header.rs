@@ -15,6 +15,9 @@ pub const ACTOR_VIA: &str = "Actor-Via";
 /// The address that a command came from, where it came from outside: failed logins are counted by
 /// it.
 pub const SOURCE: &str = "Source";
+/// The session of the actor that a command is sent in, as the list of sessions names it. edge sets
+/// it.
+pub const SESSION: &str = "Session";
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Status of an outcome or a query's reply. Not `Status`: stock clients read that one
@@ -22,6 +25,8 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const STATUS: &str = "Brigade-Status";
 /// Present as `kv` where a reply was confirmed by KV instead of SQL.
 pub const CONFIRMED_BY: &str = "Brigade-Confirmed-By";
+/// Present as `true` on an outcome that was stored before its command came this time.
+pub const REPLAYED: &str = "Brigade-Replayed";
 pub const ETAG: &str = "ETag";
 pub const IF_NONE_MATCH: &str = "If-None-Match";
 pub const CONFIRM: &str = "Confirm";
@@ -30,6 +35,8 @@ pub const WAIT_MS: &str = "Wait-Ms";
 pub const RESUME: &str = "Resume";
 pub const LIMIT: &str = "Limit";
 pub const BEFORE: &str = "Before";
+/// The beginning of the next page of a list, as the page before it said.
+pub const AFTER: &str = "After";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 /// Of an event: the era of the database that it was published in; none in the first one.
@@ -66,6 +73,7 @@ pub struct CommandHeaders {
     pub traceparent: Option<String>,
     /// An IP address; an IPv4 one that is written as IPv6 is the same.
     pub source: Option<IpAddr>,
+    pub session: Option<Token>,
 }
 
 impl CommandHeaders {
@@ -88,6 +96,7 @@ impl CommandHeaders {
         let version = one(EXPECTED_VERSION)?.map(|v| version(EXPECTED_VERSION, v));
         let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
         let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
+        let session = one(SESSION)?.map(|v| Token::new(v).map_err(|_| bad(SESSION)));
         let traceparent = one(TRACEPARENT)?;
         parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
         Ok(Self {
@@ -96,6 +105,7 @@ impl CommandHeaders {
             actor: actor.transpose()?,
             traceparent: traceparent.map(str::to_owned),
             source: source.transpose()?.map(|source| source.to_canonical()),
+            session: session.transpose()?,
         })
     }
 }
@@ -128,7 +138,7 @@ pub fn command_key<'a>(
 pub fn missing_command_id() -> Refusal {
     let message = "a command needs one header Command-Id of 1 to 64 characters of A-Z, a-z, 0-9, \
                    _ and -";
-    Refusal::new(400, "missing_command_id", message)
+    Refusal::new(400, "missing_command_id", message).of_param(COMMAND_ID)
 }
 
 /// The value of a header that may stand at most once.
@@ -172,7 +182,8 @@ pub fn version(name: &'static str, value: &str) -> Result<EraVersion, Refusal> {
 
 #[must_use]
 pub fn bad(name: &str) -> Refusal {
-    Refusal::new(400, "bad_header", format!("the header {name} is repeated or malformed"))
+    let message = format!("the header {name} is repeated or malformed");
+    Refusal::new(400, "bad_header", message).of_param(name.to_owned())
 }
 
 /// The form of W3C Trace Context: version, trace id, parent id and flags in lower-case hex.
@@ -227,6 +238,7 @@ mod tests {
             &[("Actor", "a b")],
             &[("traceparent", "00-zz-b7-01")],
             &[("Source", "192.0.2.7:80")],
+            &[("Session", "a b")],
             &[("Source", "192.0.2.7"), ("Source", "192.0.2.7")],
         ];
         for headers in bad {

@@ -27,7 +27,8 @@ pub struct Versions {
 }
 
 /// A bucket; its stream is `KV_<bucket>`, its keys are subjects `$KV.<bucket>.<key>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bucket {
     /// `<tenant>.<aggregate>.<id>`: version and part versions.
     Versions,

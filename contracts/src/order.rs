@@ -94,8 +94,10 @@ pub struct Place {
 pub struct PlacedItem {
     pub item_id: Option<Token>,
     pub sku: Text<MAX_NAME>,
-    pub name: Text<MAX_NAME>,
-    pub unit_price: Money,
+    /// Taken from the product where it is absent.
+    pub name: Option<Text<MAX_NAME>>,
+    /// Taken from the product where it is absent, which has to be in the currency of the order.
+    pub unit_price: Option<Money>,
     pub quantity: Quantity,
     pub note: Option<Text<MAX_NOTE>>,
 }

@@ -28,6 +28,9 @@ pub struct Outcome {
     #[schemars(with = "Map<String, Value>")]
     pub data: Box<RawValue>,
     pub retry_after_ms: Option<u64>,
+    /// The field of the payload or the header that is wrong, in a refusal; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<Cow<'static, str>>,
 }
 
 impl Outcome {
@@ -60,6 +63,7 @@ impl Outcome {
             effects: Vec::new(),
             data: empty_object(),
             retry_after_ms: refusal.retry_after_ms,
+            param: refusal.param,
         }
     }
 

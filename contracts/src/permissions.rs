@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 pub use self::{
     accounts::{
-        Account, accounts, check_sender, exports, is_from_tenant, listed_user, tenant_account,
+        Account, accounts, check_sender, exports, imports_of_fleet, is_from_tenant, listed_user,
+        tenant_account,
     },
     grants::{Grants, grants},
     roles::{Role, producer, tenant_users, watcher},
@@ -25,9 +26,9 @@ use crate::{
     key::{Bucket, CANARY},
     subject::{
         ABANDON, EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS,
-        QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE, QUERY_USER_VALIDATE,
-        QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR,
-        TABLES_MAY_CHANGE,
+        QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_USER_SESSIONS,
+        QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS,
+        SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
     },
     topology::{OVERTAKING, Topology},
 };
@@ -177,7 +178,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])
             .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
             .publish([user_state_of(Part::Auth)])
-            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>"]),
+            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>"]),
         WorkerName::OutboxRelay => {
             user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
         }
@@ -204,8 +205,9 @@ pub fn worker(name: WorkerName) -> NatsUser {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
             })),
         WorkerName::Edge => user
-            .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, "$SRV.>"])
-            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_USER_VALIDATE, QUERY_USER_STATE])
+            .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, QUERY_PRODUCTS, "$SRV.>"])
+            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY])
+            .subscribe([QUERY_USER_VALIDATE, QUERY_USER_STATE, QUERY_USER_SESSIONS])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])
             .reads(&[Bucket::Versions, Bucket::Views])

@@ -18,10 +18,14 @@ pub enum PlantedBug {
     EarlyExpiry,
     RefundTaskDropped,
     NothingHealed,
+    ListFromMemory,
+    DeadLetterReplayedTwice,
+    LeaseNotGivenUp,
+    EraIgnored,
 }
 
 impl PlantedBug {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::AnswerBeforeCommit,
         Self::AnswerBeforeProjection,
         Self::AcknowledgeBeforeDecision,
@@ -35,9 +39,13 @@ impl PlantedBug {
         Self::EarlyExpiry,
         Self::RefundTaskDropped,
         Self::NothingHealed,
+        Self::ListFromMemory,
+        Self::DeadLetterReplayedTwice,
+        Self::LeaseNotGivenUp,
+        Self::EraIgnored,
     ];
 
-    /// The variable of the environment that names the bug of a process.
+    /// The variable of the environment that names the bugs of a process, separated by commas.
     pub const VARIABLE: &str = "BRIGADE_PLANTED_BUG";
 
     #[must_use]
@@ -56,6 +64,10 @@ impl PlantedBug {
             Self::EarlyExpiry => "early_expiry",
             Self::RefundTaskDropped => "refund_task_dropped",
             Self::NothingHealed => "nothing_healed",
+            Self::ListFromMemory => "list_from_memory",
+            Self::DeadLetterReplayedTwice => "dead_letter_replayed_twice",
+            Self::LeaseNotGivenUp => "lease_not_given_up",
+            Self::EraIgnored => "era_ignored",
         }
     }
 
@@ -78,9 +90,12 @@ impl PlantedBug {
         reason = "one hook for all crates; in no production build"
     )]
     pub fn is_planted(self) -> bool {
-        static BUG: std::sync::OnceLock<Option<PlantedBug>> = std::sync::OnceLock::new();
-        let bug = || Self::parse(&std::env::var(Self::VARIABLE).ok()?);
-        *BUG.get_or_init(bug) == Some(self)
+        static BUGS: std::sync::OnceLock<Vec<PlantedBug>> = std::sync::OnceLock::new();
+        let bugs = || {
+            let names = std::env::var(Self::VARIABLE).unwrap_or_default();
+            names.split(',').filter_map(Self::parse).collect()
+        };
+        BUGS.get_or_init(bugs).contains(&self)
     }
 
     /// Returns true if this process has the bug: never, in this build.

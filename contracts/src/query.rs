@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    EraVersion, IfNoneMatch, Money, Refusal,
+    EraVersion, IfNoneMatch, Money, Refusal, Token,
     header::{
-        BEFORE, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, WAIT_MS, bad, number, once, version,
+        AFTER, BEFORE, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, WAIT_MS, bad, number, once,
+        version,
     },
 };
 
@@ -110,6 +111,45 @@ impl HistoryHeaders {
     }
 }
 
+/// Products in one answer, where nobody asks for less or more.
+pub const PRODUCTS_LIMIT: u16 = 200;
+/// Most products in one answer: the largest fill no message.
+pub const MAX_PRODUCTS_LIMIT: u16 = 400;
+
+/// The headers of `q.<tenant>.products`, each at most once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProductsHeaders {
+    pub if_none_match: Option<IfNoneMatch>,
+    pub page: ProductsPage,
+}
+
+/// A page of the price list.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProductsPage {
+    /// From 1 to [`MAX_PRODUCTS_LIMIT`].
+    pub limit: u16,
+    /// Only products after this sku, which an earlier answer named.
+    pub after: Option<Token>,
+}
+
+impl ProductsHeaders {
+    /// # Errors
+    /// `400 bad_header` for one that is repeated or malformed. Unknown headers are left alone.
+    pub fn parse<'a>(
+        headers: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    ) -> Result<Self, Refusal> {
+        let one = |name| once(headers.clone(), name);
+        let limit = one(LIMIT)?.map(|value| number(LIMIT, value)).transpose()?;
+        let limit = limit.map_or(Ok(PRODUCTS_LIMIT), u16::try_from);
+        let limit = limit.ok().filter(|limit| (1..=MAX_PRODUCTS_LIMIT).contains(limit));
+        let after = one(AFTER)?.map(|sku| Token::new(sku).map_err(|_| bad(AFTER))).transpose()?;
+        Ok(Self {
+            if_none_match: one(IF_NONE_MATCH)?.map(IfNoneMatch::parse).transpose()?,
+            page: ProductsPage { limit: limit.ok_or_else(|| bad(LIMIT))?, after },
+        })
+    }
+}
+
 /// The body of a view: its parts as they stand in KV, and what is computed where they meet.
 #[derive(Clone, Debug, Serialize)]
 pub struct ViewBody<'a> {
@@ -132,12 +172,15 @@ pub struct QueryError {
     /// The present version, where it is not the one asked for.
     pub version: Option<u64>,
     pub retry_after_ms: Option<u64>,
+    /// The field or the header that is wrong; absent where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<Cow<'static, str>>,
 }
 
 impl From<Refusal> for QueryError {
     fn from(refusal: Refusal) -> Self {
-        let Refusal { status, code, message, retry_after_ms } = refusal;
-        Self { status, code, message, version: None, retry_after_ms }
+        let Refusal { status, code, message, retry_after_ms, param } = refusal;
+        Self { status, code, message, version: None, retry_after_ms, param }
     }
 }
 
@@ -206,6 +249,30 @@ mod tests {
             &[("Before", "-1")],
             &[("Before", "9223372036854775808")],
             &[("Before", "1"), ("before", "1")],
+        ];
+        for headers in bad {
+            assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_price_list_is_asked_for_in_pages() {
+        let parse = |headers: &[(&str, &str)]| ProductsHeaders::parse(headers.iter().copied());
+        let all = parse(&[]).unwrap();
+        assert_eq!(all.page, ProductsPage { limit: PRODUCTS_LIMIT, after: None });
+        assert_eq!(all.if_none_match, None);
+        let second = parse(&[("limit", "400"), ("After", "P-1"), ("If-None-Match", "\"7f\"")]);
+        let second = second.unwrap();
+        let after = Some(Token::new("P-1").unwrap());
+        assert_eq!(second.page, ProductsPage { limit: 400, after });
+        assert!(second.if_none_match.is_some_and(|known| known.has_tag("7f")));
+        let bad: &[&[(&str, &str)]] = &[
+            &[("Limit", "0")],
+            &[("Limit", "401")],
+            &[("Limit", "5"), ("limit", "5")],
+            &[("After", "")],
+            &[("After", "a.b")],
+            &[("If-None-Match", "7f")],
         ];
         for headers in bad {
             assert_eq!(parse(headers).unwrap_err().code, "bad_header", "{headers:?}");

@@ -13,6 +13,8 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// When waiting helps, how long, in milliseconds.
     pub retry_after_ms: Option<u64>,
+    /// The field or the header that is wrong, if it is one: `items[0].quantity`.
+    pub param: Option<Cow<'static, str>>,
 }
 
 /// Marks a refusal that travels through serde, whose errors carry text only.
@@ -21,7 +23,14 @@ const MARK: char = '\u{1}';
 impl Refusal {
     #[must_use]
     pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code: code.into(), message: message.into(), retry_after_ms: None }
+        let (code, message) = (code.into(), message.into());
+        Self { status, code, message, retry_after_ms: None, param: None }
+    }
+
+    /// Names the field or the header that is wrong.
+    #[must_use]
+    pub fn of_param(self, param: impl Into<Cow<'static, str>>) -> Self {
+        Self { param: Some(param.into()), ..self }
     }
 
     /// Passes this refusal through a serde error; [`Refusal::from_json`] finds it again.
@@ -32,27 +41,43 @@ impl Refusal {
     /// Returns the refusal of a payload that does not decode as `T`, with the field that is wrong.
     ///
     /// The payload is decoded a second time for the field's name, so that one that is right costs
-    /// nothing. JSON that does not parse has a position instead, and a field that is unknown or
-    /// twice there is named by the message.
+    /// nothing. JSON that does not parse has a position instead, and a field that is missing,
+    /// unknown or twice there is named by the message.
     pub(crate) fn of_payload<T: DeserializeOwned>(
         payload: &[u8],
         error: &serde_json::Error,
     ) -> Self {
         let refusal = Self::from_json(error);
-        if !error.is_data() || ["unknown_field", "duplicate_key"].contains(&&*refusal.code) {
+        if !error.is_data() {
             return refusal;
         }
         let mut json = serde_json::Deserializer::from_slice(payload);
         let path = serde_path_to_error::deserialize::<_, T>(&mut json).err();
         let path = path.map(|error| error.path().to_string()).unwrap_or_default();
         // `.` is the payload itself.
-        if path.is_empty() || path == "." {
-            return refusal;
-        }
-        let path: String = path.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let message = without_position(&refusal.message);
-        let message = format!("{path}: {message}").into();
-        Self { message, ..refusal }
+        let path = if path == "." { String::new() } else { path };
+        let path: String =
+            path.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+        let param = match refusal.named_field() {
+            Some(field) if path.is_empty() => field.to_owned(),
+            Some(field) if path != field && !path.ends_with(&format!(".{field}")) => {
+                format!("{path}.{field}")
+            }
+            _ => path.clone(),
+        };
+        let is_named = ["unknown_field", "duplicate_key"].contains(&&*refusal.code);
+        let message = match path.is_empty() || is_named {
+            true => refusal.message.clone(),
+            false => format!("{path}: {}", without_position(&refusal.message)).into(),
+        };
+        let param = (!param.is_empty()).then(|| param.into());
+        Self { message, param, ..refusal }
+    }
+
+    /// Returns the field that serde names, between backticks.
+    fn named_field(&self) -> Option<&str> {
+        let is_named = ["missing_field", "unknown_field", "duplicate_key"].contains(&&*self.code);
+        self.message.split('`').nth(1).filter(|_| is_named)
     }
 
     /// Returns the refusal of JSON that does not decode. serde tells kinds of errors apart by
@@ -83,7 +108,7 @@ impl Refusal {
         let status = words.next()?.parse().ok()?;
         let code = words.next()?.to_owned().into();
         let message = words.next()?.to_owned().into();
-        Some(Self { status, code, message, retry_after_ms: None })
+        Some(Self { status, code, message, retry_after_ms: None, param: None })
     }
 }
 
@@ -103,6 +128,25 @@ mod tests {
         assert_eq!((refused.status, &*refused.message), (422, "quantity: a quantity is 1 to 999"));
         let malformed = refusal(r#"{"item_id":"i","quantity":}"#);
         assert!(malformed.message.ends_with(" at line 1 column 27"), "{malformed:?}");
+    }
+
+    #[test]
+    fn the_field_that_is_wrong_is_named_by_itself() {
+        let param = |payload: &str| {
+            let refusal = Verb::decode("set_item", payload.as_bytes()).unwrap_err();
+            refusal.param.map(std::borrow::Cow::into_owned)
+        };
+        for (payload, field) in [
+            (r#"{"item_id":"i","quantity":0}"#, Some("quantity")),
+            (r#"{"item_id":"a.b","quantity":1}"#, Some("item_id")),
+            (r#"{"item_id":"i"}"#, Some("quantity")),
+            (r#"{"item_id":"i","quantity":1,"colour":"red"}"#, Some("colour")),
+            (r#"{"item_id":"i","item_id":"i","quantity":1}"#, Some("item_id")),
+            (r#"{"item_id":"i","quantity":}"#, None),
+            ("[]", None),
+        ] {
+            assert_eq!(param(payload).as_deref(), field, "{payload}");
+        }
     }
 
     #[test]
@@ -148,6 +192,7 @@ mod tests {
         let missing = items.replace("\"sku\":\"s\",", "").replace(":0}", ":1}");
         let missing = crate::order::Verb::decode("place", missing.as_bytes()).unwrap_err();
         assert_eq!(missing.code, "missing_field");
+        assert_eq!(missing.param.as_deref(), Some("items[0].sku"));
         assert_eq!(missing.message, "items[0]: missing field `sku`");
     }
 }

@@ -11,10 +11,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Aggregate, Currency, Email, Money, Outcome, Quantity, Secret, Text, Timestamp, Token, cart,
+    Aggregate, Currency, Email, Money, NewPassword, Outcome, Quantity, Secret, Text, Timestamp,
+    Token, cart,
     list::{ActiveRow, MAX_ROWS},
     lock, order, payment,
     permissions::SYSTEM_VERBS,
+    product,
     query::QueryError,
     table, user,
     verb::Declared,
@@ -44,6 +46,7 @@ pub fn verbs() -> Vec<Verb> {
         (Aggregate::Order, order::Verb::DECLARED),
         (Aggregate::Table, table::Verb::DECLARED),
         (Aggregate::User, user::Verb::DECLARED),
+        (Aggregate::Product, product::Verb::DECLARED),
     ];
     let each = all.into_iter().flat_map(|(aggregate, verbs)| {
         verbs.iter().map(move |Declared { name, about, payload }| {
@@ -95,7 +98,10 @@ fn answers(generator: &mut SchemaGenerator) -> Vec<(&'static str, Schema)> {
         ("OrderPayments", order::Payments::json_schema(generator)),
         ("PaymentCore", payment::Core::json_schema(generator)),
         ("TableCore", table::Core::json_schema(generator)),
+        ("ProductCore", product::Core::json_schema(generator)),
+        ("ProductPage", product::ProductPage::json_schema(generator)),
         ("UserState", user::UserState::json_schema(generator)),
+        ("Sessions", user::Sessions::json_schema(generator)),
         ("ActiveRow", ActiveRow::json_schema(generator)),
         ("Lock", lock::Live::json_schema(generator)),
         ("LockHistory", lock::History::json_schema(generator)),
@@ -129,6 +135,7 @@ fn frames() -> impl Iterator<Item = (String, Value)> {
         ("OrderView", view("Order", true)),
         ("PaymentView", view("Payment", false)),
         ("TableView", view("Table", false)),
+        ("ProductView", view("Product", false)),
         ("ActiveOrders", list),
         ("ActiveOrdersChanges", changes),
     ]
@@ -201,6 +208,11 @@ value_schema! {
         "type": "string",
         "maxLength": Email::MAX_LEN,
         "pattern": r"^[^\s\u0000-\u001f\u007f-\u009f]+@[^\s\u0000-\u001f\u007f-\u009f]+$",
+    },
+    NewPassword: {
+        "type": "string", "format": "password", "writeOnly": true,
+        "minLength": NewPassword::MIN_CHARS, "maxLength": Secret::MAX_LEN,
+        "description": "A password that is chosen; any characters.",
     },
     Secret: {
         "type": "string", "format": "password", "writeOnly": true,

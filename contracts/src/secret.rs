@@ -41,6 +41,37 @@ impl Secret {
     }
 }
 
+/// A password that somebody chooses. One that was chosen before may be shorter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewPassword(Secret);
+
+impl NewPassword {
+    /// Fewest characters. More are asked for by nobody: which they are is left to who chooses.
+    pub const MIN_CHARS: usize = 8;
+
+    /// # Errors
+    /// `422 password_too_short` below [`Self::MIN_CHARS`] characters, `422 bad_secret` above
+    /// [`Secret::MAX_LEN`] bytes.
+    pub fn new(text: String) -> Result<Self, Refusal> {
+        if text.chars().count() < Self::MIN_CHARS {
+            let message = format!("a password has at least {} characters", Self::MIN_CHARS);
+            return Err(Refusal::new(422, "password_too_short", message));
+        }
+        Secret::new(text).map(Self)
+    }
+
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for NewPassword {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::new(String::deserialize(d)?).map_err(Refusal::into_serde)
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
@@ -74,6 +105,21 @@ mod tests {
         assert!(!format!("{secret:?}").contains('x'));
         assert_eq!(secret, secret.clone());
         assert_ne!(secret, Secret::new("y".to_owned()).unwrap());
+    }
+
+    #[test]
+    fn a_password_that_is_chosen_has_eight_characters_of_any_kind() {
+        let code = |text: &str| NewPassword::new(text.to_owned()).map_err(|refusal| refusal.code);
+        for short in ["", "1234567", "\u{1f372}\u{1f372}\u{1f372}\u{1f372}"] {
+            assert_eq!(code(short), Err("password_too_short".into()));
+        }
+        for good in ["12345678", "        ", "\u{e9}t\u{e9}\u{e9}t\u{e9}t\u{e9}"] {
+            assert_eq!(
+                code(good).map(|password| password.secret().expose().to_owned()),
+                Ok(good.into())
+            );
+        }
+        assert_eq!(code(&"x".repeat(1025)), Err("bad_secret".into()));
     }
 
     #[test]

@@ -7,15 +7,18 @@
 //! q.<tenant>.view.<aggregate>.<id>          queries (services API)
 //! q.<tenant>.outcome.<command_id>
 //! q.<tenant>.active_orders
+//! q.<tenant>.products
 //! q.<tenant>.lock.<owner>
 //! q.<tenant>.lock_history.<owner>
 //! q.<tenant>.user.<id>.validate
 //! q.<tenant>.user.<id>.state
+//! q.<tenant>.user.<id>.sessions
 //! evt.<tenant>.<aggregate>.<event>.<shard>  events (stream EVENTS)
 //! live.<bucket>.<key>                       republished KV writes
 //! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
 //! due.lock.<tenant>.<cart>.<token>          those that have passed (stream TIMERS)
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
+//! hooks.<tenant>.<name>                     requests to a tenant's own programs (core)
 //! outbox.wake                               "there is work in these shards" (core)
 //! outbox.relays                             "shards change hands" (core)
 //! ```
@@ -28,10 +31,18 @@ use crate::{Address, Aggregate, Door, SHARDS, Token, WorkerName, shard_of};
 
 /// All requests of all tenants.
 pub const REQUESTS: &str = "req.>";
-/// Verbs that carry a secret come in through the request door only: the stream `COMMANDS` does not
+/// Verbs that carry a secret, or a person's address alone, come in through the request door only: the stream `COMMANDS` does not
 /// take these subjects, and whoever publishes on them is told so.
-pub const SECRET_VERBS_ON_DURABLE_DOOR: [&str; 3] =
-    ["cmd.*.user.*.register", "cmd.*.user.*.login", "cmd.*.user.*.refresh"];
+pub const SECRET_VERBS_ON_DURABLE_DOOR: [&str; 8] = [
+    "cmd.*.user.*.register",
+    "cmd.*.user.*.login",
+    "cmd.*.user.*.refresh",
+    "cmd.*.user.*.change_password",
+    "cmd.*.user.*.change_email",
+    "cmd.*.user.*.request_password_reset",
+    "cmd.*.user.*.reset_password",
+    "cmd.*.user.*.erase",
+];
 /// Wakes the relays after a commit; the payload is a decimal bit mask of the shards.
 pub const OUTBOX_WAKE: &str = "outbox.wake";
 /// From relay to relay: one has come, gives shards back or goes. No payload.
@@ -42,6 +53,8 @@ pub const QUERY_VIEW: &str = "q.*.view.*.*";
 pub const QUERY_OUTCOME: &str = "q.*.outcome.*";
 /// Queries of the active list: `q.<tenant>.active_orders`.
 pub const QUERY_ACTIVE_ORDERS: &str = "q.*.active_orders";
+/// Queries of the price list: `q.<tenant>.products`.
+pub const QUERY_PRODUCTS: &str = "q.*.products";
 /// Queries of locks: `q.<tenant>.lock.<owner>`.
 pub const QUERY_LOCK: &str = "q.*.lock.*";
 /// Queries of the history of locks: `q.<tenant>.lock_history.<owner>`.
@@ -50,6 +63,8 @@ pub const QUERY_LOCK_HISTORY: &str = "q.*.lock_history.*";
 pub const QUERY_USER_VALIDATE: &str = "q.*.user.*.validate";
 /// Queries of what is known of users: `q.<tenant>.user.<id>.state`.
 pub const QUERY_USER_STATE: &str = "q.*.user.*.state";
+/// Queries of the sessions of users: `q.<tenant>.user.<id>.sessions`.
+pub const QUERY_USER_SESSIONS: &str = "q.*.user.*.sessions";
 /// Deadlines of locks that are to come.
 pub const LOCK_TIMERS: &str = "timer.lock.>";
 /// The command of cart-lock-expiry that ends a lock, for every tenant and cart.
@@ -90,7 +105,8 @@ pub fn carries_secret(raw: &RawCommandSubject<'_>) -> bool {
 /// Returns true if the payloads of a verb hold passwords or tokens.
 #[must_use]
 pub fn is_secret(aggregate: &str, verb: &str) -> bool {
-    aggregate == "user" && ["register", "login", "refresh"].contains(&verb)
+    let is_named = |subject: &&str| subject.rsplit('.').next() == Some(verb);
+    aggregate == "user" && SECRET_VERBS_ON_DURABLE_DOOR.iter().any(is_named)
 }
 
 /// Returns `req.…` of a command whose verb is one of the contract's ([`Body::encode`]).
@@ -132,6 +148,11 @@ pub fn query_active_orders(tenant: &Token) -> String {
 }
 
 #[must_use]
+pub fn query_products(tenant: &Token) -> String {
+    format!("q.{tenant}.products")
+}
+
+#[must_use]
 pub fn query_lock(tenant: &Token, owner: &Token) -> String {
     format!("q.{tenant}.lock.{owner}")
 }
@@ -149,6 +170,17 @@ pub fn query_user_validate(user: &Address) -> String {
 #[must_use]
 pub fn query_user_state(user: &Address) -> String {
     format!("q.{}.user.{}.state", user.tenant, user.id)
+}
+
+#[must_use]
+pub fn query_user_sessions(user: &Address) -> String {
+    format!("q.{}.user.{}.sessions", user.tenant, user.id)
+}
+
+/// The subject on which a program of the tenant is asked to do something.
+#[must_use]
+pub fn hook(tenant: &Token, name: &str) -> String {
+    format!("hooks.{tenant}.{name}")
 }
 
 /// The address that a `q.<tenant>.view.<aggregate>.<id>` asks for.
@@ -174,11 +206,13 @@ pub fn parse_query_outcome(subject: &str) -> Option<(Token, Token)> {
 /// The tenant of a `q.<tenant>.active_orders`.
 #[must_use]
 pub fn parse_query_active_orders(subject: &str) -> Option<Token> {
-    let [q, tenant, active_orders] = split(subject)?;
-    if (q, active_orders) != ("q", "active_orders") {
-        return None;
-    }
-    Token::new(tenant).ok()
+    list_of_tenant(subject, "active_orders")
+}
+
+/// The tenant of a `q.<tenant>.products`.
+#[must_use]
+pub fn parse_query_products(subject: &str) -> Option<Token> {
+    list_of_tenant(subject, "products")
 }
 
 /// The address of the lock that a `q.<tenant>.lock.<owner>` asks for.
@@ -203,6 +237,20 @@ pub fn parse_query_user_validate(subject: &str) -> Option<Address> {
 #[must_use]
 pub fn parse_query_user_state(subject: &str) -> Option<Address> {
     user_of_query(subject, "state")
+}
+
+/// The user whose sessions a `q.<tenant>.user.<id>.sessions` asks for.
+#[must_use]
+pub fn parse_query_user_sessions(subject: &str) -> Option<Address> {
+    user_of_query(subject, "sessions")
+}
+
+fn list_of_tenant(subject: &str, list: &str) -> Option<Token> {
+    let [q, tenant, word] = split(subject)?;
+    if (q, word) != ("q", list) {
+        return None;
+    }
+    Token::new(tenant).ok()
 }
 
 fn user_of_query(subject: &str, query: &str) -> Option<Address> {
@@ -345,6 +393,7 @@ mod tests {
                 parse_query_active_orders(&query_active_orders(&word)),
                 Some(word.clone())
             );
+            prop_assert_eq!(parse_query_products(&query_products(&word)), Some(word.clone()));
             let lock = Address { aggregate: Aggregate::Lock, ..address.clone() };
             prop_assert_eq!(parse_query_lock(&query_lock(&lock.tenant, &lock.id)), Some(lock.clone()));
             prop_assert_eq!(
@@ -356,7 +405,11 @@ mod tests {
                 parse_query_user_validate(&query_user_validate(&user)),
                 Some(user.clone())
             );
-            prop_assert_eq!(parse_query_user_state(&query_user_state(&user)), Some(user));
+            prop_assert_eq!(parse_query_user_state(&query_user_state(&user)), Some(user.clone()));
+            prop_assert_eq!(
+                parse_query_user_sessions(&query_user_sessions(&user)),
+                Some(user)
+            );
             let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
             prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
             let published = event(&address, &word);
@@ -375,7 +428,8 @@ mod tests {
         fn parsers_bear_anything(subject in "\\PC{0,80}") {
             let _ = (parse_command(&subject), parse_query_view(&subject));
             let _ = (parse_query_outcome(&subject), parse_event(&subject, Some(&subject)));
-            let _ = (parse_query_active_orders(&subject), parse_query_lock(&subject));
+            let _ = (parse_query_active_orders(&subject), parse_query_products(&subject));
+            let _ = parse_query_lock(&subject);
             let _ = (parse_query_lock_history(&subject), parse_lock_due(&subject));
             let _ = (parse_query_user_validate(&subject), parse_query_user_state(&subject));
         }

@@ -12,9 +12,9 @@ use brigade_contracts::{
     MAX_NOTE, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS, event,
     list::{MAX_BYTES, MAX_ROWS},
     permissions::SYSTEM_VERBS,
-    query::{MAX_HISTORY_LIMIT, MAX_WAIT_MS},
+    query::{MAX_HISTORY_LIMIT, MAX_PRODUCTS_LIMIT, MAX_WAIT_MS},
     schema,
-    user::MAX_ROLES,
+    user::{MAX_ROLES, MAX_SESSIONS},
 };
 use serde_json::Value;
 
@@ -239,9 +239,11 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_ORDERS_OF_TURN", MAX_ORDERS_OF_TURN),
         ("MAX_OPEN_CARTS", MAX_OPEN_CARTS),
         ("MAX_ROLES", MAX_ROLES),
+        ("MAX_SESSIONS", MAX_SESSIONS),
         ("MAX_ROWS", MAX_ROWS),
         ("MAX_BYTES", MAX_BYTES),
         ("MAX_HISTORY_LIMIT", usize::from(MAX_HISTORY_LIMIT)),
+        ("MAX_PRODUCTS_LIMIT", usize::from(MAX_PRODUCTS_LIMIT)),
         ("MAX_WAIT_MS", usize::try_from(MAX_WAIT_MS).unwrap()),
     ] {
         let row = page.lines().find(|line| line.contains(&format!("`{name}`")));

@@ -5,7 +5,8 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use brigade_contracts::{
-    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, query, table, user,
+    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, product, query, table,
+    user,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -51,11 +52,14 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["kv", "active_orders", "core"] => again::<order::ActiveCore>(text),
         ["kv", "active_orders", "payment"] => again::<order::ActivePayment>(text),
         ["part", "payment", "core"] => again::<payment::Core>(text),
+        ["part", "product", "core"] => again::<product::Core>(text),
+        ["query", "products"] => again::<product::ProductPage>(text),
         ["part", "table", "core"] => again::<table::Core>(text),
         ["kv", "user_state", "auth"] => again::<user::Auth>(text),
         ["kv", "user_state", "subscription"] => again::<user::SubscriptionPart>(text),
         ["kv", "user_state", "roles"] => again::<user::Roles>(text),
         ["query", "user_state"] => again::<user::UserState>(text),
+        ["query", "user_sessions"] => again::<user::Sessions>(text),
         ["query", "user_valid"] => again::<user::Valid>(text),
         ["query", "user_validate"] => {
             let validate = user::Validate::decode(text.as_bytes()).unwrap();
@@ -90,6 +94,8 @@ fn every_verb_and_every_event_has_a_golden_message() {
         ("table", &["rebuild_cache"]),
         ("user", user::Verb::NAMES),
         ("user", &["rebuild_cache"]),
+        ("product", product::Verb::NAMES),
+        ("product", &["rebuild_cache"]),
     ] {
         for verb in verbs {
             assert!(names.contains(&format!("command.{aggregate}.{verb}")), "{aggregate} {verb}");

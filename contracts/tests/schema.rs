@@ -5,7 +5,7 @@ mod schemas;
 use std::{collections::BTreeSet, fs};
 
 use brigade_contracts::{
-    Aggregate, Body, cart, order, payment, permissions::SYSTEM_VERBS, schema, table, user,
+    Aggregate, Body, cart, order, payment, permissions::SYSTEM_VERBS, product, schema, table, user,
 };
 use schemas::permits;
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ fn every_verb_of_every_aggregate_but_the_systems_has_a_schema_and_is_told_about(
         (Aggregate::Order, order::Verb::NAMES),
         (Aggregate::Table, table::Verb::NAMES),
         (Aggregate::User, user::Verb::NAMES),
+        (Aggregate::Product, product::Verb::NAMES),
     ];
     let names = all.iter().flat_map(|(of, names)| names.iter().map(|name| (*of, *name)));
     let expected: BTreeSet<_> = names.filter(|(_, verb)| !SYSTEM_VERBS.contains(verb)).collect();
@@ -79,6 +80,9 @@ fn every_answer_is_permitted_and_none_with_a_field_less() {
         ("OrderView", json!({"version": 3, "core": order, "payments": paid[1], "due": 0})),
         ("PaymentView", json!({"version": 3, "core": payment})),
         ("TableView", json!({"version": 3, "core": table})),
+        ("ProductView", json!({"version": 3, "core": golden("part.product.core")})),
+        ("ProductCore", golden("part.product.core")),
+        ("ProductPage", golden("query.products")),
         ("CartCore", cart),
         ("CartPayments", paid[0].clone()),
         ("OrderCore", order),
@@ -86,6 +90,7 @@ fn every_answer_is_permitted_and_none_with_a_field_less() {
         ("PaymentCore", payment),
         ("TableCore", table),
         ("UserState", golden("query.user_state")),
+        ("Sessions", golden("query.user_sessions")),
         ("Lock", golden("query.lock")),
         ("LockHistory", golden("query.lock_history")),
         ("ActiveOrders", json!({"rows": [row], "resume": "p"})),

@@ -1,7 +1,7 @@
 -- Locks and loads what a batch of commands needs, in one round trip.
 --
--- It locks all that the commands may change, in the order in which everybody locks (owners, tables,
--- carts, orders, payments; each sorted), so that nobody waits in a circle. Then it reads, each kind
+-- It locks all that the commands may change, in the order in which everybody locks (owners, price
+-- lists, products, tables, carts, orders, payments; each sorted), so that nobody waits in a circle. Then it reads, each kind
 -- in a statement of its own that begins when the locks are held: one that locks and reads would
 -- miss what another handler committed while it waited, although the outcome is found. What a
 -- command turns out to need besides is requested by name for the next batch.
@@ -13,12 +13,18 @@
 --                                            of the release before does not know them
 --   tenants, aggregates, ids, exclusive      aggregates; of an exclusive one also what it may
 --                                            change: the lock of a cart's owner, the table of an
---                                            order
+--                                            order; a product that is not is only read
 --   owner_tenants, owners, owner_exclusive   owners to be locked
 --   session_tenants, sessions                sessions whose open carts are needed
 --   turn_tenants, turns                      turns whose tables are needed
 --   fencing_tokens                           the number of fencing tokens to be drawn
 --   era                                      that of the database, or the batch fails
+--
+-- Products that are only read are not locked, so that those who sell the same do not wait for each
+-- other. The price list of their tenant is, as a whole: shared by those who read it, exclusively by
+-- those who change it. So a price that was read is the list's until the commit; one lock a tenant
+-- does, however many products a batch names; and whoever changes the list waits in a queue for those
+-- who were there, not for all who come.
 --
 -- A table comes with its open or latest turn and all orders of that, which are locked too: nobody
 -- places, pays or cancels one without the table's lock. Rows of any kind go out as JSON:
@@ -32,7 +38,7 @@
 --   session      a session, and its open carts
 --   token        a fencing token, drawn while the owners are locked
 --   turn         a turn that was requested, and the table that it is or was at
---   cart, order, payment, table
+--   cart, order, payment, table, product
 create or replace function brigade.load_batch(request jsonb)
 returns table (kind text, body text)
 language plpgsql as $$
@@ -148,6 +154,23 @@ begin
         where l.state = 'held';
     end if;
 
+    if 'product' = any (r.aggregates) then
+        perform case when l.firm then pg_advisory_xact_lock(l.number)
+                     else pg_advisory_xact_lock_shared(l.number) end
+        from (select hashtextextended(a.tenant || '..products', 0) as number,
+                     bool_or(a.firm) as firm
+              from unnest(r.tenants, r.aggregates, r.ids, r.exclusive)
+                   as a (tenant, aggregate, id, firm)
+              where a.aggregate = 'product'
+              group by a.tenant
+              order by number
+              offset 0) l;
+        perform from unnest(r.tenants, r.aggregates, r.ids, r.exclusive)
+                     as a (tenant, aggregate, id, firm)
+                join brigade.products p on (p.tenant, p.id) = (a.tenant, a.id)
+                where a.aggregate = 'product' and a.firm
+                order by p.tenant, p.id for update of p;
+    end if;
     if 'table' = any (r.aggregates) then
         perform from (select distinct a.tenant, a.id
                       from unnest(r.tenants, r.aggregates, r.ids) as a (tenant, aggregate, id)
@@ -283,5 +306,12 @@ begin
             from unnest(r.tenants, r.aggregates, r.ids) as a (tenant, aggregate, id)
             join brigade.payments p on (p.tenant, p.id) = (a.tenant, a.id)
             where a.aggregate = 'payment';
+    end if;
+    if 'product' = any (r.aggregates) then
+        return query
+            select 'product', row_to_json(p)::text
+            from unnest(r.tenants, r.aggregates, r.ids) as a (tenant, aggregate, id)
+            join brigade.products p on (p.tenant, p.id) = (a.tenant, a.id)
+            where a.aggregate = 'product';
     end if;
 end $$;

@@ -106,9 +106,10 @@ pub async fn kv_equals_sql(fleet: &TestFleet) {
     assert_eq!(differences.expect("sql"), Vec::<String>::new());
 }
 
-/// I-4 of payments, locks and tables.
+/// I-4 of payments, locks, tables and products.
 async fn kv_equals_sql_of_payments(fleet: &TestFleet) {
-    let differences = kv::of_payments_locks_and_tables(&fleet.sql, &snapshot(fleet).await).await;
+    let differences =
+        kv::of_payments_locks_tables_and_products(&fleet.sql, &snapshot(fleet).await).await;
     assert_eq!(differences.expect("sql"), Vec::<String>::new());
 }
 

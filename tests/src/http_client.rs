@@ -122,7 +122,7 @@ impl HttpClient {
         HttpResponse { status, headers, bytes: answer.bytes().await.expect("a body") }
     }
 
-    /// Returns the text at a path beside the API, such as `/metrics`.
+    /// Returns the text at a path of this server, such as `/metrics`.
     ///
     /// # Panics
     /// Where there is no answer.

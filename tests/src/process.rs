@@ -92,6 +92,26 @@ pub async fn printed(fleet: &TestFleet, arguments: &str) -> String {
     String::from_utf8(ended.stdout).expect("UTF-8")
 }
 
+/// Runs an operator's command that fails, and returns what it complains of.
+///
+/// # Panics
+/// Where it does not fail: then the process ends before the test that it is says that it passed.
+pub async fn refused(fleet: &TestFleet, arguments: &str) -> String {
+    let ended = of_operators(fleet, arguments).output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stdout).contains("1 passed");
+    assert!(said, "{arguments}: {ended:?}");
+    String::from_utf8(ended.stderr).expect("UTF-8")
+}
+
+/// Starts an operator's command, whose output is kept; it is killed when dropped.
+///
+/// # Panics
+/// Where it does not start.
+#[must_use]
+pub fn started(fleet: &TestFleet, arguments: &str) -> Child {
+    of_operators(fleet, arguments).spawn().expect("it starts")
+}
+
 /// Runs an operator's command and closes its output after the first line with this text.
 ///
 /// # Panics
@@ -174,6 +194,8 @@ impl Process {
             let seconds = timeout.as_secs().max(1).to_string();
             command.env(format!("BRIGADE_LOCK_SECONDS_{method}"), seconds);
         }
+        // A test that is about them says so.
+        command.env("BRIGADE_HTTP_RATES", "off");
         command.env("BRIGADE_IDLE_CART_HOURS", fleet.settings.idle_cart_hours.to_string());
         trust(&mut command, fleet);
         if let Some(name) = fail_point {
@@ -242,14 +264,27 @@ impl Process {
         signal(self.child.id().expect("it runs"), name).await;
     }
 
-    /// Returns where it serves HTTP: `http://<address>`.
+    /// Returns where edge serves the API: `http://<address>`.
     ///
     /// # Panics
     /// Where it has not logged that.
     #[must_use]
     pub fn http(&self) -> String {
+        self.logged_url("http")
+    }
+
+    /// Returns where it serves `/livez`, `/readyz` and `/metrics`: `http://<address>`.
+    ///
+    /// # Panics
+    /// Where it has not logged that.
+    #[must_use]
+    pub fn admin(&self) -> String {
+        self.logged_url("admin")
+    }
+
+    fn logged_url(&self, name: &str) -> String {
         let log = self.log();
-        let (_, rest) = log.split_once("\"http\":\"").expect("it says where");
+        let (_, rest) = log.split_once(&format!("\"{name}\":\"")).expect("it says where");
         let (address, _) = rest.split_once('"').expect("JSON");
         format!("http://{address}")
     }

@@ -80,7 +80,7 @@ impl Production {
         write("/etc/brigade/operator.env", include_str!("../../docs/production/operator.env"));
         let names = WorkerName::ALL.map(WorkerName::as_str);
         for name in names.into_iter().chain(["operator"]) {
-            write(&format!("/etc/brigade/{name}/worker.env"), "BRIGADE_HTTP_ADDR=127.0.0.1:0\n");
+            write(&format!("/etc/brigade/{name}/worker.env"), "BRIGADE_ADMIN_ADDR=127.0.0.1:0\n");
             self.authority.issue(
                 &self.path(&format!("/etc/brigade/{name}")),
                 "client",
@@ -89,7 +89,10 @@ impl Production {
             );
         }
         let edge = include_str!("../../docs/production/edge.env");
-        write("/etc/brigade/edge/worker.env", &edge.replace("0.0.0.0:8443", "127.0.0.1:0"));
+        write(
+            "/etc/brigade/edge/worker.env",
+            &edge.replace("0.0.0.0:8443", "127.0.0.1:0").replace("127.0.0.1:9108", "127.0.0.1:0"),
+        );
         self.authority.issue(&self.path("/etc/brigade/edge"), "server", "127.0.0.1", false);
         self.authority.write(&self.path("/etc/brigade/ca.pem"));
         self.write("operator/database-url", &self.owners_url());

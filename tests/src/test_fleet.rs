@@ -8,7 +8,7 @@ use std::{
 
 use brigade::{
     fleet::Instance,
-    runtime::http::{HttpServer, ProcessStatus, serve},
+    runtime::http::{HttpServer, ProcessStatus, serve_admin, serve_api},
     testing::{TestServers, until, until_ready},
     workers::{edge::EdgeMetrics, table_status_reconciler::ReconcilerMetrics},
 };
@@ -28,6 +28,7 @@ pub struct TestFleet {
     /// The test spoils tables, so that table-status-reconciler has findings.
     pub expects_findings: bool,
     http: OnceCell<HttpServer>,
+    admin: OnceCell<HttpServer>,
     workers: Mutex<Vec<Instance>>,
 }
 
@@ -101,21 +102,32 @@ impl TestFleet {
     }
 
     fn on(servers: TestServers) -> Self {
-        let (http, workers) = (OnceCell::new(), Mutex::default());
-        Self { servers, expects_findings: false, http, workers }
+        let (http, admin, workers) = (OnceCell::new(), OnceCell::new(), Mutex::default());
+        Self { servers, expects_findings: false, http, admin, workers }
     }
 
-    /// Serves HTTP from the first call on; returns `http://<address>`.
+    /// Serves the API from the first call on; returns `http://<address>`.
     ///
     /// # Panics
     /// Where there is no free port.
     pub async fn http_url(&self) -> String {
+        let serve = || serve_api(([127, 0, 0, 1], 0).into(), None, &self.settings.http);
+        let serving = self.http.get_or_try_init(serve).await.expect("a port");
+        format!("http://{}", serving.address)
+    }
+
+    /// Serves `/livez`, `/readyz` and `/metrics` of the workers that run at the first call, from
+    /// then on; returns `http://<address>`.
+    ///
+    /// # Panics
+    /// Where there is no free port.
+    pub async fn admin_url(&self) -> String {
         let serve = async || {
             let workers = self.workers().iter().map(|worker| worker.health.clone()).collect();
             let status = ProcessStatus { metrics: self.metrics.clone(), workers };
-            serve(([127, 0, 0, 1], 0).into(), status, self.settings.http.mount.clone()).await
+            serve_admin(([127, 0, 0, 1], 0).into(), status).await
         };
-        let serving = self.http.get_or_try_init(serve).await.expect("a port");
+        let serving = self.admin.get_or_try_init(serve).await.expect("a port");
         format!("http://{}", serving.address)
     }
 
@@ -187,13 +199,15 @@ impl TestFleet {
         self.workers.lock().expect("not poisoned")
     }
 
-    /// Waits until nothing is left to do: the projection backlog and the outbox are empty, and all
-    /// durable consumers have acknowledged everything.
+    /// Waits until nothing is left to do: the backlogs and the outbox are empty, no heal is under way,
+    /// and all durable consumers have acknowledged everything.
     pub async fn until_idle(&self) {
         until("the fleet to be idle", || async {
             let left: i64 = sqlx::query_scalar(
                 "select (select count(*) from brigade.outbox)
-                      + (select count(*) from brigade.projection_backlog)",
+                      + (select count(*) from brigade.projection_backlog)
+                      + (select count(*) from brigade.heal_backlog)
+                      + (select count(*) from brigade.heals where finished_at is null)",
             )
             .fetch_one(&self.sql)
             .await

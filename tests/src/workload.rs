@@ -43,12 +43,18 @@ async fn customer(client: Arc<Client>, name: String) {
     let register = json!({"email": email, "profile_id": "p1", "password": "correct horse"});
     let open = json!({"kind": "team", "owner": format!("ada-{name}"), "currency": "EUR"});
     let plan = json!({"subscription_id": "s1", "plan": "gold"});
-    let steps: [(&Address, Door, &str, Value); 12] = [
+    let soup = Address::new("t1", Aggregate::Product, &format!("soup-{name}")).expect("tokens");
+    let set = json!({"name": "Soup", "unit_price": 500, "currency": "EUR"});
+    let sold = json!({"item_id": "i2", "sku": soup.id, "quantity": 1});
+    let steps: [(&Address, Door, &str, Value); 15] = [
         (&user, Door::Request, "register", register),
         (&user, Door::Request, "login", json!({"email": email, "password": "correct horse"})),
         (&cart, Door::Request, "open", open),
         (&cart, Door::Durable, "join", json!({"user": "bob"})),
         (&cart, Door::Request, "add_item", item("i1", 100, 2)),
+        (&soup, Door::Request, "set", set),
+        (&cart, Door::Request, "add_item", sold),
+        (&soup, Door::Durable, "withdraw", json!({})),
         (&cart, Door::Durable, "set_item", json!({"item_id": "i1", "quantity": 3})),
         (&cart, Door::Request, "commit_cod", json!({"user": "bob"})),
         (&order, Door::Durable, "place", placed(&[("Soup", 500, 1)])),

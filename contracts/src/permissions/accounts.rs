@@ -65,6 +65,22 @@ fn streams(tenant: &Token) -> [String; 2] {
     [format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")]
 }
 
+/// Returns the subjects on which the fleet sends requests to the programs of a tenant.
+fn hooks(tenant: &Token) -> String {
+    format!("hooks.{tenant}.>")
+}
+
+/// Returns what the fleet's account imports from a tenant's.
+#[must_use]
+pub fn imports_of_fleet(tenant: &Token) -> Value {
+    let account = Account::Tenant(tenant.clone()).to_string();
+    json!({ "service": { "account": account, "subject": hooks(tenant) } })
+}
+
+fn exports_of_tenant(tenant: &Token) -> Value {
+    json!([{ "accounts": [FLEET], "service": hooks(tenant) }])
+}
+
 /// Returns what the fleet's account exports to a tenant's.
 #[must_use]
 pub fn exports(tenant: &Token) -> Vec<Value> {
@@ -98,7 +114,10 @@ pub fn listed_user(user: &NatsUser, password: &str) -> Value {
 /// Returns the account of a tenant, with users as [`listed_user`] writes them.
 #[must_use]
 pub fn tenant_account(tenant: &Token, users: &[Value]) -> Value {
-    json!({ "limits": limits(), "imports": imports(tenant), "users": users })
+    json!({
+        "limits": limits(), "exports": exports_of_tenant(tenant), "imports": imports(tenant),
+        "users": users,
+    })
 }
 
 /// The `accounts` block of nats-server's configuration, each user with its password.
@@ -143,17 +162,23 @@ fn block<'a>(users: impl Iterator<Item = (&'a Account, String)>) -> String {
     for (account, user) in users {
         accounts.entry(account).or_default().push(user);
     }
-    let tenants = accounts.keys().filter_map(|account| account.tenant());
+    let tenants = || accounts.keys().filter_map(|account| account.tenant());
     let texts = |entries: Vec<Value>| entries.iter().map(Value::to_string).collect::<Vec<_>>();
-    let exports = texts(tenants.flat_map(exports).collect());
+    let exports = texts(tenants().flat_map(exports).collect());
+    let hooks = texts(tenants().map(imports_of_fleet).collect());
     let list = |name: &str, entries: &[String]| {
         format!("    {name}: [\n      {}\n    ]\n", entries.join("\n      "))
     };
     let block = |(account, users): (&&Account, &Vec<String>)| {
         let ties = match account.tenant() {
-            None => "    jetstream: enabled\n".to_owned() + &list("exports", &exports),
+            None => {
+                let exports = list("exports", &exports);
+                format!("    jetstream: enabled\n{exports}{}", list("imports", &hooks))
+            }
             Some(tenant) => {
-                format!("    limits: {}\n", limits()) + &list("imports", &texts(imports(tenant)))
+                let exports = exports_of_tenant(tenant);
+                let imports = list("imports", &texts(imports(tenant)));
+                format!("    limits: {}\n    exports: {exports}\n{imports}", limits())
             }
         };
         format!("  \"{account}\": {{\n{ties}{}  }}\n", list("users", users))
@@ -207,18 +232,24 @@ mod tests {
             subjects.sort();
             subjects
         };
+        let replies = ["_R_.>".to_owned()];
         let backend = Role::Backend.user(&tenant);
-        assert_eq!(sorted(backend.publish), sorted(services(&tenant).into()));
-        assert_eq!(sorted(backend.subscribe), sorted(streams(&tenant).into()));
+        let publish = services(&tenant).into_iter().chain(replies.clone());
+        assert_eq!(sorted(backend.publish), sorted(publish.collect()));
+        let subscribe = streams(&tenant).into_iter().chain([hooks(&tenant)]);
+        assert_eq!(sorted(backend.subscribe), sorted(subscribe.collect()));
         let services = services(&tenant).map(|subject| subject.replace('>', ""));
         for user in tenant_users(&tenant) {
             assert_eq!(user.account, Account::Tenant(tenant.clone()));
             let is_service = |subject: &String| {
-                services.iter().any(|service| subject.starts_with(service.as_str()))
+                replies.contains(subject)
+                    || services.iter().any(|service| subject.starts_with(service.as_str()))
             };
             assert!(user.publish.iter().all(is_service), "{}", user.name);
             let streams = streams(&tenant);
-            assert!(user.subscribe.iter().all(|subject| streams.contains(subject)));
+            let is_stream =
+                |subject: &String| streams.contains(subject) || *subject == hooks(&tenant);
+            assert!(user.subscribe.iter().all(is_stream));
         }
     }
 

@@ -14,7 +14,7 @@
 
 use super::{Account, NatsUser, SYSTEM_VERBS};
 use crate::{
-    Aggregate::{self, Cart, Order, Payment, Table, User},
+    Aggregate::{self, Cart, Order, Payment, Product, Table, User},
     Token,
 };
 
@@ -74,7 +74,10 @@ impl Role {
                         .iter()
                         .flat_map(|verb| DOORS.map(|door| format!("{door}.{tenant}.*.*.{verb}"))),
                 )
-                .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")]),
+                .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
+                // Answers what the fleet asks of it.
+                .subscribe([format!("hooks.{tenant}.>")])
+                .publish([REPLIES]),
             Till | Screen => user
                 .publish(self.commands(tenant))
                 .subscribe([format!("live.*.{tenant}.>")])
@@ -100,12 +103,15 @@ impl Role {
     fn queries(self) -> &'static [&'static str] {
         match self {
             Backend => &[">"],
-            Till => &["view.*.*", "active_orders", "lock.*"],
+            Till => &["view.*.*", "active_orders", "products", "lock.*"],
             Gateway => &[],
-            Screen => &["view.*.*", "active_orders"],
+            Screen => &["view.*.*", "active_orders", "products"],
         }
     }
 }
+
+/// The replies to requests of the fleet's account, as the server names them in the tenant's.
+const REPLIES: &str = "_R_.>";
 
 const DOORS: [&str; 2] = ["cmd", "req"];
 
@@ -124,7 +130,10 @@ const VERBS: &[(Aggregate, &[&str], &[Role])] = &[
     (Payment, &["refund"], &[]),
     (Order, &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"], &[Till]),
     (Table, &["register", "open_turn", "close_turn", "set_status"], &[Till]),
-    (User, &["register", "login", "refresh", "logout"], &[]),
+    (Product, &["set", "withdraw"], &[]),
+    (User, &["register", "login", "refresh", "logout", "end_session"], &[]),
+    (User, &["change_password", "change_email", "request_password_reset"], &[]),
+    (User, &["reset_password", "suspend", "resume", "erase"], &[]),
     (User, &["update_profile", "change_roles"], &[]),
     (User, &["register_subscription", "activate_subscription", "cancel_subscription"], &[]),
 ];
@@ -152,7 +161,7 @@ pub fn watcher(tenant: &Token) -> NatsUser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cart, order, payment, table, user};
+    use crate::{cart, order, payment, product, table, user};
 
     fn names(aggregate: Aggregate) -> &'static [&'static str] {
         match aggregate {
@@ -161,6 +170,7 @@ mod tests {
             Order => order::Verb::NAMES,
             Table => table::Verb::NAMES,
             User => user::Verb::NAMES,
+            Product => product::Verb::NAMES,
             Aggregate::Lock => &[],
         }
     }

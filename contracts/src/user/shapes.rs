@@ -14,6 +14,10 @@ pub const ROLE_BY_DEFAULT: &str = "customer";
 #[schemars(rename = "UserStatus")]
 pub enum Status {
     Active,
+    /// Suspended by a manager: nobody logs in, and no session is left.
+    Suspended,
+    /// Nothing is known of the person any more. It stays so.
+    Erased,
 }
 
 impl Status {
@@ -21,6 +25,8 @@ impl Status {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Erased => "erased",
         }
     }
 }
@@ -42,7 +48,8 @@ pub struct Subscription {
     pub until: Option<Timestamp>,
 }
 
-/// The part `auth`: `<tenant>.<user>.auth`. Hashes and times are null without a session.
+/// The part `auth`: `<tenant>.<user>.auth`. Hashes and times are those of the session that was used
+/// last, and null without one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Auth {
     pub version: u64,
@@ -60,13 +67,6 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Until when this is the access token of the session; `None`: it is not, or not any more.
-    #[must_use]
-    pub fn valid_until(&self, access_token: &Secret, now: Timestamp) -> Option<Timestamp> {
-        let until = self.access_expires_at.filter(|until| now < *until)?;
-        (self.access_hash.as_ref() == Some(&access_token.sha256())).then_some(until)
-    }
-
     /// As outcomes and the query `state` tell it.
     #[must_use]
     pub fn shown(&self) -> ShownAuth {
@@ -76,7 +76,7 @@ impl Auth {
             at,
             user,
             profile_id,
-            email,
+            email: Some(email),
             status,
             access_expires_at: self.access_expires_at,
             refresh_expires_at: self.refresh_expires_at,
@@ -85,7 +85,7 @@ impl Auth {
     }
 }
 
-/// The part `auth` without its hashes.
+/// The part `auth` without its hashes. Outcomes, which are stored, have no email either.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "UserAuth")]
 pub struct ShownAuth {
@@ -93,7 +93,8 @@ pub struct ShownAuth {
     pub at: Timestamp,
     pub user: Token,
     pub profile_id: Token,
-    pub email: Email,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<Email>,
     pub status: Status,
     pub access_expires_at: Option<Timestamp>,
     pub refresh_expires_at: Option<Timestamp>,
@@ -164,6 +165,9 @@ pub struct Valid {
     pub subscription: Option<Subscription>,
     /// The expiry of the access token.
     pub expires_at: Timestamp,
+    /// The session of the access token, as `end_session` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Token>,
 }
 
 /// The tokens that `login` and `refresh` give to their sender, and to nobody else.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use brigade_contracts::planted::PlantedBug;
 use brigade_dev::chaos::{ChaosPlan, play};
 use brigade_tests::process::launch;
 
@@ -29,4 +30,29 @@ async fn under_faults_that_nobody_arranged_nothing_is_lost_doubled_or_stale() {
     for fault in FAULTS {
         assert!(report.faults[fault].count > 0, "{fault} was not struck");
     }
+}
+
+/// Each of these has to be found by its invariant.
+const PLANTED: [(PlantedBug, &str); 3] = [
+    (PlantedBug::UnconfirmedFromMemory, "I-5"),
+    (PlantedBug::LockWithoutFencing, "I-7"),
+    (PlantedBug::RefundTaskDropped, "I-10"),
+];
+
+/// The others take minutes, and faults of their own: `brigade chaos --plant all`.
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_05_planted_bugs_are_found() {
+    let mut plan =
+        ChaosPlan::new(Duration::from_secs(20), 7, &["none".to_owned()], launch).unwrap();
+    let bugs = PLANTED.map(|(bug, _)| bug.as_str()).join(",");
+    plan.variables = vec![(PlantedBug::VARIABLE.to_owned(), bugs)];
+    // What is broken stays so: nobody waits until it heals.
+    plan.patience = Duration::from_secs(5);
+    let report = play(&plan).await.unwrap();
+    report.print();
+    for (bug, invariant) in PLANTED {
+        let found = report.findings.iter().any(|finding| finding.invariant.starts_with(invariant));
+        assert!(found, "{} was not found", bug.as_str());
+    }
+    std::fs::remove_dir_all(report.run.kept.expect("what is found is kept")).unwrap();
 }

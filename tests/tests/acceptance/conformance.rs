@@ -52,6 +52,7 @@ fn points(worker: WorkerName) -> &'static [&'static str] {
         }
         WorkerName::CacheVerifier => &[
             "cache-verifier.before_heal",
+            "cache-verifier.after_batch",
             "cache-verifier.after_heal",
             "cache-verifier.before_verify",
             "cache-verifier.after_verify",

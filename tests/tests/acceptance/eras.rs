@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{healing::until_healed, standby::demote};
 
 /// A copy of the data of the fleet's own Postgres.
-struct Backup {
+pub struct Backup {
     data: PathBuf,
     copy: tempfile::TempDir,
 }
@@ -24,7 +24,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Backup {
-    async fn take(fleet: &mut TestFleet) -> Self {
+    /// Takes it of a Postgres that is stopped for it.
+    pub async fn take(fleet: &mut TestFleet) -> Self {
         let data = fleet.postgres().log().parent().expect("a folder").join("data");
         let copy_dir = tempfile::tempdir().expect("a folder");
         fleet.postgres_mut().stop().await;
@@ -34,7 +35,7 @@ impl Backup {
     }
 
     /// Makes a new primary of it: what was committed since is lost.
-    async fn restore(&self, fleet: &mut TestFleet) {
+    pub async fn restore(&self, fleet: &mut TestFleet) {
         fleet.postgres_mut().stop().await;
         fs::remove_dir_all(&self.data).expect("removed");
         copy(&self.copy.path().join("data"), &self.data);
@@ -48,7 +49,7 @@ impl Backup {
 }
 
 /// Waits until the buckets were emptied for the era, and healed.
-async fn until_reset(fleet: &TestFleet) {
+pub async fn until_reset(fleet: &TestFleet) {
     until("the reset", || async {
         let done = "select reset_at is not null from brigade.eras order by era desc limit 1";
         let done: bool = sqlx::query_scalar(done).fetch_one(&fleet.sql).await.ok()?;
@@ -63,7 +64,8 @@ async fn decided(producer: &Producer, id: &str, what: &str, payload: Value) -> R
     producer.send_until_decided(id, what, payload).await
 }
 
-async fn view(producer: &Producer, what: &str, headers: &[(&str, &str)]) -> Reply {
+/// Queries a view until edge is there to answer.
+pub async fn view(producer: &Producer, what: &str, headers: &[(&str, &str)]) -> Reply {
     until("an answer", || async {
         let query = format!("q.t1.view.{what}");
         let reply = producer.request(&query, headers, b"").await?;

@@ -47,7 +47,7 @@ const QUERIES: u64 = 30_000;
 async fn s5_08_a_flood_of_queries_is_answered_in_turn() {
     let fleet = TestFleet::start_without(WorkerName::Edge).await;
     let edge = Process::start(&fleet, &[WorkerName::Edge], None).await;
-    let http = fleet.http_client().await.at(edge.http());
+    let admin = fleet.http_client().await.at(edge.admin());
     let mut other = RawClient::connect(&fleet.nats_url("t2-producer")).await;
     assert_eq!(other.request(b"q.t2.view.cart.c1", b"", b"").await.header("Brigade-Status"), "404");
     let mut flood = RawClient::connect(&fleet.nats_url("t1-producer")).await;
@@ -57,13 +57,13 @@ async fn s5_08_a_flood_of_queries_is_answered_in_turn() {
         flood.publish(b"q.t1.view.cart.c1", b"_INBOX.t1-producer.x", b"", b"").await;
     }
     flood.flush().await;
-    let before = answered_after(&edge, &http, &mut other).await;
+    let before = answered_after(&edge, &admin, &mut other).await;
     println!("{before} of the flood were answered by the time of the other's answer");
     assert!(before < QUERIES / 2, "{before} of the flood went first");
     until("all to be answered or left", || async {
         // Those that found no room at all are not.
-        let begun = answered(&http, "view").await;
-        (begun == answered(&http, "view").await && begun > before).then_some(())
+        let begun = answered(&admin, "view").await;
+        (begun == answered(&admin, "view").await && begun > before).then_some(())
     })
     .await;
     let (now, most) = edge.memory();
@@ -147,10 +147,10 @@ const LISTS: u64 = 200;
 async fn s5_08_answers_that_wait_to_be_sent_are_bounded() {
     let fleet = TestFleet::start_without(WorkerName::Edge).await;
     let edge = Process::start(&fleet, &[WorkerName::Edge], None).await;
-    let http = fleet.http_client().await.at(edge.http());
+    let admin = fleet.http_client().await.at(edge.admin());
     let producer = fleet.producer().await;
     fill_list(&producer).await;
-    let before = answered(&http, "active_orders").await;
+    let before = answered(&admin, "active_orders").await;
     let mut flood = RawClient::connect(&fleet.nats_url("t1-producer")).await;
     edge.signal("STOP").await;
     for _ in 0..LISTS {
@@ -161,7 +161,7 @@ async fn s5_08_answers_that_wait_to_be_sent_are_bounded() {
     signal(fleet.nats.pid(), "STOP").await;
     edge.resume().await;
     edge.until_logged(&["dependency away", "\"nats\""]).await;
-    let made = answered(&http, "active_orders").await - before;
+    let made = answered(&admin, "active_orders").await - before;
     let (now, most) = edge.memory();
     println!("{made} answers were made that nobody takes; {now} KiB, {most} KiB at most");
     signal(fleet.nats.pid(), "CONT").await;

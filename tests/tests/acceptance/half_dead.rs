@@ -114,11 +114,12 @@ async fn everything_is_done(
         // Nobody held them that long before this without renewing them after it.
         let held = "select count(*) from brigade.leases
                     where name in ('cart-lock-expiry.sweep', 'command-handler.projection-backlog',
-                                   'command-handler.housekeeping', 'cache-verifier.checkpoints',
+                                   'command-handler.heal-backlog', 'command-handler.housekeeping',
+                                   'cache-verifier.checkpoints', 'cache-verifier.heals',
                                    'cache-verifier.audit')
                       and until > $1 + interval '2 seconds'";
         let held = sqlx::query_scalar::<_, i64>(held).bind(since);
-        (held.fetch_one(&fleet.sql).await.ok()? == 5).then_some(())
+        (held.fetch_one(&fleet.sql).await.ok()? == 7).then_some(())
     })
     .await;
     // outbox-relay, and both projectors.
@@ -378,7 +379,7 @@ async fn a_worker_one_of_whose_duties_hangs_is_started_again() {
     let ghost = "update brigade.tables set status = 'occupied' where id = 'a'";
     sqlx::query(ghost).execute(&fleet.sql).await.expect("sql");
     armed.reached().await;
-    let url = fleet.http_url().await;
+    let url = fleet.admin_url().await;
     let worker = WorkerName::TableStatusReconciler.as_str();
     until("a new start", || async {
         let alive = reqwest::get(format!("{url}/livez")).await.expect("an answer");

@@ -23,7 +23,7 @@ fn is_a_problem(response: &HttpResponse, what: &str) {
     for member in ["type", "title", "detail", "instance", "code", "message"] {
         assert!(body[member].is_string(), "{what}: {member} of {body}");
     }
-    assert_eq!(body["type"], format!("urn:brigade:problem:{}", response.code()), "{what}");
+    assert_eq!(body["type"], format!("/v1/errors/{}", response.code()), "{what}");
     let instance = format!("urn:brigade:request:{}", response.header("x-request-id"));
     assert_eq!(body["instance"], instance, "{what}");
     is_safe(response, what);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brigade::{
     infra::Health,
-    runtime::http::{ProcessStatus, RouterMount, serve},
+    runtime::http::{ProcessStatus, serve_admin},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
@@ -19,23 +19,38 @@ use serde_json::json;
 use super::http::{open_fleet, team_cart};
 
 #[tokio::test]
-async fn a_process_without_edge_or_without_workers_says_so() {
+async fn a_process_says_how_its_workers_are_where_nobody_else_asks() {
+    let any = ([127, 0, 0, 1], 0).into();
     for (workers, ready) in [(vec![], "no workers\n"), (vec![WorkerName::OutboxRelay], "starting")]
     {
         let workers = workers.into_iter().map(Health::new).collect();
         let status = ProcessStatus { metrics: Arc::default(), workers };
-        let serving =
-            serve(([127, 0, 0, 1], 0).into(), status, RouterMount::default()).await.unwrap();
-        let http = HttpClient::new(format!("http://{}", serving.address), "t1");
-        let response = http.get("cart/c1", &[]).await;
-        assert_eq!((response.status, response.code().as_str()), (503, "no_edge"));
-        assert_eq!(response.body()["message"], "no edge runs in this process");
-        assert_eq!(
-            (&response.body()["retry_after_ms"], response.header("retry-after")),
-            (&json!(null), "")
-        );
-        assert!(http.text("/readyz").await.contains(ready));
+        let admin = serve_admin(any, status).await.unwrap();
+        let admin = HttpClient::new(format!("http://{}", admin.address), "t1");
+        assert!(admin.text("/readyz").await.contains(ready));
+        assert_eq!(admin.get("cart/c1", &[]).await.status, 404, "no API");
     }
+}
+
+#[tokio::test]
+async fn nothing_of_the_inner_state_is_told_at_the_address_of_the_api() {
+    let (mut fleet, http) = open_fleet().await;
+    let admin = http.at(fleet.admin_url().await);
+    let paths = ["/livez", "/readyz", "/metrics"];
+    for path in paths {
+        assert!(http.text(path).await.contains("not_found"), "{path}");
+        assert!(!admin.text(path).await.contains("not_found"), "{path}");
+    }
+    // Nor while edge does not serve.
+    fleet.take(WorkerName::Edge).stop().await;
+    for path in paths {
+        assert!(http.text(path).await.contains("not_found"), "{path}");
+    }
+    let response = http.get("cart/c1", &[]).await;
+    assert_eq!((response.status, response.code().as_str()), (503, "not_ready"));
+    assert_eq!(response.header("retry-after"), "1");
+    assert!(admin.text("/readyz").await.contains("edge: "));
+    fleet.finish().await;
 }
 
 #[tokio::test]
@@ -190,10 +205,7 @@ async fn i18_no_secret_of_http_is_in_a_log_or_a_metric() {
         fleet.run(worker).await;
     }
     let process = Process::start(&fleet, &[WorkerName::Edge], None).await;
-    let log = process.log();
-    let (_, address) = log.split_once("\"http\":\"").expect("the address is logged");
-    let (address, _) = address.split_once('"').expect("JSON");
-    let http = HttpClient::new(format!("http://{address}"), "t1");
+    let http = HttpClient::new(process.http(), "t1");
     let ada = http.register_and_log_in("ada").await;
     let wrong = "Tr0ub4dor-and-3";
     let login = json!({"email": "ada@example.org", "password": wrong});
@@ -202,11 +214,11 @@ async fn i18_no_secret_of_http_is_in_a_log_or_a_metric() {
     assert_eq!(http.post("user/ada/login", &malformed).await.status, 400);
     assert_eq!(ada.get("user/ada", &[]).await.status, 200);
     assert_eq!(ada.get("user/bob", &[]).await.status, 403);
+    assert_eq!(ada.post("user/ada/logout", &json!({})).await.status, 200);
     let again = http.post("user/ada/login", &credentials("ada")).await;
     assert_eq!(ada.get("user/ada", &[("X-Request-Id", "r-of-ada")]).await.status, 401);
     fleet.until_idle().await;
-    let metrics = reqwest::get(format!("http://{address}/metrics")).await.expect("an answer");
-    let (log, metrics) = (process.log(), metrics.text().await.expect("text"));
+    let (log, metrics) = (process.log(), http.at(process.admin()).text("/metrics").await);
     assert!(log.contains("r-of-ada") && metrics.contains("brigade_http_requests_total"));
     let data = &again.body()["data"];
     let tokens = [data["access_token"].as_str(), data["refresh_token"].as_str()];

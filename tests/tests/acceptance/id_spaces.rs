@@ -217,3 +217,81 @@ async fn a_handler_without_name_spaces_decides_nothing_of_a_user() {
     assert_eq!(ada.post_as("k1", "cart/c1/open", &open("ada")).await.status, 201);
     fleet.finish().await;
 }
+
+fn is_replayed(reply: &Reply) -> bool {
+    reply.headers.contains(&("Brigade-Replayed".to_owned(), "true".to_owned()))
+}
+
+#[tokio::test]
+async fn s7_07_what_waiting_cures_is_decided_anew_but_on_the_durable_door() {
+    let (fleet, http) = super::http::open_fleet().await;
+    let producer = fleet.producer().await;
+    producer.adas_cart().await;
+    let unlock = |token: Value| json!({"token": token, "reason": "back"});
+    let add = |id: &str| brigade_tests::producer::item(id, 100, 1);
+    // A request is told to wait, and is decided when the lock is gone.
+    let held = producer.lock("c1").await["token"].clone();
+    let over_http = |key: &'static str, id: &'static str| {
+        let (http, item) = (http.clone(), add(id));
+        async move { http.post_as(key, "cart/c1/add_item", &item).await }
+    };
+    for _ in 0..2 {
+        let refused = producer.send_as("k1", "cart.c1.add_item", add("i2")).await;
+        assert_eq!((refused.status, is_replayed(&refused)), (423, false));
+        let refused = over_http("k2", "i3").await;
+        is(&refused, 423, "cart_locked");
+        assert_ne!(refused.header("retry-after"), "");
+        assert_eq!(refused.header("idempotency-replayed"), "");
+    }
+    assert_eq!(over_nats(&fleet, "k1").await.status, 404, "it is not decided");
+    producer.done("cart.c1.unlock", unlock(held)).await;
+    let done = producer.send_as("k1", "cart.c1.add_item", add("i2")).await;
+    assert_eq!((done.status, is_replayed(&done)), (200, false), "{}", done.body());
+    let again = producer.send_as("k1", "cart.c1.add_item", add("i2")).await;
+    assert_eq!((&again.bytes, is_replayed(&again)), (&done.bytes, true));
+    let first = over_http("k2", "i3").await;
+    assert_eq!((first.status, first.header("idempotency-replayed")), (200, ""));
+    let again = over_http("k2", "i3").await;
+    assert_eq!(again.bytes, first.bytes);
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    // A stored command has its outcome once and for all, at either door.
+    let held = producer.lock("c1").await["token"].clone();
+    let refused = producer.publish("k3", "cart.c1.add_item", add("i4")).await;
+    assert_eq!(refused["code"], "cart_locked");
+    producer.done("cart.c1.unlock", unlock(held)).await;
+    let later = producer.send_as("k3", "cart.c1.add_item", add("i4")).await;
+    assert_eq!((later.body(), is_replayed(&later)), (refused, true));
+    let later = over_http("k3", "i4").await;
+    is(&later, 423, "cart_locked");
+    assert_eq!(later.header("idempotency-replayed"), "true");
+    assert_eq!(later.header("retry-after"), "", "waiting does not change it");
+    // What the request door did not store may still be decided by the durable one.
+    let held = producer.lock("c1").await["token"].clone();
+    assert_eq!(producer.send_as("k4", "cart.c1.add_item", add("i4")).await.status, 423);
+    producer.done("cart.c1.unlock", unlock(held)).await;
+    assert_eq!(producer.publish("k4", "cart.c1.add_item", add("i4")).await["status"], 200);
+    assert!(is_replayed(&producer.send_as("k4", "cart.c1.add_item", add("i4")).await));
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn an_error_names_the_field_and_leads_to_a_page() {
+    let (fleet, http) = super::http::open_fleet().await;
+    let item = json!({"item_id": "i", "sku": "s", "name": "n", "unit_price": 1, "quantity": 0});
+    let place = json!({"currency": "EUR", "items": [item]});
+    let refused = http.post("order/o1/place", &place).await;
+    assert_eq!(refused.status, 422, "{}", refused.body());
+    assert_eq!(refused.body()["param"], "items[0].quantity");
+    let bad = http.get("cart/c1", &[("Confirm", "guess")]).await;
+    assert_eq!(bad.body()["param"], "Confirm");
+    let absent = http.get("cart/c1", &[]).await;
+    assert_eq!(absent.body().get("param"), None);
+    for response in [refused, bad, absent] {
+        let page = http.text(response.body()["type"].as_str().expect("a path")).await;
+        let status = format!("status: {}", response.status);
+        assert!(page.starts_with(&response.code()) && page.contains(&status), "{page}");
+    }
+    assert!(http.text("/v1/errors").await.starts_with("# Codes"));
+    assert!(http.text("/v1/errors/no_such_code").await.contains("not_found"));
+    fleet.finish().await;
+}

@@ -1,6 +1,9 @@
 //! Clients in other languages that know only the contract, each a producer and a watcher of one
 //! restaurant.
 
+use std::time::Duration;
+
+use brigade_contracts::WorkerName;
 use brigade_tests::{TestFleet, interop};
 use tokio::process::Command;
 
@@ -30,4 +33,21 @@ async fn a_typescript_program_drives_the_fleet_by_the_contract_alone() {
     let mut program = Command::new("node");
     program.arg(dir.join("producer.js"));
     drives_the_fleet(program).await;
+}
+
+#[tokio::test]
+async fn s7_07_a_stock_retry_client_waits_as_told_and_succeeds_under_the_same_key() {
+    let Some(python) = interop::or_skip("Python", interop::python().await) else { return };
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.http.open = true;
+    fleet.settings.lock_policy.card = Duration::from_secs(2);
+    for worker in [WorkerName::CommandHandler, WorkerName::CartLockExpiry, WorkerName::Edge] {
+        fleet.run(worker).await;
+    }
+    let mut program = Command::new(python);
+    program.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/interop/retries.py"));
+    program.args([&fleet.http_url().await, "t1"]);
+    let said = interop::run(&mut program).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let last = said.lines().last();
+    assert_eq!(last, Some("ok  repeated: the same outcome, marked as replayed"), "{said}");
 }

@@ -112,6 +112,8 @@ async fn a_key_a_stream_and_a_subject_are_taken_from_their_owner_alone() {
             &["command-handler", "edge", "operator", "payment-projector"],
         ),
         ("$JS.API.STREAM.MSG.GET.KV_cart_locks", &["command-handler", "operator"]),
+        ("q.t1.products", &["operator", "t1-producer", "t1-watcher"]),
+        ("req.t1.product.s1.set", &["edge", "operator", "t1-producer"]),
         ("q.t1.lock.ada", &["operator", "t1-producer"]),
         ("q.t1.view.cart.c1", &["operator", "t1-producer", "t1-watcher"]),
     ];
@@ -136,6 +138,7 @@ async fn s1_03_each_part_is_written_by_its_owner_and_by_no_other_worker() {
         ("versions.t1.user.ada", handler),
         ("views.t1.cart.c1.core", handler),
         ("views.t1.cart.c1.payments", payments),
+        ("views.t1.product.s1.core", handler),
         ("active_orders.t1.o1.core", handler),
         ("active_orders.t1.o1.payment", payments),
         ("cart_locks.t1.ada", handler),

@@ -124,7 +124,12 @@ async fn s5_12_the_page_for_production_is_followed_step_by_step() {
     let backend = producer(&production, &first).await;
     both_doors(&backend, "first").await;
     let edge = of(&processes, WorkerName::Edge);
-    assert!(get(&production, edge, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(&production, edge, "/v1/openapi.json").await.starts_with("HTTP/1.1 200"));
+    for inner in ["/livez", "/readyz", "/metrics"] {
+        assert!(get(&production, edge, inner).await.starts_with("HTTP/1.1 404"), "{inner}");
+        let told = reqwest::get(format!("{}{inner}", edge.admin())).await.expect("an answer");
+        assert_eq!(told.status(), 200, "{inner}");
+    }
 
     only_who_shows_a_certificate_comes_in(&production, &first).await;
     every_stream_has_three_replicas(&production).await;

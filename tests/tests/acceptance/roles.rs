@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use async_nats::jetstream;
-use brigade_contracts::{cart, order, payment, table, user};
+use brigade_contracts::{cart, order, payment, product, table, user};
 use brigade_tests::{Producer, RawClient, SUPERUSER, TestFleet};
 use futures::StreamExt;
 use serde_json::json;
@@ -30,7 +30,10 @@ const VERBS: &[(&str, &[&str], &str)] = &[
     ("payment", &["refund"], "b"),
     ("order", &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"], "bt"),
     ("table", &["register", "open_turn", "close_turn", "set_status"], "bt"),
-    ("user", &["register", "login", "refresh", "logout", "update_profile"], "b"),
+    ("product", &["set", "withdraw"], "b"),
+    ("user", &["register", "login", "refresh", "logout", "end_session", "update_profile"], "b"),
+    ("user", &["change_password", "change_email", "request_password_reset"], "b"),
+    ("user", &["reset_password", "suspend", "resume", "erase"], "b"),
     ("user", &["change_roles", "register_subscription"], "b"),
     ("user", &["activate_subscription", "cancel_subscription"], "b"),
     ("cart", &["expire_lock", "rebuild_cache"], ""),
@@ -38,6 +41,7 @@ const VERBS: &[(&str, &[&str], &str)] = &[
     ("payment", &["rebuild_cache", "expire_lock"], ""),
     ("order", &["rebuild_cache", "reconcile"], ""),
     ("user", &["rebuild_cache"], ""),
+    ("product", &["rebuild_cache"], ""),
     // No verbs of these: whoever may send all is told so.
     ("cart", &["confirm_cash", "record_result"], "b"),
     ("order", &["bind_transaction", "initiate", "lock"], "b"),
@@ -50,7 +54,9 @@ const QUERIES: &[(&str, &str)] = &[
     ("view.order.o1", "bts"),
     ("view.payment.p1", "bts"),
     ("view.table.tb1", "bts"),
+    ("view.product.s1", "bts"),
     ("active_orders", "bts"),
+    ("products", "bts"),
     ("lock.ada", "bt"),
     ("lock_history.ada", "b"),
     ("outcome.k1", "b"),
@@ -110,7 +116,6 @@ const NOBODYS: &[&str] = &[
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.USER.INFO",
     "$SYS.ACCOUNT.BRIGADE.CONNECT",
-    "_R_.x.y",
     "_INBOX.edge.x",
     "_INBOX.operator.x",
     "_INBOX.x",
@@ -196,6 +201,8 @@ fn published() -> Vec<(String, &'static str)> {
         all.push((format!("q.t1.{query}"), *roles));
         all.push((format!("q.t2.{query}"), ""));
     }
+    // What a backend answers the fleet with.
+    all.push(("_R_.x.y".to_owned(), "b"));
     all.extend(NOBODYS.iter().map(|subject| ((*subject).to_owned(), "")));
     all.extend(USERS.iter().map(|(user, _)| (format!("_INBOX.{user}.x"), "")));
     all
@@ -229,6 +236,7 @@ fn the_table_by_hand_has_every_verb() {
         ("order", order::Verb::NAMES),
         ("table", table::Verb::NAMES),
         ("user", user::Verb::NAMES),
+        ("product", product::Verb::NAMES),
     ] {
         for verb in names {
             let has = VERBS.iter().any(|row| row.0 == aggregate && row.1.contains(verb));

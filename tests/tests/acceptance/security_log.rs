@@ -57,7 +57,9 @@ async fn each_kind_leaves_a_row_with_who_and_from_where_and_no_secret() {
     let ada = http.register_and_log_in("ada").await;
     let login = ada.post("user/ada/login", &credentials("ada")).await.body();
     let used = json!({"refresh_token": login["data"]["refresh_token"]});
-    assert_eq!(http.post("user/ada/refresh", &used).await.status, 200);
+    let next = http.post("user/ada/refresh", &used).await.body();
+    let next = json!({"refresh_token": next["data"]["refresh_token"]});
+    assert_eq!(http.post("user/ada/refresh", &next).await.status, 200);
     assert_eq!(http.post("user/ada/refresh", &used).await.code(), "token_reused");
     producer.adas_cart().await;
     producer.initiate("p1", "c1").await;
@@ -95,13 +97,16 @@ async fn failed_and_throttled_logins_are_logged_once_each() {
     let fleet = TestFleet::start().await;
     let http = fleet.http_client().await;
     let _ada = http.register_and_log_in("ada").await;
-    for n in 0..10_u8 {
+    for n in 0..5_u8 {
         // The first one is repeated.
         let id = format!("l{}", n.max(1));
         let failed = http.post_as(&id, "user/ada/login", &wrong("ada")).await;
         assert_eq!(failed.status, 401, "{}", failed.body());
     }
-    assert_eq!(count(&fleet, "login_failed").await, 9);
+    assert_eq!(count(&fleet, "login_failed").await, 4);
+    // However slow this machine is, the second after the last failure is not over.
+    let latest = "update brigade.login_failures set at = at + interval '1 hour'";
+    sqlx::query(latest).execute(&fleet.sql).await.expect("moved");
     for _ in 0..2 {
         let throttled = http.post_as("t1", "user/ada/login", &credentials("ada")).await;
         assert_eq!(throttled.code(), "too_many_attempts");
@@ -109,10 +114,10 @@ async fn failed_and_throttled_logins_are_logged_once_each() {
     let found = rows(&fleet).await;
     let email = json!({"email": "ada@example.org"});
     assert_eq!(found[0], over_http("login_failed", "user.ada", None, email));
-    let last = &found[9];
+    let last = &found[4];
     assert_eq!(*last, over_http("login_throttled", "user.ada", None, last.detail.clone()));
     assert!(last.detail["retry_after_ms"].as_u64().is_some(), "{last:?}");
-    assert_eq!(found.len(), 10);
+    assert_eq!(found.len(), 5);
     let text = format!("{found:?}");
     let password = credentials("ada")["password"].as_str().expect("text").to_owned();
     assert!(!text.contains(&password) && !text.contains("Tr0ub4dor"), "{text}");

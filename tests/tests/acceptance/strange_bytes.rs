@@ -149,7 +149,7 @@ async fn outcome(producer: &mut RawClient, id: &str) -> (String, String) {
 /// Checks that every worker is ready and none was restarted.
 async fn all_well(fleet: &TestFleet) {
     let ready = until("all workers to be ready", || async {
-        let response = reqwest::get(format!("{}/readyz", fleet.http_url().await)).await.ok()?;
+        let response = reqwest::get(format!("{}/readyz", fleet.admin_url().await)).await.ok()?;
         let text = response.error_for_status().ok()?.text().await.ok()?;
         Some(text)
     });

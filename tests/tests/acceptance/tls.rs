@@ -45,7 +45,7 @@ async fn everything_is_done(fleet: &TestFleet, name: &str) {
 }
 
 async fn readiness(process: &Process) -> (u16, String) {
-    let response = reqwest::get(format!("{}/readyz", process.http())).await.expect("an answer");
+    let response = reqwest::get(format!("{}/readyz", process.admin())).await.expect("an answer");
     (response.status().as_u16(), response.text().await.expect("text"))
 }
 

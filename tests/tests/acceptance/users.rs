@@ -97,9 +97,9 @@ async fn s1_01_a_command_has_written_the_fields_it_owns_before_it_answers() {
     let session = Session::of(&refresh(&producer, "ada", &session.refresh).await);
     let auth = cached(&fleet, "ada", "auth").await;
     assert_eq!((&auth["version"], auth["access_hash"].is_string()), (&json!(3), true));
-    done(&producer, "user.ada.update_profile", json!({"email": "a@b.org"})).await;
+    done(&producer, "user.ada.change_email", json!({"email": "a@b.org"})).await;
     assert_eq!(cached(&fleet, "ada", "auth").await["email"], "a@b.org");
-    done(&producer, "user.ada.update_profile", json!({"email": email("ada")})).await;
+    done(&producer, "user.ada.change_email", json!({"email": email("ada")})).await;
     assert_eq!(validate(&producer, "ada", &session.access).await.status, 200);
     done(&producer, "user.ada.logout", json!({})).await;
     assert_eq!(cached(&fleet, "ada", "auth").await["access_hash"], Value::Null);
@@ -390,6 +390,8 @@ async fn a_repeated_login_gives_new_tokens_and_its_id_fits_no_other_command() {
     let found = Session::of(&producer.send_as("k2", "user.ada.refresh", used).await);
     assert_eq!(validate(&producer, "ada", &lost.access).await.status, 401);
     assert_eq!(validate(&producer, "ada", &found.access).await.status, 200);
+    // Within 10 s it could be another tab, so one more refresh has to come between.
+    let found = Session::of(&refresh(&producer, "ada", &found.refresh).await);
     let stolen = refresh(&producer, "ada", &again.refresh).await;
     assert_eq!((stolen.status, stolen.code().as_str()), (401, "token_reused"));
     assert_eq!(validate(&producer, "ada", &found.access).await.status, 401);
@@ -400,11 +402,11 @@ async fn a_repeated_login_gives_new_tokens_and_its_id_fits_no_other_command() {
 }
 
 #[tokio::test]
-async fn ten_wrong_passwords_stop_even_the_right_one() {
+async fn twenty_five_wrong_passwords_stop_even_the_right_one_of_an_unknown_source() {
     let fleet = TestFleet::start().await;
     let producer = fleet.producer().await;
     register(&producer, "ada").await;
-    let wrong = (0..10).map(|_| try_login(&producer, "ada", "wrong"));
+    let wrong = (0..25).map(|_| try_login(&producer, "ada", "wrong"));
     for reply in futures::future::join_all(wrong).await {
         assert_eq!((reply.status, reply.code().as_str()), (401, "wrong_credentials"));
     }
@@ -491,7 +493,7 @@ fn is_in_files(folder: &Path, wanted: &[u8]) -> bool {
 }
 
 /// Returns every row of every table as text.
-async fn dump(fleet: &TestFleet) -> String {
+pub(crate) async fn dump(fleet: &TestFleet) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "select table_name::text from information_schema.tables where table_schema = 'brigade'",
     )
@@ -542,6 +544,7 @@ async fn i18_no_secret_is_in_any_file_table_log_or_metric() {
     let first = login(&producer, "ada").await;
     let second = Session::of(&refresh(&producer, "ada", &first.refresh).await);
     assert_eq!(validate(&producer, "ada", &second.access).await.status, 200);
+    let second = Session::of(&refresh(&producer, "ada", &second.refresh).await);
     assert_eq!(refresh(&producer, "ada", &first.refresh).await.code(), "token_reused");
     // Where a secret does not belong, and what is malformed around one.
     let unknown = json!({"email": email("ada"), "password": PASSWORD, "else": 1});

@@ -276,6 +276,10 @@ async fn s5_09_no_credential_of_a_tenant_may_do_anything_in_anothers_name() {
         let user = user.as_str();
         let mut told = Told::connect(&fleet, user).await;
         for subject in FOREIGN.iter().chain(JETSTREAM) {
+            // A backend answers the fleet on these; the test below shows that nobody else hears it.
+            if *subject == "_R_.x.y" && ["backend", "producer"].contains(&role) {
+                continue;
+            }
             told.client.publish(*subject, "{}".into()).await.unwrap();
             let refused = told.refused().await;
             let is_refused = refused.len() == 1 && refused[0].contains(&format!("{subject:?}"));

@@ -6,7 +6,9 @@ mod locks;
 mod migrate;
 mod output;
 mod printable;
+mod products;
 mod provision;
+mod rebuild;
 mod run;
 mod security_log;
 mod tenants;
@@ -51,8 +53,12 @@ enum CliCommand {
     Locks(locks::LocksArgs),
     /// Look at failed logins, changed roles, refunds and the like
     SecurityLog(security_log::SecurityLogArgs),
+    /// Look at the price list of a restaurant, or import it from a file
+    Products(products::ProductsArgs),
     /// Bring streams, buckets and consumers up to date, and name what differs
     Provision,
+    /// Write buckets anew from SQL while the fleet runs
+    Rebuild(rebuild::RebuildArgs),
     /// Add, list, suspend, resume and remove restaurants, and rotate their credentials
     Tenants(tenants::TenantsArgs),
 }
@@ -98,8 +104,10 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Dlq(args) => dlq::run(args).await,
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
+            CliCommand::Products(args) => products::run(args).await,
             CliCommand::Migrate => migrate::run().await,
             CliCommand::Provision => provision::run().await,
+            CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Tenants(args) => tenants::run(args).await,
         }
     });

@@ -32,9 +32,13 @@ pub async fn run(args: RunArgs) -> Result<ExitCode> {
     let config = RunConfig::from_env()?;
     let servers = config.servers(&workers)?;
     let _hangups = stay_on_hangup()?;
-    let process =
-        Process::start(servers, config.http, config.http_tls, config.fail_point.as_deref()).await?;
-    tracing::info!(http = %process.http, workers = args.workers.join(" "), "running");
+    let process = Process::start(servers, config.listeners, config.fail_point.as_deref()).await?;
+    tracing::info!(
+        http = process.api.as_ref().map(|api| tracing::field::display(api.address)),
+        admin = %process.admin.address,
+        workers = args.workers.join(" "),
+        "running"
+    );
     process.until_signal(|| tracing::info!("ready"), std::future::pending()).await
 }
 

@@ -1,6 +1,9 @@
 //! Both servers in one folder, with users, permissions, schema and topology.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use brigade::{
@@ -12,8 +15,12 @@ use brigade::{
     },
 };
 use brigade_contracts::{Token, WorkerName, permissions};
-use brigade_servers::{Binaries, NatsServer, Postgres, secret_file::private_folder};
+use brigade_servers::{
+    Binaries, NatsServer, Postgres, port::free_port, secret_file::private_folder,
+};
+use futures::future::try_join_all;
 use sqlx::PgPool;
+use tokio::time::{Instant, sleep};
 
 use super::credentials::Credentials;
 
@@ -21,6 +28,10 @@ use super::credentials::Credentials;
 const ACCOUNTS: &str = "accounts";
 /// The database of a stack.
 pub const DATABASE: &str = "brigade";
+
+/// The time in which a new cluster has elected who leads it.
+const ELECTION: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Ports to listen on; 0 takes any free one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +44,8 @@ pub struct Ports {
 pub struct LocalStack {
     pub dir: PathBuf,
     pub nats: NatsServer,
+    /// The other nodes of a cluster; empty on a single server.
+    pub others: Vec<NatsServer>,
     pub postgres: Postgres,
     pub tenants: Vec<Token>,
     credentials: Credentials,
@@ -50,6 +63,29 @@ impl LocalStack {
         tenants: Vec<Token>,
         ports: Ports,
     ) -> Result<Self> {
+        Self::start_nodes(binaries, dir, tenants, ports, 1).await
+    }
+
+    /// Starts the same with a cluster of three nats-servers, on which each stream has three
+    /// replicas.
+    ///
+    /// # Errors
+    /// If a server does not start; what its log said last is part of the error.
+    pub async fn start_cluster(
+        binaries: &Binaries,
+        dir: &Path,
+        tenants: Vec<Token>,
+    ) -> Result<Self> {
+        Self::start_nodes(binaries, dir, tenants, Ports::default(), 3).await
+    }
+
+    async fn start_nodes(
+        binaries: &Binaries,
+        dir: &Path,
+        tenants: Vec<Token>,
+        ports: Ports,
+        nodes: u8,
+    ) -> Result<Self> {
         private_folder(dir)?;
         let users = permissions::all_users(&tenants);
         let credentials = Credentials::of(dir, users.iter().map(|user| user.name.clone()))?;
@@ -62,19 +98,56 @@ impl LocalStack {
         let accounts = AccountsFolder::new(&accounts_dir);
         accounts.put(&with_passwords.collect::<Vec<_>>())?;
         accounts.sync()?;
-        let include = format!("include \"{ACCOUNTS}/accounts.conf\"");
-        let (nats, postgres) = tokio::try_join!(
-            NatsServer::start(&binaries.nats_server, &nats_dir, ports.nats, &include),
+        let (mut others, postgres) = tokio::try_join!(
+            nats_servers(&binaries.nats_server, dir, ports.nats, nodes),
             Postgres::start(&binaries.postgres_bin, &postgres_dir, ports.postgres),
         )?;
-        let stack = Self { dir: dir.to_owned(), nats, postgres, tenants, credentials };
+        let nats = others.remove(0);
+        let stack = Self { dir: dir.to_owned(), nats, others, postgres, tenants, credentials };
         migrate::create_database(&stack.postgres.superuser_url("postgres"), DATABASE).await?;
         let password =
             |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
         migrate::run(&stack.superuser_url(), "", password).await?;
         stack.add_tenants().await?;
-        provision::run(&stack.nats_url("operator"), 1).await?;
+        stack.provision().await?;
         Ok(stack)
+    }
+
+    /// Makes the streams. A cluster first has to elect who leads it.
+    async fn provision(&self) -> Result<()> {
+        let until = Instant::now() + ELECTION;
+        loop {
+            match provision::run(&self.nats_url("operator"), self.replicas()).await {
+                Err(_) if !self.others.is_empty() && Instant::now() < until => {}
+                made => return made.map(|_| ()),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Returns the number of replicas that each stream has.
+    #[must_use]
+    pub fn replicas(&self) -> u8 {
+        u8::try_from(self.nodes().count()).unwrap_or(1)
+    }
+
+    /// Returns all nats-servers.
+    pub fn nodes(&self) -> impl Iterator<Item = &NatsServer> {
+        std::iter::once(&self.nats).chain(&self.others)
+    }
+
+    /// Returns a nats-server, to be stopped or killed.
+    pub fn node_mut(&mut self, node: usize) -> &mut NatsServer {
+        match node {
+            0 => &mut self.nats,
+            node => &mut self.others[node - 1],
+        }
+    }
+
+    /// Returns the folder of a nats-server.
+    #[must_use]
+    pub fn nats_dir(&self, node: usize) -> PathBuf {
+        nats_dir(&self.dir, node)
     }
 
     async fn add_tenants(&self) -> Result<()> {
@@ -91,11 +164,13 @@ impl LocalStack {
         self.dir.join("nats").join(ACCOUNTS)
     }
 
-    /// Returns the NATS URL of a user of this stack.
+    /// Returns the NATS URL of a user of this stack; of a cluster, those of all nodes, separated by
+    /// commas.
     #[must_use]
     pub fn nats_url(&self, user: &str) -> String {
         let password = self.credentials.password(user);
-        format!("nats://{user}:{password}@127.0.0.1:{}", self.nats.port())
+        let url = |node: &NatsServer| format!("nats://{user}:{password}@127.0.0.1:{}", node.port());
+        self.nodes().map(url).collect::<Vec<_>>().join(",")
     }
 
     /// Connects to NATS as a user of this stack.
@@ -122,7 +197,7 @@ impl LocalStack {
             postgres_url: self.postgres.url(user, password, DATABASE),
             nats: NatsOptions::default(),
             postgres_url_file: None,
-            replicas: 1,
+            replicas: self.replicas(),
             settings: Settings::default(),
         }
     }
@@ -130,7 +205,38 @@ impl LocalStack {
     /// Stops both servers.
     pub async fn stop(mut self) {
         tokio::join!(self.nats.stop(), self.postgres.stop());
+        for mut node in self.others {
+            node.stop().await;
+        }
     }
+}
+
+fn nats_dir(dir: &Path, node: usize) -> PathBuf {
+    match node {
+        0 => dir.join("nats"),
+        node => dir.join(format!("nats-{node}")),
+    }
+}
+
+/// Starts the nodes, as a cluster where there are several; the first one on this port.
+async fn nats_servers(binary: &Path, dir: &Path, port: u16, nodes: u8) -> Result<Vec<NatsServer>> {
+    let routes = (0..nodes).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+    let route = |port: &u16| format!("\"nats://127.0.0.1:{port}\"");
+    let all = routes.iter().map(route).collect::<Vec<_>>().join(", ");
+    let starts = routes.iter().enumerate().map(|(node, own)| {
+        // Clients know the nodes from their URLs alone, which may be those of proxies.
+        let cluster = format!(
+            "cluster {{ name: brigade, no_advertise: true, listen: \"127.0.0.1:{own}\", \
+             routes: [{all}] }}"
+        );
+        let cluster = if nodes > 1 { cluster.as_str() } else { "" };
+        let accounts = if node == 0 { ACCOUNTS.to_owned() } else { format!("../nats/{ACCOUNTS}") };
+        let configuration = format!("include \"{accounts}/accounts.conf\"\n{cluster}");
+        let port = if node == 0 { port } else { 0 };
+        let dir = nats_dir(dir, node);
+        async move { NatsServer::start(binary, &dir, port, &configuration).await }
+    });
+    try_join_all(starts).await
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Faults of a network: a TCP proxy that can cut, refuse, delay and swallow.
 
 use std::{
-    net::SocketAddr,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -40,6 +40,8 @@ pub struct TcpProxy {
 /// What the connections of a proxy follow.
 #[derive(Clone)]
 struct ProxyState {
+    /// The port that it forwards to.
+    far: watch::Sender<u16>,
     is_open: watch::Sender<bool>,
     cut: watch::Sender<()>,
     /// Counts the silences of each direction: a connection that saw it change carries nothing.
@@ -56,18 +58,25 @@ impl TcpProxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("no free port")?;
         let own = listener.local_addr()?.port();
         let state = ProxyState {
+            far: watch::Sender::new(port),
             is_open: watch::Sender::new(true),
             cut: watch::Sender::new(()),
             silent: [watch::Sender::new(()), watch::Sender::new(())],
             delay: watch::Sender::new(Duration::ZERO),
         };
-        let task = tokio::spawn(listen(listener, ([127, 0, 0, 1], port).into(), state.clone()));
+        let task = tokio::spawn(listen(listener, state.clone()));
         Ok(Self { port: own, state, task })
     }
 
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Forwards new connections to another port, and closes the present ones.
+    pub fn aim(&self, port: u16) {
+        self.state.far.send_replace(port);
+        self.cut();
     }
 
     /// Closes every connection, and each new one, until it is opened again.
@@ -110,7 +119,7 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn listen(listener: TcpListener, far: SocketAddr, state: ProxyState) {
+async fn listen(listener: TcpListener, state: ProxyState) {
     while let Ok((near, _)) = listener.accept().await {
         if !*state.is_open.borrow() {
             continue;
@@ -119,8 +128,9 @@ async fn listen(listener: TcpListener, far: SocketAddr, state: ProxyState) {
         let mut cut = state.cut.subscribe();
         let silent = state.silent.clone().map(|silent| silent.subscribe());
         let delay = state.delay.subscribe();
+        let far = *state.far.borrow();
         tokio::spawn(async move {
-            let Ok(far) = TcpStream::connect(far).await else { return };
+            let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, far)).await else { return };
             let (_, _) = (near.set_nodelay(true), far.set_nodelay(true));
             let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
             let [forth, back] = silent;

@@ -2,9 +2,14 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use brigade::{
-    fleet::{Servers, Settings, config::cors_origins, process::Process, registry::parse},
+    fleet::{
+        Servers, Settings,
+        config::api_options,
+        process::{Listeners, Process},
+        registry::parse,
+    },
     operations::tenants,
-    runtime::http::ApiOptions,
+    runtime::http::HttpServer,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, config::StackConfig};
@@ -27,9 +32,12 @@ pub struct UpArgs {
     /// Port of nats-server; 0: any free one
     #[arg(long, default_value_t = 0)]
     nats_port: u16,
-    /// Port of /livez, /readyz, /metrics and the API; 0: any free one
+    /// Port of the API; 0: any free one
     #[arg(long, default_value_t = 0)]
     http_port: u16,
+    /// Port of /livez, /readyz and /metrics; 0: any free one
+    #[arg(long, default_value_t = 0)]
+    admin_port: u16,
     /// Port of Postgres; 0: any free one
     #[arg(long, default_value_t = 0)]
     postgres_port: u16,
@@ -49,16 +57,19 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
     let ports = Ports { nats: args.nats_port, postgres: args.postgres_port };
     let mut stack = LocalStack::start(&binaries, &dir, tenants, ports).await?;
-    let api = ApiOptions { open: args.open, origins: cors_origins()?, ..ApiOptions::default() };
+    let api = api_options(args.open)?;
     let servers = |worker| {
         let settings = Settings { http: api.clone(), ..Settings::default() };
         Servers { settings, ..stack.servers(worker) }
     };
     let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
-    let http = ([127, 0, 0, 1], args.http_port).into();
-    let process = Process::start(servers, http, None, None).await?;
-    let api_url = workers.contains(&WorkerName::Edge).then(|| format!("http://{}", process.http));
-    let ready_line = ready_line(&stack, api_url);
+    let listeners = Listeners {
+        http: ([127, 0, 0, 1], args.http_port).into(),
+        http_tls: None,
+        admin: ([127, 0, 0, 1], args.admin_port).into(),
+    };
+    let process = Process::start(servers, listeners, None).await?;
+    let ready_line = ready_line(&stack, &process);
     let died = async {
         let (server, status) = tokio::select! {
             status = stack.nats.exited() => ("nats-server", status),
@@ -72,7 +83,8 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
 }
 
 /// Returns what a program needs to join the stack, as one line of JSON.
-fn ready_line(stack: &LocalStack, api_url: Option<String>) -> Value {
+fn ready_line(stack: &LocalStack, process: &Process) -> Value {
+    let url = |server: &HttpServer| format!("http://{}", server.address);
     let tenants: Map<String, Value> =
         stack.tenants.iter().map(|t| (t.to_string(), credentials_of(stack, t).into())).collect();
     let first = &stack.tenants[0];
@@ -91,7 +103,8 @@ fn ready_line(stack: &LocalStack, api_url: Option<String>) -> Value {
     json!({
         "ready": true,
         "tenant": first,
-        "http_url": api_url,
+        "http_url": process.api.as_ref().map(url),
+        "admin_url": url(&process.admin),
         "postgres_url": stack.superuser_url(),
         "nats": nats,
         "nats_accounts": stack.accounts_dir(),

@@ -40,6 +40,7 @@ pub struct WorkerProcess {
     pub name: String,
     process: ChildProcess,
     http: u16,
+    admin: u16,
 }
 
 impl WorkerProcess {
@@ -79,12 +80,15 @@ impl WorkerProcess {
         let dir = stack.dir.join(name);
         private_folder(&dir)?;
         let log = Log::claim(&dir.join("log")).await?;
-        let http = free_port()?;
+        let (http, admin) = (free_port()?, free_port()?);
         let names: Vec<_> = workers.iter().map(|(worker, _)| worker.as_str()).collect();
         let (arguments, mut environment) = launch(&format!("run {}", names.join(" ")));
         environment.extend([
             ("BRIGADE_HTTP_ADDR".to_owned(), format!("127.0.0.1:{http}")),
+            ("BRIGADE_ADMIN_ADDR".to_owned(), format!("127.0.0.1:{admin}")),
             ("BRIGADE_HTTP_OPEN".to_owned(), "1".to_owned()),
+            // Whoever measures or breaks things sends more than a guest may.
+            ("BRIGADE_HTTP_RATES".to_owned(), "off".to_owned()),
             ("BRIGADE_LOG".to_owned(), String::new()),
         ]);
         for (worker, servers) in workers {
@@ -102,18 +106,23 @@ impl WorkerProcess {
             account: None,
             last_signal: "KILL",
         })?;
-        let ready = async || get(http, "/readyz").await.is_ok_and(|text| text.contains(" 200 "));
+        let ready = async || get(admin, "/readyz").await.is_ok_and(|text| text.contains(" 200 "));
         process.ready(name, READY_LIMIT, ready).await?;
-        Ok(Self { name: name.to_owned(), process, http })
+        Ok(Self { name: name.to_owned(), process, http, admin })
     }
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Returns the address on which it serves HTTP.
+    /// Returns the address of the API, where edge is among its workers.
     pub fn http(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.http).into()
+    }
+
+    /// Returns the address of `/livez`, `/readyz` and `/metrics`.
+    pub fn admin(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.admin).into()
     }
 
     /// The text of `/metrics`.
@@ -121,7 +130,7 @@ impl WorkerProcess {
     /// # Errors
     /// If it does not answer.
     pub async fn metrics(&self) -> Result<String> {
-        get(self.http, "/metrics").await
+        get(self.admin, "/metrics").await
     }
 
     /// SIGSTOP: it does nothing any more, and nobody is told.

@@ -8,7 +8,7 @@ use brigade_contracts::{
 };
 
 use crate::{
-    changes::{Changes, Event, HistoryRow, LockMetric},
+    changes::{Changes, Event, HistoryRow, Hook, LockMetric},
     decide::decide,
     inputs::{AuthInputs, Checked},
     loaded::{Loaded, LockSet, Missing},
@@ -34,6 +34,8 @@ pub struct BatchState {
     metrics: Vec<LockMetric>,
     reprojected: BTreeSet<Address>,
     repeat_events: BTreeSet<(Address, Part)>,
+    hooks: Vec<Hook>,
+    erased: Vec<(Address, String)>,
 }
 
 impl BatchState {
@@ -172,6 +174,18 @@ impl BatchState {
         &self.repeat_events
     }
 
+    /// Returns what the tenants' programs are asked to do, after the commit. It holds secrets.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// Returns the users who are erased, with the folded emails that they had.
+    #[must_use]
+    pub fn erased(&self) -> &[(Address, String)] {
+        &self.erased
+    }
+
     /// Returns the failed logins, to be stored or forgotten.
     #[must_use]
     pub fn throttle(&self) -> &Throttle {
@@ -203,6 +217,8 @@ impl BatchState {
         self.events.extend(changes.events);
         self.history.extend(changes.history);
         self.security.extend(changes.security);
+        self.hooks.extend(changes.hooks);
+        self.erased.extend(changes.erased);
         self.refund_tasks.extend(changes.refund_tasks);
         self.metrics.extend(changes.metrics);
         self.reprojected.extend(changes.reprojected);

@@ -37,6 +37,7 @@ fn reach() -> LockSet {
         (Aggregate::Payment, "p"),
         (Aggregate::Order, "o"),
         (Aggregate::Table, "t"),
+        (Aggregate::Product, "d"),
     ];
     let owners = || names("a").chain(names("s"));
     let t1 = || token("t1");

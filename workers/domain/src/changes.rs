@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use brigade_contracts::{
-    Address, Part, Timestamp, Token, Via, event,
+    Address, Email, Part, Secret, Timestamp, Token, Via, event,
     lock::Action,
     payment::{Method, RefundTask},
     user::Tokens,
@@ -75,6 +75,15 @@ pub enum LockMetric {
     },
 }
 
+/// A token for a new password, which a program of the tenant sends to the user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hook {
+    pub user: Address,
+    pub email: Email,
+    pub token: Secret,
+    pub expires_at: Timestamp,
+}
+
 /// The results of one command, except the changed states.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
@@ -101,4 +110,8 @@ pub(crate) struct Changes {
     pub security: Vec<SecurityEntry>,
     /// The tokens that only the sender gets.
     pub issued: Option<Tokens>,
+    /// The users who are erased, with the folded emails that they had.
+    pub erased: Vec<(Address, String)>,
+    /// The requests to the tenant's programs, sent after the commit.
+    pub hooks: Vec<Hook>,
 }

@@ -13,7 +13,7 @@ use crate::{
     loaded::Missing,
     lock_attempt, order,
     outcome::{Done, Extra, NotDone, Result},
-    payment,
+    payment, product,
     refusal::{not_found, too_large},
     state::State,
     table,
@@ -64,6 +64,7 @@ fn try_decide(work: &mut UnitOfWork<'_>, request: &Request) -> Result<Done> {
         Body::Order(verb) => order::decide(work, address, verb),
         Body::Table(verb) => table::decide(work, address, verb),
         Body::User(verb) => user::decide(work, request, verb),
+        Body::Product(verb) => product::decide(work, address, verb),
         Body::Rebuild(_, rebuild) => self::rebuild(work, address, rebuild),
     }?;
     table::close_paid_turns(work)?;
@@ -118,6 +119,7 @@ fn done_outcome(work: &UnitOfWork<'_>, address: &Address, done: Done) -> Outcome
         effects: effects(work),
         data: raw(&Data(data)),
         retry_after_ms: None,
+        param: None,
     }
 }
 

@@ -8,21 +8,20 @@ use crate::throttle::Throttle;
 
 /// The result of a password check that was made before the batch. It belongs to its command, never
 /// to a Command-Id: two messages of the same id may hold different passwords.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Checked {
-    /// For `register`: the hash of the password, in PHC form.
-    Hashed(Secret),
-    /// For `login`.
-    Verified(Verified),
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Checked {
+    /// The hash of the password that is to be the user's from now on, in PHC form. Of a `login`
+    /// that of the same password, where it was hashed with weaker parameters than today's.
+    pub hashed: Option<Secret>,
+    /// The password that has to be the user's present one.
+    pub verified: Option<Verified>,
 }
 
 /// A password that was verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
-    /// The email in the payload, folded.
-    pub email_folded: String,
-    /// The hash that it was verified against: that of the addressed user, if the user has this
-    /// email. `None`: there was no such user, and the password was verified against a hash of
+    /// The hash that it was verified against: that of the addressed user, if the user has the email
+    /// in the payload. `None`: there was no such user, and the password was verified against a hash of
     /// nobody, which takes the same time.
     pub password_hash_seen: Option<Secret>,
     pub ok: bool,
@@ -31,7 +30,7 @@ pub struct Verified {
 /// Random numbers, and the failures of the last quarter of an hour.
 #[derive(Default)]
 pub struct AuthInputs {
-    /// Two for each `login` and `refresh`. Each goes into one token.
+    /// Two for each `login` and `refresh`, one for a reset. Each goes into one token.
     pub randoms: Vec<Random>,
     pub throttle: Throttle,
 }

@@ -8,6 +8,7 @@
 //! - `decide` takes a command to its aggregate, and turns the result into an outcome.
 //! - `payment`, `cart`, `order`, `table` and `lock` hold the rules, and `user` by itself. Each may
 //!   use those after it in this line: a payment its cart or order, a cart its order and its lock.
+//!   `product` is the price list, from which carts and orders take names and prices.
 //!   A rule gathers what it needs from the unit of work, decides on plain states, and records what
 //!   it changed.
 //! - `unit_of_work` is one command: what it has looked up, and what it changes. Of a command that
@@ -31,6 +32,7 @@ mod order;
 mod outcome;
 mod payment;
 mod policy;
+mod product;
 mod refusal;
 mod security;
 mod state;
@@ -42,11 +44,11 @@ mod unit_of_work;
 pub mod user;
 
 pub use batch::BatchState;
-pub use changes::{Event, HistoryRow, LockMetric};
+pub use changes::{Event, HistoryRow, Hook, LockMetric};
 pub use head::Head;
 pub use loaded::{LockSet, Missing, Mode};
 pub use policy::LockPolicy;
 pub use security::{SecurityEntry, SecurityKind};
 pub use state::{
-    Capture, Cart, Entry, Lock, Order, Payment, State, Table, Turn, User, active_payment,
+    Capture, Cart, Entry, Lock, Order, Payment, Product, State, Table, Turn, User, active_payment,
 };

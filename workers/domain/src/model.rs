@@ -30,7 +30,8 @@ const USERS: [&str; 4] = ["ada", "bob", "cid", "s1"];
 
 impl Player {
     /// The carts c1 (team) and c4 of ada, c2 of bob and c3 of the session s1, each with an item
-    /// and, in the team cart, a second member; the tables t1, with the party u1, and t2.
+    /// and, in the team cart, a second member; the tables t1, with the party u1, and t2; the product
+    /// d1.
     #[must_use]
     pub fn prelude() -> Vec<Step> {
         let carts = [
@@ -52,6 +53,7 @@ impl Player {
             steps.push(command(format!("table.{table}.register"), register));
         }
         steps.push(command("table.t1.open_turn".to_owned(), json!({ "turn_id": "u1" })));
+        steps.push(set_product(1000));
         steps
     }
 
@@ -96,6 +98,11 @@ impl Player {
             (3, 1) => command(format!("cart.{cart}.leave"), user),
             (3, 2) => command(format!("cart.{cart}.commit_cod"), user),
             (3, _) => command(format!("cart.{cart}.claim"), user),
+            // At the price of the list.
+            (4 | 5, _) if b % 8 == 7 => {
+                let payload = json!({ "item_id": item, "sku": "d1", "quantity": 1 });
+                command(format!("cart.{cart}.add_item"), payload)
+            }
             (4 | 5, _) => add_item(cart, a % 4, i64::from(b)),
             (6, 0) => command(format!("cart.{cart}.remove_item"), json!({ "item_id": item })),
             (7, 0) => command(format!("cart.{cart}.abandon"), json!({ "reason": "r" })),
@@ -165,6 +172,12 @@ fn result(payment: &str, kind: u8, a: u8, b: u8) -> Step {
 
 fn of_order(order: &str, choice: u8) -> Step {
     let item = json!({ "sku": "s", "name": "n", "unit_price": 700, "quantity": 1 });
+    if choice.is_multiple_of(5) {
+        return match choice % 4 {
+            0 => command("product.d1.withdraw".to_owned(), json!({})),
+            _ => set_product(i64::from(choice)),
+        };
+    }
     let (verb, payload) = match choice % 3 {
         0 => ("place", json!({ "currency": "EUR", "items": [item] })),
         1 => ("cancel", json!({ "reason": "r" })),
@@ -216,6 +229,11 @@ fn add_item(cart: &str, id: u8, price: i64) -> Step {
         "item_id": format!("i{id}"), "sku": "s", "name": "n", "unit_price": price, "quantity": 1,
     });
     command(format!("cart.{cart}.add_item"), payload)
+}
+
+fn set_product(price: i64) -> Step {
+    let payload = json!({ "name": "n", "unit_price": price, "currency": "EUR" });
+    command("product.d1.set".to_owned(), payload)
 }
 
 fn method(choice: u8) -> &'static str {

@@ -18,6 +18,13 @@ pub enum SecurityKind {
     LoginThrottled,
     /// A refresh token that was rotated away was used, which has ended the session.
     RefreshTokenReused,
+    /// A password was changed with the one before, or chosen by a token.
+    PasswordChanged,
+    PasswordResetRequested,
+    EmailChanged,
+    UserSuspended,
+    UserResumed,
+    UserErased,
     RolesChanged,
     /// Money is owed back.
     RefundRequested,
@@ -30,10 +37,16 @@ pub enum SecurityKind {
 }
 
 impl SecurityKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::LoginFailed,
         Self::LoginThrottled,
         Self::RefreshTokenReused,
+        Self::PasswordChanged,
+        Self::PasswordResetRequested,
+        Self::EmailChanged,
+        Self::UserSuspended,
+        Self::UserResumed,
+        Self::UserErased,
         Self::RolesChanged,
         Self::RefundRequested,
         Self::RefundDone,
@@ -47,6 +60,12 @@ impl SecurityKind {
             Self::LoginFailed => "login_failed",
             Self::LoginThrottled => "login_throttled",
             Self::RefreshTokenReused => "refresh_token_reused",
+            Self::PasswordChanged => "password_changed",
+            Self::PasswordResetRequested => "password_reset_requested",
+            Self::EmailChanged => "email_changed",
+            Self::UserSuspended => "user_suspended",
+            Self::UserResumed => "user_resumed",
+            Self::UserErased => "user_erased",
             Self::RolesChanged => "roles_changed",
             Self::RefundRequested => "refund_requested",
             Self::RefundDone => "refund_done",

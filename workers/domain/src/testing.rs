@@ -28,6 +28,7 @@ pub fn reach() -> LockSet {
         (Aggregate::Payment, 'p'),
         (Aggregate::Order, 'o'),
         (Aggregate::Table, 't'),
+        (Aggregate::Product, 'd'),
     ];
     let numbered =
         |(aggregate, letter)| (1..10).map(move |n| address(aggregate, &format!("{letter}{n}")));
@@ -100,7 +101,9 @@ impl Fixture {
                 State::Cart(_) | State::Order(_) => {
                     json!({ "core": part(Part::Core), "payments": part(Part::Payments) })
                 }
-                State::Payment(_) | State::Table(_) | State::Lock(_) => part(Part::Core),
+                State::Payment(_) | State::Table(_) | State::Product(_) | State::Lock(_) => {
+                    part(Part::Core)
+                }
                 State::User(_) => part(Part::Auth),
             };
             seen.insert(format!("{}.{}", head.aggregate, head.id), shown);

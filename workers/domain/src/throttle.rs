@@ -1,39 +1,69 @@
-//! Failed logins, counted so that nobody can guess for long.
+//! Failed logins, counted so that nobody can guess for long, and nobody keeps others out.
 //!
-//! A failure counts for [`WINDOW`], by the user, the email and the source of the login. With
-//! [`MOST_FAILURES`] under any of these nothing is verified until the oldest of them is past: what
-//! is refused for that does not count, or a user could be locked out for ever by repeated logins.
+//! | counted by | what waits | from | until |
+//! |---|---|---|---|
+//! | account and source | the account at that source | 5 failures | 1 s after the last one, doubled with each further one, at most 1 min |
+//! | account | it at sources that it has never logged in from | 25 | the oldest is past |
+//! | source | all accounts that have never logged in from there | 100 | the oldest is past |
+//!
+//! A failure counts for [`WINDOW`]. The account is the email, whether anybody has it or not; a
+//! source is an address, of IPv6 its network of 64 bits. So a guest who logs in from where he did
+//! before waits for his own failures only, and guessing is bounded by 100 an hour for an account.
+//! What has to wait is refused whatever the password is, and does not count: else a user could be
+//! kept out for ever by repeated logins.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv6Addr},
     time::Duration,
 };
 
 use brigade_contracts::{Body, Command, Timestamp, Token, user::Verb};
 
-pub const MOST_FAILURES: u32 = 10;
 pub const WINDOW: Duration = Duration::from_secs(15 * 60);
+/// Failures of an account at one source after which it waits there.
+pub const FREE_FAILURES: u32 = 5;
+/// The wait after the first failure beyond.
+pub const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait of an account at one source after a failure.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Failures of an account after which it waits at sources that it has never logged in from.
+pub const MOST_OF_ACCOUNT: u32 = 25;
+/// Failures of a source after which all accounts wait that have never logged in from it.
+pub const MOST_OF_SOURCE: u32 = 100;
+
+/// Tokens for a new password of one email within [`WINDOW`].
+pub const MOST_RESETS: u32 = 3;
+/// Tokens for new passwords that are asked for from one source within [`WINDOW`].
+pub const MOST_RESETS_OF_SOURCE: u32 = 20;
 
 /// A property of a login that failures are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureKind {
-    /// The id in the subject, whether there is such a user or not.
-    User,
-    /// The folded email in the payload.
-    Email,
-    /// The header `Source`.
+    /// Account and source.
+    Pair,
+    /// The account alone.
+    Account,
     Source,
+    /// An email that a token for a new password was asked for, whether anybody has it or not.
+    Reset,
+    /// The source that such a token was asked for from.
+    ResetSource,
 }
 
 impl FailureKind {
-    pub const ALL: [Self; 3] = [Self::User, Self::Email, Self::Source];
+    pub const ALL: [Self; 5] =
+        [Self::Pair, Self::Account, Self::Source, Self::Reset, Self::ResetSource];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::User => "user",
-            Self::Email => "email",
+            Self::Pair => "pair",
+            // Most accounts are an email here, and a release before knows this word alone.
+            Self::Account => "email",
             Self::Source => "source",
+            Self::Reset => "reset",
+            Self::ResetSource => "reset_source",
         }
     }
 }
@@ -51,28 +81,88 @@ impl FailureKey {
     }
 }
 
-/// Returns the keys by which a `login` is counted; none for any other command.
+/// Returns what the failures of a source are counted by.
+#[must_use]
+pub fn network(source: IpAddr) -> String {
+    match source {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            format!("{}/64", Ipv6Addr::from(u128::from(address) & !(u128::MAX >> 64)))
+        }
+    }
+}
+
+/// Returns the keys by which a command that shows a password is counted; none for any other.
 #[must_use]
 pub fn keys_of(command: &Command) -> Vec<FailureKey> {
     let Ok(request) = &command.request else { return Vec::new() };
-    let Body::User(Verb::Login(login)) = &request.body else { return Vec::new() };
+    let Body::User(verb) = &request.body else { return Vec::new() };
     let key = |kind, key| FailureKey { tenant: command.tenant.clone(), kind, key };
-    let source = command.source.map(|source| key(FailureKind::Source, source.to_string()));
-    [
-        key(FailureKind::User, request.address.id.to_string()),
-        key(FailureKind::Email, login.email.folded()),
-    ]
-    .into_iter()
-    .chain(source)
-    .collect()
+    let source = command.source.map(network);
+    if let Verb::RequestPasswordReset(reset) = verb {
+        let email = key(FailureKind::Reset, reset.email.folded());
+        let source = source.map(|source| key(FailureKind::ResetSource, source));
+        return [Some(email), source].into_iter().flatten().collect();
+    }
+    let Some(account) = account(&request.address.id, verb) else { return Vec::new() };
+    let pair = source.as_ref().map(|source| key(FailureKind::Pair, format!("{account} {source}")));
+    let source = source.map(|source| key(FailureKind::Source, source));
+    [Some(key(FailureKind::Account, account)), pair, source].into_iter().flatten().collect()
 }
 
-/// The failures of a key within the window, and the time of the first.
+/// Returns the account whose password a verb shows.
+fn account(id: &Token, verb: &Verb) -> Option<String> {
+    // No email begins so.
+    let by_id = || Some(format!("#{id}"));
+    match verb {
+        Verb::Login(login) => Some(login.email.folded()),
+        Verb::ChangePassword(_) => by_id(),
+        Verb::ChangeEmail(change) if change.password.is_some() => by_id(),
+        Verb::Erase(erase) if erase.password.is_some() => by_id(),
+        _ => None,
+    }
+}
+
+/// The failures of a key within the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub failures: u32,
-    /// `None` with no failures.
+    /// The time of the first of them; `None` with no failures.
     pub oldest: Option<Timestamp>,
+    /// The time of the last of them.
+    pub latest: Option<Timestamp>,
+}
+
+impl Count {
+    /// Returns until when a login has to wait for these failures. An account is known at a source
+    /// that it has logged in from.
+    #[must_use]
+    pub fn waits_until(&self, kind: FailureKind, is_known: bool) -> Option<Timestamp> {
+        let most = match kind {
+            FailureKind::Pair => {
+                let beyond = self.failures.checked_sub(FREE_FAILURES)?;
+                let wait = FIRST_WAIT * 2_u32.saturating_pow(beyond.min(16));
+                return Some(self.latest?.plus(wait.min(LONGEST_WAIT)));
+            }
+            FailureKind::Account => MOST_OF_ACCOUNT,
+            FailureKind::Source => MOST_OF_SOURCE,
+            FailureKind::Reset => MOST_RESETS,
+            FailureKind::ResetSource => MOST_RESETS_OF_SOURCE,
+        };
+        if is_known || self.failures < most { None } else { Some(self.oldest?.plus(WINDOW)) }
+    }
+}
+
+/// Returns how long a login has to wait for its failures, in milliseconds; `None`: it has not to.
+#[must_use]
+pub fn wait_ms(
+    counts: impl IntoIterator<Item = (FailureKind, Count)>,
+    is_known: bool,
+    now: Timestamp,
+) -> Option<u64> {
+    let until = counts.into_iter().filter_map(|(kind, count)| count.waits_until(kind, is_known));
+    let until = until.max().filter(|until| now < *until)?;
+    Some(now.millis_until(until).max(1))
 }
 
 /// The failures that a batch has loaded, and those that it adds.
@@ -116,6 +206,7 @@ impl Throttle {
         let count = self.counts.entry(key.clone()).or_default();
         count.failures += 1;
         count.oldest.get_or_insert(now);
+        count.latest = Some(now);
         self.added.push((key, now));
     }
 }

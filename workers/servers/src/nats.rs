@@ -90,6 +90,11 @@ impl NatsServer {
         self.port
     }
 
+    /// Returns its `server_name`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The present process, or the last one when it is down.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -15,7 +15,7 @@ use brigade_domain::LockPolicy;
 
 use self::transport::NatsSettings;
 pub use self::variables::VARIABLES;
-use super::{Servers, Settings};
+use super::{Servers, Settings, process::Listeners};
 use crate::{
     infra::{NatsOptions, Secret, nats::NatsCredentials, postgres},
     operations::migrate,
@@ -26,6 +26,8 @@ const NATS_URL: &str = "BRIGADE_NATS_URL";
 const DATABASE_URL: &str = "BRIGADE_DATABASE_URL";
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
 const ROLE_PREFIX: &str = "BRIGADE_ROLE_PREFIX";
+const TRUSTED_PROXIES: &str = "BRIGADE_TRUSTED_PROXIES";
+const RATES: &str = "BRIGADE_HTTP_RATES";
 const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
 /// The servers that the workers of a process use, and the address on which it serves.
@@ -36,10 +38,9 @@ pub struct RunConfig {
     own_nats_urls: HashMap<WorkerName, Secret>,
     own_database_urls: HashMap<WorkerName, Secret>,
     nats: NatsSettings,
-    /// `BRIGADE_HTTP_ADDR`, else a free port of this machine.
-    pub http: SocketAddr,
+    /// `BRIGADE_HTTP_ADDR` and `BRIGADE_ADMIN_ADDR`, else free ports of this machine, and
     /// `BRIGADE_HTTP_TLS_CERT` and `_KEY`.
-    pub http_tls: Option<TlsFiles>,
+    pub listeners: Listeners,
     /// `BRIGADE_REPLICAS` of each stream, else 1.
     pub replicas: u8,
     /// The settings of the workers of this process.
@@ -62,9 +63,7 @@ impl RunConfig {
             WorkerName::ALL.iter().filter_map(secret).collect()
         };
         let replicas = text("BRIGADE_REPLICAS").unwrap_or_else(|| "1".to_owned());
-        let http = text("BRIGADE_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:0".to_owned());
-        let http: SocketAddr =
-            http.parse().with_context(|| format!("BRIGADE_HTTP_ADDR: {http:?}"))?;
+        let (http, admin) = (address("BRIGADE_HTTP_ADDR")?, address("BRIGADE_ADMIN_ADDR")?);
         let open = open(http, text("BRIGADE_HTTP_OPEN").as_deref())?;
         Ok(Self {
             nats_url: secret(NATS_URL)?,
@@ -72,8 +71,7 @@ impl RunConfig {
             own_nats_urls: own(NATS_URL)?,
             own_database_urls: own(DATABASE_URL)?,
             nats: NatsSettings::read(text)?,
-            http,
-            http_tls: http_tls()?,
+            listeners: Listeners { http, http_tls: http_tls()?, admin },
             replicas: replicas
                 .parse()
                 .with_context(|| format!("BRIGADE_REPLICAS: {replicas:?}"))?,
@@ -81,7 +79,7 @@ impl RunConfig {
                 lock_policy: lock_policy()?,
                 idle_cart_hours: idle_cart_hours(text(IDLE_CARTS).as_deref())?,
                 dry_run: text("BRIGADE_RECONCILER_DRY_RUN").as_deref() == Some("1"),
-                http: ApiOptions { open, origins: cors_origins()?, ..ApiOptions::default() },
+                http: api_options(open)?,
                 list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             },
             role_prefix: role_prefix(text(ROLE_PREFIX))?,
@@ -212,6 +210,12 @@ fn not_set(names: &[String]) -> anyhow::Error {
     anyhow::anyhow!("{names} {are} not set (`brigade up` prints them under `env`)")
 }
 
+/// Reads an address to listen on: by default a free port of this machine.
+fn address(name: &str) -> Result<SocketAddr> {
+    let Some(text) = text(name) else { return Ok(([127, 0, 0, 1], 0).into()) };
+    text.parse().with_context(|| format!("{name}: {text:?}"))
+}
+
 /// `BRIGADE_HTTP_TLS_CERT` and `BRIGADE_HTTP_TLS_KEY`.
 fn http_tls() -> Result<Option<TlsFiles>> {
     match ["BRIGADE_HTTP_TLS_CERT", "BRIGADE_HTTP_TLS_KEY"].map(|name| text(name).map(Into::into)) {
@@ -231,11 +235,28 @@ fn open(http: SocketAddr, setting: Option<&str>) -> Result<bool> {
     Ok(open)
 }
 
+/// Returns the settings of the API: `BRIGADE_HTTP_CORS_ORIGINS`, `BRIGADE_TRUSTED_PROXIES`,
+/// `BRIGADE_HTTP_RATES`.
+///
+/// # Errors
+/// If one of them cannot be read.
+pub fn api_options(open: bool) -> Result<ApiOptions> {
+    let proxies = text(TRUSTED_PROXIES).unwrap_or_default();
+    let rates = text(RATES).unwrap_or_default();
+    Ok(ApiOptions {
+        open,
+        origins: cors_origins()?,
+        trusted_proxies: proxies.parse().context(TRUSTED_PROXIES)?,
+        rates: rates.parse().context(RATES)?,
+        ..ApiOptions::default()
+    })
+}
+
 /// `BRIGADE_HTTP_CORS_ORIGINS`.
 ///
 /// # Errors
 /// If one of them is no origin: `http://` or `https://`, a host and perhaps a port.
-pub fn cors_origins() -> Result<Vec<HeaderValue>> {
+fn cors_origins() -> Result<Vec<HeaderValue>> {
     origins(&text("BRIGADE_HTTP_CORS_ORIGINS").unwrap_or_default())
 }
 
@@ -349,8 +370,11 @@ mod tests {
             own_nats_urls: url("own nats").map(|url| (WorkerName::Edge, url)).into_iter().collect(),
             own_database_urls: HashMap::new(),
             nats: NatsSettings::default(),
-            http: ([127, 0, 0, 1], 0).into(),
-            http_tls: None,
+            listeners: Listeners {
+                http: ([127, 0, 0, 1], 0).into(),
+                http_tls: None,
+                admin: ([127, 0, 0, 1], 0).into(),
+            },
             replicas: 1,
             settings: Settings::default(),
             role_prefix: String::new(),

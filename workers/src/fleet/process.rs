@@ -1,4 +1,4 @@
-//! A process with workers in it: health endpoints, signals, drain.
+//! A process with workers in it: its HTTP servers, signals, drain.
 
 use std::{future::Future, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
@@ -13,30 +13,44 @@ use tokio::{
 use crate::{
     fleet::{Instance, Servers},
     infra::{FailPoints, Metrics},
-    runtime::http::{HttpServer, ProcessStatus, RouterMount, TlsFiles, serve_with},
+    runtime::http::{
+        ApiOptions, HttpServer, ProcessStatus, RouterMount, TlsFiles, serve_admin, serve_api,
+    },
 };
 
 /// A drain that takes longer is cut off: the process has promised to be gone within 10 s.
 const DRAIN_LIMIT: Duration = Duration::from_millis(9500);
 
-pub struct Process {
+/// The addresses on which a process listens.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// The address of the API; it is used where edge is among the workers.
     pub http: SocketAddr,
-    serving: HttpServer,
+    pub http_tls: Option<TlsFiles>,
+    /// The address of `/livez`, `/readyz` and `/metrics`.
+    pub admin: SocketAddr,
+}
+
+/// Workers that run in this process.
+pub struct Process {
+    /// The server of `/livez`, `/readyz` and `/metrics`.
+    pub admin: HttpServer,
+    /// The server of the API, if edge is among the workers.
+    pub api: Option<HttpServer>,
     instances: Vec<Instance>,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Process {
-    /// Starts workers and the health endpoints. Workers connect on their own time: a server that
-    /// is not there yet makes them unready, nothing else.
+    /// Starts workers and listens. Workers connect on their own time: a server that is not there
+    /// yet makes them unready, nothing else.
     ///
     /// # Errors
-    /// If the address is taken, or the certificate cannot be used.
+    /// If an address is taken, or the certificate cannot be used.
     pub async fn start(
         workers: Vec<(WorkerName, Servers)>,
-        http: SocketAddr,
-        tls: Option<TlsFiles>,
+        listeners: Listeners,
         fail_point: Option<&str>,
     ) -> Result<Self> {
         // Listened to before anything starts, so that no signal is lost.
@@ -45,6 +59,11 @@ impl Process {
         let metrics = Arc::new(Metrics::new());
         let fail = fail_points(fail_point);
         let mount = RouterMount::default();
+        let edge = workers.iter().find(|(worker, _)| *worker == WorkerName::Edge);
+        let api = edge.map(|(_, servers)| ApiOptions {
+            mount: mount.clone(),
+            ..servers.settings.http.clone()
+        });
         let instances: Vec<_> = workers
             .into_iter()
             .map(|(worker, mut servers)| {
@@ -53,8 +72,12 @@ impl Process {
             })
             .collect();
         let workers = instances.iter().map(|instance| instance.health.clone()).collect();
-        let serving = serve_with(http, tls, ProcessStatus { metrics, workers }, mount).await?;
-        Ok(Self { http: serving.address, serving, instances, terminate, interrupt })
+        let admin = serve_admin(listeners.admin, ProcessStatus { metrics, workers }).await?;
+        let api = match api {
+            Some(api) => Some(serve_api(listeners.http, listeners.http_tls, &api).await?),
+            None => None,
+        };
+        Ok(Self { admin, api, instances, terminate, interrupt })
     }
 
     /// Runs until SIGTERM or SIGINT, then drains; a second signal ends the process at once. Calls
@@ -86,7 +109,10 @@ impl Process {
         tracing::info!("draining");
         let drain = async {
             join_all(instances.into_iter().map(Instance::stop)).await;
-            self.serving.stop().await;
+            if let Some(api) = self.api {
+                api.stop().await;
+            }
+            self.admin.stop().await;
         };
         let drained = tokio::select! {
             drained = timeout(DRAIN_LIMIT, drain) => drained.is_ok(),

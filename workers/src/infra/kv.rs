@@ -95,8 +95,10 @@ impl Put {
     fn is_covered_by_entry(&self, era: Era, entry: &KvEntry) -> bool {
         let corrupt = entry.version == self.version && entry.value != self.value;
         match entry.era.cmp(&era) {
-            Ordering::Less => false,
-            Ordering::Equal => !corrupt && self.is_covered_by(entry.version, entry.expires),
+            Ordering::Less if !PlantedBug::EraIgnored.is_planted() => false,
+            Ordering::Less | Ordering::Equal => {
+                !corrupt && self.is_covered_by(entry.version, entry.expires)
+            }
             Ordering::Greater => true,
         }
     }
@@ -172,7 +174,10 @@ impl Kv {
     /// If the bucket cannot be read.
     pub async fn get(&self, key: &str) -> anyhow::Result<Option<KvEntry>> {
         Ok(match self.last(key).await? {
-            LastMessage::Value(entry) => Some(entry).filter(|entry| entry.era == self.era),
+            LastMessage::Value(entry) => {
+                let is_ignored = PlantedBug::EraIgnored.is_planted();
+                Some(entry).filter(|entry| entry.era == self.era || is_ignored)
+            }
             LastMessage::Nothing(_) => None,
         })
     }

@@ -32,7 +32,7 @@ use self::roles::set_up_roles;
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 11] = [
+const FUNCTIONS: [&str; 12] = [
     include_str!("../../../migrations/functions/server_timeline.sql"),
     include_str!("../../../migrations/functions/assert_era.sql"),
     include_str!("../../../migrations/functions/begin_era.sql"),
@@ -42,6 +42,7 @@ const FUNCTIONS: [&str; 11] = [
     include_str!("../../../migrations/functions/turn_at.sql"),
     include_str!("../../../migrations/functions/load_batch.sql"),
     include_str!("../../../migrations/functions/read_users.sql"),
+    include_str!("../../../migrations/functions/erase_users.sql"),
     include_str!("../../../migrations/functions/server_incarnation.sql"),
     include_str!("../../../migrations/functions/assert_incarnation.sql"),
 ];

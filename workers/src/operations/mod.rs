@@ -3,4 +3,5 @@
 pub mod dead_letters;
 pub mod migrate;
 pub mod provision;
+pub mod rebuild;
 pub mod tenants;

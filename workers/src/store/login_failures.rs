@@ -16,17 +16,19 @@ struct LoginFailureRow<'a> {
     at: Option<Timestamp>,
 }
 
-/// Counts how often each of these keys has failed within [`WINDOW`], by the database's clock.
+/// Counts how often each of these keys has failed within [`WINDOW`], by the database's clock, whose
+/// time it returns as well. There has to be a key.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
 pub async fn count(
     executor: impl PgExecutor<'_>,
     keys: &[FailureKey],
-) -> sqlx::Result<Vec<(FailureKey, Count)>> {
+) -> sqlx::Result<(Timestamp, Vec<(FailureKey, Count)>)> {
     let column = |f: fn(&FailureKey) -> &str| keys.iter().map(f).collect::<Vec<_>>();
     let rows = sqlx::query!(
-        r#"select count(f.at) as "failures!", min(f.at) as oldest
+        r#"select count(f.at) as "failures!", min(f.at) as oldest, max(f.at) as latest,
+                  clock_timestamp() as "now!"
            from unnest($1::text[], $2::text[], $3::text[])
                 with ordinality as requested (tenant, kind, key, place)
            left join brigade.login_failures f
@@ -40,11 +42,13 @@ pub async fn count(
     )
     .fetch_all(executor)
     .await?;
-    let count = |failures, oldest: Option<time::OffsetDateTime>| Count {
-        failures: u32::try_from(failures).unwrap_or(u32::MAX),
-        oldest: oldest.map(Timestamp::from),
-    };
-    Ok(keys.iter().cloned().zip(rows.into_iter().map(|r| count(r.failures, r.oldest))).collect())
+    let now = rows.first().ok_or(sqlx::Error::RowNotFound)?.now.into();
+    let counts = rows.into_iter().map(|row| Count {
+        failures: u32::try_from(row.failures).unwrap_or(u32::MAX),
+        oldest: row.oldest.map(Timestamp::from),
+        latest: row.latest.map(Timestamp::from),
+    });
+    Ok((now, keys.iter().cloned().zip(counts).collect()))
 }
 
 /// Saves the failures that a batch adds, after it deletes those that it clears.

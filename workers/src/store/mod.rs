@@ -6,6 +6,8 @@ pub mod login_failures;
 pub mod orders;
 pub mod outbox;
 pub mod payments;
+pub mod people;
+pub mod products;
 pub mod rows;
 pub mod security_log;
 pub mod states;

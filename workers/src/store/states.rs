@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use brigade_contracts::{Address, Aggregate};
-use brigade_domain::{Cart, Lock, Order, Payment, State, Table, User};
+use brigade_domain::{Cart, Lock, Order, Payment, Product, State, Table, User};
 use sqlx::PgConnection;
 
-use super::{carts, locks, orders, payments, tables, users};
+use super::{carts, locks, orders, payments, products, tables, users};
 
 /// Loads aggregates without a lock; one statement a kind that is requested.
 ///
@@ -48,6 +48,7 @@ async fn load_all(
                 add(&mut states, users::load_without_hashes(connection, requested).await?);
             }
             Aggregate::User => add(&mut states, users::load(connection, requested).await?),
+            Aggregate::Product => add(&mut states, products::load(connection, requested).await?),
             Aggregate::Lock => add(&mut states, locks::load(connection, requested).await?),
         }
     }
@@ -66,6 +67,7 @@ pub(crate) struct StatesByKind<'a> {
     pub payments: Vec<&'a Payment>,
     pub tables: Vec<&'a Table>,
     pub users: Vec<&'a User>,
+    pub products: Vec<&'a Product>,
     pub locks: Vec<&'a Lock>,
 }
 
@@ -79,6 +81,7 @@ impl<'a> From<&'a [State]> for StatesByKind<'a> {
                 State::Payment(payment) => sorted.payments.push(payment),
                 State::Table(table) => sorted.tables.push(table),
                 State::User(user) => sorted.users.push(user),
+                State::Product(product) => sorted.products.push(product),
                 State::Lock(lock) => sorted.locks.push(lock),
             }
         }

@@ -1,6 +1,6 @@
 use anyhow::Result;
 use brigade_contracts::{Address, Timestamp, Token, lock, payment::Method};
-use brigade_domain::{Cart, HistoryRow, Lock, Order, Payment, State, Table};
+use brigade_domain::{Cart, HistoryRow, Lock, Order, Payment, Product, State, Table};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -10,6 +10,7 @@ use super::{
     locks::{self, LockRow},
     orders::{self, OrderRow},
     payments::{self, PaymentRows},
+    products::{self, ProductRow},
     states,
     tables::{self, TableRows},
     users,
@@ -114,6 +115,26 @@ fn lock(version: u64, columns: &Value) -> State {
     value::<LockRow, Lock>(version, &all).into()
 }
 
+fn product(version: u64, columns: &Value) -> State {
+    let mut all = json!({
+        "listed": true, "name": "Soup", "unit_price": 950, "currency": "EUR", "category": "Starters",
+        "available": true
+    });
+    merge(&mut all, columns);
+    value::<ProductRow, Product>(version, &all).into()
+}
+
+/// A session as the column of all sessions holds it.
+fn session(hash: &str) -> Value {
+    json!({
+        "hash": hash, "name": "Till", "began_at": AT, "begun_by": "l", "used_at": AT,
+        "refresh_expires_at": AT, "access_hash": "a", "access_expires_at": AT,
+        "refresh_hash": "r", "by": "k",
+        "raced": [{"access_hash": "b", "access_expires_at": AT, "refresh_hash": "t", "by": null}],
+        "rotated": {"hash": "o", "others": ["p"], "at": AT}
+    })
+}
+
 fn user(version: u64, columns: &Value) -> State {
     let mut all = json!({
         "parts": {"auth": 1, "subscription": 1, "roles": 1},
@@ -122,7 +143,9 @@ fn user(version: u64, columns: &Value) -> State {
         "password_hash": "h", "status": "active", "roles": ["guest"], "session_hash": "s",
         "access_hash": "a", "access_expires_at": AT, "refresh_hash": "r",
         "refresh_expires_at": AT, "rotated_hash": "o", "rotated_by": "k", "last_login_at": AT,
-        "subscription": {"subscription_id": "s", "plan": "gold", "status": "active", "until": AT}
+        "subscription": {"subscription_id": "s", "plan": "gold", "status": "active", "until": AT},
+        "sessions": [session("q"), session("s")], "known_sources": ["192.0.2.1"],
+        "account_status": "suspended", "reset": {"hash": "h", "expires_at": AT}
     });
     merge(&mut all, columns);
     users::from_row(&row(version, &all).to_string()).expect("a user").into()
@@ -146,6 +169,7 @@ async fn save(sql: &mut PgConnection, states: &[State]) -> sqlx::Result<()> {
                 tables::save_turns(sql, &turns.collect::<Vec<_>>()).await?;
             }
             State::User(user) => users::save(sql, &[user]).await?,
+            State::Product(product) => products::save(sql, &[product]).await?,
             State::Lock(lock) => locks::save(sql, &[lock]).await?,
         }
     }
@@ -169,6 +193,7 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
         order(1, &none),
         table(1, &none),
         user(1, &none),
+        product(1, &none),
         lock(1, &none),
     ];
     save(&mut sql, &first).await?;
@@ -180,6 +205,7 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
                union all select 'payments', to_jsonb(r) from brigade.payments r
                union all select 'refund_tasks', to_jsonb(r) from brigade.refund_tasks r
                union all select 'tables', to_jsonb(r) from brigade.tables r
+               union all select 'products', to_jsonb(r) from brigade.products r
                union all select 'turns', to_jsonb(r) from brigade.turns r
                union all select 'users', to_jsonb(r) from brigade.users r
                union all select 'cart_locks', to_jsonb(r) from brigade.cart_locks r) saved
@@ -222,7 +248,13 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
                     "roles": [], "session_hash": null, "access_hash": null,
                     "access_expires_at": null, "refresh_hash": null, "refresh_expires_at": null,
                     "rotated_hash": null, "rotated_by": null, "last_login_at": null,
-                    "subscription": null}),
+                    "subscription": null, "sessions": [], "known_sources": [],
+                    "account_status": "active", "reset": null}),
+        ),
+        product(
+            2,
+            &json!({"listed": false, "name": "12", "unit_price": i64::MAX, "currency": "USD",
+                    "category": null, "available": false}),
         ),
         lock(
             2,
@@ -234,6 +266,29 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
     save(&mut sql, &second).await?;
     assert_eq!(load(&mut sql, &second).await?, second);
     Ok(())
+}
+
+/// What a release before has done with the one session that it knows stands in its columns alone.
+#[test]
+fn sessions_are_read_as_a_release_before_left_them() {
+    let sessions = |columns: &Value| {
+        let State::User(user) = user(1, columns) else { panic!("a user") };
+        let known = |session: &brigade_domain::user::Session| {
+            (session.hash.clone(), session.name.is_some(), session.issued.refresh_hash.clone())
+        };
+        user.sessions.iter().map(known).collect::<Vec<_>>()
+    };
+    let row = |hash: &str, is_named, refresh: &str| (hash.to_owned(), is_named, refresh.to_owned());
+    let other = row("q", true, "r");
+    assert_eq!(sessions(&json!({})), [other.clone(), row("s", true, "r")]);
+    let refreshed = json!({"refresh_hash": "r2"});
+    assert_eq!(sessions(&refreshed), [other.clone(), row("s", true, "r2")]);
+    let logged_in = json!({"session_hash": "n", "refresh_hash": "r3"});
+    assert_eq!(sessions(&logged_in), [other.clone(), row("n", false, "r3")]);
+    let logged_out = json!({"session_hash": null, "access_hash": null, "refresh_hash": null});
+    assert_eq!(sessions(&logged_out), [other]);
+    let never_told = json!({"sessions": []});
+    assert_eq!(sessions(&never_told), [row("s", false, "r")]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Users in SQL. Everybody reads them in this way; only command-handler locks and saves them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use brigade_contracts::{
     Address, Aggregate, Email, Part, PartVersions, Secret, Timestamp, Token,
@@ -8,12 +8,12 @@ use brigade_contracts::{
 };
 use brigade_domain::{
     User,
-    user::{Rotated, Session},
+    user::{Issued, Reset, Rotated, Session},
 };
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::{PgConnection, PgExecutor};
 
-use super::rows::{head, keys, parse, refused, to_rows};
+use super::rows::{head, keys, parse, to_rows};
 
 /// A row of `brigade.users`.
 #[derive(Serialize, Deserialize)]
@@ -29,8 +29,19 @@ struct UserRow {
     profile_id: Token,
     #[serde(serialize_with = "exposed")]
     password_hash: Secret,
+    /// The status that a release before knows: always active.
     status: Status,
+    #[serde(default = "active")]
+    account_status: Status,
+    #[serde(default)]
+    reset: Option<Reset>,
     roles: Vec<Token>,
+    /// In the order of their last use. The last one stands in the columns below as well, where a
+    /// release before finds it.
+    #[serde(default)]
+    sessions: Vec<Session>,
+    #[serde(default)]
+    known_sources: Vec<String>,
     session_hash: Option<String>,
     access_hash: Option<String>,
     access_expires_at: Option<Timestamp>,
@@ -102,21 +113,22 @@ pub async fn save(connection: &mut PgConnection, users: &[&User]) -> sqlx::Resul
     sqlx::query!(
         "insert into brigade.users
              (tenant, id, version, updated_at, parts, parts_at, email, email_folded, profile_id,
-              password_hash, status, roles, session_hash, access_hash, access_expires_at,
-              refresh_hash, refresh_expires_at, rotated_hash, rotated_by, last_login_at,
-              subscription)
+              password_hash, status, account_status, reset, roles, sessions, known_sources,
+              session_hash, access_hash, access_expires_at, refresh_hash, refresh_expires_at, rotated_hash, rotated_by,
+              last_login_at, subscription)
          select tenant, id, version, updated_at, parts, parts_at, email, email_folded, profile_id,
-                password_hash, status, roles, session_hash, access_hash, access_expires_at,
-                refresh_hash, refresh_expires_at, rotated_hash, rotated_by, last_login_at,
-                subscription
+                password_hash, status, account_status, reset, roles, sessions, known_sources,
+                session_hash, access_hash, access_expires_at, refresh_hash, refresh_expires_at, rotated_hash, rotated_by,
+                last_login_at, subscription
          from jsonb_populate_recordset(null::brigade.users, $1)
          on conflict (tenant, id) do update set
              version = excluded.version, updated_at = excluded.updated_at,
              parts = excluded.parts, parts_at = excluded.parts_at,
              email = excluded.email, email_folded = excluded.email_folded,
              profile_id = excluded.profile_id, password_hash = excluded.password_hash,
-             status = excluded.status, roles = excluded.roles,
-             session_hash = excluded.session_hash, access_hash = excluded.access_hash,
+             status = excluded.status, account_status = excluded.account_status,
+             reset = excluded.reset, roles = excluded.roles, sessions = excluded.sessions,
+             known_sources = excluded.known_sources, session_hash = excluded.session_hash, access_hash = excluded.access_hash,
              access_expires_at = excluded.access_expires_at,
              refresh_hash = excluded.refresh_hash,
              refresh_expires_at = excluded.refresh_expires_at,
@@ -129,65 +141,10 @@ pub async fn save(connection: &mut PgConnection, users: &[&User]) -> sqlx::Resul
     Ok(())
 }
 
-/// Loads the password hash of each addressed user that has the folded email beside it; `None` for
-/// the others. In the order of the request.
-///
-/// # Errors
-/// If Postgres refuses the statement.
-pub async fn password_hashes(
-    executor: impl PgExecutor<'_>,
-    requested: &[(&Address, String)],
-) -> sqlx::Result<Vec<Option<Secret>>> {
-    let column = |f: fn(&Address) -> &str| requested.iter().map(|(a, _)| f(a)).collect::<Vec<_>>();
-    let emails: Vec<_> = requested.iter().map(|(_, email)| email.as_str()).collect();
-    let hashes = sqlx::query_scalar!(
-        r#"select u.password_hash as "hash?"
-           from unnest($1::text[], $2::text[], $3::text[])
-                with ordinality as requested (tenant, id, email, place)
-           left join brigade.users u
-               on (u.tenant, u.id, u.email_folded)
-                  = (requested.tenant, requested.id, requested.email)
-           order by requested.place"#,
-        &column(|a| a.tenant.as_str()) as _,
-        &column(|a| a.id.as_str()) as _,
-        &emails as _,
-    )
-    .fetch_all(executor)
-    .await?;
-    hashes.into_iter().map(|hash| hash.map(Secret::new).transpose().map_err(refused)).collect()
-}
-
-/// Loads who has these emails; those that nobody has are in the answer too. The users that may
-/// change theirs are to be locked before.
-///
-/// # Errors
-/// If Postgres refuses the statement.
-pub async fn owners(
-    executor: impl PgExecutor<'_>,
-    emails: &[(Token, String)],
-) -> sqlx::Result<HashMap<(Token, String), Option<Address>>> {
-    let tenants: Vec<_> = emails.iter().map(|(tenant, _)| tenant.as_str()).collect();
-    let folded: Vec<_> = emails.iter().map(|(_, email)| email.as_str()).collect();
-    let rows = sqlx::query!(
-        "select u.tenant, u.email_folded, u.id
-         from unnest($1::text[], $2::text[]) as requested (tenant, email)
-         join brigade.users u on (u.tenant, u.email_folded) = (requested.tenant, requested.email)",
-        &tenants as _,
-        &folded as _,
-    )
-    .fetch_all(executor)
-    .await?;
-    let mut owners: HashMap<_, _> = emails.iter().cloned().map(|email| (email, None)).collect();
-    for row in rows {
-        let owner = Address::new(&row.tenant, Aggregate::User, &row.id).map_err(refused)?;
-        owners.insert((owner.tenant.clone(), row.email_folded), Some(owner));
-    }
-    Ok(owners)
-}
-
 impl From<&User> for UserRow {
     fn from(user: &User) -> Self {
-        let session = user.session.as_ref();
+        let session = user.sessions.last();
+        let issued = session.map(|session| &session.issued);
         let rotated = session.and_then(|session| session.rotated.as_ref());
         Self {
             tenant: user.head.address.tenant.clone(),
@@ -200,15 +157,19 @@ impl From<&User> for UserRow {
             email_folded: user.email.folded(),
             profile_id: user.profile_id.clone(),
             password_hash: user.password_hash.clone(),
-            status: user.status,
+            status: Status::Active,
+            account_status: user.status,
+            reset: user.reset.clone(),
             roles: user.roles.clone(),
+            sessions: user.sessions.clone(),
+            known_sources: user.known_sources.clone(),
             session_hash: session.map(|session| session.hash.clone()),
-            access_hash: session.map(|session| session.access_hash.clone()),
-            access_expires_at: session.map(|session| session.access_expires_at),
-            refresh_hash: session.map(|session| session.refresh_hash.clone()),
+            access_hash: issued.map(|issued| issued.access_hash.clone()),
+            access_expires_at: issued.map(|issued| issued.access_expires_at),
+            refresh_hash: issued.map(|issued| issued.refresh_hash.clone()),
             refresh_expires_at: session.map(|session| session.refresh_expires_at),
             rotated_hash: rotated.map(|rotated| rotated.hash.clone()),
-            rotated_by: rotated.map(|rotated| rotated.by.clone()),
+            rotated_by: rotated.and(issued).and_then(|issued| issued.by.clone()),
             last_login_at: user.last_login_at,
             subscription: user.subscription.clone(),
         }
@@ -217,16 +178,18 @@ impl From<&User> for UserRow {
 
 impl From<UserRow> for User {
     fn from(mut row: UserRow) -> Self {
-        let session = row.take_session();
+        let sessions = row.take_sessions();
         let (key, at) = ((row.tenant, row.id), row.updated_at);
         Self {
             head: head(Aggregate::User, key, row.version, at, row.parts, &row.parts_at),
             email: row.email,
             profile_id: row.profile_id,
             password_hash: row.password_hash,
-            status: row.status,
+            status: row.account_status,
+            reset: row.reset,
             roles: row.roles,
-            session,
+            sessions,
+            known_sources: row.known_sources,
             last_login_at: row.last_login_at,
             subscription: row.subscription,
         }
@@ -234,17 +197,49 @@ impl From<UserRow> for User {
 }
 
 impl UserRow {
-    fn take_session(&mut self) -> Option<Session> {
-        let rotated = self.rotated_hash.take().zip(self.rotated_by.take());
+    /// Returns the sessions. A release before knows only the last one: what it has done with that
+    /// one stands in the columns alone.
+    fn take_sessions(&mut self) -> Vec<Session> {
+        let mut sessions = std::mem::take(&mut self.sessions);
+        let last = sessions.pop();
+        let in_columns = self.session_in_columns();
+        let known = |last: &Session, present: &Session| {
+            (&last.hash, &last.issued.refresh_hash) == (&present.hash, &present.issued.refresh_hash)
+        };
+        sessions.extend(in_columns.map(|present| match last {
+            Some(last) if known(&last, &present) => last,
+            Some(Session { name, began_at, begun_by, hash, .. }) if hash == present.hash => {
+                Session { name, began_at, begun_by, ..present }
+            }
+            _ => present,
+        }));
+        sessions
+    }
+
+    fn session_in_columns(&mut self) -> Option<Session> {
+        let by = self.rotated_by.take();
+        let rotated = self.rotated_hash.take();
         Some(Session {
             hash: self.session_hash.take()?,
-            access_hash: self.access_hash.take()?,
-            access_expires_at: self.access_expires_at?,
-            refresh_hash: self.refresh_hash.take()?,
+            name: None,
+            began_at: self.last_login_at?,
+            begun_by: None,
+            used_at: self.updated_at,
             refresh_expires_at: self.refresh_expires_at?,
-            rotated: rotated.map(|(hash, by)| Rotated { hash, by }),
+            issued: Issued {
+                access_hash: self.access_hash.take()?,
+                access_expires_at: self.access_expires_at?,
+                refresh_hash: self.refresh_hash.take()?,
+                by,
+            },
+            raced: Vec::new(),
+            rotated: rotated.map(|hash| Rotated { hash, others: Vec::new(), at: None }),
         })
     }
+}
+
+fn active() -> Status {
+    Status::Active
 }
 
 fn exposed<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {

@@ -78,7 +78,7 @@ fn what_depends_on_a_refused_one_is_skipped_also_when_that_makes_room() {
 #[test]
 fn no_secret_waits_nor_is_one_read_from_what_was_kept() {
     let secrets = [
-        ("register", r#"{"email":"a@b","profile_id":"p","password":"hush"}"#),
+        ("register", r#"{"email":"a@b","profile_id":"p","password":"hush-hush"}"#),
         ("login", r#"{"email":"a@b","password":"hush"}"#),
         ("refresh", r#"{"refresh_token":"hush"}"#),
     ];

@@ -1,24 +1,23 @@
 //! More decided commands than their stream holds.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use brigade_contracts::MAX_PAYLOAD;
 use brigade_tests::{TestFleet, check};
 
-use super::{beside, decided, figure, held, open, quiet, second, size, store, until_count};
+use super::{beside, decided, figure, held, open, quiet, size, store, until_count};
 
 /// Bytes of all of them: as many as the stream holds.
 const BYTES: usize = 4 * 1024 * 1024 * 1024;
 /// The longest that are accepted.
 const PAYLOAD: usize = MAX_PAYLOAD;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; run by hand: 4 GiB of commands"]
 async fn s5_08_four_gib_of_decided_commands_pass_their_stream() {
     let count = size("BRIGADE_TEST_COMMAND_BYTES", BYTES) / PAYLOAD;
-    let fleet = TestFleet::start().await;
-    let t2 = second(&fleet).await;
-    let quiet = quiet(&t2).await;
+    let fleet = Arc::new(TestFleet::start().await);
+    let quiet = quiet(&fleet).await;
     let commands = (0..count).map(|n| {
         let id = format!("f{n}");
         let payload = open(&id).to_string();
@@ -27,7 +26,7 @@ async fn s5_08_four_gib_of_decided_commands_pass_their_stream() {
     });
     let began = Instant::now();
     let mut most = 0;
-    let (times, ()) = beside(&t2, "beside", async {
+    let (times, ()) = beside(&fleet, "beside", async {
         let stored = async {
             store(&fleet, 32, commands).await;
             figure(&format!("{count} commands were stored after {:.0?}", began.elapsed()));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{beside, figure, quiet, second, size};
+use super::{beside, figure, quiet, size};
 
 /// The table of aggregates whose newest version may not stand in KV yet.
 const BACKLOG: &str = "projection_backlog";
@@ -119,16 +120,15 @@ impl Reads {
 
 const WINDOW: Duration = Duration::from_secs(10);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; run by hand: millions of rows"]
 async fn duties_read_a_bounded_number_of_rows_however_many_there_are() {
     let entries = size("BRIGADE_TEST_ENTRIES", ENTRIES);
     let turns = size("BRIGADE_TEST_TURNS", TURNS);
     let events = size("BRIGADE_TEST_EVENTS", EVENTS);
-    let fleet = TestFleet::start().await;
-    let t2 = second(&fleet).await;
+    let fleet = Arc::new(TestFleet::start().await);
     fill(&fleet, turns, events).await;
-    let empty = quiet(&t2).await;
+    let empty = quiet(&fleet).await;
     let mut tick = interval(WINDOW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
@@ -167,7 +167,7 @@ async fn duties_read_a_bounded_number_of_rows_however_many_there_are() {
             assert!(stuck < 18, "the backlog stands at {left}");
         }
     };
-    let (times, ()) = beside(&t2, "backlog", drained).await;
+    let (times, ()) = beside(&fleet, "backlog", drained).await;
     reads.print("while the backlog is projected");
     let entries_a_second = entries as f64 / began.elapsed().as_secs_f64();
     figure(&format!("{entries} entries in {:.0?}: {entries_a_second:.0}/s", began.elapsed()));

@@ -1,12 +1,12 @@
 //! What two hostile programs of a tenant cost another one in time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use brigade_contracts::permissions::inbox_prefix;
 use brigade_tests::{RawClient, TestFleet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{beside, figure, quiet, second, size};
+use super::{Nice, beside, client, figure, quiet, size};
 use crate::hostile::attempts;
 
 /// Lets a program try everything again and again, so many attempts a second, or as fast as it can.
@@ -35,26 +35,25 @@ async fn attack(fleet: &TestFleet, user: &str, rate: Option<u32>, end: Instant) 
     made
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; run by hand: the times of another tenant beside two hostile programs"]
 async fn s5_09_hostile_programs_slow_no_other() {
     let seconds = size("BRIGADE_TEST_SECONDS", 20);
-    let fleet = TestFleet::start().await;
-    let t2 = second(&fleet).await;
-    let quiet = quiet(&t2).await;
+    let fleet = Arc::new(TestFleet::start().await);
+    let quiet = quiet(&fleet).await;
     for (name, rate) in [("paced", Some(100)), ("flood", None)] {
-        let end = Instant::now() + Duration::from_secs(seconds as u64);
-        let attacks = async {
+        let attacks = client(&fleet, Nice::Flood, move |fleet| async move {
+            let end = Instant::now() + Duration::from_secs(seconds as u64);
             tokio::join!(
                 attack(&fleet, "t1-backend", rate, end),
                 attack(&fleet, "t1-screen", rate, end)
             )
-        };
-        let (times, (backend, screen)) = beside(&t2, name, attacks).await;
+        });
+        let (times, (backend, screen)) = beside(&fleet, name, attacks).await;
         figure(&format!("{name}: {backend} attempts of a backend, {screen} of a screen"));
         times.print(&format!("beside them, {name}"));
         times.compare(&quiet);
         fleet.until_idle().await;
     }
-    fleet.finish().await;
+    Arc::into_inner(fleet).expect("the clients have ended").finish().await;
 }

@@ -1,6 +1,6 @@
 //! More dead letters than their stream holds, of which an operator settles a part in between.
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use async_nats::{HeaderMap, jetstream};
 use brigade::{
@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
-use super::{beside, figure, held, quiet, second, size, until_count};
+use super::{Nice, beside, client, figure, held, quiet, second, size, until_count};
 use crate::dead_letters::{desk, in_sql};
 
 /// Bytes of all letters: twice as many as their stream holds.
@@ -27,12 +27,34 @@ const DROPPED: usize = 300;
 /// The number of letters that SQL keeps whole of a tenant.
 const WHOLE_BYTES: i64 = 64 * 1024 * 1024;
 
-/// Publishes events that nobody can read, and waits until each is a dead letter.
-async fn unreadable_events(fleet: &TestFleet, first: usize, count: usize) {
+/// Lets a flooding client publish events that nobody can read, and waits until each is a dead
+/// letter.
+async fn unreadable_events(fleet: &Arc<TestFleet>, first: usize, count: usize) {
+    let began = Instant::now();
+    let published =
+        client(fleet, Nice::Flood, move |fleet| publish_unreadable(fleet, first, count));
+    let letters =
+        fleet.metrics.group::<DeadLetterMetrics>().stored.with_label_values(&["payment-projector"]);
+    let all = (first + count) as u64;
+    let dead = until_count("dead letters", all, async || letters.get());
+    tokio::join!(published, dead);
+    // One that was delivered twice is counted twice, and stored once.
+    until_count("the projector", 1, async || u64::from(check::all_consumed(fleet).await)).await;
+    let (bytes, messages) = held(fleet, "DLQ").await;
+    figure(&format!(
+        "{count} letters of {} KiB in {:.0?}; DLQ: {messages} letters, {} MiB; in SQL: {}",
+        EVENT >> 10,
+        began.elapsed(),
+        bytes >> 20,
+        in_sql(fleet).await
+    ));
+}
+
+/// Publishes events that nobody can read.
+async fn publish_unreadable(fleet: Arc<TestFleet>, first: usize, count: usize) {
     let js = jetstream::new(fleet.connect(SUPERUSER).await);
     let mut noise = vec![0; EVENT];
     StdRng::seed_from_u64(7).fill_bytes(&mut noise);
-    let began = Instant::now();
     let published = stream::iter(first..first + count).map(|n| {
         let (js, mut event) = (js.clone(), noise.clone());
         event[..8].copy_from_slice(&n.to_be_bytes());
@@ -50,21 +72,7 @@ async fn unreadable_events(fleet: &TestFleet, first: usize, count: usize) {
             .await;
         }
     });
-    let letters =
-        fleet.metrics.group::<DeadLetterMetrics>().stored.with_label_values(&["payment-projector"]);
-    let all = (first + count) as u64;
-    let dead = until_count("dead letters", all, async || letters.get());
-    tokio::join!(published.buffer_unordered(8).collect::<()>(), dead);
-    // One that was delivered twice is counted twice, and stored once.
-    until_count("the projector", 1, async || u64::from(check::all_consumed(fleet).await)).await;
-    let (bytes, messages) = held(fleet, "DLQ").await;
-    figure(&format!(
-        "{count} letters of {} KiB in {:.0?}; DLQ: {messages} letters, {} MiB; in SQL: {}",
-        EVENT >> 10,
-        began.elapsed(),
-        bytes >> 20,
-        in_sql(fleet).await
-    ));
+    published.buffer_unordered(8).collect::<()>().await;
 }
 
 /// Commands with long payloads, dead of a fault of the schema, which is gone when this returns.
@@ -150,18 +158,18 @@ async fn assert_nothing_is_lost(fleet: &TestFleet, desk: &DeadLetters, events: u
     ));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; run by hand: 2 GiB of dead letters"]
 async fn s5_07_two_gib_of_dead_letters_pass_a_stream_of_one() {
     let events = size("BRIGADE_TEST_LETTER_BYTES", BYTES) / EVENT;
-    let fleet = TestFleet::start().await;
+    let fleet = Arc::new(TestFleet::start().await);
     let producer = fleet.producer().await;
     dead_commands(&fleet, &producer).await;
     // A little more than the stream holds.
     let first = events * 53 / 100;
     let t2 = second(&fleet).await;
-    let quiet = quiet(&t2).await;
-    let (times, ()) = beside(&t2, "first", unreadable_events(&fleet, 0, first)).await;
+    let quiet = quiet(&fleet).await;
+    let (times, ()) = beside(&fleet, "first", unreadable_events(&fleet, 0, first)).await;
     times.print("beside the letters that the stream holds");
     times.compare(&quiet);
     // Another tenant's letter is whole all the same, and its commands are decided.
@@ -179,7 +187,7 @@ async fn s5_07_two_gib_of_dead_letters_pass_a_stream_of_one() {
 
     operate(&desk, &producer).await;
     let rest = unreadable_events(&fleet, first, events - first);
-    let (times, ()) = beside(&t2, "rest", rest).await;
+    let (times, ()) = beside(&fleet, "rest", rest).await;
     times.print("beside the letters that SQL holds");
     times.compare(&quiet);
     assert_nothing_is_lost(&fleet, &desk, events).await;

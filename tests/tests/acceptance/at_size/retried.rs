@@ -1,6 +1,9 @@
 //! More commands that cannot be decided yet than their consumer may have pending.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use brigade::workers::command_handler::CommandHandlerMetrics;
 use brigade_tests::{Producer, TestFleet, check};
@@ -8,14 +11,24 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::interval;
 
-use super::{beside, decided, figure, open, quiet, second, size, store, until_count, verdicts};
+use super::{
+    Nice, beside, client, decided, figure, open, quiet, second, size, store, until_count, verdicts,
+};
 
 const COMMANDS: usize = 68_000;
 /// The aggregates, each of which is locked by somebody in psql.
 const CARTS: usize = 1000;
 
-/// Commands of `t2` on the durable door, one after the other, for so long. Returns their times.
-async fn durable(t2: &Producer, name: &str, long: Duration) -> Vec<Duration> {
+/// Commands of `t2` on the durable door, one after the other, for so long.
+async fn durable(fleet: &Arc<TestFleet>, name: &'static str, long: Duration) {
+    let measured = client(fleet, Nice::Measured, move |fleet| async move {
+        let t2 = second(&fleet).await;
+        durable_of(&t2, name, long).await
+    });
+    measured.await;
+}
+
+async fn durable_of(t2: &Producer, name: &str, long: Duration) {
     let (began, mut times) = (Instant::now(), Vec::new());
     while began.elapsed() < long {
         let (id, sent) = (format!("{name}{}", times.len()), Instant::now());
@@ -27,15 +40,14 @@ async fn durable(t2: &Producer, name: &str, long: Duration) -> Vec<Duration> {
     let (p50, p99) = (times[times.len() / 2], times[(times.len() - 1) * 99 / 100]);
     let count = times.len();
     figure(&format!("{name}: {count} durable commands of t2, p50 {p50:.1?}, p99 {p99:.1?}"));
-    times
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes; run by hand: 68,000 commands on locked rows"]
 async fn s5_05_commands_on_locked_rows_beyond_what_may_be_pending_hold_up_no_other() {
     let count = size("BRIGADE_TEST_RETRIED", COMMANDS);
-    let fleet = TestFleet::start().await;
-    let (t1, t2) = (fleet.producer().await, second(&fleet).await);
+    let fleet = Arc::new(TestFleet::start().await);
+    let t1 = fleet.producer().await;
     let opened = futures::stream::iter(0..CARTS).map(|n| {
         let t1 = t1.clone();
         async move {
@@ -44,28 +56,29 @@ async fn s5_05_commands_on_locked_rows_beyond_what_may_be_pending_hold_up_no_oth
         }
     });
     opened.buffer_unordered(50).collect::<()>().await;
-    let quiet = quiet(&t2).await;
+    let quiet = quiet(&fleet).await;
     let long = Duration::from_secs(10);
-    durable(&t2, "quiet-durable", long).await;
+    durable(&fleet, "quiet-durable", long).await;
     let mut by_hand = fleet.sql.begin().await.unwrap();
     sqlx::raw_sql("select from brigade.carts where tenant = 't1' for update")
         .execute(&mut *by_hand)
         .await
         .unwrap();
-    let joins = (0..count).map(|n| {
+    let joins = (0..count).map(move |n| {
         let (id, what) = (format!("k{n}"), format!("cart.c{}.join", n % CARTS));
         (id, what, json!({"user": format!("u{}", n / CARTS)}).to_string())
     });
     let began = Instant::now();
-    let (times, ()) = beside(&t2, "stored", async {
-        tokio::join!(store(&fleet, 64, joins), durable(&t2, "durable-while-stored", long));
+    let (times, ()) = beside(&fleet, "stored", async {
+        tokio::join!(store(&fleet, 64, joins), durable(&fleet, "durable-while-stored", long));
     })
     .await;
     figure(&format!("{count} commands were stored in {:.0?}", began.elapsed()));
     times.print("while they are stored");
     times.compare(&quiet);
-    let minute = Duration::from_secs(60);
-    let (times, _) = beside(&t2, "locked", durable(&t2, "durable-while-locked", minute)).await;
+    let minute = Duration::from_secs(size("BRIGADE_TEST_LOCKED_SECONDS", 60) as u64);
+    let (times, _) =
+        beside(&fleet, "locked", durable(&fleet, "durable-while-locked", minute)).await;
     times.print("while they are retried");
     times.compare(&quiet);
     let held = verdicts(&fleet, "held");
@@ -75,7 +88,7 @@ async fn s5_05_commands_on_locked_rows_beyond_what_may_be_pending_hold_up_no_oth
     by_hand.rollback().await.unwrap();
 
     let began = Instant::now();
-    let (times, ()) = beside(&t2, "unlocked", async {
+    let (times, ()) = beside(&fleet, "unlocked", async {
         let mut tick = interval(Duration::from_secs(2));
         until_count("decisions", (count + CARTS) as u64, async || {
             tick.tick().await;

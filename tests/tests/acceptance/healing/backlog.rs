@@ -24,7 +24,7 @@ async fn until_read(fleet: &TestFleet, times: usize) {
 
 /// Deletes a cart's view, adds the cart to the backlog, and waits until it is projected and no
 /// entry is left.
-async fn until_projected_again(fleet: &TestFleet, cart: &str) {
+pub async fn until_projected_again(fleet: &TestFleet, cart: &str) {
     let js = jetstream::new(fleet.connect("operator").await);
     let views = js.get_stream("KV_views").await.unwrap();
     views.purge().filter(format!("$KV.views.t1.cart.{cart}.core")).await.unwrap();

@@ -16,8 +16,8 @@ const SEQUENCES: usize = 240;
 const AT_ONCE: usize = 24;
 const STEPS: usize = 42;
 /// The fields of payloads that name something, which each sequence has for itself.
-const NAMES: [&str; 8] =
-    ["owner", "session", "user", "cart", "order", "order_id", "table_id", "turn_id"];
+const NAMES: [&str; 9] =
+    ["owner", "session", "user", "cart", "order", "order_id", "table_id", "turn_id", "sku"];
 
 #[tokio::test]
 async fn money_and_locks_stay_right_whatever_is_asked_at_once() {

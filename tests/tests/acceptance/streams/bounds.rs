@@ -57,8 +57,8 @@ impl Stalled {
 }
 
 /// Returns the value of a metric of an edge.
-async fn metric(http: &HttpClient, line: &str) -> u64 {
-    let metrics = http.text("/metrics").await;
+async fn metric(admin: &HttpClient, line: &str) -> u64 {
+    let metrics = admin.text("/metrics").await;
     let value = metrics.lines().find_map(|found| found.strip_prefix(line));
     value.expect("a metric").trim().parse().expect("a number")
 }
@@ -72,7 +72,7 @@ async fn five_hundred_readers_of_which_five_stall() {
     let staff = trusted.register_and_log_in("ada").await;
     producer.done("user.ada.change_roles", json!({"roles": ["staff"]})).await;
     let edge = Process::start(&fleet, &[WorkerName::Edge], None).await;
-    let http = staff.at(edge.http());
+    let (http, admin) = (staff.at(edge.http()), staff.at(edge.admin()));
     place(&producer, "o").await;
     let (alone, _) = edge.memory();
 
@@ -83,8 +83,8 @@ async fn five_hundred_readers_of_which_five_stall() {
     });
     let opened = join_all(opened).await;
     let stalled = join_all((0..STALLED).map(|_| Stalled::start(&http))).await;
-    assert_eq!(metric(&http, "brigade_stream_readers").await, READERS as u64);
-    assert_eq!(metric(&http, "brigade_stream_hubs").await, 1, "one for all");
+    assert_eq!(metric(&admin, "brigade_stream_readers").await, READERS as u64);
+    assert_eq!(metric(&admin, "brigade_stream_hubs").await, 1, "one for all");
     let (together, _) = edge.memory();
 
     let order = |n: usize| format!("large{n}");
@@ -107,11 +107,11 @@ async fn five_hundred_readers_of_which_five_stall() {
     let (read, ()) = tokio::join!(try_join_all(reading), placing);
     let read = read.expect("all of them");
     until("the stalled ones to be cut off", async || {
-        let cut = metric(&http, "brigade_stream_ends_total{why=\"stalled\"}").await;
+        let cut = metric(&admin, "brigade_stream_ends_total{why=\"stalled\"}").await;
         (cut == STALLED as u64).then_some(())
     })
     .await;
-    assert_eq!(metric(&http, "brigade_stream_readers").await, (READERS - STALLED) as u64);
+    assert_eq!(metric(&admin, "brigade_stream_readers").await, (READERS - STALLED) as u64);
     let (after, most) = edge.memory();
     println!(
         "memory of an edge: {alone} KiB, with {READERS} readers {together} KiB, after {ORDERS} \

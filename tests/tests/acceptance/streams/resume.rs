@@ -10,7 +10,7 @@ use std::{
 
 use brigade::{
     fleet::Instance,
-    runtime::http::{HttpServer, ProcessStatus, RouterMount, serve},
+    runtime::http::{HttpServer, RouterMount, serve_api},
 };
 use brigade_contracts::WorkerName;
 use brigade_tests::{
@@ -39,13 +39,12 @@ pub struct Edge {
 impl Edge {
     pub async fn start(fleet: &TestFleet) -> Self {
         let mut servers = fleet.servers(WorkerName::Edge);
-        let mount = RouterMount::default();
-        servers.settings.http.mount = mount.clone();
+        servers.settings.http.mount = RouterMount::default();
+        let options = servers.settings.http.clone();
         let (metrics, fail) = (fleet.metrics.clone(), fleet.fail.clone());
-        let instance = Instance::start(WorkerName::Edge, servers, metrics.clone(), fail);
+        let instance = Instance::start(WorkerName::Edge, servers, metrics, fail);
         until_ready(&instance).await;
-        let status = ProcessStatus { metrics, workers: vec![instance.health.clone()] };
-        let serving = serve(([127, 0, 0, 1], 0).into(), status, mount).await.expect("a port");
+        let serving = serve_api(([127, 0, 0, 1], 0).into(), None, &options).await.expect("a port");
         let http = HttpClient::new(format!("http://{}", serving.address), "t1");
         Self { instance, http, _serving: serving }
     }

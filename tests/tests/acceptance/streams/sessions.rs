@@ -19,7 +19,7 @@ async fn a_session_that_ends_ends_its_stream() {
     place(&producer, "o1").await;
     let ends = fleet.edge_metrics().stream_ends.with_label_values(&["refused"]);
 
-    // A role that is taken away, a session that is ended, one that another one took the place of.
+    // A role that is taken away, a session that is ended, all of a user's sessions.
     for n in 1..=3 {
         let ada = http.log_in("ada").await;
         let mut events = ada.stream(ACTIVE, None).await.expect("a stream");
@@ -27,7 +27,7 @@ async fn a_session_that_ends_ends_its_stream() {
         match n {
             1 => role("customer").await,
             2 => drop(producer.done("user.ada.logout", json!({})).await),
-            _ => drop(http.log_in("ada").await),
+            _ => drop(producer.done("user.ada.logout", json!({ "all": true })).await),
         }
         assert_eq!(events.next().await, None, "it ends");
         assert_eq!(ends.get(), n);

@@ -15,6 +15,7 @@ const PASSWORD: &str = "correct-horse-battery-staple";
 pub struct Web {
     client: Client,
     base: String,
+    admin: String,
     access_token: String,
 }
 
@@ -23,7 +24,8 @@ impl Web {
     /// If nobody can log in.
     pub async fn open(fleet: &BenchFleet) -> Result<Self> {
         let edge = fleet.workers.iter().find(|worker| worker.name == WorkerName::Edge.as_str());
-        let base = format!("http://{}", edge.context("edge runs")?.http());
+        let edge = edge.context("edge runs")?;
+        let (base, admin) = (format!("http://{}", edge.http()), format!("http://{}", edge.admin()));
         let credentials = json!({ "email": "staff@example.org", "password": PASSWORD });
         let mut register = credentials.clone();
         register["profile_id"] = "staff".into();
@@ -31,7 +33,7 @@ impl Web {
         ask(fleet, "change_roles", &json!({ "roles": ["staff"] })).await?;
         let session = ask(fleet, "login", &credentials).await?;
         let access_token = session["data"]["access_token"].as_str().context("a token")?.to_owned();
-        Ok(Self { client: Client::builder().no_proxy().build()?, base, access_token })
+        Ok(Self { client: Client::builder().no_proxy().build()?, base, admin, access_token })
     }
 
     /// A request that edge's process answers without doing anything.
@@ -39,7 +41,7 @@ impl Web {
     /// # Errors
     /// If it does not.
     pub async fn bare(&self) -> Result<()> {
-        let answer = self.client.get(format!("{}/livez", self.base)).send().await?;
+        let answer = self.client.get(format!("{}/livez", self.admin)).send().await?;
         ensure!(answer.status() == 200, "livez: {}", answer.status());
         answer.bytes().await?;
         Ok(())

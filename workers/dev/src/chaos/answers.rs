@@ -1,14 +1,16 @@
 //! What a reply says for certain.
 
+use brigade_contracts::EraVersion;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::history::{OperationResult, ReportedOutcome};
+use super::history::{KeyVersion, OperationResult, ReportedOutcome};
 
 /// A reply over NATS or HTTP.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
+    pub etag: Option<String>,
     pub body: Bytes,
 }
 
@@ -41,34 +43,45 @@ pub fn of_command(reply: Option<Reply>, id: &str) -> OperationResult {
     if status == 503 || NOT_FINAL.contains(&code.as_str()) || body["command_id"] != id {
         return OperationResult::NotSure(status, code);
     }
-    let effects = body["effects"].as_array().into_iter().flatten();
-    OperationResult::Final(ReportedOutcome {
-        status,
-        code,
-        version: body["version"].as_u64(),
+    OperationResult::Final(reported(&body))
+}
+
+/// Reads an outcome as it is answered and stored.
+#[must_use]
+pub fn reported(outcome: &Value) -> ReportedOutcome {
+    let effects = outcome["effects"].as_array().into_iter().flatten();
+    let etag = outcome["etag"].as_str().and_then(EraVersion::of_etag);
+    ReportedOutcome {
+        status: outcome["status"].as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or_default(),
+        code: outcome["code"].as_str().unwrap_or_default().to_owned(),
+        era: etag.map(|etag| etag.era),
+        version: outcome["version"].as_u64(),
         effects: effects.filter_map(|effect| Some(effect.as_str()?.to_owned())).collect(),
-        token: body["data"]["token"].as_i64(),
-        amount: body["data"]["amount"].as_i64(),
-        core: body["data"]["core"]["version"].as_u64(),
-    })
+        token: outcome["data"]["token"].as_i64(),
+        amount: outcome["data"]["amount"].as_i64(),
+        core: outcome["data"]["core"]["version"].as_u64(),
+        waits: outcome["retry_after_ms"].is_u64(),
+    }
 }
 
 /// Reads the reply to the query of a view, which was sent with this version as its ETag.
 #[must_use]
-pub fn of_view(reply: Option<Reply>, key: &str, known: Option<u64>) -> OperationResult {
+pub fn of_view(reply: Option<Reply>, key: &str, known: Option<EraVersion>) -> OperationResult {
     let Some(reply) = reply else { return OperationResult::Nothing };
     let body = reply.json();
     let code = body["code"].as_str().unwrap_or_default();
-    let version = match (reply.status, known) {
-        (200, _) => body["version"].as_u64(),
-        (304, known) => known,
-        (404, _) if code == "not_found" => Some(0),
+    let told = |version: EraVersion| KeyVersion::new(key, version);
+    let found = match (reply.status, known) {
+        // A number alone is of the first era.
+        (200, _) => reply.etag.as_deref().and_then(EraVersion::of_etag).map(told),
+        (304, known) => known.map(told),
+        (404, _) if code == "not_found" => {
+            Some(KeyVersion { key: key.to_owned(), era: None, version: 0 })
+        }
         _ => None,
     };
-    match version {
-        Some(version) => {
-            OperationResult::Versions { status: reply.status, of: vec![(key.to_owned(), version)] }
-        }
+    match found {
+        Some(found) => OperationResult::Versions { status: reply.status, of: vec![found] },
         None => OperationResult::NotSure(reply.status, code.to_owned()),
     }
 }
@@ -86,7 +99,8 @@ pub fn of_list(reply: Option<Reply>) -> OperationResult {
         );
     };
     let row = |row: &Value| {
-        Some((format!("order.{}#core", row["order"].as_str()?), row["version"].as_u64()?))
+        let key = format!("order.{}#core", row["order"].as_str()?);
+        Some(KeyVersion { key, era: None, version: row["version"].as_u64()? })
     };
     let status = if body["more"] == true { 206 } else { 200 };
     OperationResult::Versions { status, of: rows.iter().filter_map(row).collect() }

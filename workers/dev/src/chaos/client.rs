@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use brigade_contracts::subject::is_secret;
+use brigade_contracts::{EraVersion, subject::is_secret};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answers::{of_command, of_list, of_view},
     doors::Doors,
-    history::{Operation, OperationHistory, OperationResult, ReportedOutcome, Way},
+    history::{KeyVersion, Operation, OperationHistory, OperationResult, ReportedOutcome, Way},
     workload::GatewayFact,
 };
 
@@ -32,7 +32,7 @@ pub struct ChaosClient {
     doors: Doors,
     history: OperationHistory,
     /// What it has been told last, by key.
-    seen: HashMap<String, u64>,
+    seen: HashMap<String, EraVersion>,
     made: u64,
     children: u32,
 }
@@ -106,8 +106,10 @@ impl ChaosClient {
             self.history.fact(fact);
         }
         let outcome = self.until_decided(&command).await;
-        if let Some(version) = outcome.as_ref().and_then(|outcome| outcome.version) {
-            self.remember(key, version);
+        if let Some(outcome) = &outcome
+            && let Some(version) = outcome.version
+        {
+            self.remember(key, outcome.era.unwrap_or_default().at(version));
         }
         if outcome.is_some() && self.random.random_ratio(1, 4) {
             self.look_into_kv(key).await;
@@ -214,7 +216,7 @@ impl ChaosClient {
     pub async fn view(&mut self, key: &str) {
         let way = if self.random.random_ratio(2, 3) { Way::View } else { Way::HttpView };
         let known = self.seen.get(key).copied().filter(|_| self.random.random_ratio(3, 4));
-        let etag = known.map(|version| format!("\"{version}\""));
+        let etag = known.map(EraVersion::etag);
         let begun = self.history.now();
         let patience = Duration::from_secs(3);
         let reply = if way == Way::View {
@@ -228,10 +230,9 @@ impl ChaosClient {
         };
         let answer = of_view(reply, key, known);
         if let OperationResult::Versions { of, .. } = &answer
-            && let Some((_, version)) = of.first()
+            && let Some(KeyVersion { era: Some(era), version, .. }) = of.first()
         {
-            let version = *version;
-            self.remember(key, version);
+            self.remember(key, era.at(*version));
         }
         self.record(way, &key.into(), &"view".into(), None, begun, answer);
     }
@@ -241,7 +242,8 @@ impl ChaosClient {
         let begun = self.history.now();
         let answer = match self.doors.counter(&self.tenant, key).await {
             Some(version) => {
-                OperationResult::Versions { status: 200, of: vec![(key.to_owned(), version)] }
+                let of = vec![KeyVersion::new(key, version)];
+                OperationResult::Versions { status: 200, of }
             }
             None => OperationResult::Nothing,
         };
@@ -258,7 +260,7 @@ impl ChaosClient {
         self.record(Way::List, &"list".into(), &"list".into(), None, begun, answer);
     }
 
-    fn remember(&mut self, key: &str, version: u64) {
+    fn remember(&mut self, key: &str, version: EraVersion) {
         if self.seen.len() >= REMEMBERED {
             self.seen.clear();
         }

@@ -6,6 +6,8 @@ use async_nats::{
     HeaderMap, Request,
     jetstream::{self, stream::LastRawMessageErrorKind},
 };
+use brigade::infra::unstamp;
+use brigade_contracts::EraVersion;
 use rand::Rng;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -38,8 +40,10 @@ impl Doors {
             Request::new().headers(map(headers)).payload(body.into()).timeout(Some(patience));
         // Also where the client waits for a connection.
         let reply = timeout(patience, client.send_request(subject, request)).await.ok()?.ok()?;
-        let status = reply.headers?.get("Brigade-Status")?.as_str().parse().ok()?;
-        Some(Reply { status, body: reply.payload })
+        let headers = reply.headers?;
+        let status = headers.get("Brigade-Status")?.as_str().parse().ok()?;
+        let etag = headers.get("ETag").map(|etag| etag.as_str().to_owned());
+        Some(Reply { status, etag, body: reply.payload })
     }
 
     /// Publishes a command and waits for the acknowledgement of its stream.
@@ -65,7 +69,7 @@ impl Doors {
     }
 
     /// Reads a counter of the bucket `versions` from the leader; 0 if it is not there.
-    pub async fn counter(&self, tenant: &str, key: &str) -> Option<u64> {
+    pub async fn counter(&self, tenant: &str, key: &str) -> Option<EraVersion> {
         let read = async {
             let js = jetstream::new(self.operator.clone());
             let stream = js.get_stream_no_info("KV_versions").await.ok()?;
@@ -73,10 +77,13 @@ impl Doors {
             let last = stream.get_last_raw_message_by_subject(&subject).await;
             match last {
                 Ok(message) => {
-                    let value: Value = serde_json::from_slice(&message.payload).ok()?;
-                    value["version"].as_u64()
+                    let (era, value) = unstamp(&message.payload);
+                    let value: Value = serde_json::from_slice(&value).ok()?;
+                    Some(era.at(value["version"].as_u64()?))
                 }
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(0),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                    Some(EraVersion::default())
+                }
                 Err(_) => None,
             }
         };
@@ -116,7 +123,8 @@ impl Doors {
 async fn of_http(request: reqwest::RequestBuilder) -> Option<Reply> {
     let response = request.send().await.ok()?;
     let status = response.status().as_u16();
-    Some(Reply { status, body: response.bytes().await.ok()? })
+    let etag = response.headers().get("ETag").and_then(|etag| etag.to_str().ok());
+    Some(Reply { status, etag: etag.map(str::to_owned), body: response.bytes().await.ok()? })
 }
 
 fn map(headers: &[(&str, &str)]) -> HeaderMap {

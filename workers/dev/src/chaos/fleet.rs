@@ -1,9 +1,10 @@
-//! The fleet of a run: both servers, and two processes of each worker, each with proxies of its own
-//! to both servers.
+//! The fleet of a run: the servers, and two processes of each worker, each with proxies of its own
+//! to every server.
 
 use std::{
     iter::repeat_n,
     net::SocketAddr,
+    path::PathBuf,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -11,34 +12,35 @@ use std::{
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
-use brigade::{fleet::Servers, infra::connect_options};
+use brigade::infra::connect_options;
 use brigade_contracts::{Token, WorkerName, permissions};
-use brigade_servers::{Binaries, config::StackConfig};
+use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use futures::future::try_join_all;
 use rand::{Rng, rngs::StdRng};
 use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 
-use crate::{Launch, LocalStack, Ports, TcpProxy, WorkerProcess};
+use super::{disk::SmallDisk, member::FleetMember};
+use crate::{DATABASE, Launch, LocalStack, Ports, TcpProxy};
 
 pub const TENANTS: [&str; 3] = ["t1", "t2", "t3"];
 /// Processes of each worker.
 const OF_EACH: usize = 2;
-/// How long a lock lives, in seconds: short, so that many expire in a run.
-const LOCK_SECONDS: &str = "4";
 /// A connection that a fault has taken is noticed within this.
 const SQL_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A process of a worker, which may be down at the moment.
-pub struct FleetMember {
-    pub worker: WorkerName,
-    name: String,
-    pub process: Option<WorkerProcess>,
-    pub nats: TcpProxy,
-    pub postgres: TcpProxy,
-}
-
 /// The addresses of edges that clients over HTTP know.
 pub type Edges = Arc<Mutex<Vec<SocketAddr>>>;
+
+/// The form in which a fleet is started.
+#[derive(Clone)]
+pub struct FleetPlan {
+    /// The way in which the processes of workers are launched, and variables for all of them.
+    pub launch: Launch,
+    pub variables: Vec<(String, String)>,
+    /// Three nats-servers, and each stream with three replicas.
+    pub is_cluster: bool,
+    /// The data of each server is on a small disk of its own, which can be full.
+    pub has_small_disks: bool,
+}
 
 pub struct ChaosFleet {
     pub stack: LocalStack,
@@ -46,42 +48,67 @@ pub struct ChaosFleet {
     pub sql: PgPool,
     pub operator: jetstream::Context,
     pub edges: Edges,
-    launch: Launch,
-    variables: Vec<(String, String)>,
+    pub plan: FleetPlan,
+    /// The ports of nats-server and of Postgres.
+    pub disks: Option<[SmallDisk; 2]>,
+    /// The address of Postgres for operators, whichever server that is.
+    front: TcpProxy,
+    /// The number of Postgres servers so far.
+    postgres_servers: usize,
     folder: tempfile::TempDir,
 }
 
 impl ChaosFleet {
-    /// Starts both servers and all processes.
+    /// Starts the servers and all processes.
     ///
     /// # Errors
     /// If one of them does not get ready.
-    pub async fn start(launch: Launch, variables: Vec<(String, String)>) -> Result<Self> {
+    pub async fn start(plan: FleetPlan) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("brigade-chaos-").tempdir()?;
+        let disks = match plan.has_small_disks {
+            true => Some([
+                SmallDisk::mount(&folder.path().join("nats/jetstream"))?,
+                SmallDisk::mount(&folder.path().join("postgres"))?,
+            ]),
+            false => None,
+        };
         let binaries = Binaries::find(&StackConfig::from_env()).await?;
         let tenants = TENANTS.map(Token::new).into_iter().collect::<Result<_, _>>();
         let tenants = tenants.context("tenants")?;
-        let stack = LocalStack::start(&binaries, folder.path(), tenants, Ports::default()).await?;
+        let stack = match plan.is_cluster {
+            true => LocalStack::start_cluster(&binaries, folder.path(), tenants).await?,
+            false => LocalStack::start(&binaries, folder.path(), tenants, Ports::default()).await?,
+        };
         let operator = connect(&stack, &permissions::operator().name).await?;
         let operator = jetstream::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .ack_timeout(Duration::from_secs(5))
             .build(operator);
-        let options = PgConnectOptions::from_str(&stack.superuser_url())?;
+        let front = TcpProxy::to(stack.postgres.port()).await?;
+        let options = PgConnectOptions::from_str(&superuser_url(&stack, &front))?;
         let sql = PgPoolOptions::new()
             .acquire_timeout(SQL_PATIENCE)
             .connect_with(options.disable_statement_logging())
             .await?;
-        let (members, edges) = (Vec::new(), Edges::default());
-        let mut fleet = Self { stack, members, sql, operator, edges, launch, variables, folder };
+        let (mut members, edges) = (Vec::new(), Edges::default());
         for worker in WorkerName::ALL {
             for n in 0..OF_EACH {
-                let nats = TcpProxy::to(fleet.stack.nats.port()).await?;
-                let postgres = TcpProxy::to(fleet.stack.postgres.port()).await?;
-                let name = format!("{worker}-{n}");
-                fleet.members.push(FleetMember { worker, name, process: None, nats, postgres });
+                members.push(FleetMember::new(&stack, worker, format!("{worker}-{n}")).await?);
             }
         }
+        let postgres_servers = 1;
+        let mut fleet = Self {
+            stack,
+            members,
+            sql,
+            operator,
+            edges,
+            plan,
+            disks,
+            front,
+            postgres_servers,
+            folder,
+        };
         fleet.start_missing().await?;
         Ok(fleet)
     }
@@ -93,39 +120,15 @@ impl ChaosFleet {
     pub async fn start_missing(&mut self) -> Result<()> {
         let missing = (0..self.members.len()).filter(|at| self.members[*at].process.is_none());
         let missing: Vec<_> = missing.collect();
-        let started = missing.iter().map(|at| self.process_of(&self.members[*at]));
+        let FleetPlan { launch, variables, .. } = &self.plan;
+        let started =
+            missing.iter().map(|at| self.members[*at].start(&self.stack, *launch, variables));
         let started = try_join_all(started).await?;
         for (at, process) in missing.into_iter().zip(started) {
             self.members[at].process = Some(process);
         }
         self.tell_edges();
         Ok(())
-    }
-
-    async fn process_of(&self, member: &FleetMember) -> Result<WorkerProcess> {
-        let near = self.stack.servers(member.worker);
-        let through = |url: &str, port: u16, proxy: &TcpProxy| {
-            url.replace(&format!(":{port}"), &format!(":{}", proxy.port()))
-        };
-        let servers = Servers {
-            nats_url: through(&near.nats_url, self.stack.nats.port(), &member.nats),
-            postgres_url: through(&near.postgres_url, self.stack.postgres.port(), &member.postgres),
-            ..near
-        };
-        let mut variables = self.variables.clone();
-        variables.extend(
-            ["CARD", "WALLET", "QR", "CASH"]
-                .map(|method| (format!("BRIGADE_LOCK_SECONDS_{method}"), LOCK_SECONDS.to_owned())),
-        );
-        let workers = [(member.worker, servers)];
-        let (stack, name, launch) = (&self.stack, &member.name, self.launch);
-        loop {
-            match WorkerProcess::launch(stack, name, &workers, launch, &variables).await {
-                // Somebody else was given the free port in between.
-                Err(error) if format!("{error:#}").contains("Address already in use") => {}
-                started => return started,
-            }
-        }
     }
 
     /// Kills the process of a member; its client-facing address goes with it.
@@ -154,10 +157,15 @@ impl ChaosFleet {
     /// Returns the place of a random member; those of command-handler come three times as often,
     /// because most can go wrong there.
     pub fn any(&self, random: &mut StdRng) -> usize {
-        let weight = |at: &usize| match self.members[*at].worker {
+        self.any_weighted(random, |worker| match worker {
             WorkerName::CommandHandler => 3,
             _ => 1,
-        };
+        })
+    }
+
+    /// Returns the place of a random member, of which some come more often.
+    pub fn any_weighted(&self, random: &mut StdRng, weight: impl Fn(WorkerName) -> usize) -> usize {
+        let weight = |at: &usize| weight(self.members[*at].worker);
         let places: Vec<usize> =
             (0..self.members.len()).flat_map(|at| repeat_n(at, weight(&at))).collect();
         places[random.random_range(0..places.len())]
@@ -168,15 +176,44 @@ impl ChaosFleet {
         &self.members[at].name
     }
 
+    /// Returns the folder of one more Postgres.
+    pub fn next_postgres_dir(&mut self) -> PathBuf {
+        self.postgres_servers += 1;
+        self.stack.dir.join(format!("postgres-{}", self.postgres_servers))
+    }
+
+    /// Lets everybody use another Postgres; returns the former one.
+    pub fn use_postgres(&mut self, postgres: Postgres) -> Postgres {
+        let former = std::mem::replace(&mut self.stack.postgres, postgres);
+        for proxy in self.members.iter().map(|member| &member.postgres).chain([&self.front]) {
+            proxy.aim(self.stack.postgres.port());
+        }
+        former
+    }
+
+    /// Returns the URL of Postgres for an operator, which stays the same.
+    #[must_use]
+    pub fn operator_url(&self) -> String {
+        superuser_url(&self.stack, &self.front)
+    }
+
     /// Ends all processes, and the servers. The folder stays if it is to be looked at.
-    pub async fn close(mut self, keep: bool) -> Option<std::path::PathBuf> {
+    pub async fn close(mut self, keep: bool) -> Option<PathBuf> {
         for at in 0..self.members.len() {
             self.kill(at).await;
         }
         self.sql.close().await;
         self.stack.stop().await;
+        if keep {
+            self.disks.iter().flatten().for_each(SmallDisk::keep);
+        }
         keep.then(|| self.folder.keep())
     }
+}
+
+fn superuser_url(stack: &LocalStack, front: &TcpProxy) -> String {
+    let port = format!(":{}/{DATABASE}", stack.postgres.port());
+    stack.superuser_url().replace(&port, &format!(":{}/{DATABASE}", front.port()))
 }
 
 /// Connects as a user of the stack, by a connection that never gives up.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use brigade_contracts::{Era, EraVersion};
 use serde::Serialize;
 
 use super::workload::GatewayFact;
@@ -62,6 +63,8 @@ impl Way {
 pub struct ReportedOutcome {
     pub status: u16,
     pub code: String,
+    /// The era of all versions in it; a refusal does not tell it.
+    pub era: Option<Era>,
     pub version: Option<u64>,
     /// `<kind>.<id>@<version>`
     pub effects: Vec<String>,
@@ -71,6 +74,24 @@ pub struct ReportedOutcome {
     pub amount: Option<i64>,
     /// The version of the part `core`.
     pub core: Option<u64>,
+    /// It says how long to wait; on the request door it is not stored, so it is not final there.
+    pub waits: bool,
+}
+
+/// A version of `<aggregate>.<id>`, as a query or a push tells it. 0: not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyVersion {
+    pub key: String,
+    /// None where the answer does not tell it.
+    pub era: Option<Era>,
+    pub version: u64,
+}
+
+impl KeyVersion {
+    #[must_use]
+    pub fn new(key: &str, EraVersion { era, version }: EraVersion) -> Self {
+        Self { key: key.to_owned(), era: Some(era), version }
+    }
 }
 
 /// What became of an operation, as far as its client knows.
@@ -82,11 +103,16 @@ pub enum OperationResult {
     /// An answer that says nothing about the effect: 503 and the like.
     NotSure(u16, String),
     /// Stored in a stream at this sequence.
-    Stored { stream: String, sequence: u64 },
+    Stored {
+        stream: String,
+        sequence: u64,
+    },
     /// The final outcome of a command.
     Final(ReportedOutcome),
-    /// Versions, by `<aggregate>.<id>`, as a query or a push tells them. 0: not there.
-    Versions { status: u16, of: Vec<(String, u64)> },
+    Versions {
+        status: u16,
+        of: Vec<KeyVersion>,
+    },
 }
 
 /// One attempt of a client.

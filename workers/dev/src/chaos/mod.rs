@@ -10,10 +10,13 @@
 mod answers;
 pub mod check;
 mod client;
+mod disk;
 mod doors;
 mod fleet;
 pub mod history;
+mod member;
 mod nemesis;
+mod pace;
 mod plant;
 mod report;
 mod watch;
@@ -21,16 +24,17 @@ mod workload;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use brigade_servers::{Binaries, Postgres, StackConfig};
 
 pub use self::report::ChaosReport;
 use self::{
     check::{ChaosFinding, Evidence},
-    fleet::ChaosFleet,
+    fleet::{ChaosFleet, FleetPlan},
     history::{Micros, OperationHistory},
-    nemesis::{Blow, ChaosFault, Nemesis},
+    nemesis::{Blow, ChaosFault, FaultNeed, Nemesis},
     watch::Watchers,
-    workload::Workload,
+    workload::{OperatorRun, Workload},
 };
 use crate::{Launch, invariants::deadlines::outlived, worker::as_it_is};
 
@@ -46,6 +50,9 @@ pub struct ChaosArgs {
     /// Only these faults, by name, or `none`
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     faults: Vec<String>,
+    /// On a cluster of three nats-servers, every stream with three replicas
+    #[arg(long)]
+    cluster: bool,
     /// The report as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -56,6 +63,9 @@ pub struct ChaosArgs {
     /// the feature `planted-bugs`
     #[arg(long, value_name = "BUG", value_delimiter = ',', num_args = 1..)]
     plant: Vec<String>,
+    /// Only measure how soon the rate is normal again after kill -9 of each process
+    #[arg(long, conflicts_with_all = ["plant", "faults"])]
+    kill_each: bool,
     /// Leave the folder with data and logs, and say where it is
     #[arg(long)]
     keep: bool,
@@ -69,6 +79,10 @@ pub struct ChaosPlan {
     pub length: Duration,
     pub seed: u64,
     faults: Vec<ChaosFault>,
+    /// True if they were named, so that none is left out.
+    are_named: bool,
+    /// On a cluster of three nats-servers.
+    pub is_cluster: bool,
     /// How long the fleet may take to come to rest.
     pub patience: Duration,
     pub history: Option<PathBuf>,
@@ -84,17 +98,55 @@ impl ChaosPlan {
     /// # Errors
     /// A name of a fault that is none.
     pub fn new(length: Duration, seed: u64, faults: &[String], launch: Launch) -> Result<Self> {
+        let are_named = !faults.is_empty();
         let faults = nemesis::parse(faults)?;
         Ok(Self {
             length,
             seed,
             faults,
+            are_named,
+            is_cluster: false,
             patience: PATIENCE,
             history: None,
             keep: false,
             launch,
             variables: Vec::new(),
         })
+    }
+
+    /// Returns the faults that are possible here.
+    ///
+    /// # Errors
+    /// If one that was named is not.
+    async fn possible_faults(&self) -> Result<Vec<ChaosFault>> {
+        let has_small_disks = disk::is_possible();
+        let postgres = Binaries::find(&StackConfig::from_env()).await?.postgres_bin;
+        let has_basebackup = Postgres::copier(&postgres).is_some();
+        let is_possible = |fault: &ChaosFault| match fault.need() {
+            FaultNeed::Nothing => true,
+            FaultNeed::Cluster => self.is_cluster,
+            FaultNeed::SingleServer => !self.is_cluster,
+            FaultNeed::SmallDisks => has_small_disks,
+            FaultNeed::Basebackup => has_basebackup,
+            FaultNeed::Faketime => member::faketime().is_some(),
+        };
+        let (faults, left_out): (Vec<ChaosFault>, Vec<ChaosFault>) =
+            self.faults.iter().partition(|fault| is_possible(fault));
+        for fault in &left_out {
+            let (name, need) = (fault.name(), fault.need());
+            ensure!(!self.are_named, "{name} is not possible here: it needs {need:?}");
+            eprintln!("  without {name}, which needs {need:?}");
+        }
+        Ok(faults)
+    }
+
+    fn fleet(&self, faults: &[ChaosFault]) -> FleetPlan {
+        FleetPlan {
+            launch: self.launch,
+            variables: self.variables.clone(),
+            is_cluster: self.is_cluster,
+            has_small_disks: faults.iter().any(|fault| fault.need() == FaultNeed::SmallDisks),
+        }
     }
 }
 
@@ -108,12 +160,16 @@ pub async fn run(args: ChaosArgs) -> Result<ExitCode> {
 
 async fn run_to_the_end(args: ChaosArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    if args.kill_each {
+        return pace::measure().await;
+    }
     if !args.plant.is_empty() {
         return plant::hunt(plant::parse(&args.plant)?, seed, &args.faults).await;
     }
     let length = Duration::from_secs_f64(60.0 * args.minutes);
     let plan = ChaosPlan::new(length, seed, &args.faults, as_it_is)?;
-    let plan = ChaosPlan { history: args.history, keep: args.keep, ..plan };
+    let (history, keep, is_cluster) = (args.history, args.keep, args.cluster);
+    let plan = ChaosPlan { history, keep, is_cluster, ..plan };
     let report = play(&plan).await?;
     report.print();
     if let Some(file) = &args.report {
@@ -129,13 +185,14 @@ async fn run_to_the_end(args: ChaosArgs) -> Result<ExitCode> {
 /// to be wrong is no error but in the report.
 pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     report::title(plan);
-    let mut fleet = ChaosFleet::start(plan.launch, plan.variables.clone()).await?;
+    let faults = plan.possible_faults().await?;
+    let mut fleet = ChaosFleet::start(plan.fleet(&faults)).await?;
     report::fleet_is_started(&fleet);
     let history = OperationHistory::begin(plan.history.as_deref())?;
     let clock = clock_offset(&fleet, &history).await?;
     let watchers = Watchers::start(&fleet, &history).await?;
     let mut workload = Workload::start(&fleet, &history, plan.seed).await?;
-    let mut nemesis = Nemesis::new(&fleet, &history, plan.faults.clone(), plan.seed).await?;
+    let mut nemesis = Nemesis::new(&fleet, &history, faults, plan.seed).await?;
     nemesis.run(&mut fleet, plan.length).await?;
     let mut findings: Vec<ChaosFinding> = nemesis.blows.iter().filter_map(not_recovered).collect();
     if workload.dead() > 0 {
@@ -144,9 +201,7 @@ pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     workload.stop().await;
     let load = history.now();
     report::comes_to_rest(load);
-    // Nothing that a stream lost is published again in order.
-    let in_order = !nemesis.blows.iter().any(|blow| !blow.lost.is_empty());
-    findings.extend(check::at_rest(&fleet, in_order, plan.patience).await?);
+    findings.extend(check::at_rest(&fleet, are_in_order(&nemesis.blows), plan.patience).await?);
     let rest = history.now() - load;
     watchers.stop().await;
     let (operations, facts) = (history.take(), history.take_facts());
@@ -156,18 +211,39 @@ pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     drop(sql);
     findings.extend(check::outcomes::check(&operations, &evidence));
     findings.extend(check::reads::check(&operations, &evidence, &nemesis.blows));
-    findings.extend(check::locks::check(&operations));
+    findings.extend(check::locks::check(&operations, &evidence));
+    let runs = workload.runs();
+    findings.extend(check::letters::check(&runs, &operations, &evidence));
     let (of_money, sums) = check::money::check(&facts, &operations, &evidence);
     findings.extend(of_money);
     let machine = report::machine(&fleet).await;
     let kept = fleet.close(plan.keep || !findings.is_empty()).await;
-    let run = report::Run { seed: plan.seed, machine, load, rest, kept, late };
+    let run =
+        report::Run { seed: plan.seed, machine, load, rest, kept, late, operators: counted(&runs) };
     Ok(ChaosReport::of(run, &operations, nemesis.blows, sums, &evidence, findings))
 }
 
 fn not_recovered(blow: &Blow) -> Option<ChaosFinding> {
-    let what = format!("the fleet did not recover from {} ({})", blow.fault.name(), blow.detail);
-    blow.recovery.is_none().then(|| ChaosFinding::new("recovery", what, []))
+    let what = match &blow.recovery {
+        None => "the fleet did not recover from",
+        Some(_) if blow.was_waited_for() => "the fleet did nothing but wait for the end of",
+        Some(_) => return None,
+    };
+    let what = format!("{what} {} ({})", blow.fault.name(), blow.detail);
+    Some(ChaosFinding::new("recovery", what, []))
+}
+
+/// Returns true if events have to be in `EVENTS` in order: nothing that the stream or the database
+/// lost comes again in order.
+fn are_in_order(blows: &[Blow]) -> bool {
+    let mut lost = blows.iter().flat_map(|blow| &blow.lost);
+    let has_lost = blows.iter().filter_map(|blow| blow.failover).any(|failover| failover.loses());
+    !has_lost && !lost.any(|lost| ["EVENTS", "*"].contains(&&*lost.stream))
+}
+
+fn counted(runs: &[OperatorRun]) -> [usize; 4] {
+    let did = |what| runs.iter().filter(|run| run.action == what).map(|run| run.done.len()).sum();
+    [runs.len(), did("replayed"), did("dropped"), runs.iter().map(|run| run.refused).sum()]
 }
 
 /// Returns the database's clock, in milliseconds since 1970, when the history began.

@@ -35,6 +35,9 @@ pub fn parse(names: &[String]) -> Result<Vec<PlantedBug>> {
     names.iter().map(parse).collect()
 }
 
+/// The same of a bug whose fault lasts long.
+const LONG_RUN: Duration = Duration::from_secs(60);
+
 /// Returns the faults that a bug needs to do harm; of the others it does harm by itself.
 fn provoked_by(bug: PlantedBug) -> &'static [&'static str] {
     match bug {
@@ -43,10 +46,14 @@ fn provoked_by(bug: PlantedBug) -> &'static [&'static str] {
         PlantedBug::RelayDeletesFirst => &["kill_nats", "kill_worker"],
         PlantedBug::WriteWithoutVersion => &["slow_nats"],
         PlantedBug::NothingHealed => &["delete_bucket", "delete_stream"],
+        PlantedBug::DeadLetterReplayedTwice => &["suspend"],
+        PlantedBug::LeaseNotGivenUp => &["isolate"],
+        PlantedBug::EraIgnored => &["fail_over_losing"],
         PlantedBug::AnswerBeforeProjection
         | PlantedBug::RelayOutOfOrder
         | PlantedBug::UnconfirmedFromMemory
         | PlantedBug::OldSnapshot
+        | PlantedBug::ListFromMemory
         | PlantedBug::LockWithoutFencing
         | PlantedBug::LockWithoutFreezing
         | PlantedBug::EarlyExpiry
@@ -84,7 +91,8 @@ async fn look_for(bug: PlantedBug, seed: u64, faults: &[String]) -> Result<Optio
     for seed in seed.. {
         eprintln!("\nplanted: {}", bug.as_str());
         let variables = vec![(PlantedBug::VARIABLE.to_owned(), bug.as_str().to_owned())];
-        let plan = ChaosPlan::new(RUN, seed, &provoked, as_it_is)?;
+        let length = if bug == PlantedBug::LeaseNotGivenUp { LONG_RUN } else { RUN };
+        let plan = ChaosPlan::new(length, seed, &provoked, as_it_is)?;
         let plan = ChaosPlan { variables, patience: PATIENCE, ..plan };
         let report = play(&plan).await?;
         report.print();

@@ -2,7 +2,7 @@
 //! what was found to be wrong.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -35,6 +35,8 @@ pub struct Run {
     pub kept: Option<PathBuf>,
     /// Locks that outlived their deadlines while nothing was broken, in milliseconds.
     pub late: Vec<i64>,
+    /// Commands of operators, and the letters that they replayed, dropped, and were refused.
+    pub operators: [usize; 4],
 }
 
 /// Operations of one way.
@@ -66,6 +68,8 @@ pub struct ChaosReport {
     pub faults: BTreeMap<&'static str, Recovered>,
     pub money: BTreeMap<String, Sums>,
     pub dead_letters: usize,
+    /// Commands that were answered, and lost by a failover to a standby that was behind.
+    pub lost_by_failover: usize,
     pub findings: Vec<ChaosFinding>,
     pub blows: Vec<Blow>,
 }
@@ -91,7 +95,21 @@ impl ChaosReport {
         let (during, between) = rates(operations, &blows, run.load);
         let faults = recovered(&blows);
         let dead_letters = evidence.letters.values().sum();
-        Self { run, ways, commands, during, between, faults, money, dead_letters, findings, blows }
+        let lost = operations.iter().filter(|by| evidence.is_lost(by));
+        let lost: HashSet<_> = lost.map(|by| (&by.tenant, &by.command_id)).collect();
+        Self {
+            run,
+            ways,
+            commands,
+            during,
+            between,
+            faults,
+            money,
+            dead_letters,
+            lost_by_failover: lost.len(),
+            findings,
+            blows,
+        }
     }
 
     /// Returns the number of definite answers to clients that asked.
@@ -134,6 +152,17 @@ impl ChaosReport {
                    by {late} ms at most",
             self.run.late.len()
         );
+        if self.blows.iter().any(|blow| blow.failover.is_some_and(|failover| failover.loses())) {
+            eprintln!(
+                "  answered, and lost by failovers to a standby that was behind: {} commands",
+                self.lost_by_failover
+            );
+        }
+        let [runs, replayed, dropped, refused] = self.run.operators;
+        eprintln!(
+            "  operators' commands: {runs}; letters replayed: {replayed}, dropped: {dropped}, refused: \
+             {refused}"
+        );
         eprintln!("  at rest {:.1} s after the load", self.run.rest as f64 / 1e6);
         self.print_findings();
     }
@@ -143,13 +172,13 @@ impl ChaosReport {
             return;
         }
         eprintln!(
-            "\n  {:<18} {:>6} {:>22} {:>22}",
+            "\n  {:<20} {:>6} {:>22} {:>22}",
             "fault", "count", "decided: p50, worst", "projected: p50, worst"
         );
         for (fault, Recovered { count, visible, projected }) in &self.faults {
             let seconds = |(p50, worst): &(f64, f64)| format!("{p50:.2} s, {worst:.2} s");
             eprintln!(
-                "  {fault:<18} {count:>6} {:>22} {:>22}",
+                "  {fault:<20} {count:>6} {:>22} {:>22}",
                 seconds(visible),
                 seconds(projected)
             );
@@ -232,14 +261,17 @@ fn recovered(blows: &[Blow]) -> BTreeMap<&'static str, Recovered> {
 
 pub fn title(plan: &ChaosPlan) {
     let (minutes, faults) = (plan.length.as_secs_f64() / 60.0, plan.faults.len());
-    eprintln!("brigade chaos: {minutes:.1} minutes, {faults} kinds of faults, seed {}", plan.seed);
+    let on = if plan.is_cluster { ", on a cluster of three nats-servers" } else { "" };
+    let seed = plan.seed;
+    eprintln!("brigade chaos: {minutes:.1} minutes, {faults} kinds of faults, seed {seed}{on}");
 }
 
 pub fn fleet_is_started(fleet: &ChaosFleet) {
     let (nats, postgres) = (fleet.stack.nats.port(), fleet.stack.postgres.port());
-    let count = fleet.members.len();
+    let (count, replicas) = (fleet.members.len(), fleet.stack.replicas());
     eprintln!(
-        "  nats-server on 127.0.0.1:{nats}, Postgres on 127.0.0.1:{postgres}, {count} processes of workers\n"
+        "  nats-server on 127.0.0.1:{nats} ({replicas} nodes), Postgres on 127.0.0.1:{postgres}, \
+         {count} processes of workers\n"
     );
 }
 

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
+use brigade::infra::unstamp;
 use brigade_contracts::{Token, permissions};
 use futures::StreamExt;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     doors::any_edge,
     fleet::{ChaosFleet, Edges, TENANTS, connect},
-    history::{Operation, OperationHistory, OperationResult, Way},
+    history::{KeyVersion, Operation, OperationHistory, OperationResult, Way},
 };
 
 /// The first number of those who look.
@@ -21,6 +22,11 @@ const NUMBER: u32 = 500;
 /// A stream that says nothing for so long is opened again; it has a heartbeat every 5 s.
 const SILENCE: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// An event that tells of a change.
+const TOLD: &str = "told";
+/// An event that tells everything, so that nothing that was known counts any more.
+pub const TOLD_ANEW: &str = "told anew";
 
 /// Two of a tenant, one a way.
 pub struct Watchers {
@@ -68,19 +74,19 @@ struct PushedVersion {
 }
 
 impl PushedVersion {
-    fn record(&self, way: Way, key: String, version: u64) {
+    fn record(&self, way: Way, verb: &str, version: KeyVersion) {
         let now = self.history.now();
         self.history.record(Operation {
             client: self.number,
             way,
             tenant: self.tenant.clone(),
-            key: key.as_str().into(),
-            verb: "told".into(),
+            key: version.key.as_str().into(),
+            verb: verb.into(),
             command_id: None,
             token: None,
             begun: now,
             ended: now,
-            answer: OperationResult::Versions { status: 200, of: vec![(key, version)] },
+            answer: OperationResult::Versions { status: 200, of: vec![version] },
         });
     }
 
@@ -89,11 +95,12 @@ impl PushedVersion {
         let prefix = format!("live.versions.{}.", self.tenant);
         while let Some(push) = pushes.next().await {
             // One without a payload tells that the key has expired.
-            let value: Value = serde_json::from_slice(&push.payload).unwrap_or_default();
+            let (era, value) = unstamp(&push.payload);
+            let value: Value = serde_json::from_slice(&value).unwrap_or_default();
             if let (Some(key), Some(version)) =
                 (push.subject.strip_prefix(&prefix), value["version"].as_u64())
             {
-                self.record(Way::Push, key.to_owned(), version);
+                self.record(Way::Push, TOLD, KeyVersion::new(key, era.at(version)));
             }
         }
     }
@@ -117,7 +124,7 @@ impl PushedVersion {
     }
 
     async fn read(&self, mut response: reqwest::Response, position: &mut Option<String>) {
-        let mut text = Vec::new();
+        let (mut text, mut kind) = (Vec::new(), TOLD);
         while let Ok(Ok(Some(chunk))) = timeout(SILENCE, response.chunk()).await {
             text.extend_from_slice(&chunk);
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
@@ -126,19 +133,23 @@ impl PushedVersion {
                 if let Some(id) = line.strip_prefix("id:") {
                     *position = Some(id.trim().to_owned());
                 }
+                if let Some(name) = line.strip_prefix("event:") {
+                    kind = if name.trim() == "change" { TOLD } else { TOLD_ANEW };
+                }
                 if let Some(data) = line.strip_prefix("data:") {
-                    self.rows(&serde_json::from_str(data).unwrap_or_default());
+                    self.rows(kind, &serde_json::from_str(data).unwrap_or_default());
                 }
             }
         }
     }
 
     /// A change is a row; a snapshot and a reset have several.
-    fn rows(&self, data: &Value) {
+    fn rows(&self, kind: &str, data: &Value) {
         let of_list = data["rows"].as_array();
         for row in of_list.map_or(std::slice::from_ref(data), Vec::as_slice) {
             if let (Some(order), Some(version)) = (row["order"].as_str(), row["version"].as_u64()) {
-                self.record(Way::Stream, format!("order.{order}#core"), version);
+                let key = format!("order.{order}#core");
+                self.record(Way::Stream, kind, KeyVersion { key, era: None, version });
             }
         }
     }

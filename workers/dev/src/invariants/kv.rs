@@ -47,7 +47,7 @@ impl Snapshot {
 pub async fn differences(sql: &PgPool, js: &Context) -> sqlx::Result<Vec<String>> {
     let kv = Snapshot::read(js).await;
     let mut found = of_carts_and_orders(sql, &kv).await?;
-    found.extend(of_payments_locks_and_tables(sql, &kv).await?);
+    found.extend(of_payments_locks_tables_and_products(sql, &kv).await?);
     found.extend(of_users(sql, &kv).await?);
     found.extend(without_rows(sql, &kv).await?);
     Ok(found)
@@ -160,11 +160,11 @@ fn projected_payments(kept: &Value) -> Value {
     projected
 }
 
-/// Compares payments, locks and tables, whose columns are named like the fields in KV.
+/// Compares payments, locks, tables and products, whose columns are named like the fields in KV.
 ///
 /// # Errors
 /// If Postgres does not answer.
-pub async fn of_payments_locks_and_tables(
+pub async fn of_payments_locks_tables_and_products(
     sql: &PgPool,
     kv: &Snapshot,
 ) -> sqlx::Result<Vec<String>> {
@@ -187,7 +187,10 @@ pub async fn of_payments_locks_and_tables(
                     select jsonb_build_object('id', u.id, 'party_size', u.party_size,
                                               'opened_at', u.opened_at)
                     from brigade.turns u where (u.tenant, u.id) = (t.tenant, t.open_turn_id))), false
-         from brigade.tables t",
+         from brigade.tables t
+         union all
+         select 'views', format('%s.product.%s.core', tenant, id), to_jsonb(p), false
+         from brigade.products p",
     )
     .fetch_all(sql)
     .await?;
@@ -216,7 +219,8 @@ pub async fn of_payments_locks_and_tables(
 /// If Postgres does not answer.
 pub async fn of_users(sql: &PgPool, kv: &Snapshot) -> sqlx::Result<Vec<String>> {
     let rows: Vec<Value> = sqlx::query_scalar(
-        "select to_jsonb(u) || jsonb_build_object('user', id) from brigade.users u",
+        "select to_jsonb(u) || jsonb_build_object('user', id, 'status', account_status)
+         from brigade.users u",
     )
     .fetch_all(sql)
     .await?;

@@ -55,7 +55,8 @@ const VERSIONS: &[NoneOf] = &[
                union all select tenant, 'order', id, version from brigade.orders
                union all select tenant, 'payment', id, version from brigade.payments
                union all select tenant, 'table', id, version from brigade.tables
-               union all select tenant, 'user', id, version from brigade.users) s
+               union all select tenant, 'user', id, version from brigade.users
+               union all select tenant, 'product', id, version from brigade.products) s
          where s.version is distinct from (
              select max(version) from brigade.events e
              where (e.tenant, e.aggregate, e.id) = (s.tenant, s.kind, s.id))",

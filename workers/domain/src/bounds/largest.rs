@@ -175,12 +175,20 @@ fn reconciled(fixture: &mut Fixture) {
     assert_eq!(outcome.status, 200, "{outcome:?}");
 }
 
+fn products(fixture: &mut Fixture) {
+    let verb = |verb: &str| format!("product.{}.{verb}", long("d", 0));
+    let set = json!({ "name": wide(200), "unit_price": i64::MAX, "currency": "EUR",
+                      "category": wide(200), "available": false });
+    fixture.done([(verb("set"), set), (verb("withdraw"), json!({}))]);
+}
+
 #[test]
 fn the_largest_event_of_every_kind_is_below_256_kib() {
     let mut fixture = fixture([]);
     carts(&mut fixture);
     payments_and_orders(&mut fixture);
     reconciled(&mut fixture);
+    products(&mut fixture);
     let mut sizes: HashMap<String, usize> = HashMap::new();
     for event in fixture.batch.events() {
         let size = sizes.entry(format!("{}.{}", event.kind.aggregate, event.kind.name));

@@ -1,15 +1,45 @@
 //! The items of a cart.
 
 use brigade_contracts::{
-    MAX_ITEMS, Refusal,
+    Address, MAX_ITEMS, Refusal,
     cart::{AddItem, Item, RemoveItem, SetItem},
     event::{CART_ITEM_ADDED, CART_ITEM_CHANGED, CART_ITEM_REMOVED},
 };
 
 use super::checks::not_a_member;
-use crate::{changes::Fact, refusal::too_large, state::Cart};
+use crate::{
+    changes::Fact,
+    lock,
+    outcome::{Done, Result},
+    product,
+    refusal::too_large,
+    state::Cart,
+    unit_of_work::UnitOfWork,
+};
 
-pub(super) fn add(cart: &mut Cart, add: &AddItem) -> Result<Fact, Refusal> {
+pub(super) fn add(work: &mut UnitOfWork<'_>, address: &Address, add: &AddItem) -> Result<Done> {
+    let cart = lock::unlocked_cart(work, address)?;
+    require_room(&work[cart], add)?;
+    let AddItem { item_id, sku, name, unit_price, quantity, user } = add;
+    let currency = work[cart].currency;
+    let (name, unit_price) = product::offered(work, sku, currency, name.as_ref(), *unit_price)?;
+    let item = Item {
+        item_id: item_id.clone(),
+        sku: sku.clone(),
+        name,
+        unit_price,
+        quantity: *quantity,
+        user: user.clone(),
+    };
+    work.change(cart, |cart| {
+        cart.items.push(item.clone());
+        cart.total()?;
+        cart.require_fitting()?;
+        Ok(Fact::new(CART_ITEM_ADDED, &item))
+    })
+}
+
+fn require_room(cart: &Cart, add: &AddItem) -> std::result::Result<(), Refusal> {
     cart.require_unpaid()?;
     if cart.items.iter().any(|item| item.item_id == add.item_id) {
         return Err(Refusal::new(409, "item_exists", "there is an item of this id"));
@@ -20,20 +50,10 @@ pub(super) fn add(cart: &mut Cart, add: &AddItem) -> Result<Fact, Refusal> {
     if cart.items.len() >= MAX_ITEMS {
         return Err(too_large("a cart has at most 200 items"));
     }
-    cart.items.push(Item {
-        item_id: add.item_id.clone(),
-        sku: add.sku.clone(),
-        name: add.name.clone(),
-        unit_price: add.unit_price,
-        quantity: add.quantity,
-        user: add.user.clone(),
-    });
-    cart.total()?;
-    cart.require_fitting()?;
-    Ok(Fact::new(CART_ITEM_ADDED, add))
+    Ok(())
 }
 
-pub(super) fn set(cart: &mut Cart, set: &SetItem) -> Result<Fact, Refusal> {
+pub(super) fn set(cart: &mut Cart, set: &SetItem) -> std::result::Result<Fact, Refusal> {
     cart.require_unpaid()?;
     let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
     item.ok_or_else(item_not_found)?.quantity = set.quantity;
@@ -42,7 +62,7 @@ pub(super) fn set(cart: &mut Cart, set: &SetItem) -> Result<Fact, Refusal> {
     Ok(Fact::new(CART_ITEM_CHANGED, set))
 }
 
-pub(super) fn remove(cart: &mut Cart, remove: &RemoveItem) -> Result<Fact, Refusal> {
+pub(super) fn remove(cart: &mut Cart, remove: &RemoveItem) -> std::result::Result<Fact, Refusal> {
     cart.require_unpaid()?;
     let at = cart.items.iter().position(|item| item.item_id == remove.item_id);
     cart.items.remove(at.ok_or_else(item_not_found)?);

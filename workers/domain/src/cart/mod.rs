@@ -40,7 +40,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
         Verb::Open(verb) => open::open(work, address, verb),
         Verb::Join(verb) => change(work, address, |cart| members::join(cart, &verb.user)),
         Verb::Leave(verb) => change(work, address, |cart| members::leave(cart, &verb.user)),
-        Verb::AddItem(verb) => change(work, address, |cart| items::add(cart, verb)),
+        Verb::AddItem(verb) => items::add(work, address, verb),
         Verb::SetItem(verb) => change(work, address, |cart| items::set(cart, verb)),
         Verb::RemoveItem(verb) => change(work, address, |cart| items::remove(cart, verb)),
         Verb::Abandon(verb) => change(work, address, |cart| abandon(cart, verb)),

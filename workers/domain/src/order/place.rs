@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use brigade_contracts::{
-    Address, MAX_ITEMS, Money, Part, Refusal, Timestamp, cart,
+    Address, Currency, MAX_ITEMS, Money, Part, Refusal, Timestamp, cart,
     event::ORDER_PLACED,
-    order::{Item, Place},
+    order::{Item, Place, PlacedItem},
 };
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use super::paid::record_paid;
 use crate::{
     changes::Fact,
     outcome::{Done, Result},
+    product,
     refusal::{MOST_CONTENTS, already_exists, too_large},
     state::{Cart, Order},
     table,
@@ -38,26 +39,35 @@ pub(super) fn place(work: &mut UnitOfWork<'_>, address: &Address, place: &Place)
             let message = "two items have the same item_id";
             return Err(Refusal::new(422, "item_repeated", message).into());
         }
+        let item = priced(work, place.currency, item)?;
         total = total.plus(item.unit_price.times(item.quantity)?)?;
-        items.push(Item {
-            item_id: item.item_id.clone(),
-            sku: item.sku.clone(),
-            name: item.name.clone(),
-            unit_price: item.unit_price,
-            quantity: item.quantity,
-            note: item.note.clone(),
-        });
+        items.push(item);
     }
     let order = Order::new(address.clone(), place.currency, items, total, work.now).at(seat);
     if order.part(Part::Core).get().len() > MOST_CONTENTS {
         return Err(too_large("an order has at most 64 KiB").into());
     }
-    let place =
-        Place { table_id: order.table_id.clone(), turn_id: order.turn_id.clone(), ..place.clone() };
+    let placed = json!({
+        "table_id": order.table_id, "turn_id": order.turn_id, "currency": order.currency,
+        "items": order.items,
+    });
     let order = work.create(order);
-    work.record(order, Fact::new(ORDER_PLACED, &place));
+    work.record(order, Fact::new(ORDER_PLACED, &placed));
     record_paid(work, order);
     Ok(Done::created())
+}
+
+fn priced(work: &mut UnitOfWork<'_>, currency: Currency, item: &PlacedItem) -> Result<Item> {
+    let PlacedItem { item_id, sku, name, unit_price, quantity, note } = item;
+    let (name, unit_price) = product::offered(work, sku, currency, name.as_ref(), *unit_price)?;
+    Ok(Item {
+        item_id: item_id.clone(),
+        sku: sku.clone(),
+        name,
+        unit_price,
+        quantity: *quantity,
+        note: note.clone(),
+    })
 }
 
 /// Returns the order that a cart becomes: its items, and all that is paid or being paid.

@@ -5,6 +5,7 @@ pub(crate) mod entry;
 mod lock;
 mod order;
 mod payment;
+mod product;
 mod session;
 mod table;
 mod user;
@@ -18,9 +19,10 @@ pub use self::{
     lock::Lock,
     order::{Order, active_payment},
     payment::{Capture, Payment},
-    session::{Rotated, Session},
+    product::Product,
+    session::{Issued, Rotated, Session},
     table::{Table, Turn},
-    user::User,
+    user::{Reset, User},
 };
 use crate::{head::Head, json::raw};
 
@@ -32,6 +34,7 @@ pub enum State {
     Order(Order),
     Table(Table),
     User(User),
+    Product(Product),
     Lock(Lock),
 }
 
@@ -96,7 +99,7 @@ macro_rules! kinds {
     };
 }
 
-kinds!(Cart cart, Payment payment, Order order, Table table, User user, Lock lock);
+kinds!(Cart cart, Payment payment, Order order, Table table, User user, Product product, Lock lock);
 
 impl State {
     /// Returns the projection of a part: the same in KV, queries, outcomes and events. `null` for a
@@ -110,8 +113,9 @@ impl State {
             (Self::User(user), part) => user.part(part),
             (Self::Payment(payment), Part::Core) => payment.core(),
             (Self::Table(table), Part::Core) => table.core(),
+            (Self::Product(product), Part::Core) => product.core(),
             (Self::Lock(lock), Part::Core) => lock.value(),
-            (Self::Payment(_) | Self::Table(_) | Self::Lock(_), _) => raw(&()),
+            (Self::Payment(_) | Self::Table(_) | Self::Product(_) | Self::Lock(_), _) => raw(&()),
         }
     }
 
@@ -122,12 +126,16 @@ impl State {
         match self {
             Self::Cart(cart) => cart.due().minor_units(),
             Self::Order(order) => order.due().minor_units(),
-            Self::Payment(_) | Self::Table(_) | Self::User(_) | Self::Lock(_) => 0,
+            Self::Payment(_)
+            | Self::Table(_)
+            | Self::User(_)
+            | Self::Product(_)
+            | Self::Lock(_) => 0,
         }
     }
 
     /// Returns whether its keys may expire. A late result of the gateway still changes a payment
-    /// that has ended, and its projection.
+    /// that has ended, and its projection; a product that was withdrawn may come back.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         match self {
@@ -135,6 +143,7 @@ impl State {
             Self::Payment(payment) => !payment.status.is_open(),
             Self::Order(order) => !order.status.is_active(),
             Self::Table(_) | Self::User(_) => false,
+            Self::Product(product) => !product.listed,
             Self::Lock(lock) => !lock.is_held(),
         }
     }

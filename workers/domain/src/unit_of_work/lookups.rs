@@ -5,7 +5,7 @@ use brigade_contracts::{Address, Aggregate, Email, Secret, Token, user::Random};
 use super::{Handle, UnitOfWork};
 use crate::{
     head::Head,
-    inputs::{Checked, Verified},
+    inputs::Verified,
     loaded::{Missing, Mode},
     outcome::{NotDone, Result},
     state::Lock,
@@ -97,20 +97,22 @@ impl<'b> UnitOfWork<'b> {
         count.ok_or_else(|| Missing::Failures(key.clone()).into())
     }
 
-    /// Returns the hash of the password in the command.
+    /// Returns the hash of the new password in the command.
     pub fn hashed_password(&self) -> Result<&'b Secret> {
-        match self.checked {
-            Some(Checked::Hashed(hash)) => Ok(hash),
-            _ => Err(self.unchecked()),
-        }
+        self.rehashed_password().ok_or_else(|| self.unchecked())
     }
 
-    /// Returns whether the password in the command is right. It has to be verified against the
-    /// email in the command and the hash that the user has now.
-    pub fn verified(&self, email: &str, password_hash: Option<&Secret>) -> Result<bool> {
-        match self.checked {
-            Some(Checked::Verified(Verified { email_folded, password_hash_seen, ok }))
-                if email_folded == email && password_hash_seen.as_ref() == password_hash =>
+    /// Returns the new hash of the password in the command, if it needs one.
+    pub fn rehashed_password(&self) -> Option<&'b Secret> {
+        self.checked.and_then(|checked| checked.hashed.as_ref())
+    }
+
+    /// Returns whether the password in the command is right. It has to be verified against the hash
+    /// that the user has now, which has a salt of its own.
+    pub fn verified(&self, password_hash: Option<&Secret>) -> Result<bool> {
+        match self.checked.and_then(|checked| checked.verified.as_ref()) {
+            Some(Verified { password_hash_seen, ok })
+                if password_hash_seen.as_ref() == password_hash =>
             {
                 Ok(*ok)
             }

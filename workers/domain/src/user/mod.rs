@@ -1,8 +1,8 @@
 //! Users.
 //!
 //! ```text
-//! (nothing) ── register ──► active ──┐ login, refresh, logout: the session (`session`)
-//!                             ▲      │ update_profile, change_roles
+//! (nothing) ── register ──► active ──┐ login, refresh, logout, end_session: sessions (`session`)
+//!                             ▲      │ update_profile, change_roles; passwords (`passwords`)
 //!                             └──────┘ subscriptions (`subscription`)
 //! ```
 //!
@@ -10,6 +10,8 @@
 //! takes so long that the caller does it before the batch ([`Checked`]); random numbers and the
 //! failures that slow guessing down come from the caller too ([`AuthInputs`]).
 
+mod account;
+mod passwords;
 mod profile;
 mod session;
 mod subscription;
@@ -20,7 +22,7 @@ use brigade_contracts::{
     Address, Body, Refusal, Token,
     command::Request,
     event::{USER_REGISTERED, USER_ROLES_CHANGED},
-    user::{ChangeRoles, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb},
+    user::{BY_EMAIL, ChangeRoles, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb},
 };
 use serde_json::json;
 
@@ -34,16 +36,19 @@ use crate::{
     unit_of_work::UnitOfWork,
 };
 
+pub use self::session::{ACCESS_LASTS, REFRESH_LASTS};
 pub use crate::{
     inputs::{AuthInputs, Checked, Verified},
-    state::{Rotated, Session},
-    throttle::{Count, FailureKey, FailureKind, MOST_FAILURES, Throttle, WINDOW, keys_of},
+    state::{Issued, Reset, Rotated, Session},
+    throttle::{Count, FailureKey, FailureKind, Throttle, WINDOW, keys_of, network, wait_ms},
 };
 
 /// Returns whether a verb is for senders who have no session yet. Their outcomes reveal neither
 /// whether there is such a user nor its version.
 pub(crate) fn is_for_strangers(body: &Body) -> bool {
-    matches!(body, Body::User(Verb::Login(_) | Verb::Refresh(_)))
+    use Verb::{Login, Refresh, RequestPasswordReset, ResetPassword};
+    let Body::User(verb) = body else { return false };
+    matches!(verb, Login(_) | Refresh(_) | RequestPasswordReset(_) | ResetPassword(_))
 }
 
 /// Returns whether the outcome of a refused verb carries the version. A user's grows with each
@@ -54,11 +59,24 @@ pub(crate) fn reveals_version(body: &Body) -> bool {
 
 pub(crate) fn decide(work: &mut UnitOfWork<'_>, request: &Request, verb: &Verb) -> Result<Done> {
     let address = &request.address;
+    if !is_for_strangers(&request.body) && !matches!(verb, Verb::Register(_)) {
+        account::require_not_erased(work, address)?;
+    }
     match verb {
         Verb::Register(verb) => register(work, address, verb),
         Verb::Login(verb) => session::login(work, request, verb),
         Verb::Refresh(verb) => session::refresh(work, request, verb),
-        Verb::Logout(_) => change(work, address, session::logout),
+        Verb::Logout(verb) => session::logout(work, address, verb),
+        Verb::EndSession(verb) => {
+            change(work, address, |user| session::end_one(user, &verb.session))
+        }
+        Verb::ChangePassword(_) => passwords::change(work, address),
+        Verb::ChangeEmail(verb) => profile::change_email(work, address, verb),
+        Verb::RequestPasswordReset(verb) => passwords::request_reset(work, request, verb),
+        Verb::ResetPassword(verb) => passwords::reset(work, address, verb),
+        Verb::Suspend(verb) => account::suspend(work, address, verb),
+        Verb::Resume(_) => account::resume(work, address),
+        Verb::Erase(verb) => account::erase(work, address, verb),
         Verb::UpdateProfile(verb) => profile::update(work, address, verb),
         Verb::ChangeRoles(verb) => change_roles(work, address, verb),
         Verb::RegisterSubscription(verb) => {
@@ -87,6 +105,9 @@ fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -
     if work.find::<User>(address)?.is_some() {
         return Err(already_exists().into());
     }
+    if address.id.as_str() == BY_EMAIL {
+        return Err(Refusal::new(422, "reserved_id", "no user is called so").into());
+    }
     profile::require_free(work, address, &register.email)?;
     let user = work.create(User {
         head: Head::unborn(address.clone(), work.now),
@@ -94,12 +115,14 @@ fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -
         profile_id: register.profile_id.clone(),
         password_hash: work.hashed_password()?.clone(),
         status: Status::Active,
+        reset: None,
         roles: vec![Token::new(ROLE_BY_DEFAULT)?],
-        session: None,
+        sessions: Vec::new(),
+        known_sources: Vec::new(),
         last_login_at: None,
         subscription: None,
     });
-    let data = json!({"profile_id": register.profile_id, "email": register.email});
+    let data = json!({"profile_id": register.profile_id});
     work.record(user, Fact::new(USER_REGISTERED, &data));
     Ok(Done::created())
 }

@@ -1,10 +1,16 @@
 use brigade_contracts::{
-    Address, Email, Refusal, event::USER_PROFILE_UPDATED, user::UpdateProfile,
+    Address, Email, Refusal,
+    event::{USER_EMAIL_CHANGED, USER_PROFILE_UPDATED},
+    user::{ChangeEmail, UpdateProfile},
 };
+use serde_json::json;
+
+use super::{account::require_active, passwords};
 
 use crate::{
     changes::Fact,
     outcome::{Done, Result},
+    security::SecurityKind,
     state::User,
     unit_of_work::UnitOfWork,
 };
@@ -16,17 +22,33 @@ pub(super) fn update(
 ) -> Result<Done> {
     let user = work.existing::<User>(address)?;
     let UpdateProfile { profile_id, email } = update;
-    if profile_id.is_none() && email.is_none() {
-        return Err(Refusal::new(422, "nothing_to_change", "neither profile_id nor email").into());
+    if email.is_some() {
+        let message = "the email is changed by change_email, which no stream stores";
+        return Err(Refusal::new(422, "email_not_here", message).into());
     }
-    if let Some(email) = email {
-        require_free(work, address, email)?;
-        work[user].email = email.clone();
+    let Some(profile_id) = profile_id else {
+        return Err(Refusal::new(422, "nothing_to_change", "no profile_id").into());
+    };
+    work[user].profile_id = profile_id.clone();
+    work.record(user, Fact::new(USER_PROFILE_UPDATED, &json!({ "profile_id": profile_id })));
+    Ok(Done::ok())
+}
+
+pub(super) fn change_email(
+    work: &mut UnitOfWork<'_>,
+    address: &Address,
+    change: &ChangeEmail,
+) -> Result<Done> {
+    let user = work.existing::<User>(address)?;
+    require_active(work, user)?;
+    if change.password.is_some() {
+        passwords::require(work, user)?;
     }
-    if let Some(profile_id) = profile_id {
-        work[user].profile_id = profile_id.clone();
-    }
-    work.record(user, Fact::new(USER_PROFILE_UPDATED, update));
+    require_free(work, address, &change.email)?;
+    work[user].email = change.email.clone();
+    work[user].reset = None;
+    work.record(user, Fact::new(USER_EMAIL_CHANGED, &json!({})));
+    work.log(SecurityKind::EmailChanged, address, json!({}));
     Ok(Done::ok())
 }
 

@@ -21,10 +21,11 @@ use super::{
 };
 
 pub(super) const DATA: &str = "data";
-const PASSWORD: &str = "password";
+pub(super) const PASSWORD: &str = "password";
 
-/// Lets in everyone with a password, from this machine.
-const RULES: &str = "host all all 127.0.0.1/32 scram-sha-256\n";
+/// Lets in everyone with a password, from this machine; standbys as well.
+const RULES: &str = "host all all 127.0.0.1/32 scram-sha-256\n\
+                     host replication all 127.0.0.1/32 scram-sha-256\n";
 
 /// It takes half a second; a disk that is busy syncing makes it slower.
 const INIT_LIMIT: Duration = Duration::from_secs(60);

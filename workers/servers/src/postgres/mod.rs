@@ -3,6 +3,7 @@
 
 mod cluster;
 mod postmaster;
+mod standby;
 
 use std::{
     ffi::OsString,

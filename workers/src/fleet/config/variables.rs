@@ -29,14 +29,20 @@ Optional:
                                    clear text; else they are refused
   BRIGADE_ROLE_PREFIX              what the names of the Postgres roles begin with (default: nothing);
                                    for `migrate`, where two installations share a server
-  BRIGADE_HTTP_ADDR                where /livez, /readyz and /metrics are served, and with edge the
-                                   API (default: a free port of 127.0.0.1, which is logged)
+  BRIGADE_ADMIN_ADDR               where /livez, /readyz and /metrics are served, over HTTP (default:
+                                   a free port of 127.0.0.1, which is logged)
+  BRIGADE_HTTP_ADDR                where edge serves the API (default: the same)
   BRIGADE_HTTP_TLS_CERT, _KEY      files with the certificate (and those between) and the key, as
                                    PEM: HTTPS in place of HTTP; used again when they have changed
   BRIGADE_HTTP_OPEN                1: the API trusts whoever shows no token like a backend; only
                                    where BRIGADE_HTTP_ADDR is an address of loopback
   BRIGADE_HTTP_CORS_ORIGINS        origins whose pages may use the API, separated by commas, such
                                    as https://shop.example (default: none)
+  BRIGADE_TRUSTED_PROXIES          networks, such as 10.0.0.0/8,2001:db8::1, whose hosts are believed
+                                   what Forwarded or X-Forwarded-For tell (default: none)
+  BRIGADE_HTTP_RATES               how many requests edge serves a second, and at once after a pause:
+                                   off, or some of address=100/1000, login=5/100, user=50/200,
+                                   tenant=2000/10000 (the default), each also =off
   BRIGADE_REPLICAS                 of each stream: 1 (default), or 3 on a cluster
   BRIGADE_LOCK_SECONDS_<METHOD>    how long a cart is locked for a payment by CARD, WALLET, QR or
                                    CASH: 1 to 1800 (default: 600); for command-handler and edge

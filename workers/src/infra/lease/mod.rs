@@ -9,6 +9,7 @@ mod shares;
 
 use std::time::Duration;
 
+use brigade_contracts::planted::PlantedBug;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
@@ -83,7 +84,8 @@ impl Lease {
     /// # Errors
     /// If Postgres does not answer in time, or refuses; see [`bounded`].
     pub async fn hold(cx: &Context, name: &str, fitness: &Fitness) -> sqlx::Result<bool> {
-        if fitness.is_fit() && !cx.nats.is_away() {
+        let is_fit = fitness.is_fit() && !cx.nats.is_away();
+        if is_fit || PlantedBug::LeaseNotGivenUp.is_planted() {
             return Self::take(&cx.postgres, name, &cx.instance).await;
         }
         let given_up = bounded(&cx.postgres, async |connection| {

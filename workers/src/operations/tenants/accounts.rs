@@ -31,7 +31,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use brigade_contracts::{
     Token,
-    permissions::{Account, NatsUser, all_users, exports, tenant_account, tenant_users},
+    permissions::{
+        Account, NatsUser, all_users, exports, imports_of_fleet, tenant_account, tenant_users,
+    },
 };
 use serde_json::json;
 
@@ -313,13 +315,16 @@ impl AccountsFolder {
     fn write_index_of(&self, tenants: Vec<Token>) -> Result<()> {
         let exports: Vec<_> =
             tenants.iter().flat_map(exports).map(|e| format!("      {e}\n")).collect();
+        let imports: Vec<_> =
+            tenants.iter().map(imports_of_fleet).map(|i| format!("      {i}\n")).collect();
         let files: Vec<_> =
             tenants.iter().map(|tenant| format!("  include \"tenants/{tenant}.conf\"\n")).collect();
         let fleet = Account::Fleet;
         let text = format!(
             "{HEADER}accounts: {{\n  \"{fleet}\": {{\n    jetstream: enabled\n    exports: [\n{}    \
-             ]\n    include \"fleet.conf\"\n  }}\n{}}}\n",
+             ]\n    imports: [\n{}    ]\n    include \"fleet.conf\"\n  }}\n{}}}\n",
             exports.concat(),
+            imports.concat(),
             files.concat(),
         );
         replace(&self.dir.join("accounts.conf"), &text)

@@ -33,10 +33,14 @@ pub struct Tenant {
 pub fn parse(name: &str) -> Result<Token> {
     let longest = longest_name();
     match Token::new(name) {
+        Ok(_) if name == PATH_OF_ERRORS => bail!("{name:?} is a path of the API, /v1/{name}"),
         Ok(tenant) if name.len() <= longest => Ok(tenant),
         _ => bail!("{name:?} cannot be a tenant: 1 to {longest} of A-Z a-z 0-9 _ -"),
     }
 }
+
+/// The word that stands in the place of a tenant in `/v1/errors/<code>`.
+const PATH_OF_ERRORS: &str = "errors";
 
 /// Returns how long the name of a tenant may be: behind it is that of a user, and a generation of
 /// three digits (`-999`).

@@ -31,7 +31,7 @@ pub(super) struct NetworkConnection {
 
 impl NetworkConnections {
     /// Counts a connection; `None` if its network has `most` of them. What comes from the machine
-    /// itself, by its usual address, is not limited: behind a proxy there everybody has that one.
+    /// itself, by its usual address, is not limited: it may be a proxy that nobody has named.
     pub(super) fn add(&self, from: IpAddr, most: usize) -> Option<NetworkConnection> {
         let from = from.to_canonical();
         let is_local = from == Ipv4Addr::LOCALHOST || from == Ipv6Addr::LOCALHOST;

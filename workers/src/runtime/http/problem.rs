@@ -2,7 +2,7 @@
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Response, StatusCode, header},
+    http::{HeaderName, HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
 use brigade_contracts::{Refusal, query::QueryError};
@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 /// The media type of RFC 9457.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// An error as RFC 9457 writes it: `type`, `title`, `status`, `detail` and `instance`, and all
-/// fields of the outcome or the reply that it is made of: `code`, `message`, `retry_after_ms` and
-/// others.
+/// An error as RFC 9457 writes it: `type` (the path of a page that edge serves), `title`, `status`,
+/// `detail` and `instance`, and all fields of the outcome or the reply that it is made of: `code`,
+/// `message`, `retry_after_ms` and others.
 ///
 /// A response that is made of one carries it among its extensions, so that the middleware, which
 /// knows the number of the request, can add it.
@@ -23,7 +23,12 @@ pub struct Problem {
     members: Map<String, Value>,
     /// The request that it occurred in, as a URN.
     pub instance: Option<String>,
+    /// It is the outcome of an earlier request under the same Command-Id, so waiting does not help.
+    pub is_replayed: bool,
 }
+
+/// The header of an outcome that was stored before its request came.
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 impl Problem {
     /// Reads an outcome or an error reply, which has `status`, `code` and `message`; `None` if the
@@ -34,7 +39,12 @@ impl Problem {
         let status = members.get("status")?.as_u64().and_then(|status| status.try_into().ok())?;
         let is_text = |name: &str| members.get(name).is_some_and(Value::is_string);
         let status = StatusCode::from_u16(status).ok()?;
-        (is_text("code") && is_text("message")).then_some(Self { status, members, instance: None })
+        (is_text("code") && is_text("message")).then_some(Self {
+            status,
+            members,
+            instance: None,
+            is_replayed: false,
+        })
     }
 
     /// Returns the code: a stable word for the kind of error.
@@ -48,8 +58,6 @@ impl Problem {
         let given = self.members.get("retry_after_ms").and_then(Value::as_u64);
         match self.status.as_u16() {
             423 | 429 => given,
-            // A retry would be in vain.
-            503 if self.code() == "no_edge" => None,
             503 => given.or(Some(1000)),
             _ => None,
         }
@@ -62,7 +70,7 @@ impl Problem {
         let mut members = self.members.clone();
         let code = self.code().to_owned();
         let standard = [
-            ("type", Some(format!("urn:brigade:problem:{code}"))),
+            ("type", Some(format!("/v1/errors/{code}"))),
             ("title", Some(code.replace('_', " "))),
             ("detail", members["message"].as_str().map(ToOwned::to_owned)),
             ("instance", self.instance.clone()),
@@ -84,7 +92,7 @@ impl From<Refusal> for Problem {
             Ok(Value::Object(members)) => members,
             _ => unreachable!("a struct with text and numbers becomes an object"),
         };
-        Self { status, members, instance: None }
+        Self { status, members, instance: None, is_replayed: false }
     }
 }
 
@@ -94,7 +102,9 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if let Some(seconds) = self.retry_after() {
+        if self.is_replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        } else if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if self.status == StatusCode::UNAUTHORIZED {

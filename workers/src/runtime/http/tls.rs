@@ -94,6 +94,6 @@ fn server_config((certificate, key): &Contents) -> anyhow::Result<ServerConfig> 
     let key = PrivateKeyDer::from_pem_slice(key).context("the key of HTTPS")?;
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
     let mut config = config.context("the certificate and the key of HTTPS")?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use brigade_contracts::{Address, Aggregate, Command, Email, Secret, Token, event, user::Status};
+use brigade_contracts::{
+    Address, Aggregate, Command, Email, Secret, Token, event,
+    user::{BY_EMAIL, Status},
+};
 use brigade_domain::{
     BatchState, Head, LockPolicy, LockSet, State, User,
     user::{AuthInputs, Checked, Verified, keys_of},
@@ -12,7 +15,7 @@ use time::OffsetDateTime;
 use super::*;
 use crate::{
     infra::postgres::{Failure, failure},
-    store::users,
+    store::{people, users},
     testing::TestDatabase,
 };
 
@@ -40,7 +43,9 @@ fn user(id: &str, email: &str) -> User {
         password_hash: hash(),
         status: Status::Active,
         roles: vec![Token::new("customer").unwrap()],
-        session: None,
+        sessions: Vec::new(),
+        known_sources: Vec::new(),
+        reset: None,
         last_login_at: None,
         subscription: None,
     }
@@ -50,9 +55,8 @@ fn login(ok: bool) -> (Command, Checked) {
     let payload = format!(r#"{{"email":"ada@example.org","password":"{PASSWORD}"}}"#);
     let headers = [("Command-Id", "k1"), ("Source", "192.0.2.1")];
     let command = Command::decode("req.t1.user.ada.login", headers.into_iter(), payload.as_bytes());
-    let (email_folded, password_hash_seen) = ("ada@example.org".to_owned(), Some(hash()));
-    let verified = Verified { email_folded, password_hash_seen, ok };
-    (command.unwrap(), Checked::Verified(verified))
+    let verified = Some(Verified { password_hash_seen: Some(hash()), ok });
+    (command.unwrap(), Checked { verified, hashed: None })
 }
 
 /// Decides one login as a batch does, and saves what it changes.
@@ -60,7 +64,7 @@ async fn log_in(sql: &mut PgConnection, ok: bool) -> Result<(u16, User)> {
     let (command, checked) = login(ok);
     let addresses = [address("ada")];
     let users = users::load(&mut *sql, addresses.iter()).await?;
-    let throttle = Throttle::new(count(&mut *sql, &keys_of(&command)).await?);
+    let throttle = Throttle::new(count(&mut *sql, &keys_of(&command)).await?.1);
     let locked = LockSet { addresses: addresses.into_iter().collect(), ..LockSet::default() };
     let inputs = AuthInputs { randoms: vec![[1; 32], [2; 32]], throttle };
     let users = users.into_iter().map(State::User);
@@ -93,14 +97,24 @@ async fn users_are_found_by_email_and_failed_logins_counted() -> Result<()> {
     // Who has which email, and which password belongs to user and email.
     let email = |text: &str| (Token::new("t1").unwrap(), text.to_owned());
     let found =
-        users::owners(&mut *sql, &[email("ada@example.org"), email("eve@example.org")]).await?;
+        people::owners(&mut *sql, &[email("ada@example.org"), email("eve@example.org")]).await?;
     assert_eq!(found[&email("ada@example.org")], Some(address("ada")));
     assert_eq!(found[&email("eve@example.org")], None);
     let [a, b, e] = &addresses;
     let of = |text: &str| text.to_owned();
-    let requested =
-        [(e, of("ada@example.org")), (b, of("ada@example.org")), (a, of("ada@example.org"))];
-    assert_eq!(users::password_hashes(&mut *sql, &requested).await?, [None, None, Some(hash())]);
+    let anybody = address(BY_EMAIL);
+    let (adas, nobodys) = (Some(of("ada@example.org")), Some(of("nobody@example.org")));
+    let requested = [
+        (e, adas.clone()),
+        (b, adas.clone()),
+        (a, adas.clone()),
+        (a, None),
+        (&anybody, adas),
+        (&anybody, nobodys),
+    ];
+    let found = people::passwords_of(&mut *sql, &requested).await?;
+    let found: Vec<_> = found.iter().map(|of| of.as_ref().map(|of| of.user.as_str())).collect();
+    assert_eq!(found, [None, None, Some("ada"), Some("ada"), Some("ada"), None]);
 
     // The same email in other letters.
     let mut tx = sql.begin().await?;
@@ -113,14 +127,14 @@ async fn users_are_found_by_email_and_failed_logins_counted() -> Result<()> {
     }
     let (keys, counted) = (keys_of(&login(true).0), async |sql: &mut PgConnection, keys: &[_]| {
         let counts = count(sql, keys).await?;
-        anyhow::Ok(counts.iter().map(|(_, count)| count.failures).collect::<Vec<_>>())
+        anyhow::Ok(counts.1.iter().map(|(_, count)| count.failures).collect::<Vec<_>>())
     });
     assert_eq!(counted(sql, &keys).await?, [2, 2, 2]);
     let (status, logged_in) = log_in(sql, true).await?;
     assert_eq!(status, 200);
     let read_again = users::load(&mut *sql, [address("ada")].iter()).await?;
     assert_eq!(read_again, [logged_in]);
-    assert!(read_again[0].session.is_some());
+    assert!(!read_again[0].sessions.is_empty());
     assert_eq!(counted(sql, &keys).await?, [0, 0, 2], "of the source they stay");
     let sixteen = Duration::from_secs(16 * 60).as_secs_f64();
     sqlx::query("update brigade.login_failures set at = at - make_interval(secs => $1)")

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use async_nats::jetstream::{Error, response::Response};
-use brigade_contracts::{WorkerName, key::Bucket};
+use brigade_contracts::{WorkerName, key::Bucket, planted::PlantedBug};
 use serde_json::{Value, json};
 
 use crate::infra::{Context, postgres::bounded};
@@ -15,6 +15,9 @@ const ABSENT: [u64; 2] = [10059, 10014];
 /// # Errors
 /// If Postgres refuses.
 pub async fn is_to_reset(cx: &Context) -> sqlx::Result<bool> {
+    if PlantedBug::EraIgnored.is_planted() {
+        return Ok(false);
+    }
     bounded(&cx.postgres, async |connection| {
         sqlx::query_scalar!(r#"select brigade.era_to_reset($1) as "is_due!""#, cx.era.as_sql())
             .fetch_one(&mut **connection)

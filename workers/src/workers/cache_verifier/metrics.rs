@@ -1,5 +1,6 @@
 use brigade_contracts::key::Bucket;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use time::OffsetDateTime;
 
 use super::{checkpoints::StreamLoss, discrepancy::KeyDiscrepancy, sessions::SessionFinding};
 use crate::infra::metrics::{MetricGroup, MetricsRegistry};
@@ -10,10 +11,12 @@ pub struct VerifierMetrics {
     pub server_restarts: IntCounter,
     healed: IntCounterVec,
     pub heal_left: IntGauge,
+    pub heals_unfinished: IntGauge,
     pub stream_filled: IntGaugeVec,
     pub audited: IntCounter,
     pub audit_findings: IntCounterVec,
     audit_round: IntGauge,
+    audit_round_seconds: IntGauge,
     pub audit_unreadable: IntCounter,
     pub session_checks: IntCounterVec,
     pub rebuilds_requested: IntCounter,
@@ -22,7 +25,7 @@ pub struct VerifierMetrics {
 /// The rows that healing writes into SQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealedRows {
-    /// Entries of the projection backlog.
+    /// Entries of the heal backlog.
     Aggregates,
     /// Last events of projected parts, in the outbox.
     Parts,
@@ -33,7 +36,7 @@ pub enum HealedRows {
 impl HealedRows {
     const ALL: [Self; 3] = [Self::Aggregates, Self::Parts, Self::Events];
 
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Aggregates => "aggregates",
             Self::Parts => "parts",
@@ -64,8 +67,12 @@ impl MetricGroup for VerifierMetrics {
             ),
             heal_left: registry.gauge(
                 "brigade_heal_left",
-                "About how many aggregates a heal under way put into the projection backlog that \
-                 are not projected yet",
+                "How many aggregates healing put into the heal backlog that were not projected yet \
+                 when it last looked; no more than some 12,000 at a time",
+            ),
+            heals_unfinished: registry.gauge(
+                "brigade_heals_unfinished",
+                "Heals and rebuilds that are under way or wait, as their leader sees it",
             ),
             stream_filled: registry.gauges(
                 "brigade_stream_filled_percent",
@@ -85,7 +92,12 @@ impl MetricGroup for VerifierMetrics {
             ),
             audit_round: registry.gauge(
                 "brigade_audit_round_time_seconds",
-                "When the audit last went through all aggregates, as Unix time; 0: not yet",
+                "When the audit last went through all aggregates, as Unix time, as its leader sees \
+                 it; 0: not yet",
+            ),
+            audit_round_seconds: registry.gauge(
+                "brigade_audit_round_seconds",
+                "How long the audit last took to go through all aggregates",
             ),
             audit_unreadable: registry.counter(
                 "brigade_audit_unreadable_total",
@@ -135,10 +147,10 @@ impl VerifierMetrics {
         self.healed.with_label_values(&[rows.as_str()]).inc_by(count);
     }
 
-    /// Records that the audit has gone through all aggregates.
-    #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
-    pub fn audit_went_round(&self) {
-        self.audit_round.set(time::OffsetDateTime::now_utc().unix_timestamp());
+    /// Records when the audit last went through all aggregates.
+    pub fn audit_went_round(&self, began: OffsetDateTime, finished: OffsetDateTime) {
+        self.audit_round.set(finished.unix_timestamp());
+        self.audit_round_seconds.set((finished - began).whole_seconds());
     }
 }
 

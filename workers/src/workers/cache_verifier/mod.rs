@@ -11,17 +11,18 @@
 //!
 //! | lost | is brought back by |
 //! |---|---|
-//! | a bucket | entries of the `projection_backlog`, which command-handler projects, and the last event of each projected part in the outbox once more, from which its projector writes it |
-//! | `KV_cart_locks`, `TIMERS` | backlog entries of locks: command-handler projects a lock and its timer together |
+//! | a bucket | entries of the `heal_backlog`, which command-handler projects, and the last event of each projected part in the outbox once more, from which its projector writes it |
+//! | `KV_cart_locks`, `TIMERS` | entries of locks there: command-handler projects a lock and its timer together |
 //! | `EVENTS` | events in the outbox once more, which outbox-relay publishes |
 //! | `COMMANDS`, `DLQ` | the stream is created; what was in it was truth and is gone: an error is logged |
 //!
 //! That the last two are emptied is usual: what is done leaves them. The rest are rows in SQL for
 //! those who own the keys: it writes no event, no aggregate, and no key but the canaries. A
-//! checkpoint is saved only after everything before it is healed, so whoever takes over after a
-//! crash finds the same loss again; healing twice changes nothing.
+//! checkpoint is saved together with the heal of all that was lost before it, and a heal's position
+//! with each of its batches, so whoever takes over after a crash finds the same loss again, or goes
+//! on; healing twice changes nothing. `brigade rebuild` stores a heal as well.
 //!
-//! Beside it runs the **audit** ([`audit`]), which compares a page of aggregates a second with what
+//! Beside it runs the **audit** ([`audit`]), which compares some aggregates a second with what
 //! stands in KV, and heals single keys the same way. Both walk through all aggregates by [`heads`].
 //!
 //! In a new **era** of the database, in which commits may be lost, it empties all buckets ([`era`]).
@@ -49,11 +50,15 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-pub use self::metrics::VerifierMetrics;
 use self::{
     audit::{Audit, keep_auditing},
+    heal::keep_healing,
     sessions::{AskForState, Sessions},
     stream_watch::watch_streams,
+};
+pub use self::{
+    heal::{HealPlan, HealScope, HealStep, add as add_heal},
+    metrics::VerifierMetrics,
 };
 use crate::{
     infra::{
@@ -81,11 +86,11 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     };
     let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
     let verifying = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
-    let watching_streams = async {
-        watch_streams(&cx, &metrics).await;
+    let healing = async {
+        tokio::join!(watch_streams(&cx, &metrics), keep_healing(&cx, &metrics));
         anyhow::Ok(())
     };
-    tokio::try_join!(watching_streams, verifying)?;
+    tokio::try_join!(healing, verifying)?;
     auditing.await?;
     // Best effort: a lease that is not given back runs out.
     let _given_back = Lease::give_back(&cx.postgres, &cx.instance).await;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use brigade_contracts::planted::PlantedBug;
+use sqlx::Connection;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -13,9 +14,9 @@ use super::{
     STREAMS, VerifierMetrics,
     checkpoints::{self, ObservedStream, StreamCheckpoint, StreamLoss, detect_loss, observe},
     era, failed_dependency,
-    heal::{HealPlan, Healer},
+    heal::{self, HealPlan, HealStep},
 };
-use crate::infra::{Context, health::POSTGRES, lease::LeasedRounds};
+use crate::infra::{Context, health::POSTGRES, lease::LeasedRounds, postgres::bounded};
 
 const LEASE: &str = "cache-verifier.checkpoints";
 /// The time between two comparisons of the streams with their checkpoints.
@@ -38,7 +39,7 @@ pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
             let reset = era::is_to_reset(cx).await?;
             // Where they cannot be emptied, what the other streams lose is healed all the same.
             let emptied = if reset { era::empty_buckets(cx).await } else { Ok(()) };
-            compare(cx, metrics, &mut rounds, reset && emptied.is_ok()).await?;
+            compare(cx, metrics, &rounds, reset && emptied.is_ok()).await?;
             emptied?;
             if reset {
                 era::record_reset(cx).await?;
@@ -46,6 +47,7 @@ pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
             if Instant::now() >= cleanup {
                 cleanup = Instant::now() + CLEANUP_PERIOD;
                 checkpoints::delete_old(&cx.postgres, &declared_streams(cx)).await?;
+                heal::delete_old(&cx.postgres).await?;
             }
             anyhow::Ok(())
         };
@@ -60,12 +62,12 @@ fn declared_streams(cx: &Context) -> Vec<String> {
     cx.topology.streams.keys().cloned().collect()
 }
 
-/// Heals what was lost since the last checkpoints, and all buckets after a `reset`, then saves new
-/// checkpoints.
+/// Plans to heal what was lost since the last checkpoints, and all buckets after a `reset`, and saves
+/// new checkpoints with that plan: the loss shows in one or the other.
 async fn compare(
     cx: &Context,
     metrics: &VerifierMetrics,
-    rounds: &mut LeasedRounds,
+    rounds: &LeasedRounds,
     reset: bool,
 ) -> anyhow::Result<()> {
     let streams = declared_streams(cx);
@@ -79,9 +81,23 @@ async fn compare(
         observed.insert(stream, found);
     }
     let plan = plan_heal(cx, metrics, &before, &observed, now, reset);
-    if !plan.is_empty() {
-        heal(cx, metrics, rounds, &plan, &mut observed, now).await?;
+    if plan.is_some() {
+        cx.fail.point("cache-verifier.before_heal").await;
     }
+    // Writers wait for them; what they write meanwhile is not lost again. The canaries of buckets
+    // are there before anything is brought back, and so reveal another purge in between.
+    for (stream, found) in &mut observed {
+        if matches!(found, ObservedStream::Absent) {
+            heal::create_stream(cx, stream).await?;
+            *found = observe(cx, metrics, stream, now).await?;
+        }
+    }
+    let (reason, steps) = match &plan {
+        Some(plan) if !PlantedBug::NothingHealed.is_planted() => {
+            (plan.reason(), steps(cx, plan).await?)
+        }
+        _ => (String::new(), Vec::new()),
+    };
     let checkpoints: Vec<(&str, &StreamCheckpoint)> = observed
         .iter()
         .filter_map(|(stream, found)| match found {
@@ -89,10 +105,31 @@ async fn compare(
             ObservedStream::Absent => None,
         })
         .collect();
-    Ok(checkpoints::save(&cx.postgres, &checkpoints, now).await?)
+    let saved = bounded(&cx.postgres, async |connection| {
+        let mut tx = connection.begin().await?;
+        if !steps.is_empty() {
+            heal::add(&mut tx, &reason, &steps, false).await?;
+        }
+        checkpoints::save(&mut tx, &checkpoints, now).await?;
+        tx.commit().await
+    });
+    Ok(saved.await?)
 }
 
-/// Reports each loss, and plans what has to be healed.
+/// Returns the steps of a plan, which speak of the events that are there now.
+async fn steps(cx: &Context, plan: &HealPlan) -> sqlx::Result<Vec<HealStep>> {
+    let changed = match plan.changed_since() {
+        Some(since) => Some(heal::range_since(cx, since).await?),
+        None => None,
+    };
+    let replay = match plan.event_replay() {
+        Some(replay) => Some(heal::range_since(cx, replay.since).await?),
+        None => None,
+    };
+    Ok(plan.steps(changed, replay))
+}
+
+/// Reports each loss, and plans what has to be healed; `None` if nothing was lost.
 fn plan_heal(
     cx: &Context,
     metrics: &VerifierMetrics,
@@ -100,8 +137,8 @@ fn plan_heal(
     observed: &ObservedStreams,
     now: OffsetDateTime,
     reset: bool,
-) -> HealPlan {
-    let mut plan = HealPlan::default();
+) -> Option<HealPlan> {
+    let (mut plan, mut is_lost) = (HealPlan::default(), false);
     let mut restarted = Vec::new();
     for (stream, found) in observed {
         let checkpoint = before.get(stream);
@@ -123,6 +160,7 @@ fn plan_heal(
             }
         }
         plan.add_loss(stream, loss, found, checkpoint, now);
+        is_lost = true;
     }
     if !restarted.is_empty() {
         metrics.server_restarts.inc();
@@ -132,43 +170,7 @@ fn plan_heal(
             "nats-server was restarted: what changed since the last checkpoint is healed"
         );
     }
-    plan
-}
-
-async fn heal(
-    cx: &Context,
-    metrics: &VerifierMetrics,
-    rounds: &mut LeasedRounds,
-    plan: &HealPlan,
-    observed: &mut ObservedStreams,
-    now: OffsetDateTime,
-) -> anyhow::Result<()> {
-    let started = Instant::now();
-    cx.fail.point("cache-verifier.before_heal").await;
-    let mut healer = Healer::new(cx, metrics, rounds);
-    // Writers wait for buckets; what they write meanwhile is not lost again. Their canaries are
-    // there before anything is brought back, and so reveal another purge in between.
-    for (stream, found) in &mut *observed {
-        if matches!(found, ObservedStream::Absent) && stream != "EVENTS" {
-            healer.create_stream(stream).await?;
-            *found = observe(cx, metrics, stream, now).await?;
-        }
-    }
-    if !PlantedBug::NothingHealed.is_planted() {
-        healer.run(plan).await?;
-    }
-    cx.fail.point("cache-verifier.after_heal").await;
-    let seconds = started.elapsed().as_secs_f64();
-    tracing::info!(
-        worker = %cx.worker, seconds,
-        "healing is done: the rest is up to command-handler, outbox-relay and the projectors"
-    );
-    for (stream, found) in observed {
-        if matches!(found, ObservedStream::Absent) {
-            *found = observe(cx, metrics, stream, now).await?;
-        }
-    }
-    Ok(())
+    is_lost.then_some(plan)
 }
 
 fn report(cx: &Context, stream: &str, loss: StreamLoss, checkpoint: Option<&StreamCheckpoint>) {

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use brigade_contracts::{Outcome, user::Tokens};
+use brigade_contracts::{Door, Outcome, user::Tokens};
 use serde::Deserialize;
 
 /// An outcome as it is stored and sent.
@@ -11,6 +11,8 @@ pub struct Answer {
     pub body: String,
     /// The outcome as its sender gets it, if that holds tokens.
     with_tokens: Option<String>,
+    /// It says how long to wait before the command is sent again.
+    waits: bool,
     /// It was decided before; this is a repetition.
     pub is_repeated: bool,
     /// Its Command-Id belongs to another command; this is no outcome, and is not stored.
@@ -31,6 +33,7 @@ impl Answer {
             status: outcome.status,
             body,
             with_tokens: None,
+            waits: outcome.retry_after_ms.is_some(),
             is_repeated: false,
             reused: false,
             is_of_tenant: false,
@@ -61,6 +64,8 @@ impl Answer {
             status,
             body,
             with_tokens: None,
+            // It is final, however long ago it was said.
+            waits: false,
             is_repeated: true,
             reused: false,
             is_of_tenant: false,
@@ -89,20 +94,29 @@ impl Answer {
         serde_json::from_str(&self.body).map_or_else(|_| String::new(), |Code { code }| code)
     }
 
-    /// Returns whether it is stored. An outcome of 503 is not: its command is to be retried.
+    /// Returns whether the command is decided. By an outcome of 503 it is not: it is to be retried.
     #[must_use]
     pub fn is_final(&self) -> bool {
         self.status != 503
+    }
+
+    /// Returns whether it is stored, so that a repeated command gets it again. On the request door
+    /// one that waiting cures is not, since its sender can repeat the command; on the durable door
+    /// nobody may be left to do so.
+    #[must_use]
+    pub fn is_stored(&self, door: Door) -> bool {
+        self.is_final() && !(self.waits && door == Door::Request)
     }
 }
 
 /// Without the tokens.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, body, with_tokens: _, is_repeated, reused, is_of_tenant } = self;
+        let Self { status, body, with_tokens: _, waits, is_repeated, reused, is_of_tenant } = self;
         f.debug_struct("Answer")
             .field("status", status)
             .field("body", body)
+            .field("waits", waits)
             .field("is_repeated", is_repeated)
             .field("reused", reused)
             .field("is_of_tenant", is_of_tenant)
@@ -116,6 +130,19 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn what_waiting_cures_is_stored_on_the_durable_door_alone() {
+        let answer = |status, retry_after_ms| {
+            let refusal = Refusal { retry_after_ms, ..Refusal::new(status, "code", "why") };
+            let answer = Answer::new(&Outcome::unaddressed("req.t1.cart.c1.lock", refusal));
+            (answer.is_stored(Door::Request), answer.is_stored(Door::Durable))
+        };
+        assert_eq!(answer(409, None), (true, true));
+        assert_eq!(answer(423, Some(500)), (false, true));
+        assert_eq!(answer(409, Some(500)), (false, true));
+        assert_eq!(answer(503, Some(500)), (false, false));
+    }
 
     #[test]
     fn tokens_are_sent_and_neither_stored_nor_repeated_nor_printed() {

@@ -12,7 +12,7 @@ use rand::{TryRngCore, rngs::OsRng};
 use sqlx::{Postgres, Transaction};
 
 use super::load_batch::LoadedBatch;
-use crate::store::{login_failures, rows::keys, users};
+use crate::store::{login_failures, people, rows::keys, users};
 
 /// Each `login` and `refresh` makes two tokens.
 const RANDOMS: usize = 2;
@@ -48,12 +48,12 @@ pub async fn load_auth_inputs(
     let plan = AuthPlan::of(commands, missing);
     if !plan.emails.is_empty() {
         let emails: Vec<_> = plan.emails.into_iter().collect();
-        loaded.locked.emails = users::owners(&mut **tx, &emails).await?;
+        loaded.locked.emails = people::owners(&mut **tx, &emails).await?;
     }
     let mut throttle = Throttle::default();
     if !plan.failures.is_empty() {
         let keys: Vec<_> = plan.failures.into_iter().collect();
-        throttle = Throttle::new(login_failures::count(&mut **tx, &keys).await?);
+        throttle = Throttle::new(login_failures::count(&mut **tx, &keys).await?.1);
     }
     let mut randoms = vec![[0; 32]; plan.randoms];
     for random in &mut randoms {
@@ -104,9 +104,13 @@ impl AuthPlan {
         self.failures.extend(keys_of(command));
         let email = match verb {
             Verb::Register(payload) => Some(&payload.email),
-            Verb::UpdateProfile(payload) => payload.email.as_ref(),
+            Verb::ChangeEmail(payload) => Some(&payload.email),
             Verb::Login(_) | Verb::Refresh(_) => {
                 self.randoms += RANDOMS;
+                None
+            }
+            Verb::RequestPasswordReset(_) => {
+                self.randoms += 1;
                 None
             }
             _ => None,

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::{
     CommandHandler, Disposition, credentials,
     held_up::{self, HeldBy},
-    lock_plan,
+    hooks, lock_plan,
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
     transaction::{self, BEGIN, BEGIN_BRIEF, CommandBatch, Decided},
 };
@@ -148,6 +148,9 @@ impl BatchRun<'_> {
         }
         self.isolation.decided();
         handler.metrics.count_locks(&decided.lock_metrics);
+        for hook in decided.hooks {
+            handler.beside.spawn(hooks::send(handler.cx.clone(), hook));
+        }
         let mut deferred = Vec::new();
         for (&position, answer) in sub_batch.positions.iter().zip(decided.answers) {
             match answer {
@@ -292,7 +295,10 @@ impl BatchRun<'_> {
         for &position in positions {
             let command = &self.commands[position..=position];
             match credentials::check(&handler.passwords, &handler.cx.postgres, command).await {
-                Ok(again) => self.checked[position] = again.into_iter().next().flatten(),
+                Ok(again) => {
+                    let again = again.into_iter().next();
+                    self.checked[position] = again.and_then(|check| check.checked);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a password could not be checked; it will be retried")
                 }

@@ -35,12 +35,18 @@ with requested as (
         join brigade.tables t on (t.tenant, t.id) = (r.tenant, r.name)
         where r.kind = 'table' for share of t skip locked) t
     union all
+    select 'product', p.tenant, p.id from (
+        select p.tenant, p.id from needed r
+        join brigade.products p on (p.tenant, p.id) = (r.tenant, r.name)
+        where r.kind = 'product' for share of p skip locked) p
+    union all
     select 'user', u.tenant, u.id from (
         select u.tenant, u.id from needed r
         join brigade.users u on (u.tenant, u.id) = (r.tenant, r.name)
         where r.kind = 'user' for share of u skip locked) u
 ), owners as (
-    -- The locks of owners; the owner of a cart is locked with each of its carts.
+    -- The locks of owners; the owner of a cart is locked with each of its carts, the price list of a
+    -- tenant with each of its products, also with those that are not there.
     select o.kind, o.tenant, o.id, pg_try_advisory_xact_lock_shared(o.number) as free
     from (select 'lock' as kind, r.tenant, r.name as id,
                  hashtextextended(r.tenant || '.' || r.name, 0) as number
@@ -51,6 +57,10 @@ with requested as (
           from needed r
           join brigade.carts c on (c.tenant, c.id) = (r.tenant, r.name)
           where r.kind = 'cart'
+          union
+          select 'product', r.tenant, r.name, hashtextextended(r.tenant || '..products', 0)
+          from needed r
+          where r.kind = 'product'
           offset 0) o
     offset 0
 ), there as (
@@ -66,6 +76,9 @@ with requested as (
     union all
     select r.*, exists (select from brigade.tables t where (t.tenant, t.id) = (r.tenant, r.name))
     from needed r where r.kind = 'table'
+    union all
+    select r.*, exists (select from brigade.products p where (p.tenant, p.id) = (r.tenant, r.name))
+    from needed r where r.kind = 'product'
     union all
     select r.*, exists (select from brigade.users u where (u.tenant, u.id) = (r.tenant, r.name))
     from needed r where r.kind = 'user'

@@ -80,7 +80,7 @@ impl<'a> Inbox<'a> {
             let decided = state.decide_checked(command, now, checked);
             let answer =
                 decided.map(|(outcome, tokens)| Answer::with_tokens(&outcome, tokens.as_ref()));
-            if let Some(answer) = answer.as_ref().filter(|answer| answer.is_final()) {
+            if let Some(answer) = answer.as_ref().filter(|answer| answer.is_stored(command.door)) {
                 self.stored.insert(key, StoredOutcome::new(command, answer.clone()));
                 self.decided.push((command, answers.len()));
             }

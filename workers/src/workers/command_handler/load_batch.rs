@@ -18,6 +18,7 @@ use crate::store::{
     locks::LockRow,
     orders::OrderRow,
     payments::PaymentRows,
+    products::ProductRow,
     rows::{columns, parse, refused},
     tables::TableRows,
 };
@@ -293,6 +294,7 @@ impl LoadedBatch {
             "cart" => self.states.push(State::Cart(parse::<CartRow>(row)?.into())),
             "order" => self.states.push(State::Order(parse::<OrderRow>(row)?.into())),
             "payment" => self.states.push(State::Payment(parse::<PaymentRows>(row)?.into())),
+            "product" => self.states.push(State::Product(parse::<ProductRow>(row)?.into())),
             other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
         }
         Ok(())

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Token, cart, command::Request, order, payment, table,
+    Address, Aggregate, Body, Command, MAX_NAME, Text, Token, cart, command::Request, order,
+    payment, table,
 };
 use brigade_domain::{Missing, Mode};
 
@@ -12,7 +13,8 @@ use brigade_domain::{Missing, Mode};
 #[derive(Default)]
 pub struct LockPlan {
     /// The aggregates. With `true` the aggregates that its commands may change are needed too: the
-    /// lock of a cart's owner, exclusively, and the table of an order.
+    /// lock of a cart's owner, exclusively, and the table of an order. A product without is only
+    /// read.
     pub aggregates: BTreeMap<Address, bool>,
     /// The owners, by the address of their locks. With `true` they are locked exclusively.
     pub owners: BTreeMap<Address, bool>,
@@ -64,25 +66,7 @@ impl LockPlan {
             |aggregate, id: &Token| Address { aggregate, id: id.clone(), ..address.clone() };
         let pays = match body {
             Body::Cart(verb) => {
-                match verb {
-                    cart::Verb::Open(open) => {
-                        self.counted(&address.tenant, &open.owner);
-                        open.session.iter().for_each(|id| self.counted(&address.tenant, id));
-                    }
-                    cart::Verb::Claim(claim) => {
-                        self.counted(&address.tenant, &claim.user);
-                        self.locking.insert(address.tenant.clone());
-                    }
-                    cart::Verb::CheckOut(check_out) => {
-                        self.aggregate(other(Aggregate::Order, &check_out.order_id), false);
-                        self.table(&address.tenant, check_out.table_id.as_ref());
-                    }
-                    cart::Verb::Lock(_) => {
-                        self.fencing_tokens += 1;
-                        self.locking.insert(address.tenant.clone());
-                    }
-                    _ => {}
-                }
+                self.add_cart(address, verb);
                 changes_locks(verb)
             }
             Body::Payment(verb) => {
@@ -102,6 +86,10 @@ impl LockPlan {
             Body::Order(order::Verb::Place(place)) => {
                 self.table(&address.tenant, place.table_id.as_ref());
                 self.turn(&address.tenant, place.turn_id.as_ref());
+                for item in &place.items {
+                    let is_priced = item.name.is_some() && item.unit_price.is_some();
+                    self.product(&address.tenant, &item.sku, is_priced);
+                }
                 false
             }
             Body::Order(verb) => matches!(verb, order::Verb::Cancel(_)),
@@ -114,9 +102,40 @@ impl LockPlan {
                 self.turn(&address.tenant, turn);
                 false
             }
+            Body::Product(_) => true,
             Body::User(_) | Body::Rebuild(..) => false,
         };
         self.aggregate(address.clone(), pays);
+    }
+
+    /// Adds what a command of a cart needs besides the cart.
+    fn add_cart(&mut self, address: &Address, verb: &cart::Verb) {
+        let tenant = &address.tenant;
+        match verb {
+            cart::Verb::Open(open) => {
+                self.counted(tenant, &open.owner);
+                open.session.iter().for_each(|id| self.counted(tenant, id));
+            }
+            cart::Verb::Claim(claim) => {
+                self.counted(tenant, &claim.user);
+                self.locking.insert(tenant.clone());
+            }
+            cart::Verb::AddItem(item) => {
+                let is_priced = item.name.is_some() && item.unit_price.is_some();
+                self.product(tenant, &item.sku, is_priced);
+            }
+            cart::Verb::CheckOut(check_out) => {
+                let id = check_out.order_id.clone();
+                let order = Address { aggregate: Aggregate::Order, id, ..address.clone() };
+                self.aggregate(order, false);
+                self.table(tenant, check_out.table_id.as_ref());
+            }
+            cart::Verb::Lock(_) => {
+                self.fencing_tokens += 1;
+                self.locking.insert(tenant.clone());
+            }
+            _ => {}
+        }
     }
 
     fn addresses(self) -> BTreeSet<Address> {
@@ -151,6 +170,15 @@ impl LockPlan {
     fn table(&mut self, tenant: &Token, id: Option<&Token>) {
         if let Some(id) = id.cloned() {
             let address = Address { tenant: tenant.clone(), aggregate: Aggregate::Table, id };
+            self.aggregate(address, false);
+        }
+    }
+
+    /// A product is read where something is sold of which not all is said. What is no Token is the
+    /// sku of none.
+    fn product(&mut self, tenant: &Token, sku: &Text<MAX_NAME>, is_priced: bool) {
+        if let (false, Ok(id)) = (is_priced, Token::new(sku.as_str())) {
+            let address = Address { tenant: tenant.clone(), aggregate: Aggregate::Product, id };
             self.aggregate(address, false);
         }
     }

@@ -22,6 +22,7 @@ mod circuit_breaker;
 mod credentials;
 mod guarded_bucket;
 mod held_up;
+mod hooks;
 pub mod housekeeping;
 mod inbox;
 mod load_batch;
@@ -63,14 +64,14 @@ use self::{
     projection_backlog::ProjectedVersions,
     respond::{ReplyTo, busy, not_decided, too_many},
     tenants::KnownTenants,
-    with_password::{PASSWORDS_BEGUN, WithPassword},
+    with_password::{WaitingPasswords, begun_at_once},
 };
 pub use self::{inbox::is_outcome_of, metrics::CommandHandlerMetrics};
 use crate::{
     infra::{Context, Lease},
     runtime::{
         BatchPermit, Delivery, Handler, RefusalReason, Source, Verdict,
-        consume::{FairQueue, Lane, REQUEST_WAITS, consume},
+        consume::{Lane, REQUEST_WAITS, consume},
         delivery::Origin,
     },
 };
@@ -89,7 +90,7 @@ struct CommandHandler {
     /// The tasks that decide commands with a password beside the batches.
     beside: TaskTracker,
     /// The commands that these tasks have not begun yet.
-    with_password: Arc<Mutex<FairQueue<WithPassword>>>,
+    with_password: Arc<Mutex<WaitingPasswords>>,
     /// Has one permit for each of these tasks that may begin.
     begun: Arc<Semaphore>,
 }
@@ -138,21 +139,22 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
         spawn(overtaking),
     ];
     let beside = TaskTracker::new();
+    let passwords = spawn_blocking(|| Passwords::new(None)).await??;
     let handler = CommandHandler {
         cx: cx.clone(),
         lock_policy,
         metrics,
         writer,
         projected: projected.clone(),
-        passwords: spawn_blocking(|| Passwords::new(None)).await??,
         held_up,
         tenants,
         beside: beside.clone(),
         with_password: Arc::default(),
-        begun: Arc::new(Semaphore::new(PASSWORDS_BEGUN)),
+        begun: Arc::new(Semaphore::new(begun_at_once(passwords.at_once()))),
+        passwords,
     };
-    let [register, login, refresh] = SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests);
-    let mut doors = vec![Source::Requests(REQUESTS), register, login, refresh];
+    let mut doors = vec![Source::Requests(REQUESTS)];
+    doors.extend(SECRET_VERBS_ON_DURABLE_DOOR.map(Source::Requests));
     doors.extend(lanes.into_iter().map(Source::Lane));
     // A duty ends with the drain; before that it can only have panicked, and the worker with it.
     let duties = async {

@@ -24,6 +24,7 @@ const LANES: u32 = 1;
 #[derive(Clone)]
 pub struct Passwords {
     argon2: Argon2<'static>,
+    at_once: usize,
     permits: Arc<Semaphore>,
     /// The hash to verify against if there is none.
     dummy: Arc<Secret>,
@@ -42,7 +43,13 @@ impl Passwords {
         let params = params.map_err(|error| anyhow::anyhow!("argon2: {error}"))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let dummy = Arc::new(hash(&argon2, "nobody's")?);
-        Ok(Self { argon2, permits: Arc::new(Semaphore::new(at_once)), dummy })
+        Ok(Self { argon2, at_once, permits: Arc::new(Semaphore::new(at_once)), dummy })
+    }
+
+    /// Returns how many threads are kept busy.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// Returns the hash of a password, in PHC form, with a salt of its own.
@@ -68,6 +75,13 @@ impl Passwords {
             Ok(right.is_ok() && known)
         })
         .await?
+    }
+
+    /// Returns whether a hash was made with other parameters than those of today.
+    #[must_use]
+    pub fn is_outdated(&self, hash: &Secret) -> bool {
+        let parameters = |hash: &Secret| hash.expose().rsplitn(3, '$').last().map(str::to_owned);
+        parameters(hash) != parameters(&self.dummy)
     }
 
     async fn work<T: Send + 'static>(
@@ -123,6 +137,9 @@ mod tests {
             let verified = passwords.verify(secret(password), hash).await.unwrap();
             assert_eq!(verified, right, "{password}");
         }
+        assert!(!passwords.is_outdated(&hash));
+        let weaker = hash.expose().replace("t=2", "t=1");
+        assert!(passwords.is_outdated(&secret(&weaker)));
         let none = secret("no hash");
         assert!(passwords.verify(secret("p"), Some(&none)).await.is_err());
     }

@@ -71,6 +71,9 @@ impl CommandHandler {
         };
         let mut headers = HeaderMap::new();
         headers.insert(header::STATUS, status.as_str());
+        if answer.is_repeated {
+            headers.insert(header::REPLAYED, "true");
+        }
         let body = Bytes::copy_from_slice(answer.sent().as_bytes());
         let sent = self.cx.nats.client.publish_with_headers(subject, headers, body).await;
         if let Err(error) = sent {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use brigade_contracts::{Address, Command, planted::PlantedBug, shard_of};
-use brigade_domain::{BatchState, LockMetric, LockPolicy, Missing, State, user::Checked};
+use brigade_domain::{BatchState, Hook, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection};
 
 use super::{
@@ -35,6 +35,8 @@ pub struct Decided {
     pub lock_metrics: Vec<LockMetric>,
     /// Bit mask of the outbox shards that got events.
     pub shards: u16,
+    /// The requests to the tenants' programs.
+    pub hooks: Vec<Hook>,
 }
 
 /// Begins a transaction with the session's `lock_timeout` (500 ms).
@@ -103,6 +105,7 @@ pub async fn decide(
         to_project: unprojected.cloned().chain(changed.iter().cloned()).collect(),
         to_reproject: state.reprojected().cloned().collect(),
         lock_metrics: state.metrics().to_vec(),
+        hooks: state.hooks().to_vec(),
         shards: shards.fold(0, |mask, shard| mask | 1 << shard),
         answers,
     })
@@ -115,9 +118,10 @@ async fn save(
     state: &BatchState,
 ) -> sqlx::Result<()> {
     // An aggregate that nothing saves is a field that nothing uses, and does not compile.
-    let StatesByKind { carts, orders, payments, tables, users, locks } = changed.into();
+    let StatesByKind { carts, orders, payments, tables, users, products, locks } = changed.into();
     store::locks::save(connection, &locks).await?;
     store::locks::save_history(connection, state.history()).await?;
+    store::products::save(connection, &products).await?;
     store::tables::save(connection, &tables).await?;
     store::tables::save_turns(connection, &state.turns().collect::<Vec<_>>()).await?;
     store::carts::save(connection, &carts).await?;
@@ -130,6 +134,7 @@ async fn save(
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
     store::security_log::save(connection, state.security()).await?;
+    store::people::erase(connection, state.erased()).await?;
     store::outbox::repeat_parts(connection, state.repeat_events()).await?;
     Ok(())
 }

@@ -17,10 +17,18 @@ const MAX_IN_FLIGHT: usize = 10_000;
 /// address. A token is confirmed within milliseconds; only a login takes longer.
 const MAX_STRANGERS: usize = 2_048;
 
+/// The most requests over HTTP in flight of one user; more are refused as `too_many`.
+const MAX_OF_USER: usize = 64;
+/// The same of one who is staff: the devices of a restaurant may share a user.
+const MAX_OF_STAFF: usize = 512;
+/// Users who are not staff have so many of so many parts of all permits, and of a tenant's share.
+const OF_GUESTS: (usize, usize) = (3, 4);
+
 /// Hands out permits: so many in total, and to no tenant more than its share.
 #[derive(Clone)]
 pub struct AdmissionControl {
     permits: Arc<Semaphore>,
+    total: usize,
     max_per_tenant: usize,
     in_flight: Arc<InFlight>,
 }
@@ -41,16 +49,83 @@ pub struct AdmissionPermit {
 pub struct RequestAdmission {
     /// Queries, and requests whose tenant is known.
     pub tenants: AdmissionControl,
+    /// The requests over HTTP among these.
+    pub users: UserAdmission,
     /// Requests over HTTP whose token is not confirmed yet, by address.
     pub strangers: AdmissionControl,
 }
 
 impl Default for RequestAdmission {
     fn default() -> Self {
+        let tenants = AdmissionControl::new(MAX_IN_FLIGHT);
+        let users = UserAdmission::within(&tenants, MAX_OF_USER, MAX_OF_STAFF);
+        Self { tenants, users, strangers: AdmissionControl::new(MAX_STRANGERS) }
+    }
+}
+
+/// Bounds what is in flight of each user, and leaves a part to staff.
+#[derive(Clone)]
+pub struct UserAdmission {
+    tenants: AdmissionControl,
+    /// The count of all users who are not staff, by tenant.
+    guests: AdmissionControl,
+    /// The count of each user who is not staff.
+    guest: AdmissionControl,
+    /// The count of each user who is staff.
+    staff: AdmissionControl,
+}
+
+/// The user whom something in flight belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Occupant<'a> {
+    pub tenant: &'a str,
+    /// `None` where nobody shows a token, and everybody is trusted.
+    pub user: Option<&'a str>,
+    pub is_staff: bool,
+}
+
+/// Permission for one thing in flight of a user, or of a stranger.
+pub struct UserPermit {
+    _held: Vec<AdmissionPermit>,
+}
+
+impl From<AdmissionPermit> for UserPermit {
+    fn from(permit: AdmissionPermit) -> Self {
+        Self { _held: vec![permit] }
+    }
+}
+
+impl UserAdmission {
+    /// Creates an admission within that of tenants, with so many permits for each user, and for
+    /// each one who is staff.
+    #[must_use]
+    pub fn within(tenants: &AdmissionControl, of_user: usize, of_staff: usize) -> Self {
+        let (total, (part, of)) = (tenants.total, OF_GUESTS);
+        let share = |most: usize| (most * part / of).max(1);
         Self {
-            tenants: AdmissionControl::new(MAX_IN_FLIGHT),
-            strangers: AdmissionControl::new(MAX_STRANGERS),
+            tenants: tenants.clone(),
+            guests: AdmissionControl::with_most(share(total), share(tenants.max_per_tenant)),
+            guest: AdmissionControl::with_most(total, of_user),
+            staff: AdmissionControl::with_most(total, of_staff),
         }
+    }
+
+    /// Takes a permit for a user.
+    ///
+    /// # Errors
+    /// If all permits are taken, or the tenant or the user holds its share.
+    pub fn try_admit(&self, by: Occupant<'_>) -> Result<UserPermit, AdmissionError> {
+        let Occupant { tenant, user, is_staff } = by;
+        let of_user = if is_staff { &self.staff } else { &self.guest };
+        let mut permits = Vec::with_capacity(3);
+        if let Some(user) = user {
+            permits.push(of_user.try_admit(&format!("{tenant}.{user}"))?);
+        }
+        if !is_staff {
+            permits.push(self.guests.try_admit(tenant)?);
+        }
+        permits.push(self.tenants.try_admit(tenant)?);
+        Ok(UserPermit { _held: permits })
     }
 }
 
@@ -76,9 +151,15 @@ impl AdmissionControl {
     /// Creates an admission control with `permits` permits, a quarter of them for each tenant.
     #[must_use]
     pub fn new(permits: usize) -> Self {
+        Self::with_most(permits, permits.div_ceil(SHARE))
+    }
+
+    /// Creates an admission control with `total` permits, at most `most` of them for each name.
+    fn with_most(total: usize, most: usize) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(permits)),
-            max_per_tenant: permits.div_ceil(SHARE),
+            permits: Arc::new(Semaphore::new(total)),
+            total,
+            max_per_tenant: most,
             in_flight: Arc::default(),
         }
     }
@@ -137,6 +218,31 @@ impl Drop for AdmissionPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s7_11_guests_leave_a_part_to_staff_and_each_has_his_own() {
+        let tenants = AdmissionControl::new(32);
+        let users = UserAdmission::within(&tenants, 2, 4);
+        let admit = |user: &str, is_staff| {
+            let by = Occupant { tenant: "t1", user: Some(user), is_staff };
+            users.try_admit(by)
+        };
+        let refused = Some(AdmissionError::ShareExceeded);
+        let mut held = Vec::new();
+        for guest in ["ada", "bob", "cyd"] {
+            held.extend([admit(guest, false), admit(guest, false)]);
+            assert_eq!(admit(guest, false).err(), refused, "{guest} has two");
+        }
+        assert!(held.iter().all(Result::is_ok));
+        assert_eq!(admit("dan", false).err(), refused, "the rest of the share is staff's");
+        held.extend([admit("sam", true), admit("sam", true)]);
+        assert!(held.iter().all(Result::is_ok));
+        assert_eq!(admit("sue", true).err(), refused, "the tenant has its share");
+        drop(held);
+        assert!(
+            users.guest.in_flight.counts().is_empty() && users.staff.in_flight.counts().is_empty()
+        );
+    }
 
     #[test]
     fn a_tenant_has_its_share_and_leaves_the_rest_to_others() {

@@ -1,8 +1,8 @@
 //! The endpoints of edge: one for each kind of query that is answered over NATS.
 
 use brigade_contracts::subject::{
-    QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_USER_STATE,
-    QUERY_USER_VALIDATE, QUERY_VIEW,
+    QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_PRODUCTS,
+    QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
 };
 
 /// An endpoint of the NATS service, which answers one kind of query.
@@ -11,22 +11,26 @@ pub enum Endpoint {
     View,
     Outcome,
     ActiveOrders,
+    Products,
     Lock,
     LockHistory,
     UserValidate,
     UserState,
+    UserSessions,
 }
 
 impl Endpoint {
     /// All endpoints, in the order in which the service lists them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::View,
         Self::Outcome,
         Self::ActiveOrders,
+        Self::Products,
         Self::Lock,
         Self::LockHistory,
         Self::UserValidate,
         Self::UserState,
+        Self::UserSessions,
     ];
 
     /// Returns the name of the endpoint, which is also the label `query` of metrics.
@@ -36,10 +40,12 @@ impl Endpoint {
             Self::View => "view",
             Self::Outcome => "outcome",
             Self::ActiveOrders => "active_orders",
+            Self::Products => "products",
             Self::Lock => "lock",
             Self::LockHistory => "lock_history",
             Self::UserValidate => "user_validate",
             Self::UserState => "user_state",
+            Self::UserSessions => "user_sessions",
         }
     }
 
@@ -50,10 +56,12 @@ impl Endpoint {
             Self::View => QUERY_VIEW,
             Self::Outcome => QUERY_OUTCOME,
             Self::ActiveOrders => QUERY_ACTIVE_ORDERS,
+            Self::Products => QUERY_PRODUCTS,
             Self::Lock => QUERY_LOCK,
             Self::LockHistory => QUERY_LOCK_HISTORY,
             Self::UserValidate => QUERY_USER_VALIDATE,
             Self::UserState => QUERY_USER_STATE,
+            Self::UserSessions => QUERY_USER_SESSIONS,
         }
     }
 
@@ -62,16 +70,18 @@ impl Endpoint {
     pub fn statuses(self) -> &'static [u16] {
         match self {
             Self::View => &[200, 304, 400, 404, 413, 429, 503, 504],
-            Self::ActiveOrders => &[200, 304, 400, 413, 429, 503],
+            Self::ActiveOrders | Self::Products => &[200, 304, 400, 413, 429, 503],
             Self::LockHistory => &[200, 400, 413, 429, 503],
             Self::UserValidate => &[200, 400, 401, 413, 429, 503],
-            Self::Outcome | Self::Lock | Self::UserState => &[200, 400, 404, 413, 429, 503],
+            Self::Outcome | Self::Lock | Self::UserState | Self::UserSessions => {
+                &[200, 400, 404, 413, 429, 503]
+            }
         }
     }
 
     /// Returns true if a response may have up to [`brigade_contracts::list::MAX_BYTES`] bytes.
     #[must_use]
     pub fn has_large_responses(self) -> bool {
-        matches!(self, Self::ActiveOrders | Self::LockHistory)
+        matches!(self, Self::ActiveOrders | Self::Products | Self::LockHistory)
     }
 }

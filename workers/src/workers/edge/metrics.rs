@@ -93,6 +93,7 @@ pub struct EdgeMetrics {
     pub queries: IntCounterVec,
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
+    pub http_rate_limited: IntCounterVec,
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
@@ -131,6 +132,11 @@ impl MetricGroup for EdgeMetrics {
                 "brigade_http_request_seconds",
                 "Time from a request's head to the head of its answer",
                 &["route"],
+            ),
+            http_rate_limited: registry.counters(
+                "brigade_http_rate_limited_total",
+                "Requests over HTTP that were refused by a bucket: address, login, user or tenant",
+                &["policy"],
             ),
             queries_waiting: registry
                 .gauge("brigade_queries_waiting", "Queries that wait for a version or an outcome"),
@@ -232,6 +238,9 @@ impl EdgeMetrics {
         }
         for loss in WatchLoss::ALL {
             self.list_watch_lost.with_label_values(&[loss.as_str()]);
+        }
+        for policy in ["address", "login", "user", "tenant"] {
+            self.http_rate_limited.with_label_values(&[policy]);
         }
         for end in StreamEnd::ALL {
             self.stream_ends.with_label_values(&[end.as_str()]);

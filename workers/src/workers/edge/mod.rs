@@ -86,7 +86,7 @@ pub async fn run(cx: Context, options: EdgeOptions) -> anyhow::Result<()> {
         () = cx.drain.cancelled() => return Ok(()),
     };
     let api = HttpApi::new(edge.clone(), live, &cx, http.open, &metrics);
-    let mut mounted = Some(http.mount.mount(http::router(api, &http.origins)));
+    let mut mounted = Some(http.mount.mount(http::router(api, &http)));
     let server = Arc::new(QueryServer::new(edge.clone(), cx.clone(), metrics));
     let serving =
         listening.into_iter().map(|(endpoint, requests)| server.clone().serve(endpoint, requests));

@@ -7,14 +7,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{ChaosFinding, reads::parse};
+use brigade_contracts::EraVersion;
+
+use super::{ChaosFinding, Evidence, reads::parse};
 use crate::chaos::history::{Micros, Operation};
 
 /// A change of a lock by one command, whoever repeated it.
 #[derive(Clone, Copy)]
 struct LockChange<'a> {
     by: &'a Operation,
-    version: u64,
+    version: EraVersion,
     /// When it was first sent, and first answered.
     begun: Micros,
     ended: Micros,
@@ -37,7 +39,7 @@ type LockChanges<'a> = HashMap<&'a str, LockChange<'a>>;
 
 /// Returns what was done with locks that cannot have been.
 #[must_use]
-pub fn check(operations: &[Operation]) -> Vec<ChaosFinding> {
+pub fn check(operations: &[Operation], evidence: &Evidence) -> Vec<ChaosFinding> {
     let mut owners: BTreeMap<(&str, &str), LockChanges<'_>> = BTreeMap::new();
     let mut first_sent: HashMap<(&str, &str), Micros> = HashMap::new();
     for by in operations {
@@ -47,9 +49,11 @@ pub fn check(operations: &[Operation]) -> Vec<ChaosFinding> {
     }
     for by in operations {
         let (Some(outcome), Some(id)) = (by.outcome(), by.command_id.as_deref()) else { continue };
+        let Some(era) = evidence.era_of(by).filter(|_| !evidence.is_lost(by)) else { continue };
         for (key, version) in outcome.effects.iter().filter_map(|effect| parse(effect)) {
             let Some(owner) = key.strip_prefix("lock.") else { continue };
             let begun = first_sent.get(&(&*by.tenant, id)).copied().unwrap_or(by.begun);
+            let version = era.at(version);
             let change = LockChange { by, version, begun, ended: by.ended };
             let known = owners.entry((&by.tenant, owner)).or_default().entry(id).or_insert(change);
             known.ended = known.ended.min(by.ended);
@@ -94,7 +98,7 @@ fn of_owner(tenant: &str, owner: &str, changes: LockChanges<'_>) -> Vec<ChaosFin
             finding("a later lock has a lower token", [before, after]);
         } else if token == known && before.is_lock() && after.is_lock() {
             finding("two locks have one token", [before, after]);
-        } else if token != known && after.version == before.version + 1 {
+        } else if token != known && follows(after.version, before.version) {
             finding("it was given to another while it was held", [before, after]);
         }
     }
@@ -109,4 +113,9 @@ fn of_owner(tenant: &str, owner: &str, changes: LockChanges<'_>) -> Vec<ChaosFin
         }
     }
     found
+}
+
+/// Returns true if nothing can have been in between.
+fn follows(after: EraVersion, before: EraVersion) -> bool {
+    after.era == before.era && after.version == before.version + 1
 }

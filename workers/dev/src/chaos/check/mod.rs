@@ -1,9 +1,13 @@
 //! The checkers: what the history says against SQL, streams and KV at rest.
 
+mod eras;
 mod evidence;
+pub mod letters;
+mod lists;
 pub mod locks;
 pub mod money;
 pub mod outcomes;
+mod projections;
 pub mod reads;
 mod rest;
 #[cfg(test)]
@@ -11,7 +15,7 @@ mod tests;
 
 use serde::Serialize;
 
-pub use self::{evidence::Evidence, rest::at_rest};
+pub use self::{eras::Eras, evidence::Evidence, rest::at_rest};
 use super::history::Operation;
 
 /// Operations that a finding shows, at most.

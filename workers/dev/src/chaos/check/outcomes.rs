@@ -2,12 +2,12 @@
 //! sees change, and its effect once; or one dead letter and no effect.
 
 use super::{ChaosFinding, Evidence, reads::parse};
-use crate::chaos::history::{ByKey, Operation, OperationResult, ReportedOutcome, by_command};
+use crate::chaos::history::{ByKey, Operation, OperationResult, ReportedOutcome, Way, by_command};
 
 /// Verbs whose repetition is decided again, because no token is stored.
 const DECIDED_AGAIN: [&str; 2] = ["login", "refresh"];
 /// Kinds of effects that are aggregates, which have events.
-const AGGREGATES: [&str; 5] = ["cart", "order", "payment", "table", "user"];
+const AGGREGATES: [&str; 6] = ["cart", "order", "payment", "table", "user", "product"];
 
 /// Returns the commands with no outcome, several, or another effect.
 #[must_use]
@@ -37,8 +37,15 @@ fn of_command(
     let stored = evidence.inbox.get(&key);
     let letters = evidence.letters.get(&key).copied().unwrap_or_default();
     let again = attempts.iter().any(|attempt| DECIDED_AGAIN.contains(&&*attempt.verb));
+    // What the request door was told to wait for was not stored: it is decided anew. And what a
+    // failover may have lost says nothing, unless it is still there.
+    let is_kept = |attempt: &&&Operation| {
+        let waits = attempt.outcome().is_some_and(|outcome| outcome.waits);
+        let is_decided_anew = waits && matches!(attempt.way, Way::Request | Way::Http);
+        !is_decided_anew && !evidence.eras.may_be_lost(attempt)
+    };
     let answers: Vec<&ReportedOutcome> =
-        attempts.iter().filter_map(|attempt| attempt.outcome()).collect();
+        attempts.iter().filter(is_kept).filter_map(|attempt| attempt.outcome()).collect();
     if let Some(first) = answers.first() {
         if !again && answers.iter().any(|other| !same(first, other)) {
             return finding("I-1", "its outcome changed");
@@ -53,7 +60,9 @@ fn of_command(
     }
     let sent = attempts.iter().filter(|attempt| attempt.way.is_command()).count();
     match stored {
-        Some(_) if letters > 0 && sent == 1 => finding("I-14", "it is done and a dead letter"),
+        Some(_) if letters > 0 && sent == 1 && !evidence.is_tried_again(attempts[0]) => {
+            finding("I-14", "it is done and a dead letter")
+        }
         Some(stored) => wrong_effect(&key, stored, evidence).and_then(|what| finding("I-1", &what)),
         None if letters == 0 => {
             let lost = attempts.iter().find(|attempt| is_owed(attempt, evidence))?;
@@ -71,11 +80,11 @@ fn of_command(
 /// Returns true if something has to be known of an attempt that was acknowledged.
 fn is_owed(attempt: &Operation, evidence: &Evidence) -> bool {
     let OperationResult::Stored { stream, .. } = &attempt.answer else { return false };
-    !evidence.was_lost_after(stream, attempt.begun)
+    !evidence.was_lost_after(stream, attempt)
 }
 
 /// Returns true if two answers are the same outcome.
-fn same(one: &ReportedOutcome, other: &ReportedOutcome) -> bool {
+pub fn same(one: &ReportedOutcome, other: &ReportedOutcome) -> bool {
     let what = |of: &ReportedOutcome| (of.status, of.code.clone(), of.version, of.effects.clone());
     what(one) == what(other)
 }

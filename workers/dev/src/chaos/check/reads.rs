@@ -4,18 +4,25 @@
 //! The versions of an aggregate are numbered by their commits, so this is exactly linearizability
 //! of reads and writes of each key: an order exists if and only if no operation that had ended
 //! before another one began has the higher version. No search is needed for that.
+//!
+//! Versions count within an era. What is told of an earlier era is older than all of a later one,
+//! and no answer to a query that was sent after a failover is of the era before it. Of what an
+//! earlier era had, a later one has at least what SQL kept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use super::{ChaosFinding, Evidence};
+use brigade_contracts::{Era, EraVersion};
+
+use super::{ChaosFinding, Eras, Evidence, lists, projections};
 use crate::chaos::{
-    history::{Micros, Operation, OperationResult, Way},
+    history::{KeyVersion, Micros, Operation, OperationResult, Way},
     nemesis::Blow,
+    watch::TOLD_ANEW,
 };
 
 /// A version of a key, as an operation told it.
 struct ObservedVersion<'a> {
-    version: u64,
+    version: EraVersion,
     by: &'a Operation,
 }
 
@@ -31,61 +38,33 @@ struct Key<'a> {
 /// Keys by tenant and `<aggregate>.<id>`; of lists `<aggregate>.<id>#core`.
 type Keys<'a> = HashMap<(&'a str, String), Key<'a>>;
 
-/// An outcome is sent when its projection was written, or could not be within a second. So for this
-/// long after a recovery nothing is expected of KV.
-const CALM: Micros = 10_000_000;
-
 /// Returns what is stale, of the future, or goes down.
 #[must_use]
 pub fn check(operations: &[Operation], evidence: &Evidence, blows: &[Blow]) -> Vec<ChaosFinding> {
-    let keys = keys(operations);
+    let keys = keys(operations, evidence);
     let mut found = Vec::new();
+    if !evidence.eras.agree() {
+        let what = format!("C-10: {:?}", evidence.eras);
+        found.push(ChaosFinding::new("I-5", what, []));
+    }
     for ((tenant, key), told) in keys {
-        found.extend(stale(tenant, &key, told.facts.iter(), told.reads.iter()));
+        found.extend(stale(tenant, &key, &told, evidence));
         found.extend(of_the_future(tenant, &key, &told, evidence));
     }
-    found.extend(goes_down(operations));
-    found.extend(missing_in_lists(operations));
-    found.extend(answered_before_projected(operations, blows));
+    found.extend(goes_down(operations, &evidence.eras));
+    found.extend(lists::incomplete(operations, evidence));
+    found.extend(projections::late(operations, evidence, blows));
     found
 }
 
-/// Returns the counters in KV that are older than an outcome that was answered before, although
-/// nothing was broken.
-fn answered_before_projected(operations: &[Operation], blows: &[Blow]) -> Vec<ChaosFinding> {
-    let is_calm = |by: &Operation| {
-        blows.iter().all(|blow| by.ended < blow.struck || by.begun > blow.over + CALM)
-    };
-    let mut answered: HashMap<(&str, &str), Vec<&Operation>> = HashMap::new();
-    // A query of an outcome is answered as soon as it is committed.
-    let is_sent = |by: &&Operation| matches!(by.way, Way::Request | Way::Http);
-    let is_done = |by: &&Operation| by.outcome().is_some_and(|outcome| outcome.status < 300);
-    for by in operations.iter().filter(is_sent).filter(is_done) {
-        answered.entry((&by.tenant, &by.key)).or_default().push(by);
-    }
-    let version = |by: &Operation| by.outcome().and_then(|outcome| outcome.version);
-    let mut found = Vec::new();
-    for read in operations.iter().filter(|by| by.way == Way::Kv && is_calm(by)) {
-        let OperationResult::Versions { of, .. } = &read.answer else { continue };
-        let known = answered.get(&(&*read.tenant, &*read.key)).into_iter().flatten();
-        let known = known.filter(|by| by.ended < read.begun && is_calm(by));
-        let newest = known.max_by_key(|by| version(by));
-        if let (Some(newest), Some((_, there))) = (newest, of.first())
-            && version(newest) > Some(*there)
-        {
-            let what = format!("{}.{} was answered before it was in KV", read.tenant, read.key);
-            found.push(ChaosFinding::new("I-4", what, [*newest, read]));
-        }
-    }
-    found
-}
-
-fn keys(operations: &[Operation]) -> Keys<'_> {
+fn keys<'a>(operations: &'a [Operation], evidence: &Evidence) -> Keys<'a> {
     let mut keys: Keys<'_> = HashMap::new();
     for by in operations {
         match &by.answer {
             OperationResult::Final(outcome) => {
+                let Some(era) = evidence.era_of(by) else { continue };
                 let mut fact = |key: String, version: u64| {
+                    let version = era.at(version);
                     keys.entry((&by.tenant, key))
                         .or_default()
                         .facts
@@ -102,9 +81,11 @@ fn keys(operations: &[Operation]) -> Keys<'_> {
                 }
             }
             OperationResult::Versions { of, .. } if by.way != Way::Kv => {
-                for (key, version) in of {
-                    let told = keys.entry((&by.tenant, key.clone())).or_default();
-                    let version = *version;
+                for seen in of {
+                    // What may be of either of two eras says nothing.
+                    let Some(era) = evidence.eras.of(by, seen) else { continue };
+                    let version = era.at(seen.version);
+                    let told = keys.entry((&by.tenant, seen.key.clone())).or_default();
                     told.facts.push(ObservedVersion { version, by });
                     if by.way.is_read() {
                         told.reads.push(ObservedVersion { version, by });
@@ -124,25 +105,34 @@ pub fn parse(effect: &str) -> Option<(&str, u64)> {
 }
 
 /// Returns the reads that are older than what was known before they began.
-fn stale<'a>(
-    tenant: &str,
-    key: &str,
-    facts: impl Iterator<Item = &'a ObservedVersion<'a>>,
-    reads: impl Iterator<Item = &'a ObservedVersion<'a>>,
-) -> Vec<ChaosFinding> {
-    let (mut facts, mut reads): (Vec<_>, Vec<_>) = (facts.collect(), reads.collect());
+fn stale(tenant: &str, key: &str, told: &Key<'_>, evidence: &Evidence) -> Vec<ChaosFinding> {
+    let mut facts: Vec<_> = told.facts.iter().collect();
+    let mut reads: Vec<_> = told.reads.iter().collect();
     facts.sort_by_key(|told| told.by.ended);
     reads.sort_by_key(|told| told.by.begun);
-    let (mut next, mut newest): (usize, Option<&ObservedVersion<'_>>) = (0, None);
+    // The newest of each era.
+    let (mut next, mut newest) = (0, BTreeMap::<Era, &ObservedVersion<'_>>::new());
     let mut found = Vec::new();
     for read in reads {
         while let Some(fact) = facts.get(next).filter(|fact| fact.by.ended < read.by.begun) {
-            if newest.is_none_or(|newest| newest.version < fact.version) {
-                newest = Some(fact);
+            let newest = newest.entry(fact.version.era).or_insert(fact);
+            if newest.version < fact.version {
+                *newest = fact;
             }
             next += 1;
         }
-        if let Some(known) = newest.filter(|known| known.version > read.version) {
+        let present = evidence.eras.at(read.by.begun);
+        if read.version.era < present {
+            let what = format!("{tenant}.{key}: a query says {}, in {present}", read.version);
+            found.push(ChaosFinding::new("I-5", what, [read.by]));
+            continue;
+        }
+        let kept = evidence.version_before(tenant, key, read.version.era);
+        let is_newer = |known: &&&ObservedVersion<'_>| match known.version.era {
+            era if era < read.version.era => known.version.version.min(kept) > read.version.version,
+            _ => known.version > read.version,
+        };
+        if let Some(known) = newest.values().rev().find(is_newer) {
             let what = format!(
                 "{tenant}.{key}: a query says {}, although {} was told {:.1} ms before it began",
                 read.version,
@@ -165,13 +155,20 @@ fn of_the_future(
     if key.contains('#') || key.starts_with("lock.") || key.starts_with("turn.") {
         return Vec::new();
     }
-    let committed = evidence.version(tenant, key);
     let sent = |version: u64| -> Option<Micros> {
         evidence.sent.get(&(tenant.to_owned(), evidence.command_of(tenant, key, version)?)).copied()
     };
     let finding = |told: &ObservedVersion<'_>| {
-        let ObservedVersion { version, by } = told;
+        let ObservedVersion { version: EraVersion { era, version }, by } = told;
+        // What the era had when it ended, as far as it was kept.
+        let committed = match evidence.eras.after(*era) {
+            Some(next) => evidence.version_before(tenant, key, next),
+            None => evidence.version(tenant, key),
+        };
         if *version > committed {
+            if evidence.eras.may_be_lost(by) {
+                return None;
+            }
             let what = format!("{tenant}.{key}: {version} was told, and SQL has {committed}");
             return Some(ChaosFinding::new("I-1", what, [*by]));
         }
@@ -183,55 +180,28 @@ fn of_the_future(
 }
 
 /// Returns the pushes and streamed events whose version is lower than an earlier one of the same
-/// key to the same client.
-fn goes_down(operations: &[Operation]) -> Vec<ChaosFinding> {
-    let mut last: HashMap<(u32, &str, &str), (u64, &Operation)> = HashMap::new();
+/// key to the same client. What is told anew after a failover is no lower.
+fn goes_down(operations: &[Operation], eras: &Eras) -> Vec<ChaosFinding> {
+    let mut last: HashMap<(u32, &str, &str), (EraVersion, &Operation)> = HashMap::new();
+    let mut told_of: HashMap<u32, Era> = HashMap::new();
     let mut found = Vec::new();
     let pushed = operations.iter().filter(|by| matches!(by.way, Way::Push | Way::Stream));
     for by in pushed {
         let OperationResult::Versions { of, .. } = &by.answer else { continue };
-        for (key, version) in of {
+        let known = told_of.entry(by.client).or_default();
+        if &*by.verb == TOLD_ANEW {
+            *known = eras.at(by.ended);
+        }
+        for KeyVersion { key, era, version } in of {
+            let version = era.unwrap_or(*known).at(*version);
             let place = (by.client, &*by.tenant, key.as_str());
-            if let Some((before, earlier)) = last.get(&place).filter(|(before, _)| before > version)
+            if let Some((before, earlier)) =
+                last.get(&place).filter(|(before, _)| *before > version)
             {
                 let what = format!("{}.{key}: pushed {version} after {before}", by.tenant);
                 found.push(ChaosFinding::new("I-6", what, [*earlier, by]));
             }
-            last.insert(place, (*version, by));
-        }
-    }
-    found
-}
-
-/// Returns the lists without an order that was placed before the list was asked for, and that
-/// nobody had tried to end by its answer.
-fn missing_in_lists(operations: &[Operation]) -> Vec<ChaosFinding> {
-    let mut placed: Vec<&Operation> = Vec::new();
-    let mut ending: HashMap<(&str, &str), Micros> = HashMap::new();
-    for by in operations {
-        let is_ended = matches!(&*by.verb, "complete" | "cancel");
-        if is_ended && by.key.starts_with("order.") && by.command_id.is_some() {
-            let first = ending.entry((&by.tenant, &by.key)).or_insert(by.begun);
-            *first = by.begun.min(*first);
-        }
-        if &*by.verb == "place" && by.outcome().is_some_and(|outcome| outcome.status < 300) {
-            placed.push(by);
-        }
-    }
-    let until = |by: &&Operation| ending.get(&(&*by.tenant, &*by.key)).copied();
-    let placed = placed.into_iter().map(|by| (by, until(&by).unwrap_or(Micros::MAX)));
-    let placed: Vec<(&Operation, Micros)> = placed.collect();
-    let mut found = Vec::new();
-    for list in operations.iter().filter(|by| by.way == Way::List) {
-        let OperationResult::Versions { status: 200, of } = &list.answer else { continue };
-        let rows: HashSet<&str> = of.iter().map(|(key, _)| key.as_str()).collect();
-        let is_known = |by: &Operation| by.ended < list.begun && by.tenant == list.tenant;
-        for (by, _) in placed.iter().filter(|(by, until)| *until > list.ended && is_known(by)) {
-            let row = format!("{}#core", by.key);
-            if !rows.contains(row.as_str()) {
-                let what = format!("{}.{} is not in the list", by.tenant, by.key);
-                found.push(ChaosFinding::new("I-5", what, [*by, list]));
-            }
+            last.insert(place, (version, by));
         }
     }
     found

@@ -40,19 +40,23 @@ pub async fn at_rest(
 
 async fn look(fleet: &ChaosFleet, in_order: bool) -> Result<Vec<String>> {
     let mut sql = fleet.sql.acquire().await?;
-    let left: (i64, i64, i64) = sqlx::query_as(
+    let left: (i64, i64, i64, i64) = sqlx::query_as(
         "select (select count(*) from brigade.outbox),
-                (select count(*) from brigade.projection_backlog),
+                (select count(*) from brigade.projection_backlog)
+                + (select count(*) from brigade.heal_backlog)
+                + (select count(*) from brigade.heals where finished_at is null),
                 (select count(*) from brigade.cart_locks
-                 where state = 'held' and expires_at < clock_timestamp() - interval '2 seconds')",
+                 where state = 'held' and expires_at < clock_timestamp() - interval '2 seconds'),
+                (select count(*) from brigade.eras where reset_at is null)",
     )
     .fetch_one(&mut *sql)
     .await?;
     let mut found = Vec::new();
     for (count, what) in [
         (left.0, "I-3: events are left in the outbox"),
-        (left.1, "I-4: aggregates are left in the projection backlog"),
+        (left.1, "I-4: aggregates are left in the backlogs, or heals unfinished"),
         (left.2, "I-15: locks are held past their deadline"),
+        (left.3, "I-4: buckets were not emptied for a new era"),
     ] {
         if count > 0 {
             found.push(format!("{what}: {count}"));

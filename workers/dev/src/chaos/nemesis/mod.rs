@@ -13,8 +13,9 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 pub use self::{
-    faults::{ChaosFault, parse},
+    faults::{ChaosFault, FaultNeed, parse},
     probe::{Prober, Recovery},
+    strike::{Failover, LostStream},
 };
 use super::{
     fleet::ChaosFleet,
@@ -37,10 +38,22 @@ pub struct Blow {
     pub mended: Micros,
     /// When the fleet had recovered.
     pub over: Micros,
-    /// The streams that were lost.
-    pub lost: Vec<String>,
+    /// The streams that lost something.
+    pub lost: Vec<LostStream>,
+    pub failover: Option<Failover>,
     /// None where the fleet did not recover.
     pub recovery: Option<Recovery>,
+}
+
+impl Blow {
+    /// Returns true if the others had to wait for the one process that was away, for many times as
+    /// long as it takes to notice that.
+    #[must_use]
+    pub fn was_waited_for(&self) -> bool {
+        let away = (self.mended - self.struck) as f64 / 1e6;
+        let recovery = self.recovery.as_ref();
+        self.fault == ChaosFault::Isolate && recovery.is_some_and(|took| took.projected >= away)
+    }
 }
 
 pub struct Nemesis {
@@ -92,8 +105,8 @@ impl Nemesis {
 
     async fn strike(&mut self, fleet: &mut ChaosFleet, fault: ChaosFault) -> Result<Blow> {
         let struck = self.history.now();
-        let strike = strike::strike(fault, fleet, &mut self.random).await?;
-        let strike::Strike { mut detail, mend, lasts, lost } = strike;
+        let strike = strike::strike(fault, fleet, &self.history, &mut self.random).await?;
+        let strike::Strike { mut detail, mend, lasts, lost, failover } = strike;
         let (mended, recovery) = if fault.is_of_all() {
             sleep(lasts / 2).await;
             if !lasts.is_zero() && self.random.random_ratio(1, 2) {
@@ -117,7 +130,7 @@ impl Nemesis {
             (mended?, recovery)
         };
         let over = self.history.now();
-        Ok(Blow { fault, detail, struck, mended, over, lost, recovery })
+        Ok(Blow { fault, detail, struck, mended, over, lost, failover, recovery })
     }
 }
 
@@ -129,5 +142,5 @@ fn tell(blow: &Blow) {
         )
     });
     let at = blow.struck as f64 / 1e6;
-    eprintln!("  {at:>7.1} s  {:<16} {:<50} {recovered}", blow.fault.name(), blow.detail);
+    eprintln!("  {at:>7.1} s  {:<18} {:<50} {recovered}", blow.fault.name(), blow.detail);
 }

@@ -1,10 +1,11 @@
-//! The probe: a command of a cart of its own, until it is decided, seen and projected.
+//! The probe: commands of some carts of its own, until they are decided, seen and projected.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use async_nats::{HeaderMap, Request, jetstream};
 use brigade_contracts::{Token, permissions};
+use futures::future::join_all;
 use serde::Serialize;
 use tokio::{
     task::JoinSet,
@@ -15,6 +16,8 @@ use crate::chaos::fleet::{ChaosFleet, TENANTS, connect};
 
 /// A fleet that has not recovered by then does not.
 const LIMIT: Duration = Duration::from_secs(60);
+/// So many carts at once, since the work on them is divided among processes.
+const CARTS: u32 = 4;
 const ONE_TRY: Duration = Duration::from_secs(5);
 /// The time after which it asks once more.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -47,12 +50,12 @@ impl Prober {
     /// Waits until the fleet has recovered; `None` if it does not.
     pub async fn recovered(&mut self) -> Option<Recovery> {
         let began = Instant::now();
-        self.sent += 1;
-        let cart = format!("probe-{}", self.sent);
+        self.sent += CARTS;
+        let carts: Vec<_> = (0..CARTS).map(|n| format!("probe-{}", self.sent - n)).collect();
         let probed = async {
-            self.until_seen(&cart).await;
+            join_all(carts.iter().map(|cart| self.until_seen(cart))).await;
             let visible = began.elapsed().as_secs_f64();
-            self.until_projected(&cart).await;
+            join_all(carts.iter().map(|cart| self.until_projected(cart))).await;
             Recovery { visible, projected: began.elapsed().as_secs_f64() }
         };
         timeout(LIMIT, probed).await.ok()

@@ -1,8 +1,9 @@
 //! What the clients of a run do: dinners from the table to the paid order, people who log in and
-//! out, readers, and sequences that nobody in their right mind would send.
+//! out, readers, operators who deal with dead letters, and sequences that nobody in their right mind would send.
 
 mod dinner;
 mod gateway;
+mod operators;
 mod people;
 mod poison;
 mod scramble;
@@ -16,8 +17,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::{gateway::Gateway, scramble::Worlds};
-pub use self::{gateway::GatewayFact, poison::poison};
+use self::{gateway::Gateway, operators::Operators, scramble::Worlds};
+pub use self::{
+    gateway::GatewayFact,
+    operators::{OperatorLedger, OperatorRun},
+    poison::poison,
+};
 use super::{
     client::ChaosClient,
     doors::Doors,
@@ -62,6 +67,7 @@ pub struct Workload {
     stop: CancellationToken,
     clients: JoinSet<()>,
     pub gateways: Vec<Gateway>,
+    pub ledger: OperatorLedger,
 }
 
 impl Workload {
@@ -98,7 +104,10 @@ impl Workload {
                 number += 1;
             }
         }
-        Ok(Self { stop, clients, gateways })
+        let ledger = OperatorLedger::default();
+        let operators = Operators::new(fleet, history, ledger.clone());
+        clients.spawn(operators.work(seed, stop.clone()));
+        Ok(Self { stop, clients, gateways, ledger })
     }
 
     /// Lets the clients end what they are at.
@@ -108,6 +117,12 @@ impl Workload {
         for gateway in &self.gateways {
             gateway.finish().await;
         }
+    }
+
+    /// Returns what operators did with dead letters.
+    #[must_use]
+    pub fn runs(&self) -> Vec<OperatorRun> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns the number of clients that ended by themselves, which is a fault of the workload.

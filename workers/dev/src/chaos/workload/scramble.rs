@@ -17,8 +17,8 @@ const STEPS: usize = 10;
 /// Steps after which a world is left to itself.
 const LIFE: usize = 150;
 /// The fields of payloads that name something, which each world has for itself.
-const NAMES: [&str; 8] =
-    ["owner", "session", "user", "cart", "order", "order_id", "table_id", "turn_id"];
+const NAMES: [&str; 9] =
+    ["owner", "session", "user", "cart", "order", "order_id", "table_id", "turn_id", "sku"];
 
 /// The world that the clients of a tenant play in: a few aggregates whose ids end in its number.
 #[derive(Default)]

@@ -1,4 +1,7 @@
-use brigade_contracts::{Aggregate, event, user::MAX_ROLES};
+use brigade_contracts::{
+    Aggregate, event,
+    user::{MAX_ROLES, MAX_SESSIONS},
+};
 use serde_json::json;
 
 use super::fixture::{Fixture, PASSWORD, longest_email};
@@ -20,10 +23,23 @@ fn the_largest_event_of_every_kind_is_small() {
     let tokens = fixture.login(&id, &email, PASSWORD).tokens.expect("tokens");
     let refresh = json!({ "refresh_token": tokens.refresh_token.expose() });
     assert_eq!(fixture.send(&id, "refresh", &refresh).outcome.status, 200);
-    let profile = json!({ "profile_id": long("p", 1), "email": email });
+    let profile = json!({ "profile_id": long("p", 1) });
     assert_eq!(fixture.send(&id, "update_profile", &profile).outcome.status, 200);
+    let reset = json!({ "email": email });
+    assert_eq!(fixture.send(&id, "request_password_reset", &reset).outcome.status, 202);
+    let changed = json!({ "password": PASSWORD, "new_password": PASSWORD });
+    assert_eq!(fixture.send(&id, "change_password", &changed).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "change_email", &reset).outcome.status, 200);
+    for _ in 0..MAX_SESSIONS {
+        fixture.login(&id, &email, PASSWORD);
+    }
     assert_eq!(fixture.send(&id, "logout", &json!({})).outcome.status, 200);
+    fixture.login(&id, &email, PASSWORD);
+    let why = json!({ "reason": "\u{1f372}".repeat(500) });
+    assert_eq!(fixture.send(&id, "suspend", &why).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "resume", &json!({})).outcome.status, 200);
     assert_eq!(fixture.send(&id, "cancel_subscription", &plan).outcome.status, 200);
+    assert_eq!(fixture.send(&id, "erase", &json!({})).outcome.status, 200);
     for kind in event::ALL.iter().filter(|kind| kind.aggregate == Aggregate::User) {
         let largest = fixture.events.iter().filter(|event| event.kind == *kind).map(weigh).max();
         let largest = largest.unwrap_or_else(|| panic!("there was no {}", kind.name));

@@ -2,12 +2,13 @@
 //! the way command-handler does it: against what the user had when the command was taken.
 
 use brigade_contracts::{
-    Address, Aggregate, Command, Email, Outcome, Secret, Timestamp, Token, user::Tokens,
+    Address, Aggregate, Command, Email, NewPassword, Outcome, Secret, Timestamp, Token,
+    user::{Status, Tokens},
 };
 use serde_json::{Value, json};
 
 use super::super::{
-    super::{BatchState, Event, LockPolicy, LockSet, SecurityEntry, State, User},
+    super::{BatchState, Event, Hook, LockPolicy, LockSet, SecurityEntry, State, User},
     AuthInputs, Checked, Count, FailureKey, Throttle, Verified, keys_of,
 };
 
@@ -32,6 +33,7 @@ pub struct Fixture {
     pub failures: Vec<(FailureKey, Timestamp)>,
     pub events: Vec<Event>,
     pub security: Vec<SecurityEntry>,
+    pub hooks: Vec<Hook>,
     /// Debug and JSON of everything that may be stored or logged.
     pub output: String,
     randoms: u64,
@@ -62,6 +64,7 @@ impl Fixture {
             failures: Vec::new(),
             events: Vec::new(),
             security: Vec::new(),
+            hooks: Vec::new(),
             output: String::new(),
             randoms: 0,
             commands: 0,
@@ -136,26 +139,52 @@ impl Fixture {
     pub fn check(&self, command: &Command) -> Option<Checked> {
         use brigade_contracts::{Body, user::Verb};
         let request = command.request.as_ref().ok()?;
-        match &request.body {
-            Body::User(Verb::Register(register)) => {
-                Some(Checked::Hashed(hash_of(register.password.expose())))
+        let Body::User(verb) = &request.body else { return None };
+        let user = self.user(request.address.id.as_str());
+        let verify = |user: Option<&User>, password: &Secret| {
+            let seen = user.map(|user| user.password_hash.clone());
+            let ok = seen.as_ref() == Some(&hash_of(password.expose()));
+            Verified { password_hash_seen: seen, ok }
+        };
+        let hashed = |new: &NewPassword| Some(hash_of(new.secret().expose()));
+        let checked = match verb {
+            Verb::Register(register) => {
+                Checked { hashed: hashed(&register.password), ..Checked::default() }
             }
-            Body::User(Verb::Login(login)) => {
-                let email_folded = login.email.folded();
-                let user = self.user(request.address.id.as_str());
-                let user = user.filter(|user| user.email.folded() == email_folded);
-                let seen = user.map(|user| user.password_hash.clone());
-                let ok = seen.as_ref() == Some(&hash_of(login.password.expose()));
-                Some(Checked::Verified(Verified { email_folded, password_hash_seen: seen, ok }))
+            Verb::Login(login) => {
+                let is_found = |user: &&User| {
+                    let email = user.email.folded();
+                    user.status != Status::Erased && email == login.email.folded()
+                };
+                let user = user.filter(is_found);
+                Checked { verified: Some(verify(user, &login.password)), hashed: None }
             }
-            _ => None,
-        }
+            Verb::ChangePassword(change) => Checked {
+                verified: Some(verify(user, &change.password)),
+                hashed: hashed(&change.new_password),
+            },
+            Verb::ChangeEmail(change) => Checked {
+                verified: change.password.as_ref().map(|password| verify(user, password)),
+                hashed: None,
+            },
+            Verb::Erase(erase) => Checked {
+                verified: erase.password.as_ref().map(|password| verify(user, password)),
+                hashed: None,
+            },
+            Verb::ResetPassword(reset) => {
+                Checked { hashed: hashed(&reset.new_password), ..Checked::default() }
+            }
+            _ => return None,
+        };
+        Some(checked)
     }
 
     pub fn batch(&mut self, command: &Command) -> BatchState {
         let mut reach = LockSet::default();
         reach.addresses.extend(command.request.as_ref().ok().map(|r| r.address.clone()));
-        let emails = ["ada@example.org", "bob@example.org", "eve@example.org", &*longest_email()];
+        let longest = longest_email();
+        let emails = ["ada", "bob", "eve", "new"].map(|name| format!("{name}@example.org"));
+        let emails = emails.iter().map(String::as_str).chain([longest.as_str()]);
         for email in emails {
             let owner = self.users.iter().find(|user| user.email.folded() == email);
             let owner = owner.map(|user| user.head.address.clone());
@@ -166,7 +195,8 @@ impl Fixture {
             let times = self.failures.iter().filter(|(k, at)| *k == key && at.inner() > since);
             let times: Vec<_> = times.map(|(_, at)| *at).collect();
             let failures = u32::try_from(times.len()).unwrap();
-            (key, Count { failures, oldest: times.into_iter().min() })
+            let (oldest, latest) = (times.iter().min().copied(), times.iter().max().copied());
+            (key, Count { failures, oldest, latest })
         };
         let throttle = Throttle::new(keys_of(command).into_iter().map(count));
         let mut random = || {
@@ -191,6 +221,7 @@ impl Fixture {
         }
         self.events.extend(batch.events().iter().cloned());
         self.security.extend(batch.security().iter().cloned());
+        self.hooks.extend(batch.hooks().iter().cloned());
         let cleared = batch.throttle().cleared();
         self.failures.retain(|(key, _)| !cleared.contains(key));
         self.failures.extend(batch.throttle().added().iter().cloned());
@@ -198,7 +229,8 @@ impl Fixture {
 
     /// Returns whether an access token is valid now.
     pub fn validates(&self, token: &Secret) -> bool {
-        self.user("ada").is_some_and(|user| user.auth().valid_until(token, self.now).is_some())
+        let sessions = self.user("ada").map(|user| &user.sessions[..]).unwrap_or_default();
+        sessions.iter().any(|session| session.valid_until(token, self.now).is_some())
     }
 }
 

@@ -1,10 +1,11 @@
 use std::convert::Infallible;
 
-use axum::routing::get;
+use axum::{body::Body, routing::get};
 use bytes::Bytes;
 use futures::stream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::{Instant, interval, pause, resume},
 };
@@ -17,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const LIMITS: ConnectionLimits = ConnectionLimits {
     connections: 100,
     of_network: 100,
+    streams: 3,
     head: 8192,
     headers: 8,
     first_head_within: Duration::from_secs(6),
@@ -53,7 +55,8 @@ fn start_with(
         .route("/large", get(async || vec![0; LARGE]))
         .route("/endless", get(async || Body::from_stream(endless)));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    (HttpServer::start(any, limits, tls, router).expect("a free port"), coming, release)
+    let served = Served { router, tls, proxies: TrustedProxies::default() };
+    (HttpServer::start(any, limits, served).expect("a free port"), coming, release)
 }
 
 /// The other end of a connection.
@@ -139,12 +142,12 @@ async fn a_head_that_comes_byte_by_byte_has_no_more_time() {
 
 #[tokio::test]
 async fn one_connection_too_many_waits_until_another_ends() {
-    let (server, ..) = start(ConnectionLimits { connections: 2, ..LIMITS });
+    let (server, mut coming, release) = start(ConnectionLimits { connections: 2, ..LIMITS });
     let mut peers = Vec::new();
     for _ in 0..2 {
         let mut peer = Peer::connect(&server).await;
-        peer.send(REQUEST).await;
-        peer.answer().await;
+        peer.send("GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        coming.recv().await.expect("it is in hand");
         peers.push(peer);
     }
     let mut third = Peer::connect(&server).await;
@@ -153,10 +156,33 @@ async fn one_connection_too_many_waits_until_another_ends() {
     let early = timeout(Duration::from_secs(1), third.0.readable()).await;
     early.expect_err("it waits");
     resume();
-    peers[0].send(REQUEST).await;
-    peers[0].answer().await;
     drop(peers.pop());
     third.answer().await;
+    release.cancel();
+    peers[0].answer().await;
+}
+
+#[tokio::test]
+async fn s7_11_the_connection_that_is_idle_for_the_longest_time_makes_room() {
+    let (server, mut coming, release) = start(ConnectionLimits { connections: 3, ..LIMITS });
+    let mut busy = Peer::connect(&server).await;
+    busy.send("GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    coming.recv().await.expect("it is in hand");
+    // One says nothing, one has been answered.
+    let mut silent = Peer::connect(&server).await;
+    let mut idle = Peer::connect(&server).await;
+    idle.send(REQUEST).await;
+    idle.answer().await;
+    for closed in [&mut silent, &mut idle] {
+        let mut next = Peer::connect(&server).await;
+        next.send("GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        coming.recv().await.expect("it has a place");
+        assert_eq!(closed.rest().await, b"");
+        // It keeps its place.
+        std::mem::forget(next);
+    }
+    release.cancel();
+    busy.answer().await;
 }
 
 /// Elsewhere than on Linux a machine has one loopback address.
@@ -311,4 +337,5 @@ async fn a_drain_cuts_off_what_does_not_end() {
     assert!(started.elapsed() < END_TIMEOUT * 2, "{:?}", started.elapsed());
 }
 
+mod over_http2;
 mod over_tls;

@@ -65,7 +65,9 @@ pub fn expected_keys(state: &State, listed: bool) -> Vec<ExpectedKey> {
     let address = &state.head().address;
     let parts = address.aggregate.parts().iter();
     match state {
-        State::Cart(_) | State::Payment(_) | State::Table(_) => view_keys(state),
+        State::Cart(_) | State::Payment(_) | State::Table(_) | State::Product(_) => {
+            view_keys(state)
+        }
         State::Order(order) => {
             let mut keys = view_keys(state);
             if listed {
@@ -166,7 +168,9 @@ mod tests {
             password_hash: Secret::new("$argon2id$of-ada".to_owned()).unwrap(),
             status: user::Status::Active,
             roles: vec![Token::new("staff").unwrap()],
-            session: None,
+            sessions: Vec::new(),
+            known_sources: Vec::new(),
+            reset: None,
             last_login_at: None,
             subscription: None,
         };

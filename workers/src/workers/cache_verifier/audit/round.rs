@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use brigade_contracts::{Address, Aggregate, Part, key::Bucket};
+use brigade_contracts::{Address, Part, key::Bucket};
 use brigade_domain::State;
 use futures::future::join_all;
 use tokio::time::{Duration, sleep};
@@ -14,10 +14,11 @@ use super::{
     super::{
         VerifierMetrics,
         discrepancy::KeyDiscrepancy,
-        heads::{ExpiryMargin, FIRST_KIND, HeadPage, KeyCursor, load_head_page, next_kind},
+        heads::{ExpiryMargin, HeadPage, load_head_page},
         heal::in_backlog,
     },
     expected::expected_keys,
+    position::AuditPosition,
 };
 use crate::{
     infra::{
@@ -28,8 +29,14 @@ use crate::{
     store::states,
 };
 
-/// Aggregates of a page, up to five keys each.
-const PAGE: i64 = 200;
+/// Aggregates that are compared a second, about, with up to five keys each.
+const COMPARED: usize = 500;
+/// Rows that are read for that at most: those of aggregates that ended long ago have no keys.
+const WALKED: usize = 10_000;
+/// Rows of a page.
+const PAGE: i64 = 500;
+/// Aggregates that are in memory at once, of up to some 100 KiB each.
+const CHUNK: usize = 100;
 /// Reads under way at once: the audit leaves the server to others.
 const READS: usize = 4;
 /// Between the looks at a suspect; longer than a commit takes to be projected.
@@ -40,7 +47,7 @@ const LOOKS: usize = 2;
 const MARGIN: ExpiryMargin =
     ExpiryMargin { ended: Duration::from_secs(60 * 60), removed: Duration::from_secs(60) };
 
-/// The audit's place in its round, and the buckets.
+/// The buckets that are audited.
 pub struct Audit {
     pub(super) metrics: Arc<VerifierMetrics>,
     versions: Kv,
@@ -48,8 +55,6 @@ pub struct Audit {
     active_orders: Kv,
     cart_locks: Kv,
     user_state: Kv,
-    kind: Aggregate,
-    after: KeyCursor,
 }
 
 /// A key that differs from SQL, and the part whose writer heals it.
@@ -73,30 +78,37 @@ impl Audit {
             active_orders: Kv::open(&cx.nats, cx.era, Bucket::ActiveOrders).await?,
             cart_locks: Kv::open(&cx.nats, cx.era, Bucket::CartLocks).await?,
             user_state: Kv::open(&cx.nats, cx.era, Bucket::UserState).await?,
-            kind: FIRST_KIND,
-            after: KeyCursor::default(),
         })
     }
 
-    /// Audits the next page. Returns the keys that have to be healed.
+    /// Audits what comes after a position. Returns the keys that have to be healed, and the position
+    /// after them; `None` if the round is over.
     ///
     /// # Errors
-    /// If either server fails; the page comes again in the next round.
-    pub async fn next_page(&mut self, cx: &Context, duty: &Duty) -> anyhow::Result<Suspects> {
-        let mut page = load_head_page(cx, self.kind, &self.after, PAGE, MARGIN).await?;
-        duty.went_round();
-        self.advance(page.next.take());
-        self.confirmed_suspects(cx, duty, &page).await
-    }
-
-    fn advance(&mut self, next: Option<KeyCursor>) {
-        if next.is_none() {
-            self.kind = next_kind(self.kind).unwrap_or_else(|| {
-                self.metrics.audit_went_round();
-                FIRST_KIND
-            });
+    /// If either server fails; the same comes again then.
+    pub async fn look(
+        &self,
+        cx: &Context,
+        duty: &Duty,
+        begin: &AuditPosition,
+    ) -> anyhow::Result<(Suspects, Option<AuditPosition>)> {
+        let (mut compared, mut walked) = (0, 0);
+        let mut at = begin.clone();
+        loop {
+            let of = (at.kind, None);
+            let mut page = load_head_page(cx, of, &at.after, PAGE, MARGIN).await?;
+            duty.went_round();
+            walked += page.walked;
+            compared += page.heads.iter().filter(|head| head.kept).count();
+            let next = page.next.take();
+            let is_over = next.is_none();
+            let suspects = self.confirmed_suspects(cx, duty, &page).await?;
+            let Some(next) = at.advance(next) else { return Ok((suspects, None)) };
+            at = next;
+            if is_over || !suspects.is_empty() || compared >= COMPARED || walked >= WALKED {
+                return Ok((suspects, Some(at)));
+            }
         }
-        self.after = next.unwrap_or_default();
     }
 
     /// Returns the keys of a page that show the same discrepancy at each look.
@@ -110,8 +122,12 @@ impl Audit {
             page.heads.iter().filter(|head| head.kept).map(|head| head.address.clone()).collect();
         let listed: BTreeSet<&Address> =
             page.heads.iter().filter(|head| head.listed).map(|head| &head.address).collect();
-        let mut suspects = self.compare(cx, &kept, &listed).await?;
-        self.metrics.audited.inc_by(kept.len() as u64);
+        let mut suspects = Suspects::new();
+        for chunk in kept.chunks(CHUNK) {
+            suspects.extend(self.compare(cx, chunk, &listed).await?);
+            self.metrics.audited.inc_by(chunk.len() as u64);
+            duty.went_round();
+        }
         for _ in 0..LOOKS {
             if suspects.is_empty() {
                 break;
@@ -123,7 +139,11 @@ impl Audit {
             let addresses: BTreeSet<&Address> = suspects.values().map(|s| &s.address).collect();
             let addresses: Vec<Address> = addresses.into_iter().cloned().collect();
             duty.went_round();
-            let second = self.compare(cx, &addresses, &listed).await?;
+            let mut second = Suspects::new();
+            for chunk in addresses.chunks(CHUNK) {
+                second.extend(self.compare(cx, chunk, &listed).await?);
+                duty.went_round();
+            }
             let in_flight = in_backlog(cx, &addresses).await?;
             suspects.retain(|key, suspect| {
                 second.get(key).is_some_and(|second| second.discrepancy == suspect.discrepancy)

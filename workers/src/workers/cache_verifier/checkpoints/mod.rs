@@ -34,6 +34,16 @@ pub struct StreamCheckpoint {
     pub max_age: Option<time::Duration>,
 }
 
+impl StreamCheckpoint {
+    /// Returns how many sequences between the first and the last message have none. In a stream that
+    /// forgets by age alone it grows only by a loss. (One is overlooked in the very second in which
+    /// as many holes of an earlier loss go by age.)
+    fn holes(&self) -> u64 {
+        let span = (self.last_seq + 1).saturating_sub(self.first_seq);
+        if self.messages == 0 { 0 } else { span.saturating_sub(self.messages) }
+    }
+}
+
 /// A stream as the server describes it now.
 #[derive(Clone, Debug)]
 pub enum ObservedStream {
@@ -50,6 +60,8 @@ pub enum StreamLoss {
     Recreated,
     /// Everything that stood there is gone.
     Purged,
+    /// Messages between its first and its last one are gone, though it forgets by age alone.
+    Holed,
     /// Its last sequence is below that of the checkpoint.
     Behind,
     /// A suspicion: its server was started again, and a crash takes what was not synced.
@@ -57,8 +69,14 @@ pub enum StreamLoss {
 }
 
 impl StreamLoss {
-    pub const ALL: [Self; 5] =
-        [Self::Absent, Self::Recreated, Self::Purged, Self::Behind, Self::ServerRestarted];
+    pub const ALL: [Self; 6] = [
+        Self::Absent,
+        Self::Recreated,
+        Self::Purged,
+        Self::Holed,
+        Self::Behind,
+        Self::ServerRestarted,
+    ];
 
     /// Returns the label in metrics and logs.
     pub fn as_str(self) -> &'static str {
@@ -66,6 +84,7 @@ impl StreamLoss {
             Self::Absent => "missing",
             Self::Recreated => "made_again",
             Self::Purged => "purged",
+            Self::Holed => "holed",
             Self::Behind => "behind",
             Self::ServerRestarted => "server_started",
         }
@@ -79,6 +98,7 @@ impl StreamLoss {
     /// brings back.
     pub fn counts_for(self, stream: &str) -> bool {
         match stream {
+            _ if self == Self::Holed => stream == "EVENTS",
             "TIMERS" => !matches!(self, Self::Purged | Self::ServerRestarted),
             "COMMANDS" | "DLQ" => self != Self::Purged,
             "KV_attempts" => matches!(self, Self::Absent | Self::Recreated),
@@ -87,8 +107,10 @@ impl StreamLoss {
     }
 
     /// Returns true if nothing that stood there can be relied on; else only the newest may be gone.
+    /// Which messages a hole has taken nobody can tell: one may stand there far later than it was
+    /// committed, and an event may stand there twice.
     pub fn is_whole(self) -> bool {
-        matches!(self, Self::Absent | Self::Recreated | Self::Purged)
+        matches!(self, Self::Absent | Self::Recreated | Self::Purged | Self::Holed)
     }
 }
 
@@ -107,6 +129,8 @@ pub fn detect_loss(
         Some(StreamLoss::Recreated)
     } else if is_emptied(checkpoint, found) || is_cut(checkpoint, found) {
         Some(StreamLoss::Purged)
+    } else if found.max_age.is_some() && found.holes() > checkpoint.holes() {
+        Some(StreamLoss::Holed)
     } else if found.last_seq < checkpoint.last_seq {
         Some(StreamLoss::Behind)
     } else if one_server && found.server_id != checkpoint.server_id {
@@ -209,6 +233,7 @@ mod tests {
     fn what_is_done_and_gone_is_no_loss() {
         let streams = ["EVENTS", "TIMERS", "COMMANDS", "DLQ", "KV_attempts"];
         let counts = |loss: StreamLoss| streams.map(|stream| loss.counts_for(stream));
+        assert_eq!(counts(StreamLoss::Holed), [true, false, false, false, false]);
         assert_eq!(counts(StreamLoss::Absent), [true; 5]);
         assert_eq!(counts(StreamLoss::Recreated), [true; 5]);
         assert_eq!(counts(StreamLoss::Behind), [true, true, true, true, false]);
@@ -227,5 +252,26 @@ mod tests {
         assert_eq!(loss(15, 120), Some(StreamLoss::Purged));
         assert_eq!(loss(21, 30), None, "all of them: the last one is half an hour old");
         assert_eq!(loss(21, 60), Some(StreamLoss::Purged));
+    }
+
+    #[test]
+    fn a_hole_in_the_middle_is_a_loss_of_a_stream_that_forgets_by_age() {
+        let before = StreamCheckpoint { messages: 11, ..checkpoint() };
+        assert_eq!((before.holes(), checkpoint().holes()), (0, 6));
+        let loss = |before: &StreamCheckpoint, messages, first_seq, max_age| {
+            let found =
+                StreamCheckpoint { first_seq, last_seq: 30, messages, max_age, ..checkpoint() };
+            detect_loss(Some(before), &ObservedStream::Present(found), true)
+        };
+        let day = Some(time::Duration::days(1));
+        assert_eq!(loss(&before, 21, 10, day), None, "ten more");
+        assert_eq!(loss(&before, 20, 10, day), Some(StreamLoss::Holed));
+        assert_eq!(loss(&before, 20, 10, None), None, "where keys are overwritten");
+        let holed = StreamCheckpoint { messages: 8, ..checkpoint() };
+        assert_eq!(loss(&holed, 18, 10, day), None, "the same three as before");
+        assert_eq!(loss(&holed, 17, 10, day), Some(StreamLoss::Holed));
+        let expired = Some(time::Duration::minutes(30));
+        assert_eq!(loss(&holed, 16, 13, expired), None, "two of the three went by age");
+        assert_eq!(StreamCheckpoint { messages: 0, first_seq: 21, ..checkpoint() }.holes(), 0);
     }
 }

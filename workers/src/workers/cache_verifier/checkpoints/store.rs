@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use super::StreamCheckpoint;
@@ -57,12 +57,12 @@ pub async fn load_latest(
     Ok((now, checkpoints.collect()))
 }
 
-/// Saves the checkpoints of streams whose losses are healed.
+/// Saves the checkpoints of streams, after which earlier losses do not show any more.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
 pub async fn save(
-    postgres: &PgPool,
+    postgres: &mut PgConnection,
     checkpoints: &[(&str, &StreamCheckpoint)],
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
@@ -70,32 +70,29 @@ pub async fn save(
     let created = column(checkpoints, |checkpoint| checkpoint.created.as_str());
     let server_ids = column(checkpoints, |checkpoint| checkpoint.server_id.as_str());
     let canaries = column(checkpoints, |checkpoint| checkpoint.canary.map(u64::cast_signed));
-    bounded(postgres, async |connection| {
-        sqlx::query!(
-            "insert into brigade.stream_checkpoints
-                 (stream, taken_at, created, server_id, first_seq, last_seq, messages, first_at,
-                  last_at, canary)
-             select stream, $10, created, server_id, first_seq, last_seq, messages, first_at,
-                    last_at, canary
-             from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[],
-                         $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bigint[])
-                  as seen (stream, created, server_id, first_seq, last_seq, messages, first_at,
-                           last_at, canary)
-             on conflict (stream, taken_at) do nothing",
-            &streams as _,
-            &created as _,
-            &server_ids as _,
-            &column(checkpoints, |checkpoint| checkpoint.first_seq.cast_signed()),
-            &column(checkpoints, |checkpoint| checkpoint.last_seq.cast_signed()),
-            &column(checkpoints, |checkpoint| checkpoint.messages.cast_signed()),
-            &column(checkpoints, |checkpoint| checkpoint.first_at),
-            &column(checkpoints, |checkpoint| checkpoint.last_at),
-            &canaries as _,
-            now,
-        )
-        .execute(&mut **connection)
-        .await
-    })
+    sqlx::query!(
+        "insert into brigade.stream_checkpoints
+             (stream, taken_at, created, server_id, first_seq, last_seq, messages, first_at,
+              last_at, canary)
+         select stream, $10, created, server_id, first_seq, last_seq, messages, first_at,
+                last_at, canary
+         from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[],
+                     $6::bigint[], $7::timestamptz[], $8::timestamptz[], $9::bigint[])
+              as seen (stream, created, server_id, first_seq, last_seq, messages, first_at,
+                       last_at, canary)
+         on conflict (stream, taken_at) do nothing",
+        &streams as _,
+        &created as _,
+        &server_ids as _,
+        &column(checkpoints, |checkpoint| checkpoint.first_seq.cast_signed()),
+        &column(checkpoints, |checkpoint| checkpoint.last_seq.cast_signed()),
+        &column(checkpoints, |checkpoint| checkpoint.messages.cast_signed()),
+        &column(checkpoints, |checkpoint| checkpoint.first_at),
+        &column(checkpoints, |checkpoint| checkpoint.last_at),
+        &canaries as _,
+        now,
+    )
+    .execute(postgres)
     .await?;
     Ok(())
 }

@@ -1,115 +1,54 @@
-//! The projection backlog: aggregates that command-handler has yet to project.
+//! The heal backlog: aggregates all of whose keys command-handler has yet to write again.
 
 use std::collections::BTreeSet;
 
 use brigade_contracts::Address;
 use sqlx::PgConnection;
 
-use super::{BATCH, VersionedAddress};
-use crate::infra::{Context, postgres::bounded};
+use crate::{
+    infra::{Context, postgres::bounded},
+    store::rows::columns,
+};
 
-/// The most aggregates whose progress is read.
-const SAMPLE_SIZE: usize = 1000;
-
-/// Some of the aggregates that were added to the backlog, evenly spread: from them healing
-/// estimates how many are left. Counting all entries would take longer the more there are.
-pub struct BacklogSample {
-    addresses: Vec<Address>,
-    /// Aggregates that were added in all.
-    aggregates: i64,
-    batches: usize,
-    /// One address is kept of so many batches.
-    every: usize,
-}
-
-impl Default for BacklogSample {
-    fn default() -> Self {
-        Self { addresses: Vec::new(), aggregates: 0, batches: 0, every: 1 }
-    }
-}
-
-impl BacklogSample {
-    pub fn add(&mut self, batch: &[VersionedAddress]) {
-        let Some((last, _)) = batch.last() else { return };
-        self.aggregates += batch.len() as i64;
-        if self.batches.is_multiple_of(self.every) {
-            self.addresses.push(last.clone());
-        }
-        self.batches += 1;
-        if self.addresses.len() > SAMPLE_SIZE {
-            let mut place = 0;
-            self.addresses.retain(|_| {
-                place += 1;
-                place % 2 == 1
-            });
-            self.every *= 2;
-        }
-    }
-}
-
-/// Estimates how many aggregates are overdue; 0 only if none is. Entries outside the sample are
-/// looked at only when nothing of it is left.
+/// Adds aggregates to the heal backlog. An entry that is there already stands for this loss too,
+/// which may have come after command-handler has read it.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
-pub async fn estimate_overdue(cx: &Context, sample: &BacklogSample) -> sqlx::Result<i64> {
-    let [tenants, kinds, ids] = columns(&sample.addresses);
-    let overdue = bounded(&cx.postgres, async |connection| {
-        sqlx::query_file!(
-            "src/workers/cache_verifier/heal/overdue.sql",
-            &tenants as _,
-            &kinds as _,
-            &ids as _,
-        )
-        .fetch_one(&mut **connection)
-        .await
-    })
-    .await?;
-    let stands_for = sample.every as i64 * BATCH;
-    Ok((overdue.sampled * stands_for).min(sample.aggregates).max(i64::from(overdue.any)))
-}
-
-/// Adds aggregates to the backlog, as overdue. They are sorted by the database, as by a batch of
-/// command-handler: the two would else wait for each other in a circle.
-///
-/// # Errors
-/// If Postgres refuses the statement.
-pub async fn add(
-    postgres: &mut PgConnection,
-    aggregates: &[VersionedAddress],
-) -> sqlx::Result<u64> {
-    let [tenants, kinds, ids] = columns(aggregates.iter().map(|(address, _)| address));
-    let versions: Vec<i64> = aggregates.iter().map(|(_, version)| *version).collect();
+pub async fn add(postgres: &mut PgConnection, aggregates: &[Address]) -> sqlx::Result<u64> {
+    let (tenants, kinds, ids) = columns(aggregates);
     let added = sqlx::query!(
-        "insert into brigade.projection_backlog as entry (tenant, aggregate, id, version, at)
-         select tenant, aggregate, id, version, clock_timestamp() - interval '2 seconds'
-         from unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
-              as lost (tenant, aggregate, id, version)
+        "insert into brigade.heal_backlog as entry (tenant, aggregate, id, at)
+         select distinct tenant, aggregate, id, clock_timestamp()
+         from unnest($1::text[], $2::text[], $3::text[]) as lost (tenant, aggregate, id)
          order by tenant, aggregate, id
-         on conflict (tenant, aggregate, id)
-         do update set version = greatest(entry.version, excluded.version),
-                       at = least(entry.at, excluded.at)",
+         on conflict (tenant, aggregate, id) do update set at = excluded.at",
         &tenants as _,
         &kinds as _,
         &ids as _,
-        &versions,
     )
     .execute(postgres)
     .await?;
     Ok(added.rows_affected())
 }
 
-/// Returns those of the aggregates that are in the backlog, as text.
+/// Returns those of the aggregates that are in either backlog, as text.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
 pub async fn in_backlog(cx: &Context, addresses: &[Address]) -> sqlx::Result<BTreeSet<String>> {
-    let [tenants, kinds, ids] = columns(addresses);
+    let (tenants, kinds, ids) = columns(addresses);
     let rows = bounded(&cx.postgres, async |connection| {
         sqlx::query!(
-            "select tenant, aggregate, id from brigade.projection_backlog
-             join unnest($1::text[], $2::text[], $3::text[]) as suspect (tenant, aggregate, id)
-                  using (tenant, aggregate, id)",
+            r#"with suspects as (
+                   select * from unnest($1::text[], $2::text[], $3::text[])
+                                 as suspect (tenant, aggregate, id)
+               )
+               select tenant as "tenant!", aggregate as "aggregate!", id as "id!"
+               from suspects join brigade.projection_backlog using (tenant, aggregate, id)
+               union
+               select tenant, aggregate, id
+               from suspects join brigade.heal_backlog using (tenant, aggregate, id)"#,
             &tenants as _,
             &kinds as _,
             &ids as _,
@@ -121,16 +60,47 @@ pub async fn in_backlog(cx: &Context, addresses: &[Address]) -> sqlx::Result<BTr
     Ok(rows.iter().map(|row| format!("{}.{}.{}", row.tenant, row.aggregate, row.id)).collect())
 }
 
-/// Returns tenants, kinds and ids of addresses as columns for SQL.
-fn columns<'a>(addresses: impl IntoIterator<Item = &'a Address>) -> [Vec<&'a str>; 3] {
-    let mut columns = [const { Vec::new() }; 3];
-    for address in addresses {
-        let fields = [address.tenant.as_str(), address.aggregate.as_str(), address.id.as_str()];
-        for (column, field) in columns.iter_mut().zip(fields) {
-            column.push(field);
-        }
+/// A queue into which healing puts what others then do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealQueue {
+    /// The heal backlog.
+    Backlog,
+    /// Events that are published once more.
+    Outbox,
+}
+
+/// More rows of a queue are not counted.
+const COUNTED: i64 = 20_000;
+
+impl HealQueue {
+    /// Returns how many rows are left in the queue, up to [`COUNTED`].
+    ///
+    /// # Errors
+    /// If Postgres refuses the statement.
+    pub async fn count(self, cx: &Context) -> sqlx::Result<i64> {
+        bounded(&cx.postgres, async |connection| match self {
+            Self::Backlog => {
+                sqlx::query_scalar!(
+                    r#"select count(*) as "count!"
+                       from (select from brigade.heal_backlog limit $1) entries"#,
+                    COUNTED,
+                )
+                .fetch_one(&mut **connection)
+                .await
+            }
+            // What is published for the first time has the number of its event as its place.
+            Self::Outbox => {
+                sqlx::query_scalar!(
+                    r#"select count(*) as "count!"
+                       from (select from brigade.outbox where seq <> event_seq limit $1) events"#,
+                    COUNTED,
+                )
+                .fetch_one(&mut **connection)
+                .await
+            }
+        })
+        .await
     }
-    columns
 }
 
 #[cfg(test)]
@@ -141,67 +111,29 @@ mod tests {
     use super::*;
     use crate::testing::TestDatabase;
 
-    fn address(aggregate: Aggregate, id: &str) -> Address {
-        Address::new("t1", aggregate, id).unwrap()
-    }
-
-    #[test]
-    fn a_sample_stays_small_and_is_spread_evenly() {
-        let mut sample = BacklogSample::default();
-        for batch in 0..10_000 {
-            sample.add(&[(address(Aggregate::Cart, &format!("c{batch}")), 1)]);
-        }
-        assert_eq!((sample.every, sample.addresses.len(), sample.aggregates), (16, 625, 10_000));
-        let expected: Vec<_> =
-            (0..625).map(|n| address(Aggregate::Cart, &format!("c{}", 16 * n))).collect();
-        assert_eq!(sample.addresses, expected);
-    }
-
+    /// command-handler holds the entry of a lock and is about to take that of an order: both go by
+    /// the text of the kinds, in which a lock comes first.
     #[tokio::test]
-    async fn progress_is_estimated_from_a_sample_without_counting() -> anyhow::Result<()> {
+    async fn healing_locks_entries_in_the_order_of_their_keys() -> anyhow::Result<()> {
         let database = TestDatabase::start().await?;
-        let overdue = async |ids: &str| {
-            let values = format!("'{{t1,t1}}', '{{cart,cart}}', '{{{ids}}}'");
-            let types = "text[], text[], text[]";
-            database.rows_read(types, include_str!("overdue.sql"), &values).await
-        };
-        let entries = "insert into brigade.projection_backlog
-                     select 't1', 'cart', 'c' || n, 1, now() - interval '1 minute'
-                     from generate_series(1, 20000) n";
-        for more in [entries, "analyze brigade.projection_backlog"] {
-            database.run(more).await?;
-            assert_eq!(overdue("c1,c20000").await?, 2);
-            assert_eq!(overdue("x,y").await?, 1, "whether there is any");
-        }
-        Ok(())
-    }
-
-    /// The batch holds the entry of a lock, and is about to add one of an order: it goes by the
-    /// text of the kinds, in which a lock comes first.
-    #[tokio::test]
-    async fn healing_and_a_batch_write_the_backlog_in_the_same_order() -> anyhow::Result<()> {
-        let database = TestDatabase::start().await?;
-        let (lock, order) = (address(Aggregate::Lock, "ada"), address(Aggregate::Order, "o1"));
-        let both = [(order, 1), (lock, 1)];
-        let mut batch = PgConnection::connect(&database.url).await?;
+        let address = |kind, id| Address::new("t1", kind, id).unwrap();
+        let both = [address(Aggregate::Order, "o1"), address(Aggregate::Lock, "ada")];
+        let mut other = PgConnection::connect(&database.url).await?;
         let mut heal = PgConnection::connect(&database.url).await?;
-        add(&mut heal, &both).await?;
+        assert_eq!(add(&mut heal, &both).await?, 2);
         let waits = sqlx::query_scalar::<_, i32>("select pg_backend_pid()");
         let waits = waits.fetch_one(&mut heal).await?;
-        let lock_entry = |kind: &str| {
-            format!("update brigade.projection_backlog set version = 2 where aggregate = '{kind}'")
-        };
-        raw_sql("begin; set local lock_timeout = '5s'").execute(&mut batch).await?;
-        raw_sql(sqlx::AssertSqlSafe(lock_entry("lock"))).execute(&mut batch).await?;
+        raw_sql("begin; set local lock_timeout = '5s'").execute(&mut other).await?;
+        let lock_entry = "select from brigade.heal_backlog where aggregate = 'lock' for update";
+        raw_sql(lock_entry).execute(&mut other).await?;
         let healing = tokio::spawn(async move { add(&mut heal, &both).await });
         let waiting = "select exists (select from pg_stat_activity
                                       where pid = $1 and wait_event_type = 'Lock')";
         while !sqlx::query_scalar(waiting).bind(waits).fetch_one(&database.sql).await? {}
         // Nothing is held there by whoever waits.
-        let free = "select from brigade.projection_backlog
-                    where aggregate = 'order' for update nowait";
-        raw_sql(free).execute(&mut batch).await?;
-        raw_sql("commit").execute(&mut batch).await?;
+        let free = "select from brigade.heal_backlog where aggregate = 'order' for update nowait";
+        raw_sql(free).execute(&mut other).await?;
+        raw_sql("commit").execute(&mut other).await?;
         assert_eq!(healing.await??, 2);
         Ok(())
     }

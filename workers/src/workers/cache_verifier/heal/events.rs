@@ -1,18 +1,19 @@
 //! Events of the log in SQL, by their numbers, and their way into the outbox.
 
 use brigade_contracts::{Address, Aggregate, shard_of};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::{BATCH, step::EventRange};
 use crate::infra::{Context, postgres::bounded};
 
 pub struct LoggedEvent {
-    seq: i64,
+    pub seq: i64,
     event_id: Uuid,
     tenant: String,
     aggregate: String,
     id: String,
-    pub version: i64,
 }
 
 impl LoggedEvent {
@@ -21,58 +22,62 @@ impl LoggedEvent {
     }
 }
 
-/// Numbers of events: above the first, up to the second.
-pub struct EventRange {
-    after: i64,
-    until: i64,
-}
-
-/// Returns the range of the events since a time.
+/// Returns the range of the events since a time, and up to [`BATCH`] earlier ones. The numbers of
+/// events grow with their times, so it is looked for by halves: however many events there are, some
+/// thirty of them are read.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
 pub async fn range_since(cx: &Context, since: OffsetDateTime) -> sqlx::Result<EventRange> {
     bounded(&cx.postgres, async |connection| {
-        // The inner query is kept apart, else the planner walks from the first event on.
-        sqlx::query_as!(
+        let ends = sqlx::query_as!(
             EventRange,
             r#"select coalesce(min(seq), 1) - 1 as "after!", coalesce(max(seq), 0) as "until!"
-               from (select seq from brigade.events where at >= $1 offset 0) recent"#,
-            since,
-        )
-        .fetch_one(&mut **connection)
-        .await
+               from brigade.events"#,
+        );
+        let EventRange { mut after, until } = ends.fetch_one(&mut **connection).await?;
+        let mut high = until;
+        while high - after > BATCH {
+            let middle = after + (high - after) / 2;
+            let is_earlier = sqlx::query_scalar!(
+                r#"select at < $2 as "is_earlier!" from brigade.events where seq > $1
+                   order by seq limit 1"#,
+                middle,
+                since,
+            );
+            if is_earlier.fetch_optional(&mut **connection).await?.unwrap_or(false) {
+                after = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(EventRange { after, until })
     })
     .await
 }
 
-/// Loads the next events of a range, and shortens it by them.
+/// Loads the first events of a range.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
 pub async fn load_batch(
     cx: &Context,
-    range: &mut EventRange,
+    range: EventRange,
     limit: i64,
 ) -> sqlx::Result<Vec<LoggedEvent>> {
-    let (after, until) = (range.after, range.until);
-    let batch = bounded(&cx.postgres, async |connection| {
+    bounded(&cx.postgres, async |connection| {
         sqlx::query_as!(
             LoggedEvent,
-            "select seq, event_id, tenant, aggregate, id, version from brigade.events
+            "select seq, event_id, tenant, aggregate, id from brigade.events
              where seq > $1 and seq <= $2 order by seq limit $3",
-            after,
-            until,
+            range.after,
+            range.until,
             limit,
         )
         .fetch_all(&mut **connection)
         .await
     })
-    .await?;
-    if let Some(last) = batch.last() {
-        range.after = last.seq;
-    }
-    Ok(batch)
+    .await
 }
 
 /// Puts events into the outbox once more. Returns how many.
@@ -80,7 +85,7 @@ pub async fn load_batch(
 /// # Errors
 /// If Postgres refuses the statement.
 pub async fn republish(
-    cx: &Context,
+    postgres: &mut PgConnection,
     events: &[LoggedEvent],
     under_new_ids: bool,
 ) -> sqlx::Result<u64> {
@@ -88,17 +93,14 @@ pub async fn republish(
     let ids: Vec<Uuid> = events.iter().map(|event| event.event_id).collect();
     let shard = |event: &LoggedEvent| event.address().map_or(0, |a| i16::from(shard_of(&a)));
     let shards: Vec<i16> = events.iter().map(shard).collect();
-    let inserted = bounded(&cx.postgres, async |connection| {
-        sqlx::query_file!(
-            "src/workers/cache_verifier/heal/republish_events.sql",
-            &seqs,
-            &ids,
-            &shards,
-            under_new_ids,
-        )
-        .execute(&mut **connection)
-        .await
-    })
+    let inserted = sqlx::query_file!(
+        "src/workers/cache_verifier/heal/republish_events.sql",
+        &seqs,
+        &ids,
+        &shards,
+        under_new_ids,
+    )
+    .execute(postgres)
     .await?;
     Ok(inserted.rows_affected())
 }

@@ -7,12 +7,12 @@ with recursive tenants as (
             order by o.tenant limit 1)
     from tenants t where t.tenant is not null
 )
-select tenant as "tenant!", id as "id!", version as "version!" from brigade.orders where active
+select tenant as "tenant!", id as "id!" from brigade.orders where active
 union all
-select t.tenant, o.id, o.version
+select t.tenant, o.id
 from tenants t
 cross join lateral (
-    select o.id, o.version from brigade.orders o
+    select o.id from brigade.orders o
     where o.tenant = t.tenant and o.ended_at is not null
       and o.ended_at > statement_timestamp() - make_interval(secs => $1)
     order by o.ended_at offset 0

@@ -1,11 +1,14 @@
 //! Decides from losses what has to be healed. Pure: nothing is read or written here.
 
-use brigade_contracts::{Aggregate, key::Bucket};
+use brigade_contracts::{Token, key::Bucket};
 use time::{Duration, OffsetDateTime};
 
-use super::super::{
-    checkpoints::{ObservedStream, StreamCheckpoint, StreamLoss},
-    heads::{all_kinds, home_bucket},
+use super::{
+    super::{
+        checkpoints::{ObservedStream, StreamCheckpoint, StreamLoss},
+        heads::{all_kinds, home_bucket},
+    },
+    step::{EventRange, HealScope, HealStep},
 };
 
 /// A crash takes the last moment; clocks, commits that took long and what is in flight at a
@@ -14,32 +17,11 @@ const CHECKPOINT_MARGIN: Duration = Duration::minutes(1);
 /// Retention of the stream `EVENTS`.
 const EVENTS_RETENTION: Duration = Duration::days(7);
 
-/// A set of aggregates that have to be projected once more.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum HealScope {
-    /// The aggregates whose parts are in this bucket and have not expired.
-    Unexpired(Bucket),
-    /// The orders whose rows in `active_orders` have not expired.
-    ListedOrders,
-    /// The aggregates that changed since this time.
-    ChangedSince(OffsetDateTime),
-}
-
-impl HealScope {
-    /// Returns the kinds that are read whole, page by page.
-    pub fn kinds(self) -> impl Iterator<Item = Aggregate> {
-        let bucket = match self {
-            Self::Unexpired(bucket) => Some(bucket),
-            Self::ListedOrders | Self::ChangedSince(_) => None,
-        };
-        all_kinds().filter(move |kind| bucket == Some(home_bucket(*kind)))
-    }
-}
-
 /// Everything that the losses of one round have to bring back.
 #[derive(Debug, Default)]
 pub struct HealPlan {
-    absent_streams: Vec<String>,
+    /// The loss, in words.
+    losses: Vec<String>,
     changed_since: Option<OffsetDateTime>,
     listed_orders: bool,
     views: bool,
@@ -60,8 +42,9 @@ pub struct EventReplay {
 }
 
 impl HealPlan {
-    pub fn is_empty(&self) -> bool {
-        self.absent_streams.is_empty() && self.scopes().next().is_none() && self.events.is_none()
+    /// Returns what was lost, in words.
+    pub fn reason(&self) -> String {
+        self.losses.join(", ")
     }
 
     /// Adds what the loss of a stream, compared with its last checkpoint, has to bring back.
@@ -73,9 +56,7 @@ impl HealPlan {
         checkpoint: Option<&StreamCheckpoint>,
         now: OffsetDateTime,
     ) {
-        if loss == StreamLoss::Absent {
-            self.absent_streams.push(stream.to_owned());
-        }
+        self.losses.push(format!("{stream} {}", loss.as_str()));
         let since = checkpoint.map_or(now, |checkpoint| checkpoint.taken_at) - CHECKPOINT_MARGIN;
         if stream == "EVENTS" {
             self.events = Some(EventReplay::after(loss, observed, since, now));
@@ -108,33 +89,80 @@ impl HealPlan {
             matches!(bucket, Bucket::Views | Bucket::ActiveOrders | Bucket::UserState);
     }
 
-    /// Returns the sets of aggregates that go into the projection backlog, in this order.
-    pub fn scopes(&self) -> impl Iterator<Item = HealScope> {
-        let views = self.views.then_some(HealScope::Unexpired(Bucket::Views));
-        let listed = (self.listed_orders && !self.views).then_some(HealScope::ListedOrders);
-        let locks = self.locks.then_some(HealScope::Unexpired(Bucket::CartLocks));
-        let users = self.users.then_some(HealScope::Unexpired(Bucket::UserState));
-        let changed = self.changed_since.map(HealScope::ChangedSince);
-        [views, listed, locks, users, changed].into_iter().flatten()
+    /// Returns the time since which all changes are healed.
+    pub fn changed_since(&self) -> Option<OffsetDateTime> {
+        self.changed_since
     }
 
-    /// Returns true if projectors may find nothing in the bucket `versions`.
-    pub fn lost_versions(&self) -> bool {
-        self.versions
-    }
-
-    /// Returns true if parts that projectors write may be gone.
-    pub fn lost_projected_parts(&self) -> bool {
-        self.projected_parts
-    }
-
+    /// Returns the events that are published once more.
     pub fn event_replay(&self) -> Option<&EventReplay> {
         self.events.as_ref()
     }
 
-    pub fn is_absent(&self, stream: &str) -> bool {
-        self.absent_streams.iter().any(|absent| absent == stream)
+    /// Returns the steps by which what was lost comes back, in their order. The ranges are those of
+    /// the events since [`Self::changed_since`] and since [`EventReplay::since`].
+    pub fn steps(&self, changed: Option<EventRange>, replay: Option<EventRange>) -> Vec<HealStep> {
+        let mut scopes = self.scopes(None);
+        scopes.extend(changed.map(|events| HealScope::Changed { events }));
+        let project = |scope: &HealScope| HealStep::Project { scope: scope.clone() };
+        let mut steps: Vec<HealStep> = scopes.iter().map(project).collect();
+        if self.versions {
+            // Projectors that find nothing at a key ask `versions`, and a message may only fail so
+            // often.
+            steps.push(HealStep::AwaitProjections);
+        }
+        if let (Some(events), Some(replay)) = (replay, &self.events) {
+            steps.push(HealStep::Replay { events, under_new_ids: replay.under_new_ids });
+        }
+        if self.projected_parts {
+            steps.extend(republish(&scopes));
+        }
+        steps
     }
+
+    /// Returns the steps by which buckets are emptied and written anew, of one tenant alone if it is
+    /// named, until all of it is done.
+    pub fn rebuild(buckets: &[Bucket], tenant: Option<&Token>) -> Vec<HealStep> {
+        let mut plan = Self::default();
+        let now = OffsetDateTime::UNIX_EPOCH;
+        for bucket in buckets {
+            plan.add_bucket(*bucket, StreamLoss::Purged, now);
+        }
+        let delete =
+            |bucket: &Bucket| HealStep::DeleteKeys { bucket: *bucket, tenant: tenant.cloned() };
+        let scopes = plan.scopes(tenant);
+        let mut steps: Vec<HealStep> = buckets.iter().map(delete).collect();
+        steps.extend(scopes.iter().map(|scope| HealStep::Project { scope: scope.clone() }));
+        steps.push(HealStep::AwaitProjections);
+        if plan.projected_parts {
+            steps.extend(republish(&scopes));
+            steps.push(HealStep::AwaitPublications);
+        }
+        steps
+    }
+
+    /// Returns the sets of aggregates whose buckets were lost as a whole.
+    fn scopes(&self, tenant: Option<&Token>) -> Vec<HealScope> {
+        let homes = [
+            (self.views, Bucket::Views),
+            (self.locks, Bucket::CartLocks),
+            (self.users, Bucket::UserState),
+        ];
+        let tenant = || tenant.cloned();
+        let is_lost = |kind| homes.contains(&(true, home_bucket(kind)));
+        let kinds = all_kinds().filter(|kind| is_lost(*kind));
+        let mut scopes: Vec<HealScope> =
+            kinds.map(|kind| HealScope::Unexpired { kind, tenant: tenant() }).collect();
+        if self.listed_orders && !self.views {
+            scopes.push(HealScope::ListedOrders { tenant: tenant() });
+        }
+        scopes
+    }
+}
+
+fn republish(scopes: &[HealScope]) -> impl Iterator<Item = HealStep> {
+    let scopes = scopes.iter().filter(|scope| scope.has_projected_parts());
+    scopes.map(|scope| HealStep::Republish { scope: scope.clone() })
 }
 
 impl EventReplay {
@@ -149,73 +177,13 @@ impl EventReplay {
         }
         let under_new_ids = match observed {
             ObservedStream::Absent => false,
-            ObservedStream::Present(found) => loss == StreamLoss::Purged || found.first_seq > 1,
+            ObservedStream::Present(found) => {
+                matches!(loss, StreamLoss::Purged | StreamLoss::Holed) || found.first_seq > 1
+            }
         };
         Self { since: now - EVENTS_RETENTION, under_new_ids }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
-
-    fn plan(losses: &[(&str, StreamLoss)]) -> HealPlan {
-        let mut plan = HealPlan::default();
-        for (stream, loss) in losses {
-            plan.add_loss(stream, *loss, &ObservedStream::Absent, None, NOW);
-        }
-        plan
-    }
-
-    fn scopes(losses: &[(&str, StreamLoss)]) -> Vec<HealScope> {
-        plan(losses).scopes().collect()
-    }
-
-    #[test]
-    fn each_bucket_brings_back_the_aggregates_that_it_holds() {
-        use HealScope::{ListedOrders, Unexpired};
-        let (views, locks, users) =
-            (Unexpired(Bucket::Views), Unexpired(Bucket::CartLocks), Unexpired(Bucket::UserState));
-        let purged = |stream| scopes(&[(stream, StreamLoss::Purged)]);
-        assert_eq!(purged("KV_views"), [views]);
-        assert_eq!(purged("KV_versions"), [views, users]);
-        assert_eq!(purged("KV_active_orders"), [ListedOrders]);
-        assert_eq!(purged("KV_cart_locks"), [locks]);
-        assert_eq!(purged("TIMERS"), [locks]);
-        assert_eq!(purged("KV_user_state"), [users]);
-        assert_eq!(purged("KV_attempts"), []);
-        assert_eq!(purged("COMMANDS"), []);
-        let both = [("KV_active_orders", StreamLoss::Purged), ("KV_views", StreamLoss::Purged)];
-        assert_eq!(scopes(&both), [views], "which covers the listed orders");
-    }
-
-    #[test]
-    fn every_kind_is_brought_back_with_its_home_bucket() {
-        for kind in all_kinds() {
-            let homes = [Bucket::Views, Bucket::CartLocks, Bucket::UserState];
-            let holds = |bucket: &Bucket| HealScope::Unexpired(*bucket).kinds().any(|k| k == kind);
-            assert_eq!(homes.iter().filter(|bucket| holds(bucket)).count(), 1, "{kind}");
-        }
-    }
-
-    #[test]
-    fn a_loss_of_the_newest_brings_back_what_changed_since() {
-        let losses =
-            [("KV_views", StreamLoss::Behind), ("KV_cart_locks", StreamLoss::ServerRestarted)];
-        assert_eq!(scopes(&losses), [HealScope::ChangedSince(NOW - CHECKPOINT_MARGIN)]);
-    }
-
-    #[test]
-    fn events_are_replayed_as_far_back_as_the_loss_reaches() {
-        let replay = |loss| plan(&[("EVENTS", loss)]).events.unwrap();
-        assert_eq!(replay(StreamLoss::Behind).since, NOW - CHECKPOINT_MARGIN);
-        let absent = EventReplay { since: NOW - EVENTS_RETENTION, under_new_ids: false };
-        assert_eq!(replay(StreamLoss::Absent), absent);
-        assert!(plan(&[("EVENTS", StreamLoss::Absent)]).is_absent("EVENTS"));
-        assert!(plan(&[]).is_empty());
-        assert!(plan(&[("KV_attempts", StreamLoss::Recreated)]).is_empty());
-        assert!(!plan(&[("COMMANDS", StreamLoss::Absent)]).is_empty());
-    }
-}
+mod tests;

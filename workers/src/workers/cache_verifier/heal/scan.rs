@@ -1,42 +1,18 @@
 //! Finds the aggregates that are healed without a walk over whole tables.
 
-use std::collections::BTreeMap;
-
 use brigade_contracts::{Address, Aggregate, key::REMOVED_TTL};
-use time::OffsetDateTime;
 
-use super::{BATCH, VersionedAddress, events};
-use crate::infra::{Context, health::Duty, postgres::bounded};
-
-/// Returns the aggregates that changed since, with the version of their newest event.
-///
-/// # Errors
-/// If Postgres refuses a statement.
-pub async fn changed_since(
-    cx: &Context,
-    duty: &Duty,
-    since: OffsetDateTime,
-) -> sqlx::Result<Vec<VersionedAddress>> {
-    let mut changed = BTreeMap::new();
-    let mut range = events::range_since(cx, since).await?;
-    loop {
-        let batch = events::load_batch(cx, &mut range, BATCH).await?;
-        duty.moved();
-        if batch.is_empty() {
-            return Ok(changed.into_iter().collect());
-        }
-        // Events of an aggregate come in the order of versions.
-        let newest = batch.iter().filter_map(|event| Some((event.address()?, event.version)));
-        changed.extend(newest);
-    }
-}
+use crate::{
+    infra::{Context, postgres::bounded},
+    store::rows::keys,
+};
 
 /// Returns the orders whose rows in `active_orders` have not expired: those that are active, and of
 /// each tenant those that ended a short while ago. Nothing of the history is read.
 ///
 /// # Errors
 /// If Postgres refuses the statement.
-pub async fn listed_orders(cx: &Context) -> sqlx::Result<Vec<VersionedAddress>> {
+pub async fn listed_orders(cx: &Context) -> sqlx::Result<Vec<Address>> {
     let rows = bounded(&cx.postgres, async |connection| {
         sqlx::query_file!(
             "src/workers/cache_verifier/heal/listed_orders.sql",
@@ -47,7 +23,7 @@ pub async fn listed_orders(cx: &Context) -> sqlx::Result<Vec<VersionedAddress>> 
     })
     .await?;
     let address = |tenant: &str, id: &str| Address::new(tenant, Aggregate::Order, id).ok();
-    Ok(rows.iter().filter_map(|row| Some((address(&row.tenant, &row.id)?, row.version))).collect())
+    Ok(rows.iter().filter_map(|row| address(&row.tenant, &row.id)).collect())
 }
 
 /// Returns the locks of the owners of the carts among these aggregates. A lock has no events of its
@@ -55,36 +31,25 @@ pub async fn listed_orders(cx: &Context) -> sqlx::Result<Vec<VersionedAddress>> 
 ///
 /// # Errors
 /// If Postgres refuses a statement.
-pub async fn locks_of_carts(
-    cx: &Context,
-    aggregates: &[VersionedAddress],
-) -> sqlx::Result<Vec<VersionedAddress>> {
-    let mut locks = Vec::new();
-    let addresses = aggregates.iter().map(|(address, _)| address);
-    let carts: Vec<_> = addresses.filter(|a| a.aggregate == Aggregate::Cart).collect();
-    for batch in carts.chunks(BATCH as usize) {
-        let tenants: Vec<&str> = batch.iter().map(|cart| cart.tenant.as_str()).collect();
-        let ids: Vec<&str> = batch.iter().map(|cart| cart.id.as_str()).collect();
-        let rows = bounded(&cx.postgres, async |connection| {
-            sqlx::query!(
-                "select distinct lock.tenant, lock.owner, lock.version
-                 from unnest($1::text[], $2::text[]) as changed (tenant, id)
-                 join brigade.carts cart using (tenant, id)
-                 cross join lateral (values (cart.owner), (cart.session)) as holder (owner)
-                 join brigade.cart_locks lock
-                      on (lock.tenant, lock.owner) = (cart.tenant, holder.owner)",
-                &tenants as _,
-                &ids as _,
-            )
-            .fetch_all(&mut **connection)
-            .await
-        })
-        .await?;
-        locks.extend(rows.into_iter().filter_map(|row| {
-            Some((Address::new(&row.tenant, Aggregate::Lock, &row.owner).ok()?, row.version))
-        }));
-    }
-    Ok(locks)
+pub async fn locks_of_carts(cx: &Context, aggregates: &[Address]) -> sqlx::Result<Vec<Address>> {
+    let (tenants, ids) = keys(Aggregate::Cart, aggregates.iter());
+    let rows = bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            "select distinct lock.tenant, lock.owner
+             from unnest($1::text[], $2::text[]) as changed (tenant, id)
+             join brigade.carts cart using (tenant, id)
+             cross join lateral (values (cart.owner), (cart.session)) as holder (owner)
+             join brigade.cart_locks lock
+                  on (lock.tenant, lock.owner) = (cart.tenant, holder.owner)",
+            &tenants as _,
+            &ids as _,
+        )
+        .fetch_all(&mut **connection)
+        .await
+    })
+    .await?;
+    let address = |tenant: &str, owner: &str| Address::new(tenant, Aggregate::Lock, owner).ok();
+    Ok(rows.iter().filter_map(|row| address(&row.tenant, &row.owner)).collect())
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ const ROWS: &str = "
     insert into brigade.orders (tenant, id, status) values ('t1', 'o1', 'placed');
     insert into brigade.tables (tenant, id) values ('t1', 'd1');
     insert into brigade.users (tenant, id) values ('t1', 'u1');
+    insert into brigade.products (tenant, id) values ('t1', 's1');
     insert into brigade.payments (tenant, id, target_kind, target_id, order_id) values
         ('t1', 'p1', 'cart', 'c1', 'o1'), ('t1', 'p2', 'order', 'o1', null),
         ('t1', 'p3', 'cart', 'c2', null);";
@@ -68,6 +69,7 @@ async fn locked_aggregates_are_found_with_all_that_need_them() -> Result<()> {
         "order.o1",
         "table.d1",
         "user.u1",
+        "product.s1",
         "payment.p1",
         "payment.p2",
         "payment.p3",
@@ -90,6 +92,8 @@ async fn locked_aggregates_are_found_with_all_that_need_them() -> Result<()> {
         ),
         ("select from brigade.tables for update", vec!["table.d1"]),
         ("select from brigade.users for no key update", vec!["user.u1"]),
+        ("select from brigade.products for update", vec!["product.s1"]),
+        ("select pg_advisory_xact_lock(hashtextextended('t1..products', 0))", vec!["product.s1"]),
         ("select from brigade.payments where id = 'p3' for update", vec!["payment.p3"]),
         (
             "select pg_advisory_xact_lock(hashtextextended('t1.ada', 0))",

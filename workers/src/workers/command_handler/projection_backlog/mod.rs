@@ -4,16 +4,18 @@
 //! A transaction adds an entry for each aggregate that it changes. The entry of a projected
 //! aggregate is deleted with the next batch, or by itself after [`FLUSH_INTERVAL`]. One
 //! command-handler, by a lease, projects the entries that are overdue: the handler that should have
-//! projected them has died, or could not.
+//! projected them has died, or could not. One, by another lease, projects those of the heal backlog
+//! (`brigade.heal_backlog`): what cache-verifier found lost. Neither waits for the other.
 
-mod overdue;
+mod entries;
 mod projected;
+mod scan;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::overdue::OverdueScan;
+use self::{entries::Backlog, scan::BacklogScan};
 use super::{metrics::CommandHandlerMetrics, project::ProjectionWriter};
 use crate::infra::Context;
 
@@ -22,16 +24,19 @@ pub use self::projected::{ProjectedVersions, flush};
 /// Entries of projected versions that no batch has deleted are deleted after this time.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Deletes the entries of projected versions and, under the lease, projects overdue entries, until
-/// the drain.
+/// Deletes the entries of projected versions and, under a lease each, projects overdue entries and
+/// those of the heal backlog, until the drain.
 pub async fn keep(
     cx: Context,
     writer: Arc<ProjectionWriter>,
     projected: Arc<ProjectedVersions>,
     metrics: Arc<CommandHandlerMetrics>,
 ) {
-    let scan = OverdueScan::new(cx.clone(), writer, projected.clone(), metrics);
-    tokio::join!(flush_regularly(&cx, &projected), scan.run());
+    let scan = |backlog| {
+        let (writer, projected) = (writer.clone(), projected.clone());
+        BacklogScan::new(backlog, cx.clone(), writer, projected, metrics.clone()).run()
+    };
+    tokio::join!(flush_regularly(&cx, &projected), scan(Backlog::Overdue), scan(Backlog::Heals));
 }
 
 async fn flush_regularly(cx: &Context, projected: &ProjectedVersions) {

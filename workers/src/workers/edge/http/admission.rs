@@ -1,23 +1,46 @@
 //! The admission of a request: it counts for its address until its token is confirmed, and then
-//! for its tenant. So nobody uses up the share of a tenant whose token he does not have.
+//! for its user and tenant. So nobody uses up the share of a tenant whose token he does not have.
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use brigade_contracts::Token;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::rates::{RateBuckets, RatePolicy, RateState};
 use crate::{
-    runtime::http::network_of,
-    workers::edge::admission::{AdmissionError, AdmissionPermit, RequestAdmission},
+    runtime::http::{Problem, network_of},
+    workers::edge::{
+        admission::{AdmissionError, Occupant, RequestAdmission, UserPermit},
+        metrics::EdgeMetrics,
+    },
 };
+
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// Admits requests over HTTP.
+#[derive(Clone)]
+pub(super) struct HttpAdmission {
+    pub in_flight: RequestAdmission,
+    pub rates: Arc<RateBuckets>,
+    pub metrics: Arc<EdgeMetrics>,
+}
 
 /// The permit of a request, given back with the last clone.
 #[derive(Clone)]
 pub(super) struct RequestPermit {
-    permit: Arc<Mutex<AdmissionPermit>>,
-    admission: RequestAdmission,
+    state: Arc<Mutex<PermitState>>,
+    admission: HttpAdmission,
+    /// The network of the client; `None` for the machine itself, which is not limited.
+    network: Option<Arc<str>>,
+}
+
+struct PermitState {
+    _held: UserPermit,
+    /// The tokens left in the buckets that the request was taken out of.
+    rates: Vec<RateState>,
 }
 
 impl RequestPermit {
@@ -25,51 +48,154 @@ impl RequestPermit {
     ///
     /// # Errors
     /// If too many such requests are in flight, in total or from this address.
-    pub fn for_stranger(
-        admission: &RequestAdmission,
-        from: IpAddr,
-    ) -> Result<Self, AdmissionError> {
-        let permit = admission.strangers.try_admit(&network_of(from))?;
-        Ok(Self { permit: Arc::new(Mutex::new(permit)), admission: admission.clone() })
+    pub fn for_stranger(admission: &HttpAdmission, from: IpAddr) -> Result<Self, AdmissionError> {
+        let network = network_of(from);
+        let _held = admission.in_flight.strangers.try_admit(&network)?.into();
+        Ok(Self {
+            state: Arc::new(Mutex::new(PermitState { _held, rates: Vec::new() })),
+            admission: admission.clone(),
+            network: (!from.is_loopback()).then(|| network.into()),
+        })
     }
 
-    /// Counts the request for its tenant instead.
+    /// Takes the request out of the bucket of its address, or that of logins from there.
     ///
     /// # Errors
-    /// If too many requests are in flight, in total or of this tenant.
-    pub fn confirm_tenant(&self, tenant: &Token) -> Result<(), AdmissionError> {
-        let permit = self.admission.tenants.try_admit(tenant.as_str())?;
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    /// `429 rate_limited`.
+    pub fn take_of_address(&self, policy: RatePolicy) -> Result<(), Problem> {
+        self.network.as_ref().map_or(Ok(()), |network| self.take(policy, network))
+    }
+
+    /// Counts the request for its user and tenant instead.
+    ///
+    /// # Errors
+    /// `429 rate_limited` of the user or the tenant; `429 too_many` and `503 busy` if too many
+    /// requests are in flight, in total, of the tenant or of the user.
+    pub fn confirm(&self, by: Occupant<'_>) -> Result<(), Problem> {
+        if let Some(user) = by.user {
+            self.take(RatePolicy::User, &format!("{}.{user}", by.tenant))?;
+        }
+        self.take(RatePolicy::Tenant, by.tenant)?;
+        let permit = self.admission.in_flight.users.try_admit(by)?;
+        self.state()._held = permit;
         Ok(())
+    }
+
+    fn take(&self, policy: RatePolicy, name: &str) -> Result<(), Problem> {
+        let Some(taken) = self.admission.rates.take(policy, name) else { return Ok(()) };
+        let (Ok(state) | Err(state)) = taken;
+        self.state().rates.push(state);
+        if taken.is_err() {
+            let limited = &self.admission.metrics.http_rate_limited;
+            limited.with_label_values(&[policy.as_str()]).inc();
+            return Err(state.refusal().into());
+        }
+        Ok(())
+    }
+
+    /// Tells what is left in the buckets.
+    pub fn add_rate_fields(&self, headers: &mut HeaderMap) {
+        let state = self.state();
+        if state.rates.is_empty() {
+            return;
+        }
+        let fields = RateState::fields(&state.rates);
+        for (name, field) in [RATELIMIT_POLICY, RATELIMIT].into_iter().zip(fields) {
+            if let Ok(value) = HeaderValue::try_from(field) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, PermitState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workers::edge::admission::AdmissionControl;
+    use crate::{
+        infra::Metrics,
+        runtime::http::{Rate, RateLimits},
+        workers::edge::admission::{AdmissionControl, UserAdmission},
+    };
+
+    fn admission(tenants: usize, strangers: usize, rates: RateLimits) -> HttpAdmission {
+        let tenants = AdmissionControl::new(tenants);
+        HttpAdmission {
+            in_flight: RequestAdmission {
+                users: UserAdmission::within(&tenants, 64, 64),
+                strangers: AdmissionControl::new(strangers),
+                tenants,
+            },
+            rates: Arc::new(RateBuckets::new(rates)),
+            metrics: Metrics::new().group(),
+        }
+    }
+
+    fn staff(tenant: &str) -> Occupant<'_> {
+        Occupant { tenant, user: Some("ada"), is_staff: true }
+    }
 
     #[test]
     fn s5_08_a_stranger_takes_nothing_of_a_tenants_share() {
-        let admission = RequestAdmission {
-            tenants: AdmissionControl::new(4),
-            strangers: AdmissionControl::new(8),
-        };
+        let admission = admission(4, 8, RateLimits::default());
         let from = |address: &str| {
             RequestPermit::for_stranger(&admission, address.parse().expect("an address"))
         };
         let flood: Vec<_> = (0..3).map(|_| from("192.0.2.1")).collect();
         let refused: Vec<_> = flood.iter().map(|admitted| admitted.as_ref().err()).collect();
         assert_eq!(refused, [None, None, Some(&AdmissionError::ShareExceeded)]);
-        let tenant = Token::new("t1").expect("a token");
         let known = from("192.0.2.2").expect("room");
-        assert!(known.confirm_tenant(&tenant).is_ok());
+        assert!(known.confirm(staff("t1")).is_ok());
         // The stranger's permit is free again, the tenant's is taken.
         let others = [from("192.0.2.2"), from("192.0.2.2")];
         assert!(others.iter().all(Result::is_ok));
-        let second = others[0].as_ref().map(|other| other.confirm_tenant(&tenant));
-        assert_eq!(second.ok().and_then(Result::err), Some(AdmissionError::ShareExceeded));
+        let second = others[0].as_ref().map(|other| other.confirm(staff("t1")));
+        let why = second.ok().and_then(Result::err).expect("it is refused");
+        assert_eq!(why.code(), "too_many");
         drop(known);
-        assert!(others[1].as_ref().is_ok_and(|other| other.confirm_tenant(&tenant).is_ok()));
+        assert!(others[1].as_ref().is_ok_and(|other| other.confirm(staff("t1")).is_ok()));
+    }
+
+    #[test]
+    fn an_address_a_user_and_a_tenant_have_a_bucket_each_and_the_machine_itself_has_none() {
+        let rates = RateLimits {
+            address: Rate::new(1, 4),
+            login: Rate::new(1, 1),
+            user: Rate::new(1, 1),
+            tenant: Rate::new(1, 2),
+        };
+        let admission = admission(100, 100, rates);
+        let from = |address: &str| {
+            RequestPermit::for_stranger(&admission, address.parse().expect("an address"))
+                .expect("room")
+        };
+        let ok = |taken: Result<(), Problem>| taken.is_ok();
+        let one = from("192.0.2.1");
+        let logins = [(); 2].map(|()| ok(one.take_of_address(RatePolicy::Login)));
+        assert_eq!(logins, [true, false]);
+        let all = [(); 5].map(|()| ok(from("192.0.2.1").take_of_address(RatePolicy::Address)));
+        assert_eq!(all, [true, true, true, true, false]);
+        assert!(ok(from("192.0.2.2").take_of_address(RatePolicy::Address)));
+        for _ in 0..9 {
+            assert!(ok(from("127.0.0.1").take_of_address(RatePolicy::Address)));
+        }
+        let by = |user| one.confirm(Occupant { tenant: "t1", user: Some(user), is_staff: false });
+        assert_eq!(
+            [by("ada"), by("ada"), by("bob"), by("cyd")].map(ok),
+            [true, false, true, false]
+        );
+        let mut headers = HeaderMap::new();
+        one.add_rate_fields(&mut headers);
+        let told = headers[RATELIMIT].to_str().expect("text");
+        assert!(
+            told.starts_with("\"login\";r=0;t=1, ") && told.contains("\"tenant\";r=1;t=1"),
+            "{told}"
+        );
+        let limited = &admission.metrics.http_rate_limited;
+        let count = |policy| limited.with_label_values(&[policy]).get();
+        assert_eq!(["address", "login", "user", "tenant"].map(count), [1, 1, 1, 1]);
     }
 }

@@ -1,13 +1,9 @@
 //! Authentication, by the access token of a session, which is confirmed with SQL at each request,
 //! and authorization by the [`policy`](super::policy).
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
-use axum::http::{
-    HeaderMap,
-    header::{AUTHORIZATION, HOST},
-    uri::Authority,
-};
+use axum::http::{HeaderMap, header::AUTHORIZATION};
 use brigade_contracts::{
     Address, Aggregate, IdSpace, Refusal, Secret, Token, payment,
     user::{Valid, Validate, user_of},
@@ -16,12 +12,16 @@ use serde_json::Value;
 
 use super::{
     admission::RequestPermit,
-    extract::single_header,
-    policy::{RequiredRole, VerbPolicy, view_role},
+    cookies,
+    extract::{bearer_token, is_for_loopback, single_header},
+    policy::{RequiredRole, VerbPolicy, WITH_PASSWORD, not_allowed, view_role},
 };
 use crate::{
     runtime::http::Problem,
-    workers::edge::query::{Queries, QueryReply, users::invalid_token},
+    workers::edge::{
+        admission::Occupant,
+        query::{Queries, QueryReply, users::invalid_token},
+    },
 };
 
 const STAFF: &str = "staff";
@@ -48,10 +48,26 @@ impl Requester {
         }
     }
 
+    /// Returns the session of the access token, if there is one.
+    #[must_use]
+    pub fn session(&self) -> Option<&Token> {
+        match self {
+            Self::Anonymous | Self::Trusted => None,
+            Self::User(valid) => valid.session.as_ref(),
+        }
+    }
+
     /// Returns the name space of the Command-Ids of this sender, who has been identified.
     #[must_use]
     pub fn id_space(&self) -> IdSpace {
         self.user().map_or(IdSpace::Nats, |user| IdSpace::User(user.clone()))
+    }
+
+    /// Returns whom its requests and streams count for.
+    #[must_use]
+    pub fn occupant<'a>(&'a self, tenant: &'a Token) -> Occupant<'a> {
+        let user = self.user().map(Token::as_str);
+        Occupant { tenant: tenant.as_str(), user, is_staff: self.is_staff() }
     }
 
     fn is_staff(&self) -> bool {
@@ -114,11 +130,16 @@ impl Authorizer {
         tenant: &Token,
         headers: &HeaderMap,
     ) -> Result<Requester, Problem> {
-        let Some(credentials) = single_header(headers, AUTHORIZATION.as_str())? else {
+        let credentials = single_header(headers, AUTHORIZATION.as_str())?;
+        let shown = credentials.and_then(bearer_token);
+        let cookie = || cookies::access_token(tenant, headers).filter(|_| credentials.is_none());
+        let Some(token) = shown.or_else(cookie) else {
+            if credentials.is_some() {
+                return Err(missing_token());
+            }
             let is_trusted = self.is_open && is_for_loopback(headers);
             return if is_trusted { Ok(Requester::Trusted) } else { Err(missing_token()) };
         };
-        let token = bearer_token(credentials).ok_or_else(missing_token)?;
         let invalid = || Problem::from(invalid_token());
         let access_token = Secret::new(token.to_owned()).map_err(|_| invalid())?;
         let id = user_of(&access_token).ok_or_else(invalid)?;
@@ -127,11 +148,11 @@ impl Authorizer {
         Ok(Requester::User(session))
     }
 
-    /// Identifies the sender of a request to this tenant, and counts the request for the tenant
-    /// from then on.
+    /// Identifies the sender of a request to this tenant, and counts the request for its user and
+    /// the tenant from then on.
     ///
     /// # Errors
-    /// The errors of [`Authorizer::identify`]; `429 too_many` and `503 busy` if it is not admitted.
+    /// The errors of [`Authorizer::identify`] and [`RequestPermit::confirm`].
     pub async fn admit(
         &self,
         permit: &RequestPermit,
@@ -139,8 +160,22 @@ impl Authorizer {
         headers: &HeaderMap,
     ) -> Result<Requester, Problem> {
         let requester = self.identify(tenant, headers).await?;
-        permit.confirm_tenant(tenant)?;
+        permit.confirm(requester.occupant(tenant))?;
         Ok(requester)
+    }
+
+    /// Identifies the sender of a request that changes something, as [`Authorizer::admit`] does.
+    ///
+    /// # Errors
+    /// The errors of [`Authorizer::admit`]; `403 csrf_header_missing`.
+    pub async fn admit_change(
+        &self,
+        permit: &RequestPermit,
+        tenant: &Token,
+        headers: &HeaderMap,
+    ) -> Result<Requester, Problem> {
+        cookies::require_csrf_header(tenant, headers)?;
+        self.admit(permit, tenant, headers).await
     }
 
     /// Authorizes a requester to read the view of an aggregate, at once or as a stream.
@@ -188,8 +223,14 @@ impl Authorizer {
         let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
         let policy = policy.for_payload(&fields);
         let customer = requester.user().filter(|_| !requester.is_staff());
-        if customer.is_some_and(|user| !policy.allows_customer(user.as_str(), &fields)) {
-            return Err(not_allowed());
+        if let Some(user) = customer {
+            policy.check_customer(user.as_str(), &fields)?;
+        }
+        let needs_password = WITH_PASSWORD.contains(&(address.aggregate, verb.as_str()));
+        let is_own = requester.user() == Some(&address.id);
+        if needs_password && is_own && fields["password"].is_null() {
+            let message = "this needs the field password";
+            return Err(Refusal::new(403, "password_required", message).into());
         }
         let target = match customer.and(Some((address.aggregate, verb.as_str()))) {
             Some((Aggregate::Payment, "initiate")) => payment_target(address, payload)?,
@@ -211,6 +252,9 @@ impl Authorizer {
             (RequiredRole::Staff, _) => requester.is_staff(),
             (RequiredRole::Manager, _) => requester.is_manager(),
             (RequiredRole::Oneself, Some(user)) => *user == address.id,
+            (RequiredRole::OneselfOrManager, Some(user)) => {
+                *user == address.id || requester.is_manager()
+            }
             (RequiredRole::Owner | RequiredRole::Claimer, Some(user)) if !requester.is_staff() => {
                 let ownership = self.queries.owners.get(address.clone()).await;
                 let ownership = ownership.map_err(QueryReply::from)?;
@@ -219,16 +263,20 @@ impl Authorizer {
                     _ => ownership.is_owned_by(user),
                 }
             }
-            (RequiredRole::Oneself | RequiredRole::Owner | RequiredRole::Claimer, _) => {
-                requester.is_staff()
-            }
+            (
+                RequiredRole::Oneself
+                | RequiredRole::OneselfOrManager
+                | RequiredRole::Owner
+                | RequiredRole::Claimer,
+                _,
+            ) => requester.is_staff(),
         };
         match role {
             _ if is_allowed => Ok(()),
             // That a role is missing reveals nothing about the aggregate.
             RequiredRole::Staff => Err(needs_role(STAFF)),
             RequiredRole::Manager => Err(needs_role(MANAGER)),
-            _ => Err(not_allowed()),
+            _ => Err(not_allowed().into()),
         }
     }
 }
@@ -247,27 +295,6 @@ fn payment_target(payment: &Address, payload: &[u8]) -> Result<Option<Address>, 
     Ok(Some(Address { tenant: payment.tenant.clone(), aggregate, id }))
 }
 
-/// Returns true if a request names this machine as its host, and comes through no proxy. A page in
-/// a browser that has its own name resolved to this machine does not, and must not be trusted; nor
-/// whom a proxy on this machine lets in.
-fn is_for_loopback(headers: &HeaderMap) -> bool {
-    if ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name)) {
-        return false;
-    }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    host.is_some_and(|host| {
-        let name = host.host().trim_matches(['[', ']']);
-        let address = name.parse::<IpAddr>();
-        name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
-    })
-}
-
-/// Returns the token of `Bearer <token>`.
-fn bearer_token(credentials: &str) -> Option<&str> {
-    let (scheme, token) = credentials.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_matches(' '))
-}
-
 fn missing_token() -> Problem {
     let message = "this needs the header Authorization: Bearer <access token>";
     Refusal::new(401, "missing_token", message).into()
@@ -275,44 +302,4 @@ fn missing_token() -> Problem {
 
 fn needs_role(role: &str) -> Problem {
     Refusal::new(403, "not_allowed", format!("this needs the role {role}")).into()
-}
-
-fn not_allowed() -> Problem {
-    let message = "this is not there, or not for the user of this token";
-    Refusal::new(403, "not_allowed", message).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    #[test]
-    fn only_a_host_on_loopback_is_this_machine() {
-        let of = |host: &str| {
-            let host = host.parse().expect("a value");
-            is_for_loopback(&HeaderMap::from_iter([(HOST, host)]))
-        };
-        for host in ["localhost", "LocalHost:8080", "127.0.0.1:80", "127.9.9.9", "[::1]:80"] {
-            assert!(of(host), "{host}");
-        }
-        for host in ["shop.example", "localhost.evil.example", "10.0.0.1:80", "", "a b"] {
-            assert!(!of(host), "{host}");
-        }
-        assert!(!is_for_loopback(&HeaderMap::new()));
-        let mut forwarded = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
-        assert!(is_for_loopback(&forwarded));
-        forwarded.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
-        assert!(!is_for_loopback(&forwarded));
-    }
-
-    #[test]
-    fn a_token_stands_behind_its_scheme() {
-        assert_eq!(bearer_token("Bearer a.b"), Some("a.b"));
-        assert_eq!(bearer_token("bearer  a.b "), Some("a.b"));
-        for bad in ["a.b", "Bearer", "Basic a.b", ""] {
-            assert_eq!(bearer_token(bad), None, "{bad}");
-        }
-    }
 }

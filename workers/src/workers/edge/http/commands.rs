@@ -1,13 +1,13 @@
 //! The handler of commands, `POST /v1/{tenant}/{aggregate}/{id}/{verb}`: sends a command through
 //! the request door under the same Command-Id until it is decided.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use async_nats::{Client, HeaderMap as NatsHeaders, Request as NatsRequest};
 use axum::{
     Extension,
     body::{Body, to_bytes},
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{Path, Request, State},
     http::{
         HeaderMap, HeaderValue, Response, StatusCode,
         header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, VARY},
@@ -17,8 +17,8 @@ use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, MAX_PAYLOAD, Refusal, Token,
     command::unknown_verb,
     header::{
-        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, SOURCE, STATUS, TRACEPARENT, bad,
-        command_id, missing_command_id,
+        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, REPLAYED, SESSION, SOURCE, STATUS,
+        TRACEPARENT, bad, command_id, missing_command_id,
     },
     subject,
 };
@@ -32,10 +32,11 @@ use super::{
     auth::Requester,
     extract::{path_token, select_headers, single_header},
     policy::{RequiredRole, verb_policy},
+    rates::RatePolicy,
     response::NOT_STORED,
     state::ApiState,
 };
-use crate::runtime::http::Problem;
+use crate::runtime::http::{ClientAddress, IDEMPOTENCY_REPLAYED, Problem};
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// The time for which a command is repeated that nobody decides.
@@ -53,7 +54,7 @@ pub(super) const BODY_TIMEOUT_IN_DRAIN: Duration = Duration::from_secs(1);
 pub(super) async fn post_command(
     State(api): ApiState,
     Extension(permit): Extension<RequestPermit>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(client): Extension<ClientAddress>,
     Path((tenant, aggregate, id, verb)): Path<(String, String, String, String)>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
@@ -69,29 +70,30 @@ pub(super) async fn post_command(
     // A token that has expired must not keep anybody from asking for a new one.
     let (requester, space) = match policy.role {
         RequiredRole::Anybody => {
+            permit.take_of_address(RatePolicy::Login)?;
             api.auth.admit_tenant(&tenant).await?;
             (Requester::Anonymous, IdSpace::Stranger(address.id.clone()))
         }
         _ => {
-            let requester = api.auth.admit(&permit, &tenant, &head.headers).await?;
+            let requester = api.auth.admit_change(&permit, &tenant, &head.headers).await?;
             let space = requester.id_space();
             (requester, space)
         }
     };
     let key = CommandKey { space, id: command_id };
-    let headers = command_headers(&head.headers, &key, &requester, peer)?;
+    let headers = command_headers(&head.headers, &key, &requester, client)?;
     let payload = read_payload(&head.headers, body, &api.drain).await?;
     api.fail.message(&payload);
     api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?;
     let subject = subject::command(Door::Request, &address, &verb);
-    send_until_decided(&api.nats, &subject, &headers, payload).await
+    decide(&api.nats, &subject, &headers, payload).await?.into_response()
 }
 
 /// Refuses bodies that are no JSON. A body without a type is taken for JSON.
 ///
 /// # Errors
 /// `415 not_json`.
-fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(content_type) = single_header(headers, CONTENT_TYPE.as_str())? else { return Ok(()) };
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/json") {
@@ -104,7 +106,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// `400 missing_command_id` without one that can be used; `400 bad_header` for two.
-fn read_command_id(headers: &HeaderMap) -> Result<Token, Refusal> {
+pub(super) fn read_command_id(headers: &HeaderMap) -> Result<Token, Refusal> {
     let unquoted = |key: &'_ str| {
         let inner = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
         inner.unwrap_or(key).to_owned()
@@ -118,26 +120,29 @@ fn read_command_id(headers: &HeaderMap) -> Result<Token, Refusal> {
     command_id(either.iter().map(|id| (COMMAND_ID, id.as_str()))).map_err(|refusal| {
         let message = "a command needs one header Idempotency-Key (or Command-Id) of 1 to 64 \
                        characters of A-Z, a-z, 0-9, _ and -";
-        Refusal { message: message.into(), ..refusal }
+        Refusal { message: message.into(), ..refusal }.of_param(IDEMPOTENCY_KEY)
     })
 }
 
 /// Returns the headers of the command over NATS. Its actor is the user of the token, and its source
-/// the address of the connection.
-fn command_headers(
+/// the address of the client.
+pub(super) fn command_headers(
     headers: &HeaderMap,
     key: &CommandKey,
     requester: &Requester,
-    peer: SocketAddr,
+    client: ClientAddress,
 ) -> Result<NatsHeaders, Refusal> {
     let mut sent = NatsHeaders::new();
     for (name, value) in select_headers(headers, &[DEADLINE, EXPECTED_VERSION, TRACEPARENT])? {
         sent.append(name, value);
     }
     sent.insert(COMMAND_ID, key.to_string());
-    sent.insert(SOURCE, peer.ip().to_canonical().to_string());
+    sent.insert(SOURCE, client.0.to_string());
     if let Some(user) = requester.user() {
         sent.insert(ACTOR, user.as_str());
+    }
+    if let Some(session) = requester.session() {
+        sent.insert(SESSION, session.as_str());
     }
     Ok(sent)
 }
@@ -183,12 +188,15 @@ fn is_limit(error: &axum::Error) -> bool {
 }
 
 /// Sends a command until it is decided.
-async fn send_until_decided(
+///
+/// # Errors
+/// `503 undecided`, if nothing is known of it.
+pub(super) async fn decide(
     client: &Client,
     subject: &str,
     headers: &NatsHeaders,
     payload: Bytes,
-) -> Result<Response<Body>, Problem> {
+) -> Result<OutcomeReply, Problem> {
     let until = Instant::now() + UNDECIDED_AFTER;
     let mut pause = FIRST_PAUSE;
     let mut last = None;
@@ -200,12 +208,12 @@ async fn send_until_decided(
             .timeout(Some(left.min(REQUEST_TIMEOUT)));
         let reply = client.send_request(subject.to_owned(), request).await;
         match reply.ok().and_then(OutcomeReply::read) {
-            Some(reply) if reply.is_final() => return reply.into_response(),
+            Some(reply) if reply.is_final() => return Ok(reply),
             // The last reply says more than that nothing is decided.
             reply => last = reply.filter(|reply| !reply.is_of_earlier_version()).or(last),
         }
         if Instant::now() + pause >= until {
-            return last.map_or_else(|| Err(undecided()), OutcomeReply::into_response);
+            return last.ok_or_else(undecided);
         }
         sleep(pause).await;
         pause *= 2;
@@ -213,16 +221,20 @@ async fn send_until_decided(
 }
 
 /// The reply to a command: its outcome, or why there is none.
-struct OutcomeReply {
+pub(super) struct OutcomeReply {
     status: StatusCode,
+    /// The outcome was stored before.
+    is_replayed: bool,
     body: Bytes,
 }
 
 impl OutcomeReply {
     /// Reads a reply; `None` if it has no status.
     fn read(message: async_nats::Message) -> Option<Self> {
-        let status = message.headers?.get(STATUS)?.as_str().parse().ok()?;
-        Some(Self { status, body: message.payload })
+        let headers = message.headers?;
+        let status = headers.get(STATUS)?.as_str().parse().ok()?;
+        let is_replayed = headers.get(REPLAYED).is_some();
+        Some(Self { status, is_replayed, body: message.payload })
     }
 
     fn is_final(&self) -> bool {
@@ -241,25 +253,40 @@ impl OutcomeReply {
             && code().is_ok_and(|code| code == missing_command_id().code)
     }
 
+    /// Returns the outcome as JSON.
+    ///
+    /// # Errors
+    /// The refusal, if it is one.
+    pub fn success(self) -> Result<Bytes, Problem> {
+        if self.status.is_success() {
+            return Ok(self.body);
+        }
+        let mut problem = Problem::from_json(&self.body).unwrap_or_else(undecided);
+        problem.is_replayed = self.is_replayed;
+        Err(problem)
+    }
+
     fn into_response(self) -> Result<Response<Body>, Problem> {
         #[derive(Deserialize)]
         struct TaggedOutcome {
             etag: Option<String>,
         }
-        if !self.status.is_success() {
-            return Err(Problem::from_json(&self.body).unwrap_or_else(undecided));
-        }
-        let outcome = serde_json::from_slice(&self.body).ok();
+        let (status, is_replayed) = (self.status, self.is_replayed);
+        let body = self.success()?;
+        let outcome = serde_json::from_slice(&body).ok();
         let etag =
             outcome.and_then(|outcome: TaggedOutcome| HeaderValue::try_from(outcome.etag?).ok());
-        let mut response = Response::new(Body::from(self.body));
-        *response.status_mut() = self.status;
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, NOT_STORED);
         headers.insert(VARY, HeaderValue::from_static("Authorization"));
         if let Some(etag) = etag {
             headers.insert(ETAG, etag);
+        }
+        if is_replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }
         Ok(response)
     }

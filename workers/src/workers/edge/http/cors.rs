@@ -8,8 +8,9 @@ use tower_http::cors::CorsLayer;
 /// The time for which a browser may remember the permissions.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// The headers that a page may send, beside those that browsers always allow.
-const REQUEST_HEADERS: [&str; 13] = [
+const REQUEST_HEADERS: [&str; 14] = [
     "authorization",
+    "brigade-csrf",
     "command-id",
     "confirm",
     "content-type",
@@ -24,10 +25,13 @@ const REQUEST_HEADERS: [&str; 13] = [
     "traceparent",
 ];
 /// The headers that a page may read, beside those that browsers always allow.
-const RESPONSE_HEADERS: [&str; 6] = [
+const RESPONSE_HEADERS: [&str; 9] = [
     "brigade-confirmed-by",
     "etag",
+    "idempotency-replayed",
     "preference-applied",
+    "ratelimit",
+    "ratelimit-policy",
     "retry-after",
     "www-authenticate",
     "x-request-id",
@@ -38,7 +42,7 @@ pub(super) fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {
     let layer = || {
         CorsLayer::new()
             .allow_origin(origins.to_vec())
-            .allow_methods([Method::GET, Method::HEAD, Method::POST])
+            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
             .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
             .expose_headers(RESPONSE_HEADERS.map(HeaderName::from_static))
             .max_age(MAX_AGE)

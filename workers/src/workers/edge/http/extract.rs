@@ -1,8 +1,8 @@
 //! Extracts what handlers need from the head of a request: the segments of its path, and headers.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header::HOST, uri::Authority};
 use brigade_contracts::{
     Refusal, Token,
     header::{bad, once},
@@ -66,8 +66,31 @@ pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(MAX_WAIT_MS / 1000)))
 }
 
+/// Returns true if a request names this machine as its host, and comes through no proxy. A page in
+/// a browser that has its own name resolved to this machine does not, and must not be trusted; nor
+/// whom a proxy on this machine lets in.
+pub(super) fn is_for_loopback(headers: &HeaderMap) -> bool {
+    if ["forwarded", "x-forwarded-for", "via"].iter().any(|name| headers.contains_key(*name)) {
+        return false;
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    host.is_some_and(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        let address = name.parse::<IpAddr>();
+        name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// Returns the token of `Bearer <token>`.
+pub(super) fn bearer_token(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_matches(' '))
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -89,6 +112,34 @@ mod tests {
                 headers.append("Prefer", value.parse().expect("a value"));
             }
             assert_eq!(preferred_wait(&headers), expected.map(Duration::from_secs), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_host_on_loopback_is_this_machine() {
+        let of = |host: &str| {
+            let host = host.parse().expect("a value");
+            is_for_loopback(&HeaderMap::from_iter([(HOST, host)]))
+        };
+        for host in ["localhost", "LocalHost:8080", "127.0.0.1:80", "127.9.9.9", "[::1]:80"] {
+            assert!(of(host), "{host}");
+        }
+        for host in ["shop.example", "localhost.evil.example", "10.0.0.1:80", "", "a b"] {
+            assert!(!of(host), "{host}");
+        }
+        assert!(!is_for_loopback(&HeaderMap::new()));
+        let mut forwarded = HeaderMap::from_iter([(HOST, HeaderValue::from_static("localhost"))]);
+        assert!(is_for_loopback(&forwarded));
+        forwarded.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+        assert!(!is_for_loopback(&forwarded));
+    }
+
+    #[test]
+    fn a_token_stands_behind_its_scheme() {
+        assert_eq!(bearer_token("Bearer a.b"), Some("a.b"));
+        assert_eq!(bearer_token("bearer  a.b "), Some("a.b"));
+        for bad in ["a.b", "Bearer", "Basic a.b", ""] {
+            assert_eq!(bearer_token(bad), None, "{bad}");
         }
     }
 }

@@ -1,17 +1,13 @@
 //! The middleware of all requests: it gives each a number and a trace, admits it, bounds its time,
 //! counts it, and gives every response its headers and every error one shape.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, MatchedPath, Request, State},
+    extract::{MatchedPath, Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, Response,
+        HeaderMap, HeaderName, HeaderValue, Response, Version,
         header::{
             CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
             REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -29,13 +25,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::admission::RequestPermit;
+use super::{
+    admission::{HttpAdmission, RequestPermit},
+    rates::RatePolicy,
+};
 use crate::{
-    runtime::http::Problem,
-    workers::edge::{
-        admission::RequestAdmission,
-        metrics::{EdgeMetrics, NO_ROUTE},
-    },
+    runtime::http::{ClientAddress, Problem},
+    workers::edge::metrics::{EdgeMetrics, NO_ROUTE},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -54,7 +50,7 @@ const COMMON_HEADERS: [(HeaderName, &str); 3] = [
 /// The parts of edge that the middleware uses.
 #[derive(Clone)]
 pub(super) struct RequestContext {
-    pub admission: RequestAdmission,
+    pub admission: HttpAdmission,
     pub drain: CancellationToken,
     pub metrics: Arc<EdgeMetrics>,
 }
@@ -68,6 +64,8 @@ pub(super) async fn handle_request(
     let started = Instant::now();
     let id = request_id(request.headers());
     let trace = traceparent(request.headers());
+    // HTTP/2 says so by itself.
+    let may_be_closed_after = request.version() < Version::HTTP_2;
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or(NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
     let span = tracing::info_span!("http", id, trace, method = %request.method(), route);
@@ -79,33 +77,36 @@ pub(super) async fn handle_request(
     if response.status().is_client_error() || response.status().is_server_error() {
         response = into_problem(response, &id);
     }
-    add_common_headers(response.headers_mut(), &id, context.drain.is_cancelled());
+    let is_closed_after = may_be_closed_after && context.drain.is_cancelled();
+    add_common_headers(response.headers_mut(), &id, is_closed_after);
     record(&context.metrics, &span, &route, response.status().as_u16(), started.elapsed());
     response
 }
 
 /// Admits a request and runs its handler, which has to respond in time.
 async fn run_handler(
-    admission: &RequestAdmission,
+    admission: &HttpAdmission,
     mut request: Request,
     next: Next,
 ) -> Response<Body> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let from = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.ip());
+    let client = request.extensions().get::<ClientAddress>();
+    let from = client.map_or(IpAddr::from([0, 0, 0, 0]), |client| client.0);
     let permit = match RequestPermit::for_stranger(admission, from) {
         Ok(permit) => permit,
         Err(error) => return Problem::from(error).into_response(),
     };
     request.extensions_mut().insert(permit.clone());
-    let responded = timeout(RESPONSE_TIMEOUT, next.run(request)).await;
-    drop(permit);
-    match responded {
-        Ok(response) => response,
-        Err(_) => {
+    let responded = async {
+        permit.take_of_address(RatePolicy::Address)?;
+        let responded = timeout(RESPONSE_TIMEOUT, next.run(request)).await;
+        responded.map_err(|_| {
             let message = "there was no answer in time; repeat a command under its Command-Id";
-            Problem::from(Refusal::new(504, "too_slow", message)).into_response()
-        }
-    }
+            Problem::from(Refusal::new(504, "too_slow", message))
+        })
+    };
+    let mut response = responded.await.unwrap_or_else(IntoResponse::into_response);
+    permit.add_rate_fields(response.headers_mut());
+    response
 }
 
 /// Returns the number of a request: its sender's, if it is a token, else a new one.
@@ -150,7 +151,7 @@ fn router_error(status: u16) -> Refusal {
     }
 }
 
-fn add_common_headers(headers: &mut HeaderMap, id: &str, is_draining: bool) {
+fn add_common_headers(headers: &mut HeaderMap, id: &str, is_closed_after: bool) {
     for (name, value) in COMMON_HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -159,7 +160,7 @@ fn add_common_headers(headers: &mut HeaderMap, id: &str, is_draining: bool) {
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.entry(VARY).or_insert(HeaderValue::from_static("Authorization"));
-    if is_draining {
+    if is_closed_after {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -9,13 +9,17 @@
 mod admission;
 mod auth;
 mod commands;
+mod cookies;
 mod cors;
+mod errors;
 mod extract;
 mod middleware;
 mod openapi;
 mod policy;
 mod queries;
+mod rates;
 mod response;
+mod sessions;
 mod state;
 mod streams;
 
@@ -24,40 +28,58 @@ use std::{any::Any, sync::Arc};
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Response},
+    http::Response,
     middleware::from_fn_with_state,
     response::IntoResponse,
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use brigade_contracts::Refusal;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::middleware::{RequestContext, handle_request};
 pub(super) use self::state::HttpApi;
-use crate::runtime::http::Problem;
+use self::{
+    admission::HttpAdmission,
+    middleware::{RequestContext, handle_request},
+    rates::RateBuckets,
+};
+use crate::runtime::http::{ApiOptions, Problem};
 
 /// Returns every path that is served, and its handlers.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 7] {
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 17] {
     [
         ("/v1/openapi.json", get(openapi::get_openapi)),
+        ("/v1/errors", get(errors::get_errors)),
+        ("/v1/errors/{code}", get(errors::get_error)),
         ("/v1/{tenant}/active-orders", get(queries::get_active_orders)),
         ("/v1/{tenant}/active-orders/stream", get(streams::stream_active_orders)),
+        ("/v1/{tenant}/products", get(queries::get_products)),
         ("/v1/{tenant}/outcomes/{command_id}", get(queries::get_outcome)),
         ("/v1/{tenant}/{aggregate}/{id}", get(queries::get_aggregate)),
+        ("/v1/{tenant}/sessions", post(sessions::post_session)),
+        ("/v1/{tenant}/sessions/refresh", post(sessions::post_refresh)),
+        ("/v1/{tenant}/sessions/current", delete(sessions::delete_session)),
+        ("/v1/{tenant}/password-resets", post(sessions::post_password_reset)),
+        ("/v1/{tenant}/me", get(sessions::get_me)),
+        ("/v1/{tenant}/introspect", post(sessions::post_introspect)),
+        ("/v1/{tenant}/user/{id}/sessions", get(queries::get_sessions)),
         ("/v1/{tenant}/{aggregate}/{id}/stream", get(streams::stream_aggregate)),
         ("/v1/{tenant}/{aggregate}/{id}/{verb}", post(commands::post_command)),
     ]
 }
 
-/// Returns the API as a router. Pages of `origins` may use it.
-pub(super) fn router(api: Arc<HttpApi>, origins: &[HeaderValue]) -> Router {
+/// Returns the API as a router.
+pub(super) fn router(api: Arc<HttpApi>, options: &ApiOptions) -> Router {
     let mut router = Router::new();
     for (path, handler) in routes() {
         api.metrics.http_requests.with_label_values(&[path, "200"]);
         router = router.route(path, handler);
     }
     let context = RequestContext {
-        admission: api.edge.admission.clone(),
+        admission: HttpAdmission {
+            in_flight: api.edge.admission.clone(),
+            rates: Arc::new(RateBuckets::new(options.rates)),
+            metrics: api.metrics.clone(),
+        },
         drain: api.drain.clone(),
         metrics: api.metrics.clone(),
     };
@@ -65,7 +87,7 @@ pub(super) fn router(api: Arc<HttpApi>, origins: &[HeaderValue]) -> Router {
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(from_fn_with_state(context, handle_request))
         .with_state(api);
-    match cors::layer(origins) {
+    match cors::layer(&options.origins) {
         Some(cors) => router.layer(cors),
         None => router,
     }

@@ -9,6 +9,7 @@
 //!   through a backend or a terminal, and `confirm_cash` is that of whoever has the till; both need
 //!   staff. `activate_subscription` says the same of a subscription, and needs a manager.
 //! - A customer speaks for himself: a payload names him or nobody ([`VerbPolicy::user_fields`]).
+//! - What something costs is the restaurant's: a customer names neither a price nor what it is for.
 //! - `join` and `leave` are for every cart, as one that is not a member yet joins, and one that has
 //!   left may repeat that: the id of a team cart is its invitation. `claim` is for a cart that is
 //!   still its session's, on the same ground.
@@ -16,7 +17,10 @@
 //! - Else what is not there looks like what is another's, so that nobody finds out ids. Only ids
 //!   that a sender may create (`open`, `check_out`, `initiate`) show that they are taken.
 
-use brigade_contracts::Aggregate::{self, Cart, Order, Payment, Table, User};
+use brigade_contracts::{
+    Aggregate::{self, Cart, Order, Payment, Product, Table, User},
+    Refusal,
+};
 use serde_json::Value;
 
 /// The least that somebody has to be.
@@ -31,11 +35,15 @@ pub(super) enum RequiredRole {
     Claimer,
     /// The user itself.
     Oneself,
+    /// The user itself, or a manager.
+    OneselfOrManager,
     Staff,
     Manager,
     Never,
 }
-use RequiredRole::{Anybody, Claimer, Customer, Manager, Never, Oneself, Owner, Staff};
+use RequiredRole::{
+    Anybody, Claimer, Customer, Manager, Never, Oneself, OneselfOrManager, Owner, Staff,
+};
 
 /// The policy of a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +51,19 @@ pub(super) struct VerbPolicy {
     pub role: RequiredRole,
     /// Fields of the payload that name a user: a customer names himself or leaves them out.
     pub user_fields: &'static [&'static str],
-    /// Fields that a customer leaves out.
-    pub staff_fields: &'static [&'static str],
+    /// The conditions on other fields that a customer sends.
+    pub field_rules: &'static [FieldRule],
 }
+
+/// A condition on a field of a payload that a customer sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FieldRule {
+    /// A customer leaves it out.
+    Staffs(&'static str),
+    /// A customer leaves it out: it says what something costs.
+    Price(&'static str),
+}
+use FieldRule::{Price, Staffs};
 
 /// (Aggregate, verb, role, fields that name a user).
 type PolicyRow = (Aggregate, &'static str, RequiredRole, &'static [&'static str]);
@@ -85,10 +103,21 @@ const TABLE: &[PolicyRow] = &[
     (Table, "close_turn", Staff, &[]),
     (Table, "set_status", Staff, &[]),
     (Table, "reconcile", Never, &[]),
+    (Product, "set", Manager, &[]),
+    (Product, "withdraw", Manager, &[]),
     (User, "register", Anybody, &[]),
     (User, "login", Anybody, &[]),
     (User, "refresh", Anybody, &[]),
-    (User, "logout", Oneself, &[]),
+    // A manager ends the sessions of somebody else whose device is lost.
+    (User, "logout", OneselfOrManager, &[]),
+    (User, "end_session", OneselfOrManager, &[]),
+    (User, "change_password", Oneself, &[]),
+    (User, "change_email", Oneself, &[]),
+    (User, "request_password_reset", Anybody, &[]),
+    (User, "reset_password", Anybody, &[]),
+    (User, "suspend", Manager, &[]),
+    (User, "resume", Manager, &[]),
+    (User, "erase", OneselfOrManager, &[]),
     (User, "update_profile", Oneself, &[]),
     (User, "change_roles", Manager, &[]),
     (User, "register_subscription", Oneself, &[]),
@@ -96,22 +125,28 @@ const TABLE: &[PolicyRow] = &[
     (User, "cancel_subscription", Oneself, &[]),
 ];
 
-/// The fields that customers leave out. Carts of sessions are for backends: a session belongs to
-/// nobody who could be asked for a token. A subscription does not change its plan by being
-/// cancelled.
-const STAFF_FIELDS: &[(Aggregate, &str, &[&str])] =
-    &[(Cart, "open", &["session"]), (User, "cancel_subscription", &["plan", "until"])];
+/// What is asked of further fields that customers send. Carts of sessions are for backends: a
+/// session belongs to nobody who could be asked for a token. A subscription does not change its plan
+/// by being cancelled.
+const FIELD_RULES: &[(Aggregate, &str, &[FieldRule])] = &[
+    (Cart, "open", &[Staffs("session")]),
+    (Cart, "add_item", &[Price("name"), Price("unit_price")]),
+    (User, "cancel_subscription", &[Staffs("plan"), Staffs("until")]),
+];
+
+/// The verbs that a user sends for himself only with his password.
+pub(super) const WITH_PASSWORD: &[(Aggregate, &str)] = &[(User, "change_email"), (User, "erase")];
 
 /// Returns the policy of a verb; `None` if there is no such verb.
 #[must_use]
 pub(super) fn verb_policy(aggregate: Aggregate, verb: &str) -> Option<VerbPolicy> {
     if verb == "rebuild_cache" {
-        return Some(VerbPolicy { role: Never, user_fields: &[], staff_fields: &[] });
+        return Some(VerbPolicy { role: Never, user_fields: &[], field_rules: &[] });
     }
     let row = TABLE.iter().find(|row| (row.0, row.1) == (aggregate, verb))?;
-    let staff_fields = STAFF_FIELDS.iter().find(|row| (row.0, row.1) == (aggregate, verb));
-    let staff_fields = staff_fields.map_or(&[][..], |row| row.2);
-    Some(VerbPolicy { role: row.2, user_fields: row.3, staff_fields })
+    let rules = FIELD_RULES.iter().find(|row| (row.0, row.1) == (aggregate, verb));
+    let field_rules = rules.map_or(&[][..], |row| row.2);
+    Some(VerbPolicy { role: row.2, user_fields: row.3, field_rules })
 }
 
 /// Returns the role that reads the views of an aggregate.
@@ -120,6 +155,7 @@ pub(super) fn view_role(aggregate: Aggregate) -> RequiredRole {
     match aggregate {
         Cart | Order | Payment => Owner,
         User => Oneself,
+        Product => Customer,
         Table | Aggregate::Lock => Staff,
     }
 }
@@ -135,20 +171,42 @@ impl VerbPolicy {
         }
     }
 
-    /// Returns true if this user, a customer, may send this payload.
-    #[must_use]
-    pub fn allows_customer(&self, user: &str, payload: &Value) -> bool {
-        let given = |name: &&str| payload.get(*name).filter(|value| !value.is_null());
-        self.user_fields.iter().all(|name| given(name).is_none_or(|named| named == user))
-            && self.staff_fields.iter().all(|name| given(name).is_none())
+    /// Checks what this user, a customer, sends.
+    ///
+    /// # Errors
+    /// `403 not_allowed`, `403 price_not_yours`.
+    pub fn check_customer(&self, user: &str, payload: &Value) -> Result<(), Refusal> {
+        let given = |name: &str| payload.get(name).filter(|value| !value.is_null());
+        if !self.user_fields.iter().all(|name| given(name).is_none_or(|named| named == user)) {
+            return Err(not_allowed());
+        }
+        self.field_rules.iter().try_for_each(|rule| match rule {
+            Staffs(name) if given(name).is_some() => Err(not_allowed()),
+            Price(name) if given(name).is_some() => Err(price_not_yours(name)),
+            Staffs(_) | Price(_) => Ok(()),
+        })
     }
+}
+
+/// `403 not_allowed`.
+#[must_use]
+pub(super) fn not_allowed() -> Refusal {
+    let message = "this is not there, or not for the user of this token";
+    Refusal::new(403, "not_allowed", message)
+}
+
+fn price_not_yours(field: &str) -> Refusal {
+    let message = format!("leave {field} out: it comes from the price list of the restaurant");
+    Refusal::new(403, "price_not_yours", message)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use brigade_contracts::{cart, order, payment, permissions::SYSTEM_VERBS, table, user};
+    use brigade_contracts::{
+        cart, order, payment, permissions::SYSTEM_VERBS, product, table, user,
+    };
     use serde_json::json;
 
     use super::*;
@@ -161,6 +219,7 @@ mod tests {
             (Order, order::Verb::NAMES),
             (Table, table::Verb::NAMES),
             (User, user::Verb::NAMES),
+            (Product, product::Verb::NAMES),
         ];
         let verbs: BTreeSet<_> =
             all.iter().flat_map(|(of, verbs)| verbs.iter().map(|verb| (*of, *verb))).collect();
@@ -212,14 +271,34 @@ mod tests {
             (json!({"user": ["ada"]}), false),
             (json!("no object"), true),
         ] {
-            assert_eq!(policy.allows_customer("ada", &payload), expected, "{payload}");
+            assert_eq!(policy.check_customer("ada", &payload).is_ok(), expected, "{payload}");
         }
         let open = verb_policy(Cart, "open").expect("a verb");
         for (payload, expected) in [
             (json!({"owner": "ada", "session": null}), true),
             (json!({"owner": "ada", "session": "ada"}), false),
         ] {
-            assert_eq!(open.allows_customer("ada", &payload), expected, "{payload}");
+            assert_eq!(open.check_customer("ada", &payload).is_ok(), expected, "{payload}");
+        }
+    }
+
+    #[test]
+    fn s7_01_no_customer_says_what_something_costs() {
+        let policy = verb_policy(Cart, "add_item").expect("a verb");
+        let code = |payload: Value| {
+            policy.check_customer("ada", &payload).err().map(|refusal| refusal.code.into_owned())
+        };
+        let price = Some("price_not_yours".to_owned());
+        assert_eq!(code(json!({"sku": "P-1"})), None);
+        assert_eq!(code(json!({"sku": "P-1", "name": null, "unit_price": null})), None);
+        for given in [json!(0), json!(1250), json!("0"), json!([])] {
+            assert_eq!(code(json!({ "unit_price": given })), price);
+        }
+        assert_eq!(code(json!({"name": "Pizza"})), price);
+        let not_allowed = Some("not_allowed".to_owned());
+        assert_eq!(code(json!({"user": "bob", "unit_price": 0})), not_allowed);
+        for verb in ["set", "withdraw"] {
+            assert_eq!(verb_policy(Product, verb).map(|policy| policy.role), Some(Manager));
         }
     }
 }

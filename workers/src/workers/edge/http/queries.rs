@@ -9,9 +9,9 @@ use axum::{
 };
 use brigade_contracts::{
     Address, Aggregate, CommandKey, Refusal,
-    header::{CONFIRM, IF_NONE_MATCH, MIN_VERSION, RESUME},
+    header::{AFTER, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, RESUME},
     list::ListHeaders,
-    query::ViewHeaders,
+    query::{ProductsHeaders, ViewHeaders},
 };
 
 use super::{
@@ -46,6 +46,21 @@ pub(super) async fn get_aggregate(
     Ok(query_response(reply, wait))
 }
 
+/// Handles `GET /v1/{tenant}/user/{id}/sessions`.
+pub(super) async fn get_sessions(
+    State(api): ApiState,
+    Extension(permit): Extension<RequestPermit>,
+    Path((tenant, id)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let (tenant, id) = (path_token(&tenant)?, path_token(&id)?);
+    let requester = api.auth.admit(&permit, &tenant, &headers).await?;
+    let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
+    api.auth.authorize_view(&requester, &user).await?;
+    let reply = api.answer(tenant.as_str(), Query::UserSessions(user)).await?;
+    Ok(query_response(reply, None))
+}
+
 /// Handles `GET /v1/{tenant}/active-orders`.
 pub(super) async fn get_active_orders(
     State(api): ApiState,
@@ -59,6 +74,21 @@ pub(super) async fn get_active_orders(
     let selected = select_headers(&headers, &[IF_NONE_MATCH, RESUME, CONFIRM])?;
     let list = ListHeaders::parse(selected.into_iter())?;
     let reply = api.answer(tenant.as_str(), Query::ActiveOrders(tenant.clone(), list)).await?;
+    Ok(query_response(reply, None))
+}
+
+/// Handles `GET /v1/{tenant}/products`, for everybody: a menu is read before anybody logs in. What is
+/// not read counts for the tenant's guests, not for those who work there.
+pub(super) async fn get_products(
+    State(api): ApiState,
+    Path(tenant): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let tenant = path_token(&tenant)?;
+    let selected = select_headers(&headers, &[IF_NONE_MATCH, LIMIT, AFTER])?;
+    let products = ProductsHeaders::parse(selected.into_iter())?;
+    let guests = format!("{tenant}.guests");
+    let reply = api.answer(&guests, Query::Products(tenant, products)).await?;
     Ok(query_response(reply, None))
 }
 

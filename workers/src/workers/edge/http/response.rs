@@ -19,6 +19,8 @@ use crate::{
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 /// A response that may be stored, but is revalidated by its ETag each time.
 const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
+/// A response that is the same for everybody and changes with a release only.
+pub(super) const PUBLIC: HeaderValue = HeaderValue::from_static("public, max-age=300");
 /// A response that must not be stored.
 pub(super) const NOT_STORED: HeaderValue = HeaderValue::from_static("no-store");
 

@@ -14,6 +14,7 @@ use futures::StreamExt;
 
 use super::{
     admission::RequestPermit,
+    auth::Requester,
     extract::path_token,
     queries::unknown_aggregate,
     state::{ApiState, HttpApi},
@@ -71,29 +72,31 @@ impl StreamRequest {
         permit: &RequestPermit,
         topic: impl Topic,
     ) -> Result<Response<Body>, Problem> {
-        self.authorize().await?;
-        permit.confirm_tenant(&self.tenant)?;
+        let requester = self.authorize().await?;
+        permit.confirm(requester.occupant(&self.tenant))?;
         // An id that is no text was never given, and is as unknown as any other.
         let last_event_id = self.headers.get(LAST_EVENT_ID);
         let last_event_id = last_event_id.map(|id| id.to_str().unwrap_or_default().to_owned());
         let (live, tenant) = (self.api.live.clone(), self.tenant.clone());
+        let occupant = requester.occupant(&tenant);
         let request = Arc::new(self);
         let may_read = move || {
             let request = request.clone();
             // While Postgres is unavailable it goes on: nothing new is sent then.
             async move { request.authorize().await.err().is_none_or(|why| why.code() == "unconfirmed") }
         };
-        let events = live.open(&tenant, topic, last_event_id, may_read).await?;
+        let events = live.open(occupant, topic, last_event_id, may_read).await?;
         Ok(event_stream(Body::from_stream(events.map(Ok::<_, Infallible>))))
     }
 
-    async fn authorize(&self) -> Result<(), Problem> {
+    async fn authorize(&self) -> Result<Requester, Problem> {
         let auth = &self.api.auth;
         let requester = auth.identify(&self.tenant, &self.headers).await?;
         match &self.address {
-            None => auth.authorize_list(&requester),
-            Some(address) => auth.authorize_view(&requester, address).await,
+            None => auth.authorize_list(&requester)?,
+            Some(address) => auth.authorize_view(&requester, address).await?,
         }
+        Ok(requester)
     }
 }
 

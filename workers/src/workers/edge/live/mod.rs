@@ -8,7 +8,8 @@
 //! joined; then every change, and never an older row after a newer one. One that was cut off, for
 //! whatever reason, and joins again with the last `id` that it got, at any edge, misses nothing.
 //!
-//! **Bounds.** There are at most [`streams::MAX_READERS`] readers, a quarter of them of one tenant.
+//! **Bounds.** There are at most [`streams::MAX_READERS`] readers, a quarter of them of one tenant,
+//! few of one user, and some are left to staff.
 //! Snapshots are charged to the tenant's [response budget](super::response_budget); what is kept
 //! for a slow reader after that is bounded by the hub, and a reader that takes nothing at all loses
 //! its connection. With each heartbeat the reader is authorized again; while Postgres is

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use brigade_contracts::Token;
 use bytes::Bytes;
 use futures::{Stream, stream::unfold};
 use tokio::{
@@ -26,7 +25,7 @@ use super::{
 use crate::{
     infra::Context,
     workers::edge::{
-        admission::{AdmissionControl, AdmissionPermit},
+        admission::{AdmissionControl, Occupant, UserAdmission, UserPermit},
         metrics::{EdgeMetrics, GaugeGuard, StreamEnd},
         query::{Queries, QueryReply, wakeups::WakeupSource},
         response_budget::ResponseBudget,
@@ -35,6 +34,10 @@ use crate::{
 
 /// The most readers of an edge. One takes some 30 KiB, its connection included.
 pub const MAX_READERS: usize = 4_096;
+/// The most readers of one user; more are refused as `too_many`.
+const MAX_READERS_OF_USER: usize = 8;
+/// The same of one who is staff: the screens of a restaurant may share a user.
+const MAX_READERS_OF_STAFF: usize = 512;
 /// Readers reconnect after this time, in milliseconds, each after another, so that those of an edge
 /// that went away do not come to the next one all at once.
 const RETRY: std::ops::Range<u64> = 200..1_200;
@@ -43,7 +46,7 @@ const RETRY: std::ops::Range<u64> = 200..1_200;
 pub struct LiveStreams {
     /// Keyed by the subjects that wake them.
     hubs: Mutex<HashMap<String, UnboundedSender<JoinRequest>>>,
-    readers: AdmissionControl,
+    readers: UserAdmission,
     context: HubContext,
 }
 
@@ -64,8 +67,7 @@ impl LiveStreams {
             health: cx.health.clone(),
             stop: cx.drain.child_token(),
         };
-        let readers = AdmissionControl::new(MAX_READERS);
-        Self { hubs: Mutex::default(), readers, context }
+        Self { hubs: Mutex::default(), readers: readers(), context }
     }
 
     /// Returns the token that ends all hubs and readers.
@@ -79,10 +81,11 @@ impl LiveStreams {
     ///
     /// # Errors
     /// 404 if the subject of the topic does not exist; `503 unconfirmed`; `503 busy` if there are
-    /// too many readers, or `429 too_many` if there are too many of the tenant or they do not read.
+    /// too many readers, or `429 too_many` if there are too many of the tenant or of the user, or
+    /// the tenant's do not read.
     pub async fn open<F>(
         self: &Arc<Self>,
-        tenant: &Token,
+        reader: Occupant<'_>,
         topic: impl Topic,
         last_event_id: Option<String>,
         may_read: impl Fn() -> F + Send + 'static,
@@ -90,7 +93,7 @@ impl LiveStreams {
     where
         F: Future<Output = bool> + Send + 'static,
     {
-        let permit = self.readers.try_admit(tenant.as_str())?;
+        let permit = self.readers.try_admit(reader)?;
         let (response, joined) = oneshot::channel();
         self.send_to_hub(topic, JoinRequest { last_event_id, response });
         // A hub that ended, with edge, or by a panic: the next one has room.
@@ -146,7 +149,12 @@ struct StreamReader<M> {
     stop: CancellationToken,
     metrics: Arc<EdgeMetrics>,
     _counted: GaugeGuard,
-    _permit: AdmissionPermit,
+    _permit: UserPermit,
+}
+
+fn readers() -> UserAdmission {
+    let tenants = AdmissionControl::new(MAX_READERS);
+    UserAdmission::within(&tenants, MAX_READERS_OF_USER, MAX_READERS_OF_STAFF)
 }
 
 impl<M, F> StreamReader<M>
@@ -196,15 +204,37 @@ mod tests {
     use super::*;
     use crate::workers::edge::admission::AdmissionError;
 
+    fn trusted(tenant: &str) -> Occupant<'_> {
+        Occupant { tenant, user: None, is_staff: true }
+    }
+
     #[test]
     fn s5_08_the_readers_of_one_tenant_leave_room_for_those_of_others() {
-        let readers = AdmissionControl::new(MAX_READERS);
+        let readers = readers();
         let screens: Result<Vec<_>, _> =
-            (0..MAX_READERS / 4).map(|_| readers.try_admit("t1")).collect();
+            (0..MAX_READERS / 4).map(|_| readers.try_admit(trusted("t1"))).collect();
         assert!(screens.is_ok());
-        assert_eq!(readers.try_admit("t1").err(), Some(AdmissionError::ShareExceeded));
-        assert!(readers.try_admit("t2").is_ok());
+        let refused = readers.try_admit(trusted("t1")).err();
+        assert_eq!(refused, Some(AdmissionError::ShareExceeded));
+        assert!(readers.try_admit(trusted("t2")).is_ok());
         drop(screens);
-        assert!(readers.try_admit("t1").is_ok());
+        assert!(readers.try_admit(trusted("t1")).is_ok());
+    }
+
+    #[test]
+    fn s7_11_the_streams_of_guests_leave_room_for_staffs() {
+        let readers = readers();
+        let mut held = Vec::new();
+        // One of them tries as often as there are places, then as many as there are.
+        for n in 0..2 * MAX_READERS {
+            let user = format!("u{}", n.saturating_sub(MAX_READERS));
+            let guest = Occupant { tenant: "t1", user: Some(&user), is_staff: false };
+            held.extend(readers.try_admit(guest).ok());
+            assert!(n >= MAX_READERS || held.len() <= MAX_READERS_OF_USER, "{n}");
+        }
+        assert_eq!(held.len(), MAX_READERS / 4 * 3 / 4);
+        let staff = Occupant { tenant: "t1", user: Some("sam"), is_staff: true };
+        assert!(readers.try_admit(staff).is_ok());
+        assert!(readers.try_admit(trusted("t2")).is_ok());
     }
 }

@@ -4,7 +4,7 @@ use brigade_contracts::{
     Aggregate, CommandKey, IdSpace, Refusal, header,
     list::ListHeaders,
     permissions::check_sender,
-    query::{self, HistoryHeaders, ViewHeaders},
+    query::{self, HistoryHeaders, ProductsHeaders, ViewHeaders},
     subject,
     user::Validate,
 };
@@ -57,6 +57,10 @@ fn parse_parts<'a>(
             let tenant = subject::parse_query_active_orders(subject).ok_or_else(bad_subject)?;
             Query::ActiveOrders(tenant, ListHeaders::parse(headers)?)
         }
+        Endpoint::Products => {
+            let tenant = subject::parse_query_products(subject).ok_or_else(bad_subject)?;
+            Query::Products(tenant, ProductsHeaders::parse(headers)?)
+        }
         Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
         Endpoint::LockHistory => {
             let lock = subject::parse_query_lock_history(subject).ok_or_else(bad_subject)?;
@@ -69,6 +73,10 @@ fn parse_parts<'a>(
         Endpoint::UserState => {
             Query::UserState(subject::parse_query_user_state(subject).ok_or_else(bad_subject)?)
         }
+        Endpoint::UserSessions => {
+            let user = subject::parse_query_user_sessions(subject).ok_or_else(bad_subject)?;
+            Query::UserSessions(user)
+        }
     })
 }
 
@@ -76,14 +84,16 @@ fn parse_parts<'a>(
 fn expected_subject(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::View => {
-            "expected q.<tenant>.view.<aggregate>.<id>, of a cart, payment, order or table"
+            "expected q.<tenant>.view.<aggregate>.<id>, of a cart, payment, order, table or product"
         }
         Endpoint::Outcome => "expected q.<tenant>.outcome.<command_id>",
         Endpoint::ActiveOrders => "expected q.<tenant>.active_orders",
+        Endpoint::Products => "expected q.<tenant>.products",
         Endpoint::Lock => "expected q.<tenant>.lock.<owner>",
         Endpoint::LockHistory => "expected q.<tenant>.lock_history.<owner>",
         Endpoint::UserValidate => "expected q.<tenant>.user.<id>.validate",
         Endpoint::UserState => "expected q.<tenant>.user.<id>.state",
+        Endpoint::UserSessions => "expected q.<tenant>.user.<id>.sessions",
     }
 }
 
@@ -91,7 +101,7 @@ fn expected_subject(endpoint: Endpoint) -> &'static str {
 mod tests {
     use std::time::Duration;
 
-    use brigade_contracts::{Address, Token};
+    use brigade_contracts::{Address, Token, query::ProductsPage};
 
     use super::*;
 
@@ -117,7 +127,9 @@ mod tests {
         let history = HistoryHeaders { limit: 2, before: None };
         let of_ada = |aggregate| address(aggregate, "ada");
         type Case<'a> = (Endpoint, &'a str, &'a [(&'a str, &'a str)], Query);
-        let cases: [Case; 6] = [
+        let page = ProductsPage { limit: 20, after: Some(token("P-1")) };
+        let products = ProductsHeaders { if_none_match: None, page };
+        let cases: [Case; 8] = [
             (
                 Endpoint::View,
                 "q.t1.view.cart.c1",
@@ -131,6 +143,12 @@ mod tests {
                 &[],
                 Query::ActiveOrders(token("t1"), ListHeaders::default()),
             ),
+            (
+                Endpoint::Products,
+                "q.t1.products",
+                &[("Limit", "20"), ("After", "P-1")],
+                Query::Products(token("t1"), products),
+            ),
             (Endpoint::Lock, "q.t1.lock.ada", &[], Query::Lock(of_ada(Aggregate::Lock))),
             (
                 Endpoint::LockHistory,
@@ -143,6 +161,12 @@ mod tests {
                 "q.t1.user.ada.state",
                 &[],
                 Query::UserState(of_ada(Aggregate::User)),
+            ),
+            (
+                Endpoint::UserSessions,
+                "q.t1.user.ada.sessions",
+                &[],
+                Query::UserSessions(of_ada(Aggregate::User)),
             ),
         ];
         for (endpoint, subject, headers, expected) in cases {

@@ -29,6 +29,10 @@ pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
             "q.<tenant>.active_orders; If-None-Match, Resume",
             "200 with the orders and ETag, or what changed since; 304",
         ),
+        Endpoint::Products => (
+            "q.<tenant>.products; If-None-Match, Limit, After",
+            "200 with a page of the price list and ETag, `after` where there are more; 304",
+        ),
         Endpoint::Lock => (
             "q.<tenant>.lock.<owner>",
             "200 with cart, method, acquired_at and expires_at, 404 not_locked",
@@ -43,6 +47,9 @@ pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
         ),
         Endpoint::UserState => {
             ("q.<tenant>.user.<id>.state", "200 with the parts auth, subscription and roles, 404")
+        }
+        Endpoint::UserSessions => {
+            ("q.<tenant>.user.<id>.sessions", "200 with the sessions that go on, 404")
         }
     };
     json!({ "ask": ask, "answers": answers })

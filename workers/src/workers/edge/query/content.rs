@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use brigade_contracts::{
     Address, Aggregate, Era, Money, Part, cart,
     key::{self, Bucket},
-    order, payment, query, table,
+    order, payment, product, query, table,
 };
 use brigade_domain::State;
 use bytes::Bytes;
@@ -172,6 +172,9 @@ fn read_part(aggregate: Aggregate, part: Part, value: &[u8]) -> Option<KvPart> {
             read(value, |p: &payment::Core| (p.version, Money::ZERO))
         }
         (Aggregate::Table, Part::Core) => read(value, |p: &table::Core| (p.version, Money::ZERO)),
+        (Aggregate::Product, Part::Core) => {
+            read(value, |p: &product::Core| (p.version, Money::ZERO))
+        }
         _ => None,
     }
 }

@@ -22,6 +22,7 @@ pub mod locks;
 pub mod long_poll;
 pub mod outcomes;
 pub mod owners;
+pub mod products;
 pub mod reply;
 pub mod tenants;
 pub mod users;
@@ -37,7 +38,7 @@ use std::{
 use brigade_contracts::{
     Address, CommandKey, Token,
     list::ListHeaders,
-    query::{HistoryHeaders, ViewHeaders},
+    query::{HistoryHeaders, ProductsHeaders, ViewHeaders},
     user::Validate,
 };
 use brigade_domain::LockPolicy;
@@ -45,7 +46,8 @@ use brigade_domain::LockPolicy;
 pub use self::reply::QueryReply;
 use self::{
     database::ReadDatabase, list::Lists, locks::Locks, long_poll::LongPolls, outcomes::Outcomes,
-    owners::Owners, tenants::Tenants, users::Users, views::Views, wakeups::WakeupSource,
+    owners::Owners, products::Products, tenants::Tenants, users::Users, views::Views,
+    wakeups::WakeupSource,
 };
 use super::metrics::EdgeMetrics;
 use crate::infra::Context;
@@ -62,6 +64,8 @@ pub enum Query {
     Outcome { tenant: Token, command: CommandKey, wait: Duration },
     /// The active orders of a tenant.
     ActiveOrders(Token, ListHeaders),
+    /// A page of a tenant's price list.
+    Products(Token, ProductsHeaders),
     /// The lock that an owner holds now.
     Lock(Address),
     /// A page of the history of an owner's locks.
@@ -70,6 +74,8 @@ pub enum Query {
     UserValidate(Address, Validate),
     /// All parts of a user.
     UserState(Address),
+    /// The sessions of a user.
+    UserSessions(Address),
 }
 
 impl Query {
@@ -81,8 +87,11 @@ impl Query {
             | Self::Lock(address)
             | Self::LockHistory(address, _)
             | Self::UserValidate(address, _)
-            | Self::UserState(address) => &address.tenant,
-            Self::Outcome { tenant, .. } | Self::ActiveOrders(tenant, _) => tenant,
+            | Self::UserState(address)
+            | Self::UserSessions(address) => &address.tenant,
+            Self::Outcome { tenant, .. }
+            | Self::ActiveOrders(tenant, _)
+            | Self::Products(tenant, _) => tenant,
         }
     }
 }
@@ -99,6 +108,7 @@ pub struct QueryOptions {
 pub struct Queries {
     pub views: Views,
     pub lists: Lists,
+    pub products: Products,
     pub outcomes: Outcomes,
     pub locks: Locks,
     pub users: Users,
@@ -122,6 +132,7 @@ impl Queries {
         Ok(Self {
             views: Views::open(&database, cx, polls.clone(), metrics.clone()).await?,
             lists: Lists::new(&database, cx, options.list_cache, metrics),
+            products: Products::new(&database, cx.era),
             outcomes: Outcomes::new(&database, polls),
             locks: Locks::new(&database, options.lock_policy.clone()),
             users: Users::new(&database),
@@ -167,6 +178,7 @@ impl Queries {
                 self.outcomes.get(tenant, command, wait).await
             }
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
+            Query::Products(tenant, headers) => self.products.get(tenant, &headers).await,
             Query::Lock(lock) => self.locks.get(lock).await,
             Query::LockHistory(lock, headers) => self.locks.history(lock, headers).await,
             Query::UserValidate(user, credentials) => {
@@ -174,6 +186,7 @@ impl Queries {
                 Ok(QueryReply::json(&session))
             }
             Query::UserState(user) => Ok(QueryReply::json(&self.users.state(user).await?)),
+            Query::UserSessions(user) => Ok(QueryReply::json(&self.users.sessions(user).await?)),
         }
     }
 }

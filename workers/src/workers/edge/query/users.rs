@@ -8,10 +8,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{
-    Address, Era, Part, Refusal, Timestamp,
-    user::{Roles, SubscriptionPart, UserState, Valid, Validate},
+    Address, Era, Part, Refusal, Timestamp, Token,
+    user::{Roles, Sessions, SubscriptionPart, UserState, Valid, Validate},
 };
-use brigade_domain::User;
+use brigade_domain::{User, user::Session};
+use serde::Deserialize;
 use sqlx::PgConnection;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     loader::{AddressColumns, Loader},
     reply::QueryReply,
 };
-use crate::store::users::from_row;
+use crate::store::{rows::parse, users::from_row};
 
 /// Answers queries of users.
 pub struct Users {
@@ -54,10 +55,20 @@ impl Users {
     /// # Errors
     /// `404 not_found`; `503 unconfirmed`.
     pub async fn state(&self, user: Address) -> Result<UserState, QueryReply> {
+        Ok(self.snapshot(user).await?.state())
+    }
+
+    /// Returns the sessions of a user.
+    ///
+    /// # Errors
+    /// `404 not_found`; `503 unconfirmed`.
+    pub async fn sessions(&self, user: Address) -> Result<Sessions, QueryReply> {
+        Ok(self.snapshot(user).await?.sessions())
+    }
+
+    async fn snapshot(&self, user: Address) -> Result<Arc<UserSnapshot>, QueryReply> {
         let snapshot = self.snapshots.load((user, None)).await?;
-        let snapshot =
-            snapshot.ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?;
-        Ok(snapshot.state())
+        Ok(snapshot.ok_or_else(|| Refusal::new(404, "not_found", "there is no such user"))?)
     }
 }
 
@@ -65,24 +76,39 @@ impl Users {
 #[derive(Debug)]
 pub struct UserSnapshot {
     user: User,
-    /// The access token that was asked about is that of the session.
-    has_token: bool,
+    token: OfToken,
     read_at: Timestamp,
+}
+
+/// The answer about an access token; nothing if it is not valid.
+#[derive(Debug, Deserialize)]
+struct OfToken {
+    #[serde(rename = "token_session")]
+    session: Option<Token>,
+    #[serde(rename = "token_expires_at")]
+    expires_at: Option<Timestamp>,
 }
 
 impl UserSnapshot {
     /// Returns the session of the access token, if it is valid.
     fn session(&self) -> Option<Valid> {
-        let Self { user, has_token, read_at } = self;
-        let session = user.session.as_ref().filter(|_| *has_token)?;
-        let expires_at = Some(session.access_expires_at).filter(|until| read_at < until)?;
+        let Self { user, token, .. } = self;
         Some(Valid {
             user: user.head.address.id.clone(),
             profile_id: user.profile_id.clone(),
             roles: user.roles.clone(),
             subscription: user.subscription.clone(),
-            expires_at,
+            expires_at: token.expires_at?,
+            session: Some(token.session.clone()?),
         })
+    }
+
+    fn sessions(&self) -> Sessions {
+        let live = self.user.sessions.iter().filter(|s| self.read_at < s.refresh_expires_at);
+        Sessions {
+            user: self.user.head.address.id.clone(),
+            sessions: live.rev().map(Session::shown).collect(),
+        }
     }
 
     fn state(&self) -> UserState {
@@ -120,8 +146,7 @@ impl Loader for UserLoader {
         let AddressColumns { tenants, ids, .. } = AddressColumns::new(addresses);
         let hashes: Vec<_> = keys.iter().map(|(_, hash)| hash.as_deref()).collect();
         let rows = sqlx::query!(
-            r#"select place as "place!", body as "body!", has_token as "has_token!",
-                      clock_timestamp() as "now!"
+            r#"select place as "place!", body as "body!", clock_timestamp() as "now!"
                from brigade.read_users($1, $2, $3)
                where (select brigade.assert_era($4))"#,
             &tenants as _,
@@ -135,8 +160,8 @@ impl Loader for UserLoader {
         for row in rows {
             let asked = usize::try_from(row.place - 1).ok().and_then(|place| keys.get(place));
             if let Some(key) = asked {
-                let (user, has_token) = (from_row(&row.body)?, row.has_token);
-                let snapshot = UserSnapshot { user, has_token, read_at: row.now.into() };
+                let (user, token) = (from_row(&row.body)?, parse(&row.body)?);
+                let snapshot = UserSnapshot { user, token, read_at: row.now.into() };
                 loaded.insert(key.clone(), Arc::new(snapshot));
             }
         }

@@ -67,7 +67,12 @@ impl Loader for VersionLoader {
                select tenant, aggregate, id, seating.version,
                       jsonb_build_object('core', seating.version)
                from requested join brigade.tables seating using (tenant, id)
-               where aggregate = 'table'"#,
+               where aggregate = 'table'
+               union all
+               select tenant, aggregate, id, product.version,
+                      jsonb_build_object('core', product.version)
+               from requested join brigade.products product using (tenant, id)
+               where aggregate = 'product'"#,
             &tenants as _,
             &aggregates as _,
             &ids as _,

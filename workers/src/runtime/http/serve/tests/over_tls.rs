@@ -30,9 +30,19 @@ fn serve_https(
 
 /// Connects as somebody who trusts this authority alone.
 async fn connect(server: &HttpServer, authority: &Path) -> io::Result<TlsStream<TcpStream>> {
+    connect_with(server, authority, &[]).await
+}
+
+/// The same, and offers these protocols.
+async fn connect_with(
+    server: &HttpServer,
+    authority: &Path,
+    protocols: &[&str],
+) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority).expect("PEM")).expect("a certificate");
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     let name = ServerName::try_from("127.0.0.1").expect("a name");
     let stream = TcpStream::connect(server.address).await?;
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
@@ -45,6 +55,28 @@ async fn answer(stream: &mut TlsStream<TcpStream>) -> String {
         assert_ne!(stream.read_buf(&mut answer).await.expect("connected"), 0);
     }
     String::from_utf8(answer).expect("text")
+}
+
+#[tokio::test]
+async fn a_client_chooses_between_both_protocols() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let files = authority.issue(dir.path(), "https", "127.0.0.1", false);
+    let (server, ..) = serve_https(LIMITS, &files);
+    for (offered, chosen) in
+        [(vec!["h2", "http/1.1"], Some("h2")), (vec!["http/1.1"], Some("http/1.1")), (vec![], None)]
+    {
+        let stream = connect_with(&server, &files.authority, &offered).await.expect("trusted");
+        let negotiated = stream.get_ref().1.alpn_protocol();
+        assert_eq!(negotiated, chosen.map(str::as_bytes), "{offered:?}");
+    }
+    let stream = connect_with(&server, &files.authority, &["h2"]).await.expect("trusted");
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
+    let (mut client, connection) = shaken.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = axum::http::Request::get("https://127.0.0.1/quick");
+    let request = request.body(axum::body::Body::empty()).expect("a request");
+    assert_eq!(client.send_request(request).await.expect("answered").status(), 200);
 }
 
 #[tokio::test]

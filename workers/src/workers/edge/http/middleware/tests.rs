@@ -17,10 +17,13 @@ use tokio::{
 use super::*;
 use crate::{
     infra::Metrics,
-    runtime::http::{HttpServer, MountedRouter, ProcessStatus, RouterMount, serve},
+    runtime::http::{ApiOptions, HttpServer, MountedRouter, RateLimits, serve_api},
     workers::edge::{
-        admission::AdmissionControl,
-        http::commands::{BODY_TIMEOUT, BODY_TIMEOUT_IN_DRAIN, read_payload},
+        admission::{AdmissionControl, RequestAdmission, UserAdmission},
+        http::{
+            commands::{BODY_TIMEOUT, BODY_TIMEOUT_IN_DRAIN, read_payload},
+            rates::RateBuckets,
+        },
     },
 };
 
@@ -46,21 +49,27 @@ impl TestServer {
         let (came, coming) = unbounded_channel();
         let release = CancellationToken::new();
         let metrics = Arc::new(Metrics::new());
+        let permits_of_all = permits;
         let permits = AdmissionControl::new(permits);
         let drain = CancellationToken::new();
         // No token is confirmed here. One address may have a quarter.
-        let admission = RequestAdmission { tenants: permits.clone(), strangers: permits.clone() };
+        let in_flight = RequestAdmission {
+            users: UserAdmission::within(&permits, permits_of_all, permits_of_all),
+            tenants: permits.clone(),
+            strangers: permits.clone(),
+        };
+        let rates = Arc::new(RateBuckets::new(RateLimits::default()));
+        let admission = HttpAdmission { in_flight, rates, metrics: metrics.group() };
         let context = RequestContext { admission, drain: drain.clone(), metrics: metrics.group() };
         let router = Router::new()
             .route("/v1/held", get(held))
             .route("/v1/body", post(body))
             .layer(from_fn_with_state(context, handle_request))
             .with_state(Reached { came, release: release.clone(), drain: drain.clone() });
-        let mount = RouterMount::default();
-        let mounted = mount.mount(router);
+        let options = ApiOptions::default();
+        let mounted = options.mount.mount(router);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let status = ProcessStatus { metrics, workers: Vec::new() };
-        let serving = serve(any, status, mount).await.expect("a free port");
+        let serving = serve_api(any, None, &options).await.expect("a free port");
         Self { serving, permits, coming, release, drain, _mounted: mounted }
     }
 

@@ -6,6 +6,7 @@
 
 mod operations;
 mod responses;
+mod sessions;
 
 use std::sync::LazyLock;
 
@@ -20,14 +21,13 @@ use brigade_contracts::{Aggregate, Token, schema};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-/// The document changes with a release only.
-const CACHED: HeaderValue = HeaderValue::from_static("public, max-age=300");
+use super::response::PUBLIC;
 
 /// Handles `GET /v1/openapi.json`.
 pub(super) async fn get_openapi() -> impl IntoResponse {
     static TEXT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
     let json = HeaderValue::from_static("application/json");
-    ([(CONTENT_TYPE, json), (CACHE_CONTROL, CACHED)], TEXT.clone())
+    ([(CONTENT_TYPE, json), (CACHE_CONTROL, PUBLIC)], TEXT.clone())
 }
 
 /// Returns the document.
@@ -47,7 +47,7 @@ fn document() -> Value {
             "license": { "name": "Apache License 2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
-        "security": [{ "bearer": [] }],
+        "security": [{ "bearer": [] }, { "cookie": [] }],
         "tags": tags.collect::<Vec<_>>(),
         "paths": operations::paths(),
         "components": {
@@ -58,6 +58,9 @@ fn document() -> Value {
             "securitySchemes": { "bearer": {
                 "type": "http", "scheme": "bearer",
                 "description": "The access token of a session, which `login` and `refresh` give.",
+            }, "cookie": {
+                "type": "apiKey", "in": "cookie", "name": "__Host-brigade-{tenant}",
+                "description": "The same in a cookie, which `createSession` sets if asked to.",
             } },
         },
     })
@@ -85,7 +88,10 @@ fn schemas() -> Map<String, Value> {
         "allOf": [schema::reference("QueryError"), {
             "type": "object",
             "properties": {
-                "type": { "type": "string", "format": "uri" },
+                "type": {
+                    "type": "string", "format": "uri-reference",
+                    "description": "A page about the code.",
+                },
                 "title": text, "detail": text,
                 "instance": { "type": "string", "description": "the number of the request" },
             },
@@ -94,6 +100,8 @@ fn schemas() -> Map<String, Value> {
     });
     all["Outcome"]["examples"] = json!([responses::outcome()]);
     all.insert("SessionOutcome".to_owned(), session);
+    all.insert("NewSession".to_owned(), sessions::new_session());
+    all.insert("Introspection".to_owned(), sessions::introspection());
     all.insert("Problem".to_owned(), problem);
     all
 }
@@ -114,6 +122,7 @@ fn parameters() -> Value {
     let headers = [
         ("Idempotency-Key", (token(), key.to_owned())),
         ("Command-Id", (token(), key.to_owned())),
+        ("Brigade-Csrf", text(None, "Any value; what changes something by a cookie needs it.")),
         (
             "Deadline",
             (
@@ -126,15 +135,13 @@ fn parameters() -> Value {
         ("If-None-Match", text(None, "The ETags that are known; 304 if one of them is present.")),
         ("Min-Version", version("Nothing below it is answered; see `Prefer`.")),
         ("Prefer", text(Some("wait=[0-9]+"), "`wait=S`: wait for at most so many seconds (30).")),
-        (
-            "Confirm",
-            text(
-                Some("^kv$"),
-                "`kv`: while the database is away, an answer that may be \
-            late will do; it says so.",
-            ),
-        ),
+        ("Confirm", text(Some("^kv$"), "`kv`: an answer that may be late will do; it says so.")),
         ("Resume", text(None, "A position that an earlier answer gave: only what changed since.")),
+        (
+            "Limit",
+            (json!({ "type": "integer", "minimum": 1 }), "Most rows of the page.".to_owned()),
+        ),
+        ("After", text(None, "Where the page begins: `after` of the page before it.")),
         ("Last-Event-ID", text(None, "The last `id` that was received: only what changed since.")),
     ];
     let mut all = Map::new();
@@ -142,6 +149,7 @@ fn parameters() -> Value {
         ("tenant", "The restaurant."),
         ("id", "Of the aggregate."),
         ("command_id", "Of the command."),
+        ("code", "Of an error."),
     ] {
         let path = json!({
             "name": name, "in": "path", "required": true, "schema": token(), "description": what,
@@ -161,6 +169,10 @@ fn headers() -> Value {
     let text = json!({ "type": "string" });
     json!({
         "ETag": { "schema": text, "description": "Names this content; for If-None-Match." },
+        "Idempotency-Replayed": {
+            "schema": { "const": "true" },
+            "description": "The outcome was stored before this request, under the same key.",
+        },
         "Retry-After": {
             "schema": { "type": "integer", "minimum": 1 }, "description": "In seconds.",
         },

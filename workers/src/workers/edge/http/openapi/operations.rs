@@ -27,10 +27,14 @@ pub(super) fn paths() -> Map<String, Value> {
     let others = [
         ("/v1/{tenant}/active-orders", active_orders()),
         ("/v1/{tenant}/active-orders/stream", active_orders_stream()),
+        ("/v1/{tenant}/products", products()),
         ("/v1/{tenant}/outcomes/{command_id}", outcome()),
+        ("/v1/errors", errors()),
+        ("/v1/errors/{code}", error()),
         ("/v1/openapi.json", itself()),
     ];
     paths.extend(others.map(|(path, get)| (path.to_owned(), json!({ "get": get }))));
+    paths.extend(super::sessions::paths());
     paths
 }
 
@@ -125,6 +129,19 @@ fn active_orders_stream() -> Value {
     })
 }
 
+fn products() -> Value {
+    let body = ResponseBody::Tagged(schema::reference("ProductPage"));
+    json!({
+        "operationId": "getProducts",
+        "tags": ["queries"],
+        "summary": "The price list, in the order of skus.",
+        "description": audience(RequiredRole::Anybody),
+        "security": [],
+        "parameters": parameters(&["tenant"], &["If-None-Match", "Limit", "After"]),
+        "responses": responses(200, &body, &[304, 400, 403, 404, 429, 500, 503]),
+    })
+}
+
 fn outcome() -> Value {
     json!({
         "operationId": "getOutcome",
@@ -138,6 +155,27 @@ fn outcome() -> Value {
     })
 }
 
+fn errors() -> Value {
+    json!({
+        "operationId": "getErrors",
+        "tags": ["queries"],
+        "summary": "What all codes mean.",
+        "security": [],
+        "responses": responses(200, &ResponseBody::Text("text/markdown"), &[429, 500, 503]),
+    })
+}
+
+fn error() -> Value {
+    json!({
+        "operationId": "getError",
+        "tags": ["queries"],
+        "summary": "What a code means; the `type` of an error leads here.",
+        "security": [],
+        "parameters": parameters(&["code"], &[]),
+        "responses": responses(200, &ResponseBody::Text("text/plain"), &[404, 429, 500, 503]),
+    })
+}
+
 fn itself() -> Value {
     json!({
         "operationId": "getOpenApi",
@@ -148,7 +186,7 @@ fn itself() -> Value {
     })
 }
 
-fn parameters(in_path: &[&str], in_headers: &[&str]) -> Vec<Value> {
+pub(super) fn parameters(in_path: &[&str], in_headers: &[&str]) -> Vec<Value> {
     let reference = |name| json!({ "$ref": format!("#/components/parameters/{name}") });
     in_path.iter().chain(in_headers).map(reference).collect()
 }
@@ -160,7 +198,7 @@ fn kind(aggregate: Aggregate) -> String {
 }
 
 /// Returns a sentence about who may use an operation.
-fn audience(role: RequiredRole) -> &'static str {
+pub(super) fn audience(role: RequiredRole) -> &'static str {
     match role {
         RequiredRole::Anybody => "Needs no token.",
         RequiredRole::Customer => "For everybody who is logged in.",
@@ -169,6 +207,7 @@ fn audience(role: RequiredRole) -> &'static str {
             "For customers whose it is, or who claim it from its session, and for staff."
         }
         RequiredRole::Oneself => "For the user itself.",
+        RequiredRole::OneselfOrManager => "For the user itself, and for managers.",
         RequiredRole::Staff => "For staff.",
         RequiredRole::Manager => "For managers.",
         RequiredRole::Never => "For nobody over HTTP.",

@@ -13,6 +13,8 @@ pub(super) enum ResponseBody {
     Tagged(Value),
     /// A body of this schema.
     Plain(Value),
+    /// A text of this media type.
+    Text(&'static str),
     /// Server-sent events.
     Events,
 }
@@ -76,21 +78,26 @@ pub(super) fn responses(status: u16, body: &ResponseBody, others: &[u16]) -> Map
 
 fn success(body: &ResponseBody) -> Value {
     let json_of = |schema: Value| json!({ "application/json": { "schema": schema } });
-    let (description, content, has_etag) = match body {
-        ResponseBody::Outcome(of) => ("It is done.", json_of(schema::reference(of)), true),
-        ResponseBody::Tagged(schema) => ("As it is now.", json_of(schema.clone()), true),
-        ResponseBody::Plain(schema) => ("As it is now.", json_of(schema.clone()), false),
+    let (description, content, more): (_, _, &[&str]) = match body {
+        ResponseBody::Outcome(of) => {
+            ("It is done.", json_of(schema::reference(of)), &["ETag", "Idempotency-Replayed"])
+        }
+        ResponseBody::Tagged(schema) => ("As it is now.", json_of(schema.clone()), &["ETag"]),
+        ResponseBody::Plain(schema) => ("As it is now.", json_of(schema.clone()), &[]),
+        ResponseBody::Text(media_type) => {
+            ("A page.", json!({ *media_type: { "schema": { "type": "string" } } }), &[])
+        }
         ResponseBody::Events => {
             let events = json!({ "schema": { "type": "string" }, "example": EVENTS });
             (
                 "Server-sent events, until either side ends it.",
                 json!({ "text/event-stream": events }),
-                false,
+                &[],
             )
         }
     };
-    let names: &[&str] = if has_etag { &["ETag", "X-Request-Id"] } else { &["X-Request-Id"] };
-    json!({ "description": description, "headers": headers(names), "content": content })
+    let names = [more, &["X-Request-Id"]].concat();
+    json!({ "description": description, "headers": headers(&names), "content": content })
 }
 
 /// First everything; then the changes. After a break, the changes since, or everything again.

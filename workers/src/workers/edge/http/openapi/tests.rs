@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use brigade_contracts::{cart, order, payment, permissions::SYSTEM_VERBS, table, user};
+use brigade_contracts::{cart, order, payment, permissions::SYSTEM_VERBS, product, table, user};
 
 use super::*;
 use crate::workers::edge::http::routes;
@@ -36,13 +36,17 @@ fn every_verb_of_every_aggregate_but_the_systems_is_told() {
         ("order", order::Verb::NAMES),
         ("table", table::Verb::NAMES),
         ("user", user::Verb::NAMES),
+        ("product", product::Verb::NAMES),
     ];
     for (aggregate, names) in verbs {
         for verb in names.iter().chain(SYSTEM_VERBS) {
             let path = format!("/v1/{{tenant}}/{aggregate}/{{id}}/{verb}");
             let post = &document["paths"][&path]["post"];
             assert_eq!(post.is_object(), !SYSTEM_VERBS.contains(verb), "{path}");
-            assert_ne!(post["description"].as_str().map(|d| d.contains("nobody")), Some(true));
+            assert_ne!(
+                post["description"].as_str().map(|d| d.contains("For nobody over HTTP")),
+                Some(true)
+            );
         }
     }
 }
@@ -100,14 +104,27 @@ fn operations_have_names_of_their_own_and_name_what_stands_in_their_paths() {
 }
 
 #[test]
-fn whoever_has_no_token_may_register_log_in_refresh_and_read_this() {
+fn whoever_has_no_token_may_register_log_in_refresh_and_read_this_and_the_prices() {
     let document = document();
     let open: BTreeSet<&str> = operations(&document)
         .into_iter()
         .filter(|(_, _, operation)| operation["security"] == json!([]))
         .filter_map(|(_, _, operation)| operation["operationId"].as_str())
         .collect();
-    let expected = ["UserLogin", "UserRefresh", "UserRegister", "getOpenApi"];
+    let expected = [
+        "UserLogin",
+        "UserRefresh",
+        "UserRegister",
+        "UserRequestPasswordReset",
+        "UserResetPassword",
+        "createSession",
+        "getError",
+        "getErrors",
+        "getOpenApi",
+        "getProducts",
+        "refreshSession",
+        "requestPasswordReset",
+    ];
     assert_eq!(open, BTreeSet::from(expected));
 }
 

@@ -70,6 +70,9 @@ pub struct Lists {
     active: BatchLoader<OrderListLoader>,
     ended: BatchLoader<EndedOrderLoader>,
     rows: Arc<OrderRows>,
+    /// The lists of the last 250 ms, which a planted bug answers with.
+    #[cfg(feature = "planted-bugs")]
+    remembered: moka::sync::Cache<Token, Arc<OrderList>>,
     fail: FailPoints,
     _watch: Option<AbortOnDropHandle<()>>,
 }
@@ -98,6 +101,10 @@ impl Lists {
             era: cx.era,
             active: BatchLoader::new(database, loader),
             ended: BatchLoader::new(database, EndedOrderLoader),
+            #[cfg(feature = "planted-bugs")]
+            remembered: moka::sync::Cache::builder()
+                .time_to_live(std::time::Duration::from_millis(250))
+                .build(),
             fail: cx.fail.clone(),
             _watch: is_cached.then(|| watch::start(cx, &rows, metrics)),
             rows,
@@ -159,6 +166,19 @@ impl Lists {
     /// # Errors
     /// `503 unconfirmed`.
     pub async fn confirm(&self, tenant: &Token) -> Result<Arc<OrderList>, QueryReply> {
+        #[cfg(feature = "planted-bugs")]
+        if brigade_contracts::planted::PlantedBug::ListFromMemory.is_planted() {
+            if let Some(list) = self.remembered.get(tenant) {
+                return Ok(list);
+            }
+            let list = self.confirm_now(tenant).await?;
+            self.remembered.insert(tenant.clone(), list.clone());
+            return Ok(list);
+        }
+        self.confirm_now(tenant).await
+    }
+
+    async fn confirm_now(&self, tenant: &Token) -> Result<Arc<OrderList>, QueryReply> {
         self.active.load(tenant.clone()).await?.ok_or_else(QueryReply::unconfirmed)
     }
 
