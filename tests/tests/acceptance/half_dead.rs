@@ -174,9 +174,11 @@ async fn s5_06_edge_is_not_ready_while_postgres_is_silent_though_nobody_asks() {
     let edge = fleet.instance(WorkerName::Edge);
     until_ready(&edge).await;
     let postgres = fleet.postgres().pid();
+    // First who starts the others, so that there are no more of them; an autovacuum may end meanwhile.
+    signal(postgres, "STOP").await;
     let all = std::fs::read_to_string(format!("/proc/{postgres}/task/{postgres}/children"));
     let all: Vec<u32> = all.unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
-    for process in all.iter().chain([&postgres]) {
+    for process in &all {
         signal(*process, "STOP").await;
     }
     until("edge to find out", || async {
