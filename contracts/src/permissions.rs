@@ -18,7 +18,7 @@ pub use self::{
         Account, accounts, check_sender, exports, imports_of_fleet, is_from_tenant, listed_user,
         tenant_account,
     },
-    grants::{Grants, grants},
+    grants::{Grants, former_grants, grants},
     roles::{Role, producer, tenant_users, watcher},
 };
 use crate::{
