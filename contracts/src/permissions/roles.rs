@@ -75,9 +75,8 @@ impl Role {
                         .flat_map(|verb| DOORS.map(|door| format!("{door}.{tenant}.*.*.{verb}"))),
                 )
                 .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
-                // Answers what the fleet asks of it.
-                .subscribe([format!("hooks.{tenant}.>")])
-                .publish([REPLIES]),
+                // What the fleet asks of it.
+                .replies([format!("hooks.{tenant}.>")]),
             Till | Screen => user
                 .publish(self.commands(tenant))
                 .subscribe([format!("live.*.{tenant}.>")])
@@ -109,9 +108,6 @@ impl Role {
         }
     }
 }
-
-/// The replies to requests of the fleet's account, as the server names them in the tenant's.
-const REPLIES: &str = "_R_.>";
 
 const DOORS: [&str; 2] = ["cmd", "req"];
 

@@ -68,6 +68,7 @@ mod standby;
 mod strange_bytes;
 mod streams;
 mod tables;
+mod tenant_rows;
 mod tenants;
 mod tls;
 mod topology;

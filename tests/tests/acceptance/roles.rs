@@ -116,6 +116,10 @@ const NOBODYS: &[&str] = &[
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.USER.INFO",
     "$SYS.ACCOUNT.BRIGADE.CONNECT",
+    "_R_.x.y",
+    "_R_.x",
+    "hooks.t1.password_reset",
+    "hooks.t2.password_reset",
     "_INBOX.edge.x",
     "_INBOX.operator.x",
     "_INBOX.x",
@@ -136,6 +140,8 @@ const HEARD: &[(&str, &str)] = &[
     ("live.versions.TENANT.user.ada", "b"),
     ("live.user_state.TENANT.>", "b"),
     ("live.user_state.TENANT.ada.auth", "b"),
+    ("hooks.TENANT.>", "b"),
+    ("hooks.TENANT.password_reset", "b"),
     ("cmd.TENANT.>", ""),
     ("req.TENANT.>", ""),
     ("req.TENANT.payment.*.record_result", ""),
@@ -178,6 +184,8 @@ const UNHEARD: &[&str] = &[
     "$SYS.>",
     "$SRV.>",
     "$SRV.PING",
+    "hooks.>",
+    "hooks.*.password_reset",
     "_R_.>",
     "_INBOX.>",
     "_INBOX.*",
@@ -201,8 +209,6 @@ fn published() -> Vec<(String, &'static str)> {
         all.push((format!("q.t1.{query}"), *roles));
         all.push((format!("q.t2.{query}"), ""));
     }
-    // What a backend answers the fleet with.
-    all.push(("_R_.x.y".to_owned(), "b"));
     all.extend(NOBODYS.iter().map(|subject| ((*subject).to_owned(), "")));
     all.extend(USERS.iter().map(|(user, _)| (format!("_INBOX.{user}.x"), "")));
     all
@@ -276,6 +282,37 @@ async fn s5_10_each_role_may_what_its_name_says_and_nothing_else() {
         let found = subjects(&refusals, "Subscription");
         assert_eq!(found, refused(heard(), &[*role, inbox]), "{user} subscribes");
         assert_eq!(refusals.len(), found.len(), "{refusals:?}");
+    }
+}
+
+/// The fleet asks, and the reply subject is one that the server has made.
+#[tokio::test]
+async fn s5_10_a_backend_answers_a_hook_once_and_nothing_else() {
+    let fleet = TestFleet::empty().await;
+    let handler = fleet.connect("command-handler").await;
+    for user in ["t1-backend", "t1-producer"] {
+        let mut raw = RawClient::connect(&fleet.nats_url(user)).await;
+        raw.subscribe(b"hooks.t1.>").await;
+        assert_eq!(raw.refused().await, Vec::<String>::new());
+        let handler = handler.clone();
+        let ask = async move { handler.request("hooks.t1.password_reset", "{}".into()).await };
+        let answer = tokio::spawn(ask);
+        let asked = raw.next().await;
+        let reply = String::from_utf8(asked.reply).unwrap();
+        assert!(reply.starts_with("_R_."), "{reply}");
+
+        // Also while an answer is due.
+        let others = ["_R_.x.y", &format!("{reply}x"), "_INBOX.command-handler.x", "evt.t1.x"];
+        let others = BTreeSet::from(others.map(str::to_owned));
+        for subject in &others {
+            raw.publish(subject.as_bytes(), b"", b"", b"forged").await;
+        }
+        assert_eq!(subjects(&raw.refused().await, "Publish"), others);
+        raw.publish(reply.as_bytes(), b"", b"", b"done").await;
+        assert_eq!(raw.refused().await, Vec::<String>::new());
+        assert_eq!(answer.await.unwrap().unwrap().payload, "done");
+        raw.publish(reply.as_bytes(), b"", b"", b"again").await;
+        assert_eq!(subjects(&raw.refused().await, "Publish"), BTreeSet::from([reply]));
     }
 }
 

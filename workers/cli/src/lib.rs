@@ -40,7 +40,7 @@ enum CliCommand {
     /// Run the named workers in this process, configured by the environment alone
     Run(run::RunArgs),
     /// Bring the SQL schema and the workers' roles up to date
-    Migrate,
+    Migrate(migrate::MigrateArgs),
     #[cfg(feature = "dev")]
     /// Measure each path beside a raw ceiling, in one run
     Bench(brigade_dev::bench::BenchArgs),
@@ -105,7 +105,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
             CliCommand::Products(args) => products::run(args).await,
-            CliCommand::Migrate => migrate::run().await,
+            CliCommand::Migrate(args) => migrate::run(&args).await,
             CliCommand::Provision => provision::run().await,
             CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Tenants(args) => tenants::run(args).await,

@@ -1,5 +1,5 @@
 use anyhow::Result;
-use brigade_contracts::{Address, Timestamp, Token, lock, payment::Method};
+use brigade_contracts::{Address, Era, Timestamp, Token, lock, payment::Method};
 use brigade_domain::{Cart, HistoryRow, Lock, Order, Payment, Product, State, Table};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -181,6 +181,11 @@ async fn load(sql: &mut PgConnection, states: &[State]) -> sqlx::Result<Vec<Stat
     states::load(sql, &addresses).await
 }
 
+async fn read(sql: &mut PgConnection, states: &[State]) -> sqlx::Result<Vec<State>> {
+    let addresses: Vec<Address> = states.iter().map(|s| s.head().address.clone()).collect();
+    states::read(sql, Era::FIRST, &addresses).await
+}
+
 /// Every column of the aggregates has a value, so that one that is left out is found.
 #[tokio::test]
 async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
@@ -198,6 +203,10 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
     ];
     save(&mut sql, &first).await?;
     assert_eq!(load(&mut sql, &first).await?, first);
+    let read = read(&mut sql, &first).await?;
+    let is_read = |state: &&State| !matches!(state, State::User(_) | State::Lock(_));
+    assert_eq!(read.len(), first.iter().filter(is_read).count());
+    assert!(first.iter().filter(is_read).all(|state| read.contains(state)));
     let empty: Vec<String> = sqlx::query_scalar(
         "select name || '.' || key
          from (select 'carts' as name, to_jsonb(r) as columns from brigade.carts r

@@ -14,12 +14,9 @@ use sqlx::{PgConnection, types::Json};
 
 use super::lock_plan::{LockPlan, lock_of};
 use crate::store::{
-    carts::CartRow,
     locks::LockRow,
-    orders::OrderRow,
-    payments::PaymentRows,
-    products::ProductRow,
     rows::{columns, parse, refused},
+    states,
     tables::TableRows,
 };
 
@@ -291,11 +288,7 @@ impl LoadedBatch {
                 self.add_table(rows.into(), orders);
             }
             "token" => self.fencing_tokens.push(parse(row)?),
-            "cart" => self.states.push(State::Cart(parse::<CartRow>(row)?.into())),
-            "order" => self.states.push(State::Order(parse::<OrderRow>(row)?.into())),
-            "payment" => self.states.push(State::Payment(parse::<PaymentRows>(row)?.into())),
-            "product" => self.states.push(State::Product(parse::<ProductRow>(row)?.into())),
-            other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
+            _ => self.states.push(states::from_row(kind, row)?),
         }
         Ok(())
     }

@@ -97,12 +97,14 @@ impl Loader for OwnerLoader {
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<Ownership>>> {
         let AddressColumns { tenants, aggregates, ids } = AddressColumns::new(addresses.iter());
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/owners.sql",
+        let rows = sqlx::query!(
+            r#"select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
+                      payer, owner, session, is_team, members
+               from brigade.read_owners($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &aggregates as _,
             &ids as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

@@ -36,10 +36,13 @@ impl Loader for OrderListLoader {
     ) -> sqlx::Result<HashMap<Token, Arc<OrderList>>> {
         self.metrics.confirm_statements.inc();
         let tenants: Vec<&str> = tenants.iter().map(Token::as_str).collect();
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/list/confirm.sql",
-            &tenants as _,
+        let rows = sqlx::query!(
+            r#"select tenant as "tenant!", start as "start!", xid as "xid!", at as "at!",
+                      ids as "ids!", cores as "cores!", payments as "payments!",
+                      xids as "xids!", ats as "ats!"
+               from brigade.read_active_orders($1, $2)"#,
             era.as_sql(),
+            &tenants as _,
         )
         .fetch_all(connection)
         .await?;
@@ -73,12 +76,14 @@ impl Loader for EndedOrderLoader {
         let tenants: Vec<&str> = positions.iter().map(|p| p.tenant.as_str()).collect();
         let xids: Vec<i64> = positions.iter().map(|p| p.moment.xid).collect();
         let times: Vec<OffsetDateTime> = positions.iter().map(|p| time_of(p.moment.at)).collect();
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/list/ended.sql",
+        let rows = sqlx::query!(
+            r#"select place as "place!", ids as "ids!", cores as "cores!",
+                      payments as "payments!", xids as "xids!", ats as "ats!"
+               from brigade.read_ended_orders($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &xids,
             &times,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
