@@ -76,6 +76,8 @@ pub const PAYMENT_LATE_CAPTURED: EventKind =
     ending(kind(Aggregate::Payment, "late_captured", CORE));
 pub const PAYMENT_REFUND_REQUESTED: EventKind =
     ending(kind(Aggregate::Payment, "refund_requested", CORE));
+pub const PAYMENT_REFUND_SETTLED: EventKind =
+    ending(kind(Aggregate::Payment, "refund_settled", CORE));
 
 pub const ORDER_PLACED: EventKind = kind(Aggregate::Order, "placed", BOTH);
 pub const ORDER_ACCEPTED: EventKind = kind(Aggregate::Order, "accepted", CORE);
@@ -142,6 +144,7 @@ pub const ALL: &[EventKind] = &[
     PAYMENT_REFUNDED,
     PAYMENT_LATE_CAPTURED,
     PAYMENT_REFUND_REQUESTED,
+    PAYMENT_REFUND_SETTLED,
     ORDER_PLACED,
     ORDER_ACCEPTED,
     ORDER_PREPARING,

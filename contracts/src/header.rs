@@ -37,6 +37,9 @@ pub const LIMIT: &str = "Limit";
 pub const BEFORE: &str = "Before";
 /// The beginning of the next page of a list, as the page before it said.
 pub const AFTER: &str = "After";
+/// The first and the last moment of a day close; over HTTP parameters of the URL.
+pub const FROM: &str = "From";
+pub const TO: &str = "To";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 /// Of an event: the era of the database that it was published in; none in the first one.

@@ -11,6 +11,7 @@ pub mod cart;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod command;
+pub mod day_close;
 pub mod email;
 pub mod era;
 pub mod etag;

@@ -25,10 +25,10 @@ use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},
     subject::{
-        ABANDON, EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS,
-        QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_USER_SESSIONS,
-        QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS,
-        SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
+        ABANDON, EXPIRE_LOCK, LIVE_MONEY, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE,
+        QUERY_ACTIVE_ORDERS, QUERY_DAY_CLOSE, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME,
+        QUERY_PRODUCTS, QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
+        REBUILD_USER_CACHE, RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
     },
     topology::{OVERTAKING, Topology},
 };
@@ -199,7 +199,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])
             .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
             .publish([user_state_of(Part::Auth)])
-            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>"]),
+            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>", LIVE_MONEY]),
         WorkerName::OutboxRelay => {
             user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
         }
@@ -227,7 +227,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             })),
         WorkerName::Edge => user
             .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, QUERY_PRODUCTS, "$SRV.>"])
-            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY])
+            .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_DAY_CLOSE])
             .subscribe([QUERY_USER_VALIDATE, QUERY_USER_STATE, QUERY_USER_SESSIONS])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])

@@ -9,7 +9,9 @@ use std::{
 
 use brigade_contracts::{
     Aggregate, MAX_CONTENTS, MAX_EVENT, MAX_HEADER_BLOCK, MAX_HEADERS, MAX_ITEMS, MAX_NAME,
-    MAX_NOTE, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS, event,
+    MAX_NOTE, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS,
+    day_close::MAX_DAYS,
+    event,
     list::{MAX_BYTES, MAX_ROWS},
     permissions::SYSTEM_VERBS,
     query::{MAX_HISTORY_LIMIT, MAX_PRODUCTS_LIMIT, MAX_WAIT_MS},
@@ -244,6 +246,7 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_BYTES", MAX_BYTES),
         ("MAX_HISTORY_LIMIT", usize::from(MAX_HISTORY_LIMIT)),
         ("MAX_PRODUCTS_LIMIT", usize::from(MAX_PRODUCTS_LIMIT)),
+        ("MAX_DAYS", usize::try_from(MAX_DAYS).unwrap()),
         ("MAX_WAIT_MS", usize::try_from(MAX_WAIT_MS).unwrap()),
     ] {
         let row = page.lines().find(|line| line.contains(&format!("`{name}`")));

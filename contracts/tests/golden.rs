@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use brigade_contracts::{
-    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, payment, product, query, table,
-    user,
+    Aggregate, Body, Outcome, Part, cart, day_close::DayClose, event, key, lock, order, payment,
+    product, query, table, user,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -54,6 +54,7 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["part", "payment", "core"] => again::<payment::Core>(text),
         ["part", "product", "core"] => again::<product::Core>(text),
         ["query", "products"] => again::<product::ProductPage>(text),
+        ["query", "day_close"] => again::<DayClose>(text),
         ["part", "table", "core"] => again::<table::Core>(text),
         ["kv", "user_state", "auth"] => again::<user::Auth>(text),
         ["kv", "user_state", "subscription"] => again::<user::SubscriptionPart>(text),

@@ -80,8 +80,10 @@ impl Role {
             Till | Screen => user
                 .publish(self.commands(tenant))
                 .subscribe([format!("live.*.{tenant}.>")])
-                // A wider subscription is allowed, and does not bring what tells of users.
+                // A wider subscription is allowed, and does not bring what tells of users, nor of
+                // money that is owed.
                 .subscribe_denied([
+                    format!("live.money.{tenant}.>"),
                     format!("live.user_state.{tenant}.>"),
                     format!("live.versions.{tenant}.user.>"),
                 ]),
@@ -123,7 +125,7 @@ const VERBS: &[(Aggregate, &[&str], &[Role])] = &[
     (Cart, &["lock", "bind_transaction", "extend", "unlock"], &[Till]),
     (Payment, &["initiate", "confirm_cash", "cancel"], &[Till]),
     (Payment, &["bind_transaction", "record_result"], &[Gateway]),
-    (Payment, &["refund"], &[]),
+    (Payment, &["refund", "settle"], &[]),
     (Order, &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"], &[Till]),
     (Table, &["register", "open_turn", "close_turn", "set_status"], &[Till]),
     (Product, &["set", "withdraw"], &[]),

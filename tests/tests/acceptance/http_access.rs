@@ -118,7 +118,7 @@ const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
     ),
     ("payment/p9", &["bind_transaction", "cancel"], [false, true, true]),
     ("payment/p9", &["record_result", "confirm_cash"], [false, true, true]),
-    ("payment/p9", &["refund"], [false, false, true]),
+    ("payment/p9", &["refund", "settle"], [false, false, true]),
     (
         "order/o9",
         &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"],
@@ -162,6 +162,7 @@ const READS: &[(&str, [u16; 3])] = &[
     ("products", [200, 200, 200]),
     ("user/zoe/sessions", [403, 403, 200]),
     ("active-orders", [403, 200, 200]),
+    ("day-close", [403, 403, 200]),
     // What is not there looks like what is another's.
     ("cart/none", [403, 404, 404]),
     ("order/none", [403, 404, 404]),

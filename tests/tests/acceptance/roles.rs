@@ -27,7 +27,7 @@ const VERBS: &[(&str, &[&str], &str)] = &[
     ("cart", &["check_out", "abandon"], "bt"),
     ("payment", &["initiate", "confirm_cash", "cancel"], "bt"),
     ("payment", &["bind_transaction", "record_result"], "bg"),
-    ("payment", &["refund"], "b"),
+    ("payment", &["refund", "settle"], "b"),
     ("order", &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"], "bt"),
     ("table", &["register", "open_turn", "close_turn", "set_status"], "bt"),
     ("product", &["set", "withdraw"], "b"),
@@ -59,6 +59,7 @@ const QUERIES: &[(&str, &str)] = &[
     ("products", "bts"),
     ("lock.ada", "bt"),
     ("lock_history.ada", "b"),
+    ("day_close", "b"),
     ("outcome.k1", "b"),
     ("user.ada.state", "b"),
     ("user.ada.validate", "b"),
@@ -79,6 +80,7 @@ const NOBODYS: &[&str] = &[
     "outcome.t1.k1",
     "live.views.t1.cart.c1.core",
     "live.versions.t1.cart.c1",
+    "live.money.t1.refund_task.p1",
     "evt.t1.cart.opened.00",
     "timer.lock.t1.c1.1",
     "due.lock.t1.c1.1",
@@ -138,6 +140,8 @@ const HEARD: &[(&str, &str)] = &[
     ("live.versions.TENANT.cart.c1", "bts"),
     ("live.versions.TENANT.user.>", "b"),
     ("live.versions.TENANT.user.ada", "b"),
+    ("live.money.TENANT.>", "b"),
+    ("live.money.TENANT.refund_task.p1", "b"),
     ("live.user_state.TENANT.>", "b"),
     ("live.user_state.TENANT.ada.auth", "b"),
     ("hooks.TENANT.>", "b"),
@@ -320,7 +324,11 @@ async fn s5_10_a_backend_answers_a_hook_once_and_nothing_else() {
 async fn s5_10_a_wide_subscription_brings_a_screen_nothing_of_users() {
     let fleet = TestFleet::empty().await;
     let mut fleets = RawClient::connect(&fleet.nats_url(SUPERUSER)).await;
-    let of_users = ["live.versions.t1.user.ada", "live.user_state.t1.ada.auth"];
+    let of_users = [
+        "live.versions.t1.user.ada",
+        "live.user_state.t1.ada.auth",
+        "live.money.t1.refund_task.p1",
+    ];
     let of_others = "live.versions.t1.cart.c1";
     for (user, hears_of_users) in [("t1-backend", true), ("t1-till", false), ("t1-screen", false)] {
         let mut raw = RawClient::connect(&fleet.nats_url(user)).await;

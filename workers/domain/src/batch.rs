@@ -1,5 +1,7 @@
 //! The commands of one batch, one after the other.
 
+mod money;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
@@ -11,6 +13,7 @@ use crate::{
     changes::{Changes, Event, HistoryRow, Hook, LockMetric},
     decide::decide,
     inputs::{AuthInputs, Checked},
+    ledger::Ledger,
     loaded::{Loaded, LockSet, Missing},
     policy::LockPolicy,
     security::SecurityEntry,
@@ -30,6 +33,8 @@ pub struct BatchState {
     history: Vec<HistoryRow>,
     security: Vec<SecurityEntry>,
     refund_tasks: BTreeMap<(Token, String), RefundTask>,
+    ledger: Ledger,
+    doubted: BTreeSet<Address>,
     turns: BTreeMap<(Token, Token), (Token, Turn)>,
     metrics: Vec<LockMetric>,
     reprojected: BTreeSet<Address>,
@@ -198,6 +203,7 @@ impl BatchState {
             let before = self.loaded.states.insert(address.clone(), state);
             self.move_email(&address, before.as_ref());
             self.count_open(&address, before.as_ref());
+            self.book(&address, before.as_ref());
             if before.is_none() {
                 self.list(&address);
             }

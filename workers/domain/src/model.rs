@@ -161,13 +161,29 @@ fn result(payment: &str, kind: u8, a: u8, b: u8) -> Step {
     let (verb, payload) = match kind % 40 {
         21..=24 => ("record_result", gateway("captured")),
         25 => ("record_result", gateway("failed")),
-        26 => ("record_result", gateway("unknown")),
+        26 if b.is_multiple_of(2) => ("record_result", gateway("unknown")),
+        26 => ("record_result", gateway("refunded")),
         27 => ("confirm_cash", json!({ "amount": amount, "currency": currency })),
         28 => ("cancel", json!({ "reason": "r" })),
         29 => ("bind_transaction", json!({ "transaction_id": format!("g{}", a % 3) })),
+        30 => ("settle", json!({ "settlement": settlement(payment, a, b), "reason": "r" })),
         _ => ("refund", json!({ "amount": a.is_multiple_of(2).then_some(amount), "reason": "r" })),
     };
     command(format!("payment.{payment}.{verb}"), payload)
+}
+
+fn settlement(payment: &str, a: u8, b: u8) -> Value {
+    match a % 4 {
+        0 => json!("failed"),
+        1 => {
+            let transaction = format!("g{}", b % 3);
+            let amount = [500, 1000, 1300][usize::from(b % 3)];
+            let captured =
+                json!({ "transaction_id": transaction, "amount": amount, "currency": "EUR" });
+            json!({ "captured": captured })
+        }
+        _ => json!({ "refund_task": format!("{payment}.{}", 1 + b % 2) }),
+    }
 }
 
 fn of_order(order: &str, choice: u8) -> Step {

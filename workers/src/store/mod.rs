@@ -1,6 +1,8 @@
 //! Postgres, which decides: the rows of each aggregate, and how they are loaded and saved.
 
 pub mod carts;
+pub mod gateway_secrets;
+pub mod ledger;
 pub mod locks;
 pub mod login_failures;
 pub mod orders;

@@ -126,11 +126,13 @@ pub async fn save_refund_tasks(
     }
     sqlx::query!(
         "insert into brigade.refund_tasks
-             (tenant, id, payment_id, amount, currency, reason, status, refunded)
-         select tenant, id, payment_id, amount, currency, reason, status, refunded
+             (tenant, id, payment_id, amount, currency, reason, status, refunded, settled)
+         select tenant, id, payment_id, amount, currency, reason, status, refunded,
+                coalesce(settled, 0)
          from jsonb_populate_recordset(null::brigade.refund_tasks, $1)
          on conflict (tenant, id)
-         do update set status = excluded.status, refunded = excluded.refunded",
+         do update set status = excluded.status, refunded = excluded.refunded,
+                       settled = excluded.settled",
         to_rows::<RefundTaskRow<'_>, _>(tasks.iter().copied()) as _,
     )
     .execute(connection)

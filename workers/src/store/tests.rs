@@ -77,7 +77,7 @@ fn payment(version: u64, columns: &Value, task: &Value) -> State {
         "target_kind": "cart", "target_id": "c", "user_id": "ada", "method": "card",
         "status": "captured", "currency": "EUR", "amount": 12, "refunded_amount": 1, "applied": 3,
         "transaction_id": "g", "token": 7, "fingerprint": "f",
-        "captures": [{"transaction_id": "g", "amount": 12, "currency": "EUR"}],
+        "captures": [{"transaction_id": "g", "amount": 12, "currency": "EUR", "refunded": 1}],
         "order_id": "o", "table_id": "t"
     });
     merge(&mut all, columns);
@@ -244,7 +244,7 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
             &json!({"updated_at": LATER, "status": "refunded", "currency": "USD", "amount": 13,
                     "refunded_amount": 13, "applied": 0, "transaction_id": null, "token": null,
                     "fingerprint": null, "captures": [], "order_id": null, "table_id": null}),
-            &json!({"refunded": 9, "status": "done"}),
+            &json!({"refunded": 9, "settled": 7, "status": "done"}),
         ),
         order(2, &of_order),
         table(2, &json!({"updated_at": LATER, "status": "available", "open_turn_id": null})),

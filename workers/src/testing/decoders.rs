@@ -2,5 +2,8 @@
 
 pub use crate::{
     infra::intake::wire::{Broken, Op, next as next_op},
-    workers::edge::query::{content::decode_canonical, list::position::ListPosition},
+    workers::edge::{
+        decode_unsigned,
+        query::{content::decode_canonical, list::position::ListPosition},
+    },
 };

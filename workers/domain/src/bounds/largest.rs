@@ -139,6 +139,11 @@ fn payments_and_orders(fixture: &mut Fixture) {
         gateway(1, "failed", 0),
         (verb(2, "cancel"), json!({ "reason": wide(500) })),
         gateway(2, "captured", 9_000_000_000_001),
+        (
+            verb(2, "settle"),
+            json!({ "settlement": { "refund_task": format!("{}.1", names[2]) },
+                    "reason": wide(500) }),
+        ),
     ]);
     for name in &names[3..] {
         fixture.done([result(name, "captured", &long("g", 1), 9_000_000_000_000)]);

@@ -37,7 +37,12 @@ pub(super) fn confirm_cash(
     if work[payment].method != Method::Cash {
         return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
     }
-    let captured = Capture { transaction_id: None, amount: verb.amount, currency: verb.currency };
+    let captured = Capture {
+        transaction_id: None,
+        amount: verb.amount,
+        currency: verb.currency,
+        refunded: Money::ZERO,
+    };
     capture(work, payment, captured, PAYMENT_CASH_CONFIRMED, verb)
 }
 
@@ -162,6 +167,7 @@ impl Payment {
             currency,
             reason,
             refunded: Money::ZERO,
+            settled: Money::ZERO,
             status: TaskStatus::Open,
         };
         self.tasks.push(task.clone());

@@ -43,6 +43,9 @@ pub struct Capture {
     pub transaction_id: Option<Token>,
     pub amount: Money,
     pub currency: Currency,
+    /// The amount of it that has gone back, as far as is known by which transaction.
+    #[serde(default)]
+    pub refunded: Money,
 }
 
 impl Payment {

@@ -28,6 +28,7 @@ mod inbox;
 mod load_batch;
 mod lock_plan;
 mod metrics;
+mod money_pushes;
 mod overtaking;
 mod passwords;
 mod project;

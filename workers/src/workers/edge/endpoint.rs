@@ -1,8 +1,8 @@
 //! The endpoints of edge: one for each kind of query that is answered over NATS.
 
 use brigade_contracts::subject::{
-    QUERY_ACTIVE_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME, QUERY_PRODUCTS,
-    QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
+    QUERY_ACTIVE_ORDERS, QUERY_DAY_CLOSE, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME,
+    QUERY_PRODUCTS, QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
 };
 
 /// An endpoint of the NATS service, which answers one kind of query.
@@ -12,6 +12,7 @@ pub enum Endpoint {
     Outcome,
     ActiveOrders,
     Products,
+    DayClose,
     Lock,
     LockHistory,
     UserValidate,
@@ -21,11 +22,12 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// All endpoints, in the order in which the service lists them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::View,
         Self::Outcome,
         Self::ActiveOrders,
         Self::Products,
+        Self::DayClose,
         Self::Lock,
         Self::LockHistory,
         Self::UserValidate,
@@ -41,6 +43,7 @@ impl Endpoint {
             Self::Outcome => "outcome",
             Self::ActiveOrders => "active_orders",
             Self::Products => "products",
+            Self::DayClose => "day_close",
             Self::Lock => "lock",
             Self::LockHistory => "lock_history",
             Self::UserValidate => "user_validate",
@@ -57,6 +60,7 @@ impl Endpoint {
             Self::Outcome => QUERY_OUTCOME,
             Self::ActiveOrders => QUERY_ACTIVE_ORDERS,
             Self::Products => QUERY_PRODUCTS,
+            Self::DayClose => QUERY_DAY_CLOSE,
             Self::Lock => QUERY_LOCK,
             Self::LockHistory => QUERY_LOCK_HISTORY,
             Self::UserValidate => QUERY_USER_VALIDATE,
@@ -71,7 +75,7 @@ impl Endpoint {
         match self {
             Self::View => &[200, 304, 400, 404, 413, 429, 503, 504],
             Self::ActiveOrders | Self::Products => &[200, 304, 400, 413, 429, 503],
-            Self::LockHistory => &[200, 400, 413, 429, 503],
+            Self::LockHistory | Self::DayClose => &[200, 400, 413, 429, 503],
             Self::UserValidate => &[200, 400, 401, 413, 429, 503],
             Self::Outcome | Self::Lock | Self::UserState | Self::UserSessions => {
                 &[200, 400, 404, 413, 429, 503]

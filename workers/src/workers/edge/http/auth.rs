@@ -202,6 +202,14 @@ impl Authorizer {
         if requester.is_staff() { Ok(()) } else { Err(needs_role(STAFF)) }
     }
 
+    /// Authorizes a requester to see what money a restaurant has.
+    ///
+    /// # Errors
+    /// `403 not_allowed`.
+    pub fn authorize_money(&self, requester: &Requester) -> Result<(), Problem> {
+        if requester.is_manager() { Ok(()) } else { Err(needs_role(MANAGER)) }
+    }
+
     /// Authorizes a requester to send a command.
     ///
     /// # Errors

@@ -224,7 +224,7 @@ pub(super) async fn decide(
 pub(super) struct OutcomeReply {
     status: StatusCode,
     /// The outcome was stored before.
-    is_replayed: bool,
+    pub is_replayed: bool,
     body: Bytes,
 }
 

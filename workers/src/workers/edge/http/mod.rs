@@ -13,6 +13,7 @@ mod cookies;
 mod cors;
 mod errors;
 mod extract;
+mod gateways;
 mod middleware;
 mod openapi;
 mod policy;
@@ -36,6 +37,8 @@ use axum::{
 use brigade_contracts::Refusal;
 use tower_http::catch_panic::CatchPanicLayer;
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::gateways::decode_unsigned;
 pub(super) use self::state::HttpApi;
 use self::{
     admission::HttpAdmission,
@@ -45,7 +48,7 @@ use self::{
 use crate::runtime::http::{ApiOptions, Problem};
 
 /// Returns every path that is served, and its handlers.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 17] {
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 19] {
     [
         ("/v1/openapi.json", get(openapi::get_openapi)),
         ("/v1/errors", get(errors::get_errors)),
@@ -53,6 +56,8 @@ fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 17] {
         ("/v1/{tenant}/active-orders", get(queries::get_active_orders)),
         ("/v1/{tenant}/active-orders/stream", get(streams::stream_active_orders)),
         ("/v1/{tenant}/products", get(queries::get_products)),
+        ("/v1/{tenant}/day-close", get(queries::get_day_close)),
+        ("/v1/{tenant}/gateways/{gateway}", post(gateways::post_message)),
         ("/v1/{tenant}/outcomes/{command_id}", get(queries::get_outcome)),
         ("/v1/{tenant}/{aggregate}/{id}", get(queries::get_aggregate)),
         ("/v1/{tenant}/sessions", post(sessions::post_session)),

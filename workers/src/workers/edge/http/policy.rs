@@ -91,6 +91,7 @@ const TABLE: &[PolicyRow] = &[
     (Payment, "confirm_cash", Staff, &[]),
     (Payment, "cancel", Owner, &[]),
     (Payment, "refund", Manager, &[]),
+    (Payment, "settle", Manager, &[]),
     (Order, "place", Staff, &[]),
     (Order, "accept", Staff, &[]),
     (Order, "prepare", Staff, &[]),
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_customer_says_that_something_is_paid() {
-        for verb in ["record_result", "confirm_cash", "refund"] {
+        for verb in ["record_result", "confirm_cash", "refund", "settle"] {
             let role = verb_policy(Payment, verb).map(|policy| policy.role);
             assert!(matches!(role, Some(Staff | Manager)), "{verb}");
         }

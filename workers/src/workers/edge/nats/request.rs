@@ -1,7 +1,9 @@
 //! The queries of NATS: subject, headers and payload, read as a [`Query`].
 
 use brigade_contracts::{
-    Aggregate, CommandKey, IdSpace, Refusal, header,
+    Aggregate, CommandKey, IdSpace, Refusal,
+    day_close::DayCloseRange,
+    header,
     list::ListHeaders,
     permissions::check_sender,
     query::{self, HistoryHeaders, ProductsHeaders, ViewHeaders},
@@ -61,6 +63,10 @@ fn parse_parts<'a>(
             let tenant = subject::parse_query_products(subject).ok_or_else(bad_subject)?;
             Query::Products(tenant, ProductsHeaders::parse(headers)?)
         }
+        Endpoint::DayClose => {
+            let tenant = subject::parse_query_day_close(subject).ok_or_else(bad_subject)?;
+            Query::DayClose(tenant, DayCloseRange::parse(headers)?)
+        }
         Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
         Endpoint::LockHistory => {
             let lock = subject::parse_query_lock_history(subject).ok_or_else(bad_subject)?;
@@ -89,6 +95,7 @@ fn expected_subject(endpoint: Endpoint) -> &'static str {
         Endpoint::Outcome => "expected q.<tenant>.outcome.<command_id>",
         Endpoint::ActiveOrders => "expected q.<tenant>.active_orders",
         Endpoint::Products => "expected q.<tenant>.products",
+        Endpoint::DayClose => "expected q.<tenant>.day_close",
         Endpoint::Lock => "expected q.<tenant>.lock.<owner>",
         Endpoint::LockHistory => "expected q.<tenant>.lock_history.<owner>",
         Endpoint::UserValidate => "expected q.<tenant>.user.<id>.validate",
@@ -129,7 +136,7 @@ mod tests {
         type Case<'a> = (Endpoint, &'a str, &'a [(&'a str, &'a str)], Query);
         let page = ProductsPage { limit: 20, after: Some(token("P-1")) };
         let products = ProductsHeaders { if_none_match: None, page };
-        let cases: [Case; 8] = [
+        let cases: [Case; 9] = [
             (
                 Endpoint::View,
                 "q.t1.view.cart.c1",
@@ -148,6 +155,12 @@ mod tests {
                 "q.t1.products",
                 &[("Limit", "20"), ("After", "P-1")],
                 Query::Products(token("t1"), products),
+            ),
+            (
+                Endpoint::DayClose,
+                "q.t1.day_close",
+                &[],
+                Query::DayClose(token("t1"), DayCloseRange::default()),
             ),
             (Endpoint::Lock, "q.t1.lock.ada", &[], Query::Lock(of_ada(Aggregate::Lock))),
             (

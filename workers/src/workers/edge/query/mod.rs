@@ -16,6 +16,8 @@
 pub mod batch_loader;
 pub mod content;
 pub mod database;
+pub mod day_close;
+pub mod gateways;
 pub mod list;
 pub mod loader;
 pub mod locks;
@@ -37,6 +39,7 @@ use std::{
 
 use brigade_contracts::{
     Address, CommandKey, Token,
+    day_close::DayCloseRange,
     list::ListHeaders,
     query::{HistoryHeaders, ProductsHeaders, ViewHeaders},
     user::Validate,
@@ -45,9 +48,9 @@ use brigade_domain::LockPolicy;
 
 pub use self::reply::QueryReply;
 use self::{
-    database::ReadDatabase, list::Lists, locks::Locks, long_poll::LongPolls, outcomes::Outcomes,
-    owners::Owners, products::Products, tenants::Tenants, users::Users, views::Views,
-    wakeups::WakeupSource,
+    database::ReadDatabase, day_close::DayCloses, gateways::Gateways, list::Lists, locks::Locks,
+    long_poll::LongPolls, outcomes::Outcomes, owners::Owners, products::Products, tenants::Tenants,
+    users::Users, views::Views, wakeups::WakeupSource,
 };
 use super::metrics::EdgeMetrics;
 use crate::infra::Context;
@@ -66,6 +69,8 @@ pub enum Query {
     ActiveOrders(Token, ListHeaders),
     /// A page of a tenant's price list.
     Products(Token, ProductsHeaders),
+    /// The money of a tenant in a time.
+    DayClose(Token, DayCloseRange),
     /// The lock that an owner holds now.
     Lock(Address),
     /// A page of the history of an owner's locks.
@@ -91,7 +96,8 @@ impl Query {
             | Self::UserSessions(address) => &address.tenant,
             Self::Outcome { tenant, .. }
             | Self::ActiveOrders(tenant, _)
-            | Self::Products(tenant, _) => tenant,
+            | Self::Products(tenant, _)
+            | Self::DayClose(tenant, _) => tenant,
         }
     }
 }
@@ -109,6 +115,8 @@ pub struct Queries {
     pub views: Views,
     pub lists: Lists,
     pub products: Products,
+    pub day_closes: DayCloses,
+    pub gateways: Gateways,
     pub outcomes: Outcomes,
     pub locks: Locks,
     pub users: Users,
@@ -133,6 +141,8 @@ impl Queries {
             views: Views::open(&database, cx, polls.clone(), metrics.clone()).await?,
             lists: Lists::new(&database, cx, options.list_cache, metrics),
             products: Products::new(&database, cx.era),
+            day_closes: DayCloses::new(&database),
+            gateways: Gateways::new(&database),
             outcomes: Outcomes::new(&database, polls),
             locks: Locks::new(&database, options.lock_policy.clone()),
             users: Users::new(&database),
@@ -179,6 +189,7 @@ impl Queries {
             }
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
             Query::Products(tenant, headers) => self.products.get(tenant, &headers).await,
+            Query::DayClose(tenant, range) => self.day_closes.get(tenant, range).await,
             Query::Lock(lock) => self.locks.get(lock).await,
             Query::LockHistory(lock, headers) => self.locks.history(lock, headers).await,
             Query::UserValidate(user, credentials) => {

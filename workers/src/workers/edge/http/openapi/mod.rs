@@ -4,6 +4,7 @@
 //! from the types of the contract, the roles that may send them from [`super::policy`], and the
 //! examples of errors from the type that writes errors.
 
+mod money;
 mod operations;
 mod responses;
 mod sessions;
@@ -150,6 +151,7 @@ fn parameters() -> Value {
         ("id", "Of the aggregate."),
         ("command_id", "Of the command."),
         ("code", "Of an error."),
+        ("gateway", "A payment gateway of the restaurant."),
     ] {
         let path = json!({
             "name": name, "in": "path", "required": true, "schema": token(), "description": what,

@@ -35,6 +35,7 @@ pub(super) fn paths() -> Map<String, Value> {
     ];
     paths.extend(others.map(|(path, get)| (path.to_owned(), json!({ "get": get }))));
     paths.extend(super::sessions::paths());
+    paths.extend(super::money::paths());
     paths
 }
 
