@@ -132,6 +132,13 @@ pub fn grants(name: WorkerName) -> Grants {
             ("FUNCTION read_live_locks(bigint, text[], text[])", "EXECUTE"),
             ("FUNCTION read_lock_history(bigint, text[], text[], bigint[], bigint[])", "EXECUTE"),
             ("FUNCTION read_tenants(bigint, text[])", "EXECUTE"),
+            (
+                "FUNCTION read_day_closes(bigint, text[], timestamp with time zone[], \
+                 timestamp with time zone[])",
+                "EXECUTE",
+            ),
+            // What a gateway signs its messages with: nobody else reads it.
+            ("FUNCTION read_gateways(bigint, text[], text[])", "EXECUTE"),
             // Of users only what this function returns: no hash of a password or a token.
             ("FUNCTION read_users(text[], text[], text[])", "EXECUTE"),
         ],
@@ -149,9 +156,6 @@ pub fn former_grants(name: WorkerName) -> Grants {
             ("TABLE orders", "SELECT"),
             ("TABLE payments", "SELECT"),
             ("TABLE refund_tasks", "SELECT"),
-            ("TABLE money_ledger", "SELECT"),
-            // What a gateway signs its messages with: nobody else reads it.
-            ("TABLE gateway_secrets", "SELECT"),
             ("TABLE tables", "SELECT"),
             ("TABLE turns", "SELECT"),
             ("TABLE products", "SELECT"),

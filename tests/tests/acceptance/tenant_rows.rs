@@ -55,7 +55,12 @@ const ROWS: &str = "
     select tenant, 'k1', 'x', '', json_build_object('word', word), at, 'ada' from v;
     insert into brigade.users (tenant, id, version, updated_at, parts, parts_at, email, email_folded,
                                profile_id, password_hash, status, roles)
-    select tenant, 'ada', number, at, '{}', '{}', word, word, 'x', 'x', 'active', '[]' from v";
+    select tenant, 'ada', number, at, '{}', '{}', word, word, 'x', 'x', 'active', '[]' from v;
+    insert into brigade.money_ledger (tenant, at, method, currency, captured, applied, refunded,
+                                      owed, settled)
+    select tenant, at, 'card', 'EUR', number, number, 0, 0, 0 from v;
+    insert into brigade.gateway_secrets (tenant, gateway, fingerprint, format, secret)
+    select tenant, 'g1', word, 'stripe', word from v";
 
 /// What edge calls, each with the number of its keys and what stands behind their tenants.
 const CALLS: &[(&str, usize, &str)] = &[
@@ -72,6 +77,8 @@ const CALLS: &[(&str, usize, &str)] = &[
     ("read_lock_history", 1, "'{ada}', '{9}', '{999}'"),
     ("read_tenants", 1, ""),
     ("read_users", 1, "'{ada}', '{null}'"),
+    ("read_day_closes", 1, "array[now() - interval '1 h'], '{null}'"),
+    ("read_gateways", 1, "'{g1}'"),
 ];
 
 /// Returns whether something tells of a tenant.

@@ -35,7 +35,7 @@ use self::roles::set_up_roles;
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 23] = [
+const FUNCTIONS: [&str; 25] = [
     include_str!("../../../migrations/functions/server_timeline.sql"),
     include_str!("../../../migrations/functions/assert_era.sql"),
     include_str!("../../../migrations/functions/begin_era.sql"),
@@ -56,6 +56,8 @@ const FUNCTIONS: [&str; 23] = [
     include_str!("../../../migrations/functions/read_live_locks.sql"),
     include_str!("../../../migrations/functions/read_lock_history.sql"),
     include_str!("../../../migrations/functions/read_tenants.sql"),
+    include_str!("../../../migrations/functions/read_day_closes.sql"),
+    include_str!("../../../migrations/functions/read_gateways.sql"),
     include_str!("../../../migrations/functions/erase_users.sql"),
     include_str!("../../../migrations/functions/server_incarnation.sql"),
     include_str!("../../../migrations/functions/assert_incarnation.sql"),

@@ -84,30 +84,12 @@ impl Loader for DayCloseLoader {
         };
         let (from, to) = (times(|range| range.from), times(|range| range.to));
         let rows = sqlx::query!(
-            r#"select place as "place!", span.begins as "begins!", span.ends as "ends!",
-                      lines as "lines!"
-               from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) with ordinality
-                    as requested (tenant, since, until, place)
-               cross join lateral (
-                   select coalesce(since, until - interval '1 day',
-                                   date_trunc('day', clock_timestamp(), 'UTC')) as begins) began
-               cross join lateral (
-                   select began.begins, coalesce(until, began.begins + interval '1 day') as ends
-                   ) span
-               cross join lateral (
-                   select coalesce(json_agg(sums), '[]')::text as lines
-                   from (select method, currency, sum(captured) as captured,
-                                sum(applied) as applied, sum(refunded) as refunded,
-                                sum(owed) as owed, sum(settled) as settled
-                         from brigade.money_ledger l
-                         where l.tenant = requested.tenant
-                           and l.at >= span.begins and l.at < span.ends
-                         group by method, currency order by currency, method) sums) ledger
-               where (select brigade.assert_era($4))"#,
+            r#"select place as "place!", begins as "begins!", ends as "ends!", lines as "lines!"
+               from brigade.read_day_closes($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &from as _,
             &to as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

@@ -69,17 +69,11 @@ impl Loader for GatewayLoader {
         let (tenants, gateways): (Vec<&str>, Vec<&str>) =
             keys.iter().map(|(tenant, gateway)| (tenant.as_str(), gateway.as_str())).unzip();
         let rows = sqlx::query!(
-            r#"select place as "place!", min(s.format) as "format!",
-                      array_agg(s.secret) as "secrets!",
-                      extract(epoch from clock_timestamp())::bigint as "now!"
-               from unnest($1::text[], $2::text[]) with ordinality
-                    as requested (tenant, gateway, place)
-               join brigade.gateway_secrets s using (tenant, gateway)
-               where (select brigade.assert_era($3))
-               group by place"#,
+            r#"select place as "place!", format as "format!", secrets as "secrets!", now as "now!"
+               from brigade.read_gateways($1, $2, $3)"#,
+            era.as_sql(),
             &tenants as _,
             &gateways as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
