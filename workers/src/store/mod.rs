@@ -3,6 +3,7 @@
 pub mod carts;
 pub mod locks;
 pub mod login_failures;
+pub mod named_people;
 pub mod orders;
 pub mod outbox;
 pub mod payments;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Command, planted::PlantedBug, shard_of};
+use brigade_contracts::{Address, Command, cart::SecretKey, planted::PlantedBug, shard_of};
 use brigade_domain::{BatchState, Hook, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection};
 
@@ -63,6 +63,7 @@ pub struct CommandBatch<'a> {
 pub async fn decide(
     cx: &Context,
     lock_policy: &LockPolicy,
+    secret_key: &SecretKey,
     postgres: &mut PgConnection,
     batch: &CommandBatch<'_>,
     begin: &'static str,
@@ -72,9 +73,10 @@ pub async fn decide(
     let mut loaded = load_batch(&mut tx, cx.era, &commands, batch.missing).await?;
     let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
-    let mut inbox = Inbox::new(outcomes, loaded.tenants);
+    let mut inbox = Inbox::new(outcomes, loaded.tenants, secret_key);
     let mut state = BatchState::new(states, locked, lock_policy.clone(), fencing_tokens)
         .with_users(inputs)
+        .with_secret_key(secret_key.clone())
         .in_era(cx.era);
     let answers = inbox.decide(&mut state, batch.commands, now);
     cx.fail.point("command-handler.before_write").await;
@@ -131,6 +133,7 @@ async fn save(
     if !PlantedBug::RefundTaskDropped.is_planted() {
         store::payments::save_refund_tasks(connection, &refund_tasks).await?;
     }
+    store::named_people::save(connection, state.named()).await?;
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
     store::security_log::save(connection, state.security()).await?;

@@ -19,6 +19,6 @@ with requested as (
     from requested join brigade.payments payment using (tenant, id) where aggregate = 'payment'
 )
 select found.tenant as "tenant!", found.aggregate as "aggregate!", found.id as "id!",
-       found.payer, cart.owner as "owner?", cart.session, cart.kind = 'team' as is_team,
+       found.payer, cart.owner as "owner?", cart.session,
        cart.members::text as members
 from found left join brigade.carts cart on (cart.tenant, cart.id) = (found.tenant, found.cart_id)
