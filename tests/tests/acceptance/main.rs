@@ -24,6 +24,7 @@ mod fairness;
 mod floods;
 mod freeing_tables;
 mod ghosts;
+mod guests;
 mod half_dead;
 mod healing;
 mod hostile;
