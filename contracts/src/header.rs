@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 use crate::{
-    CommandKey, EraVersion, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token,
+    CommandKey, EraVersion, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Relation, Timestamp,
+    Token,
 };
 
 pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
+/// What the actor has to be to the aggregate when the command is decided, see [`Relation`].
+pub const RELATION: &str = "Actor-Relation";
 /// Header of an event: the way by which its command came into the fleet, see [`crate::Via`].
 pub const ACTOR_VIA: &str = "Actor-Via";
 /// The address that a command came from, where it came from outside: failed logins are counted by
@@ -77,6 +80,8 @@ pub struct CommandHeaders {
     /// An IP address; an IPv4 one that is written as IPv6 is the same.
     pub source: Option<IpAddr>,
     pub session: Option<Token>,
+    /// `None`: the sender is trusted.
+    pub relation: Option<Relation>,
 }
 
 impl CommandHeaders {
@@ -100,6 +105,7 @@ impl CommandHeaders {
         let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
         let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
         let session = one(SESSION)?.map(|v| Token::new(v).map_err(|_| bad(SESSION)));
+        let relation = one(RELATION)?.map(str::parse::<Relation>);
         let traceparent = one(TRACEPARENT)?;
         parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
         Ok(Self {
@@ -109,6 +115,7 @@ impl CommandHeaders {
             traceparent: traceparent.map(str::to_owned),
             source: source.transpose()?.map(|source| source.to_canonical()),
             session: session.transpose()?,
+            relation: relation.transpose()?,
         })
     }
 }
@@ -220,12 +227,14 @@ mod tests {
             ("ACTOR", "u1"),
             ("traceparent", trace),
             ("source", "::ffff:192.0.2.7"),
+            ("actor-relation", "payer"),
             ("X-Other", "left alone"),
         ])
         .unwrap();
         assert_eq!(headers.expected_version, Some(Era::FIRST.at(7)));
         assert_eq!(headers.actor.unwrap().as_str(), "u1");
         assert_eq!(headers.traceparent.unwrap(), trace);
+        assert_eq!(headers.relation, Some(Relation::Payer));
         assert_eq!(headers.source.unwrap().to_string(), "192.0.2.7");
         assert_eq!(headers.deadline.unwrap().to_string(), "2026-01-02T03:04:05.000Z");
     }
@@ -242,6 +251,8 @@ mod tests {
             &[("traceparent", "00-zz-b7-01")],
             &[("Source", "192.0.2.7:80")],
             &[("Session", "a b")],
+            &[("Actor-Relation", "Owner")],
+            &[("Actor-Relation", "owner"), ("Actor-Relation", "owner")],
             &[("Source", "192.0.2.7"), ("Source", "192.0.2.7")],
         ];
         for headers in bad {

@@ -115,6 +115,9 @@ pub struct Initiate {
     /// The order that the cart becomes with the capture that pays it fully.
     pub order_id: Option<Token>,
     pub table_id: Option<Token>,
+    /// The open turn of the table. A customer who names a table has to know it (`turn_required`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_id: Option<Token>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 create or replace function brigade.read_owners(
     era bigint, tenants text[], aggregates text[], ids text[])
 returns table (tenant text, aggregate text, id text, payer text, owner text, session text,
-               is_team boolean, members text)
+               members text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
@@ -28,7 +28,7 @@ begin
             where aggregate = 'payment'
         )
         select found.tenant, found.aggregate, found.id, found.payer, cart.owner, cart.session,
-               cart.kind = 'team', cart.members::text
+               cart.members::text
         from found
         left join brigade.carts cart on (cart.tenant, cart.id) = (found.tenant, found.cart_id);
 end $$;

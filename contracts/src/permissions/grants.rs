@@ -12,6 +12,8 @@ pub fn grants(name: WorkerName) -> Grants {
     match name {
         WorkerName::CommandHandler => &[
             ("TABLE carts", "SELECT, INSERT, UPDATE"),
+            ("TABLE secret_key", "SELECT"),
+            ("TABLE named_people", "SELECT, INSERT"),
             ("TABLE orders", "SELECT, INSERT, UPDATE"),
             ("TABLE payments", "SELECT, INSERT, UPDATE"),
             ("TABLE refund_tasks", "SELECT, INSERT, UPDATE"),

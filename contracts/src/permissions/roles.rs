@@ -120,7 +120,7 @@ const DOORS: [&str; 2] = ["cmd", "req"];
 /// without a result when the guest has thought better of it. It says nothing in a gateway's place,
 /// and gives no money back.
 const VERBS: &[(Aggregate, &[&str], &[Role])] = &[
-    (Cart, &["open", "join", "leave", "add_item", "set_item", "remove_item"], &[Till]),
+    (Cart, &["open", "invite", "join", "leave", "add_item", "set_item", "remove_item"], &[Till]),
     (Cart, &["commit_cod", "claim", "check_out", "abandon"], &[Till]),
     (Cart, &["lock", "bind_transaction", "extend", "unlock"], &[Till]),
     (Payment, &["initiate", "confirm_cash", "cancel"], &[Till]),

@@ -26,6 +26,7 @@ mod floods;
 mod freeing_tables;
 mod gateways;
 mod ghosts;
+mod guests;
 mod half_dead;
 mod healing;
 mod hostile;

@@ -22,7 +22,7 @@ const USERS: &[(&str, char)] = &[
 
 /// Who may send each verb, by either door.
 const VERBS: &[(&str, &[&str], &str)] = &[
-    ("cart", &["open", "join", "leave", "add_item", "set_item", "remove_item"], "bt"),
+    ("cart", &["open", "invite", "join", "leave", "add_item", "set_item", "remove_item"], "bt"),
     ("cart", &["commit_cod", "claim", "lock", "bind_transaction", "extend", "unlock"], "bt"),
     ("cart", &["check_out", "abandon"], "bt"),
     ("payment", &["initiate", "confirm_cash", "cancel"], "bt"),

@@ -80,7 +80,10 @@ impl Player {
             14 | 15 => {
                 let token = b.is_multiple_of(2).then(|| self.token(a));
                 let table = about.is_multiple_of(3).then(|| table(b));
-                let payload = json!({ "order_id": order, "token": token, "table_id": table });
+                let turn = (b % 4 == 3).then(|| format!("u{}", 1 + a % 9));
+                let payload = json!({
+                    "order_id": order, "token": token, "table_id": table, "turn_id": turn,
+                });
                 command(format!("cart.{cart}.check_out"), payload)
             }
             16 => of_order(&order, b),
@@ -96,6 +99,7 @@ impl Player {
         match (kind % 40, b % 4) {
             (3, 0) => command(format!("cart.{cart}.join"), user),
             (3, 1) => command(format!("cart.{cart}.leave"), user),
+            (6, 1) => command(format!("cart.{cart}.invite"), json!({})),
             (3, 2) => command(format!("cart.{cart}.commit_cod"), user),
             (3, _) => command(format!("cart.{cart}.claim"), user),
             // At the price of the list.
@@ -138,6 +142,7 @@ impl Player {
             "token": a.is_multiple_of(2).then(|| self.token(b)),
             "order_id": b.is_multiple_of(4).then(|| format!("o{}", 1 + a % 3)),
             "table_id": b.is_multiple_of(8).then(|| table(a)),
+            "turn_id": b.is_multiple_of(32).then(|| format!("u{}", 1 + a % 9)),
         });
         command(format!("payment.{payment}.initiate"), payload)
     }

@@ -5,6 +5,7 @@ pub mod gateway_secrets;
 pub mod ledger;
 pub mod locks;
 pub mod login_failures;
+pub mod named_people;
 pub mod orders;
 pub mod outbox;
 pub mod payments;

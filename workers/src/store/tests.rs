@@ -52,7 +52,7 @@ fn cart(version: u64, columns: &Value) -> State {
         "items": [{"item_id": "i", "user": "ada", "sku": "s", "name": "Soup", "unit_price": 950,
                    "quantity": 2, "note": "hot"}],
         "paid": 5, "refunded": 6, "payments": entry("initiated"), "order_id": "o",
-        "locked_until": AT, "refusals": 3
+        "locked_until": AT, "refusals": 3, "secret_hash": "h"
     });
     merge(&mut all, columns);
     value::<CartRow, Cart>(version, &all).into()
@@ -78,7 +78,7 @@ fn payment(version: u64, columns: &Value, task: &Value) -> State {
         "status": "captured", "currency": "EUR", "amount": 12, "refunded_amount": 1, "applied": 3,
         "transaction_id": "g", "token": 7, "fingerprint": "f",
         "captures": [{"transaction_id": "g", "amount": 12, "currency": "EUR", "refunded": 1}],
-        "order_id": "o", "table_id": "t"
+        "order_id": "o", "table_id": "t", "turn_id": "u"
     });
     merge(&mut all, columns);
     let mut owed = json!({"id": "x.1", "payment_id": "x", "amount": 9, "currency": "EUR",
@@ -229,7 +229,8 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
         json!({"parts": {"core": 2, "payments": 1}, "parts_at": {"core": LATER, "payments": AT}});
     let mut of_cart = json!({
         "owner": "bob", "status": "abandoned", "members": [], "items": [], "paid": 0, "refunded": 0,
-        "payments": entry("captured"), "order_id": null, "locked_until": null, "refusals": 0
+        "payments": entry("captured"), "order_id": null, "locked_until": null, "refusals": 0,
+        "secret_hash": null
     });
     let mut of_order = json!({
         "status": "placed", "items": [], "total": 0, "table_id": null, "turn_id": null, "paid": 0,
@@ -243,7 +244,8 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
             2,
             &json!({"updated_at": LATER, "status": "refunded", "currency": "USD", "amount": 13,
                     "refunded_amount": 13, "applied": 0, "transaction_id": null, "token": null,
-                    "fingerprint": null, "captures": [], "order_id": null, "table_id": null}),
+                    "fingerprint": null, "captures": [], "order_id": null, "table_id": null,
+                    "turn_id": null}),
             &json!({"refunded": 9, "settled": 7, "status": "done"}),
         ),
         order(2, &of_order),

@@ -64,7 +64,7 @@ fn carts(fixture: &mut Fixture) {
     // One that is paid and becomes an order, with an owner of its own.
     full_cart(fixture, &long("c", 0), &owner, Some(&long("s", 9)), &long("b", 200));
     let id = |n: usize, k: usize| json!({ "item_id": long("i", n), "quantity": k });
-    fixture.done([(verb(0, "set_item"), id(0, 998))]);
+    fixture.done([(verb(0, "set_item"), id(0, 998)), (verb(0, "invite"), json!({}))]);
     let token = held(fixture, 0);
     let bind = json!({ "token": token, "transaction_id": long("g", 2) });
     fixture.done([
@@ -149,7 +149,11 @@ fn payments_and_orders(fixture: &mut Fixture) {
         fixture.done([result(name, "captured", &long("g", 1), 9_000_000_000_000)]);
     }
     fixture.done([
-        testing::with(initiate(&long("p", 290), &target), json!({ "method": "cash" })),
+        testing::with(
+            initiate(&long("p", 290), &target),
+            json!({ "method": "cash", "order_id": long("o", 9), "table_id": long("t", 0),
+                    "turn_id": long("u", 0) }),
+        ),
         step(
             &format!("payment.{}.confirm_cash", long("p", 290)),
             json!({ "amount": i64::MAX / 2, "currency": "EUR" }),

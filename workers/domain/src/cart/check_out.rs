@@ -29,7 +29,7 @@ pub(crate) fn check_out(
     if work[cart].items.is_empty() {
         return Err(cart_empty().into());
     }
-    let seat = table::seat(work, verb.table_id.as_ref(), None)?;
+    let seat = table::seat(work, verb.table_id.as_ref(), verb.turn_id.as_ref())?;
     let address = work.address(Aggregate::Order, &verb.order_id);
     if work.find::<Order>(&address)?.is_some() {
         return Err(Refusal::new(409, "order_exists", "there is an order of this id").into());

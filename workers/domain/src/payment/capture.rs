@@ -99,6 +99,7 @@ fn check_out(
     let verb = CheckOut {
         order_id: order_id.clone(),
         table_id: present.table_id.clone(),
+        turn_id: present.turn_id.clone(),
         token: own.map(|lock| work[lock].token),
     };
     match cart::check_out(work, cart, lock, &verb) {

@@ -132,7 +132,9 @@ impl BatchRun<'_> {
         };
         let begin = if self.waits_briefly() { BEGIN_BRIEF } else { BEGIN };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
-            transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
+            let key = handler.secret_key.get(postgres).await?;
+            transaction::decide(&handler.cx, &handler.lock_policy, key, postgres, &batch, begin)
+                .await
         });
         decided.await.inspect_err(|_| handler.projected.add(projected))
     }

@@ -15,7 +15,8 @@ use sqlx::{PgConnection, types::Json};
 use super::lock_plan::{LockPlan, lock_of};
 use crate::store::{
     locks::LockRow,
-    rows::{columns, parse, refused},
+    named_people,
+    rows::{columns, columns_of_names, parse, refused},
     states,
     tables::TableRows,
 };
@@ -147,7 +148,10 @@ pub async fn load_batch(
         loaded.locked.lock_floors = lock_floors(&mut *connection, &new_locks).await?;
     }
     if !plan.counted.is_empty() {
-        loaded.locked.open_carts = open_carts(connection, &plan.counted).await?;
+        loaded.locked.open_carts = open_carts(&mut *connection, &plan.counted).await?;
+    }
+    if !plan.named.is_empty() {
+        loaded.locked.named = named_people::load(connection, &plan.named).await?;
     }
     Ok(loaded)
 }
@@ -161,8 +165,8 @@ impl<'a> LoadRequest<'a> {
         let (command_tenants, command_ids) = commands.iter().flat_map(ids).unzip();
         let (tenants, aggregates, ids) = columns(plan.aggregates.keys());
         let (owner_tenants, _, owners) = columns(plan.owners.keys());
-        let (session_tenants, sessions) = unzip(&plan.sessions);
-        let (turn_tenants, turns) = unzip(&plan.turns);
+        let (session_tenants, sessions) = columns_of_names(&plan.sessions);
+        let (turn_tenants, turns) = columns_of_names(&plan.turns);
         Self {
             command_tenants,
             command_ids,
@@ -216,7 +220,7 @@ async fn open_carts(
     connection: &mut PgConnection,
     counted: &BTreeSet<(Token, Token)>,
 ) -> sqlx::Result<HashMap<(Token, Token), usize>> {
-    let (tenants, names) = unzip(counted);
+    let (tenants, names) = columns_of_names(counted);
     let counts = sqlx::query_scalar!(
         r#"select open.count as "count!"
            from unnest($1::text[], $2::text[]) with ordinality
@@ -303,11 +307,6 @@ impl LoadedBatch {
         }
         self.states.push(State::Table(table));
     }
-}
-
-/// Returns tenants and names as columns.
-fn unzip(keys: &BTreeSet<(Token, Token)>) -> (Vec<&str>, Vec<&str>) {
-    keys.iter().map(|(tenant, name)| (tenant.as_str(), name.as_str())).unzip()
 }
 
 fn address(row: &str) -> sqlx::Result<Address> {

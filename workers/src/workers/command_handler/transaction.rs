@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Command, Timestamp, planted::PlantedBug, shard_of};
+use brigade_contracts::{
+    Address, Command, Timestamp, cart::SecretKey, planted::PlantedBug, shard_of,
+};
 use brigade_domain::{BatchState, Hook, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection};
 
@@ -66,6 +68,7 @@ pub struct CommandBatch<'a> {
 pub async fn decide(
     cx: &Context,
     lock_policy: &LockPolicy,
+    secret_key: &SecretKey,
     postgres: &mut PgConnection,
     batch: &CommandBatch<'_>,
     begin: &'static str,
@@ -75,9 +78,10 @@ pub async fn decide(
     let mut loaded = load_batch(&mut tx, cx.era, &commands, batch.missing).await?;
     let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
-    let mut inbox = Inbox::new(outcomes, loaded.tenants);
+    let mut inbox = Inbox::new(outcomes, loaded.tenants, secret_key);
     let mut state = BatchState::new(states, locked, lock_policy.clone(), fencing_tokens)
         .with_users(inputs)
+        .with_secret_key(secret_key.clone())
         .in_era(cx.era);
     let answers = inbox.decide(&mut state, batch.commands, now);
     cx.fail.point("command-handler.before_write").await;
@@ -137,6 +141,7 @@ async fn save(
         store::payments::save_refund_tasks(connection, &refund_tasks).await?;
     }
     store::ledger::save(connection, now, state.ledger()).await?;
+    store::named_people::save(connection, state.named()).await?;
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
     store::security_log::save(connection, state.security()).await?;

@@ -17,7 +17,7 @@ use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, MAX_PAYLOAD, Refusal, Token,
     command::unknown_verb,
     header::{
-        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, REPLAYED, SESSION, SOURCE, STATUS,
+        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, RELATION, REPLAYED, SESSION, SOURCE, STATUS,
         TRACEPARENT, bad, command_id, missing_command_id,
     },
     subject,
@@ -81,10 +81,14 @@ pub(super) async fn post_command(
         }
     };
     let key = CommandKey { space, id: command_id };
-    let headers = command_headers(&head.headers, &key, &requester, client)?;
+    let mut headers = command_headers(&head.headers, &key, &requester, client)?;
     let payload = read_payload(&head.headers, body, &api.drain).await?;
     api.fail.message(&payload);
-    api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?;
+    let relation = match policy.role {
+        RequiredRole::Anybody => api.auth.relation_of_stranger(&head.headers),
+        _ => api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?,
+    };
+    relation.iter().for_each(|relation| headers.insert(RELATION, relation.as_str()));
     let subject = subject::command(Door::Request, &address, &verb);
     decide(&api.nats, &subject, &headers, payload).await?.into_response()
 }
