@@ -84,7 +84,11 @@ const CALLS: &[(&str, usize, &str)] = &[
 /// Returns whether something tells of a tenant.
 fn tells(value: &Value, of: &Tenant) -> bool {
     match value {
-        Value::String(text) => text == of.name || text.contains(of.word),
+        Value::String(text) => {
+            // JSON in a text has numbers as well.
+            let number = of.number.to_string();
+            text == of.name || text.contains(of.word) || text.contains(&number)
+        }
         Value::Number(number) => number.as_i64() == Some(of.number),
         Value::Array(values) => values.iter().any(|value| tells(value, of)),
         Value::Object(fields) => fields.values().any(|value| tells(value, of)),
