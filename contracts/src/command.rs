@@ -64,6 +64,8 @@ pub struct Command {
     pub source: Option<IpAddr>,
     /// The session of the actor, if it is sent in one.
     pub session: Option<Token>,
+    /// The actor is a customer.
+    pub is_of_customer: bool,
     pub request: Result<Request, Refusal>,
 }
 
@@ -117,7 +119,7 @@ impl Command {
         };
         let headers = check_no_message_id(raw.door, headers.clone())
             .and_then(|()| CommandHeaders::parse(headers));
-        let CommandHeaders { actor, traceparent, source, session, .. } =
+        let CommandHeaders { actor, traceparent, source, session, is_of_customer, .. } =
             headers.as_ref().cloned().unwrap_or_default();
         let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
         Ok(Self {
@@ -132,6 +134,7 @@ impl Command {
             traceparent,
             source,
             session,
+            is_of_customer,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })

@@ -18,6 +18,9 @@ pub const SOURCE: &str = "Source";
 /// The session of the actor that a command is sent in, as the list of sessions names it. edge sets
 /// it.
 pub const SESSION: &str = "Session";
+/// Present as `customer` where the actor is a customer. edge sets it; a program that speaks for its
+/// customers may as well.
+pub const ACTOR_ROLE: &str = "Actor-Role";
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Status of an outcome or a query's reply. Not `Status`: stock clients read that one
@@ -37,6 +40,8 @@ pub const LIMIT: &str = "Limit";
 pub const BEFORE: &str = "Before";
 /// The beginning of the next page of a list, as the page before it said.
 pub const AFTER: &str = "After";
+/// The day of a list, as `2026-01-02` in UTC, or in the zone that stands behind it.
+pub const DAY: &str = "Day";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 /// Of an event: the era of the database that it was published in; none in the first one.
@@ -74,6 +79,8 @@ pub struct CommandHeaders {
     /// An IP address; an IPv4 one that is written as IPv6 is the same.
     pub source: Option<IpAddr>,
     pub session: Option<Token>,
+    /// The actor is a customer, and may do no more than one.
+    pub is_of_customer: bool,
 }
 
 impl CommandHeaders {
@@ -97,6 +104,8 @@ impl CommandHeaders {
         let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
         let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
         let session = one(SESSION)?.map(|v| Token::new(v).map_err(|_| bad(SESSION)));
+        let role = one(ACTOR_ROLE)?;
+        parsed(ACTOR_ROLE, role.is_none_or(|role| role == "customer"))?;
         let traceparent = one(TRACEPARENT)?;
         parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
         Ok(Self {
@@ -106,6 +115,7 @@ impl CommandHeaders {
             traceparent: traceparent.map(str::to_owned),
             source: source.transpose()?.map(|source| source.to_canonical()),
             session: session.transpose()?,
+            is_of_customer: role.is_some(),
         })
     }
 }
@@ -217,10 +227,12 @@ mod tests {
             ("ACTOR", "u1"),
             ("traceparent", trace),
             ("source", "::ffff:192.0.2.7"),
+            ("Actor-Role", "customer"),
             ("X-Other", "left alone"),
         ])
         .unwrap();
         assert_eq!(headers.expected_version, Some(Era::FIRST.at(7)));
+        assert!(headers.is_of_customer);
         assert_eq!(headers.actor.unwrap().as_str(), "u1");
         assert_eq!(headers.traceparent.unwrap(), trace);
         assert_eq!(headers.source.unwrap().to_string(), "192.0.2.7");
@@ -239,6 +251,7 @@ mod tests {
             &[("traceparent", "00-zz-b7-01")],
             &[("Source", "192.0.2.7:80")],
             &[("Session", "a b")],
+            &[("Actor-Role", "king")],
             &[("Source", "192.0.2.7"), ("Source", "192.0.2.7")],
         ];
         for headers in bad {

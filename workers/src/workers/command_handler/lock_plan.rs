@@ -22,6 +22,8 @@ pub struct LockPlan {
     pub sessions: BTreeSet<(Token, Token)>,
     /// Tenants and names of owners or sessions whose open carts are counted.
     pub counted: BTreeSet<(Token, Token)>,
+    /// Tenants and owners whose pending orders are counted, as far as they are known by name.
+    pub pending: BTreeSet<(Token, Token)>,
     /// Tenants and turns.
     pub turns: BTreeSet<(Token, Token)>,
     pub fencing_tokens: i32,
@@ -155,6 +157,10 @@ impl LockPlan {
                 self.sessions.insert((tenant.clone(), session.clone()));
             }
             Missing::OpenCarts(tenant, name) => self.counted(tenant, name),
+            Missing::PendingOrders(tenant, owner) => {
+                self.owner(tenant, owner, true);
+                self.pending.insert((tenant.clone(), owner.clone()));
+            }
             Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Missing::FencingToken => self.fencing_tokens += 1,
             // Users are loaded apart, see `auth_inputs`.

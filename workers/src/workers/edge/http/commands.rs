@@ -17,8 +17,8 @@ use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, MAX_PAYLOAD, Refusal, Token,
     command::unknown_verb,
     header::{
-        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, REPLAYED, SESSION, SOURCE, STATUS,
-        TRACEPARENT, bad, command_id, missing_command_id,
+        ACTOR, ACTOR_ROLE, COMMAND_ID, DEADLINE, EXPECTED_VERSION, REPLAYED, SESSION, SOURCE,
+        STATUS, TRACEPARENT, bad, command_id, missing_command_id,
     },
     subject,
 };
@@ -140,6 +140,9 @@ pub(super) fn command_headers(
     sent.insert(SOURCE, client.0.to_string());
     if let Some(user) = requester.user() {
         sent.insert(ACTOR, user.as_str());
+        if !requester.is_staff() {
+            sent.insert(ACTOR_ROLE, "customer");
+        }
     }
     if let Some(session) = requester.session() {
         sent.insert(SESSION, session.as_str());
