@@ -13,6 +13,7 @@ pub fn grants(name: WorkerName) -> Grants {
         WorkerName::CommandHandler => &[
             ("TABLE carts", "SELECT, INSERT, UPDATE"),
             ("TABLE orders", "SELECT, INSERT, UPDATE"),
+            ("TABLE order_people", "SELECT, INSERT"),
             ("TABLE payments", "SELECT, INSERT, UPDATE"),
             ("TABLE refund_tasks", "SELECT, INSERT, UPDATE"),
             ("TABLE tables", "SELECT, INSERT, UPDATE"),
@@ -117,6 +118,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("TABLE carts", "SELECT"),
             ("TABLE orders", "SELECT"),
+            ("TABLE order_people", "SELECT"),
             ("TABLE payments", "SELECT"),
             ("TABLE refund_tasks", "SELECT"),
             ("TABLE tables", "SELECT"),
