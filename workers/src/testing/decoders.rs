@@ -2,5 +2,9 @@
 
 pub use crate::{
     infra::intake::wire::{Broken, Op, next as next_op},
-    workers::edge::query::{content::decode_canonical, list::position::ListPosition},
+    workers::edge::query::{
+        content::decode_canonical,
+        list::{page::PageStart, position::ListPosition},
+        pages::{PagedList, place::PagePlace},
+    },
 };

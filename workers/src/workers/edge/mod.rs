@@ -3,8 +3,8 @@
 //! Queries are answered without any transport ([`query`]). Two thin transports stand before them:
 //! over [`nats`], `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
-//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.user.<id>.validate` and
-//! `q.<tenant>.user.<id>.state` are endpoints of one NATS service, shared by all edges
+//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.user.<id>.validate`,
+//! `q.<tenant>.user.<id>.state` and those of lists are endpoints of one NATS service, shared by all edges
 //! ([`endpoint`]). Over [`http`] edge answers the same queries, sends commands on, and streams the
 //! changes of a list or a view to whoever follows it ([`live`]).
 //!

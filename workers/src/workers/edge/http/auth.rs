@@ -70,7 +70,9 @@ impl Requester {
         Occupant { tenant: tenant.as_str(), user, is_staff: self.is_staff() }
     }
 
-    fn is_staff(&self) -> bool {
+    /// Returns true for who works there.
+    #[must_use]
+    pub fn is_staff(&self) -> bool {
         self.has_role(STAFF) || self.is_manager()
     }
 
@@ -200,6 +202,23 @@ impl Authorizer {
     /// `403 not_allowed`.
     pub fn authorize_list(&self, requester: &Requester) -> Result<(), Problem> {
         if requester.is_staff() { Ok(()) } else { Err(needs_role(STAFF)) }
+    }
+
+    /// Authorizes a requester to read what is owed back, and what money is uncertain.
+    ///
+    /// # Errors
+    /// `403 not_allowed`.
+    pub fn authorize_money(&self, requester: &Requester) -> Result<(), Problem> {
+        if requester.is_manager() { Ok(()) } else { Err(needs_role(MANAGER)) }
+    }
+
+    /// Authorizes a requester to read what is a person's: the person, and staff.
+    ///
+    /// # Errors
+    /// `403 not_allowed`.
+    pub fn authorize_person(&self, requester: &Requester, person: &Token) -> Result<(), Problem> {
+        let is_own = requester.user() == Some(person);
+        if is_own || requester.is_staff() { Ok(()) } else { Err(not_allowed().into()) }
     }
 
     /// Authorizes a requester to send a command.

@@ -5,7 +5,7 @@
 //! A view's version is confirmed with SQL ([`versions`], one statement for all who wait:
 //! [`batch_loader`]); its content comes from memory or KV where that is exactly the confirmed
 //! version, else from SQL ([`content`]). The active orders of a tenant are answered in the same way
-//! ([`list`]). Outcomes are read from the inbox, locks and users from their tables.
+//! ([`list`]). Outcomes are read from the inbox, locks, users and all other lists from their tables.
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
@@ -22,6 +22,7 @@ pub mod locks;
 pub mod long_poll;
 pub mod outcomes;
 pub mod owners;
+pub mod pages;
 pub mod products;
 pub mod reply;
 pub mod tenants;
@@ -38,6 +39,7 @@ use std::{
 use brigade_contracts::{
     Address, CommandKey, Token,
     list::ListHeaders,
+    page::PageHeaders,
     query::{HistoryHeaders, ProductsHeaders, ViewHeaders},
     user::Validate,
 };
@@ -45,8 +47,17 @@ use brigade_domain::LockPolicy;
 
 pub use self::reply::QueryReply;
 use self::{
-    database::ReadDatabase, list::Lists, locks::Locks, long_poll::LongPolls, outcomes::Outcomes,
-    owners::Owners, products::Products, tenants::Tenants, users::Users, views::Views,
+    database::ReadDatabase,
+    list::Lists,
+    locks::Locks,
+    long_poll::LongPolls,
+    outcomes::Outcomes,
+    owners::Owners,
+    pages::{PagedList, Pages},
+    products::Products,
+    tenants::Tenants,
+    users::Users,
+    views::Views,
     wakeups::WakeupSource,
 };
 use super::metrics::EdgeMetrics;
@@ -66,6 +77,8 @@ pub enum Query {
     ActiveOrders(Token, ListHeaders),
     /// A page of a tenant's price list.
     Products(Token, ProductsHeaders),
+    /// A page of another list of a tenant.
+    Page(Token, PagedList, PageHeaders),
     /// The lock that an owner holds now.
     Lock(Address),
     /// A page of the history of an owner's locks.
@@ -91,7 +104,8 @@ impl Query {
             | Self::UserSessions(address) => &address.tenant,
             Self::Outcome { tenant, .. }
             | Self::ActiveOrders(tenant, _)
-            | Self::Products(tenant, _) => tenant,
+            | Self::Products(tenant, _)
+            | Self::Page(tenant, ..) => tenant,
         }
     }
 }
@@ -109,6 +123,7 @@ pub struct Queries {
     pub views: Views,
     pub lists: Lists,
     pub products: Products,
+    pub pages: Pages,
     pub outcomes: Outcomes,
     pub locks: Locks,
     pub users: Users,
@@ -133,6 +148,7 @@ impl Queries {
             views: Views::open(&database, cx, polls.clone(), metrics.clone()).await?,
             lists: Lists::new(&database, cx, options.list_cache, metrics),
             products: Products::new(&database, cx.era),
+            pages: Pages::new(&database),
             outcomes: Outcomes::new(&database, polls),
             locks: Locks::new(&database, options.lock_policy.clone()),
             users: Users::new(&database),
@@ -179,6 +195,7 @@ impl Queries {
             }
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
             Query::Products(tenant, headers) => self.products.get(tenant, &headers).await,
+            Query::Page(tenant, list, headers) => self.pages.get(tenant, list, &headers).await,
             Query::Lock(lock) => self.locks.get(lock).await,
             Query::LockHistory(lock, headers) => self.locks.history(lock, headers).await,
             Query::UserValidate(user, credentials) => {

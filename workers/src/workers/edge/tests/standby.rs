@@ -21,6 +21,7 @@ use crate::{
             content::ViewBodyLoader,
             list::{
                 loaders::{EndedOrderLoader, OrderListLoader},
+                page::ListKey,
                 position::ListPosition,
                 snapshot::ListMoment,
             },
@@ -28,6 +29,7 @@ use crate::{
             locks::{LiveLockLoader, LockHistoryLoader},
             outcomes::OutcomeLoader,
             owners::OwnerLoader,
+            pages::{PageKey, PageLoader, PagedList},
             users::UserLoader,
             versions::VersionLoader,
         },
@@ -54,17 +56,31 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
     let position = ListPosition { tenant: t1.clone(), moment, whole: true };
     let (lock, user, cart) = (of(Aggregate::Lock)?, of(Aggregate::User)?, of(Aggregate::Cart)?);
     let versions = VersionLoader { metrics: metrics.clone() };
-    Ok(vec![
+    let page = |list| PageKey { tenant: t1.clone(), list, after: None, limit: 1 };
+    let mut of_lists = Vec::new();
+    for list in [
+        PagedList::Tables,
+        PagedList::Carts(t1.clone()),
+        PagedList::Orders(t1.clone()),
+        PagedList::EndedOrders(None),
+        PagedList::RefundTasks,
+        PagedList::UnknownPayments,
+    ] {
+        of_lists.push(error_of(PageLoader, page(list), sql).await);
+    }
+    let others = vec![
         error_of(versions, cart.clone(), sql).await,
         error_of(ViewBodyLoader, cart.clone(), sql).await,
-        error_of(OrderListLoader { metrics }, t1.clone(), sql).await,
+        error_of(OrderListLoader { metrics }, ListKey::whole(t1.clone()), sql).await,
         error_of(EndedOrderLoader, position, sql).await,
-        error_of(OutcomeLoader, (t1, CommandKey::parse("ada.k").expect("a key")), sql).await,
+        error_of(OutcomeLoader, (t1.clone(), CommandKey::parse("ada.k").expect("a key")), sql)
+            .await,
         error_of(LiveLockLoader { policy: LockPolicy::default() }, lock.clone(), sql).await,
         error_of(LockHistoryLoader, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
         error_of(UserLoader, (user, None), sql).await,
         error_of(OwnerLoader, cart, sql).await,
-    ])
+    ];
+    Ok([others, of_lists].concat())
 }
 
 #[tokio::test]
@@ -75,7 +91,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
     let url = postgres.superuser_url("postgres");
     migrate::run(&url, "", |_| None).await?;
     let mut primary = (PgConnection::connect(&url).await?, Era::FIRST);
-    assert_eq!(all(&mut primary).await?, vec![None; 9]);
+    assert_eq!(all(&mut primary).await?, vec![None; 15]);
 
     postgres.stop().await;
     let data = dir.path().join("data");
@@ -85,7 +101,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
     std::os::unix::fs::chown(data.join("standby.signal"), Some(user), Some(group))?;
     postgres.restart().await?;
     let mut standby = (PgConnection::connect(&url).await?, Era::FIRST);
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 15]);
     // And such a session is not had from a pool of a worker.
     let pool = superuser_pool(&url, 1)?;
     let until = tokio::time::Instant::now() + CONNECT_LIMIT;
@@ -93,11 +109,11 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
 
     // Nor do they confirm what a worker of another era asks, before or after somebody begins one.
     sqlx::query("select pg_promote()").execute(&mut standby.0).await?;
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 15]);
     let begin = "select brigade.current_era()";
     let era: i64 = sqlx::query_scalar(begin).fetch_one(&mut standby.0).await?;
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 9]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 15]);
     standby.1 = Era::new(era.cast_unsigned());
-    assert_eq!(all(&mut standby).await?, vec![None; 9]);
+    assert_eq!(all(&mut standby).await?, vec![None; 15]);
     Ok(())
 }

@@ -1,0 +1,27 @@
+-- Pages of the orders of users: of those that were carts, what their owners and members had.
+-- $1 tenants, $2 whose, $3 and $4 bounds in time, $5 ids of places, $6 how many at most, $7 era.
+select requested.place as "place!", found.at as "at!", found.id as "id!", found.row as "row!"
+from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::bigint[])
+     with ordinality as requested (tenant, whose, since, before, after, most, place)
+cross join lateral (
+    select p.created_at as at, o.id, json_build_object(
+               'order', o.id, 'version', o.version, 'status', o.status, 'currency', o.currency,
+               'cart_id', o.cart_id, 'table_id', o.table_id, 'turn_id', o.turn_id,
+               'items', jsonb_array_length(o.items), 'total', o.total, 'paid', o.paid,
+               'refunded', o.refunded, 'created_at', o.created_at, 'paid_at', o.paid_at,
+               'ended_at', o.ended_at, 'reason', o.reason)::text as row
+    from (
+        select whose.created_at, whose.order_id from brigade.order_people whose
+        where (whose.tenant, whose.person) = (requested.tenant, requested.whose)
+          and (whose.created_at, whose.order_id)
+              < (requested.before, requested.after collate "C")
+        order by whose.created_at desc, whose.order_id desc limit requested.most
+    ) p
+    -- Each by its key, whose index compares text as the database does.
+    cross join lateral (
+        select * from brigade.orders o
+        where (o.tenant, o.id) = (requested.tenant, p.order_id collate "default") offset 0
+    ) o
+) found
+where (select brigade.assert_era($7))
+order by requested.place, found.at desc, found.id collate "C" desc
