@@ -45,6 +45,8 @@ pub const AFTER: &str = "After";
 /// The first and the last moment of a day close; over HTTP parameters of the URL.
 pub const FROM: &str = "From";
 pub const TO: &str = "To";
+/// The day of a list, as `2026-01-02` in UTC, or in the zone that stands behind it.
+pub const DAY: &str = "Day";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 /// Of an event: the era of the database that it was published in; none in the first one.

@@ -24,6 +24,7 @@ pub mod lock;
 pub mod money;
 pub mod order;
 pub mod outcome;
+pub mod page;
 pub mod payment;
 pub mod permissions;
 pub mod planted;
@@ -83,6 +84,8 @@ pub const MAX_CONTENTS: usize = 64 * 1024;
 pub const MAX_ORDERS_OF_TURN: usize = 200;
 /// Most open carts of an owner, and of a session.
 pub const MAX_OPEN_CARTS: usize = 50;
+/// Most orders of an owner that are neither accepted nor paid, of which customers add no more.
+pub const MAX_PENDING_ORDERS: usize = 20;
 /// Largest payload of an event, in bytes: with its headers every event is below 256 KiB.
 pub const MAX_EVENT: usize = 255 * 1024;
 /// Version of the event and part shapes, sent as `Schema-Version`.

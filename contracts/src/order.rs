@@ -153,9 +153,18 @@ pub struct ActiveCore {
     pub table_id: Option<Token>,
     pub turn_id: Option<Token>,
     pub items: Vec<Item>,
+    /// The number of items at its end that the row has no room for; the view of the order has all.
+    /// Absent: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub items_left_out: u16,
     pub total: Money,
     pub created_at: Timestamp,
     pub change: Change,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// A row of the bucket `active_orders`: `<tenant>.<order>.payment`.

@@ -15,7 +15,9 @@ use crate::{
     Token, cart,
     day_close::DayClose,
     list::{ActiveRow, MAX_ROWS},
-    lock, order, payment,
+    lock, order,
+    page::{CartRow, OrderRow, Page, RefundTaskRow, TableRow, UnknownPaymentRow},
+    payment,
     permissions::SYSTEM_VERBS,
     product,
     query::QueryError,
@@ -105,6 +107,11 @@ fn answers(generator: &mut SchemaGenerator) -> Vec<(&'static str, Schema)> {
         ("UserState", user::UserState::json_schema(generator)),
         ("Sessions", user::Sessions::json_schema(generator)),
         ("ActiveRow", ActiveRow::json_schema(generator)),
+        ("TablePage", Page::<TableRow>::json_schema(generator)),
+        ("CartPage", Page::<CartRow>::json_schema(generator)),
+        ("OrderPage", Page::<OrderRow>::json_schema(generator)),
+        ("RefundTaskPage", Page::<RefundTaskRow>::json_schema(generator)),
+        ("UnknownPaymentPage", Page::<UnknownPaymentRow>::json_schema(generator)),
         ("Lock", lock::Live::json_schema(generator)),
         ("LockHistory", lock::History::json_schema(generator)),
     ]
@@ -118,11 +125,13 @@ fn frames() -> impl Iterator<Item = (String, Value)> {
         |value: bool, description: &str| json!({ "const": value, "description": description });
     let list = json!({
         "type": "object",
-        "description": "The active orders, newest first.",
+        "description": "A page of the active orders, newest first.",
         "properties": {
             "rows": rows, "resume": resume,
             "more": only(true, "there are older ones"),
-            "reset": only(true, "the position is of no use any more: this is everything"),
+            "next": {"type": "string", "description": "the header After of the next page"},
+            "reset": only(true, "the position is of no use any more: this is everything, or its \
+                                 first page"),
         },
         "required": ["rows", "resume"],
     });

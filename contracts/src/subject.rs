@@ -9,6 +9,12 @@
 //! q.<tenant>.active_orders
 //! q.<tenant>.products
 //! q.<tenant>.day_close
+//! q.<tenant>.tables
+//! q.<tenant>.carts.<user>
+//! q.<tenant>.orders.<user>
+//! q.<tenant>.ended_orders
+//! q.<tenant>.refund_tasks
+//! q.<tenant>.unknown_payments
 //! q.<tenant>.lock.<owner>
 //! q.<tenant>.lock_history.<owner>
 //! q.<tenant>.user.<id>.validate
@@ -61,6 +67,18 @@ pub const QUERY_PRODUCTS: &str = "q.*.products";
 pub const QUERY_DAY_CLOSE: &str = "q.*.day_close";
 /// Pushes about money that waits for a person, of every tenant.
 pub const LIVE_MONEY: &str = "live.money.>";
+/// Queries of all tables: `q.<tenant>.tables`.
+pub const QUERY_TABLES: &str = "q.*.tables";
+/// Queries of the open carts of a user: `q.<tenant>.carts.<user>`.
+pub const QUERY_CARTS: &str = "q.*.carts.*";
+/// Queries of the orders of a user: `q.<tenant>.orders.<user>`.
+pub const QUERY_ORDERS: &str = "q.*.orders.*";
+/// Queries of the orders that have ended: `q.<tenant>.ended_orders`.
+pub const QUERY_ENDED_ORDERS: &str = "q.*.ended_orders";
+/// Queries of the money that is owed back: `q.<tenant>.refund_tasks`.
+pub const QUERY_REFUND_TASKS: &str = "q.*.refund_tasks";
+/// Queries of the payments whose result is unknown: `q.<tenant>.unknown_payments`.
+pub const QUERY_UNKNOWN_PAYMENTS: &str = "q.*.unknown_payments";
 /// Queries of locks: `q.<tenant>.lock.<owner>`.
 pub const QUERY_LOCK: &str = "q.*.lock.*";
 /// Queries of the history of locks: `q.<tenant>.lock_history.<owner>`.
@@ -244,16 +262,52 @@ pub fn parse_query_day_close(subject: &str) -> Option<Token> {
     list_of_tenant(subject, "day_close")
 }
 
+/// The tenant of a `q.<tenant>.tables`.
+#[must_use]
+pub fn parse_query_tables(subject: &str) -> Option<Token> {
+    list_of_tenant(subject, "tables")
+}
+
+/// The user whose open carts a `q.<tenant>.carts.<user>` asks for.
+#[must_use]
+pub fn parse_query_carts(subject: &str) -> Option<Address> {
+    list_of_one(subject, "carts", Aggregate::User)
+}
+
+/// The user whose orders a `q.<tenant>.orders.<user>` asks for.
+#[must_use]
+pub fn parse_query_orders(subject: &str) -> Option<Address> {
+    list_of_one(subject, "orders", Aggregate::User)
+}
+
+/// The tenant of a `q.<tenant>.ended_orders`.
+#[must_use]
+pub fn parse_query_ended_orders(subject: &str) -> Option<Token> {
+    list_of_tenant(subject, "ended_orders")
+}
+
+/// The tenant of a `q.<tenant>.refund_tasks`.
+#[must_use]
+pub fn parse_query_refund_tasks(subject: &str) -> Option<Token> {
+    list_of_tenant(subject, "refund_tasks")
+}
+
+/// The tenant of a `q.<tenant>.unknown_payments`.
+#[must_use]
+pub fn parse_query_unknown_payments(subject: &str) -> Option<Token> {
+    list_of_tenant(subject, "unknown_payments")
+}
+
 /// The address of the lock that a `q.<tenant>.lock.<owner>` asks for.
 #[must_use]
 pub fn parse_query_lock(subject: &str) -> Option<Address> {
-    lock_of_owner(subject, "lock")
+    list_of_one(subject, "lock", Aggregate::Lock)
 }
 
 /// The address of the lock that a `q.<tenant>.lock_history.<owner>` asks for.
 #[must_use]
 pub fn parse_query_lock_history(subject: &str) -> Option<Address> {
-    lock_of_owner(subject, "lock_history")
+    list_of_one(subject, "lock_history", Aggregate::Lock)
 }
 
 /// The user that a `q.<tenant>.user.<id>.validate` asks about.
@@ -290,12 +344,12 @@ fn user_of_query(subject: &str, query: &str) -> Option<Address> {
     Address::new(tenant, Aggregate::User, id).ok()
 }
 
-fn lock_of_owner(subject: &str, query: &str) -> Option<Address> {
-    let [q, tenant, word, owner] = split(subject)?;
+fn list_of_one(subject: &str, query: &str, aggregate: Aggregate) -> Option<Address> {
+    let [q, tenant, word, id] = split(subject)?;
     if (q, word) != ("q", query) {
         return None;
     }
-    Address::new(tenant, Aggregate::Lock, owner).ok()
+    Address::new(tenant, aggregate, id).ok()
 }
 
 /// Returns the subject of a lock's timer: with the token, so that a late writer cannot replace a
@@ -400,6 +454,15 @@ mod tests {
             .prop_map(|(tenant, aggregate, id)| Address { tenant, aggregate, id })
     }
 
+    type ParseTenant = fn(&str) -> Option<Token>;
+
+    const LISTS: [(&str, ParseTenant); 4] = [
+        ("tables", parse_query_tables),
+        ("ended_orders", parse_query_ended_orders),
+        ("refund_tasks", parse_query_refund_tasks),
+        ("unknown_payments", parse_query_unknown_payments),
+    ];
+
     proptest! {
         #[test]
         fn what_is_built_parses_to_itself(
@@ -438,8 +501,15 @@ mod tests {
             prop_assert_eq!(parse_query_user_state(&query_user_state(&user)), Some(user.clone()));
             prop_assert_eq!(
                 parse_query_user_sessions(&query_user_sessions(&user)),
-                Some(user)
+                Some(user.clone())
             );
+            let (tenant, id) = (&user.tenant, &user.id);
+            let carts = parse_query_carts(&format!("q.{tenant}.carts.{id}"));
+            let orders = parse_query_orders(&format!("q.{tenant}.orders.{id}"));
+            prop_assert_eq!((carts, orders), (Some(user.clone()), Some(user.clone())));
+            for (list, parse) in LISTS {
+                prop_assert_eq!(parse(&format!("q.{tenant}.{list}")), Some(tenant.clone()));
+            }
             let cart = Address { aggregate: Aggregate::Cart, ..address.clone() };
             prop_assert_eq!(parse_lock_due(&lock_due(&cart, number)), Some((cart, number)));
             let published = event(&address, &word);
@@ -462,6 +532,8 @@ mod tests {
             let _ = parse_query_lock(&subject);
             let _ = (parse_query_lock_history(&subject), parse_lock_due(&subject));
             let _ = (parse_query_user_validate(&subject), parse_query_user_state(&subject));
+            let _ = (parse_query_carts(&subject), parse_query_orders(&subject));
+            let _ = LISTS.map(|(_, parse)| parse(&subject));
         }
     }
 
@@ -489,6 +561,9 @@ mod tests {
         assert_eq!(parse_query_active_orders("q.t.active_orders.x"), None);
         assert_eq!(parse_query_lock("q.t.lock.ada.x"), None);
         assert_eq!(parse_query_lock("q.t.lock_history.ada"), None);
+        assert_eq!(parse_query_carts("q.t.carts"), None);
+        assert_eq!(parse_query_orders("q.t.carts.ada"), None);
+        assert_eq!(parse_query_tables("q.t.tables.tb1"), None);
         assert_eq!(parse_query_lock_history("q.t.lock_history"), None);
         for bad in ["due.lock.t.c1", "due.lock.t.c1.x", "timer.lock.t.c1.7", "due.lock.t.c1.7.x"] {
             assert_eq!(parse_lock_due(bad), None, "{bad}");

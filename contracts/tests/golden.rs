@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use brigade_contracts::{
-    Aggregate, Body, Outcome, Part, cart, day_close::DayClose, event, key, lock, order, payment,
-    product, query, table, user,
+    Aggregate, Body, Outcome, Part, cart, day_close::DayClose, event, key, lock, order, page,
+    payment, product, query, table, user,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -49,12 +49,17 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["part", "cart", "payments"] => again::<cart::Payments>(text),
         ["part", "order", "core"] => again::<order::Core>(text),
         ["part", "order", "payments"] => again::<order::Payments>(text),
-        ["kv", "active_orders", "core"] => again::<order::ActiveCore>(text),
+        ["kv", "active_orders", "core" | "core_cut"] => again::<order::ActiveCore>(text),
         ["kv", "active_orders", "payment"] => again::<order::ActivePayment>(text),
         ["part", "payment", "core"] => again::<payment::Core>(text),
         ["part", "product", "core"] => again::<product::Core>(text),
         ["query", "products"] => again::<product::ProductPage>(text),
         ["query", "day_close"] => again::<DayClose>(text),
+        ["query", "tables"] => again::<page::Page<page::TableRow>>(text),
+        ["query", "carts"] => again::<page::Page<page::CartRow>>(text),
+        ["query", "orders"] => again::<page::Page<page::OrderRow>>(text),
+        ["query", "refund_tasks"] => again::<page::Page<page::RefundTaskRow>>(text),
+        ["query", "unknown_payments"] => again::<page::Page<page::UnknownPaymentRow>>(text),
         ["part", "table", "core"] => again::<table::Core>(text),
         ["kv", "user_state", "auth"] => again::<user::Auth>(text),
         ["kv", "user_state", "subscription"] => again::<user::SubscriptionPart>(text),

@@ -2,13 +2,14 @@
 create or replace function brigade.read_ended_orders(
     era bigint, tenants text[], since_xids bigint[], since timestamptz[])
 returns table (place bigint, ids text[], cores bigint[], payments bigint[], xids bigint[],
-               ats bigint[])
+               ats timestamptz[], created timestamptz[])
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
     perform brigade.assert_era(era);
     return query
-        select requested.place, found.ids, found.cores, found.payments, found.xids, found.ats
+        select requested.place, found.ids, found.cores, found.payments, found.xids, found.ats,
+               found.created
         from unnest(tenants, since_xids, since) with ordinality
              as requested (tenant, xid, at, place)
         cross join lateral (
@@ -16,13 +17,14 @@ begin
                    coalesce(array_agg(core), '{}') as cores,
                    coalesce(array_agg(payment), '{}') as payments,
                    coalesce(array_agg(xid), '{}') as xids,
-                   coalesce(array_agg(at), '{}') as ats
+                   coalesce(array_agg(updated_at), '{}') as ats,
+                   coalesce(array_agg(created_at), '{}') as created
             from (
                 select o.id,
                        coalesce((o.parts->>'core')::bigint, o.version) as core,
                        coalesce((o.parts->>'payments')::bigint, o.version) as payment,
                        o.xmin::text::bigint as xid,
-                       floor(extract(epoch from o.updated_at) * 1000)::bigint as at
+                       o.updated_at, o.created_at
                 from brigade.orders o
                 where o.tenant = requested.tenant
                   -- A change is dated before it is committed: one that the position did not see yet

@@ -183,13 +183,18 @@ impl StreamedOrders {
                 self.snapshots += usize::from(event.kind == "snapshot");
                 self.resets += usize::from(event.kind == "reset");
                 assert_eq!(event.data["reset"] == true, event.kind == "reset");
-                assert_eq!(event.data["resume"], id, "the body is the query's");
                 self.rows.clear();
-                for row in event.data["rows"].as_array().expect("rows") {
-                    self.row(row);
-                }
+                self.page(event, id);
             }
+            "more" => self.page(event, id),
             other => panic!("an unknown event: {other}"),
+        }
+    }
+
+    fn page(&mut self, event: &SseEvent, id: &str) {
+        assert_eq!(event.data["resume"], id, "the body is the query's");
+        for row in event.data["rows"].as_array().expect("rows") {
+            self.row(row);
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Address, Era, EraVersion, Part, Token,
-    header::{ETAG, IF_NONE_MATCH, RESUME},
+    header::{AFTER, ETAG, IF_NONE_MATCH, RESUME},
     key::{self, Bucket, Versions},
     list::ActiveRow,
     subject,
@@ -48,7 +48,7 @@ impl Client {
         Ok(ViewWatch { source, address: address.clone(), version: EraVersion::default() })
     }
 
-    /// Asks for the list, or for what changed in it.
+    /// Asks for the list, all pages of it, or for what changed in it.
     async fn active_orders(
         self,
         tenant: Token,
@@ -61,10 +61,35 @@ impl Client {
                 headers.insert(IF_NONE_MATCH, etag);
             }
         }
-        let subject = subject::query_active_orders(&tenant);
+        let Some((mut page, mut at)) = self.page_of_orders(&tenant, headers).await? else {
+            return Ok(ListResponse::Same);
+        };
+        let mut rows = match (page.rows.take(), page.changes.take()) {
+            (Some(rows), _) => rows,
+            (None, Some(changes)) => return Ok(ListResponse::Changes { changes, at }),
+            (None, None) => return Err(unreadable("neither rows nor changes")),
+        };
+        // The position of the last page is that of the first one.
+        while let Some(next) = page.next.take() {
+            let mut headers = HeaderMap::new();
+            headers.insert(AFTER, next);
+            let answer = self.page_of_orders(&tenant, headers).await?;
+            (page, at) = answer.ok_or_else(|| unreadable("a page of nothing"))?;
+            rows.extend(page.rows.take().unwrap_or_default());
+        }
+        Ok(ListResponse::Rows { rows, more: page.more, at })
+    }
+
+    /// Asks for a page; `None`: the client has it.
+    async fn page_of_orders(
+        &self,
+        tenant: &Token,
+        headers: HeaderMap,
+    ) -> Result<Option<(ListBody, ListPosition)>, ClientError> {
+        let subject = subject::query_active_orders(tenant);
         match self.ask(subject, headers, Vec::new()).await? {
-            (200, reply) => read_answer(&reply),
-            (304, _) => Ok(ListResponse::Same),
+            (200, reply) => read_page(&reply).map(Some),
+            (304, _) => Ok(None),
             (status, reply) => Err(ClientError::Refused(status, super::body(&reply))),
         }
     }
@@ -211,25 +236,26 @@ struct PushedEra {
     era: Era,
 }
 
-/// The body of a list or of changes.
+/// The body of a page of a list, or of changes.
 #[derive(Deserialize)]
 struct ListBody {
     rows: Option<Vec<ActiveRow>>,
     changes: Option<Vec<ActiveRow>>,
     #[serde(default)]
     more: bool,
+    next: Option<String>,
     resume: String,
 }
 
-fn read_answer(reply: &Message) -> Result<ListResponse, ClientError> {
-    let unreadable = |what: String| ClientError::Unreadable(format!("a list: {what}"));
+fn read_page(reply: &Message) -> Result<(ListBody, ListPosition), ClientError> {
     let body: ListBody =
         serde_json::from_slice(&reply.payload).map_err(|error| unreadable(error.to_string()))?;
     let etag = reply.headers.as_ref().and_then(|headers| headers.get(ETAG));
-    let at = ListPosition { resume: body.resume, etag: etag.map(|etag| etag.as_str().to_owned()) };
-    match (body.rows, body.changes) {
-        (Some(rows), _) => Ok(ListResponse::Rows { rows, more: body.more, at }),
-        (None, Some(changes)) => Ok(ListResponse::Changes { changes, at }),
-        (None, None) => Err(unreadable("neither rows nor changes".to_owned())),
-    }
+    let etag = etag.map(|etag| etag.as_str().to_owned());
+    let at = ListPosition { resume: body.resume.clone(), etag };
+    Ok((body, at))
+}
+
+fn unreadable(what: impl std::fmt::Display) -> ClientError {
+    ClientError::Unreadable(format!("a list: {what}"))
 }

@@ -6,6 +6,21 @@ use crate::WorkerName;
 /// privileges). Functions are nobody's otherwise.
 pub type Grants = &'static [(&'static str, &'static str)];
 
+/// What edge may do with a function that gives pages of lists: all of them take the same.
+macro_rules! pages {
+    ($function:literal) => {
+        (
+            concat!(
+                "FUNCTION ",
+                $function,
+                "(bigint, text[], text[], timestamp with time zone[], timestamp with time zone[], \
+                 text[], bigint[])"
+            ),
+            "EXECUTE",
+        )
+    };
+}
+
 /// Returns the grants of a worker's Postgres role; none: it does not use Postgres.
 #[must_use]
 pub fn grants(name: WorkerName) -> Grants {
@@ -15,6 +30,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE secret_key", "SELECT"),
             ("TABLE named_people", "SELECT, INSERT"),
             ("TABLE orders", "SELECT, INSERT, UPDATE"),
+            ("TABLE order_people", "SELECT, INSERT"),
             ("TABLE payments", "SELECT, INSERT, UPDATE"),
             ("TABLE refund_tasks", "SELECT, INSERT, UPDATE"),
             ("TABLE money_ledger", "INSERT"),
@@ -124,13 +140,23 @@ pub fn grants(name: WorkerName) -> Grants {
             ("FUNCTION read_aggregates(bigint, text[], text[], text[])", "EXECUTE"),
             ("FUNCTION read_owners(bigint, text[], text[], text[])", "EXECUTE"),
             ("FUNCTION read_outcomes(bigint, text[], text[], text[], text[])", "EXECUTE"),
-            ("FUNCTION read_active_orders(bigint, text[])", "EXECUTE"),
+            (
+                "FUNCTION read_active_orders(bigint, text[], timestamp with time zone[], text[], \
+                 bigint[])",
+                "EXECUTE",
+            ),
             (
                 "FUNCTION read_ended_orders(bigint, text[], bigint[], timestamp with time zone[])",
                 "EXECUTE",
             ),
             ("FUNCTION read_product_digests(bigint, text[], text[], bigint[])", "EXECUTE"),
             ("FUNCTION read_product_pages(bigint, text[], text[], bigint[])", "EXECUTE"),
+            pages!("read_table_pages"),
+            pages!("read_cart_pages"),
+            pages!("read_order_pages"),
+            pages!("read_ended_order_pages"),
+            pages!("read_refund_task_pages"),
+            pages!("read_unknown_payment_pages"),
             ("FUNCTION read_live_locks(bigint, text[], text[])", "EXECUTE"),
             ("FUNCTION read_lock_history(bigint, text[], text[], bigint[], bigint[])", "EXECUTE"),
             ("FUNCTION read_tenants(bigint, text[])", "EXECUTE"),

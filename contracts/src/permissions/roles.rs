@@ -3,9 +3,9 @@
 //! | role | sends | asks and hears |
 //! |---|---|---|
 //! | `backend` | all verbs but those of the system | everything of its tenant |
-//! | `till` | carts, orders, tables; begins, ends and confirms payments | views, lists, locks |
+//! | `till` | carts, orders, tables; begins, ends and confirms payments | views, lists but those of money, locks |
 //! | `gateway` | what a gateway says of payments | the replies to what it sent |
-//! | `screen` | nothing | views and lists |
+//! | `screen` | nothing | views, and lists but those of people and money |
 //!
 //! A subject is all that the server looks at. So a role has a verb whole, with each payload, and
 //! who may learn one outcome on `outcome.<tenant>.…` may learn those of `login` as well: only a
@@ -104,9 +104,18 @@ impl Role {
     fn queries(self) -> &'static [&'static str] {
         match self {
             Backend => &[">"],
-            Till => &["view.*.*", "active_orders", "products", "lock.*"],
+            Till => &[
+                "view.*.*",
+                "active_orders",
+                "ended_orders",
+                "products",
+                "tables",
+                "carts.*",
+                "orders.*",
+                "lock.*",
+            ],
             Gateway => &[],
-            Screen => &["view.*.*", "active_orders", "products"],
+            Screen => &["view.*.*", "active_orders", "ended_orders", "products", "tables"],
         }
     }
 }

@@ -1,6 +1,7 @@
 use brigade_contracts::{
     Aggregate, Body, Command,
     list::ListHeaders,
+    page::{Day, PageHeaders},
     query::{HistoryHeaders, ViewHeaders, wait},
     subject,
 };
@@ -42,6 +43,8 @@ pub fn query(bytes: &[u8]) {
         ViewHeaders::parse(message.headers()),
         ListHeaders::parse(message.headers()),
         HistoryHeaders::parse(message.headers()),
+        PageHeaders::parse(message.headers()),
+        Day::of(message.headers()),
         wait(message.headers()),
     );
     let text = message.subject();

@@ -1,4 +1,4 @@
-use brigade::testing::decoders::{ListPosition, decode_unsigned};
+use brigade::testing::decoders::{ListPosition, PagePlace, PageStart, PagedList, decode_unsigned};
 use brigade_contracts::{CommandKey, Email, IfNoneMatch, Timestamp, Token, header, key, subject};
 
 fn with_text(bytes: &[u8], target: impl FnOnce(&str)) {
@@ -25,8 +25,18 @@ pub fn gateway(bytes: &[u8]) {
 
 pub fn position(bytes: &[u8]) {
     with_text(bytes, |text| {
-        let Some(position) = ListPosition::parse(text) else { return };
-        assert_eq!(ListPosition::parse(&position.to_string()), Some(position));
+        if let Some(position) = ListPosition::parse(text) {
+            assert_eq!(ListPosition::parse(&position.to_string()), Some(position));
+        }
+        let tenant = text.split('.').nth(1).and_then(|tenant| Token::new(tenant).ok());
+        if let Some((tenant, Ok(start))) = tenant.map(|t| (t.clone(), PageStart::parse(text, &t))) {
+            assert_eq!(PageStart::parse(&start.to_string(), &tenant), Ok(start));
+        }
+        for list in [PagedList::Tables, PagedList::EndedOrders(None), PagedList::RefundTasks] {
+            if let Ok(place) = PagePlace::parse(text, &list) {
+                assert_eq!(PagePlace::parse(&place.to_word(&list), &list), Ok(place));
+            }
+        }
     });
 }
 

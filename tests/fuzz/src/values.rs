@@ -1,5 +1,5 @@
 use brigade::testing::decoders::decode_canonical;
-use brigade_contracts::{Outcome, cart, event, key, lock, order, payment, table, user};
+use brigade_contracts::{Outcome, cart, event, key, lock, order, page, payment, table, user};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::line;
@@ -8,7 +8,7 @@ use super::line;
 type Decode = fn(&[u8]) -> bool;
 
 /// Names of the golden messages; one that ends with a dot stands for all that begin so.
-const VALUES: [(&str, Decode); 18] = [
+const VALUES: [(&str, Decode); 23] = [
     ("event.", again::<event::Payload>),
     ("outcome.", again::<Outcome>),
     ("kv.versions", again::<key::Versions>),
@@ -19,6 +19,11 @@ const VALUES: [(&str, Decode); 18] = [
     ("part.payment.core", again::<payment::Core>),
     ("part.table.core", again::<table::Core>),
     ("kv.active_orders.core", again::<order::ActiveCore>),
+    ("query.tables", again::<page::Page<page::TableRow>>),
+    ("query.carts", again::<page::Page<page::CartRow>>),
+    ("query.orders", again::<page::Page<page::OrderRow>>),
+    ("query.refund_tasks", again::<page::Page<page::RefundTaskRow>>),
+    ("query.unknown_payments", again::<page::Page<page::UnknownPaymentRow>>),
     ("kv.active_orders.payment", again::<order::ActivePayment>),
     ("kv.user_state.auth", again::<user::Auth>),
     ("kv.user_state.subscription", again::<user::SubscriptionPart>),

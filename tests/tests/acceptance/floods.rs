@@ -9,6 +9,7 @@ use brigade_tests::{
     process::{Process, signal},
     until,
 };
+use futures::future::join_all;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,15 +20,16 @@ use tokio::{
 
 use super::http::open_fleet;
 
-/// The number of orders that fill a list, which takes at most 900 kB.
+/// Places as many orders as fill a page of the list, which takes at most 900 kB: a row has 8 KiB.
 async fn fill_list(producer: &Producer) {
     let note = "x".repeat(500);
     let item = json!({"sku": "s", "name": "n", "unit_price": 1, "quantity": 1, "note": note});
-    let large = json!({"currency": "EUR", "items": vec![item; 100]});
-    for n in 0..16 {
+    let large = json!({"currency": "EUR", "items": vec![item; 20]});
+    let placed = join_all((0..120).map(async |n| {
         let reply = producer.send(&format!("order.o{n}.place"), large.clone()).await;
         assert_eq!(reply.status, 201, "{}", reply.body());
-    }
+    }));
+    placed.await;
     assert!(producer.active_orders(&[]).await.bytes.len() > 800_000);
 }
 

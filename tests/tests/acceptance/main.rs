@@ -52,6 +52,8 @@ mod money;
 mod nats_cli;
 mod openapi;
 mod orders;
+mod paged_lists;
+mod pages;
 mod passwords;
 mod paying_under_faults;
 mod payment_results;

@@ -223,6 +223,7 @@ async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
     for table in [
         "carts",
         "orders",
+        "order_people",
         "users",
         "login_failures",
         "cart_locks",

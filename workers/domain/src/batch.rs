@@ -220,6 +220,7 @@ impl BatchState {
             self.move_email(&address, before.as_ref());
             self.count_open(&address, before.as_ref());
             self.book(&address, before.as_ref());
+            self.count_pending(&address, before.as_ref());
             if before.is_none() {
                 self.list(&address);
             }
@@ -279,6 +280,23 @@ impl BatchState {
             let key = (address.tenant.clone(), name.clone());
             let Some(count) = self.loaded.locked.open_carts.get_mut(&key) else { continue };
             *count = if after.contains(name) { *count + 1 } else { count.saturating_sub(1) };
+        }
+    }
+
+    /// Lets later commands see how many orders of an owner are pending now.
+    fn count_pending(&mut self, address: &Address, before: Option<&State>) {
+        let owner = |state: Option<&State>| {
+            let order = state.and_then(State::order).filter(|order| order.is_pending())?;
+            order.owner.clone()
+        };
+        let (before, after) = (owner(before), owner(self.loaded.states.get(address)));
+        if before == after {
+            return;
+        }
+        let Some(owner) = after.as_ref().or(before.as_ref()) else { return };
+        let key = (address.tenant.clone(), owner.clone());
+        if let Some(count) = self.loaded.locked.pending_orders.get_mut(&key) {
+            *count = if after.is_some() { *count + 1 } else { count.saturating_sub(1) };
         }
     }
 

@@ -1,6 +1,7 @@
 //! The bounds of carts, orders, turns and owners.
 
 mod largest;
+mod orders;
 mod sequences;
 
 use brigade_contracts::{
@@ -48,6 +49,7 @@ fn reach() -> LockSet {
             .collect(),
         sessions: names("s").map(|id| ((t1(), token(&id)), Vec::new())).collect(),
         open_carts: owners().map(|id| ((t1(), token(&id)), 0)).collect(),
+        pending_orders: owners().map(|id| ((t1(), token(&id)), 0)).collect(),
         turns: names("u").map(|id| ((t1(), token(&id)), None)).collect(),
         lock_floors: [(t1(), 0)].into(),
         ..LockSet::default()

@@ -27,6 +27,9 @@ pub struct LockSet {
     pub sessions: HashMap<(Token, Token), Vec<Address>>,
     /// The number of open carts that have a name as their owner or session, by tenant and name.
     pub open_carts: HashMap<(Token, Token), usize>,
+    /// The number of an owner's orders that are pending ([`crate::Order::is_pending`]), by tenant and
+    /// owner; not counted further than a decision looks.
+    pub pending_orders: HashMap<(Token, Token), usize>,
     /// The table that a turn is or was at, by tenant and turn; `None` if there is no such turn.
     pub turns: HashMap<(Token, Token), Option<Token>>,
     /// Every order of the open or latest turn of each table that is locked, by tenant and turn. The
@@ -50,6 +53,8 @@ pub enum Missing {
     Session(Token, Token),
     /// The number of open carts that have a name, by tenant and name.
     OpenCarts(Token, Token),
+    /// The number of pending orders of an owner, by tenant and owner.
+    PendingOrders(Token, Token),
     /// The table of a turn, by tenant and turn.
     Turn(Token, Token),
     /// Whether a program has named somebody so, by tenant and name.

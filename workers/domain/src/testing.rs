@@ -40,6 +40,7 @@ pub fn reach() -> LockSet {
         lock_floors: HashMap::from([(token("t1"), 0)]),
         sessions: ["s1", "s2"].into_iter().map(session).collect(),
         open_carts: OWNERS.map(|owner| ((token("t1"), token(owner)), 0)).into_iter().collect(),
+        pending_orders: OWNERS.map(|owner| ((token("t1"), token(owner)), 0)).into_iter().collect(),
         turns: (1..10).map(|n| ((token("t1"), token(&format!("u{n}"))), None)).collect(),
         ..LockSet::default()
     }

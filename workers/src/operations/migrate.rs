@@ -35,7 +35,7 @@ use self::roles::set_up_roles;
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 25] = [
+const FUNCTIONS: [&str; 31] = [
     include_str!("../../../migrations/functions/server_timeline.sql"),
     include_str!("../../../migrations/functions/assert_era.sql"),
     include_str!("../../../migrations/functions/begin_era.sql"),
@@ -53,6 +53,12 @@ const FUNCTIONS: [&str; 25] = [
     include_str!("../../../migrations/functions/read_ended_orders.sql"),
     include_str!("../../../migrations/functions/read_product_digests.sql"),
     include_str!("../../../migrations/functions/read_product_pages.sql"),
+    include_str!("../../../migrations/functions/read_table_pages.sql"),
+    include_str!("../../../migrations/functions/read_cart_pages.sql"),
+    include_str!("../../../migrations/functions/read_order_pages.sql"),
+    include_str!("../../../migrations/functions/read_ended_order_pages.sql"),
+    include_str!("../../../migrations/functions/read_refund_task_pages.sql"),
+    include_str!("../../../migrations/functions/read_unknown_payment_pages.sql"),
     include_str!("../../../migrations/functions/read_live_locks.sql"),
     include_str!("../../../migrations/functions/read_lock_history.sql"),
     include_str!("../../../migrations/functions/read_tenants.sql"),

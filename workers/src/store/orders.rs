@@ -1,12 +1,12 @@
 //! Orders in SQL. Everybody reads them in this way; only command-handler locks and saves them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
     Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
     order::{Item, Status},
 };
-use brigade_domain::{Entry, Order};
+use brigade_domain::{Cart, Entry, Order};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgExecutor};
 
@@ -24,6 +24,7 @@ pub(crate) struct OrderRow {
     status: Status,
     currency: Currency,
     cart_id: Option<Token>,
+    owner: Option<Token>,
     table_id: Option<Token>,
     turn_id: Option<Token>,
     items: Vec<Item>,
@@ -67,9 +68,9 @@ pub async fn save(connection: &mut PgConnection, orders: &[&Order]) -> sqlx::Res
     }
     sqlx::query!(
         "insert into brigade.orders
-             (tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id, table_id,
-              turn_id, items, total, paid, refunded, paid_at, payments, created_at, reason)
-         select tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id,
+             (tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id, owner,
+              table_id, turn_id, items, total, paid, refunded, paid_at, payments, created_at, reason)
+         select tenant, id, version, updated_at, parts, parts_at, status, currency, cart_id, owner,
                 table_id, turn_id, items, total, paid, refunded, paid_at, payments, created_at,
                 reason
          from jsonb_populate_recordset(null::brigade.orders, $1)
@@ -87,6 +88,48 @@ pub async fn save(connection: &mut PgConnection, orders: &[&Order]) -> sqlx::Res
     Ok(())
 }
 
+/// Saves whose the orders are that carts have become: those of their owners and members. A session
+/// is nobody.
+///
+/// # Errors
+/// If Postgres refuses the statement.
+pub async fn save_people(connection: &mut PgConnection, carts: &[&Cart]) -> sqlx::Result<()> {
+    let (mut tenants, mut people, mut orders) = (Vec::new(), Vec::new(), Vec::new());
+    for cart in carts {
+        let Some(order) = cart.order_id.as_ref() else { continue };
+        for person in people_of(cart) {
+            tenants.push(cart.head.address.tenant.as_str());
+            people.push(person.as_str());
+            orders.push(order.as_str());
+        }
+    }
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "insert into brigade.order_people (tenant, person, created_at, order_id)
+         select o.tenant, new.person, o.created_at, o.id
+         from unnest($1::text[], $2::text[], $3::text[]) as new (tenant, person, order_id)
+         join brigade.orders o on (o.tenant, o.id) = (new.tenant, new.order_id)
+         on conflict do nothing",
+        &tenants as _,
+        &people as _,
+        &orders as _,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn people_of(cart: &Cart) -> BTreeSet<&Token> {
+    let members = cart.members.iter().map(|member| &member.user);
+    let mut people: BTreeSet<&Token> = members.chain([&cart.owner]).collect();
+    if let Some(session) = cart.session.as_ref().filter(|session| **session == cart.owner) {
+        people.remove(session);
+    }
+    people
+}
+
 impl From<&Order> for OrderRow {
     fn from(order: &Order) -> Self {
         Self {
@@ -99,6 +142,7 @@ impl From<&Order> for OrderRow {
             status: order.status,
             currency: order.currency,
             cart_id: order.cart_id.clone(),
+            owner: order.owner.clone(),
             table_id: order.table_id.clone(),
             turn_id: order.turn_id.clone(),
             items: order.items.clone(),
@@ -121,6 +165,7 @@ impl From<OrderRow> for Order {
             status: row.status,
             currency: row.currency,
             cart_id: row.cart_id,
+            owner: row.owner,
             table_id: row.table_id,
             turn_id: row.turn_id,
             items: row.items,

@@ -61,7 +61,8 @@ fn cart(version: u64, columns: &Value) -> State {
 fn order(version: u64, columns: &Value) -> State {
     let mut all = json!({
         "parts": {"core": 1, "payments": 1}, "parts_at": {"core": AT, "payments": AT},
-        "status": "completed", "currency": "EUR", "cart_id": "c", "table_id": "t", "turn_id": "u",
+        "status": "completed", "currency": "EUR", "cart_id": "c", "owner": "x", "table_id": "t",
+        "turn_id": "u",
         "items": [{"item_id": "i", "sku": "s", "name": "Soup", "unit_price": 950, "quantity": 2,
                    "note": "hot"}],
         "total": 1900, "paid": 5, "refunded": 6, "paid_at": AT, "payments": entry("initiated"),

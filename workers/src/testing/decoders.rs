@@ -4,6 +4,10 @@ pub use crate::{
     infra::intake::wire::{Broken, Op, next as next_op},
     workers::edge::{
         decode_unsigned,
-        query::{content::decode_canonical, list::position::ListPosition},
+        query::{
+            content::decode_canonical,
+            list::{page::PageStart, position::ListPosition},
+            pages::{PagedList, place::PagePlace},
+        },
     },
 };

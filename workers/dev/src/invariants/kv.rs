@@ -137,7 +137,11 @@ fn of_list(compare: &mut KvComparison<'_>, order: &str, row: &Value, may_be_gone
         let what = |field: &str| format!("{field} of {order} in active_orders");
         compare.same(|| what("version"), &core["version"], &row["parts"]["core"]);
         compare.same(|| what("status"), &core["status"], &row["status"]);
-        compare.same(|| what("items"), &core["items"], &row["items"]);
+        // The row of a large order leaves out the last ones, and says how many.
+        let mut items = row["items"].as_array().cloned().unwrap_or_default();
+        let left_out = core["items_left_out"].as_u64().unwrap_or(0);
+        items.truncate(items.len().saturating_sub(usize::try_from(left_out).unwrap_or(0)));
+        compare.same(|| what("items"), &core["items"], &items.into());
     }
     let payment = compare.value("active_orders", &format!("{order}.payment"), may_be_gone);
     if let Some(payment) = payment {

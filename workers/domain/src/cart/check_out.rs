@@ -1,7 +1,7 @@
 //! A cart becomes an order, once.
 
 use brigade_contracts::{
-    Aggregate, Refusal, Timestamp,
+    Aggregate, MAX_PENDING_ORDERS, Refusal, Timestamp,
     cart::{CheckOut, Status},
     event::CART_CHECKED_OUT,
 };
@@ -35,6 +35,12 @@ pub(crate) fn check_out(
         return Err(Refusal::new(409, "order_exists", "there is an order of this id").into());
     }
     let order = order::of_cart(address, &work[cart], work.now)?.at(seat);
+    if work.command.relation.is_some() && order.is_pending() {
+        let owner = work[cart].owner.clone();
+        if work.pending_orders(&owner)? >= MAX_PENDING_ORDERS {
+            return Err(too_many_orders().into());
+        }
+    }
     if let Some(lock) = lock {
         work.change_lock(lock, |lock| lock.release("checked_out"))?;
     }
@@ -43,6 +49,13 @@ pub(crate) fn check_out(
     work.record(cart, Fact::new(CART_CHECKED_OUT, &json!({ "order_id": verb.order_id })));
     order::place_cart(work, order);
     Ok(Done::ok())
+}
+
+/// Nobody but the restaurant fills the screen of the kitchen: what a customer has ordered has to be
+/// accepted, or paid, before he orders more.
+fn too_many_orders() -> Refusal {
+    let message = "20 orders of this owner wait to be accepted or paid; pay or cancel one first";
+    Refusal::new(409, "too_many_orders", message)
 }
 
 /// Requires a live lock to be the cart's own, and the token to name it.

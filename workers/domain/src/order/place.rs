@@ -87,6 +87,7 @@ pub(crate) fn of_cart(
     let items = cart.items.iter().map(item).collect();
     Ok(Order {
         cart_id: Some(cart.head.address.id.clone()),
+        owner: Some(cart.owner.clone()),
         paid: cart.paid,
         refunded: cart.refunded,
         payments: cart.payments.clone(),

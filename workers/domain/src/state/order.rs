@@ -1,5 +1,6 @@
 use brigade_contracts::{
     Address, Currency, Money, Part, Timestamp, Token,
+    list::MAX_ROW_CORE_BYTES,
     order::{ActiveCore, ActivePayment, Change, ChangeKind, Core, Item, Payments, Status},
 };
 use serde_json::value::RawValue;
@@ -14,6 +15,8 @@ pub struct Order {
     pub status: Status,
     pub currency: Currency,
     pub cart_id: Option<Token>,
+    /// The owner of the cart that it was made of, then.
+    pub owner: Option<Token>,
     pub table_id: Option<Token>,
     pub turn_id: Option<Token>,
     pub items: Vec<Item>,
@@ -42,6 +45,7 @@ impl Order {
             status: Status::Placed,
             currency,
             cart_id: None,
+            owner: None,
             table_id: None,
             turn_id: None,
             items,
@@ -70,6 +74,13 @@ impl Order {
     #[must_use]
     pub fn is_unpaid(&self) -> bool {
         self.paid_at.is_none() && self.status != Status::Cancelled
+    }
+
+    /// Returns whether nobody has accepted it yet, and no money vouches for it.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        let is_unpaid = self.due() > Money::ZERO || self.paid == Money::ZERO;
+        self.status == Status::Placed && is_unpaid
     }
 
     #[must_use]
@@ -107,10 +118,28 @@ impl Order {
     }
 
     /// Returns its row in the active list, with the newest change of the core. What is projected
-    /// again later cannot say more than this: every change of an order's core is one of status.
+    /// again later cannot say more than this: every change of an order's core is one of status. The
+    /// last items of a large order are left out, so that no order pushes others off a list.
     #[must_use]
     pub fn active_core(&self) -> Box<RawValue> {
-        raw(&self.listed())
+        let mut core = self.listed();
+        let whole = raw(&core);
+        if whole.get().len() <= MAX_ROW_CORE_BYTES {
+            return whole;
+        }
+        let items = std::mem::take(&mut core.items);
+        // With the number of those that are left out, whatever it is.
+        core.items_left_out = u16::MAX;
+        let mut room = MAX_ROW_CORE_BYTES.saturating_sub(raw(&core).get().len());
+        let count = items.len();
+        let fits = |item: &Item| {
+            let left = room.checked_sub(raw(item).get().len() + 1);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        core.items = items.into_iter().take_while(fits).collect();
+        core.items_left_out = u16::try_from(count - core.items.len()).unwrap_or(u16::MAX);
+        raw(&core)
     }
 
     /// Returns its payment row in the active list.
@@ -140,6 +169,7 @@ impl Order {
             table_id: self.table_id.clone(),
             turn_id: self.turn_id.clone(),
             items: self.items.clone(),
+            items_left_out: 0,
             total: self.total,
             created_at: self.created_at,
             change: Change { kind, fields, reason },

@@ -91,6 +91,15 @@ impl<'b> UnitOfWork<'b> {
         known.ok_or_else(|| Missing::Name(key.0, key.1).into())
     }
 
+    /// Returns how many orders of this owner are pending. The owner is locked exclusively for that:
+    /// nobody checks out another of his carts meanwhile.
+    pub fn pending_orders(&mut self, owner: &Token) -> Result<usize> {
+        self.require_owner(&self.address(Aggregate::Lock, owner), Mode::Exclusive)?;
+        let key = self.key(owner);
+        let known = self.batch.locked.pending_orders.get(&key).copied();
+        known.ok_or_else(|| Missing::PendingOrders(key.0, key.1).into())
+    }
+
     /// Returns the table that a turn is or was at, or `None` if there is no such turn.
     pub fn table_of_turn(&self, turn: &Token) -> Result<Option<&'b Token>> {
         let key = self.key(turn);

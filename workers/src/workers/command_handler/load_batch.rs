@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Command, Era, IdSpace, MAX_OPEN_CARTS, Timestamp, Token,
-    tenant::TenantState,
+    Address, Aggregate, Body, Command, Era, IdSpace, MAX_OPEN_CARTS, MAX_PENDING_ORDERS, Timestamp,
+    Token, cart, tenant::TenantState,
 };
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
@@ -151,7 +151,12 @@ pub async fn load_batch(
         loaded.locked.open_carts = open_carts(&mut *connection, &plan.counted).await?;
     }
     if !plan.named.is_empty() {
-        loaded.locked.named = named_people::load(connection, &plan.named).await?;
+        loaded.locked.named = named_people::load(&mut *connection, &plan.named).await?;
+    }
+    let mut pending = plan.pending;
+    pending.extend(loaded.owners_who_check_out(commands));
+    if !pending.is_empty() {
+        loaded.locked.pending_orders = pending_orders(connection, &pending).await?;
     }
     Ok(loaded)
 }
@@ -249,7 +254,54 @@ async fn open_carts(
     Ok(counted.iter().cloned().zip(counts).collect())
 }
 
+/// Counts the orders of owners that are pending, in a statement that begins when they are locked,
+/// and not further than a decision looks. Which orders are is said by `Order::is_pending`.
+async fn pending_orders(
+    connection: &mut PgConnection,
+    owners: &BTreeSet<(Token, Token)>,
+) -> sqlx::Result<HashMap<(Token, Token), usize>> {
+    let (tenants, names) = columns_of_names(owners);
+    let counts = sqlx::query_scalar!(
+        r#"select pending.count as "count!"
+           from unnest($1::text[], $2::text[]) with ordinality
+                as requested (tenant, owner, place)
+           cross join lateral (
+               select count(*) from (
+                   select from brigade.orders o
+                   where (o.tenant, o.owner) = (requested.tenant, requested.owner) and o.active
+                     and o.status = 'placed' and (o.total > o.paid or o.paid = 0)
+                   limit $3
+               ) counted
+           ) pending
+           order by requested.place"#,
+        &tenants as _,
+        &names as _,
+        MAX_PENDING_ORDERS as i64 + 1,
+    )
+    .fetch_all(connection)
+    .await?;
+    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(owners.iter().cloned().zip(counts).collect())
+}
+
 impl LoadedBatch {
+    /// Returns the owners of carts that customers check out.
+    fn owners_who_check_out(&self, commands: &[&Command]) -> BTreeSet<(Token, Token)> {
+        let is_check_out = |body: &Body| matches!(body, Body::Cart(cart::Verb::CheckOut(_)));
+        let requests = commands.iter().filter(|command| command.relation.is_some());
+        let requests = requests.filter_map(|command| command.request.as_ref().ok());
+        let carts: HashSet<&Address> = requests
+            .filter(|request| is_check_out(&request.body))
+            .map(|request| &request.address)
+            .collect();
+        if carts.is_empty() {
+            return BTreeSet::new();
+        }
+        let loaded = self.states.iter().filter_map(State::cart);
+        let loaded = loaded.filter(|cart| carts.contains(&cart.head.address));
+        loaded.map(|cart| (cart.head.address.tenant.clone(), cart.owner.clone())).collect()
+    }
+
     fn add(&mut self, kind: &str, row: &str) -> sqlx::Result<()> {
         match kind {
             "clock" => self.now = parse(row)?,

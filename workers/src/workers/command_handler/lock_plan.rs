@@ -24,6 +24,8 @@ pub struct LockPlan {
     pub counted: BTreeSet<(Token, Token)>,
     /// Tenants and names of which it is needed whether they are somebody's.
     pub named: BTreeSet<(Token, Token)>,
+    /// Tenants and owners whose pending orders are counted, as far as they are known by name.
+    pub pending: BTreeSet<(Token, Token)>,
     /// Tenants and turns.
     pub turns: BTreeSet<(Token, Token)>,
     pub fencing_tokens: i32,
@@ -166,6 +168,10 @@ impl LockPlan {
                 self.sessions.insert((tenant.clone(), session.clone()));
             }
             Missing::OpenCarts(tenant, name) => self.counted(tenant, name),
+            Missing::PendingOrders(tenant, owner) => {
+                self.owner(tenant, owner, true);
+                self.pending.insert((tenant.clone(), owner.clone()));
+            }
             Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
             Missing::Name(tenant, name) => self.named(tenant, name),
             Missing::FencingToken => self.fencing_tokens += 1,

@@ -135,6 +135,7 @@ async fn save(
     store::tables::save_turns(connection, &state.turns().collect::<Vec<_>>()).await?;
     store::carts::save(connection, &carts).await?;
     store::orders::save(connection, &orders).await?;
+    store::orders::save_people(connection, &carts).await?;
     store::payments::save(connection, &payments).await?;
     let refund_tasks: Vec<_> = state.refund_tasks().collect();
     if !PlantedBug::RefundTaskDropped.is_planted() {

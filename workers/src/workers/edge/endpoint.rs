@@ -1,8 +1,10 @@
 //! The endpoints of edge: one for each kind of query that is answered over NATS.
 
 use brigade_contracts::subject::{
-    QUERY_ACTIVE_ORDERS, QUERY_DAY_CLOSE, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_OUTCOME,
-    QUERY_PRODUCTS, QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
+    QUERY_ACTIVE_ORDERS, QUERY_CARTS, QUERY_DAY_CLOSE, QUERY_ENDED_ORDERS, QUERY_LOCK,
+    QUERY_LOCK_HISTORY, QUERY_ORDERS, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_REFUND_TASKS,
+    QUERY_TABLES, QUERY_UNKNOWN_PAYMENTS, QUERY_USER_SESSIONS, QUERY_USER_STATE,
+    QUERY_USER_VALIDATE, QUERY_VIEW,
 };
 
 /// An endpoint of the NATS service, which answers one kind of query.
@@ -13,6 +15,12 @@ pub enum Endpoint {
     ActiveOrders,
     Products,
     DayClose,
+    Tables,
+    Carts,
+    Orders,
+    EndedOrders,
+    RefundTasks,
+    UnknownPayments,
     Lock,
     LockHistory,
     UserValidate,
@@ -22,12 +30,18 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// All endpoints, in the order in which the service lists them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::View,
         Self::Outcome,
         Self::ActiveOrders,
         Self::Products,
         Self::DayClose,
+        Self::Tables,
+        Self::Carts,
+        Self::Orders,
+        Self::EndedOrders,
+        Self::RefundTasks,
+        Self::UnknownPayments,
         Self::Lock,
         Self::LockHistory,
         Self::UserValidate,
@@ -44,6 +58,12 @@ impl Endpoint {
             Self::ActiveOrders => "active_orders",
             Self::Products => "products",
             Self::DayClose => "day_close",
+            Self::Tables => "tables",
+            Self::Carts => "carts",
+            Self::Orders => "orders",
+            Self::EndedOrders => "ended_orders",
+            Self::RefundTasks => "refund_tasks",
+            Self::UnknownPayments => "unknown_payments",
             Self::Lock => "lock",
             Self::LockHistory => "lock_history",
             Self::UserValidate => "user_validate",
@@ -61,6 +81,12 @@ impl Endpoint {
             Self::ActiveOrders => QUERY_ACTIVE_ORDERS,
             Self::Products => QUERY_PRODUCTS,
             Self::DayClose => QUERY_DAY_CLOSE,
+            Self::Tables => QUERY_TABLES,
+            Self::Carts => QUERY_CARTS,
+            Self::Orders => QUERY_ORDERS,
+            Self::EndedOrders => QUERY_ENDED_ORDERS,
+            Self::RefundTasks => QUERY_REFUND_TASKS,
+            Self::UnknownPayments => QUERY_UNKNOWN_PAYMENTS,
             Self::Lock => QUERY_LOCK,
             Self::LockHistory => QUERY_LOCK_HISTORY,
             Self::UserValidate => QUERY_USER_VALIDATE,
@@ -74,7 +100,14 @@ impl Endpoint {
     pub fn statuses(self) -> &'static [u16] {
         match self {
             Self::View => &[200, 304, 400, 404, 413, 429, 503, 504],
-            Self::ActiveOrders | Self::Products => &[200, 304, 400, 413, 429, 503],
+            Self::ActiveOrders
+            | Self::Products
+            | Self::Tables
+            | Self::Carts
+            | Self::Orders
+            | Self::EndedOrders
+            | Self::RefundTasks
+            | Self::UnknownPayments => &[200, 304, 400, 413, 429, 503],
             Self::LockHistory | Self::DayClose => &[200, 400, 413, 429, 503],
             Self::UserValidate => &[200, 400, 401, 413, 429, 503],
             Self::Outcome | Self::Lock | Self::UserState | Self::UserSessions => {
@@ -86,6 +119,7 @@ impl Endpoint {
     /// Returns true if a response may have up to [`brigade_contracts::list::MAX_BYTES`] bytes.
     #[must_use]
     pub fn has_large_responses(self) -> bool {
-        matches!(self, Self::ActiveOrders | Self::Products | Self::LockHistory)
+        let is_small = matches!(self, Self::View | Self::Outcome | Self::Lock | Self::UserValidate);
+        !is_small && !matches!(self, Self::UserState | Self::UserSessions)
     }
 }

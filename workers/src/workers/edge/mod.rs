@@ -3,10 +3,10 @@
 //! Queries are answered without any transport ([`query`]). Two thin transports stand before them:
 //! over [`nats`], `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
-//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.day_close`, `q.<tenant>.user.<id>.validate` and
-//! `q.<tenant>.user.<id>.state` are endpoints of one NATS service, shared by all edges
-//! ([`endpoint`]). Over [`http`] edge answers the same queries, sends commands on, and streams the
-//! changes of a list or a view to whoever follows it ([`live`]).
+//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.day_close`, `q.<tenant>.user.<id>.validate`,
+//! `q.<tenant>.user.<id>.state` and those of lists are endpoints of one NATS service, shared by all
+//! edges ([`endpoint`]). Over [`http`] edge answers the same queries, sends commands on, and streams
+//! the changes of a list or a view to whoever follows it ([`live`]).
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres

@@ -188,9 +188,10 @@ async fn the_service_shows_itself_with_its_statistics() -> Result<()> {
     let info: async_nats::service::Info = serde_json::from_value(ask("$SRV.INFO.edge").await?)?;
     let names: Vec<_> = info.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     let of_users = ["user_validate", "user_state", "user_sessions"];
-    let all =
-        [&["view", "outcome", "active_orders", "products", "lock", "lock_history"][..], &of_users]
-            .concat();
+    let lists = ["active_orders", "products", "tables", "carts", "orders", "ended_orders"];
+    let of_money = ["refund_tasks", "unknown_payments"];
+    let of_locks = ["lock", "lock_history"];
+    let all = [&["view", "outcome"][..], &lists, &of_money, &of_locks, &of_users].concat();
     assert_eq!(names, all);
     for edge in edges {
         assert_eq!(edge.health.violations(), Vec::<String>::new());

@@ -215,12 +215,21 @@ impl Authorizer {
         if requester.is_staff() { Ok(()) } else { Err(needs_role(STAFF)) }
     }
 
-    /// Authorizes a requester to see what money a restaurant has.
+    /// Authorizes a requester to see what money a restaurant has, owes, and is not certain of.
     ///
     /// # Errors
     /// `403 not_allowed`.
     pub fn authorize_money(&self, requester: &Requester) -> Result<(), Problem> {
         if requester.is_manager() { Ok(()) } else { Err(needs_role(MANAGER)) }
+    }
+
+    /// Authorizes a requester to read what is a person's: the person, and staff.
+    ///
+    /// # Errors
+    /// `403 not_allowed`.
+    pub fn authorize_person(&self, requester: &Requester, person: &Token) -> Result<(), Problem> {
+        let is_own = requester.user() == Some(person);
+        if is_own || requester.is_staff() { Ok(()) } else { Err(not_allowed().into()) }
     }
 
     /// Authorizes a requester to send a command for which it takes a token. Returns what a customer

@@ -2,7 +2,7 @@
 //! customers and staff, who send the access token of a session.
 //!
 //! A command goes through the request door of NATS like any other ([`commands`]); a query is
-//! answered by [`super::query`] ([`queries`], [`streams`]), so nothing is decided twice. What is
+//! answered by [`super::query`] ([`queries`], [`lists`], [`streams`]), so nothing is decided twice. What is
 //! particular to HTTP is only authentication ([`auth`]), authorization ([`policy`]), and what all
 //! requests have in common ([`middleware`], [`admission`]).
 
@@ -14,6 +14,7 @@ mod cors;
 mod errors;
 mod extract;
 mod gateways;
+mod lists;
 mod middleware;
 mod openapi;
 mod policy;
@@ -48,14 +49,22 @@ use self::{
 use crate::runtime::http::{ApiOptions, Problem};
 
 /// Returns every path that is served, and its handlers.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 19] {
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 27] {
     [
         ("/v1/openapi.json", get(openapi::get_openapi)),
         ("/v1/errors", get(errors::get_errors)),
         ("/v1/errors/{code}", get(errors::get_error)),
-        ("/v1/{tenant}/active-orders", get(queries::get_active_orders)),
+        ("/v1/{tenant}/active-orders", get(lists::get_active_orders)),
         ("/v1/{tenant}/active-orders/stream", get(streams::stream_active_orders)),
-        ("/v1/{tenant}/products", get(queries::get_products)),
+        ("/v1/{tenant}/products", get(lists::get_products)),
+        ("/v1/{tenant}/tables", get(lists::get_tables)),
+        ("/v1/{tenant}/ended-orders", get(lists::get_ended_orders)),
+        ("/v1/{tenant}/refund-tasks", get(lists::get_refund_tasks)),
+        ("/v1/{tenant}/unknown-payments", get(lists::get_unknown_payments)),
+        ("/v1/{tenant}/locks/{owner}", get(lists::get_lock)),
+        ("/v1/{tenant}/locks/{owner}/history", get(lists::get_lock_history)),
+        ("/v1/{tenant}/me/carts", get(lists::get_my_carts)),
+        ("/v1/{tenant}/me/orders", get(lists::get_my_orders)),
         ("/v1/{tenant}/day-close", get(queries::get_day_close)),
         ("/v1/{tenant}/gateways/{gateway}", post(gateways::post_message)),
         ("/v1/{tenant}/outcomes/{command_id}", get(queries::get_outcome)),

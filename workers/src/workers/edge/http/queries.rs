@@ -10,9 +10,8 @@ use axum::{
 use brigade_contracts::{
     Address, Aggregate, CommandKey, Refusal,
     day_close::DayCloseRange,
-    header::{AFTER, CONFIRM, IF_NONE_MATCH, LIMIT, MIN_VERSION, RESUME},
-    list::ListHeaders,
-    query::{ProductsHeaders, ViewHeaders},
+    header::{CONFIRM, IF_NONE_MATCH, MIN_VERSION},
+    query::ViewHeaders,
 };
 
 use super::{
@@ -59,37 +58,6 @@ pub(super) async fn get_sessions(
     let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
     api.auth.authorize_view(&requester, &user).await?;
     let reply = api.answer(tenant.as_str(), Query::UserSessions(user)).await?;
-    Ok(query_response(reply, None))
-}
-
-/// Handles `GET /v1/{tenant}/active-orders`.
-pub(super) async fn get_active_orders(
-    State(api): ApiState,
-    Extension(permit): Extension<RequestPermit>,
-    Path(tenant): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response<Body>, Problem> {
-    let tenant = path_token(&tenant)?;
-    let requester = api.auth.admit(&permit, &tenant, &headers).await?;
-    api.auth.authorize_list(&requester)?;
-    let selected = select_headers(&headers, &[IF_NONE_MATCH, RESUME, CONFIRM])?;
-    let list = ListHeaders::parse(selected.into_iter())?;
-    let reply = api.answer(tenant.as_str(), Query::ActiveOrders(tenant.clone(), list)).await?;
-    Ok(query_response(reply, None))
-}
-
-/// Handles `GET /v1/{tenant}/products`, for everybody: a menu is read before anybody logs in. What is
-/// not read counts for the tenant's guests, not for those who work there.
-pub(super) async fn get_products(
-    State(api): ApiState,
-    Path(tenant): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response<Body>, Problem> {
-    let tenant = path_token(&tenant)?;
-    let selected = select_headers(&headers, &[IF_NONE_MATCH, LIMIT, AFTER])?;
-    let products = ProductsHeaders::parse(selected.into_iter())?;
-    let guests = format!("{tenant}.guests");
-    let reply = api.answer(&guests, Query::Products(tenant, products)).await?;
     Ok(query_response(reply, None))
 }
 

@@ -256,6 +256,6 @@ fn json_response(status: StatusCode, body: &Value) -> Response<Body> {
     response
 }
 
-fn no_user() -> Refusal {
+pub(super) fn no_user() -> Refusal {
     Refusal::new(403, "not_allowed", "this is for the user of a token")
 }

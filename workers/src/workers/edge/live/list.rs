@@ -15,12 +15,13 @@ use brigade_contracts::{
 use bytes::Bytes;
 
 use super::{
-    sse::{SseEventKind, SseEvents, event, heartbeat},
+    sse::{SseEventKind, SseEvents, heartbeat},
     topic::{Topic, TopicContext},
 };
 use crate::workers::edge::query::{
     QueryReply,
     list::{
+        page::ListPage,
         position::ListPosition,
         row::ListRow,
         snapshot::{OrderList, SnapshotOrder},
@@ -41,7 +42,8 @@ struct SentList {
     /// while a transaction is open, the same changes come with each query. The versions are those
     /// of the list, not of rows, which may be later.
     changed: HashMap<Token, (u64, u64)>,
-    /// A reader was sent a list that is cut: an order that comes into view is no change for it.
+    /// A reader was sent a list of which not all is followed: an order that comes into view is no
+    /// change for it.
     is_cut: AtomicBool,
     /// The changes before this position were not known, so readers were reset. While a transaction
     /// is open that is so with each query, once there are too many changes.
@@ -133,9 +135,9 @@ impl ActiveOrdersTopic {
             let to = ListPosition { moment: list.moment, whole, ..from };
             return Ok((None, SentList { was_reset: true, ..SentList::new(list.clone(), to) }));
         }
-        let full = context.queries.lists.full(self.tenant.clone(), list, true).await?;
-        let events = event(SseEventKind::Reset, &full.position.to_string(), &full.body);
-        let sent = SentList::new(list.clone(), full.position);
+        let pages = context.queries.lists.pages(self.tenant.clone(), list, true).await?;
+        let (events, position) = page_events(SseEventKind::Reset, &pages)?;
+        let sent = SentList::new(list.clone(), position);
         Ok((Some(events), SentList { was_reset: true, ..sent }))
     }
 }
@@ -191,11 +193,28 @@ impl Topic for ActiveOrdersTopic {
             return Ok(change_events(&rows, &from.to_string(), &to.to_string()));
         }
         let is_resumed = last_event_id.is_some();
-        let full = lists.full(self.tenant.clone(), &sent.list, is_resumed).await?;
-        sent.is_cut.fetch_or(!full.position.whole, Ordering::Relaxed);
+        let pages = lists.pages(self.tenant.clone(), &sent.list, is_resumed).await?;
         let kind = if is_resumed { SseEventKind::Reset } else { SseEventKind::Snapshot };
-        Ok(event(kind, &full.position.to_string(), &full.body))
+        let (events, position) = page_events(kind, &pages)?;
+        sent.is_cut.fetch_or(!position.whole, Ordering::Relaxed);
+        Ok(events)
     }
+}
+
+/// Returns one event for each page, the first one of this kind, and the position after them. Only
+/// the last one carries a position that is of use: a reader that got only some gets all of them again.
+fn page_events(
+    first: SseEventKind,
+    pages: &[ListPage],
+) -> Result<(Bytes, ListPosition), QueryReply> {
+    let mut events = SseEvents::default();
+    let mut kind = first;
+    for page in pages {
+        events.push(kind, &page.position.to_string(), &String::from_utf8_lossy(&page.body));
+        kind = SseEventKind::More;
+    }
+    let last = pages.last().ok_or_else(QueryReply::unconfirmed)?;
+    Ok((events.into_bytes(), last.position.clone()))
 }
 
 fn versions(order: &SnapshotOrder) -> (u64, u64) {
@@ -227,7 +246,7 @@ mod tests {
         let position = ListPosition { tenant, moment, whole: true };
         let [ended, changed, other] =
             ["o1", "o2", "o3"].map(|order| SnapshotOrder::of_versions(order, 1, 1));
-        let list = OrderList::new(moment, vec![ended, changed.clone(), other.clone()]);
+        let list = OrderList::new(moment, vec![ended, changed.clone(), other.clone()], 1000);
         let changes = vec![SnapshotOrder::of_versions("o1", 2, 1), changed.clone()];
         let sent = SentList::after_changes(&Arc::new(list), position, changes);
         assert_eq!(sent.list.included(), [changed, other]);

@@ -8,11 +8,13 @@ use bytes::Bytes;
 /// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SseEventKind {
-    /// Everything, for a reader that has nothing.
+    /// Everything, or the first page of it, for a reader that has nothing.
     Snapshot,
+    /// A further page of the snapshot or the reset before it.
+    More,
     /// One row, or one view.
     Change,
-    /// Everything, for a reader whose position no changes lead on from.
+    /// Everything, or the first page of it, for a reader whose position no changes lead on from.
     Reset,
 }
 
@@ -22,6 +24,7 @@ impl SseEventKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
+            Self::More => "more",
             Self::Change => "change",
             Self::Reset => "reset",
         }

@@ -5,6 +5,7 @@ use brigade_contracts::{
     day_close::DayCloseRange,
     header,
     list::ListHeaders,
+    page::{Day, PageHeaders},
     permissions::check_sender,
     query::{self, HistoryHeaders, ProductsHeaders, ViewHeaders},
     subject,
@@ -15,7 +16,7 @@ use crate::{
     runtime::Delivery,
     workers::edge::{
         endpoint::Endpoint,
-        query::{Query, QueryReply},
+        query::{Query, QueryReply, pages::PagedList},
     },
 };
 
@@ -67,6 +68,31 @@ fn parse_parts<'a>(
             let tenant = subject::parse_query_day_close(subject).ok_or_else(bad_subject)?;
             Query::DayClose(tenant, DayCloseRange::parse(headers)?)
         }
+        Endpoint::Tables => {
+            let tenant = subject::parse_query_tables(subject).ok_or_else(bad_subject)?;
+            Query::Page(tenant, PagedList::Tables, PageHeaders::parse(headers)?)
+        }
+        Endpoint::Carts => {
+            let user = subject::parse_query_carts(subject).ok_or_else(bad_subject)?;
+            Query::Page(user.tenant, PagedList::Carts(user.id), PageHeaders::parse(headers)?)
+        }
+        Endpoint::Orders => {
+            let user = subject::parse_query_orders(subject).ok_or_else(bad_subject)?;
+            Query::Page(user.tenant, PagedList::Orders(user.id), PageHeaders::parse(headers)?)
+        }
+        Endpoint::EndedOrders => {
+            let tenant = subject::parse_query_ended_orders(subject).ok_or_else(bad_subject)?;
+            let list = PagedList::EndedOrders(Day::of(headers.clone())?);
+            Query::Page(tenant, list, PageHeaders::parse(headers)?)
+        }
+        Endpoint::RefundTasks => {
+            let tenant = subject::parse_query_refund_tasks(subject).ok_or_else(bad_subject)?;
+            Query::Page(tenant, PagedList::RefundTasks, PageHeaders::parse(headers)?)
+        }
+        Endpoint::UnknownPayments => {
+            let tenant = subject::parse_query_unknown_payments(subject).ok_or_else(bad_subject)?;
+            Query::Page(tenant, PagedList::UnknownPayments, PageHeaders::parse(headers)?)
+        }
         Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
         Endpoint::LockHistory => {
             let lock = subject::parse_query_lock_history(subject).ok_or_else(bad_subject)?;
@@ -96,6 +122,12 @@ fn expected_subject(endpoint: Endpoint) -> &'static str {
         Endpoint::ActiveOrders => "expected q.<tenant>.active_orders",
         Endpoint::Products => "expected q.<tenant>.products",
         Endpoint::DayClose => "expected q.<tenant>.day_close",
+        Endpoint::Tables => "expected q.<tenant>.tables",
+        Endpoint::Carts => "expected q.<tenant>.carts.<user>",
+        Endpoint::Orders => "expected q.<tenant>.orders.<user>",
+        Endpoint::EndedOrders => "expected q.<tenant>.ended_orders",
+        Endpoint::RefundTasks => "expected q.<tenant>.refund_tasks",
+        Endpoint::UnknownPayments => "expected q.<tenant>.unknown_payments",
         Endpoint::Lock => "expected q.<tenant>.lock.<owner>",
         Endpoint::LockHistory => "expected q.<tenant>.lock_history.<owner>",
         Endpoint::UserValidate => "expected q.<tenant>.user.<id>.validate",
@@ -136,7 +168,20 @@ mod tests {
         type Case<'a> = (Endpoint, &'a str, &'a [(&'a str, &'a str)], Query);
         let page = ProductsPage { limit: 20, after: Some(token("P-1")) };
         let products = ProductsHeaders { if_none_match: None, page };
-        let cases: [Case; 9] = [
+        let page = |list| Query::Page(token("t1"), list, PageHeaders::default());
+        let day = PagedList::EndedOrders(Day::parse("2026-01-02"));
+        let cases: [Case; 15] = [
+            (Endpoint::Tables, "q.t1.tables", &[], page(PagedList::Tables)),
+            (Endpoint::Carts, "q.t1.carts.ada", &[], page(PagedList::Carts(token("ada")))),
+            (Endpoint::Orders, "q.t1.orders.ada", &[], page(PagedList::Orders(token("ada")))),
+            (Endpoint::EndedOrders, "q.t1.ended_orders", &[("Day", "2026-01-02")], page(day)),
+            (Endpoint::RefundTasks, "q.t1.refund_tasks", &[], page(PagedList::RefundTasks)),
+            (
+                Endpoint::UnknownPayments,
+                "q.t1.unknown_payments",
+                &[],
+                page(PagedList::UnknownPayments),
+            ),
             (
                 Endpoint::View,
                 "q.t1.view.cart.c1",

@@ -26,8 +26,8 @@ pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
             "200 with the outcome of the command, 404 not_decided",
         ),
         Endpoint::ActiveOrders => (
-            "q.<tenant>.active_orders; If-None-Match, Resume",
-            "200 with the orders and ETag, or what changed since; 304",
+            "q.<tenant>.active_orders; If-None-Match, Resume, or Limit and After",
+            "200 with a page of orders and ETag, or what changed since; 304",
         ),
         Endpoint::Products => (
             "q.<tenant>.products; If-None-Match, Limit, After",
@@ -36,6 +36,30 @@ pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
         Endpoint::DayClose => (
             "q.<tenant>.day_close; From, To",
             "200 with the money by method and currency, which balances",
+        ),
+        Endpoint::Tables => (
+            "q.<tenant>.tables; If-None-Match, Limit, After",
+            "200 with a page of tables and ETag, `next` where there are more; 304",
+        ),
+        Endpoint::Carts => (
+            "q.<tenant>.carts.<user>; If-None-Match, Limit, After",
+            "200 with a page of the user's open carts and ETag, and `next`; 304",
+        ),
+        Endpoint::Orders => (
+            "q.<tenant>.orders.<user>; If-None-Match, Limit, After",
+            "200 with a page of the user's orders, newest first, and `next`; 304",
+        ),
+        Endpoint::EndedOrders => (
+            "q.<tenant>.ended_orders; If-None-Match, Limit, After, Day",
+            "200 with a page of orders that ended, newest first, and `next`; 304",
+        ),
+        Endpoint::RefundTasks => (
+            "q.<tenant>.refund_tasks; If-None-Match, Limit, After",
+            "200 with a page of what is owed back, and `next`; 304",
+        ),
+        Endpoint::UnknownPayments => (
+            "q.<tenant>.unknown_payments; If-None-Match, Limit, After",
+            "200 with a page of payments without a result, and `next`; 304",
         ),
         Endpoint::Lock => (
             "q.<tenant>.lock.<owner>",

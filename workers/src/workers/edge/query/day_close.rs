@@ -14,7 +14,12 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::{batch_loader::BatchLoader, database::ReadDatabase, loader::Loader, reply::QueryReply};
+use super::{
+    batch_loader::BatchLoader,
+    database::ReadDatabase,
+    loader::{Loader, key_at},
+    reply::QueryReply,
+};
 use crate::store::rows::parse;
 
 /// Answers queries of day closes.
@@ -94,8 +99,7 @@ impl Loader for DayCloseLoader {
         .fetch_all(connection)
         .await?;
         let close = |place: i64, begins: OffsetDateTime, ends: OffsetDateTime, lines: &str| {
-            let at = usize::try_from(place - 1).ok();
-            let key = at.and_then(|at| keys.get(at)).ok_or(sqlx::Error::RowNotFound)?;
+            let key = key_at(keys, place)?;
             let sums: Vec<Sums> = parse(lines)?;
             let lines: Vec<_> = sums.into_iter().map(DayCloseLine::from).collect();
             let balanced = lines.iter().all(|line| line.balance == 0);

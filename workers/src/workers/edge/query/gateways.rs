@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::{
     batch_loader::BatchLoader,
     database::{LoadError, ReadDatabase},
-    loader::Loader,
+    loader::{Loader, key_at},
 };
 use crate::store::gateway_secrets::GatewayFormat;
 
@@ -78,8 +78,7 @@ impl Loader for GatewayLoader {
         .fetch_all(connection)
         .await?;
         let gateway = |place: i64, format: &str, secrets: Vec<String>, now| {
-            let at = usize::try_from(place - 1).ok();
-            let key = at.and_then(|at| keys.get(at)).ok_or(sqlx::Error::RowNotFound)?;
+            let key = key_at(keys, place)?;
             // One of a later release.
             let format = GatewayFormat::parse(format).ok_or(sqlx::Error::RowNotFound)?;
             Ok((key.clone(), Gateway { format, secrets: secrets.into(), now }))

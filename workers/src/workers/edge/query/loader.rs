@@ -29,6 +29,15 @@ pub trait Loader: Send + Sync + 'static {
     ) -> impl Future<Output = sqlx::Result<HashMap<Self::Key, Self::Row>>> + Send;
 }
 
+/// Returns the key at a place, counted from 1 as SQL does.
+///
+/// # Errors
+/// If there is none.
+pub fn key_at<K>(keys: &[K], place: i64) -> sqlx::Result<&K> {
+    let at = usize::try_from(place - 1).ok().and_then(|at| keys.get(at));
+    at.ok_or(sqlx::Error::RowNotFound)
+}
+
 impl HasTenant for Token {
     fn tenant(&self) -> &str {
         self.as_str()

@@ -5,7 +5,7 @@
 //! A view's version is confirmed with SQL ([`versions`], one statement for all who wait:
 //! [`batch_loader`]); its content comes from memory or KV where that is exactly the confirmed
 //! version, else from SQL ([`content`]). The active orders of a tenant are answered in the same way
-//! ([`list`]). Outcomes are read from the inbox, locks and users from their tables.
+//! ([`list`]). Outcomes are read from the inbox, locks, users and all other lists from their tables.
 //!
 //! Guarantees: no answer is older than an outcome that was answered before the query was sent,
 //! whatever memory, KV and the network do; one ETag names one body, byte for byte; while Postgres
@@ -24,6 +24,7 @@ pub mod locks;
 pub mod long_poll;
 pub mod outcomes;
 pub mod owners;
+pub mod pages;
 pub mod products;
 pub mod reply;
 pub mod tenants;
@@ -41,6 +42,7 @@ use brigade_contracts::{
     Address, CommandKey, Token,
     day_close::DayCloseRange,
     list::ListHeaders,
+    page::PageHeaders,
     query::{HistoryHeaders, ProductsHeaders, ViewHeaders},
     user::Validate,
 };
@@ -48,9 +50,20 @@ use brigade_domain::LockPolicy;
 
 pub use self::reply::QueryReply;
 use self::{
-    database::ReadDatabase, day_close::DayCloses, gateways::Gateways, list::Lists, locks::Locks,
-    long_poll::LongPolls, outcomes::Outcomes, owners::Owners, products::Products, tenants::Tenants,
-    users::Users, views::Views, wakeups::WakeupSource,
+    database::ReadDatabase,
+    day_close::DayCloses,
+    gateways::Gateways,
+    list::Lists,
+    locks::Locks,
+    long_poll::LongPolls,
+    outcomes::Outcomes,
+    owners::Owners,
+    pages::{PagedList, Pages},
+    products::Products,
+    tenants::Tenants,
+    users::Users,
+    views::Views,
+    wakeups::WakeupSource,
 };
 use super::metrics::EdgeMetrics;
 use crate::infra::Context;
@@ -71,6 +84,8 @@ pub enum Query {
     Products(Token, ProductsHeaders),
     /// The money of a tenant in a time.
     DayClose(Token, DayCloseRange),
+    /// A page of another list of a tenant.
+    Page(Token, PagedList, PageHeaders),
     /// The lock that an owner holds now.
     Lock(Address),
     /// A page of the history of an owner's locks.
@@ -97,7 +112,8 @@ impl Query {
             Self::Outcome { tenant, .. }
             | Self::ActiveOrders(tenant, _)
             | Self::Products(tenant, _)
-            | Self::DayClose(tenant, _) => tenant,
+            | Self::DayClose(tenant, _)
+            | Self::Page(tenant, ..) => tenant,
         }
     }
 }
@@ -117,6 +133,7 @@ pub struct Queries {
     pub products: Products,
     pub day_closes: DayCloses,
     pub gateways: Gateways,
+    pub pages: Pages,
     pub outcomes: Outcomes,
     pub locks: Locks,
     pub users: Users,
@@ -143,6 +160,7 @@ impl Queries {
             products: Products::new(&database, cx.era),
             day_closes: DayCloses::new(&database),
             gateways: Gateways::new(&database),
+            pages: Pages::new(&database),
             outcomes: Outcomes::new(&database, polls),
             locks: Locks::new(&database, options.lock_policy.clone()),
             users: Users::new(&database),
@@ -190,6 +208,7 @@ impl Queries {
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
             Query::Products(tenant, headers) => self.products.get(tenant, &headers).await,
             Query::DayClose(tenant, range) => self.day_closes.get(tenant, range).await,
+            Query::Page(tenant, list, headers) => self.pages.get(tenant, list, &headers).await,
             Query::Lock(lock) => self.locks.get(lock).await,
             Query::LockHistory(lock, headers) => self.locks.history(lock, headers).await,
             Query::UserValidate(user, credentials) => {

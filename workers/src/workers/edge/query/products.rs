@@ -14,7 +14,12 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use sqlx::PgConnection;
 
-use super::{batch_loader::BatchLoader, database::ReadDatabase, loader::Loader, reply::QueryReply};
+use super::{
+    batch_loader::BatchLoader,
+    database::ReadDatabase,
+    loader::{Loader, key_at},
+    reply::QueryReply,
+};
 use crate::store::rows::parse;
 
 /// The size of the cache of bodies, in bytes. A page of 200 products has some 40 KB.
@@ -36,6 +41,8 @@ pub type PageKey = (Token, ProductsPage);
 #[derive(Debug)]
 pub struct EncodedPage {
     digest: String,
+    /// The sku behind which the next page begins.
+    next: Option<Token>,
     body: Bytes,
 }
 
@@ -78,7 +85,9 @@ impl Products {
     }
 
     fn reply(&self, page: &EncodedPage) -> QueryReply {
-        QueryReply { etag: Some(self.etag(&page.digest)), ..QueryReply::ok(page.body.clone()) }
+        let next = page.next.as_ref().map(Token::to_string);
+        let etag = Some(self.etag(&page.digest));
+        QueryReply { etag, next, ..QueryReply::ok(page.body.clone()) }
     }
 
     fn etag(&self, digest: &str) -> String {
@@ -111,12 +120,6 @@ impl<'a> PageColumns<'a> {
             limits: keys.iter().map(|(_, page)| i64::from(page.limit) + 1).collect(),
         }
     }
-}
-
-/// Returns the key at a place, counted from 1 as SQL does.
-fn key_at(keys: &[PageKey], place: i64) -> sqlx::Result<&PageKey> {
-    let at = usize::try_from(place - 1).ok().and_then(|at| keys.get(at));
-    at.ok_or(sqlx::Error::RowNotFound)
 }
 
 /// Loads the digests of pages, and of whether there is more behind each.
@@ -184,9 +187,10 @@ impl Loader for PageLoader {
             let limit = usize::from(key.1.limit);
             let after = (products.len() > limit).then(|| products[limit - 1].sku.clone());
             products.truncate(limit);
+            let next = after.clone();
             let body = serde_json::to_vec(&ProductPage { products, after });
             let body = body.map_err(|error| sqlx::Error::Decode(error.into()))?;
-            Ok((key.clone(), Arc::new(EncodedPage { digest, body: body.into() })))
+            Ok((key.clone(), Arc::new(EncodedPage { digest, next, body: body.into() })))
         };
         rows.into_iter().map(|row| keyed(row.place, row.digest, &row.products)).collect()
     }

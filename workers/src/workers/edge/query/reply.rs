@@ -18,6 +18,8 @@ pub struct QueryReply {
     pub error: Option<Cow<'static, str>>,
     /// The entity tag, with its quotation marks.
     pub etag: Option<String>,
+    /// The beginning of the next page, if it is a page and there is one.
+    pub next: Option<String>,
     /// The counters in KV confirmed it, not SQL.
     pub by_kv: bool,
     /// JSON, or nothing.
@@ -28,7 +30,7 @@ impl QueryReply {
     /// Returns `200` with a body.
     #[must_use]
     pub fn ok(body: Bytes) -> Self {
-        Self { status: 200, error: None, etag: None, by_kv: false, body }
+        Self { status: 200, error: None, etag: None, next: None, by_kv: false, body }
     }
 
     /// Returns `200` with a body that is written as JSON.

@@ -24,6 +24,7 @@ use crate::{
             content::ViewBodyLoader,
             list::{
                 loaders::{EndedOrderLoader, OrderListLoader},
+                page::ListKey,
                 position::ListPosition,
                 snapshot::ListMoment,
             },
@@ -31,7 +32,8 @@ use crate::{
             locks::{LiveLockLoader, LockHistoryLoader},
             outcomes::OutcomeLoader,
             owners::OwnerLoader,
-            products::{DigestLoader, PageLoader},
+            pages::{PageKey, PageLoader, PagedList},
+            products::{self, DigestLoader},
             users::UserLoader,
             versions::VersionLoader,
         },
@@ -58,20 +60,34 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
     let position = ListPosition { tenant: t1.clone(), moment, whole: true };
     let (lock, user, cart) = (of(Aggregate::Lock)?, of(Aggregate::User)?, of(Aggregate::Cart)?);
     let versions = VersionLoader { metrics: metrics.clone() };
-    let page = (t1.clone(), ProductsPage { limit: 1, after: None });
-    Ok(vec![
+    let products = (t1.clone(), ProductsPage { limit: 1, after: None });
+    let page = |list| PageKey { tenant: t1.clone(), list, after: None, limit: 1 };
+    let mut of_lists = Vec::new();
+    for list in [
+        PagedList::Tables,
+        PagedList::Carts(t1.clone()),
+        PagedList::Orders(t1.clone()),
+        PagedList::EndedOrders(None),
+        PagedList::RefundTasks,
+        PagedList::UnknownPayments,
+    ] {
+        of_lists.push(error_of(PageLoader, page(list), sql).await);
+    }
+    let others = vec![
         error_of(versions, cart.clone(), sql).await,
         error_of(ViewBodyLoader, cart.clone(), sql).await,
-        error_of(OrderListLoader { metrics }, t1.clone(), sql).await,
+        error_of(OrderListLoader { metrics }, ListKey::whole(t1.clone()), sql).await,
         error_of(EndedOrderLoader, position, sql).await,
-        error_of(OutcomeLoader, (t1, CommandKey::parse("ada.k").expect("a key")), sql).await,
+        error_of(OutcomeLoader, (t1.clone(), CommandKey::parse("ada.k").expect("a key")), sql)
+            .await,
         error_of(LiveLockLoader { policy: LockPolicy::default() }, lock.clone(), sql).await,
         error_of(LockHistoryLoader, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
         error_of(UserLoader, (user, None), sql).await,
         error_of(OwnerLoader, cart, sql).await,
-        error_of(DigestLoader, page.clone(), sql).await,
-        error_of(PageLoader, page, sql).await,
-    ])
+        error_of(DigestLoader, products.clone(), sql).await,
+        error_of(products::PageLoader, products, sql).await,
+    ];
+    Ok([others, of_lists].concat())
 }
 
 #[tokio::test]
@@ -82,7 +98,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
     let url = postgres.superuser_url("postgres");
     migrate::run(&url, "", |_| None).await?;
     let mut primary = (PgConnection::connect(&url).await?, Era::FIRST);
-    assert_eq!(all(&mut primary).await?, vec![None; 11]);
+    assert_eq!(all(&mut primary).await?, vec![None; 17]);
 
     postgres.stop().await;
     let data = dir.path().join("data");
@@ -92,7 +108,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
     std::os::unix::fs::chown(data.join("standby.signal"), Some(user), Some(group))?;
     postgres.restart().await?;
     let mut standby = (PgConnection::connect(&url).await?, Era::FIRST);
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 11]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 17]);
     // And such a session is not had from a pool of a worker.
     let pool = superuser_pool(&url, 1)?;
     let until = tokio::time::Instant::now() + CONNECT_LIMIT;
@@ -100,11 +116,11 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
 
     // Nor do they confirm what a worker of another era asks, before or after somebody begins one.
     sqlx::query("select pg_promote()").execute(&mut standby.0).await?;
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 11]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 17]);
     let begin = "select brigade.current_era()";
     let era: i64 = sqlx::query_scalar(begin).fetch_one(&mut standby.0).await?;
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 11]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 17]);
     standby.1 = Era::new(era.cast_unsigned());
-    assert_eq!(all(&mut standby).await?, vec![None; 11]);
+    assert_eq!(all(&mut standby).await?, vec![None; 17]);
     Ok(())
 }

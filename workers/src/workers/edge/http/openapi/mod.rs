@@ -4,6 +4,7 @@
 //! from the types of the contract, the roles that may send them from [`super::policy`], and the
 //! examples of errors from the type that writes errors.
 
+mod lists;
 mod money;
 mod operations;
 mod responses;
@@ -69,8 +70,6 @@ fn document() -> Value {
 
 fn schemas() -> Map<String, Value> {
     let mut all = schema::components();
-    // No query over HTTP is about locks.
-    all.retain(|name, _| !name.starts_with("Lock"));
     let text = json!({ "type": "string" });
     let tokens = json!({
         "type": "object",
@@ -169,11 +168,18 @@ fn parameters() -> Value {
         ("command_id", "Of the command."),
         ("code", "Of an error."),
         ("gateway", "A payment gateway of the restaurant."),
+        ("owner", "Of carts: a user, or a session."),
     ] {
         let path = json!({
             "name": name, "in": "path", "required": true, "schema": token(), "description": what,
         });
         all.insert(name.to_owned(), path);
+    }
+    for (name, schema, description) in in_query() {
+        let parameter = json!({
+            "name": name, "in": "query", "schema": schema, "description": description,
+        });
+        all.insert(name.to_owned(), parameter);
     }
     for (name, (schema, description)) in headers {
         let header = json!({
@@ -184,10 +190,24 @@ fn parameters() -> Value {
     Value::Object(all)
 }
 
+/// Returns the parameters of pages in the query of a path: name, schema, description.
+fn in_query() -> [(&'static str, Value, &'static str); 4] {
+    let word = json!({ "type": "string" });
+    let day = json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}" });
+    let limit = json!({ "type": "integer", "minimum": 1 });
+    [
+        ("limit", limit, "Most rows of the page."),
+        ("after", word.clone(), "Where the page begins: `next` of the page before it."),
+        ("before", word, "Only older entries: `before` of the answer before it."),
+        ("day", day, "Only those of this day, in UTC or in the zone behind it (`+02:00`)."),
+    ]
+}
+
 fn headers() -> Value {
     let text = json!({ "type": "string" });
     json!({
         "ETag": { "schema": text, "description": "Names this content; for If-None-Match." },
+        "Link": { "schema": text, "description": "The next page, if there is one: `rel=\"next\"`." },
         "Idempotency-Replayed": {
             "schema": { "const": "true" },
             "description": "The outcome was stored before this request, under the same key.",

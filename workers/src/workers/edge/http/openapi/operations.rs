@@ -25,15 +25,14 @@ pub(super) fn paths() -> Map<String, Value> {
         paths.insert(path, json!({ "get": view(aggregate) }));
     }
     let others = [
-        ("/v1/{tenant}/active-orders", active_orders()),
         ("/v1/{tenant}/active-orders/stream", active_orders_stream()),
-        ("/v1/{tenant}/products", products()),
         ("/v1/{tenant}/outcomes/{command_id}", outcome()),
         ("/v1/errors", errors()),
         ("/v1/errors/{code}", error()),
         ("/v1/openapi.json", itself()),
     ];
     paths.extend(others.map(|(path, get)| (path.to_owned(), json!({ "get": get }))));
+    paths.extend(super::lists::paths());
     paths.extend(super::sessions::paths());
     paths.extend(super::money::paths());
     paths
@@ -107,42 +106,17 @@ fn view_stream(aggregate: Aggregate) -> Value {
     })
 }
 
-fn active_orders() -> Value {
-    let body = ["ActiveOrders", "ActiveOrdersChanges"].map(schema::reference);
-    let body = ResponseBody::Tagged(json!({ "oneOf": body }));
-    json!({
-        "operationId": "getActiveOrders",
-        "tags": ["queries"],
-        "summary": "The orders that are neither completed nor cancelled, newest first.",
-        "description": format!("With `Resume`, what changed since. {}", audience(RequiredRole::Staff)),
-        "parameters": parameters(&["tenant"], &["If-None-Match", "Resume", "Confirm"]),
-        "responses": responses(200, &body, &[304, 400, 401, 403, 404, 429, 500, 503]),
-    })
-}
-
 fn active_orders_stream() -> Value {
     json!({
         "operationId": "streamActiveOrders",
         "tags": ["queries"],
         "summary": "The active orders, and each change of them as it happens.",
         "description": format!(
-            "A snapshot holds `ActiveOrders`, a change one `ActiveRow`. {}", audience(RequiredRole::Staff)
+            "A snapshot, and each `more` after it, holds `ActiveOrders`, a change one `ActiveRow`. {}",
+            audience(RequiredRole::Staff)
         ),
         "parameters": parameters(&["tenant"], &["Last-Event-ID"]),
         "responses": responses(200, &ResponseBody::Events, &[400, 401, 403, 404, 429, 500, 503]),
-    })
-}
-
-fn products() -> Value {
-    let body = ResponseBody::Tagged(schema::reference("ProductPage"));
-    json!({
-        "operationId": "getProducts",
-        "tags": ["queries"],
-        "summary": "The price list, in the order of skus.",
-        "description": audience(RequiredRole::Anybody),
-        "security": [],
-        "parameters": parameters(&["tenant"], &["If-None-Match", "Limit", "After"]),
-        "responses": responses(200, &body, &[304, 400, 403, 404, 429, 500, 503]),
     })
 }
 

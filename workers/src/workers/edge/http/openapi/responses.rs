@@ -11,6 +11,8 @@ pub(super) enum ResponseBody {
     Outcome(&'static str),
     /// A body of this schema, with an ETag.
     Tagged(Value),
+    /// A body of this schema, with an ETag and a link to the next one.
+    Page(Value),
     /// A body of this schema.
     Plain(Value),
     /// A text of this media type.
@@ -83,6 +85,7 @@ fn success(body: &ResponseBody) -> Value {
             ("It is done.", json_of(schema::reference(of)), &["ETag", "Idempotency-Replayed"])
         }
         ResponseBody::Tagged(schema) => ("As it is now.", json_of(schema.clone()), &["ETag"]),
+        ResponseBody::Page(schema) => ("As it is now.", json_of(schema.clone()), &["ETag", "Link"]),
         ResponseBody::Plain(schema) => ("As it is now.", json_of(schema.clone()), &[]),
         ResponseBody::Text(media_type) => {
             ("A page.", json!({ *media_type: { "schema": { "type": "string" } } }), &[])

@@ -1,4 +1,4 @@
-//! The ETag and the body of a list.
+//! The ETag and the size of a page.
 
 use std::sync::Arc;
 
@@ -23,13 +23,20 @@ pub fn count_fitting(rows: &[Arc<ListRow>]) -> usize {
         .count()
 }
 
-/// Returns the entity tag of a list, without quotation marks: the first 128 bits of SHA-256, in
+/// Returns the entity tag of a page, without quotation marks: the first 128 bits of SHA-256, in
 /// hex, and the era unless it is the first. How many of the rows an answer has room for follows from
-/// their versions; that there are older ones (`is_cut`) does not.
+/// their versions; that there are older ones (`is_cut`) does not. A page that is not the first one is
+/// never taken for a list of the same orders.
 #[must_use]
-pub fn list_tag<'a>(era: Era, rows: impl Iterator<Item = RowVersions<'a>>, is_cut: bool) -> String {
+pub fn list_tag<'a>(
+    era: Era,
+    is_first: bool,
+    rows: impl Iterator<Item = RowVersions<'a>>,
+    is_cut: bool,
+) -> String {
     let mut hash = Sha256::new();
-    hash.update(if is_cut { "list and more\n" } else { "list\n" });
+    hash.update(if is_first { "list" } else { "page" });
+    hash.update(if is_cut { " and more\n" } else { "\n" });
     for (order, core, payments) in rows {
         hash.update(format!("{order} {core} {payments}\n"));
     }
@@ -50,6 +57,7 @@ mod tests {
 
     use super::*;
     use crate::workers::edge::query::list::{
+        page::{ListPlace, PageStart},
         position::ListPosition,
         snapshot::{ListMoment, SnapshotOrder},
     };
@@ -77,22 +85,28 @@ mod tests {
             a in prop::collection::vec(("[a-c]{1,2}", 1..3_u64, 1..3_u64), 0..4),
             b in prop::collection::vec(("[a-c]{1,2}", 1..3_u64, 1..3_u64), 0..4),
             more: (bool, bool),
+            first: (bool, bool),
         ) {
-            let tag = |rows: &[(String, u64, u64)], more| {
+            let tag = |rows: &[(String, u64, u64)], more, first| {
                 let orders: Vec<SnapshotOrder> =
                     rows.iter().map(|(o, c, p)| SnapshotOrder::of_versions(o, *c, *p)).collect();
-                list_tag(Era::FIRST, orders.iter().map(SnapshotOrder::versions), more)
+                list_tag(Era::FIRST, first, orders.iter().map(SnapshotOrder::versions), more)
             };
-            prop_assert_eq!(tag(&a, more.0) == tag(&b, more.1), (&a, more.0) == (&b, more.1));
+            let same = (&a, more.0, first.0) == (&b, more.1, first.1);
+            prop_assert_eq!(tag(&a, more.0, first.0) == tag(&b, more.1, first.1), same);
         }
     }
 
     #[test]
-    fn the_envelope_has_room_for_the_longest_position() {
+    fn the_envelope_has_room_for_the_longest_positions() {
         let tenant = Token::new(&"t".repeat(Token::MAX_LEN)).expect("a token");
         let moment = ListMoment { start: i64::MAX, xid: i64::MAX, at: i64::MAX };
-        let resume = ListPosition { tenant, moment, whole: false }.to_string();
-        let list = List { reset: true, rows: vec![], more: true, resume: &resume };
+        let place = ListPlace { created_at: i64::MAX, order: tenant.clone() };
+        let first = ListPosition { tenant, moment, whole: true };
+        let resume = first.to_string();
+        let next = PageStart { first, place }.to_string();
+        let list =
+            List { reset: true, rows: vec![], more: true, next: Some(&next), resume: &resume };
         assert!(serde_json::to_vec(&list).expect("JSON").len() < ENVELOPE);
     }
 
@@ -100,9 +114,9 @@ mod tests {
     fn an_etag_never_changes_for_the_same_list() {
         let orders =
             [SnapshotOrder::of_versions("o2", 3, 1), SnapshotOrder::of_versions("o1", 1, 1)];
-        let tag = list_tag(Era::FIRST, orders.iter().map(SnapshotOrder::versions), false);
+        let tag = list_tag(Era::FIRST, true, orders.iter().map(SnapshotOrder::versions), false);
         assert_eq!(tag, "6d89fdc52dc7f829ba7bc8b9f6b21c84");
-        let tag = list_tag(Era::new(9), orders.iter().map(SnapshotOrder::versions), false);
+        let tag = list_tag(Era::new(9), true, orders.iter().map(SnapshotOrder::versions), false);
         assert_eq!(tag, "6d89fdc52dc7f829ba7bc8b9f6b21c84-9");
     }
 }

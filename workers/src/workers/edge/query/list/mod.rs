@@ -11,6 +11,13 @@
 //! ([`watch`]); a row that is late or lost there is read from SQL. `Confirm: kv` finds no counter
 //! for a list there and is `503 unconfirmed` as everything else while Postgres is unavailable.
 //!
+//! **Pages.** A page is some of these orders in a row, read and tagged by the same statement: the
+//! newest ones, or those behind a place that the page before it named ([`page`]). An order keeps its
+//! place, so whoever reads page after page meets each order that stays active once, whatever comes
+//! and goes meanwhile. No row is larger than 8 KiB, so a page has at least a hundred. The last page
+//! names the moment of the first one as its position: what changed since then is what its reader may
+//! have missed.
+//!
 //! **Resume.** A [`ListPosition`] is a moment of the statement above: what it saw was committed by
 //! transactions below `xid`, the oldest one that had not ended. Whatever it did not see is of
 //! that transaction or a later one, and every row has the transaction that wrote it last. So SQL
@@ -25,12 +32,13 @@
 //! The full list (`reset`) is the answer to a position of another tenant, of another start of
 //! Postgres (numbers of transactions that were lost in a failover are given again), older than ten
 //! minutes, or of no known form, which is no malformed header since positions of other builds are
-//! such; as well to one of a list that was cut, or where the present one is (an order that nothing
-//! happened to may come into view when another one ends), and where there are more changes than
-//! fit.
+//! such; as well to one of a page that others follow, whose reader does not know the rest, where
+//! there are more active orders than are followed ([`brigade_contracts::list::MAX_FOLLOWED`]), and
+//! where there are more changes than fit. It is the first page, where there are several.
 
 mod body;
 pub mod loaders;
+pub mod page;
 pub mod position;
 pub mod row;
 mod row_cache;
@@ -45,18 +53,18 @@ use std::{
 
 use brigade_contracts::{
     Era, Token,
-    list::{List, ListChanges, ListHeaders, MAX_ROWS},
+    list::{ListChanges, ListHeaders, MAX_ROWS},
 };
-use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     body::{count_fitting, list_tag, quoted},
     loaders::{EndedOrderLoader, OrderListLoader},
+    page::{ListKey, ListPage, PageStart},
     position::ListPosition,
     row::ListRow,
     rows::OrderRows,
-    snapshot::{OrderList, SnapshotOrder},
+    snapshot::{OrderList, OrderSlice, SnapshotOrder},
 };
 use super::{batch_loader::BatchLoader, database::ReadDatabase, reply::QueryReply};
 use crate::{
@@ -72,17 +80,9 @@ pub struct Lists {
     rows: Arc<OrderRows>,
     /// The lists of the last 250 ms, which a planted bug answers with.
     #[cfg(feature = "planted-bugs")]
-    remembered: moka::sync::Cache<Token, Arc<OrderList>>,
+    remembered: moka::sync::Cache<ListKey, Arc<OrderList>>,
     fail: FailPoints,
     _watch: Option<AbortOnDropHandle<()>>,
-}
-
-/// A list with all its rows, as it is answered.
-pub struct FullList {
-    tag: String,
-    pub position: ListPosition,
-    /// JSON of the shape [`List`].
-    pub body: Bytes,
 }
 
 impl Lists {
@@ -111,31 +111,51 @@ impl Lists {
         }
     }
 
-    /// Returns the active orders of a tenant: `304` if the client has them, the changes since its
-    /// position, or all rows.
+    /// Returns a page of the active orders of a tenant: `304` if the client has it, the changes since
+    /// the client's position, or the rows.
     ///
     /// # Errors
-    /// `503 unconfirmed`.
+    /// `400 bad_header` for a page that no answer has named; `503 unconfirmed`.
     pub async fn get(
         &self,
         tenant: Token,
         headers: &ListHeaders,
     ) -> Result<QueryReply, QueryReply> {
-        let list = self.confirm(&tenant).await?;
+        let after = headers.after.as_deref().map(|text| PageStart::parse(text, &tenant));
+        let after = after.transpose()?;
+        let limit = headers.limit.map_or(MAX_ROWS, usize::from);
+        // The first page of most clients is cut out of what all of them wait for.
+        let is_whole = after.is_none() && (headers.limit.is_none() || headers.resume.is_some());
+        let list = if is_whole {
+            self.confirm(&tenant).await?
+        } else {
+            let limit = u16::try_from(limit).unwrap_or(u16::MAX);
+            let place = after.as_ref().map(|start| start.place.clone());
+            self.confirm_part(ListKey { tenant: tenant.clone(), after: place, limit }).await?
+        };
         self.fail.point("edge.after_list_confirm").await;
-        let tag =
-            list_tag(self.era, list.included().iter().map(SnapshotOrder::versions), list.is_cut());
+        let is_first = after.is_none();
+        let position = headers.resume.as_deref().map(ListPosition::parse);
+        // Whoever goes on from a position of the whole list knows all of it.
+        let is_followed = matches!(&position, Some(Some(from)) if from.whole);
+        let known = list.newest(if is_followed { usize::MAX } else { limit });
+        let versions = known.orders.iter().map(SnapshotOrder::versions);
+        let tag = list_tag(self.era, is_first, versions, known.is_cut);
         if headers.has(&tag) {
             return Ok(QueryReply::not_modified(quoted(&tag)));
         }
-        let position = headers.resume.as_deref().map(ListPosition::parse);
         if let Some(Some(from)) = &position
             && let Some(changes) = self.changes_since(&tenant, &list, from).await?
         {
             return Ok(changes);
         }
-        let FullList { tag, body, .. } = self.full(tenant, &list, position.is_some()).await?;
-        Ok(QueryReply { etag: Some(quoted(&tag)), ..QueryReply::ok(body) })
+        let moment = list.moment;
+        let first = after.map(|start| start.first);
+        let first = first.unwrap_or(ListPosition { tenant, moment, whole: true });
+        let slice = list.newest(limit);
+        let (tag, page) = self.page(&first, is_first, slice, position.is_some()).await?;
+        let ListPage { next, body, .. } = page;
+        Ok(QueryReply { etag: Some(quoted(&tag)), next, ..QueryReply::ok(body) })
     }
 
     /// Returns the changes since a position; `None` if they are not known, or do not fit.
@@ -154,7 +174,7 @@ impl Lists {
             Some(row) => row.active.then(|| row.versions()),
             None => Some(order.versions()),
         });
-        let tag = list_tag(self.era, present, false);
+        let tag = list_tag(self.era, true, present, false);
         let resume = ListPosition { moment: list.moment, ..from.clone() }.to_string();
         let changes = rows.iter().map(|row| &*row.text).collect();
         let reply = QueryReply::json(&ListChanges { changes, resume: &resume });
@@ -166,42 +186,76 @@ impl Lists {
     /// # Errors
     /// `503 unconfirmed`.
     pub async fn confirm(&self, tenant: &Token) -> Result<Arc<OrderList>, QueryReply> {
+        self.confirm_part(ListKey::whole(tenant.clone())).await
+    }
+
+    /// Reads some of the active orders of a tenant, by a statement that starts after this call.
+    async fn confirm_part(&self, key: ListKey) -> Result<Arc<OrderList>, QueryReply> {
         #[cfg(feature = "planted-bugs")]
         if brigade_contracts::planted::PlantedBug::ListFromMemory.is_planted() {
-            if let Some(list) = self.remembered.get(tenant) {
+            if let Some(list) = self.remembered.get(&key) {
                 return Ok(list);
             }
-            let list = self.confirm_now(tenant).await?;
-            self.remembered.insert(tenant.clone(), list.clone());
+            let list = self.confirm_now(key.clone()).await?;
+            self.remembered.insert(key, list.clone());
             return Ok(list);
         }
-        self.confirm_now(tenant).await
+        self.confirm_now(key).await
     }
 
-    async fn confirm_now(&self, tenant: &Token) -> Result<Arc<OrderList>, QueryReply> {
-        self.active.load(tenant.clone()).await?.ok_or_else(QueryReply::unconfirmed)
+    async fn confirm_now(&self, key: ListKey) -> Result<Arc<OrderList>, QueryReply> {
+        self.active.load(key).await?.ok_or_else(QueryReply::unconfirmed)
     }
 
-    /// Returns a list with all its rows.
+    /// Returns a page of these orders, or of as many as it has room for, with its entity tag. `first`
+    /// is the position of the first page.
+    async fn page(
+        &self,
+        first: &ListPosition,
+        is_first: bool,
+        slice: OrderSlice<'_>,
+        reset: bool,
+    ) -> Result<(String, ListPage), QueryReply> {
+        let mut rows = self.rows.load(&first.tenant, slice.orders.iter()).await?;
+        rows.retain(|row| row.active);
+        let tag = list_tag(self.era, is_first, rows.iter().map(|r| r.versions()), slice.is_cut);
+        let fitting = count_fitting(&rows);
+        let last = if fitting < rows.len() {
+            last_of(slice.orders, &rows[..fitting])
+        } else {
+            slice.orders.last().filter(|_| slice.is_cut)
+        };
+        Ok((tag, ListPage::new(first, &rows[..fitting], last, reset)))
+    }
+
+    /// Returns a list with all its rows, in one or several pages.
     ///
     /// # Errors
     /// `503 unconfirmed`.
-    pub async fn full(
+    pub async fn pages(
         &self,
         tenant: Token,
         list: &OrderList,
         reset: bool,
-    ) -> Result<FullList, QueryReply> {
-        let mut rows = self.rows.load(&tenant, list.included().iter()).await?;
+    ) -> Result<Vec<ListPage>, QueryReply> {
+        let first = ListPosition { tenant, moment: list.moment, whole: true };
+        let mut rows = self.rows.load(&first.tenant, list.included().iter()).await?;
         rows.retain(|row| row.active);
-        let tag = list_tag(self.era, rows.iter().map(|row| row.versions()), list.is_cut());
-        let fitting = count_fitting(&rows);
-        let more = list.is_cut() || fitting < rows.len();
-        let position = ListPosition { tenant, moment: list.moment, whole: !more };
-        let resume = position.to_string();
-        let rows = rows[..fitting].iter().map(|row| &*row.text).collect();
-        let body = QueryReply::json(&List { reset, rows, more, resume: &resume }).body;
-        Ok(FullList { tag, position, body })
+        let (mut pages, mut rest): (Vec<ListPage>, _) = (Vec::new(), &rows[..]);
+        loop {
+            // At least one, or it would never end.
+            let fitting = count_fitting(&rest[..rest.len().min(MAX_ROWS)]).max(1);
+            let (shown, left) = rest.split_at(fitting.min(rest.len()));
+            let last = match left {
+                [] => list.included().last().filter(|_| list.is_cut()),
+                _ => last_of(list.included(), shown),
+            };
+            pages.push(ListPage::new(&first, shown, last, reset && pages.is_empty()));
+            rest = left;
+            if rest.is_empty() {
+                return Ok(pages);
+            }
+        }
     }
 
     /// Returns the orders that have changed since a position, oldest change first; `None` if they
@@ -240,4 +294,10 @@ impl Lists {
         let rows = self.rows.load(tenant, orders.iter()).await?;
         Ok((count_fitting(&rows) == rows.len()).then_some(rows))
     }
+}
+
+/// Returns the order of the last row.
+fn last_of<'a>(orders: &'a [SnapshotOrder], rows: &[Arc<ListRow>]) -> Option<&'a SnapshotOrder> {
+    let last = rows.last()?;
+    orders.iter().find(|order| order.order == last.order)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use brigade_contracts::{
     Address, Money, Part, Timestamp, Token,
+    list::MAX_ROW_CORE_BYTES,
     order::{ActiveCore, ActivePayment},
 };
 use brigade_domain::Order;
@@ -69,6 +70,10 @@ impl RowParts {
         let known = Self::default();
         if part == Part::Core {
             let (core, raw) = decode_canonical::<ActiveCore>(value)?;
+            // An older build left no items out, however large the order.
+            if raw.get().len() > MAX_ROW_CORE_BYTES {
+                return None;
+            }
             let ActiveCore { version, total: amount, at, .. } = core;
             let part = RowPart { version, amount, active: core.status.is_active(), raw };
             (core.order == order.id).then(|| (Self { core: Some(part.into()), ..known }, at))

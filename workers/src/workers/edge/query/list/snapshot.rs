@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use brigade_contracts::{Token, list::MAX_ROWS};
+use brigade_contracts::Token;
+
+use super::page::ListPlace;
 
 /// An order and the versions of its parts: (order, core, payments).
 pub type RowVersions<'a> = (&'a Token, u64, u64);
@@ -30,6 +32,8 @@ pub struct SnapshotOrder {
     pub xid: i64,
     /// The time of its last change: the database's clock, in milliseconds of the Unix time.
     pub at: i64,
+    /// The time at which it was created, likewise.
+    pub created_at: i64,
 }
 
 impl SnapshotOrder {
@@ -38,40 +42,66 @@ impl SnapshotOrder {
     pub fn versions(&self) -> RowVersions<'_> {
         (&self.order, self.core, self.payments)
     }
+
+    /// Returns its place in the list.
+    #[must_use]
+    pub fn place(&self) -> ListPlace {
+        ListPlace { created_at: self.created_at, order: self.order.clone() }
+    }
 }
 
 #[cfg(test)]
 impl SnapshotOrder {
     pub fn of_versions(order: &str, core: u64, payments: u64) -> Self {
-        Self { order: Token::new(order).expect("a token"), core, payments, xid: 1, at: 1 }
+        let order = Token::new(order).expect("a token");
+        Self { order, core, payments, xid: 1, at: 1, created_at: 1 }
     }
 }
 
-/// The active orders of a tenant at a moment, newest first: at most one more than a list has room
-/// for, which tells that there are older ones.
+/// Active orders of a tenant at a moment, newest first.
 #[derive(Debug)]
 pub struct OrderList {
     pub moment: ListMoment,
     orders: Vec<SnapshotOrder>,
+    /// There are older ones.
+    is_cut: bool,
+}
+
+/// Some of the orders of a list, in a row.
+#[derive(Clone, Copy, Debug)]
+pub struct OrderSlice<'a> {
+    pub orders: &'a [SnapshotOrder],
+    /// There are older ones.
+    pub is_cut: bool,
 }
 
 impl OrderList {
-    /// Creates a list of orders, newest first.
+    /// Creates a list of orders, newest first. What is beyond `limit` is not in it, and tells that
+    /// there are older ones.
     #[must_use]
-    pub fn new(moment: ListMoment, orders: Vec<SnapshotOrder>) -> Self {
-        Self { moment, orders }
+    pub fn new(moment: ListMoment, mut orders: Vec<SnapshotOrder>, limit: u16) -> Self {
+        let is_cut = orders.len() > usize::from(limit);
+        orders.truncate(limit.into());
+        Self { moment, orders, is_cut }
     }
 
-    /// Returns the orders that an answer includes.
+    /// Returns all orders that were read.
     #[must_use]
     pub fn included(&self) -> &[SnapshotOrder] {
-        &self.orders[..self.orders.len().min(MAX_ROWS)]
+        &self.orders
     }
 
-    /// Returns true if there are older orders than those of an answer.
+    /// Returns true if there are older orders than those that were read.
     #[must_use]
     pub fn is_cut(&self) -> bool {
-        self.orders.len() > MAX_ROWS
+        self.is_cut
+    }
+
+    /// Returns the newest orders, at most so many.
+    #[must_use]
+    pub fn newest(&self, limit: usize) -> OrderSlice<'_> {
+        let orders = &self.orders[..self.orders.len().min(limit)];
+        OrderSlice { orders, is_cut: self.is_cut || orders.len() < self.orders.len() }
     }
 
     /// Returns a list, which is not cut, without some of its orders.
@@ -81,6 +111,6 @@ impl OrderList {
             return list.clone();
         }
         let orders = list.orders.iter().filter(|order| !is_excluded(order)).cloned().collect();
-        Arc::new(Self::new(list.moment, orders))
+        Arc::new(Self { moment: list.moment, orders, is_cut: list.is_cut })
     }
 }
