@@ -131,10 +131,10 @@ async fn s7_09_an_unknown_payment_is_pushed_measured_by_age_and_settled_once() {
 async fn s7_09_a_manager_settles_over_http_and_it_stands_in_the_security_log() {
     let fleet = TestFleet::start().await;
     let (producer, http) = (fleet.producer().await, fleet.http_client().await);
-    late_money(&producer).await;
     let staff = with_roles(&fleet, &http, "sam", &["staff"]).await;
     let manager = with_roles(&fleet, &http, "mia", &["manager"]).await;
     let ada = http.register_and_log_in("ada").await;
+    late_money(&producer).await;
     let code = |response: HttpResponse| (response.status, response.code());
     for who in [&ada, &staff] {
         let refused = code(who.post("payment/p1/settle", &task("p1.1")).await);
