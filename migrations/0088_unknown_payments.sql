@@ -1,3 +1,3 @@
 -- no-transaction
-create index concurrently payments_unknown on brigade.payments (tenant, id collate "C")
+create index concurrently unknown_payments_of_tenant on brigade.payments (tenant, id collate "C")
     where status = 'unknown';

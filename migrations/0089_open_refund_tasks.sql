@@ -1,3 +1,3 @@
 -- no-transaction
-create index concurrently refund_tasks_open on brigade.refund_tasks (tenant, id collate "C")
-    where status = 'open';
+create index concurrently open_refund_tasks_of_tenant on brigade.refund_tasks
+    (tenant, id collate "C") where status = 'open';

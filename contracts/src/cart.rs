@@ -1,5 +1,7 @@
 //! Carts: what can be asked of them and what is shown of them.
 
+mod secrets;
+
 use std::num::NonZeroU32;
 
 use schemars::JsonSchema;
@@ -8,17 +10,21 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Currency, MAX_NAME, MAX_NOTE, MAX_PAYMENTS, Money, Quantity, Text, Timestamp, Token,
     payment::{self, Method},
-    verb::{Reason, verbs},
+    verb::{Nothing, Reason, verbs},
 };
+
+pub use secrets::{Claim, Join, SecretKey};
 
 verbs! {
     /// The verbs of a cart.
     pub enum Verb {
         /// 201. Creates the cart. An owner, and a session, has at most 50 that are open
-        /// (`too_many_carts`).
+        /// (`too_many_carts`). The answer has the secret by which customers join a team cart.
         "open" => Open(Open),
-        /// A user becomes a member of a team cart.
-        "join" => Join(Member),
+        /// Gives a new secret by which customers join a team cart; the one before is none any more.
+        "invite" => Invite(Nothing),
+        /// A user becomes a member of a team cart. A customer shows the secret (`wrong_secret`).
+        "join" => Join(Join),
         /// A member leaves a team cart and takes its items with it.
         "leave" => Leave(Member),
         /// Puts an item in. What is left out of name and price comes from the price list. A cart has at most 200, and 64 KiB of JSON (`too_large`).
@@ -29,8 +35,9 @@ verbs! {
         "remove_item" => RemoveItem(RemoveItem),
         /// A member commits to pay cash on delivery.
         "commit_cod" => CommitCod(Member),
-        /// All open carts of this cart's session, and its lock, become the user's.
-        "claim" => Claim(Member),
+        /// All open carts of this cart's session, and its lock, become the user's. A customer
+        /// shows the secret of the session (`wrong_secret`).
+        "claim" => Claim(Claim),
         /// Takes the lock of the cart's owner, over all its carts.
         "lock" => Lock(LockCart),
         /// Puts the gateway's real id on the lock; the deadline stays.
@@ -174,6 +181,9 @@ pub struct ExpireLock {
 pub struct CheckOut {
     pub order_id: Token,
     pub table_id: Option<Token>,
+    /// The open turn of the table. A customer who names a table has to know it (`turn_required`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_id: Option<Token>,
     /// The token of the lock, if the cart is locked.
     pub token: Option<i64>,
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Address, Aggregate, CommandKey, EraVersion, IdSpace, MAX_PAYLOAD, Refusal, Timestamp, Token,
-    Via, WorkerName, cart,
+    Address, Aggregate, CommandKey, EraVersion, IdSpace, MAX_PAYLOAD, Refusal, Relation, Timestamp,
+    Token, Via, WorkerName, cart,
     header::{self, CommandHeaders},
     order, payment,
     permissions::{check_sender, is_from_tenant},
@@ -64,8 +64,8 @@ pub struct Command {
     pub source: Option<IpAddr>,
     /// The session of the actor, if it is sent in one.
     pub session: Option<Token>,
-    /// The actor is a customer.
-    pub is_of_customer: bool,
+    /// What the actor has to be to the aggregate when it is decided; `None`: the sender is trusted.
+    pub relation: Option<Relation>,
     pub request: Result<Request, Refusal>,
 }
 
@@ -119,7 +119,7 @@ impl Command {
         };
         let headers = check_no_message_id(raw.door, headers.clone())
             .and_then(|()| CommandHeaders::parse(headers));
-        let CommandHeaders { actor, traceparent, source, session, is_of_customer, .. } =
+        let CommandHeaders { actor, traceparent, source, session, relation, .. } =
             headers.as_ref().cloned().unwrap_or_default();
         let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
         Ok(Self {
@@ -134,7 +134,7 @@ impl Command {
             traceparent,
             source,
             session,
-            is_of_customer,
+            relation,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })
@@ -217,6 +217,11 @@ impl Request {
         let id = Token::new(raw.id).map_err(|_| bad_subject())?;
         let aggregate = Aggregate::parse(raw.aggregate).ok_or_else(unknown_verb)?;
         let body = Body::decode(aggregate, raw.verb, payload)?;
+        let shows_secret = matches!(&body, Body::Cart(verb) if verb.shows_secret());
+        if raw.door == Door::Durable && shows_secret {
+            let message = "a command that shows a secret goes through the request door (req.…)";
+            return Err(Refusal::new(400, "secret_on_durable_door", message));
+        }
         Ok(Self {
             address: Address { tenant: tenant.clone(), aggregate, id },
             deadline: headers.deadline,

@@ -44,6 +44,7 @@ const SUBSCRIPTION: &[Part] = &[Part::Subscription];
 const OF_USER: &[Part] = &[Part::Auth, Part::Subscription, Part::Roles];
 
 pub const CART_OPENED: EventKind = kind(Aggregate::Cart, "opened", BOTH);
+pub const CART_INVITED: EventKind = kind(Aggregate::Cart, "invited", NONE);
 pub const CART_MEMBER_JOINED: EventKind = kind(Aggregate::Cart, "member_joined", BOTH);
 pub const CART_MEMBER_LEFT: EventKind = kind(Aggregate::Cart, "member_left", BOTH);
 pub const CART_ITEM_ADDED: EventKind = kind(Aggregate::Cart, "item_added", CORE);
@@ -76,6 +77,8 @@ pub const PAYMENT_LATE_CAPTURED: EventKind =
     ending(kind(Aggregate::Payment, "late_captured", CORE));
 pub const PAYMENT_REFUND_REQUESTED: EventKind =
     ending(kind(Aggregate::Payment, "refund_requested", CORE));
+pub const PAYMENT_REFUND_SETTLED: EventKind =
+    ending(kind(Aggregate::Payment, "refund_settled", CORE));
 
 pub const ORDER_PLACED: EventKind = kind(Aggregate::Order, "placed", BOTH);
 pub const ORDER_ACCEPTED: EventKind = kind(Aggregate::Order, "accepted", CORE);
@@ -117,6 +120,7 @@ pub const PRODUCT_WITHDRAWN: EventKind = ending(kind(Aggregate::Product, "withdr
 /// Every kind of event there is.
 pub const ALL: &[EventKind] = &[
     CART_OPENED,
+    CART_INVITED,
     CART_MEMBER_JOINED,
     CART_MEMBER_LEFT,
     CART_ITEM_ADDED,
@@ -142,6 +146,7 @@ pub const ALL: &[EventKind] = &[
     PAYMENT_REFUNDED,
     PAYMENT_LATE_CAPTURED,
     PAYMENT_REFUND_REQUESTED,
+    PAYMENT_REFUND_SETTLED,
     ORDER_PLACED,
     ORDER_ACCEPTED,
     ORDER_PREPARING,

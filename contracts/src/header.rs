@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 use crate::{
-    CommandKey, EraVersion, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Timestamp, Token,
+    CommandKey, EraVersion, IdSpace, MAX_HEADER_BLOCK, MAX_HEADERS, Refusal, Relation, Timestamp,
+    Token,
 };
 
 pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
+/// What the actor has to be to the aggregate when the command is decided, see [`Relation`].
+pub const RELATION: &str = "Actor-Relation";
 /// Header of an event: the way by which its command came into the fleet, see [`crate::Via`].
 pub const ACTOR_VIA: &str = "Actor-Via";
 /// The address that a command came from, where it came from outside: failed logins are counted by
@@ -18,9 +21,6 @@ pub const SOURCE: &str = "Source";
 /// The session of the actor that a command is sent in, as the list of sessions names it. edge sets
 /// it.
 pub const SESSION: &str = "Session";
-/// Present as `customer` where the actor is a customer. edge sets it; a program that speaks for its
-/// customers may as well.
-pub const ACTOR_ROLE: &str = "Actor-Role";
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Status of an outcome or a query's reply. Not `Status`: stock clients read that one
@@ -42,6 +42,9 @@ pub const BEFORE: &str = "Before";
 pub const AFTER: &str = "After";
 /// The day of a list, as `2026-01-02` in UTC, or in the zone that stands behind it.
 pub const DAY: &str = "Day";
+/// The first and the last moment of a day close; over HTTP parameters of the URL.
+pub const FROM: &str = "From";
+pub const TO: &str = "To";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 /// Of an event: the era of the database that it was published in; none in the first one.
@@ -79,8 +82,8 @@ pub struct CommandHeaders {
     /// An IP address; an IPv4 one that is written as IPv6 is the same.
     pub source: Option<IpAddr>,
     pub session: Option<Token>,
-    /// The actor is a customer, and may do no more than one.
-    pub is_of_customer: bool,
+    /// `None`: the sender is trusted.
+    pub relation: Option<Relation>,
 }
 
 impl CommandHeaders {
@@ -104,8 +107,7 @@ impl CommandHeaders {
         let actor = one(ACTOR)?.map(|v| Token::new(v).map_err(|_| bad(ACTOR)));
         let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
         let session = one(SESSION)?.map(|v| Token::new(v).map_err(|_| bad(SESSION)));
-        let role = one(ACTOR_ROLE)?;
-        parsed(ACTOR_ROLE, role.is_none_or(|role| role == "customer"))?;
+        let relation = one(RELATION)?.map(str::parse::<Relation>);
         let traceparent = one(TRACEPARENT)?;
         parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
         Ok(Self {
@@ -115,7 +117,7 @@ impl CommandHeaders {
             traceparent: traceparent.map(str::to_owned),
             source: source.transpose()?.map(|source| source.to_canonical()),
             session: session.transpose()?,
-            is_of_customer: role.is_some(),
+            relation: relation.transpose()?,
         })
     }
 }
@@ -227,14 +229,14 @@ mod tests {
             ("ACTOR", "u1"),
             ("traceparent", trace),
             ("source", "::ffff:192.0.2.7"),
-            ("Actor-Role", "customer"),
+            ("actor-relation", "payer"),
             ("X-Other", "left alone"),
         ])
         .unwrap();
         assert_eq!(headers.expected_version, Some(Era::FIRST.at(7)));
-        assert!(headers.is_of_customer);
         assert_eq!(headers.actor.unwrap().as_str(), "u1");
         assert_eq!(headers.traceparent.unwrap(), trace);
+        assert_eq!(headers.relation, Some(Relation::Payer));
         assert_eq!(headers.source.unwrap().to_string(), "192.0.2.7");
         assert_eq!(headers.deadline.unwrap().to_string(), "2026-01-02T03:04:05.000Z");
     }
@@ -251,7 +253,8 @@ mod tests {
             &[("traceparent", "00-zz-b7-01")],
             &[("Source", "192.0.2.7:80")],
             &[("Session", "a b")],
-            &[("Actor-Role", "king")],
+            &[("Actor-Relation", "Owner")],
+            &[("Actor-Relation", "owner"), ("Actor-Relation", "owner")],
             &[("Source", "192.0.2.7"), ("Source", "192.0.2.7")],
         ];
         for headers in bad {

@@ -2,7 +2,10 @@ use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{Command, Era, EraVersion, Refusal, subject};
 
@@ -65,6 +68,22 @@ impl Outcome {
             retry_after_ms: refusal.retry_after_ms,
             param: refusal.param,
         }
+    }
+
+    /// Returns the answer to the sender: the outcome, which itself holds no secret and may be
+    /// stored, with `told` in its data. It is to be sent, and never to be kept or printed.
+    ///
+    /// # Panics
+    /// Never: an outcome and its data are JSON objects.
+    #[must_use]
+    pub fn telling(&self, told: impl IntoIterator<Item = (&'static str, Value)>) -> String {
+        let data: Map<String, Value> =
+            serde_json::from_str(self.data.get()).expect("the data is an object");
+        let told = told.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let data: Map<_, _> = data.into_iter().chain(told).collect();
+        let data = to_raw_value(&data).expect("a map serialises");
+        let answer = Self { data, ..self.clone() };
+        serde_json::to_string(&answer).expect("an outcome serialises")
     }
 
     /// Returns the version with its era. Of a refusal only that of the first era is known.

@@ -161,6 +161,9 @@ pub struct RefundTaskRow {
     pub reason: RefundReason,
     /// The amount of it that has gone back.
     pub refunded: Money,
+    /// The amount of `refunded` that a person settled.
+    pub settled: Money,
+    pub requested_at: Timestamp,
 }
 
 /// A row of `q.<tenant>.unknown_payments`, by payment: one whose result the gateway does not know.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Currency, MAX_NOTE, Money, Text, Timestamp, Token,
+    Currency, MAX_NAME, MAX_NOTE, Money, Text, Timestamp, Token,
     verb::{Reason, verbs},
 };
 
@@ -24,6 +24,9 @@ verbs! {
         "cancel" => Cancel(Reason),
         /// Money went back.
         "refund" => Refund(Refund),
+        /// A person settles what no machine does: money that is owed has gone back by another way,
+        /// or what became of a payment whose result is unknown.
+        "settle" => Settle(Settle),
     }
 }
 
@@ -112,6 +115,9 @@ pub struct Initiate {
     /// The order that the cart becomes with the capture that pays it fully.
     pub order_id: Option<Token>,
     pub table_id: Option<Token>,
+    /// The open turn of the table. A customer who names a table has to know it (`turn_required`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_id: Option<Token>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -126,6 +132,8 @@ pub enum GatewayResult {
     Captured,
     Failed,
     Unknown,
+    /// Money of a transaction that was captured has gone back.
+    Refunded,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -133,6 +141,7 @@ pub enum GatewayResult {
 pub struct RecordResult {
     pub result: GatewayResult,
     pub transaction_id: Token,
+    /// Of `refunded`: all of the transaction that has gone back so far.
     pub amount: Money,
     pub currency: Currency,
     pub occurred_at: Timestamp,
@@ -155,6 +164,34 @@ pub struct Refund {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
     pub reason: Text<MAX_NOTE>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settle {
+    pub settlement: Settlement,
+    pub reason: Text<MAX_NOTE>,
+}
+
+/// What a person settles: `{"refund_task":ID}`, `{"captured":{…}}` or `"failed"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Settlement {
+    /// All that was left of the refund task of this id has gone back by another way.
+    RefundTask(Text<MAX_NAME>),
+    /// The money of an unknown payment came in.
+    Captured(SettledCapture),
+    /// No money of an unknown payment came in.
+    Failed,
+}
+
+/// The transaction by which the money of an unknown payment came in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SettledCapture {
+    pub transaction_id: Token,
+    pub amount: Money,
+    pub currency: Currency,
 }
 
 /// The part `core` of a payment.
@@ -185,7 +222,14 @@ pub struct RefundTask {
     /// The amount of it that has gone back.
     #[serde(default)]
     pub refunded: Money,
+    /// The amount of `refunded` that a person settled.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub settled: Money,
     pub status: TaskStatus,
+}
+
+fn is_zero(amount: &Money) -> bool {
+    *amount == Money::ZERO
 }
 
 impl RefundTask {

@@ -18,24 +18,29 @@ pub use self::{
         Account, accounts, check_sender, exports, imports_of_fleet, is_from_tenant, listed_user,
         tenant_account,
     },
-    grants::{Grants, grants},
+    grants::{Grants, former_grants, grants},
     roles::{Role, producer, tenant_users, watcher},
 };
 use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},
     subject::{
-        ABANDON, EXPIRE_LOCK, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE, QUERY_ACTIVE_ORDERS,
-        QUERY_CARTS, QUERY_ENDED_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_ORDERS,
-        QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_REFUND_TASKS, QUERY_TABLES, QUERY_UNKNOWN_PAYMENTS,
-        QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW, REBUILD_USER_CACHE,
-        RECONCILE, REQUESTS, SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
+        ABANDON, EXPIRE_LOCK, LIVE_MONEY, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE,
+        QUERY_ACTIVE_ORDERS, QUERY_CARTS, QUERY_DAY_CLOSE, QUERY_ENDED_ORDERS, QUERY_LOCK,
+        QUERY_LOCK_HISTORY, QUERY_ORDERS, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_REFUND_TASKS,
+        QUERY_TABLES, QUERY_UNKNOWN_PAYMENTS, QUERY_USER_SESSIONS, QUERY_USER_STATE,
+        QUERY_USER_VALIDATE, QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS,
+        SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
     },
     topology::{OVERTAKING, Topology},
 };
 
 /// Verbs that only workers and operators may send; tenants' credentials are denied them.
 pub const SYSTEM_VERBS: &[&str] = &["rebuild_cache", "expire_lock", "reconcile"];
+
+/// The time in which a reply may be sent, as nats-server reads it: longer than the fleet waits for
+/// one.
+const REPLY_WITHIN: &str = "5s";
 
 /// A NATS user and what it may do. Subscribing to its own inbox is always added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub struct NatsUser {
     pub subscribe: Vec<String>,
     /// Subjects that are left out of a wider subscription.
     pub subscribe_deny: Vec<String>,
+    /// To each message that reaches it with a reply subject it may send one reply.
+    pub may_reply: bool,
 }
 
 impl NatsUser {
@@ -58,6 +65,7 @@ impl NatsUser {
             publish_deny: Vec::new(),
             subscribe: Vec::new(),
             subscribe_deny: Vec::new(),
+            may_reply: false,
         }
     }
 
@@ -119,11 +127,21 @@ impl NatsUser {
         })
     }
 
-    /// Answers requests, in inboxes and in what stands for a reply subject of another account.
-    /// Not by `allow_responses`: within an account the reply subject is the sender's choice, and
-    /// would let anybody publish with this user's name wherever they like.
+    /// Answers requests, in inboxes of the fleet and in what the server puts in the place of a
+    /// reply subject of a tenant's account. Not by [`Self::replies`]: of a request within the
+    /// fleet's account the reply subject is the sender's choice, and would let it publish with this
+    /// user's name wherever it likes; and a query may wait longer than a reply may take. What a
+    /// worker sends there without having been asked reaches somebody who waits for an answer of
+    /// the fleet, or nobody.
     fn serves<S: Into<String>>(self, subjects: impl IntoIterator<Item = S>) -> Self {
         self.subscribe(subjects).publish(["_INBOX.>", "_R_.>"])
+    }
+
+    /// Answers requests once, and publishes on no reply subject of its own choice. For those whom
+    /// only the fleet can send something with a reply subject: the server has made that of a
+    /// request from another account itself.
+    fn replies<S: Into<String>>(self, subjects: impl IntoIterator<Item = S>) -> Self {
+        Self { may_reply: true, ..self.subscribe(subjects) }
     }
 
     /// The inbox prefix that this user, and nobody else, may listen to.
@@ -137,10 +155,14 @@ impl NatsUser {
     pub fn permissions(&self) -> Value {
         let inbox = format!("{}.>", self.inbox_prefix());
         let subscribe: Vec<_> = self.subscribe.iter().chain([&inbox]).collect();
-        json!({
+        let mut permissions = json!({
             "publish": { "allow": self.publish, "deny": self.publish_deny },
             "subscribe": { "allow": subscribe, "deny": self.subscribe_deny },
-        })
+        });
+        if self.may_reply {
+            permissions["allow_responses"] = json!({ "max": 1, "expires": REPLY_WITHIN });
+        }
+        permissions
     }
 }
 
@@ -179,7 +201,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])
             .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
             .publish([user_state_of(Part::Auth)])
-            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>"]),
+            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>", LIVE_MONEY]),
         WorkerName::OutboxRelay => {
             user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
         }
@@ -209,6 +231,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .serves([QUERY_VIEW, QUERY_OUTCOME, QUERY_ACTIVE_ORDERS, QUERY_PRODUCTS, "$SRV.>"])
             .subscribe([QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_TABLES, QUERY_CARTS, QUERY_ORDERS])
             .subscribe([QUERY_ENDED_ORDERS, QUERY_REFUND_TASKS, QUERY_UNKNOWN_PAYMENTS])
+            .subscribe([QUERY_DAY_CLOSE])
             .subscribe([QUERY_USER_VALIDATE, QUERY_USER_STATE, QUERY_USER_SESSIONS])
             // What wakes the queries that wait.
             .subscribe([Bucket::Versions.live(">").as_str(), "outcome.>"])

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Aggregate, Currency, Email, Money, NewPassword, Outcome, Quantity, Secret, Text, Timestamp,
     Token, cart,
+    day_close::DayClose,
     list::{ActiveRow, MAX_ROWS},
     lock, order,
     page::{CartRow, OrderRow, Page, RefundTaskRow, TableRow, UnknownPaymentRow},
@@ -102,6 +103,7 @@ fn answers(generator: &mut SchemaGenerator) -> Vec<(&'static str, Schema)> {
         ("TableCore", table::Core::json_schema(generator)),
         ("ProductCore", product::Core::json_schema(generator)),
         ("ProductPage", product::ProductPage::json_schema(generator)),
+        ("DayClose", DayClose::json_schema(generator)),
         ("UserState", user::UserState::json_schema(generator)),
         ("Sessions", user::Sessions::json_schema(generator)),
         ("ActiveRow", ActiveRow::json_schema(generator)),

@@ -14,6 +14,7 @@
 //! q.<tenant>.ended_orders
 //! q.<tenant>.refund_tasks
 //! q.<tenant>.unknown_payments
+//! q.<tenant>.day_close
 //! q.<tenant>.lock.<owner>
 //! q.<tenant>.lock_history.<owner>
 //! q.<tenant>.user.<id>.validate
@@ -21,6 +22,7 @@
 //! q.<tenant>.user.<id>.sessions
 //! evt.<tenant>.<aggregate>.<event>.<shard>  events (stream EVENTS)
 //! live.<bucket>.<key>                       republished KV writes
+//! live.money.<tenant>.<what>.<payment>      money that waits for a person (core)
 //! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
 //! due.lock.<tenant>.<cart>.<token>          those that have passed (stream TIMERS)
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
@@ -73,6 +75,10 @@ pub const QUERY_ENDED_ORDERS: &str = "q.*.ended_orders";
 pub const QUERY_REFUND_TASKS: &str = "q.*.refund_tasks";
 /// Queries of the payments whose result is unknown: `q.<tenant>.unknown_payments`.
 pub const QUERY_UNKNOWN_PAYMENTS: &str = "q.*.unknown_payments";
+/// Queries of a day close: `q.<tenant>.day_close`.
+pub const QUERY_DAY_CLOSE: &str = "q.*.day_close";
+/// Pushes about money that waits for a person, of every tenant.
+pub const LIVE_MONEY: &str = "live.money.>";
 /// Queries of locks: `q.<tenant>.lock.<owner>`.
 pub const QUERY_LOCK: &str = "q.*.lock.*";
 /// Queries of the history of locks: `q.<tenant>.lock_history.<owner>`.
@@ -168,6 +174,23 @@ pub fn query_active_orders(tenant: &Token) -> String {
 #[must_use]
 pub fn query_products(tenant: &Token) -> String {
     format!("q.{tenant}.products")
+}
+
+#[must_use]
+pub fn query_day_close(tenant: &Token) -> String {
+    format!("q.{tenant}.day_close")
+}
+
+/// The subject of a push about a refund task of a payment.
+#[must_use]
+pub fn live_refund_task(tenant: &Token, payment: &Token) -> String {
+    format!("live.money.{tenant}.refund_task.{payment}")
+}
+
+/// The subject of a push about a payment whose result is unknown, or not any more.
+#[must_use]
+pub fn live_unknown_payment(payment: &Address) -> String {
+    format!("live.money.{}.unknown_payment.{}", payment.tenant, payment.id)
 }
 
 #[must_use]
@@ -267,6 +290,12 @@ pub fn parse_query_refund_tasks(subject: &str) -> Option<Token> {
 #[must_use]
 pub fn parse_query_unknown_payments(subject: &str) -> Option<Token> {
     list_of_tenant(subject, "unknown_payments")
+}
+
+/// The tenant of a `q.<tenant>.day_close`.
+#[must_use]
+pub fn parse_query_day_close(subject: &str) -> Option<Token> {
+    list_of_tenant(subject, "day_close")
 }
 
 /// The address of the lock that a `q.<tenant>.lock.<owner>` asks for.
@@ -457,6 +486,7 @@ mod tests {
                 Some(word.clone())
             );
             prop_assert_eq!(parse_query_products(&query_products(&word)), Some(word.clone()));
+            prop_assert_eq!(parse_query_day_close(&query_day_close(&word)), Some(word.clone()));
             let lock = Address { aggregate: Aggregate::Lock, ..address.clone() };
             prop_assert_eq!(parse_query_lock(&query_lock(&lock.tenant, &lock.id)), Some(lock.clone()));
             prop_assert_eq!(

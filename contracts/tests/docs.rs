@@ -10,6 +10,7 @@ use std::{
 use brigade_contracts::{
     Aggregate, MAX_CONTENTS, MAX_EVENT, MAX_HEADER_BLOCK, MAX_HEADERS, MAX_ITEMS, MAX_NAME,
     MAX_NOTE, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS, MAX_PENDING_ORDERS,
+    day_close::MAX_DAYS,
     event,
     list::{MAX_BYTES, MAX_FOLLOWED, MAX_ROW_BYTES, MAX_ROWS},
     page::MAX_PAGE_LIMIT,
@@ -250,6 +251,7 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_BYTES", MAX_BYTES),
         ("MAX_HISTORY_LIMIT", usize::from(MAX_HISTORY_LIMIT)),
         ("MAX_PRODUCTS_LIMIT", usize::from(MAX_PRODUCTS_LIMIT)),
+        ("MAX_DAYS", usize::try_from(MAX_DAYS).unwrap()),
         ("MAX_WAIT_MS", usize::try_from(MAX_WAIT_MS).unwrap()),
     ] {
         let row = page.lines().find(|line| line.contains(&format!("`{name}`")));

@@ -5,8 +5,8 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use brigade_contracts::{
-    Aggregate, Body, Outcome, Part, cart, event, key, lock, order, page, payment, product, query,
-    table, user,
+    Aggregate, Body, Outcome, Part, cart, day_close::DayClose, event, key, lock, order, page,
+    payment, product, query, table, user,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -59,6 +59,7 @@ fn decode_and_encode(name: &str, text: &str) -> String {
         ["query", "orders"] => again::<page::Page<page::OrderRow>>(text),
         ["query", "refund_tasks"] => again::<page::Page<page::RefundTaskRow>>(text),
         ["query", "unknown_payments"] => again::<page::Page<page::UnknownPaymentRow>>(text),
+        ["query", "day_close"] => again::<DayClose>(text),
         ["part", "table", "core"] => again::<table::Core>(text),
         ["kv", "user_state", "auth"] => again::<user::Auth>(text),
         ["kv", "user_state", "subscription"] => again::<user::SubscriptionPart>(text),

@@ -83,6 +83,7 @@ fn every_answer_is_permitted_and_none_with_a_field_less() {
         ("ProductView", json!({"version": 3, "core": golden("part.product.core")})),
         ("ProductCore", golden("part.product.core")),
         ("ProductPage", golden("query.products")),
+        ("DayClose", golden("query.day_close")),
         ("CartCore", cart),
         ("CartPayments", paid[0].clone()),
         ("OrderCore", order),

@@ -232,24 +232,23 @@ mod tests {
             subjects.sort();
             subjects
         };
-        let replies = ["_R_.>".to_owned()];
         let backend = Role::Backend.user(&tenant);
-        let publish = services(&tenant).into_iter().chain(replies.clone());
-        assert_eq!(sorted(backend.publish), sorted(publish.collect()));
+        assert_eq!(sorted(backend.publish), sorted(services(&tenant).into()));
         let subscribe = streams(&tenant).into_iter().chain([hooks(&tenant)]);
         assert_eq!(sorted(backend.subscribe), sorted(subscribe.collect()));
         let services = services(&tenant).map(|subject| subject.replace('>', ""));
         for user in tenant_users(&tenant) {
             assert_eq!(user.account, Account::Tenant(tenant.clone()));
             let is_service = |subject: &String| {
-                replies.contains(subject)
-                    || services.iter().any(|service| subject.starts_with(service.as_str()))
+                services.iter().any(|service| subject.starts_with(service.as_str()))
             };
             assert!(user.publish.iter().all(is_service), "{}", user.name);
             let streams = streams(&tenant);
             let is_stream =
                 |subject: &String| streams.contains(subject) || *subject == hooks(&tenant);
             assert!(user.subscribe.iter().all(is_stream));
+            // Who is asked answers; nobody else has a reply to give.
+            assert_eq!(user.may_reply, user.subscribe.contains(&hooks(&tenant)), "{}", user.name);
         }
     }
 

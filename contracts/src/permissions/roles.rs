@@ -75,14 +75,15 @@ impl Role {
                         .flat_map(|verb| DOORS.map(|door| format!("{door}.{tenant}.*.*.{verb}"))),
                 )
                 .subscribe([format!("outcome.{tenant}.>"), format!("live.*.{tenant}.>")])
-                // Answers what the fleet asks of it.
-                .subscribe([format!("hooks.{tenant}.>")])
-                .publish([REPLIES]),
+                // What the fleet asks of it.
+                .replies([format!("hooks.{tenant}.>")]),
             Till | Screen => user
                 .publish(self.commands(tenant))
                 .subscribe([format!("live.*.{tenant}.>")])
-                // A wider subscription is allowed, and does not bring what tells of users.
+                // A wider subscription is allowed, and does not bring what tells of users, nor of
+                // money that is owed.
                 .subscribe_denied([
+                    format!("live.money.{tenant}.>"),
                     format!("live.user_state.{tenant}.>"),
                     format!("live.versions.{tenant}.user.>"),
                 ]),
@@ -119,9 +120,6 @@ impl Role {
     }
 }
 
-/// The replies to requests of the fleet's account, as the server names them in the tenant's.
-const REPLIES: &str = "_R_.>";
-
 const DOORS: [&str; 2] = ["cmd", "req"];
 
 /// Who may send each verb besides a backend, which may send all of them. Those of the system are
@@ -131,12 +129,12 @@ const DOORS: [&str; 2] = ["cmd", "req"];
 /// without a result when the guest has thought better of it. It says nothing in a gateway's place,
 /// and gives no money back.
 const VERBS: &[(Aggregate, &[&str], &[Role])] = &[
-    (Cart, &["open", "join", "leave", "add_item", "set_item", "remove_item"], &[Till]),
+    (Cart, &["open", "invite", "join", "leave", "add_item", "set_item", "remove_item"], &[Till]),
     (Cart, &["commit_cod", "claim", "check_out", "abandon"], &[Till]),
     (Cart, &["lock", "bind_transaction", "extend", "unlock"], &[Till]),
     (Payment, &["initiate", "confirm_cash", "cancel"], &[Till]),
     (Payment, &["bind_transaction", "record_result"], &[Gateway]),
-    (Payment, &["refund"], &[]),
+    (Payment, &["refund", "settle"], &[]),
     (Order, &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"], &[Till]),
     (Table, &["register", "open_turn", "close_turn", "set_status"], &[Till]),
     (Product, &["set", "withdraw"], &[]),

@@ -1,5 +1,6 @@
 //! Users: what can be asked of them, what is shown of them, and their tokens.
 
+mod names;
 mod passwords;
 mod sessions;
 mod shapes;
@@ -14,6 +15,7 @@ use crate::{
     verb::{Encode, Nothing, Reason, encode_payload, verbs},
 };
 
+pub use names::is_reserved;
 pub use passwords::{ChangeEmail, ChangePassword, Erase, RequestPasswordReset, ResetPassword};
 pub use sessions::{MAX_SESSIONS, Sessions, ShownSession};
 pub use shapes::{

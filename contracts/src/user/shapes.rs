@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json, value::to_raw_value};
+use serde_json::json;
 
 use crate::{Email, MAX_NAME, Outcome, Secret, Text, Timestamp, Token};
 
@@ -181,25 +181,14 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// The answer to the sender: the outcome, which itself holds no token and may be stored, with
-    /// the tokens in its data. It is to be sent, and never to be kept or printed.
-    ///
-    /// # Panics
-    /// Never: an outcome and its data are JSON objects.
+    /// The answer to the sender, see [`Outcome::telling`].
     #[must_use]
     pub fn answer(&self, outcome: &Outcome) -> String {
-        let data: Map<String, Value> =
-            serde_json::from_str(outcome.data.get()).expect("the data is an object");
-        let told = [
+        outcome.telling([
             ("access_token", json!(self.access_token.expose())),
             ("refresh_token", json!(self.refresh_token.expose())),
             ("expires_at", json!(self.expires_at)),
             ("refresh_expires_at", json!(self.refresh_expires_at)),
-        ];
-        let told = told.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let data: Map<_, _> = data.into_iter().chain(told).collect();
-        let data = to_raw_value(&data).expect("a map serialises");
-        let answer = Outcome { data, ..outcome.clone() };
-        serde_json::to_string(&answer).expect("an outcome serialises")
+        ])
     }
 }

@@ -12,7 +12,7 @@ mod wire;
 /// A target's name, which is its folder in the corpus, and what takes the bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     // What nats-server sends on a connection, cut anywhere.
     ("wire", wire::operations),
     // A message of a sender: subject, reply, header block, payload.
@@ -23,6 +23,8 @@ pub const TARGETS: [Target; 9] = [
     ("payload", commands::payload),
     // A query's subject and headers.
     ("query", commands::query),
+    // A message of a payment gateway: its signature, and what it says.
+    ("gateway", texts::gateway),
     // `If-None-Match`.
     ("etag", texts::etag),
     // A position in the list of orders, as `Resume` and `Last-Event-ID` bring it.

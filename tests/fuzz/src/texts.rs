@@ -1,4 +1,4 @@
-use brigade::testing::decoders::{ListPosition, PagePlace, PageStart, PagedList};
+use brigade::testing::decoders::{ListPosition, PagePlace, PageStart, PagedList, decode_unsigned};
 use brigade_contracts::{CommandKey, Email, IfNoneMatch, Timestamp, Token, header, key, subject};
 
 fn with_text(bytes: &[u8], target: impl FnOnce(&str)) {
@@ -13,6 +13,13 @@ pub fn etag(bytes: &[u8]) {
         assert!(!tags.is_empty());
         let quoted: Vec<_> = tags.iter().map(|tag| format!("\"{tag}\"")).collect();
         assert_eq!(IfNoneMatch::parse(&quoted.join(",")), Ok(IfNoneMatch::Tags(tags)));
+    });
+}
+
+pub fn gateway(bytes: &[u8]) {
+    let (signature, body) = super::line(bytes);
+    with_text(signature, |signature| {
+        let _is_event = decode_unsigned(signature, body);
     });
 }
 

@@ -2,6 +2,7 @@
 //! at a time: `cargo test --release --test acceptance -- --ignored --nocapture --test-threads 1
 //! at_size::`. They print figures, which depend on the machine, and assert what must hold on any.
 
+mod day_close;
 mod decided_commands;
 mod duties;
 mod healing;

@@ -17,13 +17,14 @@ enum Type {
     /// An enum, with one of its values.
     Word(&'static str),
     Target,
+    Secret,
 }
-use Type::{Currency, Money, Number, Seconds, Target, Text, Time, Token, Word};
+use Type::{Currency, Money, Number, Seconds, Secret, Target, Text, Time, Token, Word};
 
 impl Type {
     fn good(self) -> &'static str {
         match self {
-            Token | Text(_) => r#""x""#,
+            Token | Text(_) | Secret => r#""x""#,
             Money | Number | Seconds => "1",
             Currency => r#""EUR""#,
             Time => r#""2026-01-02T03:04:05Z""#,
@@ -66,6 +67,12 @@ impl Type {
                 ("\"\u{202e}\"".to_owned(), 422, "bad_text"),
                 ("1".to_owned(), 400, "malformed"),
             ],
+            Secret => {
+                let mut cases = malformed(&["1", "{}"]);
+                cases.push((r#""""#.to_owned(), 422, "bad_secret"));
+                cases.push((long(1025), 422, "bad_secret"));
+                cases
+            }
             Word(_) => malformed(&[r#""Card""#, r#""""#, "0"]),
             Target => {
                 let mut cases = malformed(&[
@@ -97,8 +104,13 @@ const VERBS: &[(&str, &[Field], &[Field])] = &[
     ("cart.c1.bind_transaction", &[("token", Number), ("transaction_id", Token)], &[]),
     ("cart.c1.extend", &[("token", Number), ("seconds", Seconds)], &[]),
     ("cart.c1.unlock", &[("token", Number), ("reason", Text(500))], &[]),
-    ("cart.c1.check_out", &[("order_id", Token)], &[("table_id", Token), ("token", Number)]),
-    ("cart.c1.claim", &[("user", Token)], &[]),
+    (
+        "cart.c1.check_out",
+        &[("order_id", Token)],
+        &[("table_id", Token), ("turn_id", Token), ("token", Number)],
+    ),
+    ("cart.c1.claim", &[("user", Token)], &[("session_secret", Secret)]),
+    ("cart.c1.join", &[("user", Token)], &[("secret", Secret)]),
     (
         "payment.p1.initiate",
         &[("target", Target), ("method", Word(CARD))],
@@ -109,6 +121,7 @@ const VERBS: &[(&str, &[Field], &[Field])] = &[
             ("transaction_id", Token),
             ("order_id", Token),
             ("table_id", Token),
+            ("turn_id", Token),
         ],
     ),
     ("payment.p1.bind_transaction", &[("transaction_id", Token)], &[]),

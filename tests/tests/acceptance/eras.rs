@@ -57,7 +57,6 @@ pub async fn until_reset(fleet: &TestFleet) {
     })
     .await;
     until_healed(fleet).await;
-    fleet.until_idle().await;
 }
 
 async fn decided(producer: &Producer, id: &str, what: &str, payload: Value) -> Reply {
@@ -159,6 +158,7 @@ async fn s6_02_a_restore_that_loses_commits_begins_an_era() {
     }
 
     until_reset(&fleet).await;
+    fleet.until_idle().await;
     check::kv_equals_sql(&fleet).await;
     for key in ["t1.order.o1.core", "t1.order.o1.payments"] {
         assert_eq!(check::kv(&fleet, "views", key).await, None, "{key}");
@@ -213,6 +213,7 @@ async fn s6_02_an_era_that_is_begun_by_hand_is_one_too() {
     assert_eq!(after.bytes, before.bytes);
     assert_eq!(after.etag, Some(format!("\"{}-{second}\"", version(&before).version)));
     until_reset(&fleet).await;
+    fleet.until_idle().await;
     check::kv_equals_sql(&fleet).await;
     fleet.finish().await;
 }

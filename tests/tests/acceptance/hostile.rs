@@ -38,6 +38,7 @@ const TARGETS: &[&str] = &[
     "dlq.command-handler.cmd.t2.cart.c9.join",
     "outbox.wake",
     "outbox.relays",
+    "hooks.t2.password_reset",
     "$KV.versions.t2.cart.c9",
     "$KV.versions.canary",
     "$KV.views.t2.cart.c9.core",
@@ -108,6 +109,8 @@ const LISTENED: &[&str] = &[
     "timer.>",
     "outbox.>",
     "outbox.wake",
+    "hooks.>",
+    "hooks.t2.>",
     "$KV.>",
     "$KV.views.t2.cart.c9.core",
     "$JS.>",
@@ -249,7 +252,7 @@ impl Victim {
         assert_eq!(producer.send("order.o9.place", order).await.status, 201);
         fleet.until_idle().await;
         let mut hears = RawClient::connect(&fleet.nats_url("t2-backend")).await;
-        for subject in ["live.*.t2.>", "outcome.t2.>", "_INBOX.t2-backend.>"] {
+        for subject in ["live.*.t2.>", "outcome.t2.>", "hooks.t2.>", "_INBOX.t2-backend.>"] {
             hears.subscribe(subject.as_bytes()).await;
         }
         assert_eq!(hears.refused().await, Vec::<String>::new());

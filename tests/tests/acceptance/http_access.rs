@@ -98,7 +98,8 @@ async fn refused_everywhere(http: &HttpClient, authorization: Option<&str>) {
 
 /// Returns whether a customer, staff and a manager may do this to somebody else's aggregate.
 const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
-    ("cart/c9", &["open", "join", "leave"], [true, true, true]),
+    // Of those it is found out where they are decided whether they are the customer's.
+    ("cart/c9", &["open", "join", "leave", "claim"], [true, true, true]),
     (
         "cart/c9",
         &[
@@ -106,7 +107,7 @@ const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
             "set_item",
             "remove_item",
             "commit_cod",
-            "claim",
+            "invite",
             "lock",
             "bind_transaction",
             "extend",
@@ -117,8 +118,9 @@ const COMMANDS: &[(&str, &[&str], [bool; 3])] = &[
         [false, true, true],
     ),
     ("payment/p9", &["bind_transaction", "cancel"], [false, true, true]),
-    ("payment/p9", &["record_result", "confirm_cash"], [false, true, true]),
-    ("payment/p9", &["refund"], [false, false, true]),
+    ("payment/p9", &["confirm_cash"], [false, true, true]),
+    ("payment/p9", &["record_result"], [false, false, false]),
+    ("payment/p9", &["refund", "settle"], [false, false, true]),
     (
         "order/o9",
         &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"],
@@ -170,6 +172,7 @@ const READS: &[(&str, [u16; 3])] = &[
     ("me/orders", [200, 200, 200]),
     ("locks/zoe", [403, 200, 200]),
     ("locks/zoe/history", [403, 200, 200]),
+    ("day-close", [403, 403, 200]),
     // What is not there looks like what is another's.
     ("cart/none", [403, 404, 404]),
     ("order/none", [403, 404, 404]),
@@ -228,6 +231,7 @@ async fn each_role_may_do_what_it_is_for_with_what_is_anothers() {
     assert_eq!(message(customer.get("table/tb9", &[]).await), needs("staff"));
     assert_eq!(message(customer.post("order/o9/accept", &nonsense).await), needs("staff"));
     assert_eq!(message(staff.post("payment/p9/refund", &nonsense).await), needs("manager"));
+    assert_eq!(message(staff.post("payment/p9/record_result", &nonsense).await), needs("gateway"));
     assert_eq!(message(staff.post("table/tb9/set_status", &forced).await), needs("manager"));
     for cart in ["c9", "none"] {
         let hidden = "this is not there, or not for the user of this token";
@@ -261,7 +265,7 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
     };
     let open = |owner: &str| json!({"kind": "team", "owner": owner, "currency": "EUR"});
     forbidden(&ada, "cart/c1/open", open("bob")).await;
-    done(&ada, "cart/c1/open", open("ada")).await;
+    let secret = done(&ada, "cart/c1/open", open("ada")).await["data"]["secret"].clone();
     forbidden(&eve, "cart/c1/join", json!({"user": "bob"})).await;
     let producer = fleet.producer().await;
     for (sku, price) in [("soup", 500), ("stew", 700)] {
@@ -269,7 +273,7 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
         assert_eq!(set.status, 201);
     }
     forbidden(&bob, "cart/c1/add_item", wanted("i1", "soup", 1)).await;
-    done(&bob, "cart/c1/join", json!({"user": "bob"})).await;
+    done(&bob, "cart/c1/join", json!({"user": "bob", "secret": secret})).await;
     done(&bob, "cart/c1/add_item", wanted("i1", "soup", 1)).await;
     let mut for_whom = wanted("i2", "stew", 1);
     for_whom["user"] = "ada".into();
@@ -317,7 +321,8 @@ async fn a_customer_does_everything_with_what_is_his_own_and_for_himself() {
     }
     forbidden(&ada, "order/o1/accept", json!({})).await;
     forbidden(&eve, "order/o1/cancel", json!({"reason": "mean"})).await;
-    is(&bob.post("order/o1/cancel", &json!({"reason": "changed"})).await, 409, "order_paid");
+    forbidden(&bob, "order/o1/cancel", json!({"reason": "changed"})).await;
+    is(&ada.post("order/o1/cancel", &json!({"reason": "changed"})).await, 409, "order_paid");
 
     // What is a user's own is his own alone.
     done(&ada, "user/ada/update_profile", json!({"profile_id": "p2"})).await;
@@ -355,21 +360,24 @@ async fn a_cart_of_a_session_comes_to_http_by_a_claim() {
     let [ada, eve] = [http.register_and_log_in("ada").await, http.register_and_log_in("eve").await];
     // A session that has the name of a user is not that user.
     let producer = fleet.producer().await;
+    let mut secrets = Vec::new();
     for (cart, session) in [("c1", "s1"), ("c2", "eve")] {
         let open = json!({"kind": "menu", "owner": session, "session": session, "currency": "EUR"});
-        assert_eq!(producer.send(&format!("cart.{cart}.open"), open).await.status, 201);
+        let opened = producer.done(&format!("cart.{cart}.open"), open).await;
+        secrets.push(opened["session_secret"].clone());
     }
     for (who, cart) in [(&ada, "c1"), (&eve, "c1"), (&eve, "c2")] {
         is(&who.get(&format!("cart/{cart}"), &[]).await, 403, "not_allowed");
     }
     is(&eve.post("cart/c1/claim", &json!({"user": "ada"})).await, 403, "not_allowed");
-    is(&eve.post("cart/none/claim", &json!({"user": "eve"})).await, 403, "not_allowed");
-    let claim = json!({"user": "ada"});
+    is(&eve.post("cart/none/claim", &json!({"user": "eve"})).await, 403, "wrong_secret");
+    is(&eve.post("cart/c2/claim", &json!({"user": "eve"})).await, 403, "wrong_secret");
+    let claim = json!({"user": "ada", "session_secret": secrets[0]});
     let claimed = ada.post_as("k1", "cart/c1/claim", &claim).await;
     assert_eq!(claimed.status, 200);
     assert_eq!(ada.post_as("k1", "cart/c1/claim", &claim).await.bytes, claimed.bytes);
     assert_eq!(ada.get("cart/c1", &[]).await.body()["core"]["owner"], "ada");
-    is(&eve.post("cart/c1/claim", &json!({"user": "eve"})).await, 403, "not_allowed");
+    is(&eve.post("cart/c1/claim", &json!({"user": "eve"})).await, 403, "wrong_secret");
     fleet.finish().await;
 }
 

@@ -47,7 +47,7 @@ async fn a_customer_uses_up_no_id_of_a_gateway_and_a_backend_none_of_his() {
     producer.initiate("p1", "c1").await;
     // The browser knows the gateway's id, and comes first.
     let join = json!({"user": "eve"});
-    is(&eve.post_as("pi_3Q", "cart/none/join", &join).await, 404, "not_found");
+    is(&eve.post_as("pi_3Q", "cart/none/join", &join).await, 403, "wrong_secret");
     let captured =
         producer.publish("pi_3Q", "payment.p1.record_result", result("captured", "g1", 1000)).await;
     assert_eq!((&captured["status"], &captured["command_id"]), (&json!(200), &json!("pi_3Q")));
@@ -55,11 +55,11 @@ async fn a_customer_uses_up_no_id_of_a_gateway_and_a_backend_none_of_his() {
     assert_eq!(keys(&fleet, "pi_3Q").await, ["eve.pi_3Q http", "pi_3Q nats"]);
     // Each finds its own, again and again.
     assert_eq!(over_nats(&fleet, "pi_3Q").await.body(), captured);
-    assert_eq!(eve.get("outcomes/pi_3Q", &[]).await.body()["code"], "not_found");
+    assert_eq!(eve.get("outcomes/pi_3Q", &[]).await.body()["code"], "wrong_secret");
     let again =
         producer.send_as("pi_3Q", "payment.p1.record_result", result("captured", "g1", 1000)).await;
     assert_eq!(again.body(), captured);
-    is(&eve.post_as("pi_3Q", "cart/none/join", &join).await, 404, "not_found");
+    is(&eve.post_as("pi_3Q", "cart/none/join", &join).await, 403, "wrong_secret");
 
     // The other way round, on the request door.
     assert_eq!(producer.send_as("b1", "cart.c2.open", open("ada")).await.status, 201);

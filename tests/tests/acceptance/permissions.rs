@@ -228,6 +228,8 @@ async fn a_postgres_role_has_what_its_worker_needs_and_nothing_else() {
         "login_failures",
         "cart_locks",
         "cart_lock_history",
+        "named_people",
+        "secret_key",
         "events",
         "command_inbox",
         "security_log",

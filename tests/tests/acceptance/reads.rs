@@ -347,7 +347,7 @@ async fn s0_07_a_304_below_the_known_version_is_no_answer() {
     // A push told it of a version that nobody has yet: it waits instead of showing the old one.
     client.heard(&cart, 3);
     let (view, _) = tokio::join!(client.view(&cart), async {
-        let bob = cart::Member { user: "bob".parse().unwrap() };
+        let bob = cart::Join { user: "bob".parse().unwrap(), secret: None };
         send(Verb::Join(bob)).await
     });
     assert_eq!(view.unwrap().version.version, 3);

@@ -22,12 +22,12 @@ const USERS: &[(&str, char)] = &[
 
 /// Who may send each verb, by either door.
 const VERBS: &[(&str, &[&str], &str)] = &[
-    ("cart", &["open", "join", "leave", "add_item", "set_item", "remove_item"], "bt"),
+    ("cart", &["open", "invite", "join", "leave", "add_item", "set_item", "remove_item"], "bt"),
     ("cart", &["commit_cod", "claim", "lock", "bind_transaction", "extend", "unlock"], "bt"),
     ("cart", &["check_out", "abandon"], "bt"),
     ("payment", &["initiate", "confirm_cash", "cancel"], "bt"),
     ("payment", &["bind_transaction", "record_result"], "bg"),
-    ("payment", &["refund"], "b"),
+    ("payment", &["refund", "settle"], "b"),
     ("order", &["place", "accept", "prepare", "ready", "serve", "complete", "cancel"], "bt"),
     ("table", &["register", "open_turn", "close_turn", "set_status"], "bt"),
     ("product", &["set", "withdraw"], "b"),
@@ -65,6 +65,7 @@ const QUERIES: &[(&str, &str)] = &[
     ("unknown_payments", "b"),
     ("lock.ada", "bt"),
     ("lock_history.ada", "b"),
+    ("day_close", "b"),
     ("outcome.k1", "b"),
     ("user.ada.state", "b"),
     ("user.ada.validate", "b"),
@@ -85,6 +86,7 @@ const NOBODYS: &[&str] = &[
     "outcome.t1.k1",
     "live.views.t1.cart.c1.core",
     "live.versions.t1.cart.c1",
+    "live.money.t1.refund_task.p1",
     "evt.t1.cart.opened.00",
     "timer.lock.t1.c1.1",
     "due.lock.t1.c1.1",
@@ -122,6 +124,10 @@ const NOBODYS: &[&str] = &[
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.USER.INFO",
     "$SYS.ACCOUNT.BRIGADE.CONNECT",
+    "_R_.x.y",
+    "_R_.x",
+    "hooks.t1.password_reset",
+    "hooks.t2.password_reset",
     "_INBOX.edge.x",
     "_INBOX.operator.x",
     "_INBOX.x",
@@ -140,8 +146,12 @@ const HEARD: &[(&str, &str)] = &[
     ("live.versions.TENANT.cart.c1", "bts"),
     ("live.versions.TENANT.user.>", "b"),
     ("live.versions.TENANT.user.ada", "b"),
+    ("live.money.TENANT.>", "b"),
+    ("live.money.TENANT.refund_task.p1", "b"),
     ("live.user_state.TENANT.>", "b"),
     ("live.user_state.TENANT.ada.auth", "b"),
+    ("hooks.TENANT.>", "b"),
+    ("hooks.TENANT.password_reset", "b"),
     ("cmd.TENANT.>", ""),
     ("req.TENANT.>", ""),
     ("req.TENANT.payment.*.record_result", ""),
@@ -184,6 +194,8 @@ const UNHEARD: &[&str] = &[
     "$SYS.>",
     "$SRV.>",
     "$SRV.PING",
+    "hooks.>",
+    "hooks.*.password_reset",
     "_R_.>",
     "_INBOX.>",
     "_INBOX.*",
@@ -207,8 +219,6 @@ fn published() -> Vec<(String, &'static str)> {
         all.push((format!("q.t1.{query}"), *roles));
         all.push((format!("q.t2.{query}"), ""));
     }
-    // What a backend answers the fleet with.
-    all.push(("_R_.x.y".to_owned(), "b"));
     all.extend(NOBODYS.iter().map(|subject| ((*subject).to_owned(), "")));
     all.extend(USERS.iter().map(|(user, _)| (format!("_INBOX.{user}.x"), "")));
     all
@@ -285,11 +295,46 @@ async fn s5_10_each_role_may_what_its_name_says_and_nothing_else() {
     }
 }
 
+/// The fleet asks, and the reply subject is one that the server has made.
+#[tokio::test]
+async fn s5_10_a_backend_answers_a_hook_once_and_nothing_else() {
+    let fleet = TestFleet::empty().await;
+    let handler = fleet.connect("command-handler").await;
+    for user in ["t1-backend", "t1-producer"] {
+        let mut raw = RawClient::connect(&fleet.nats_url(user)).await;
+        raw.subscribe(b"hooks.t1.>").await;
+        assert_eq!(raw.refused().await, Vec::<String>::new());
+        let handler = handler.clone();
+        let ask = async move { handler.request("hooks.t1.password_reset", "{}".into()).await };
+        let answer = tokio::spawn(ask);
+        let asked = raw.next().await;
+        let reply = String::from_utf8(asked.reply).unwrap();
+        assert!(reply.starts_with("_R_."), "{reply}");
+
+        // Also while an answer is due.
+        let others = ["_R_.x.y", &format!("{reply}x"), "_INBOX.command-handler.x", "evt.t1.x"];
+        let others = BTreeSet::from(others.map(str::to_owned));
+        for subject in &others {
+            raw.publish(subject.as_bytes(), b"", b"", b"forged").await;
+        }
+        assert_eq!(subjects(&raw.refused().await, "Publish"), others);
+        raw.publish(reply.as_bytes(), b"", b"", b"done").await;
+        assert_eq!(raw.refused().await, Vec::<String>::new());
+        assert_eq!(answer.await.unwrap().unwrap().payload, "done");
+        raw.publish(reply.as_bytes(), b"", b"", b"again").await;
+        assert_eq!(subjects(&raw.refused().await, "Publish"), BTreeSet::from([reply]));
+    }
+}
+
 #[tokio::test]
 async fn s5_10_a_wide_subscription_brings_a_screen_nothing_of_users() {
     let fleet = TestFleet::empty().await;
     let mut fleets = RawClient::connect(&fleet.nats_url(SUPERUSER)).await;
-    let of_users = ["live.versions.t1.user.ada", "live.user_state.t1.ada.auth"];
+    let of_users = [
+        "live.versions.t1.user.ada",
+        "live.user_state.t1.ada.auth",
+        "live.money.t1.refund_task.p1",
+    ];
     let of_others = "live.versions.t1.cart.c1";
     for (user, hears_of_users) in [("t1-backend", true), ("t1-till", false), ("t1-screen", false)] {
         let mut raw = RawClient::connect(&fleet.nats_url(user)).await;

@@ -482,7 +482,7 @@ async fn a_change_committed_by_a_handler_killed_before_its_projection_is_project
 }
 
 /// Returns whether a file under the folder holds these bytes.
-fn is_in_files(folder: &Path, wanted: &[u8]) -> bool {
+pub(crate) fn is_in_files(folder: &Path, wanted: &[u8]) -> bool {
     fs::read_dir(folder).unwrap().any(|entry| {
         let path = entry.unwrap().path();
         if path.is_dir() {

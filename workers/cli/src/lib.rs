@@ -2,6 +2,7 @@
 
 mod causes;
 mod dlq;
+mod gateways;
 mod locks;
 mod migrate;
 mod output;
@@ -40,7 +41,7 @@ enum CliCommand {
     /// Run the named workers in this process, configured by the environment alone
     Run(run::RunArgs),
     /// Bring the SQL schema and the workers' roles up to date
-    Migrate,
+    Migrate(migrate::MigrateArgs),
     #[cfg(feature = "dev")]
     /// Measure each path beside a raw ceiling, in one run
     Bench(brigade_dev::bench::BenchArgs),
@@ -49,6 +50,8 @@ enum CliCommand {
     Chaos(brigade_dev::chaos::ChaosArgs),
     /// Look at dead letters, replay or drop them
     Dlq(dlq::DlqArgs),
+    /// Say which payment gateways may tell of a restaurant's payments over HTTP
+    Gateways(gateways::GatewaysArgs),
     /// Look at cart locks and their history
     Locks(locks::LocksArgs),
     /// Look at failed logins, changed roles, refunds and the like
@@ -102,10 +105,11 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             #[cfg(feature = "dev")]
             CliCommand::Chaos(args) => brigade_dev::chaos::run(args).await,
             CliCommand::Dlq(args) => dlq::run(args).await,
+            CliCommand::Gateways(args) => gateways::run(args).await,
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
             CliCommand::Products(args) => products::run(args).await,
-            CliCommand::Migrate => migrate::run().await,
+            CliCommand::Migrate(args) => migrate::run(&args).await,
             CliCommand::Provision => provision::run().await,
             CliCommand::Rebuild(args) => rebuild::run(args).await,
             CliCommand::Tenants(args) => tenants::run(args).await,

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod invariants;
 mod local;
 pub mod proxy;
+pub mod simulated_gateway;
 pub mod up;
 mod worker;
 

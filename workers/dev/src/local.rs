@@ -26,6 +26,8 @@ use super::credentials::Credentials;
 
 /// The folder of the accounts, in that of nats-server.
 const ACCOUNTS: &str = "accounts";
+/// The name of the simulated gateway among the credentials. No user of either server has it.
+const GATEWAY: &str = "simulated gateway";
 /// The database of a stack.
 pub const DATABASE: &str = "brigade";
 
@@ -88,7 +90,8 @@ impl LocalStack {
     ) -> Result<Self> {
         private_folder(dir)?;
         let users = permissions::all_users(&tenants);
-        let credentials = Credentials::of(dir, users.iter().map(|user| user.name.clone()))?;
+        let names = users.iter().map(|user| user.name.clone());
+        let credentials = Credentials::of(dir, names.chain([GATEWAY.to_owned()]))?;
         let (nats_dir, postgres_dir) = (dir.join("nats"), dir.join("postgres"));
         let with_passwords = users.iter().map(|user| (user, credentials.password(&user.name)));
         // As in production, so that `brigade tenants` works on it.
@@ -180,6 +183,12 @@ impl LocalStack {
     pub async fn connect(&self, user: &str) -> Result<async_nats::Client> {
         let (options, address) = connect_options(&self.nats_url(user))?;
         Ok(options.connect(address).await?)
+    }
+
+    /// Returns what the simulated gateway signs its messages with.
+    #[must_use]
+    pub fn gateway_secret(&self) -> String {
+        format!("whsec_{}", self.credentials.password(GATEWAY))
     }
 
     #[must_use]

@@ -8,14 +8,19 @@ use brigade::{
         process::{Listeners, Process},
         registry::parse,
     },
-    operations::tenants,
+    operations::{gateways, tenants},
     runtime::http::HttpServer,
+    store::gateway_secrets::GatewayFormat,
 };
 use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, config::StackConfig};
 use serde_json::{Map, Value, json};
+use sqlx::PgPool;
 
-use crate::{LocalStack, Ports};
+use crate::{
+    LocalStack, Ports,
+    simulated_gateway::{self, SimulatedGateway},
+};
 
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
@@ -38,6 +43,9 @@ pub struct UpArgs {
     /// Port of /livez, /readyz and /metrics; 0: any free one
     #[arg(long, default_value_t = 0)]
     admin_port: u16,
+    /// Port of the simulated payment gateway; 0: any free one
+    #[arg(long, default_value_t = 0)]
+    gateway_port: u16,
     /// Port of Postgres; 0: any free one
     #[arg(long, default_value_t = 0)]
     postgres_port: u16,
@@ -69,7 +77,11 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
         admin: ([127, 0, 0, 1], args.admin_port).into(),
     };
     let process = Process::start(servers, listeners, None).await?;
-    let ready_line = ready_line(&stack, &process);
+    let gateway = match &process.api {
+        Some(api) => Some(gateway(&stack, api, args.gateway_port).await?),
+        None => None,
+    };
+    let ready_line = ready_line(&stack, &process, gateway.as_ref());
     let died = async {
         let (server, status) = tokio::select! {
             status = stack.nats.exited() => ("nats-server", status),
@@ -82,8 +94,20 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
     result
 }
 
+/// Starts a gateway to play with, which may tell of the payments of each restaurant.
+async fn gateway(stack: &LocalStack, api: &HttpServer, port: u16) -> Result<SimulatedGateway> {
+    let (name, secret) = (gateways::parse(simulated_gateway::NAME)?, stack.gateway_secret());
+    let pool = PgPool::connect(&stack.superuser_url()).await?;
+    for tenant in &stack.tenants {
+        gateways::add(&pool, tenant, &name, GatewayFormat::Stripe, &secret, "up").await?;
+    }
+    pool.close().await;
+    let brigade = format!("http://{}", api.address);
+    SimulatedGateway::start(([127, 0, 0, 1], port).into(), brigade, secret).await
+}
+
 /// Returns what a program needs to join the stack, as one line of JSON.
-fn ready_line(stack: &LocalStack, process: &Process) -> Value {
+fn ready_line(stack: &LocalStack, process: &Process, gateway: Option<&SimulatedGateway>) -> Value {
     let url = |server: &HttpServer| format!("http://{}", server.address);
     let tenants: Map<String, Value> =
         stack.tenants.iter().map(|t| (t.to_string(), credentials_of(stack, t).into())).collect();
@@ -105,6 +129,7 @@ fn ready_line(stack: &LocalStack, process: &Process) -> Value {
         "tenant": first,
         "http_url": process.api.as_ref().map(url),
         "admin_url": url(&process.admin),
+        "gateway_url": gateway.map(SimulatedGateway::url),
         "postgres_url": stack.superuser_url(),
         "nats": nats,
         "nats_accounts": stack.accounts_dir(),

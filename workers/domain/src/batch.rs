@@ -1,9 +1,13 @@
 //! The commands of one batch, one after the other.
 
+mod money;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
-    Address, Command, Era, Outcome, Part, Timestamp, Token, cart::Status, payment::RefundTask,
+    Address, Command, Era, Outcome, Part, Timestamp, Token,
+    cart::{SecretKey, Status},
+    payment::RefundTask,
     user::Tokens,
 };
 
@@ -11,6 +15,7 @@ use crate::{
     changes::{Changes, Event, HistoryRow, Hook, LockMetric},
     decide::decide,
     inputs::{AuthInputs, Checked},
+    ledger::Ledger,
     loaded::{Loaded, LockSet, Missing},
     policy::LockPolicy,
     security::SecurityEntry,
@@ -30,12 +35,15 @@ pub struct BatchState {
     history: Vec<HistoryRow>,
     security: Vec<SecurityEntry>,
     refund_tasks: BTreeMap<(Token, String), RefundTask>,
+    ledger: Ledger,
+    doubted: BTreeSet<Address>,
     turns: BTreeMap<(Token, Token), (Token, Turn)>,
     metrics: Vec<LockMetric>,
     reprojected: BTreeSet<Address>,
     repeat_events: BTreeSet<(Address, Part)>,
     hooks: Vec<Hook>,
     erased: Vec<(Address, String)>,
+    named: BTreeSet<(Token, Token)>,
 }
 
 impl BatchState {
@@ -60,6 +68,13 @@ impl BatchState {
     #[must_use]
     pub fn in_era(mut self, era: Era) -> Self {
         self.loaded.era = era;
+        self
+    }
+
+    /// Sets what the secrets of carts are derived from.
+    #[must_use]
+    pub fn with_secret_key(mut self, key: SecretKey) -> Self {
+        self.loaded.secret_key = key;
         self
     }
 
@@ -186,6 +201,12 @@ impl BatchState {
         &self.erased
     }
 
+    /// Returns the people whom programs have named, who need not be users: tenant and name.
+    #[must_use]
+    pub fn named(&self) -> &BTreeSet<(Token, Token)> {
+        &self.named
+    }
+
     /// Returns the failed logins, to be stored or forgotten.
     #[must_use]
     pub fn throttle(&self) -> &Throttle {
@@ -199,6 +220,7 @@ impl BatchState {
             self.move_email(&address, before.as_ref());
             self.count_open(&address, before.as_ref());
             self.count_pending(&address, before.as_ref());
+            self.book(&address, before.as_ref());
             if before.is_none() {
                 self.list(&address);
             }
@@ -220,6 +242,10 @@ impl BatchState {
         self.security.extend(changes.security);
         self.hooks.extend(changes.hooks);
         self.erased.extend(changes.erased);
+        for key in &changes.named {
+            self.loaded.locked.named.entry(key.clone()).and_modify(|is_named| *is_named = true);
+        }
+        self.named.extend(changes.named);
         self.refund_tasks.extend(changes.refund_tasks);
         self.metrics.extend(changes.metrics);
         self.reprojected.extend(changes.reprojected);

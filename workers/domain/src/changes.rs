@@ -1,6 +1,9 @@
 //! The results of a command, or of a batch, that are stored with the states of its aggregates.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use brigade_contracts::{
     Address, Email, Part, Secret, Timestamp, Token, Via, event,
@@ -114,4 +117,6 @@ pub(crate) struct Changes {
     pub erased: Vec<(Address, String)>,
     /// The requests to the tenant's programs, sent after the commit.
     pub hooks: Vec<Hook>,
+    /// The people who were named, by tenant and name.
+    pub named: BTreeSet<(Token, Token)>,
 }

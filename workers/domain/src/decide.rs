@@ -15,6 +15,7 @@ use crate::{
     outcome::{Done, Extra, NotDone, Result},
     payment, product,
     refusal::{not_found, too_large},
+    relation,
     state::State,
     table,
     unit_of_work::UnitOfWork,
@@ -29,6 +30,14 @@ pub(crate) fn decide(
     work: &mut UnitOfWork<'_>,
     request: &Request,
 ) -> std::result::Result<Outcome, Option<Missing>> {
+    // Whoever may not ask leaves no trace in what is another's, and learns nothing of it.
+    match relation::require(work, request) {
+        Ok(()) => {}
+        Err(NotDone::Deferred(missing)) => return Err(missing),
+        Err(NotDone::Refused(refused)) => {
+            return Ok(Outcome::refused(work.command, refused.0, None));
+        }
+    }
     let refused = match try_decide(work, request) {
         Ok(done) => return Ok(done_outcome(work, &request.address, done)),
         Err(NotDone::Deferred(missing)) => return Err(missing),

@@ -11,6 +11,7 @@
 //!   `product` is the price list, from which carts and orders take names and prices.
 //!   A rule gathers what it needs from the unit of work, decides on plain states, and records what
 //!   it changed.
+//! - `relation` says whether a customer may do what he asks for.
 //! - `unit_of_work` is one command: what it has looked up, and what it changes. Of a command that
 //!   is refused, or that finds something missing, nothing stays.
 //! - `state` holds the aggregates as SQL keeps them, and the projections of their parts.
@@ -24,6 +25,7 @@ mod decide;
 mod head;
 mod inputs;
 mod json;
+mod ledger;
 mod loaded;
 mod lock;
 mod lock_attempt;
@@ -34,6 +36,7 @@ mod payment;
 mod policy;
 mod product;
 mod refusal;
+mod relation;
 mod security;
 mod state;
 mod table;
@@ -46,6 +49,7 @@ pub mod user;
 pub use batch::BatchState;
 pub use changes::{Event, HistoryRow, Hook, LockMetric};
 pub use head::Head;
+pub use ledger::{Ledger, LedgerEntry, LedgerKey};
 pub use loaded::{LockSet, Missing, Mode};
 pub use policy::LockPolicy;
 pub use security::{SecurityEntry, SecurityKind};

@@ -80,7 +80,10 @@ impl Player {
             14 | 15 => {
                 let token = b.is_multiple_of(2).then(|| self.token(a));
                 let table = about.is_multiple_of(3).then(|| table(b));
-                let payload = json!({ "order_id": order, "token": token, "table_id": table });
+                let turn = (b % 4 == 3).then(|| format!("u{}", 1 + a % 9));
+                let payload = json!({
+                    "order_id": order, "token": token, "table_id": table, "turn_id": turn,
+                });
                 command(format!("cart.{cart}.check_out"), payload)
             }
             16 => of_order(&order, b),
@@ -96,6 +99,7 @@ impl Player {
         match (kind % 40, b % 4) {
             (3, 0) => command(format!("cart.{cart}.join"), user),
             (3, 1) => command(format!("cart.{cart}.leave"), user),
+            (6, 1) => command(format!("cart.{cart}.invite"), json!({})),
             (3, 2) => command(format!("cart.{cart}.commit_cod"), user),
             (3, _) => command(format!("cart.{cart}.claim"), user),
             // At the price of the list.
@@ -138,6 +142,7 @@ impl Player {
             "token": a.is_multiple_of(2).then(|| self.token(b)),
             "order_id": b.is_multiple_of(4).then(|| format!("o{}", 1 + a % 3)),
             "table_id": b.is_multiple_of(8).then(|| table(a)),
+            "turn_id": b.is_multiple_of(32).then(|| format!("u{}", 1 + a % 9)),
         });
         command(format!("payment.{payment}.initiate"), payload)
     }
@@ -161,13 +166,29 @@ fn result(payment: &str, kind: u8, a: u8, b: u8) -> Step {
     let (verb, payload) = match kind % 40 {
         21..=24 => ("record_result", gateway("captured")),
         25 => ("record_result", gateway("failed")),
-        26 => ("record_result", gateway("unknown")),
+        26 if b.is_multiple_of(2) => ("record_result", gateway("unknown")),
+        26 => ("record_result", gateway("refunded")),
         27 => ("confirm_cash", json!({ "amount": amount, "currency": currency })),
         28 => ("cancel", json!({ "reason": "r" })),
         29 => ("bind_transaction", json!({ "transaction_id": format!("g{}", a % 3) })),
+        30 => ("settle", json!({ "settlement": settlement(payment, a, b), "reason": "r" })),
         _ => ("refund", json!({ "amount": a.is_multiple_of(2).then_some(amount), "reason": "r" })),
     };
     command(format!("payment.{payment}.{verb}"), payload)
+}
+
+fn settlement(payment: &str, a: u8, b: u8) -> Value {
+    match a % 4 {
+        0 => json!("failed"),
+        1 => {
+            let transaction = format!("g{}", b % 3);
+            let amount = [500, 1000, 1300][usize::from(b % 3)];
+            let captured =
+                json!({ "transaction_id": transaction, "amount": amount, "currency": "EUR" });
+            json!({ "captured": captured })
+        }
+        _ => json!({ "refund_task": format!("{payment}.{}", 1 + b % 2) }),
+    }
 }
 
 fn of_order(order: &str, choice: u8) -> Step {

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use brigade_contracts::{
     Address, CommandKey, Timestamp, Token, Via,
-    event::{EventKind, PAYMENT_REFUND_REQUESTED, PAYMENT_REFUNDED, TABLE_STATUS_CHANGED},
+    event::{
+        EventKind, PAYMENT_REFUND_REQUESTED, PAYMENT_REFUND_SETTLED, PAYMENT_REFUNDED,
+        TABLE_STATUS_CHANGED,
+    },
 };
 use serde_json::{Value, value::RawValue};
 
@@ -30,6 +33,10 @@ pub enum SecurityKind {
     RefundRequested,
     /// Money went back.
     RefundDone,
+    /// A person says that money which was owed has gone back by another way.
+    RefundSettled,
+    /// A person says what became of a payment whose result was unknown.
+    PaymentSettled,
     /// A table was made available although something was unpaid.
     TableForced,
     /// An operator has changed which tenants there are.
@@ -37,7 +44,7 @@ pub enum SecurityKind {
 }
 
 impl SecurityKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::LoginFailed,
         Self::LoginThrottled,
         Self::RefreshTokenReused,
@@ -50,6 +57,8 @@ impl SecurityKind {
         Self::RolesChanged,
         Self::RefundRequested,
         Self::RefundDone,
+        Self::RefundSettled,
+        Self::PaymentSettled,
         Self::TableForced,
         Self::TenantChanged,
     ];
@@ -69,6 +78,8 @@ impl SecurityKind {
             Self::RolesChanged => "roles_changed",
             Self::RefundRequested => "refund_requested",
             Self::RefundDone => "refund_done",
+            Self::RefundSettled => "refund_settled",
+            Self::PaymentSettled => "payment_settled",
             Self::TableForced => "table_forced",
             Self::TenantChanged => "tenant_changed",
         }
@@ -80,6 +91,8 @@ impl SecurityKind {
             Some(Self::RefundRequested)
         } else if *event == PAYMENT_REFUNDED {
             Some(Self::RefundDone)
+        } else if *event == PAYMENT_REFUND_SETTLED {
+            Some(Self::RefundSettled)
         } else if *event == TABLE_STATUS_CHANGED && value(data)["forced"] == true {
             Some(Self::TableForced)
         } else {

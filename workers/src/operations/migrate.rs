@@ -16,7 +16,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use brigade_contracts::WorkerName;
+use brigade_contracts::{
+    WorkerName,
+    permissions::{Grants, former_grants, grants},
+};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection,
     migrate::{Migrate, MigrateError, Migrator},
@@ -32,7 +35,7 @@ use self::roles::set_up_roles;
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 12] = [
+const FUNCTIONS: [&str; 31] = [
     include_str!("../../../migrations/functions/server_timeline.sql"),
     include_str!("../../../migrations/functions/assert_era.sql"),
     include_str!("../../../migrations/functions/begin_era.sql"),
@@ -42,6 +45,25 @@ const FUNCTIONS: [&str; 12] = [
     include_str!("../../../migrations/functions/turn_at.sql"),
     include_str!("../../../migrations/functions/load_batch.sql"),
     include_str!("../../../migrations/functions/read_users.sql"),
+    include_str!("../../../migrations/functions/read_versions.sql"),
+    include_str!("../../../migrations/functions/read_aggregates.sql"),
+    include_str!("../../../migrations/functions/read_owners.sql"),
+    include_str!("../../../migrations/functions/read_outcomes.sql"),
+    include_str!("../../../migrations/functions/read_active_orders.sql"),
+    include_str!("../../../migrations/functions/read_ended_orders.sql"),
+    include_str!("../../../migrations/functions/read_product_digests.sql"),
+    include_str!("../../../migrations/functions/read_product_pages.sql"),
+    include_str!("../../../migrations/functions/read_table_pages.sql"),
+    include_str!("../../../migrations/functions/read_cart_pages.sql"),
+    include_str!("../../../migrations/functions/read_order_pages.sql"),
+    include_str!("../../../migrations/functions/read_ended_order_pages.sql"),
+    include_str!("../../../migrations/functions/read_refund_task_pages.sql"),
+    include_str!("../../../migrations/functions/read_unknown_payment_pages.sql"),
+    include_str!("../../../migrations/functions/read_live_locks.sql"),
+    include_str!("../../../migrations/functions/read_lock_history.sql"),
+    include_str!("../../../migrations/functions/read_tenants.sql"),
+    include_str!("../../../migrations/functions/read_day_closes.sql"),
+    include_str!("../../../migrations/functions/read_gateways.sql"),
     include_str!("../../../migrations/functions/erase_users.sql"),
     include_str!("../../../migrations/functions/server_incarnation.sql"),
     include_str!("../../../migrations/functions/assert_incarnation.sql"),
@@ -83,6 +105,28 @@ pub async fn run(
     prefix: &str,
     password: impl Fn(WorkerName) -> Option<String>,
 ) -> Result<()> {
+    run_with(url, prefix, password, &[grants]).await
+}
+
+/// Does the same, and leaves the roles what workers of the release before need besides: as long as
+/// some of them run, until [`run`] takes it away.
+///
+/// # Errors
+/// Those of [`run`].
+pub async fn run_beside_former(
+    url: &str,
+    prefix: &str,
+    password: impl Fn(WorkerName) -> Option<String>,
+) -> Result<()> {
+    run_with(url, prefix, password, &[grants, former_grants]).await
+}
+
+async fn run_with(
+    url: &str,
+    prefix: &str,
+    password: impl Fn(WorkerName) -> Option<String>,
+    granted: &[fn(WorkerName) -> Grants],
+) -> Result<()> {
     let mut connection = connect_without_pooler(url).await?;
     let schema = patiently(&mut connection, async |connection| {
         migrate(connection, &MIGRATIONS).await?;
@@ -90,7 +134,7 @@ pub async fn run(
     });
     schema.await.context("cannot migrate the schema")?;
     let roles = patiently(&mut connection, async |connection| {
-        set_up_roles(connection, prefix, &password).await
+        set_up_roles(connection, prefix, &password, granted).await
     });
     roles.await.map_err(with_detail).context("cannot set up the roles")
 }

@@ -34,6 +34,7 @@ pub(crate) struct CartRow {
     order_id: Option<Token>,
     locked_until: Option<Timestamp>,
     refusals: u32,
+    secret_hash: Option<String>,
 }
 
 /// Loads carts without a lock.
@@ -70,10 +71,10 @@ pub async fn save(connection: &mut PgConnection, carts: &[&Cart]) -> sqlx::Resul
         "insert into brigade.carts
              (tenant, id, version, updated_at, parts, parts_at, kind, owner, session, status,
               currency, members, items, paid, refunded, payments, order_id, locked_until, refusals,
-              changed_hour)
+              secret_hash, changed_hour)
          select tenant, id, version, updated_at, parts, parts_at, kind, owner, session, status,
                 currency, members, items, paid, refunded, payments, order_id, locked_until,
-                refusals, floor(extract(epoch from updated_at) / 3600)
+                refusals, secret_hash, floor(extract(epoch from updated_at) / 3600)
          from jsonb_populate_recordset(null::brigade.carts, $1)
          on conflict (tenant, id) do update set
              version = excluded.version, updated_at = excluded.updated_at,
@@ -82,7 +83,8 @@ pub async fn save(connection: &mut PgConnection, carts: &[&Cart]) -> sqlx::Resul
              members = excluded.members, items = excluded.items,
              paid = excluded.paid, refunded = excluded.refunded, payments = excluded.payments,
              order_id = excluded.order_id, locked_until = excluded.locked_until,
-             refusals = excluded.refusals, changed_hour = excluded.changed_hour",
+             refusals = excluded.refusals, secret_hash = excluded.secret_hash,
+             changed_hour = excluded.changed_hour",
         to_rows::<CartRow, _>(carts.iter().copied()) as _,
     )
     .execute(connection)
@@ -112,6 +114,7 @@ impl From<&Cart> for CartRow {
             order_id: cart.order_id.clone(),
             locked_until: cart.locked_until,
             refusals: cart.refusals,
+            secret_hash: cart.secret_hash.clone(),
         }
     }
 }
@@ -134,6 +137,7 @@ impl From<CartRow> for Cart {
             order_id: row.order_id,
             locked_until: row.locked_until,
             refusals: row.refusals,
+            secret_hash: row.secret_hash,
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Postgres, which decides: the rows of each aggregate, and how they are loaded and saved.
 
 pub mod carts;
+pub mod gateway_secrets;
+pub mod ledger;
 pub mod locks;
 pub mod login_failures;
+pub mod named_people;
 pub mod orders;
 pub mod outbox;
 pub mod payments;

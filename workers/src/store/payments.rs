@@ -41,6 +41,7 @@ struct PaymentRow {
     captures: Vec<Capture>,
     order_id: Option<Token>,
     table_id: Option<Token>,
+    turn_id: Option<Token>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -94,10 +95,10 @@ pub async fn save(connection: &mut PgConnection, payments: &[&Payment]) -> sqlx:
         "insert into brigade.payments
              (tenant, id, version, updated_at, target_kind, target_id, user_id, method, status,
               currency, amount, refunded_amount, applied, transaction_id, token, fingerprint,
-              captures, order_id, table_id)
+              captures, order_id, table_id, turn_id)
          select tenant, id, version, updated_at, target_kind, target_id, user_id, method, status,
                 currency, amount, refunded_amount, applied, transaction_id, token, fingerprint,
-                captures, order_id, table_id
+                captures, order_id, table_id, turn_id
          from jsonb_populate_recordset(null::brigade.payments, $1)
          on conflict (tenant, id) do update set
              version = excluded.version, updated_at = excluded.updated_at,
@@ -105,7 +106,8 @@ pub async fn save(connection: &mut PgConnection, payments: &[&Payment]) -> sqlx:
              refunded_amount = excluded.refunded_amount, applied = excluded.applied,
              transaction_id = excluded.transaction_id, token = excluded.token,
              fingerprint = excluded.fingerprint, captures = excluded.captures,
-             order_id = excluded.order_id, table_id = excluded.table_id",
+             order_id = excluded.order_id, table_id = excluded.table_id,
+             turn_id = excluded.turn_id",
         to_rows::<PaymentRow, _>(payments.iter().copied()) as _,
     )
     .execute(connection)
@@ -126,11 +128,13 @@ pub async fn save_refund_tasks(
     }
     sqlx::query!(
         "insert into brigade.refund_tasks
-             (tenant, id, payment_id, amount, currency, reason, status, refunded)
-         select tenant, id, payment_id, amount, currency, reason, status, refunded
+             (tenant, id, payment_id, amount, currency, reason, status, refunded, settled)
+         select tenant, id, payment_id, amount, currency, reason, status, refunded,
+                coalesce(settled, 0)
          from jsonb_populate_recordset(null::brigade.refund_tasks, $1)
          on conflict (tenant, id)
-         do update set status = excluded.status, refunded = excluded.refunded",
+         do update set status = excluded.status, refunded = excluded.refunded,
+                       settled = excluded.settled",
         to_rows::<RefundTaskRow<'_>, _>(tasks.iter().copied()) as _,
     )
     .execute(connection)
@@ -170,6 +174,7 @@ impl From<&Payment> for PaymentRow {
             captures: payment.captures.clone(),
             order_id: payment.order_id.clone(),
             table_id: payment.table_id.clone(),
+            turn_id: payment.turn_id.clone(),
         }
     }
 }
@@ -196,6 +201,7 @@ impl From<PaymentRows> for Payment {
             captures: row.captures,
             order_id: row.order_id,
             table_id: row.table_id,
+            turn_id: row.turn_id,
             tasks,
         }
     }

@@ -4,7 +4,7 @@
 //! each column once on either side, and goes straight into the types of the domain: a row that
 //! command-handler did not write is an error, not a guess.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{Address, Aggregate, Part, PartVersions, Refusal, Timestamp, Token};
 use brigade_domain::Head;
@@ -28,6 +28,11 @@ pub(crate) fn columns<'a>(
 ) -> (Vec<&'a str>, Vec<&'a str>, Vec<&'a str>) {
     let addresses = addresses.into_iter();
     addresses.map(|a| (a.tenant.as_str(), a.aggregate.as_str(), a.id.as_str())).collect()
+}
+
+/// Returns tenants and names as columns.
+pub(crate) fn columns_of_names(names: &BTreeSet<(Token, Token)>) -> (Vec<&str>, Vec<&str>) {
+    names.iter().map(|(tenant, name)| (tenant.as_str(), name.as_str())).unzip()
 }
 
 /// Returns values as the rows of one statement, which SQL takes apart by the names of the fields.

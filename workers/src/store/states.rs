@@ -2,11 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Aggregate};
+use brigade_contracts::{Address, Aggregate, Era};
 use brigade_domain::{Cart, Lock, Order, Payment, Product, State, Table, User};
 use sqlx::PgConnection;
 
-use super::{carts, locks, orders, payments, products, tables, users};
+use super::{
+    carts::{self, CartRow},
+    locks,
+    orders::{self, OrderRow},
+    payments::{self, PaymentRows},
+    products::{self, ProductRow},
+    rows::{columns, parse},
+    tables::{self, TableRows},
+    users,
+};
 
 /// Loads aggregates without a lock; one statement a kind that is requested.
 ///
@@ -28,6 +37,46 @@ pub async fn load_without_hashes(
     addresses: &[Address],
 ) -> sqlx::Result<Vec<State>> {
     load_all(connection, addresses, false).await
+}
+
+/// Reads aggregates of a database in this era, for those who have no right on the tables; neither
+/// users nor locks.
+///
+/// # Errors
+/// If Postgres refuses the statement (`55000` in recovery and in another era), or command-handler
+/// did not write a row.
+pub async fn read(
+    connection: &mut PgConnection,
+    era: Era,
+    addresses: &[Address],
+) -> sqlx::Result<Vec<State>> {
+    let (tenants, aggregates, ids) = columns(addresses);
+    let rows = sqlx::query!(
+        r#"select kind as "kind!", body as "body!"
+           from brigade.read_aggregates($1, $2, $3, $4)"#,
+        era.as_sql(),
+        &tenants as _,
+        &aggregates as _,
+        &ids as _,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| from_row(&row.kind, &row.body)).collect()
+}
+
+/// Returns the aggregate of a row that a function of the schema gives as JSON.
+///
+/// # Errors
+/// If command-handler did not write it.
+pub(crate) fn from_row(kind: &str, row: &str) -> sqlx::Result<State> {
+    Ok(match kind {
+        "cart" => State::Cart(parse::<CartRow>(row)?.into()),
+        "order" => State::Order(parse::<OrderRow>(row)?.into()),
+        "payment" => State::Payment(parse::<PaymentRows>(row)?.into()),
+        "table" => State::Table(parse::<TableRows>(row)?.into()),
+        "product" => State::Product(parse::<ProductRow>(row)?.into()),
+        other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
+    })
 }
 
 async fn load_all(

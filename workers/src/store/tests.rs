@@ -1,5 +1,5 @@
 use anyhow::Result;
-use brigade_contracts::{Address, Timestamp, Token, lock, payment::Method};
+use brigade_contracts::{Address, Era, Timestamp, Token, lock, payment::Method};
 use brigade_domain::{Cart, HistoryRow, Lock, Order, Payment, Product, State, Table};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn cart(version: u64, columns: &Value) -> State {
         "items": [{"item_id": "i", "user": "ada", "sku": "s", "name": "Soup", "unit_price": 950,
                    "quantity": 2, "note": "hot"}],
         "paid": 5, "refunded": 6, "payments": entry("initiated"), "order_id": "o",
-        "locked_until": AT, "refusals": 3
+        "locked_until": AT, "refusals": 3, "secret_hash": "h"
     });
     merge(&mut all, columns);
     value::<CartRow, Cart>(version, &all).into()
@@ -78,8 +78,8 @@ fn payment(version: u64, columns: &Value, task: &Value) -> State {
         "target_kind": "cart", "target_id": "c", "user_id": "ada", "method": "card",
         "status": "captured", "currency": "EUR", "amount": 12, "refunded_amount": 1, "applied": 3,
         "transaction_id": "g", "token": 7, "fingerprint": "f",
-        "captures": [{"transaction_id": "g", "amount": 12, "currency": "EUR"}],
-        "order_id": "o", "table_id": "t"
+        "captures": [{"transaction_id": "g", "amount": 12, "currency": "EUR", "refunded": 1}],
+        "order_id": "o", "table_id": "t", "turn_id": "u"
     });
     merge(&mut all, columns);
     let mut owed = json!({"id": "x.1", "payment_id": "x", "amount": 9, "currency": "EUR",
@@ -182,6 +182,11 @@ async fn load(sql: &mut PgConnection, states: &[State]) -> sqlx::Result<Vec<Stat
     states::load(sql, &addresses).await
 }
 
+async fn read(sql: &mut PgConnection, states: &[State]) -> sqlx::Result<Vec<State>> {
+    let addresses: Vec<Address> = states.iter().map(|s| s.head().address.clone()).collect();
+    states::read(sql, Era::FIRST, &addresses).await
+}
+
 /// Every column of the aggregates has a value, so that one that is left out is found.
 #[tokio::test]
 async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
@@ -199,6 +204,10 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
     ];
     save(&mut sql, &first).await?;
     assert_eq!(load(&mut sql, &first).await?, first);
+    let read = read(&mut sql, &first).await?;
+    let is_read = |state: &&State| !matches!(state, State::User(_) | State::Lock(_));
+    assert_eq!(read.len(), first.iter().filter(is_read).count());
+    assert!(first.iter().filter(is_read).all(|state| read.contains(state)));
     let empty: Vec<String> = sqlx::query_scalar(
         "select name || '.' || key
          from (select 'carts' as name, to_jsonb(r) as columns from brigade.carts r
@@ -221,7 +230,8 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
         json!({"parts": {"core": 2, "payments": 1}, "parts_at": {"core": LATER, "payments": AT}});
     let mut of_cart = json!({
         "owner": "bob", "status": "abandoned", "members": [], "items": [], "paid": 0, "refunded": 0,
-        "payments": entry("captured"), "order_id": null, "locked_until": null, "refusals": 0
+        "payments": entry("captured"), "order_id": null, "locked_until": null, "refusals": 0,
+        "secret_hash": null
     });
     let mut of_order = json!({
         "status": "placed", "items": [], "total": 0, "table_id": null, "turn_id": null, "paid": 0,
@@ -235,8 +245,9 @@ async fn each_column_is_loaded_as_it_was_saved() -> Result<()> {
             2,
             &json!({"updated_at": LATER, "status": "refunded", "currency": "USD", "amount": 13,
                     "refunded_amount": 13, "applied": 0, "transaction_id": null, "token": null,
-                    "fingerprint": null, "captures": [], "order_id": null, "table_id": null}),
-            &json!({"refunded": 9, "status": "done"}),
+                    "fingerprint": null, "captures": [], "order_id": null, "table_id": null,
+                    "turn_id": null}),
+            &json!({"refunded": 9, "settled": 7, "status": "done"}),
         ),
         order(2, &of_order),
         table(2, &json!({"updated_at": LATER, "status": "available", "open_turn_id": null})),

@@ -2,9 +2,12 @@
 
 pub use crate::{
     infra::intake::wire::{Broken, Op, next as next_op},
-    workers::edge::query::{
-        content::decode_canonical,
-        list::{page::PageStart, position::ListPosition},
-        pages::{PagedList, place::PagePlace},
+    workers::edge::{
+        decode_unsigned,
+        query::{
+            content::decode_canonical,
+            list::{page::PageStart, position::ListPosition},
+            pages::{PagedList, place::PagePlace},
+        },
     },
 };

@@ -366,6 +366,7 @@ fn accounts() -> String {
         publish_deny: Vec::new(),
         subscribe: vec![">".to_owned()],
         subscribe_deny: Vec::new(),
+        may_reply: false,
     };
     users.push(superuser(Account::Fleet, SUPERUSER));
     users.push(superuser(Account::Tenant(tenants[0].clone()), TENANT_SUPERUSER));

@@ -101,6 +101,10 @@ impl Sequence<'_> {
                 Value::String(id) if NAMES.contains(&name.as_str()) => {
                     *id = format!("{id}-{}", self.n);
                 }
+                // It begins with the id of its payment.
+                Value::String(id) if name == "refund_task" => {
+                    *id = id.replacen('.', &format!("-{}.", self.n), 1);
+                }
                 Value::Object(_) => self.rename(value),
                 _ => {}
             }

@@ -119,6 +119,38 @@ const NONE_OF: &[(&str, &str)] = &[
          where told is distinct from tasks",
     ),
     (
+        "I-10: each entry of the ledger balances",
+        "select format('%s #%s', tenant, seq) from brigade.money_ledger
+         where captured <> applied + refunded + owed + settled",
+    ),
+    (
+        // What goes back goes towards refund tasks first, and then takes from what was applied.
+        "I-10: the ledger says what payments and refund tasks say, by tenant, method and currency",
+        "select format('%s %s %s: captured %s, applied %s, refunded %s, owed %s, settled %s', tenant,
+                       method, currency, sum(captured), sum(applied), sum(refunded), sum(owed),
+                       sum(settled))
+         from (select tenant, method, currency::text, captured, applied, refunded, owed, settled
+               from brigade.money_ledger
+               union all
+               select p.tenant, p.method, c.currency, -c.amount, 0, 0, 0, 0
+               from brigade.payments p,
+                    jsonb_to_recordset(p.captures) as c (amount bigint, currency text)
+               union all
+               select tenant, method, currency::text, 0, refunded_amount - applied,
+                      -refunded_amount, 0, 0
+               from brigade.payments
+               union all
+               select t.tenant, p.method, t.currency::text, 0,
+                      case when t.currency = p.currency then -t.refunded else 0 end,
+                      t.settled - case when t.currency = p.currency then 0 else t.refunded end,
+                      t.refunded - t.amount, -t.settled
+               from brigade.refund_tasks t
+               join brigade.payments p on (p.tenant, p.id) = (t.tenant, t.payment_id)) x
+         group by tenant, method, currency
+         having sum(captured) <> 0 or sum(applied) <> 0 or sum(refunded) <> 0 or sum(owed) <> 0
+             or sum(settled) <> 0",
+    ),
+    (
         "I-10: what is paid of a cart is what its payments had applied, and at most its total",
         "select format('%s.%s', tenant, id)
          from (select c.*, (select coalesce(sum((p->>'applied')::bigint), 0)
@@ -161,7 +193,8 @@ const NONE_OF: &[(&str, &str)] = &[
                    over (partition by tenant, id order by version) as captured
                from brigade.events e where aggregate = 'payment') e
          where captured > 1 or (captured = 1 and type not in
-               ('captured', 'cash_confirmed', 'late_captured', 'refund_requested', 'refunded'))",
+               ('captured', 'cash_confirmed', 'late_captured', 'refund_requested', 'refunded',
+                'refund_settled'))",
     ),
     (
         "I-11: no transaction is captured twice",

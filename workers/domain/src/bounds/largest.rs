@@ -64,7 +64,7 @@ fn carts(fixture: &mut Fixture) {
     // One that is paid and becomes an order, with an owner of its own.
     full_cart(fixture, &long("c", 0), &owner, Some(&long("s", 9)), &long("b", 200));
     let id = |n: usize, k: usize| json!({ "item_id": long("i", n), "quantity": k });
-    fixture.done([(verb(0, "set_item"), id(0, 998))]);
+    fixture.done([(verb(0, "set_item"), id(0, 998)), (verb(0, "invite"), json!({}))]);
     let token = held(fixture, 0);
     let bind = json!({ "token": token, "transaction_id": long("g", 2) });
     fixture.done([
@@ -139,12 +139,21 @@ fn payments_and_orders(fixture: &mut Fixture) {
         gateway(1, "failed", 0),
         (verb(2, "cancel"), json!({ "reason": wide(500) })),
         gateway(2, "captured", 9_000_000_000_001),
+        (
+            verb(2, "settle"),
+            json!({ "settlement": { "refund_task": format!("{}.1", names[2]) },
+                    "reason": wide(500) }),
+        ),
     ]);
     for name in &names[3..] {
         fixture.done([result(name, "captured", &long("g", 1), 9_000_000_000_000)]);
     }
     fixture.done([
-        testing::with(initiate(&long("p", 290), &target), json!({ "method": "cash" })),
+        testing::with(
+            initiate(&long("p", 290), &target),
+            json!({ "method": "cash", "order_id": long("o", 9), "table_id": long("t", 0),
+                    "turn_id": long("u", 0) }),
+        ),
         step(
             &format!("payment.{}.confirm_cash", long("p", 290)),
             json!({ "amount": i64::MAX / 2, "currency": "EUR" }),

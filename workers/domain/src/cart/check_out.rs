@@ -29,13 +29,13 @@ pub(crate) fn check_out(
     if work[cart].items.is_empty() {
         return Err(cart_empty().into());
     }
-    let seat = table::seat(work, verb.table_id.as_ref(), None)?;
+    let seat = table::seat(work, verb.table_id.as_ref(), verb.turn_id.as_ref())?;
     let address = work.address(Aggregate::Order, &verb.order_id);
     if work.find::<Order>(&address)?.is_some() {
         return Err(Refusal::new(409, "order_exists", "there is an order of this id").into());
     }
     let order = order::of_cart(address, &work[cart], work.now)?.at(seat);
-    if work.command.is_of_customer && order.is_pending() {
+    if work.command.relation.is_some() && order.is_pending() {
         let owner = work[cart].owner.clone();
         if work.pending_orders(&owner)? >= MAX_PENDING_ORDERS {
             return Err(too_many_orders().into());

@@ -39,6 +39,7 @@ pub(super) fn claim(work: &mut UnitOfWork<'_>, address: &Address, user: &Token) 
         (None, _) => {}
     }
     let carts = work.carts_of_session(&session)?;
+    work.name_person(user);
     // A cart that is being opened or changed under either owner is seen, or waits.
     work.require_owner(&work.address(Aggregate::Lock, &session), Mode::Exclusive)?;
     let mut count = work.open_carts(user)?;

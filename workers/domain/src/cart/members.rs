@@ -1,9 +1,10 @@
 //! The members of a team cart.
 
 use brigade_contracts::{
-    MAX_ITEMS, Money, Refusal, Token,
+    MAX_ITEMS, Money, Refusal, Secret, Token,
     cart::{Commitment, Item, Kind, MemberPayment},
-    event::{CART_MEMBER_COMMITTED, CART_MEMBER_JOINED, CART_MEMBER_LEFT},
+    event::{CART_INVITED, CART_MEMBER_COMMITTED, CART_MEMBER_JOINED, CART_MEMBER_LEFT},
+    verb::Nothing,
 };
 use serde_json::json;
 
@@ -14,10 +15,16 @@ use crate::{
     state::{Cart, entry},
 };
 
+/// Gives the cart another secret by which customers join it.
+pub(super) fn invite(cart: &mut Cart, secret: &Secret) -> Result<Fact, Refusal> {
+    cart.require_open()?;
+    require_team(cart)?;
+    cart.secret_hash = Some(secret.sha256());
+    Ok(Fact::new(CART_INVITED, &Nothing {}))
+}
+
 pub(super) fn join(cart: &mut Cart, user: &Token) -> Result<Fact, Refusal> {
-    if cart.kind != Kind::Team {
-        return Err(Refusal::new(409, "not_a_team_cart", "only team carts have members"));
-    }
+    require_team(cart)?;
     if cart.is_member(user) {
         return Err(Refusal::new(409, "already_member", "this user is a member already"));
     }
@@ -27,6 +34,13 @@ pub(super) fn join(cart: &mut Cart, user: &Token) -> Result<Fact, Refusal> {
     cart.members.push(MemberPayment { user: user.clone(), committed: None, paid: Money::ZERO });
     cart.require_fitting()?;
     Ok(Fact::new(CART_MEMBER_JOINED, &json!({ "user": user })))
+}
+
+fn require_team(cart: &Cart) -> Result<(), Refusal> {
+    if cart.kind == Kind::Team {
+        return Ok(());
+    }
+    Err(Refusal::new(409, "not_a_team_cart", "only team carts have members"))
 }
 
 /// Takes a member out, with the items that it brought, so that the shares still sum to the total.

@@ -3,13 +3,15 @@
 //! ```text
 //! (nothing) ── open ──► open ── check_out, or the capture that pays it fully ──► checked_out
 //!                       │  ▲ └─ abandon ──► abandoned
-//!                       └──┘ join, leave, add_item, set_item, remove_item, commit_cod, claim,
+//!                       └──┘ invite, join, leave, add_item, set_item, remove_item, commit_cod, claim,
 //!                            payments; lock, bind_transaction, extend, unlock, expire_lock
 //! ```
 //!
 //! A team cart has members, the owner first; other carts have none. What a member owes is
 //! the sum of its own items and an equal part of the items without a user. While a lock of the
 //! owner is live (`super::lock`), members and items of all its carts stay as they are.
+//!
+//! A customer joins by a secret that the owner was given, of which the cart keeps the hash.
 
 mod check_out;
 mod checks;
@@ -22,7 +24,7 @@ use brigade_contracts::{
     Address, Refusal,
     cart::{Status, Verb},
     event::CART_ABANDONED,
-    verb::Reason,
+    verb::{Nothing, Reason},
 };
 
 pub(crate) use self::{check_out::check_out, checks::not_a_member};
@@ -38,7 +40,14 @@ use crate::{
 pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) -> Result<Done> {
     match verb {
         Verb::Open(verb) => open::open(work, address, verb),
-        Verb::Join(verb) => change(work, address, |cart| members::join(cart, &verb.user)),
+        Verb::Invite(Nothing {}) => {
+            let (cart, secret) = (work.existing(address)?, work.cart_secret());
+            work.change(cart, |cart| members::invite(cart, &secret))
+        }
+        Verb::Join(verb) => {
+            work.name_person(&verb.user);
+            change(work, address, |cart| members::join(cart, &verb.user))
+        }
         Verb::Leave(verb) => change(work, address, |cart| members::leave(cart, &verb.user)),
         Verb::AddItem(verb) => items::add(work, address, verb),
         Verb::SetItem(verb) => change(work, address, |cart| items::set(cart, verb)),

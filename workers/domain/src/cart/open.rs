@@ -23,6 +23,9 @@ pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) ->
             return Err(too_many_carts().into());
         }
     }
+    if Some(&open.owner) != open.session.as_ref() {
+        work.name_person(&open.owner);
+    }
     let member = MemberPayment { user: open.owner.clone(), committed: None, paid: Money::ZERO };
     let cart = work.create(Cart {
         head: Head::unborn(address.clone(), work.now),
@@ -39,6 +42,7 @@ pub(super) fn open(work: &mut UnitOfWork<'_>, address: &Address, open: &Open) ->
         order_id: None,
         locked_until: None,
         refusals: 0,
+        secret_hash: (open.kind == Kind::Team).then(|| work.cart_secret().sha256()),
     });
     work.record(cart, Fact::new(CART_OPENED, open));
     Ok(Done::created())

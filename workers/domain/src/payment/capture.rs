@@ -37,7 +37,12 @@ pub(super) fn confirm_cash(
     if work[payment].method != Method::Cash {
         return Err(Refusal::new(409, "not_cash", "this payment is not made in cash").into());
     }
-    let captured = Capture { transaction_id: None, amount: verb.amount, currency: verb.currency };
+    let captured = Capture {
+        transaction_id: None,
+        amount: verb.amount,
+        currency: verb.currency,
+        refunded: Money::ZERO,
+    };
     capture(work, payment, captured, PAYMENT_CASH_CONFIRMED, verb)
 }
 
@@ -94,6 +99,7 @@ fn check_out(
     let verb = CheckOut {
         order_id: order_id.clone(),
         table_id: present.table_id.clone(),
+        turn_id: present.turn_id.clone(),
         token: own.map(|lock| work[lock].token),
     };
     match cart::check_out(work, cart, lock, &verb) {
@@ -162,6 +168,7 @@ impl Payment {
             currency,
             reason,
             refunded: Money::ZERO,
+            settled: Money::ZERO,
             status: TaskStatus::Open,
         };
         self.tasks.push(task.clone());

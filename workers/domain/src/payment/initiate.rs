@@ -18,6 +18,7 @@ use crate::{
         Cart, Lock, Order, Payment,
         entry::{Entry, has_room, open},
     },
+    table,
     unit_of_work::UnitOfWork,
 };
 
@@ -29,14 +30,34 @@ pub(super) fn initiate(
     if work.find::<Payment>(address)?.is_some() {
         return Err(already_exists().into());
     }
+    let verb = &of_customer(work, verb);
+    let seat = seat(work, verb)?;
     let (payment, target, done) = match &verb.target {
         Target::Cart(id) => of_cart(work, address, verb, id)?,
         Target::Order(id) => of_order(work, address, verb, id)?,
     };
-    let payment = work.create(payment);
+    verb.user.iter().for_each(|user| work.name_person(user));
+    let payment = work.create(match seat {
+        Some((table, turn)) => Payment { table_id: Some(table), turn_id: Some(turn), ..payment },
+        None => payment,
+    });
     let change = Change::of(Fact::new(PAYMENT_INITIATED, verb));
     target.record_payment(work, payment, change)?;
     Ok(done)
+}
+
+/// Returns what is asked for: a customer who names no payer is the payer.
+fn of_customer(work: &UnitOfWork<'_>, verb: &Initiate) -> Initiate {
+    let customer = work.command.actor.clone().filter(|_| work.command.relation.is_some());
+    Initiate { user: verb.user.clone().or(customer), ..verb.clone() }
+}
+
+/// Returns the table and its open turn, where a turn is named or has to be.
+fn seat(work: &mut UnitOfWork<'_>, verb: &Initiate) -> Result<Option<(Token, Token)>> {
+    if verb.turn_id.is_none() && work.command.relation.is_none() {
+        return Ok(None);
+    }
+    table::seat(work, verb.table_id.as_ref(), verb.turn_id.as_ref())
 }
 
 fn of_order(
@@ -154,6 +175,7 @@ fn new(
         captures: Vec::new(),
         order_id: verb.order_id.clone(),
         table_id: verb.table_id.clone(),
+        turn_id: None,
         tasks: Vec::new(),
     }
 }

@@ -13,12 +13,15 @@
 //!
 //! A payment of a cart is made under its owner's lock (`lock`), which goes with the last
 //! payment that is open under it. What is captured is either applied to the cart, or to the order
-//! that it became, or owed back (a refund task): nothing the gateway says is dropped.
+//! that it became, or owed back (a refund task): nothing the gateway says is dropped. What no machine
+//! ends, a person does (`settle`): a refund task that was paid back by another way, and a payment
+//! that stays unknown.
 
 mod capture;
 mod initiate;
 mod refund;
 mod result;
+mod settle;
 mod target;
 
 use brigade_contracts::{Address, payment::Verb};
@@ -36,6 +39,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
         Verb::ConfirmCash(verb) => capture::confirm_cash(work, address, verb),
         Verb::Cancel(verb) => result::cancel(work, address, verb),
         Verb::Refund(verb) => refund::refund(work, address, verb),
+        Verb::Settle(verb) => settle::settle(work, address, verb),
     }
 }
 

@@ -2,16 +2,17 @@
 
 use brigade_contracts::{
     Address, Currency, Money, Refusal,
-    event::PAYMENT_REFUNDED,
-    payment::{Refund, RefundTask, Status, TaskStatus},
+    event::{PAYMENT_REFUND_SETTLED, PAYMENT_REFUNDED},
+    payment::{RecordResult, Refund, RefundTask, Status, TaskStatus},
 };
+use serde::Serialize;
 
 use super::target::{Change, PaymentTarget};
 use crate::{
     changes::Fact,
     outcome::{Done, Result},
-    state::Payment,
-    unit_of_work::UnitOfWork,
+    state::{Capture, Payment},
+    unit_of_work::{Handle, UnitOfWork},
 };
 
 /// Records a refund: at most what was captured in a currency, by all transactions, and has not gone
@@ -24,26 +25,107 @@ pub(super) fn refund(work: &mut UnitOfWork<'_>, address: &Address, verb: &Refund
         return Err(Refusal::new(409, "not_captured", "nothing was captured").into());
     }
     let currency = verb.currency.unwrap_or(present.currency);
-    let is_own = currency == present.currency;
-    let left = if is_own {
-        present.captured()?.less(present.refunded_amount)
-    } else {
-        present.owed(currency)?
-    };
+    let left = present.left(currency)?;
     let amount = amount(verb, left)?;
-    let changed = &mut work[payment];
-    let refunded = if is_own { amount } else { Money::ZERO };
-    changed.refunded_amount = changed.refunded_amount.plus(refunded)?;
-    if is_own && amount == left {
-        changed.status = Status::Refunded;
+    let given_back = GivenBack { amount, currency, reason: verb.reason.as_str() };
+    given_back.record(work, payment)
+}
+
+/// Records what the gateway has given back of a transaction so far: what is known of that already is
+/// not counted again, so its words may come late, repeated and in any order.
+pub(super) fn refunded_by_gateway(
+    work: &mut UnitOfWork<'_>,
+    payment: Handle<Payment>,
+    verb: &RecordResult,
+) -> Result<Done> {
+    let transaction_id = Some(&verb.transaction_id);
+    let present = &work[payment];
+    let of_it = |capture: &Capture| capture.transaction_id.as_ref() == transaction_id;
+    let at = present.captures.iter().position(of_it).ok_or_else(not_captured_yet)?;
+    let Capture { currency, refunded, .. } = present.captures[at];
+    if verb.currency != currency {
+        let message = "the transaction captured in another currency";
+        return Err(Refusal::new(409, "other_currency", message).into());
     }
-    let tasks = changed.pay_tasks(amount, currency)?;
-    let (amount, currency) = (Some(amount), Some(currency));
-    let data = Refund { amount, currency, reason: verb.reason.clone() };
-    let done = Done::ok().with("refund_tasks", &tasks);
-    let change = Change { tasks, refunded, ..Change::of(Fact::new(PAYMENT_REFUNDED, &data)) };
+    // What was recorded otherwise, by nobody knows which transaction, has gone back as well.
+    let amount = verb.amount.less(refunded).min(present.left(currency)?);
+    if amount == Money::ZERO {
+        return Ok(Done::code("ignored"));
+    }
+    let is_only = present.captures.len() == 1;
+    if !is_only {
+        work[payment].captures[at].refunded = verb.amount;
+    }
+    GivenBack { amount, currency, reason: "refunded by the gateway" }.record(work, payment)
+}
+
+/// Records that a refund task was paid back by another way, whatever is left of it.
+pub(super) fn settle(
+    work: &mut UnitOfWork<'_>,
+    payment: Handle<Payment>,
+    id: &str,
+    reason: &str,
+) -> Result<Done> {
+    let at = work[payment].tasks.iter().position(|task| task.id == id);
+    let at = at.ok_or_else(|| {
+        let message = "this payment has no such refund task";
+        Refusal::new(404, "refund_task_not_found", message)
+    })?;
+    let present = &work[payment].tasks[at];
+    if present.status == TaskStatus::Done {
+        return Ok(Done::code("already_settled"));
+    }
+    let (amount, currency) = (present.amount.less(present.refunded), present.currency);
+    let changed = &mut work[payment];
+    let refunded = changed.give_back(amount, currency)?;
+    let task = &mut changed.tasks[at];
+    task.refunded = task.amount;
+    task.settled = task.settled.plus(amount)?;
+    task.status = TaskStatus::Done;
+    let tasks = vec![task.clone()];
+    let data = SettledTask { refund_task: id, amount, currency, reason };
+    let fact = Fact::new(PAYMENT_REFUND_SETTLED, &data);
+    record(work, payment, Change { tasks, refunded, ..Change::of(fact) })
+}
+
+/// Money that went back, as its event says.
+#[derive(Serialize)]
+struct GivenBack<'a> {
+    amount: Money,
+    currency: Currency,
+    reason: &'a str,
+}
+
+/// A refund task that a person settled, as its event says.
+#[derive(Serialize)]
+struct SettledTask<'a> {
+    refund_task: &'a str,
+    amount: Money,
+    currency: Currency,
+    reason: &'a str,
+}
+
+impl GivenBack<'_> {
+    fn record(self, work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Done> {
+        let changed = &mut work[payment];
+        let refunded = changed.give_back(self.amount, self.currency)?;
+        let tasks = changed.pay_tasks(self.amount, self.currency)?;
+        let fact = Fact::new(PAYMENT_REFUNDED, &self);
+        record(work, payment, Change { tasks, refunded, ..Change::of(fact) })
+    }
+}
+
+fn record(work: &mut UnitOfWork<'_>, payment: Handle<Payment>, change: Change) -> Result<Done> {
+    let done = Done::ok().with("refund_tasks", &change.tasks);
     PaymentTarget::load(work, payment)?.record_payment(work, payment, change)?;
     Ok(done)
+}
+
+fn not_captured_yet() -> Refusal {
+    let message = "this transaction has captured nothing yet; the result is not recorded: send it \
+                   again";
+    let refusal = Refusal::new(503, "payment_not_captured_yet", message);
+    Refusal { retry_after_ms: Some(1000), ..refusal }
 }
 
 /// Returns the amount of a refund: by default, and at most, what has not gone back.
@@ -60,6 +142,33 @@ fn amount(verb: &Refund, left: Money) -> std::result::Result<Money, Refusal> {
 }
 
 impl Payment {
+    /// Returns what came in in a currency and has not gone back.
+    fn left(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
+        if currency == self.currency {
+            return Ok(self.captured()?.less(self.refunded_amount));
+        }
+        self.owed(currency)
+    }
+
+    /// Counts an amount that went back. Returns how much of it was in the payment's currency.
+    fn give_back(
+        &mut self,
+        amount: Money,
+        currency: Currency,
+    ) -> std::result::Result<Money, Refusal> {
+        if let [only] = &mut self.captures[..] {
+            only.refunded = only.refunded.plus(amount)?;
+        }
+        if currency != self.currency {
+            return Ok(Money::ZERO);
+        }
+        self.refunded_amount = self.refunded_amount.plus(amount)?;
+        if self.refunded_amount == self.captured()? {
+            self.status = Status::Refunded;
+        }
+        Ok(amount)
+    }
+
     /// Returns the sum of all captures in the payment's currency.
     fn captured(&self) -> std::result::Result<Money, Refusal> {
         let same = self.captures.iter().filter(|capture| capture.currency == self.currency);

@@ -1,7 +1,7 @@
 //! The course of a payment after it was initiated: the gateway or a user decides it.
 
 use brigade_contracts::{
-    Address, Aggregate, Refusal,
+    Address, Aggregate, Money, Refusal,
     event::{
         PAYMENT_CANCELLED, PAYMENT_CAPTURED, PAYMENT_FAILED, PAYMENT_TRANSACTION_BOUND,
         PAYMENT_UNKNOWN,
@@ -12,6 +12,7 @@ use brigade_contracts::{
 
 use super::{
     capture::capture,
+    refund,
     target::{Change, PaymentTarget, live_lock},
 };
 use crate::{
@@ -57,9 +58,11 @@ pub(super) fn record(
                 transaction_id: Some(verb.transaction_id.clone()),
                 amount: verb.amount,
                 currency: verb.currency,
+                refunded: Money::ZERO,
             };
             capture(work, payment, captured, PAYMENT_CAPTURED, verb)
         }
+        (GatewayResult::Refunded, _) => refund::refunded_by_gateway(work, payment, verb),
         (GatewayResult::Failed, status) if status.is_open() && !is_other => {
             change(work, payment, Status::Failed, Fact::new(PAYMENT_FAILED, verb))
         }
@@ -85,7 +88,7 @@ pub(super) fn cancel(work: &mut UnitOfWork<'_>, address: &Address, verb: &Reason
 }
 
 /// Changes the status of a payment by which no money came in.
-fn change(
+pub(super) fn change(
     work: &mut UnitOfWork<'_>,
     payment: Handle<Payment>,
     status: Status,

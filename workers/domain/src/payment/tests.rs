@@ -752,7 +752,240 @@ fn refunding() -> Vec<Case> {
     ]
 }
 
+fn settle(settlement: Value) -> Step {
+    step("payment.p1.settle", json!({"settlement": settlement, "reason": "by hand"}))
+}
+
+fn task(id: &str) -> Step {
+    settle(json!({"refund_task": id}))
+}
+
+fn was_captured(transaction: &str, amount: i64) -> Step {
+    settle(json!({
+        "captured": {"transaction_id": transaction, "amount": amount, "currency": "EUR"},
+    }))
+}
+
+fn settling_tasks() -> Vec<Case> {
+    let surplus = then([result("p1", "captured", "g1", 1200), result("p1", "captured", "g2", 300)]);
+    let late = then([cancel("p1"), result("p1", "captured", "g1", 1000)]);
+    vec![
+        (
+            "a task by its id, whatever is older",
+            surplus.clone(),
+            task("p1.2"),
+            (200, "ok"),
+            vec![
+                ("/tasks", json!({"p1.1": "200 open", "p1.2": "300 done"})),
+                ("/outcome/data/refund_tasks/0/refunded", json!(300)),
+                ("/outcome/data/refund_tasks/0/settled", json!(300)),
+                ("/payment.p1/refunded_amount", json!(300)),
+                ("/cart.c1/payments/refunded", json!(300)),
+                ("/events", json!(["payment.p1 refund_settled", "cart.c1 payment_changed"])),
+                ("/data/0/amount", json!(300)),
+            ],
+        ),
+        (
+            "what is left of it",
+            [surplus.clone(), vec![refund(json!(150))]].concat(),
+            task("p1.1"),
+            (200, "ok"),
+            vec![
+                ("/data/0/amount", json!(50)),
+                ("/outcome/data/refund_tasks/0/refunded", json!(200)),
+                ("/outcome/data/refund_tasks/0/settled", json!(50)),
+            ],
+        ),
+        (
+            "the last money that was left: refunded",
+            late.clone(),
+            task("p1.1"),
+            (200, "ok"),
+            vec![("/payment.p1/status", json!("refunded"))],
+        ),
+        (
+            "again",
+            [late.clone(), vec![task("p1.1")]].concat(),
+            task("p1.1"),
+            (200, "already_settled"),
+            vec![("/events", json!([]))],
+        ),
+        (
+            "after it nothing more is given back",
+            [late.clone(), vec![task("p1.1")]].concat(),
+            refund(json!(null)),
+            (409, "nothing_to_refund"),
+            vec![],
+        ),
+        (
+            "in another currency",
+            [captured(), vec![in_currency("USD", result("p1", "captured", "g2", 700))]].concat(),
+            task("p1.1"),
+            (200, "ok"),
+            vec![
+                ("/data/0/currency", json!("USD")),
+                ("/payment.p1/refunded_amount", json!(0)),
+                ("/payment.p1/status", json!("captured")),
+            ],
+        ),
+        ("one that is not there", late, task("p1.2"), (404, "refund_task_not_found"), vec![]),
+        ("one of another payment", surplus, task("p2.1"), (404, "refund_task_not_found"), vec![]),
+        ("a payment that is not there", cart(), task("p1.1"), (404, "not_found"), vec![]),
+    ]
+}
+
+fn settling_results() -> Vec<Case> {
+    let unknown = || then([result("p1", "unknown", "g1", 0)]);
+    let settled = |step: Step| [unknown(), vec![step]].concat();
+    let failed = || settle(json!("failed"));
+    vec![
+        (
+            "the money came in: as captured",
+            unknown(),
+            was_captured("g1", 1000),
+            (200, "ok"),
+            vec![
+                ("/payment.p1/status", json!("captured")),
+                ("/cart.c1/payments/paid", json!(1000)),
+                ("/lock.ada/state", json!("released")),
+                ("/data/0/result", json!("captured")),
+                ("/data/0/reason", json!("by hand")),
+                ("/data/0/applied", json!(1000)),
+            ],
+        ),
+        (
+            "what the gateway then says of it changes nothing",
+            settled(was_captured("g1", 1000)),
+            result("p1", "captured", "g1", 1000),
+            (200, "already_captured"),
+            vec![("/events", json!([]))],
+        ),
+        (
+            "again",
+            settled(was_captured("g1", 1000)),
+            was_captured("g1", 1000),
+            (200, "already_captured"),
+            vec![("/events", json!([]))],
+        ),
+        (
+            "it did not",
+            unknown(),
+            failed(),
+            (200, "ok"),
+            vec![
+                ("/payment.p1/status", json!("failed")),
+                ("/lock.ada/state", json!("released")),
+                ("/data/0/reason", json!("by hand")),
+            ],
+        ),
+        ("again, it did not", settled(failed()), failed(), (200, "already_settled"), vec![]),
+        (
+            "if it did after all, it is owed back",
+            settled(failed()),
+            result("p1", "captured", "g1", 1000),
+            (200, "ok"),
+            vec![
+                ("/payment.p1/status", json!("late_captured")),
+                ("/tasks", json!({"p1.1": "1000 open"})),
+            ],
+        ),
+        ("nothing came in", unknown(), was_captured("g1", 0), (422, "nothing_captured"), vec![]),
+        ("what is not unknown", paying(), failed(), (409, "not_unknown"), vec![]),
+        ("what was captured", captured(), failed(), (409, "not_unknown"), vec![]),
+        ("by another", captured(), was_captured("g2", 1000), (409, "not_unknown"), vec![]),
+        ("what failed", settled(failed()), was_captured("g1", 1), (409, "not_unknown"), vec![]),
+    ]
+}
+
+fn refunded_at_the_gateway() -> Vec<Case> {
+    let told = |transaction: &str, amount| result("p1", "refunded", transaction, amount);
+    let twice = || [captured(), vec![result("p1", "captured", "g2", 1000)]].concat();
+    vec![
+        (
+            "all so far",
+            captured(),
+            told("g1", 400),
+            (200, "ok"),
+            vec![
+                ("/payment.p1/refunded_amount", json!(400)),
+                ("/data/0/amount", json!(400)),
+                ("/data/0/reason", json!("refunded by the gateway")),
+            ],
+        ),
+        (
+            "more later: the difference",
+            [captured(), vec![told("g1", 400)]].concat(),
+            told("g1", 1000),
+            (200, "ok"),
+            vec![("/data/0/amount", json!(600)), ("/payment.p1/status", json!("refunded"))],
+        ),
+        (
+            "an earlier word that comes late",
+            [captured(), vec![told("g1", 400)]].concat(),
+            told("g1", 300),
+            (200, "ignored"),
+            vec![("/events", json!([]))],
+        ),
+        (
+            "what was recorded by a refund already",
+            [captured(), vec![refund(json!(400))]].concat(),
+            told("g1", 400),
+            (200, "ignored"),
+            vec![],
+        ),
+        (
+            "of two transactions each by itself",
+            [twice(), vec![told("g2", 1000)]].concat(),
+            told("g1", 250),
+            (200, "ok"),
+            vec![
+                ("/payment.p1/refunded_amount", json!(1250)),
+                ("/tasks", json!({"p1.1": "1000 done"})),
+            ],
+        ),
+        (
+            "never more than came in",
+            captured(),
+            told("g1", 5000),
+            (200, "ok"),
+            vec![("/payment.p1/refunded_amount", json!(1000))],
+        ),
+        (
+            "in another currency than it captured",
+            captured(),
+            in_currency("USD", told("g1", 400)),
+            (409, "other_currency"),
+            vec![],
+        ),
+        (
+            "before its capture",
+            paying(),
+            told("g1", 400),
+            (503, "payment_not_captured_yet"),
+            vec![],
+        ),
+        ("before its payment", cart(), told("g1", 400), (503, "payment_not_there_yet"), vec![]),
+    ]
+}
+
 #[test]
 fn each_rule_of_payments_holds() {
     check([initiating(), capturing(), failing(), refunding()].concat());
+    check([settling_tasks(), settling_results(), refunded_at_the_gateway()].concat());
+}
+
+#[test]
+fn what_a_person_settles_stands_in_the_security_log() {
+    use crate::{security::SecurityKind, testing::Fixture};
+    let kinds = |steps: Vec<Step>| {
+        let fixture = Fixture::new(&steps);
+        fixture.batch.security().iter().map(|entry| entry.kind).collect::<Vec<_>>()
+    };
+    let unknown = || result("p1", "unknown", "g1", 0);
+    let settled = kinds(then([unknown(), settle(json!("failed")), settle(json!("failed"))]));
+    assert_eq!(settled, [SecurityKind::PaymentSettled]);
+    let surplus = kinds(then([unknown(), was_captured("g1", 1200), task("p1.1")]));
+    let expected =
+        [SecurityKind::PaymentSettled, SecurityKind::RefundRequested, SecurityKind::RefundSettled];
+    assert_eq!(surplus, expected);
 }

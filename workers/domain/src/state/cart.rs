@@ -30,12 +30,24 @@ pub struct Cart {
     pub locked_until: Option<Timestamp>,
     /// The number of refusals while no lock was live; counting one changes no version.
     pub refusals: u32,
+    /// The hash of the secret by which customers join it, of a team cart.
+    pub secret_hash: Option<String>,
 }
 
 impl Cart {
     #[must_use]
     pub fn is_member(&self, user: &Token) -> bool {
         self.members.iter().any(|member| member.user == *user)
+    }
+
+    /// Returns whether the cart is a user's. A session is none, even where a user has its name.
+    pub(crate) fn is_owned_by(&self, user: &Token) -> bool {
+        self.owner == *user && self.session.as_ref() != Some(user)
+    }
+
+    /// Returns whether it is a user's, or he is a member of it.
+    pub(crate) fn is_participant(&self, user: &Token) -> bool {
+        self.is_owned_by(user) || (self.owner != *user && self.is_member(user))
     }
 
     /// Returns whether money may still come in, under the lock of this token or under any.

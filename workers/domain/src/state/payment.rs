@@ -33,6 +33,8 @@ pub struct Payment {
     /// The order that the cart becomes with the capture that pays it fully.
     pub order_id: Option<Token>,
     pub table_id: Option<Token>,
+    /// The turn of the table that the order is for; without one, whichever is open by then.
+    pub turn_id: Option<Token>,
     /// Oldest first; the n-th has the id `<payment>.<n>`.
     pub tasks: Vec<RefundTask>,
 }
@@ -43,6 +45,9 @@ pub struct Capture {
     pub transaction_id: Option<Token>,
     pub amount: Money,
     pub currency: Currency,
+    /// The amount of it that has gone back, as far as is known by which transaction.
+    #[serde(default)]
+    pub refunded: Money,
 }
 
 impl Payment {

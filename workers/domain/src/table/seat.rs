@@ -5,16 +5,19 @@ use brigade_contracts::{Aggregate, MAX_ORDERS_OF_TURN, Refusal, Token};
 use super::{bill, change::no_open_turn};
 use crate::{
     outcome::Result,
+    relation::require_turn,
     state::{Table, Turn},
     unit_of_work::{Handle, UnitOfWork},
 };
 
-/// Returns the table and its open turn, by the table, the turn or both.
+/// Returns the table and its open turn, by the table, the turn or both. A customer has to name the
+/// turn.
 pub(crate) fn seat(
     work: &mut UnitOfWork<'_>,
     table_id: Option<&Token>,
     turn_id: Option<&Token>,
 ) -> Result<Option<(Token, Token)>> {
+    require_turn(work, table_id, turn_id)?;
     let table_id = match (table_id, turn_id) {
         (Some(table), _) => table,
         (None, Some(turn)) => work.table_of_turn(turn)?.ok_or_else(turn_not_found)?,

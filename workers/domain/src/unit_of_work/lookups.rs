@@ -74,6 +74,32 @@ impl<'b> UnitOfWork<'b> {
         known.ok_or_else(|| Missing::PendingOrders(key.0, key.1).into())
     }
 
+    /// Returns the secret that the command gives its cart.
+    pub fn cart_secret(&self) -> Secret {
+        self.batch.secret_key.of_cart(self.command)
+    }
+
+    /// Returns the secret of a session.
+    pub fn session_secret(&self, session: &Token) -> Secret {
+        self.batch.secret_key.of_session(&self.command.tenant, session)
+    }
+
+    /// Notes that the command names a person, who need not be a user. A customer names himself.
+    pub fn name_person(&mut self, name: &Token) {
+        if self.command.relation.is_none() {
+            self.changes.named.insert(self.key(name));
+        }
+    }
+
+    /// Returns whether a program has named somebody so. The name is locked for that like an owner,
+    /// exclusively: nobody opens a cart for it meanwhile.
+    pub fn is_named(&mut self, name: &Token) -> Result<bool> {
+        self.require_owner(&self.address(Aggregate::Lock, name), Mode::Exclusive)?;
+        let key = self.key(name);
+        let known = self.batch.locked.named.get(&key).copied();
+        known.ok_or_else(|| Missing::Name(key.0, key.1).into())
+    }
+
     /// Returns the table that a turn is or was at, or `None` if there is no such turn.
     pub fn table_of_turn(&self, turn: &Token) -> Result<Option<&'b Token>> {
         let key = self.key(turn);

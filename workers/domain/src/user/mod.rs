@@ -22,7 +22,7 @@ use brigade_contracts::{
     Address, Body, Refusal, Token,
     command::Request,
     event::{USER_REGISTERED, USER_ROLES_CHANGED},
-    user::{BY_EMAIL, ChangeRoles, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb},
+    user::{ChangeRoles, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb, is_reserved},
 };
 use serde_json::json;
 
@@ -105,8 +105,13 @@ fn register(work: &mut UnitOfWork<'_>, address: &Address, register: &Register) -
     if work.find::<User>(address)?.is_some() {
         return Err(already_exists().into());
     }
-    if address.id.as_str() == BY_EMAIL {
+    if is_reserved(&address.id) {
         return Err(Refusal::new(422, "reserved_id", "no user is called so").into());
+    }
+    // What a program has opened for a person of its own is not a stranger's who takes the name. He is
+    // not told more than that it is taken.
+    if work.command.relation.is_some() && work.is_named(&address.id)? {
+        return Err(already_exists().into());
     }
     profile::require_free(work, address, &register.email)?;
     let user = work.create(User {

@@ -1,6 +1,6 @@
 //! The Postgres roles: one a worker, with its password, its settings and the least that it needs.
 
-use brigade_contracts::{WorkerName, permissions};
+use brigade_contracts::{WorkerName, permissions::Grants};
 use postgres_protocol::password::scram_sha_256;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::MigrateError};
 
@@ -19,6 +19,7 @@ pub(super) async fn set_up_roles(
     connection: &mut PgConnection,
     prefix: &str,
     password: &impl Fn(WorkerName) -> Option<String>,
+    granted: &[fn(WorkerName) -> Grants],
 ) -> Result<(), MigrateError> {
     let mut tx = connection.begin().await?;
     // Two migrations of this database must not meet there.
@@ -29,7 +30,7 @@ pub(super) async fn set_up_roles(
         let statements = [
             identity(&role, password(worker).as_deref()),
             settings(&role, worker),
-            privileges(&role, worker),
+            privileges(&role, granted.iter().flat_map(|grants| grants(worker))),
         ];
         sqlx::raw_sql(AssertSqlSafe(statements.concat())).execute(&mut *tx).await?;
     }
@@ -79,7 +80,7 @@ fn settings(role: &str, worker: WorkerName) -> String {
 
 /// Takes away what the role has in the schema and grants what the table of permissions says, so
 /// that a privilege that was dropped there goes here too.
-fn privileges(role: &str, worker: WorkerName) -> String {
+fn privileges<'a>(role: &str, granted: impl Iterator<Item = &'a (&'a str, &'a str)>) -> String {
     let role = quoted(role);
     let mut statements = format!(
         "grant usage on schema brigade to {role};
@@ -87,7 +88,7 @@ fn privileges(role: &str, worker: WorkerName) -> String {
          revoke all on all sequences in schema brigade from {role};
          revoke all on all routines in schema brigade from {role};\n"
     );
-    for (object, privileges) in permissions::grants(worker) {
+    for (object, privileges) in granted {
         let (kind, name) = object.split_once(' ').unwrap_or(("TABLE", object));
         statements += &format!("grant {privileges} on {kind} brigade.{name} to {role};\n");
     }

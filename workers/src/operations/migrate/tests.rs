@@ -128,7 +128,7 @@ async fn roles_with_a_prefix_are_an_installations_own() -> Result<()> {
     let may = async |user: &str, password: &str, database: &str| {
         let url = postgres.url(user, password, database);
         let Ok(mut connection) = PgConnection::connect(&url).await else { return false };
-        sqlx::raw_sql("select from brigade.carts").execute(&mut connection).await.is_ok()
+        sqlx::raw_sql("select brigade.current_era()").execute(&mut connection).await.is_ok()
     };
     for worker in ["edge", "command-handler"] {
         let (old, new) = (format!("{worker}-secret"), "of the second");
@@ -137,6 +137,26 @@ async fn roles_with_a_prefix_are_an_installations_own() -> Result<()> {
         assert!(!may(worker, &old, "second").await && !may(&prefixed, new, TEMPLATE).await);
         assert!(!may(worker, new, TEMPLATE).await && !may(&prefixed, &old, "second").await);
     }
+    Ok(())
+}
+
+/// Processes of the release before go on meanwhile.
+#[tokio::test]
+async fn what_the_release_before_needs_is_left_to_it_and_then_taken_away() -> Result<()> {
+    let database = TestDatabase::with_own_postgres().await?;
+    let edge = database.worker_url(WorkerName::Edge);
+    let reads_tables = async || {
+        let mut connection = connect(&edge).await?;
+        let read = sqlx::raw_sql("select from brigade.carts").execute(&mut connection).await;
+        let called = sqlx::raw_sql("select from brigade.read_tenants(brigade.current_era(), '{}')");
+        called.execute(&mut connection).await?;
+        anyhow::Ok(read.is_ok())
+    };
+    assert!(!reads_tables().await?);
+    run_beside_former(&database.url, "", |_| None).await?;
+    assert!(reads_tables().await?);
+    run(&database.url, "", |_| None).await?;
+    assert!(!reads_tables().await?);
     Ok(())
 }
 

@@ -53,6 +53,12 @@ impl Problem {
         self.members["code"].as_str().unwrap_or_default()
     }
 
+    /// Returns the status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status.as_u16()
+    }
+
     /// Returns the time of `Retry-After` in whole seconds, rounded up.
     fn retry_after(&self) -> Option<u64> {
         let given = self.members.get("retry_after_ms").and_then(Value::as_u64);

@@ -28,6 +28,8 @@
 //! In a new **era** of the database, in which commits may be lost, it empties all buckets ([`era`]).
 //! They are then healed as after any loss.
 //!
+//! And it **watches money** that waits for a person ([`money`]), which nobody else looks for.
+//!
 //! And it **verifies** what is cached of users' sessions, event by event ([`sessions`]).
 //!
 //! Guarantees: at rest, buckets and `EVENTS` are complete again some seconds after any loss. Not
@@ -43,6 +45,7 @@ mod era;
 mod heads;
 mod heal;
 mod metrics;
+mod money;
 mod sessions;
 mod stream_watch;
 
@@ -53,12 +56,14 @@ use tokio::sync::Mutex;
 use self::{
     audit::{Audit, keep_auditing},
     heal::keep_healing,
+    money::watch_money,
     sessions::{AskForState, Sessions},
     stream_watch::watch_streams,
 };
 pub use self::{
     heal::{HealPlan, HealScope, HealStep, add as add_heal},
     metrics::VerifierMetrics,
+    money::{MoneyMetrics, WaitingMoney},
 };
 use crate::{
     infra::{
@@ -87,7 +92,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
     let verifying = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
     let healing = async {
-        tokio::join!(watch_streams(&cx, &metrics), keep_healing(&cx, &metrics));
+        let healing = keep_healing(&cx, &metrics);
+        tokio::join!(watch_streams(&cx, &metrics), healing, watch_money(cx.clone()));
         anyhow::Ok(())
     };
     tokio::try_join!(healing, verifying)?;

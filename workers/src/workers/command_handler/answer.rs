@@ -2,6 +2,7 @@ use std::fmt;
 
 use brigade_contracts::{Door, Outcome, user::Tokens};
 use serde::Deserialize;
+use serde_json::Value;
 
 /// An outcome as it is stored and sent.
 #[derive(Clone)]
@@ -9,8 +10,8 @@ pub struct Answer {
     pub status: u16,
     /// The outcome as it is stored, without a secret.
     pub body: String,
-    /// The outcome as its sender gets it, if that holds tokens.
-    with_tokens: Option<String>,
+    /// The outcome as its sender gets it, if that holds secrets.
+    with_secrets: Option<String>,
     /// It says how long to wait before the command is sent again.
     waits: bool,
     /// It was decided before; this is a repetition.
@@ -32,7 +33,7 @@ impl Answer {
         Self {
             status: outcome.status,
             body,
-            with_tokens: None,
+            with_secrets: None,
             waits: outcome.retry_after_ms.is_some(),
             is_repeated: false,
             reused: false,
@@ -49,7 +50,7 @@ impl Answer {
     /// Returns the answer of an outcome. Its tokens are for the sender alone.
     #[must_use]
     pub fn with_tokens(outcome: &Outcome, tokens: Option<&Tokens>) -> Self {
-        Self { with_tokens: tokens.map(|tokens| tokens.answer(outcome)), ..Self::new(outcome) }
+        Self { with_secrets: tokens.map(|tokens| tokens.answer(outcome)), ..Self::new(outcome) }
     }
 
     /// Returns the answer of an outcome that was decided before, as it was stored.
@@ -63,7 +64,7 @@ impl Answer {
         Self {
             status,
             body,
-            with_tokens: None,
+            with_secrets: None,
             // It is final, however long ago it was said.
             waits: false,
             is_repeated: true,
@@ -75,13 +76,24 @@ impl Answer {
     /// Returns the same answer for a repetition of its command.
     #[must_use]
     pub fn repeated(self) -> Self {
-        Self { is_repeated: true, with_tokens: None, ..self }
+        Self { is_repeated: true, with_secrets: None, ..self }
     }
 
-    /// Returns the outcome as its sender gets it. It may hold tokens: never store or print it.
+    /// Returns the same answer with secrets that belong to its command, if that is done. They are
+    /// told again with each repetition, and stored with none.
+    #[must_use]
+    pub fn telling(self, told: Vec<(&'static str, Value)>) -> Self {
+        if told.is_empty() || !(200..300).contains(&self.status) {
+            return self;
+        }
+        let outcome = serde_json::from_str::<Outcome>(&self.body).ok();
+        Self { with_secrets: outcome.map(|outcome| outcome.telling(told)), ..self }
+    }
+
+    /// Returns the outcome as its sender gets it. It may hold secrets: never store or print it.
     #[must_use]
     pub fn sent(&self) -> &str {
-        self.with_tokens.as_deref().unwrap_or(&self.body)
+        self.with_secrets.as_deref().unwrap_or(&self.body)
     }
 
     /// Returns the code of the outcome.
@@ -109,10 +121,10 @@ impl Answer {
     }
 }
 
-/// Without the tokens.
+/// Without the secrets.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, body, with_tokens: _, waits, is_repeated, reused, is_of_tenant } = self;
+        let Self { status, body, with_secrets: _, waits, is_repeated, reused, is_of_tenant } = self;
         f.debug_struct("Answer")
             .field("status", status)
             .field("body", body)
@@ -127,7 +139,7 @@ impl fmt::Debug for Answer {
 #[cfg(test)]
 mod tests {
     use brigade_contracts::{Refusal, Secret, Timestamp};
-    use serde_json::Value;
+    use serde_json::json;
 
     use super::*;
 
@@ -168,5 +180,24 @@ mod tests {
         }
         let stored = Answer::stored(answer.body);
         assert_eq!((stored.status, stored.code().as_str(), stored.is_repeated), (200, "ok", true));
+    }
+
+    #[test]
+    fn a_secret_of_a_command_that_is_done_is_told_each_time_in_the_same_words() {
+        let outcome = |status| {
+            Outcome::unaddressed("req.t1.cart.c1.open", Refusal::new(status, "code", "why"))
+        };
+        let told = || vec![("secret", json!("hidden"))];
+        let first = Answer::new(&outcome(201)).telling(told());
+        assert_eq!(
+            serde_json::from_str::<Value>(first.sent()).unwrap()["data"],
+            json!({"secret": "hidden"})
+        );
+        assert!(!first.body.contains("hidden") && !format!("{first:?}").contains("hidden"));
+        let again = Answer::stored(first.body.clone());
+        assert!(!again.sent().contains("hidden"));
+        assert_eq!(again.telling(told()).sent(), first.sent());
+        let refused = Answer::new(&outcome(409)).telling(told());
+        assert!(!refused.sent().contains("hidden"));
     }
 }

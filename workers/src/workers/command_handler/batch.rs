@@ -14,6 +14,7 @@ use super::{
     CommandHandler, Disposition, credentials,
     held_up::{self, HeldBy},
     hooks, lock_plan,
+    money_pushes::MoneyPush,
     sub_batch::{Cause, Isolated, Isolation, Next, SubBatch, isolate, next},
     transaction::{self, BEGIN, BEGIN_BRIEF, CommandBatch, Decided},
 };
@@ -37,6 +38,7 @@ struct BatchRun<'a> {
     changed: HashMap<Address, State>,
     to_reproject: Vec<State>,
     shards: u16,
+    pushes: Vec<MoneyPush>,
 }
 
 impl CommandHandler {
@@ -62,6 +64,7 @@ impl CommandHandler {
             changed: HashMap::new(),
             to_reproject: Vec::new(),
             shards: 0,
+            pushes: Vec::new(),
         };
         run.decide().await;
         drop(permit);
@@ -129,7 +132,9 @@ impl BatchRun<'_> {
         };
         let begin = if self.waits_briefly() { BEGIN_BRIEF } else { BEGIN };
         let decided = bounded(&handler.cx.postgres, async |postgres| {
-            transaction::decide(&handler.cx, &handler.lock_policy, postgres, &batch, begin).await
+            let key = handler.secret_key.get(postgres).await?;
+            transaction::decide(&handler.cx, &handler.lock_policy, key, postgres, &batch, begin)
+                .await
         });
         decided.await.inspect_err(|_| handler.projected.add(projected))
     }
@@ -163,6 +168,7 @@ impl BatchRun<'_> {
         self.changed.extend(changed);
         self.to_reproject.extend(decided.to_reproject);
         self.shards |= decided.shards;
+        self.pushes.extend(decided.pushes);
         if decided.missing.iter().any(|missing| matches!(missing, Missing::Password(..))) {
             self.check_again(&deferred).await;
         }
@@ -320,6 +326,10 @@ impl BatchRun<'_> {
         }
         if !self.to_reproject.is_empty() {
             handler.projected.add(handler.writer.reproject(&self.to_reproject).await);
+        }
+        for MoneyPush { subject, payload } in self.pushes {
+            // Nobody may rely on it: a list or the metric tells the same.
+            let _lost = handler.cx.nats.client.publish(subject, payload).await;
         }
         // Not before: somebody waits for the projection and the answer.
         if self.shards != 0 {

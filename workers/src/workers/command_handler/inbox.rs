@@ -7,6 +7,7 @@ use std::{
 
 use brigade_contracts::{
     Address, Command, Outcome, Refusal, Timestamp, Token, Via,
+    cart::SecretKey,
     tenant::{self, TenantState},
 };
 use brigade_domain::{BatchState, user::Checked};
@@ -22,6 +23,8 @@ use crate::infra::postgres::bounded;
 pub struct Inbox<'a> {
     /// The stored outcomes, by tenant and key.
     stored: HashMap<(Token, String), StoredOutcome>,
+    /// What the secrets are derived from that answers tell, each time.
+    secret_key: &'a SecretKey,
     /// The states of the tenants.
     tenants: HashMap<Token, Option<TenantState>>,
     /// The commands that the batch has decided, each with its place in it.
@@ -44,9 +47,10 @@ impl<'a> Inbox<'a> {
     pub fn new(
         rows: HashMap<(Token, String), OutcomeRow>,
         tenants: HashMap<Token, Option<TenantState>>,
+        secret_key: &'a SecretKey,
     ) -> Self {
         let stored = rows.into_iter().map(|(key, row)| (key, StoredOutcome::from(row))).collect();
-        Self { stored, tenants, decided: Vec::new(), repeated: BTreeSet::new() }
+        Self { stored, secret_key, tenants, decided: Vec::new(), repeated: BTreeSet::new() }
     }
 
     /// Returns the refusal of a command whose tenant is not registered or suspended. What a worker
@@ -69,7 +73,8 @@ impl<'a> Inbox<'a> {
             let key = (command.tenant.clone(), command.key().to_string());
             let again = |stored: &StoredOutcome| command.is_decided_anew() && stored.is_of(command);
             if let Some(stored) = self.stored(&key, command).filter(|stored| !again(stored)) {
-                answers.push(Some(repeated_answer(command, stored)));
+                let answer = repeated_answer(command, stored);
+                answers.push(Some(answer.telling(self.secret_key.told(command))));
                 self.repeated.extend(command.request.as_ref().ok().map(|request| &request.address));
                 continue;
             }
@@ -84,7 +89,7 @@ impl<'a> Inbox<'a> {
                 self.stored.insert(key, StoredOutcome::new(command, answer.clone()));
                 self.decided.push((command, answers.len()));
             }
-            answers.push(answer);
+            answers.push(answer.map(|answer| answer.telling(self.secret_key.told(command))));
         }
         answers
     }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Era, IdSpace, MAX_OPEN_CARTS, MAX_PENDING_ORDERS, Timestamp,
-    Token, cart, tenant::TenantState,
+    Address, Aggregate, Body, Command, Era, IdSpace, MAX_OPEN_CARTS, Timestamp, Token, cart,
+    tenant::TenantState,
 };
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
@@ -14,12 +14,10 @@ use sqlx::{PgConnection, types::Json};
 
 use super::lock_plan::{LockPlan, lock_of};
 use crate::store::{
-    carts::CartRow,
     locks::LockRow,
-    orders::OrderRow,
-    payments::PaymentRows,
-    products::ProductRow,
-    rows::{columns, parse, refused},
+    named_people, orders,
+    rows::{columns, columns_of_names, parse, refused},
+    states,
     tables::TableRows,
 };
 
@@ -152,10 +150,13 @@ pub async fn load_batch(
     if !plan.counted.is_empty() {
         loaded.locked.open_carts = open_carts(&mut *connection, &plan.counted).await?;
     }
+    if !plan.named.is_empty() {
+        loaded.locked.named = named_people::load(&mut *connection, &plan.named).await?;
+    }
     let mut pending = plan.pending;
     pending.extend(loaded.owners_who_check_out(commands));
     if !pending.is_empty() {
-        loaded.locked.pending_orders = pending_orders(connection, &pending).await?;
+        loaded.locked.pending_orders = orders::count_pending(connection, &pending).await?;
     }
     Ok(loaded)
 }
@@ -169,8 +170,8 @@ impl<'a> LoadRequest<'a> {
         let (command_tenants, command_ids) = commands.iter().flat_map(ids).unzip();
         let (tenants, aggregates, ids) = columns(plan.aggregates.keys());
         let (owner_tenants, _, owners) = columns(plan.owners.keys());
-        let (session_tenants, sessions) = unzip(&plan.sessions);
-        let (turn_tenants, turns) = unzip(&plan.turns);
+        let (session_tenants, sessions) = columns_of_names(&plan.sessions);
+        let (turn_tenants, turns) = columns_of_names(&plan.turns);
         Self {
             command_tenants,
             command_ids,
@@ -224,7 +225,7 @@ async fn open_carts(
     connection: &mut PgConnection,
     counted: &BTreeSet<(Token, Token)>,
 ) -> sqlx::Result<HashMap<(Token, Token), usize>> {
-    let (tenants, names) = unzip(counted);
+    let (tenants, names) = columns_of_names(counted);
     let counts = sqlx::query_scalar!(
         r#"select open.count as "count!"
            from unnest($1::text[], $2::text[]) with ordinality
@@ -253,41 +254,11 @@ async fn open_carts(
     Ok(counted.iter().cloned().zip(counts).collect())
 }
 
-/// Counts the orders of owners that are pending, in a statement that begins when they are locked,
-/// and not further than a decision looks. Which orders are is said by `Order::is_pending`.
-async fn pending_orders(
-    connection: &mut PgConnection,
-    owners: &BTreeSet<(Token, Token)>,
-) -> sqlx::Result<HashMap<(Token, Token), usize>> {
-    let (tenants, names) = unzip(owners);
-    let counts = sqlx::query_scalar!(
-        r#"select pending.count as "count!"
-           from unnest($1::text[], $2::text[]) with ordinality
-                as requested (tenant, owner, place)
-           cross join lateral (
-               select count(*) from (
-                   select from brigade.orders o
-                   where (o.tenant, o.owner) = (requested.tenant, requested.owner) and o.active
-                     and o.status = 'placed' and (o.total > o.paid or o.paid = 0)
-                   limit $3
-               ) counted
-           ) pending
-           order by requested.place"#,
-        &tenants as _,
-        &names as _,
-        MAX_PENDING_ORDERS as i64 + 1,
-    )
-    .fetch_all(connection)
-    .await?;
-    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    Ok(owners.iter().cloned().zip(counts).collect())
-}
-
 impl LoadedBatch {
     /// Returns the owners of carts that customers check out.
     fn owners_who_check_out(&self, commands: &[&Command]) -> BTreeSet<(Token, Token)> {
         let is_check_out = |body: &Body| matches!(body, Body::Cart(cart::Verb::CheckOut(_)));
-        let requests = commands.iter().filter(|command| command.is_of_customer);
+        let requests = commands.iter().filter(|command| command.relation.is_some());
         let requests = requests.filter_map(|command| command.request.as_ref().ok());
         let carts: HashSet<&Address> = requests
             .filter(|request| is_check_out(&request.body))
@@ -343,11 +314,7 @@ impl LoadedBatch {
                 self.add_table(rows.into(), orders);
             }
             "token" => self.fencing_tokens.push(parse(row)?),
-            "cart" => self.states.push(State::Cart(parse::<CartRow>(row)?.into())),
-            "order" => self.states.push(State::Order(parse::<OrderRow>(row)?.into())),
-            "payment" => self.states.push(State::Payment(parse::<PaymentRows>(row)?.into())),
-            "product" => self.states.push(State::Product(parse::<ProductRow>(row)?.into())),
-            other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
+            _ => self.states.push(states::from_row(kind, row)?),
         }
         Ok(())
     }
@@ -362,11 +329,6 @@ impl LoadedBatch {
         }
         self.states.push(State::Table(table));
     }
-}
-
-/// Returns tenants and names as columns.
-fn unzip(keys: &BTreeSet<(Token, Token)>) -> (Vec<&str>, Vec<&str>) {
-    keys.iter().map(|(tenant, name)| (tenant.as_str(), name.as_str())).unzip()
 }
 
 fn address(row: &str) -> sqlx::Result<Address> {

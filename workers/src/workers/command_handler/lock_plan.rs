@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use brigade_contracts::{
     Address, Aggregate, Body, Command, MAX_NAME, Text, Token, cart, command::Request, order,
-    payment, table,
+    payment, table, user,
 };
 use brigade_domain::{Missing, Mode};
 
@@ -24,6 +24,8 @@ pub struct LockPlan {
     pub counted: BTreeSet<(Token, Token)>,
     /// Tenants and owners whose pending orders are counted, as far as they are known by name.
     pub pending: BTreeSet<(Token, Token)>,
+    /// Tenants and names of which it is needed whether they are somebody's.
+    pub named: BTreeSet<(Token, Token)>,
     /// Tenants and turns.
     pub turns: BTreeSet<(Token, Token)>,
     pub fencing_tokens: i32,
@@ -82,6 +84,10 @@ impl LockPlan {
                     if aggregate == Aggregate::Cart {
                         self.locking.insert(address.tenant.clone());
                     }
+                    if initiate.turn_id.is_some() {
+                        self.table(&address.tenant, initiate.table_id.as_ref());
+                        self.turn(&address.tenant, initiate.turn_id.as_ref());
+                    }
                 }
                 true
             }
@@ -105,6 +111,10 @@ impl LockPlan {
                 false
             }
             Body::Product(_) => true,
+            Body::User(user::Verb::Register(_)) => {
+                self.named(&address.tenant, &address.id);
+                false
+            }
             Body::User(_) | Body::Rebuild(..) => false,
         };
         self.aggregate(address.clone(), pays);
@@ -131,6 +141,7 @@ impl LockPlan {
                 let order = Address { aggregate: Aggregate::Order, id, ..address.clone() };
                 self.aggregate(order, false);
                 self.table(tenant, check_out.table_id.as_ref());
+                self.turn(tenant, check_out.turn_id.as_ref());
             }
             cart::Verb::Lock(_) => {
                 self.fencing_tokens += 1;
@@ -162,6 +173,7 @@ impl LockPlan {
                 self.pending.insert((tenant.clone(), owner.clone()));
             }
             Missing::Turn(tenant, turn) => self.turn(tenant, Some(turn)),
+            Missing::Name(tenant, name) => self.named(tenant, name),
             Missing::FencingToken => self.fencing_tokens += 1,
             // Users are loaded apart, see `auth_inputs`.
             Missing::Email(..) | Missing::Password(..) | Missing::Random | Missing::Failures(_) => {
@@ -197,6 +209,12 @@ impl LockPlan {
     fn counted(&mut self, tenant: &Token, name: &Token) {
         self.owner(tenant, name, true);
         self.counted.insert((tenant.clone(), name.clone()));
+    }
+
+    /// A name that a user is to have is locked like an owner, so that nobody opens a cart for it.
+    fn named(&mut self, tenant: &Token, name: &Token) {
+        self.owner(tenant, name, true);
+        self.named.insert((tenant.clone(), name.clone()));
     }
 
     fn owner(&mut self, tenant: &Token, owner: &Token, exclusive: bool) {

@@ -28,6 +28,7 @@ mod inbox;
 mod load_batch;
 mod lock_plan;
 mod metrics;
+mod money_pushes;
 mod overtaking;
 mod passwords;
 mod project;
@@ -35,6 +36,7 @@ mod projected_keys;
 mod projection_backlog;
 mod record;
 mod respond;
+mod secret_key;
 mod sub_batch;
 mod tenants;
 mod transaction;
@@ -63,6 +65,7 @@ use self::{
     project::ProjectionWriter,
     projection_backlog::ProjectedVersions,
     respond::{ReplyTo, busy, not_decided, too_many},
+    secret_key::KnownSecretKey,
     tenants::KnownTenants,
     with_password::{WaitingPasswords, begun_at_once},
 };
@@ -82,6 +85,7 @@ struct CommandHandler {
     /// The lifetimes of locks.
     lock_policy: LockPolicy,
     metrics: Arc<CommandHandlerMetrics>,
+    secret_key: Arc<KnownSecretKey>,
     writer: Arc<ProjectionWriter>,
     projected: Arc<ProjectedVersions>,
     passwords: Passwords,
@@ -144,6 +148,7 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
         cx: cx.clone(),
         lock_policy,
         metrics,
+        secret_key: Arc::default(),
         writer,
         projected: projected.clone(),
         held_up,

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use brigade_contracts::{Address, Command, planted::PlantedBug, shard_of};
+use brigade_contracts::{
+    Address, Command, Timestamp, cart::SecretKey, planted::PlantedBug, shard_of,
+};
 use brigade_domain::{BatchState, Hook, LockMetric, LockPolicy, Missing, State, user::Checked};
 use sqlx::{Connection, PgConnection};
 
@@ -15,6 +17,7 @@ use super::{
     auth_inputs::load_auth_inputs,
     inbox::Inbox,
     load_batch::{LoadedBatch, load_batch},
+    money_pushes::{self, MoneyPush},
     record::{Record, record},
 };
 use crate::{
@@ -37,6 +40,8 @@ pub struct Decided {
     pub shards: u16,
     /// The requests to the tenants' programs.
     pub hooks: Vec<Hook>,
+    /// What is told of money that waits for a person.
+    pub pushes: Vec<MoneyPush>,
 }
 
 /// Begins a transaction with the session's `lock_timeout` (500 ms).
@@ -63,6 +68,7 @@ pub struct CommandBatch<'a> {
 pub async fn decide(
     cx: &Context,
     lock_policy: &LockPolicy,
+    secret_key: &SecretKey,
     postgres: &mut PgConnection,
     batch: &CommandBatch<'_>,
     begin: &'static str,
@@ -72,14 +78,15 @@ pub async fn decide(
     let mut loaded = load_batch(&mut tx, cx.era, &commands, batch.missing).await?;
     let inputs = load_auth_inputs(&mut tx, &commands, batch.missing, &mut loaded).await?;
     let LoadedBatch { now, outcomes, states, locked, fencing_tokens, backlog, .. } = loaded;
-    let mut inbox = Inbox::new(outcomes, loaded.tenants);
+    let mut inbox = Inbox::new(outcomes, loaded.tenants, secret_key);
     let mut state = BatchState::new(states, locked, lock_policy.clone(), fencing_tokens)
         .with_users(inputs)
+        .with_secret_key(secret_key.clone())
         .in_era(cx.era);
     let answers = inbox.decide(&mut state, batch.commands, now);
     cx.fail.point("command-handler.before_write").await;
     let changed: Vec<State> = state.changed().cloned().collect();
-    save(&mut tx, &changed, &state).await?;
+    save(&mut tx, now, &changed, &state).await?;
     let outcomes = inbox.decided.iter();
     let outcomes = outcomes.filter_map(|(command, at)| Some((*command, answers[*at].as_ref()?)));
     let written = Record {
@@ -106,6 +113,7 @@ pub async fn decide(
         to_reproject: state.reprojected().cloned().collect(),
         lock_metrics: state.metrics().to_vec(),
         hooks: state.hooks().to_vec(),
+        pushes: money_pushes::of(&state),
         shards: shards.fold(0, |mask, shard| mask | 1 << shard),
         answers,
     })
@@ -114,6 +122,7 @@ pub async fn decide(
 /// Saves everything that changed; one statement for each kind.
 async fn save(
     connection: &mut PgConnection,
+    now: Timestamp,
     changed: &[State],
     state: &BatchState,
 ) -> sqlx::Result<()> {
@@ -132,6 +141,8 @@ async fn save(
     if !PlantedBug::RefundTaskDropped.is_planted() {
         store::payments::save_refund_tasks(connection, &refund_tasks).await?;
     }
+    store::ledger::save(connection, now, state.ledger()).await?;
+    store::named_people::save(connection, state.named()).await?;
     store::users::save(connection, &users).await?;
     store::login_failures::save(connection, state.throttle()).await?;
     store::security_log::save(connection, state.security()).await?;

@@ -1,9 +1,10 @@
 //! The endpoints of edge: one for each kind of query that is answered over NATS.
 
 use brigade_contracts::subject::{
-    QUERY_ACTIVE_ORDERS, QUERY_CARTS, QUERY_ENDED_ORDERS, QUERY_LOCK, QUERY_LOCK_HISTORY,
-    QUERY_ORDERS, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_REFUND_TASKS, QUERY_TABLES,
-    QUERY_UNKNOWN_PAYMENTS, QUERY_USER_SESSIONS, QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW,
+    QUERY_ACTIVE_ORDERS, QUERY_CARTS, QUERY_DAY_CLOSE, QUERY_ENDED_ORDERS, QUERY_LOCK,
+    QUERY_LOCK_HISTORY, QUERY_ORDERS, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_REFUND_TASKS,
+    QUERY_TABLES, QUERY_UNKNOWN_PAYMENTS, QUERY_USER_SESSIONS, QUERY_USER_STATE,
+    QUERY_USER_VALIDATE, QUERY_VIEW,
 };
 
 /// An endpoint of the NATS service, which answers one kind of query.
@@ -19,6 +20,7 @@ pub enum Endpoint {
     EndedOrders,
     RefundTasks,
     UnknownPayments,
+    DayClose,
     Lock,
     LockHistory,
     UserValidate,
@@ -28,7 +30,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// All endpoints, in the order in which the service lists them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::View,
         Self::Outcome,
         Self::ActiveOrders,
@@ -39,6 +41,7 @@ impl Endpoint {
         Self::EndedOrders,
         Self::RefundTasks,
         Self::UnknownPayments,
+        Self::DayClose,
         Self::Lock,
         Self::LockHistory,
         Self::UserValidate,
@@ -60,6 +63,7 @@ impl Endpoint {
             Self::EndedOrders => "ended_orders",
             Self::RefundTasks => "refund_tasks",
             Self::UnknownPayments => "unknown_payments",
+            Self::DayClose => "day_close",
             Self::Lock => "lock",
             Self::LockHistory => "lock_history",
             Self::UserValidate => "user_validate",
@@ -82,6 +86,7 @@ impl Endpoint {
             Self::EndedOrders => QUERY_ENDED_ORDERS,
             Self::RefundTasks => QUERY_REFUND_TASKS,
             Self::UnknownPayments => QUERY_UNKNOWN_PAYMENTS,
+            Self::DayClose => QUERY_DAY_CLOSE,
             Self::Lock => QUERY_LOCK,
             Self::LockHistory => QUERY_LOCK_HISTORY,
             Self::UserValidate => QUERY_USER_VALIDATE,
@@ -103,7 +108,7 @@ impl Endpoint {
             | Self::EndedOrders
             | Self::RefundTasks
             | Self::UnknownPayments => &[200, 304, 400, 413, 429, 503],
-            Self::LockHistory => &[200, 400, 413, 429, 503],
+            Self::LockHistory | Self::DayClose => &[200, 400, 413, 429, 503],
             Self::UserValidate => &[200, 400, 401, 413, 429, 503],
             Self::Outcome | Self::Lock | Self::UserState | Self::UserSessions => {
                 &[200, 400, 404, 413, 429, 503]
@@ -114,7 +119,17 @@ impl Endpoint {
     /// Returns true if a response may have up to [`brigade_contracts::list::MAX_BYTES`] bytes.
     #[must_use]
     pub fn has_large_responses(self) -> bool {
-        let is_small = matches!(self, Self::View | Self::Outcome | Self::Lock | Self::UserValidate);
-        !is_small && !matches!(self, Self::UserState | Self::UserSessions)
+        matches!(
+            self,
+            Self::ActiveOrders
+                | Self::Products
+                | Self::Tables
+                | Self::Carts
+                | Self::Orders
+                | Self::EndedOrders
+                | Self::RefundTasks
+                | Self::UnknownPayments
+                | Self::LockHistory
+        )
     }
 }

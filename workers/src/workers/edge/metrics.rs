@@ -76,6 +76,24 @@ label! {
 }
 
 label! {
+    /// What became of a message of a gateway.
+    GatewayMessages {
+        /// It was recorded.
+        Taken = "taken",
+        /// It was recorded before.
+        Repeated = "repeated",
+        /// It tells nothing of a payment of the restaurant.
+        Ignored = "ignored",
+        /// It was signed with no secret of the gateway, or too long ago.
+        Forged = "forged",
+        /// It is not recorded, and is not if it comes again.
+        Refused = "refused",
+        /// It is not recorded, as far as is known: the gateway has to send it again.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// The reason why edge ended a stream.
     StreamEnd {
         /// The reader was too far behind.
@@ -94,6 +112,7 @@ pub struct EdgeMetrics {
     pub http_requests: IntCounterVec,
     pub http_seconds: HistogramVec,
     pub http_rate_limited: IntCounterVec,
+    pub gateway_messages: IntCounterVec,
     pub queries_waiting: IntGauge,
     pub stale_304: IntCounter,
     pub content_from: IntCounterVec,
@@ -137,6 +156,13 @@ impl MetricGroup for EdgeMetrics {
                 "brigade_http_rate_limited_total",
                 "Requests over HTTP that were refused by a bucket: address, login, user or tenant",
                 &["policy"],
+            ),
+            gateway_messages: registry.counters(
+                "brigade_gateway_messages_total",
+                "Messages of payment gateways by what became of them: taken, repeated, ignored \
+                 (nothing of a payment of ours), forged (not signed, or too long ago), refused (and \
+                 refused again), failed (to be sent again)",
+                &["result"],
             ),
             queries_waiting: registry
                 .gauge("brigade_queries_waiting", "Queries that wait for a version or an outcome"),
@@ -241,6 +267,9 @@ impl EdgeMetrics {
         }
         for policy in ["address", "login", "user", "tenant"] {
             self.http_rate_limited.with_label_values(&[policy]);
+        }
+        for result in GatewayMessages::ALL {
+            self.gateway_messages.with_label_values(&[result.as_str()]);
         }
         for end in StreamEnd::ALL {
             self.stream_ends.with_label_values(&[end.as_str()]);

@@ -3,7 +3,7 @@
 //! Queries are answered without any transport ([`query`]). Two thin transports stand before them:
 //! over [`nats`], `q.<tenant>.view.<aggregate>.<id>`, `q.<tenant>.active_orders`,
 //! `q.<tenant>.outcome.<command_id>`, `q.<tenant>.lock.<owner>`,
-//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.user.<id>.validate`,
+//! `q.<tenant>.lock_history.<owner>`, `q.<tenant>.day_close`, `q.<tenant>.user.<id>.validate`,
 //! `q.<tenant>.user.<id>.state` and those of lists are endpoints of one NATS service, shared by all edges
 //! ([`endpoint`]). Over [`http`] edge answers the same queries, sends commands on, and streams the
 //! changes of a list or a view to whoever follows it ([`live`]).
@@ -39,6 +39,8 @@ use brigade_domain::LockPolicy;
 use futures::future::join_all;
 use tokio::time::interval;
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::http::decode_unsigned;
 pub use self::metrics::{ContentSource, EdgeMetrics, StreamEnd, WatchLoss, WatchedRow};
 use self::{
     http::HttpApi,
@@ -55,7 +57,7 @@ const TICK: Duration = Duration::from_millis(500);
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 /// The description of the service.
 const DESCRIPTION: &str =
-    "Views of aggregates, active orders, outcomes, locks, users, confirmed with SQL";
+    "Views of aggregates, active orders, outcomes, locks, users, day closes, confirmed with SQL";
 
 /// The settings of edge.
 pub struct EdgeOptions {

@@ -1,10 +1,10 @@
 //! Each verb, and each refusal, as rows of tables.
 
-use brigade_contracts::{Part, Secret, user::Tokens};
+use brigade_contracts::{Address, Aggregate, Part, Secret, Token, user::Tokens};
 use serde_json::{Value, json};
 
 use super::{
-    super::super::Missing,
+    super::super::{LockSet, Missing, Mode},
     fixture::{Fixture, PASSWORD, command, hash_of, user_address},
 };
 
@@ -278,4 +278,53 @@ fn only_the_sender_gets_the_tokens() {
         stored["data"][name] = sent["data"][name].clone();
     }
     assert_eq!(stored, sent, "the rest of it is the same");
+}
+
+#[test]
+fn s7_02_no_user_is_called_like_a_worker_an_operator_or_a_role() {
+    let mut fixture = Fixture::new();
+    for name in ["-", "edge", "Edge", "cart-lock-expiry", "operator", "system", "gateway", "staff"]
+    {
+        for headers in [&[][..], &[("Actor-Relation", "customer")]] {
+            let email =
+                json!({"email": "ada@example.org", "profile_id": "p1", "password": PASSWORD});
+            let answer = fixture.send_with(name, "register", &email, headers);
+            assert_eq!(answer.result(), (422, "reserved_id"), "{name}");
+        }
+    }
+    assert!(fixture.events.is_empty());
+}
+
+/// A stranger asks over HTTP, a program over NATS.
+#[test]
+fn s7_02_a_stranger_takes_no_name_that_a_program_has_given_to_somebody() {
+    let payload = json!({"email": "eve@example.org", "profile_id": "p1", "password": PASSWORD});
+    let mut fixture = Fixture::new();
+    let mut result = |is_named: bool, headers: &[(&str, &str)]| {
+        let headers: Vec<_> = headers.iter().copied().chain([("Command-Id", "k")]).collect();
+        let register = command("cust-17", "register", &payload, &headers);
+        let (checked, now) = (fixture.check(&register), fixture.now);
+        let mut batch = fixture.batch(&register);
+        let decide = |batch: &mut super::super::super::BatchState| {
+            let decided = batch.decide_checked(&register, now, checked.as_ref());
+            decided.map(|(outcome, _)| (outcome.status, outcome.code.into_owned()))
+        };
+        if let Some(decided) = decide(&mut batch) {
+            return decided;
+        }
+        // It needs the name, locked as an owner's.
+        let t1 = Token::new("t1").unwrap();
+        let lock = Address { aggregate: Aggregate::Lock, ..user_address("cust-17") };
+        let missing = Missing::Owner(lock.clone(), Mode::Exclusive);
+        assert!(batch.missing().contains(&missing), "{:?}", batch.missing());
+        let mut batch = fixture.batch(&register);
+        let LockSet { owners, named, .. } = &mut batch.loaded.locked;
+        owners.insert(lock, Mode::Exclusive);
+        named.insert((t1, register.request.as_ref().unwrap().address.id.clone()), is_named);
+        decide(&mut batch).expect("in reach")
+    };
+    let stranger = [("Actor-Relation", "customer")];
+    assert_eq!(result(true, &stranger), (409, "already_exists".to_owned()));
+    assert_eq!(result(false, &stranger), (201, "created".to_owned()));
+    assert_eq!(result(true, &[]), (201, "created".to_owned()));
 }

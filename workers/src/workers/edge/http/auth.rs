@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use brigade_contracts::{
-    Address, Aggregate, IdSpace, Refusal, Secret, Token, payment,
+    Address, Aggregate, IdSpace, Refusal, Relation, Secret, Token, payment,
     user::{Valid, Validate, user_of},
 };
 use serde_json::Value;
@@ -26,6 +26,7 @@ use crate::{
 
 const STAFF: &str = "staff";
 const MANAGER: &str = "manager";
+const GATEWAY: &str = "gateway";
 
 /// The sender of a request.
 #[derive(Clone, Debug)]
@@ -78,6 +79,11 @@ impl Requester {
 
     fn is_manager(&self) -> bool {
         self.has_role(MANAGER)
+    }
+
+    /// Returns whether it may do this with what is anybody's.
+    fn is_trusted_for(&self, role: RequiredRole) -> bool {
+        self.is_staff() || (role == RequiredRole::PayerOrGateway && self.has_role(GATEWAY))
     }
 
     fn has_role(&self, role: &str) -> bool {
@@ -150,6 +156,13 @@ impl Authorizer {
         Ok(Requester::User(session))
     }
 
+    /// Returns what somebody has to be who asks for a token: a customer, unless HTTP is open.
+    pub fn relation_of_stranger(&self, headers: &HeaderMap) -> Option<Relation> {
+        let shows_none = !headers.contains_key(AUTHORIZATION);
+        let is_trusted = self.is_open && shows_none && is_for_loopback(headers);
+        (!is_trusted).then_some(Relation::Customer)
+    }
+
     /// Identifies the sender of a request to this tenant, and counts the request for its user and
     /// the tenant from then on.
     ///
@@ -204,7 +217,7 @@ impl Authorizer {
         if requester.is_staff() { Ok(()) } else { Err(needs_role(STAFF)) }
     }
 
-    /// Authorizes a requester to read what is owed back, and what money is uncertain.
+    /// Authorizes a requester to see what money a restaurant has, owes and does not know of.
     ///
     /// # Errors
     /// `403 not_allowed`.
@@ -221,7 +234,8 @@ impl Authorizer {
         if is_own || requester.is_staff() { Ok(()) } else { Err(not_allowed().into()) }
     }
 
-    /// Authorizes a requester to send a command.
+    /// Authorizes a requester to send a command for which it takes a token. Returns what a customer
+    /// has to be to the aggregate when it is decided.
     ///
     /// # Errors
     /// `403 not_allowed`, also if the aggregate does not exist; `503 unconfirmed`; 400 and 422 for
@@ -233,10 +247,7 @@ impl Authorizer {
         address: &Address,
         verb: &Token,
         payload: &[u8],
-    ) -> Result<(), Problem> {
-        if policy.role == RequiredRole::Anybody {
-            return Ok(());
-        }
+    ) -> Result<Option<Relation>, Problem> {
         // A payload that is no JSON names nobody, forces nothing, and is refused where it is
         // decided.
         let fields: Value = serde_json::from_slice(payload).unwrap_or_default();
@@ -255,7 +266,9 @@ impl Authorizer {
             Some((Aggregate::Payment, "initiate")) => payment_target(address, payload)?,
             _ => None,
         };
-        self.authorize(requester, policy.role, target.as_ref().unwrap_or(address)).await
+        self.authorize(requester, policy.role, target.as_ref().unwrap_or(address)).await?;
+        let is_customer = customer.is_some() && !requester.is_trusted_for(policy.role);
+        Ok(policy.role.relation().filter(|_| is_customer))
     }
 
     async fn authorize(
@@ -267,34 +280,52 @@ impl Authorizer {
         let is_allowed = match (role, requester.user()) {
             (RequiredRole::Never, _) => false,
             (RequiredRole::Anybody, _) => true,
-            (RequiredRole::Customer, user) => user.is_some() || requester.is_staff(),
+            // What it takes besides is found where the command is decided.
+            (
+                RequiredRole::Customer
+                | RequiredRole::Invited
+                | RequiredRole::Claimant
+                | RequiredRole::Member,
+                user,
+            ) => user.is_some() || requester.is_staff(),
+            (RequiredRole::Gateway, _) => requester.has_role(GATEWAY),
             (RequiredRole::Staff, _) => requester.is_staff(),
             (RequiredRole::Manager, _) => requester.is_manager(),
             (RequiredRole::Oneself, Some(user)) => *user == address.id,
             (RequiredRole::OneselfOrManager, Some(user)) => {
                 *user == address.id || requester.is_manager()
             }
-            (RequiredRole::Owner | RequiredRole::Claimer, Some(user)) if !requester.is_staff() => {
+            (
+                RequiredRole::Participant
+                | RequiredRole::Payer
+                | RequiredRole::PayerOrGateway
+                | RequiredRole::Owner,
+                Some(user),
+            ) if !requester.is_trusted_for(role) => {
                 let ownership = self.queries.owners.get(address.clone()).await;
                 let ownership = ownership.map_err(QueryReply::from)?;
                 match role {
-                    RequiredRole::Claimer => ownership.may_be_claimed_by(user),
-                    _ => ownership.is_owned_by(user),
+                    RequiredRole::Owner => ownership.is_owner(user),
+                    RequiredRole::Participant => ownership.is_participant(user),
+                    _ => ownership.is_payer(user),
                 }
             }
             (
                 RequiredRole::Oneself
                 | RequiredRole::OneselfOrManager
-                | RequiredRole::Owner
-                | RequiredRole::Claimer,
+                | RequiredRole::Participant
+                | RequiredRole::Payer
+                | RequiredRole::PayerOrGateway
+                | RequiredRole::Owner,
                 _,
-            ) => requester.is_staff(),
+            ) => requester.is_trusted_for(role),
         };
         match role {
             _ if is_allowed => Ok(()),
             // That a role is missing reveals nothing about the aggregate.
             RequiredRole::Staff => Err(needs_role(STAFF)),
             RequiredRole::Manager => Err(needs_role(MANAGER)),
+            RequiredRole::Gateway => Err(needs_role(GATEWAY)),
             _ => Err(not_allowed().into()),
         }
     }

@@ -17,8 +17,8 @@ use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, MAX_PAYLOAD, Refusal, Token,
     command::unknown_verb,
     header::{
-        ACTOR, ACTOR_ROLE, COMMAND_ID, DEADLINE, EXPECTED_VERSION, REPLAYED, SESSION, SOURCE,
-        STATUS, TRACEPARENT, bad, command_id, missing_command_id,
+        ACTOR, COMMAND_ID, DEADLINE, EXPECTED_VERSION, RELATION, REPLAYED, SESSION, SOURCE, STATUS,
+        TRACEPARENT, bad, command_id, missing_command_id,
     },
     subject,
 };
@@ -81,10 +81,14 @@ pub(super) async fn post_command(
         }
     };
     let key = CommandKey { space, id: command_id };
-    let headers = command_headers(&head.headers, &key, &requester, client)?;
+    let mut headers = command_headers(&head.headers, &key, &requester, client)?;
     let payload = read_payload(&head.headers, body, &api.drain).await?;
     api.fail.message(&payload);
-    api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?;
+    let relation = match policy.role {
+        RequiredRole::Anybody => api.auth.relation_of_stranger(&head.headers),
+        _ => api.auth.authorize_command(&requester, policy, &address, &verb, &payload).await?,
+    };
+    relation.iter().for_each(|relation| headers.insert(RELATION, relation.as_str()));
     let subject = subject::command(Door::Request, &address, &verb);
     decide(&api.nats, &subject, &headers, payload).await?.into_response()
 }
@@ -140,9 +144,6 @@ pub(super) fn command_headers(
     sent.insert(SOURCE, client.0.to_string());
     if let Some(user) = requester.user() {
         sent.insert(ACTOR, user.as_str());
-        if !requester.is_staff() {
-            sent.insert(ACTOR_ROLE, "customer");
-        }
     }
     if let Some(session) = requester.session() {
         sent.insert(SESSION, session.as_str());
@@ -227,7 +228,7 @@ pub(super) async fn decide(
 pub(super) struct OutcomeReply {
     status: StatusCode,
     /// The outcome was stored before.
-    is_replayed: bool,
+    pub is_replayed: bool,
     body: Bytes,
 }
 

@@ -13,6 +13,7 @@ mod cookies;
 mod cors;
 mod errors;
 mod extract;
+mod gateways;
 mod lists;
 mod middleware;
 mod openapi;
@@ -37,6 +38,8 @@ use axum::{
 use brigade_contracts::Refusal;
 use tower_http::catch_panic::CatchPanicLayer;
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::gateways::decode_unsigned;
 pub(super) use self::state::HttpApi;
 use self::{
     admission::HttpAdmission,
@@ -46,7 +49,7 @@ use self::{
 use crate::runtime::http::{ApiOptions, Problem};
 
 /// Returns every path that is served, and its handlers.
-fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 25] {
+fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 27] {
     [
         ("/v1/openapi.json", get(openapi::get_openapi)),
         ("/v1/errors", get(errors::get_errors)),
@@ -62,6 +65,8 @@ fn routes() -> [(&'static str, MethodRouter<Arc<HttpApi>>); 25] {
         ("/v1/{tenant}/locks/{owner}/history", get(lists::get_lock_history)),
         ("/v1/{tenant}/me/carts", get(lists::get_my_carts)),
         ("/v1/{tenant}/me/orders", get(lists::get_my_orders)),
+        ("/v1/{tenant}/day-close", get(queries::get_day_close)),
+        ("/v1/{tenant}/gateways/{gateway}", post(gateways::post_message)),
         ("/v1/{tenant}/outcomes/{command_id}", get(queries::get_outcome)),
         ("/v1/{tenant}/{aggregate}/{id}", get(queries::get_aggregate)),
         ("/v1/{tenant}/sessions", post(sessions::post_session)),

@@ -5,21 +5,26 @@
 //! what gives money away, overrules the books or changes what others may. Whoever may do more may
 //! do the less.
 //!
-//! - No customer says that something is paid: `record_result` is the gateway's, whose word comes
-//!   through a backend or a terminal, and `confirm_cash` is that of whoever has the till; both need
-//!   staff. `activate_subscription` says the same of a subscription, and needs a manager.
+//! - No customer says that something is paid: `record_result` is the gateway's, for which a program
+//!   logs in with a role of its own that not even staff has, and `confirm_cash` is that of whoever
+//!   has the till, and needs staff. `activate_subscription` says the same of a subscription, and
+//!   needs a manager.
 //! - A customer speaks for himself: a payload names him or nobody ([`VerbPolicy::user_fields`]).
 //! - What something costs is the restaurant's: a customer names neither a price nor what it is for.
-//! - `join` and `leave` are for every cart, as one that is not a member yet joins, and one that has
-//!   left may repeat that: the id of a team cart is its invitation. `claim` is for a cart that is
-//!   still its session's, on the same ground.
+//! - A **participant** of a cart is its owner, or a member. Only the owner ends a cart, locks all that
+//!   are his, invites, and cancels what became of it. Only who pays a payment, or owns the cart that
+//!   it pays, binds and cancels it.
+//! - `join` is for whoever shows the secret of the cart, `claim` for whoever shows that of its session.
+//! - What a customer has to be ([`RequiredRole::relation`]) is decided with the aggregate locked. It
+//!   is looked at here as well, where it cannot be by the payload, so that what is another's is not
+//!   reached at all. `leave` is not looked at: one who has left may repeat that.
 //! - Verbs of the system are nobody's, and a verb that is not in the table is none.
 //! - Else what is not there looks like what is another's, so that nobody finds out ids. Only ids
 //!   that a sender may create (`open`, `check_out`, `initiate`) show that they are taken.
 
 use brigade_contracts::{
     Aggregate::{self, Cart, Order, Payment, Product, Table, User},
-    Refusal,
+    Refusal, Relation,
 };
 use serde_json::Value;
 
@@ -29,10 +34,22 @@ pub(super) enum RequiredRole {
     /// Anybody, without a token.
     Anybody,
     Customer,
-    /// A customer to whom the aggregate belongs; staff.
+    /// A customer who shows the secret of the cart; staff.
+    Invited,
+    /// A customer who shows the secret of the cart's session, or whose it is; staff.
+    Claimant,
+    /// A customer who is a member, as is found where the command is decided; staff.
+    Member,
+    /// A customer who owns the cart, or is a member of it; staff. Of a view also who pays.
+    Participant,
+    /// A customer who pays the payment, or owns the cart that it pays; staff.
+    Payer,
+    /// The same; and the gateway.
+    PayerOrGateway,
+    /// A customer who owns the cart; staff.
     Owner,
-    /// A customer to whom the aggregate belongs, or who may claim it; staff.
-    Claimer,
+    /// What tells the results of a payment gateway.
+    Gateway,
     /// The user itself.
     Oneself,
     /// The user itself, or a manager.
@@ -42,8 +59,26 @@ pub(super) enum RequiredRole {
     Never,
 }
 use RequiredRole::{
-    Anybody, Claimer, Customer, Manager, Never, Oneself, OneselfOrManager, Owner, Staff,
+    Anybody, Claimant, Customer, Gateway, Invited, Manager, Member, Never, Oneself,
+    OneselfOrManager, Owner, Participant, Payer, PayerOrGateway, Staff,
 };
+
+impl RequiredRole {
+    /// Returns what a customer has to be to the aggregate; `None` where he may not ask, or is asked
+    /// for nothing but who he is.
+    #[must_use]
+    pub fn relation(self) -> Option<Relation> {
+        match self {
+            Customer => Some(Relation::Customer),
+            Invited => Some(Relation::Invited),
+            Claimant => Some(Relation::Claimant),
+            Member | Participant => Some(Relation::Participant),
+            Payer | PayerOrGateway => Some(Relation::Payer),
+            Owner => Some(Relation::Owner),
+            Anybody | Gateway | Oneself | OneselfOrManager | Staff | Manager | Never => None,
+        }
+    }
+}
 
 /// The policy of a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,13 +105,14 @@ type PolicyRow = (Aggregate, &'static str, RequiredRole, &'static [&'static str]
 
 const TABLE: &[PolicyRow] = &[
     (Cart, "open", Customer, &["owner"]),
-    (Cart, "join", Customer, &["user"]),
-    (Cart, "leave", Customer, &["user"]),
-    (Cart, "add_item", Owner, &["user"]),
-    (Cart, "set_item", Owner, &[]),
-    (Cart, "remove_item", Owner, &[]),
-    (Cart, "commit_cod", Owner, &["user"]),
-    (Cart, "claim", Claimer, &["user"]),
+    (Cart, "invite", Owner, &[]),
+    (Cart, "join", Invited, &["user"]),
+    (Cart, "leave", Member, &["user"]),
+    (Cart, "add_item", Participant, &["user"]),
+    (Cart, "set_item", Participant, &[]),
+    (Cart, "remove_item", Participant, &[]),
+    (Cart, "commit_cod", Participant, &["user"]),
+    (Cart, "claim", Claimant, &["user"]),
     (Cart, "lock", Owner, &[]),
     (Cart, "bind_transaction", Owner, &[]),
     (Cart, "extend", Owner, &[]),
@@ -85,12 +121,13 @@ const TABLE: &[PolicyRow] = &[
     (Cart, "check_out", Owner, &[]),
     (Cart, "abandon", Owner, &[]),
     // Of its target: the payment itself is not there yet.
-    (Payment, "initiate", Owner, &["user"]),
-    (Payment, "bind_transaction", Owner, &[]),
-    (Payment, "record_result", Staff, &[]),
+    (Payment, "initiate", Participant, &["user"]),
+    (Payment, "bind_transaction", PayerOrGateway, &[]),
+    (Payment, "record_result", Gateway, &[]),
     (Payment, "confirm_cash", Staff, &[]),
-    (Payment, "cancel", Owner, &[]),
+    (Payment, "cancel", Payer, &[]),
     (Payment, "refund", Manager, &[]),
+    (Payment, "settle", Manager, &[]),
     (Order, "place", Staff, &[]),
     (Order, "accept", Staff, &[]),
     (Order, "prepare", Staff, &[]),
@@ -153,7 +190,7 @@ pub(super) fn verb_policy(aggregate: Aggregate, verb: &str) -> Option<VerbPolicy
 #[must_use]
 pub(super) fn view_role(aggregate: Aggregate) -> RequiredRole {
     match aggregate {
-        Cart | Order | Payment => Owner,
+        Cart | Order | Payment => Participant,
         User => Oneself,
         Product => Customer,
         Table | Aggregate::Lock => Staff,
@@ -243,9 +280,39 @@ mod tests {
 
     #[test]
     fn no_customer_says_that_something_is_paid() {
-        for verb in ["record_result", "confirm_cash", "refund"] {
+        for verb in ["record_result", "confirm_cash", "refund", "settle"] {
             let role = verb_policy(Payment, verb).map(|policy| policy.role);
-            assert!(matches!(role, Some(Staff | Manager)), "{verb}");
+            assert!(matches!(role, Some(Gateway | Staff | Manager)), "{verb}");
+        }
+        assert_eq!(verb_policy(Payment, "record_result").map(|policy| policy.role), Some(Gateway));
+    }
+
+    #[test]
+    fn s7_02_of_what_customers_may_send_it_is_said_what_they_have_to_be() {
+        for (aggregate, verb, role, _) in TABLE {
+            let is_of_customers = !matches!(
+                role,
+                Anybody | Gateway | Oneself | OneselfOrManager | Staff | Manager | Never
+            );
+            assert_eq!(role.relation().is_some(), is_of_customers, "{aggregate} {verb}");
+        }
+        for (aggregate, verb, relation) in [
+            (Cart, "open", Relation::Customer),
+            (Cart, "join", Relation::Invited),
+            (Cart, "leave", Relation::Participant),
+            (Cart, "add_item", Relation::Participant),
+            (Cart, "claim", Relation::Claimant),
+            (Cart, "invite", Relation::Owner),
+            (Cart, "lock", Relation::Owner),
+            (Cart, "check_out", Relation::Owner),
+            (Cart, "abandon", Relation::Owner),
+            (Payment, "initiate", Relation::Participant),
+            (Payment, "bind_transaction", Relation::Payer),
+            (Payment, "cancel", Relation::Payer),
+            (Order, "cancel", Relation::Owner),
+        ] {
+            let role = verb_policy(aggregate, verb).map(|policy| policy.role);
+            assert_eq!(role.and_then(RequiredRole::relation), Some(relation), "{aggregate} {verb}");
         }
     }
 

@@ -4,11 +4,12 @@
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, State},
+    extract::{Path, RawQuery, State},
     http::{HeaderMap, Response},
 };
 use brigade_contracts::{
     Address, Aggregate, CommandKey, Refusal,
+    day_close::DayCloseRange,
     header::{CONFIRM, IF_NONE_MATCH, MIN_VERSION},
     query::ViewHeaders,
 };
@@ -57,6 +58,25 @@ pub(super) async fn get_sessions(
     let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
     api.auth.authorize_view(&requester, &user).await?;
     let reply = api.answer(tenant.as_str(), Query::UserSessions(user)).await?;
+    Ok(query_response(reply, None))
+}
+
+/// Handles `GET /v1/{tenant}/day-close`, with `from` and `to` in the URL.
+pub(super) async fn get_day_close(
+    State(api): ApiState,
+    Extension(permit): Extension<RequestPermit>,
+    Path(tenant): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let tenant = path_token(&tenant)?;
+    let requester = api.auth.admit(&permit, &tenant, &headers).await?;
+    api.auth.authorize_money(&requester)?;
+    let query = query.unwrap_or_default();
+    let parameters: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    let named = parameters.iter().map(|(name, value)| (&**name, &**value));
+    let range = DayCloseRange::parse(named)?;
+    let reply = api.answer(tenant.as_str(), Query::DayClose(tenant.clone(), range)).await?;
     Ok(query_response(reply, None))
 }
 

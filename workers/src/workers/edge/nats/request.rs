@@ -1,7 +1,9 @@
 //! The queries of NATS: subject, headers and payload, read as a [`Query`].
 
 use brigade_contracts::{
-    Aggregate, CommandKey, IdSpace, Refusal, header,
+    Aggregate, CommandKey, IdSpace, Refusal,
+    day_close::DayCloseRange,
+    header,
     list::ListHeaders,
     page::{Day, PageHeaders},
     permissions::check_sender,
@@ -87,6 +89,10 @@ fn parse_parts<'a>(
             let tenant = subject::parse_query_unknown_payments(subject).ok_or_else(bad_subject)?;
             Query::Page(tenant, PagedList::UnknownPayments, PageHeaders::parse(headers)?)
         }
+        Endpoint::DayClose => {
+            let tenant = subject::parse_query_day_close(subject).ok_or_else(bad_subject)?;
+            Query::DayClose(tenant, DayCloseRange::parse(headers)?)
+        }
         Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
         Endpoint::LockHistory => {
             let lock = subject::parse_query_lock_history(subject).ok_or_else(bad_subject)?;
@@ -121,6 +127,7 @@ fn expected_subject(endpoint: Endpoint) -> &'static str {
         Endpoint::EndedOrders => "expected q.<tenant>.ended_orders",
         Endpoint::RefundTasks => "expected q.<tenant>.refund_tasks",
         Endpoint::UnknownPayments => "expected q.<tenant>.unknown_payments",
+        Endpoint::DayClose => "expected q.<tenant>.day_close",
         Endpoint::Lock => "expected q.<tenant>.lock.<owner>",
         Endpoint::LockHistory => "expected q.<tenant>.lock_history.<owner>",
         Endpoint::UserValidate => "expected q.<tenant>.user.<id>.validate",
@@ -163,7 +170,7 @@ mod tests {
         let products = ProductsHeaders { if_none_match: None, page };
         let page = |list| Query::Page(token("t1"), list, PageHeaders::default());
         let day = PagedList::EndedOrders(Day::parse("2026-01-02"));
-        let cases: [Case; 14] = [
+        let cases: [Case; 15] = [
             (Endpoint::Tables, "q.t1.tables", &[], page(PagedList::Tables)),
             (Endpoint::Carts, "q.t1.carts.ada", &[], page(PagedList::Carts(token("ada")))),
             (Endpoint::Orders, "q.t1.orders.ada", &[], page(PagedList::Orders(token("ada")))),
@@ -193,6 +200,12 @@ mod tests {
                 "q.t1.products",
                 &[("Limit", "20"), ("After", "P-1")],
                 Query::Products(token("t1"), products),
+            ),
+            (
+                Endpoint::DayClose,
+                "q.t1.day_close",
+                &[],
+                Query::DayClose(token("t1"), DayCloseRange::default()),
             ),
             (Endpoint::Lock, "q.t1.lock.ada", &[], Query::Lock(of_ada(Aggregate::Lock))),
             (

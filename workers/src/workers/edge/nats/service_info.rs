@@ -57,6 +57,10 @@ pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
             "q.<tenant>.unknown_payments; If-None-Match, Limit, After",
             "200 with a page of payments without a result, and `next`; 304",
         ),
+        Endpoint::DayClose => (
+            "q.<tenant>.day_close; From, To",
+            "200 with the money by method and currency, which balances",
+        ),
         Endpoint::Lock => (
             "q.<tenant>.lock.<owner>",
             "200 with cart, method, acquired_at and expires_at, 404 not_locked",

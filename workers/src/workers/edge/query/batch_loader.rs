@@ -8,10 +8,12 @@
 //! so the load on Postgres does not grow with the number of queries. Where more keys wait than one
 //! statement takes, tenants are served in turn.
 //!
-//! Each statement says `where (select brigade.assert_era(…))`, which fails on a server in recovery
-//! or in another era, rows or no rows (it is evaluated once, before anything is read): a standby may
-//! be behind, and in another era what this worker remembers may never have been. A pooler may lead
-//! to such a server at any time.
+//! Each statement calls one function of the schema (`migrations/functions/read_….sql`), since the
+//! role of edge has no right on any table. The function takes the tenants whose rows it gives. It
+//! first calls `brigade.assert_era` (of users the statement does), which fails on a server in
+//! recovery or in another era, rows or no rows: a standby may be behind, and in another era what
+//! this worker remembers may never have been. A pooler may lead to such a server at any time. It
+//! is stable, so it reads in the snapshot of the statement that calls it.
 
 use std::{
     collections::HashMap,

@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 
 use super::{loader::Loader, versions::ConfirmedVersions};
 use crate::{
-    infra::{Kv, Nats, postgres::era},
+    infra::{Kv, Nats},
     store::states,
     workers::edge::metrics::ContentSource,
 };
@@ -242,11 +242,7 @@ impl Loader for ViewBodyLoader {
         era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<EncodedView>>> {
-        // It is not certain that this is the session in which the version was confirmed.
-        let states = era::read(connection, era, async |connection| {
-            states::load_without_hashes(connection, addresses).await
-        })
-        .await?;
+        let states = states::read(connection, era, addresses).await?;
         let keyed = |state: &State| {
             (state.head().address.clone(), Arc::new(EncodedView::from_state(state)))
         };

@@ -83,24 +83,12 @@ impl Loader for LiveLockLoader {
     ) -> sqlx::Result<HashMap<Address, Bytes>> {
         let AddressColumns { tenants, ids: owners, .. } = AddressColumns::new(locks.iter());
         let rows = sqlx::query!(
-            r#"select tenant as "tenant!", owner as "owner!", json_build_object(
-                   'cart', cart_id, 'method', method,
-                   'acquired_at', acquired_at, 'expires_at', expires_at)::text as "live!",
-                   clock.now as "now!",
-                   expires_at <= clock.now and exists (
-                       select from brigade.carts c
-                       cross join lateral jsonb_array_elements(c.payments) payment
-                       where (c.tenant, c.id) = (l.tenant, l.cart_id)
-                         and payment -> 'token' = to_jsonb(l.token)
-                         and payment ->> 'status' in ('initiated', 'unknown')
-                   ) as "has_open_payment!"
-               from (select clock_timestamp() as now offset 0) clock
-               cross join unnest($1::text[], $2::text[]) as requested (tenant, owner)
-               join brigade.cart_locks l using (tenant, owner)
-               where state = 'held' and (select brigade.assert_era($3))"#,
+            r#"select tenant as "tenant!", owner as "owner!", live as "live!", now as "now!",
+                      has_open_payment as "has_open_payment!"
+               from brigade.read_live_locks($1, $2, $3)"#,
+            era.as_sql(),
             &tenants as _,
             &owners as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
@@ -140,13 +128,14 @@ impl Loader for LockHistoryLoader {
         let limits: Vec<i64> = keys.iter().map(|(_, page)| i64::from(page.limit) + 1).collect();
         let before: Vec<i64> =
             keys.iter().map(|(_, page)| page.before.unwrap_or(i64::MAX)).collect();
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/lock_history.sql",
+        let rows = sqlx::query!(
+            r#"select place as "place!", seq as "seq!", entry as "entry!"
+               from brigade.read_lock_history($1, $2, $3, $4, $5)"#,
+            era.as_sql(),
             &tenants as _,
             &owners as _,
             &limits,
             &before,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

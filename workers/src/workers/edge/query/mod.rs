@@ -16,6 +16,8 @@
 pub mod batch_loader;
 pub mod content;
 pub mod database;
+pub mod day_close;
+pub mod gateways;
 pub mod list;
 pub mod loader;
 pub mod locks;
@@ -38,6 +40,7 @@ use std::{
 
 use brigade_contracts::{
     Address, CommandKey, Token,
+    day_close::DayCloseRange,
     list::ListHeaders,
     page::PageHeaders,
     query::{HistoryHeaders, ProductsHeaders, ViewHeaders},
@@ -48,6 +51,8 @@ use brigade_domain::LockPolicy;
 pub use self::reply::QueryReply;
 use self::{
     database::ReadDatabase,
+    day_close::DayCloses,
+    gateways::Gateways,
     list::Lists,
     locks::Locks,
     long_poll::LongPolls,
@@ -79,6 +84,8 @@ pub enum Query {
     Products(Token, ProductsHeaders),
     /// A page of another list of a tenant.
     Page(Token, PagedList, PageHeaders),
+    /// The money of a tenant in a time.
+    DayClose(Token, DayCloseRange),
     /// The lock that an owner holds now.
     Lock(Address),
     /// A page of the history of an owner's locks.
@@ -105,7 +112,8 @@ impl Query {
             Self::Outcome { tenant, .. }
             | Self::ActiveOrders(tenant, _)
             | Self::Products(tenant, _)
-            | Self::Page(tenant, ..) => tenant,
+            | Self::Page(tenant, ..)
+            | Self::DayClose(tenant, _) => tenant,
         }
     }
 }
@@ -124,6 +132,8 @@ pub struct Queries {
     pub lists: Lists,
     pub products: Products,
     pub pages: Pages,
+    pub day_closes: DayCloses,
+    pub gateways: Gateways,
     pub outcomes: Outcomes,
     pub locks: Locks,
     pub users: Users,
@@ -149,6 +159,8 @@ impl Queries {
             lists: Lists::new(&database, cx, options.list_cache, metrics),
             products: Products::new(&database, cx.era),
             pages: Pages::new(&database),
+            day_closes: DayCloses::new(&database),
+            gateways: Gateways::new(&database),
             outcomes: Outcomes::new(&database, polls),
             locks: Locks::new(&database, options.lock_policy.clone()),
             users: Users::new(&database),
@@ -196,6 +208,7 @@ impl Queries {
             Query::ActiveOrders(tenant, headers) => self.lists.get(tenant, &headers).await,
             Query::Products(tenant, headers) => self.products.get(tenant, &headers).await,
             Query::Page(tenant, list, headers) => self.pages.get(tenant, list, &headers).await,
+            Query::DayClose(tenant, range) => self.day_closes.get(tenant, range).await,
             Query::Lock(lock) => self.locks.get(lock).await,
             Query::LockHistory(lock, headers) => self.locks.history(lock, headers).await,
             Query::UserValidate(user, credentials) => {

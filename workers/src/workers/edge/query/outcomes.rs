@@ -65,28 +65,13 @@ impl Loader for OutcomeLoader {
         let ids: Vec<_> = keys.iter().map(|(_, key)| key.to_string()).collect();
         let (users, of_users): (Vec<_>, Vec<_>) = keys.iter().map(|(_, key)| of_user(key)).unzip();
         let rows = sqlx::query!(
-            r#"select requested.place as "place!", inbox.outcome::text as "outcome!"
-               from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality
-                    as requested (tenant, command_id, actor, of_user, place)
-               cross join lateral (
-                   select own.outcome from brigade.command_inbox own
-                   where (own.tenant, own.command_id)
-                         = (requested.tenant, requested.command_id)
-                   union all
-                   -- What a version has stored that had one name space for all.
-                   select shared.outcome from brigade.command_inbox shared
-                   where (shared.tenant, shared.command_id)
-                         = (requested.tenant, requested.of_user)
-                     and shared.actor = requested.actor
-                     and coalesce(shared.via, 'fleet') = 'fleet'
-                   limit 1
-               ) inbox
-               where (select brigade.assert_era($5))"#,
+            r#"select place as "place!", outcome as "outcome!"
+               from brigade.read_outcomes($1, $2, $3, $4, $5)"#,
+            era.as_sql(),
             &tenants as _,
             &ids,
             &users as _,
             &of_users as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

@@ -1,5 +1,8 @@
-//! Queries of ownership: a cart belongs to its owner and its members, an order to those of its
-//! cart, a payment to those of its target and to its payer.
+//! Queries of ownership: of whom a cart is and who is a member of it; the same of an order by its
+//! cart; of a payment by the cart that it pays, and who pays it.
+//!
+//! What is answered here keeps requests away that are not for their senders. Whether a command may
+//! be done is decided again with its aggregate locked.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -35,43 +38,51 @@ impl Owners {
     }
 }
 
-/// The users that an aggregate belongs to.
+/// The users that an aggregate belongs to. A session is none, even where a user has its name.
 #[derive(Debug, Default, PartialEq)]
 pub struct Ownership {
-    users: Vec<String>,
-    /// The cart still belongs to its session: whoever knows its id may claim it. A team cart may
-    /// not be claimed, since all who were invited know its id: it goes with another cart of the
-    /// session.
-    is_claimable: bool,
+    owner: Option<String>,
+    /// The owner among them, of a team cart.
+    members: Vec<String>,
+    payer: Option<String>,
 }
 
 impl Ownership {
-    /// Returns true if the aggregate belongs to this user.
+    /// Returns true if the aggregate, or its cart, belongs to this user.
     #[must_use]
-    pub fn is_owned_by(&self, user: &Token) -> bool {
-        self.users.iter().any(|owner| owner == user.as_str())
+    pub fn is_owner(&self, user: &Token) -> bool {
+        is(self.owner.as_ref(), user)
     }
 
-    /// Returns true if it belongs to this user, or to a session from which the user may claim it.
+    /// Returns true if the user owns it, or pays it.
     #[must_use]
-    pub fn may_be_claimed_by(&self, user: &Token) -> bool {
-        self.is_claimable || self.is_owned_by(user)
+    pub fn is_payer(&self, user: &Token) -> bool {
+        self.is_owner(user) || is(self.payer.as_ref(), user)
+    }
+
+    /// Returns true if the user owns it, pays it, or is a member of its cart.
+    #[must_use]
+    pub fn is_participant(&self, user: &Token) -> bool {
+        self.is_payer(user) || self.members.iter().any(|member| member == user.as_str())
     }
 
     fn new(
         payer: Option<String>,
         owner: Option<String>,
         session: Option<String>,
-        is_team: bool,
         members: Vec<CartMember>,
     ) -> Self {
-        let of_session = owner.is_some() && owner == session;
-        let members = members.into_iter().map(|member| member.user);
-        let users = owner.into_iter().chain(members);
-        // A session is no user, even where a user has its name.
-        let users = users.filter(|user| !of_session || Some(user) != session.as_ref());
-        Self { users: users.chain(payer).collect(), is_claimable: of_session && !is_team }
+        let is_of_session = owner.is_some() && owner == session;
+        let is_user = |name: &String| !is_of_session || Some(name) != session.as_ref();
+        let members = members.into_iter().map(|member| member.user).filter(is_user).collect();
+        // Whoever paid as a session is none either.
+        let payer = payer.filter(|payer| Some(payer) != session.as_ref());
+        Self { owner: owner.filter(is_user), members, payer }
     }
+}
+
+fn is(name: Option<&String>, user: &Token) -> bool {
+    name.is_some_and(|name| name == user.as_str())
 }
 
 /// A member of a cart, as the column `members` has it.
@@ -97,12 +108,14 @@ impl Loader for OwnerLoader {
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, Arc<Ownership>>> {
         let AddressColumns { tenants, aggregates, ids } = AddressColumns::new(addresses.iter());
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/owners.sql",
+        let rows = sqlx::query!(
+            r#"select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
+                      payer, owner, session, members
+               from brigade.read_owners($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &aggregates as _,
             &ids as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
@@ -111,8 +124,7 @@ impl Loader for OwnerLoader {
                 let aggregate = Aggregate::parse(&row.aggregate).ok_or(sqlx::Error::RowNotFound)?;
                 let address = Address::new(&row.tenant, aggregate, &row.id).map_err(refused)?;
                 let members = row.members.as_deref().map_or(Ok(Vec::new()), parse)?;
-                let is_team = row.is_team.unwrap_or_default();
-                let ownership = Ownership::new(row.payer, row.owner, row.session, is_team, members);
+                let ownership = Ownership::new(row.payer, row.owner, row.session, members);
                 Ok((address, Arc::new(ownership)))
             })
             .collect()
@@ -127,21 +139,28 @@ mod tests {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let members: Vec<_> =
             members.iter().map(|user| CartMember { user: (*user).to_owned() }).collect();
-        Ownership::new(some(payer), some(owner), some(session), !members.is_empty(), members)
+        Ownership::new(some(payer), some(owner), some(session), members)
     }
 
     #[test]
     fn a_thing_is_its_owners_its_members_and_its_payers() {
-        let token = |text| Token::new(text).expect("a token");
+        let of = |ownership: &Ownership, user: &str| {
+            let user = Token::new(user).expect("a token");
+            let (owner, payer) = (ownership.is_owner(&user), ownership.is_payer(&user));
+            [owner, payer, ownership.is_participant(&user)]
+        };
         let team = ownership("dan", "ada", "s1", &["ada", "bob"]);
-        for (user, expected) in [("ada", true), ("bob", true), ("dan", true), ("s1", false)] {
-            assert_eq!(team.is_owned_by(&token(user)), expected, "{user}");
-            assert_eq!(team.may_be_claimed_by(&token(user)), expected, "{user}");
-        }
-        let of_session = ownership("", "s1", "s1", &["s1", "bob"]);
-        assert!(!of_session.is_owned_by(&token("s1")) && of_session.is_owned_by(&token("bob")));
-        assert!(!of_session.may_be_claimed_by(&token("eve")));
-        assert!(ownership("", "s1", "s1", &[]).may_be_claimed_by(&token("eve")));
-        assert!(!ownership("", "", "", &[]).may_be_claimed_by(&token("eve")));
+        assert_eq!(of(&team, "ada"), [true, true, true]);
+        assert_eq!(of(&team, "bob"), [false, false, true]);
+        assert_eq!(of(&team, "dan"), [false, true, true]);
+        assert_eq!(of(&team, "s1"), [false, false, false]);
+        let of_session = ownership("s1", "s1", "s1", &["s1", "bob"]);
+        assert_eq!(of(&of_session, "s1"), [false, false, false]);
+        assert_eq!(of(&of_session, "bob"), [false, false, true]);
+        // The session is a user by now, and what was paid is his.
+        let claimed = ownership("s1", "ada", "s1", &[]);
+        assert_eq!(of(&claimed, "s1"), [false, false, false]);
+        assert_eq!(of(&claimed, "ada"), [true, true, true]);
+        assert_eq!(of(&ownership("", "", "", &[]), "eve"), [false, false, false]);
     }
 }

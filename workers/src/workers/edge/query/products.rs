@@ -139,21 +139,12 @@ impl Loader for DigestLoader {
     ) -> sqlx::Result<HashMap<PageKey, String>> {
         let PageColumns { tenants, after, limits } = PageColumns::new(keys);
         let rows = sqlx::query!(
-            r#"select place as "place!", page.digest as "digest!"
-               from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality
-                    as requested (tenant, after, most, place)
-               cross join lateral (
-                   select md5(coalesce(string_agg(p.id || '@' || p.version, ' '
-                                                  order by p.id collate "C"), '')) as digest
-                   from (select p.id, p.version from brigade.products p
-                         where p.tenant = requested.tenant and p.listed
-                           and p.id collate "C" > requested.after collate "C"
-                         order by p.id collate "C" limit requested.most) p) page
-               where (select brigade.assert_era($4))"#,
+            r#"select place as "place!", digest as "digest!"
+               from brigade.read_product_digests($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &after as _,
             &limits,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
@@ -181,28 +172,12 @@ impl Loader for PageLoader {
     ) -> sqlx::Result<HashMap<PageKey, Arc<EncodedPage>>> {
         let PageColumns { tenants, after, limits } = PageColumns::new(keys);
         let rows = sqlx::query!(
-            r#"select place as "place!",
-                      md5(coalesce(string_agg(p.id || '@' || p.version, ' '
-                                              order by p.id collate "C"), '')) as "digest!",
-                      coalesce(json_agg(json_build_object(
-                          'sku', p.id, 'version', p.version, 'name', p.name,
-                          'unit_price', p.unit_price, 'currency', p.currency,
-                          'category', p.category, 'available', p.available)
-                          order by p.id collate "C")
-                          filter (where p.id is not null), '[]')::text as "products!"
-               from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality
-                    as requested (tenant, after, most, place)
-               left join lateral (
-                   select p.* from brigade.products p
-                   where p.tenant = requested.tenant and p.listed
-                     and p.id collate "C" > requested.after collate "C"
-                   order by p.id collate "C" limit requested.most) p on true
-               where (select brigade.assert_era($4))
-               group by place"#,
+            r#"select place as "place!", digest as "digest!", products as "products!"
+               from brigade.read_product_pages($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &after as _,
             &limits,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

@@ -85,10 +85,9 @@ impl Loader for TenantLoader {
     ) -> sqlx::Result<HashMap<Token, TenantState>> {
         let names: Vec<&str> = tenants.iter().map(Token::as_str).collect();
         let rows = sqlx::query!(
-            "select tenant, state from brigade.tenants
-             where tenant = any($1) and (select brigade.assert_era($2))",
-            &names as _,
+            r#"select tenant as "tenant!", state as "state!" from brigade.read_tenants($1, $2)"#,
             era.as_sql(),
+            &names as _,
         )
         .fetch_all(connection)
         .await?;

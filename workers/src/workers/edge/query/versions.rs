@@ -1,5 +1,5 @@
 //! The statement that confirms versions: it reads which version of an aggregate is committed, and
-//! which versions its parts have.
+//! which versions its parts have (`migrations/functions/read_versions.sql`).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -43,40 +43,14 @@ impl Loader for VersionLoader {
     ) -> sqlx::Result<HashMap<Address, ConfirmedVersions>> {
         self.metrics.confirm_statements.inc();
         let AddressColumns { tenants, aggregates, ids } = AddressColumns::new(addresses.iter());
-        // One branch an aggregate, each by its own primary key.
         let rows = sqlx::query!(
-            r#"with requested as (
-                   select * from unnest($1::text[], $2::text[], $3::text[])
-                                 as requested (tenant, aggregate, id)
-                   where (select brigade.assert_era($4))
-               )
-               select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
-                      cart.version as "version!", cart.parts as "parts!"
-               from requested join brigade.carts cart using (tenant, id)
-               where aggregate = 'cart'
-               union all
-               select tenant, aggregate, id, placed.version, placed.parts
-               from requested join brigade.orders placed using (tenant, id)
-               where aggregate = 'order'
-               union all
-               select tenant, aggregate, id, payment.version,
-                      jsonb_build_object('core', payment.version)
-               from requested join brigade.payments payment using (tenant, id)
-               where aggregate = 'payment'
-               union all
-               select tenant, aggregate, id, seating.version,
-                      jsonb_build_object('core', seating.version)
-               from requested join brigade.tables seating using (tenant, id)
-               where aggregate = 'table'
-               union all
-               select tenant, aggregate, id, product.version,
-                      jsonb_build_object('core', product.version)
-               from requested join brigade.products product using (tenant, id)
-               where aggregate = 'product'"#,
+            r#"select tenant as "tenant!", aggregate as "aggregate!", id as "id!",
+                      version as "version!", parts as "parts!"
+               from brigade.read_versions($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &aggregates as _,
             &ids as _,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;

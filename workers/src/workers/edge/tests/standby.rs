@@ -4,7 +4,10 @@
 use std::{fs, os::unix::fs::MetadataExt};
 
 use anyhow::Result;
-use brigade_contracts::{Address, Aggregate, CommandKey, Era, Token, query::HistoryHeaders};
+use brigade_contracts::{
+    Address, Aggregate, CommandKey, Era, Token,
+    query::{HistoryHeaders, ProductsPage},
+};
 use brigade_domain::LockPolicy;
 use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use sqlx::{Connection, Error, PgConnection};
@@ -29,7 +32,8 @@ use crate::{
             locks::{LiveLockLoader, LockHistoryLoader},
             outcomes::OutcomeLoader,
             owners::OwnerLoader,
-            pages::{PageKey, PageLoader, PagedList},
+            pages::{self, PageKey, PagedList},
+            products::{DigestLoader, PageLoader},
             users::UserLoader,
             versions::VersionLoader,
         },
@@ -56,7 +60,7 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
     let position = ListPosition { tenant: t1.clone(), moment, whole: true };
     let (lock, user, cart) = (of(Aggregate::Lock)?, of(Aggregate::User)?, of(Aggregate::Cart)?);
     let versions = VersionLoader { metrics: metrics.clone() };
-    let page = |list| PageKey { tenant: t1.clone(), list, after: None, limit: 1 };
+    let listed = |list| PageKey { tenant: t1.clone(), list, after: None, limit: 1 };
     let mut of_lists = Vec::new();
     for list in [
         PagedList::Tables,
@@ -66,8 +70,9 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
         PagedList::RefundTasks,
         PagedList::UnknownPayments,
     ] {
-        of_lists.push(error_of(PageLoader, page(list), sql).await);
+        of_lists.push(error_of(pages::PageLoader, listed(list), sql).await);
     }
+    let page = (t1.clone(), ProductsPage { limit: 1, after: None });
     let others = vec![
         error_of(versions, cart.clone(), sql).await,
         error_of(ViewBodyLoader, cart.clone(), sql).await,
@@ -79,6 +84,8 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
         error_of(LockHistoryLoader, (lock, HistoryHeaders { limit: 1, before: None }), sql).await,
         error_of(UserLoader, (user, None), sql).await,
         error_of(OwnerLoader, cart, sql).await,
+        error_of(DigestLoader, page.clone(), sql).await,
+        error_of(PageLoader, page, sql).await,
     ];
     Ok([others, of_lists].concat())
 }
@@ -91,7 +98,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
     let url = postgres.superuser_url("postgres");
     migrate::run(&url, "", |_| None).await?;
     let mut primary = (PgConnection::connect(&url).await?, Era::FIRST);
-    assert_eq!(all(&mut primary).await?, vec![None; 15]);
+    assert_eq!(all(&mut primary).await?, vec![None; 17]);
 
     postgres.stop().await;
     let data = dir.path().join("data");
@@ -101,7 +108,7 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
     std::os::unix::fs::chown(data.join("standby.signal"), Some(user), Some(group))?;
     postgres.restart().await?;
     let mut standby = (PgConnection::connect(&url).await?, Era::FIRST);
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 15]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 17]);
     // And such a session is not had from a pool of a worker.
     let pool = superuser_pool(&url, 1)?;
     let until = tokio::time::Instant::now() + CONNECT_LIMIT;
@@ -109,11 +116,11 @@ async fn s6_01_each_statement_that_confirms_fails_in_recovery_and_in_another_era
 
     // Nor do they confirm what a worker of another era asks, before or after somebody begins one.
     sqlx::query("select pg_promote()").execute(&mut standby.0).await?;
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 15]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 17]);
     let begin = "select brigade.current_era()";
     let era: i64 = sqlx::query_scalar(begin).fetch_one(&mut standby.0).await?;
-    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 15]);
+    assert_eq!(all(&mut standby).await?, vec![Some("55000".to_owned()); 17]);
     standby.1 = Era::new(era.cast_unsigned());
-    assert_eq!(all(&mut standby).await?, vec![None; 15]);
+    assert_eq!(all(&mut standby).await?, vec![None; 17]);
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! examples of errors from the type that writes errors.
 
 mod lists;
+mod money;
 mod operations;
 mod responses;
 mod sessions;
@@ -82,6 +83,22 @@ fn schemas() -> Map<String, Value> {
     let session = json!({ "allOf": [
         schema::reference("Outcome"), { "type": "object", "properties": { "data": tokens } },
     ] });
+    let secrets = json!({
+        "type": "object",
+        "properties": {
+            "secret": {
+                "type": "string",
+                "description": "By which customers join the cart, of a team cart.",
+            },
+            "session_secret": {
+                "type": "string",
+                "description": "By which a customer claims the cart, of a cart of a session.",
+            },
+        },
+    });
+    let with_secrets = json!({ "allOf": [
+        schema::reference("Outcome"), { "type": "object", "properties": { "data": secrets } },
+    ] });
     let problem = json!({
         "description": "RFC 9457, with what else stands in the outcome or the answer.",
         "allOf": [schema::reference("QueryError"), {
@@ -99,6 +116,7 @@ fn schemas() -> Map<String, Value> {
     });
     all["Outcome"]["examples"] = json!([responses::outcome()]);
     all.insert("SessionOutcome".to_owned(), session);
+    all.insert("CartSecretOutcome".to_owned(), with_secrets);
     all.insert("NewSession".to_owned(), sessions::new_session());
     all.insert("Introspection".to_owned(), sessions::introspection());
     all.insert("Problem".to_owned(), problem);
@@ -150,6 +168,7 @@ fn parameters() -> Value {
         ("command_id", "Of the command."),
         ("code", "Of an error."),
         ("owner", "Of carts: a user, or a session."),
+        ("gateway", "A payment gateway of the restaurant."),
     ] {
         let path = json!({
             "name": name, "in": "path", "required": true, "schema": token(), "description": what,

@@ -34,6 +34,7 @@ pub(super) fn paths() -> Map<String, Value> {
     paths.extend(others.map(|(path, get)| (path.to_owned(), json!({ "get": get }))));
     paths.extend(super::lists::paths());
     paths.extend(super::sessions::paths());
+    paths.extend(super::money::paths());
     paths
 }
 
@@ -44,8 +45,11 @@ fn command(verb: &Verb) -> Value {
         None => (200, *about),
     };
     let about = about.trim_end_matches("Request door only.").trim_end();
-    let gives_tokens = *aggregate == Aggregate::User && ["login", "refresh"].contains(name);
-    let outcome = if gives_tokens { "SessionOutcome" } else { "Outcome" };
+    let outcome = match (aggregate, *name) {
+        (Aggregate::User, "login" | "refresh") => "SessionOutcome",
+        (Aggregate::Cart, "open" | "invite") => "CartSecretOutcome",
+        _ => "Outcome",
+    };
     let mut errors = vec![400, 401, 403, 404, 408, 409, 412, 413, 415, 422, 429, 500, 503, 504];
     if matches!(aggregate, Aggregate::Cart | Aggregate::Payment) {
         errors.push(423);
@@ -176,10 +180,19 @@ pub(super) fn audience(role: RequiredRole) -> &'static str {
     match role {
         RequiredRole::Anybody => "Needs no token.",
         RequiredRole::Customer => "For everybody who is logged in.",
-        RequiredRole::Owner => "For customers whose it is, and for staff.",
-        RequiredRole::Claimer => {
-            "For customers whose it is, or who claim it from its session, and for staff."
+        RequiredRole::Invited => "For customers who show the secret of the cart, and for staff.",
+        RequiredRole::Claimant => {
+            "For customers who show the secret of the session, or whose it is, and for staff."
         }
+        RequiredRole::Member | RequiredRole::Participant => {
+            "For customers whose it is or who take part in it, and for staff."
+        }
+        RequiredRole::Payer => "For customers who pay it or own what it pays, and for staff.",
+        RequiredRole::PayerOrGateway => {
+            "For customers who pay it or own what it pays, for the gateway, and for staff."
+        }
+        RequiredRole::Owner => "For customers whose it is, and for staff.",
+        RequiredRole::Gateway => "For the gateway.",
         RequiredRole::Oneself => "For the user itself.",
         RequiredRole::OneselfOrManager => "For the user itself, and for managers.",
         RequiredRole::Staff => "For staff.",

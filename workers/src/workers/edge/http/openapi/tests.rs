@@ -122,6 +122,7 @@ fn whoever_has_no_token_may_register_log_in_refresh_and_read_this_and_the_prices
         "getErrors",
         "getOpenApi",
         "getProducts",
+        "postGatewayMessage",
         "refreshSession",
         "requestPasswordReset",
     ];

@@ -48,26 +48,31 @@ impl Loader for OrderListLoader {
             .unzip();
         // One more tells that there are older ones.
         let limits: Vec<i64> = keys.iter().map(|key| i64::from(key.limit) + 1).collect();
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/list/confirm.sql",
+        let rows = sqlx::query!(
+            r#"select place as "place!", start as "start!", xid as "xid!", at as "at!",
+                      ids as "ids!", cores as "cores!", payments as "payments!",
+                      xids as "xids!", ats as "ats!", created as "created!"
+               from brigade.read_active_orders($1, $2, $3, $4, $5)"#,
+            era.as_sql(),
             &tenants as _,
             &times,
             &ids as _,
             &limits,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
         rows.into_iter()
             .map(|row| {
                 let moment = ListMoment { start: row.start, xid: row.xid, at: row.at };
+                let ats = row.ats.into_iter().map(millis).collect();
+                let created = row.created.into_iter().map(millis).collect();
                 let orders = OrderColumns {
                     ids: row.ids,
                     cores: row.cores,
                     payments: row.payments,
                     xids: row.xids,
-                    ats: row.ats,
-                    created: row.created,
+                    ats,
+                    created,
                 };
                 let key = key_at(keys, row.place)?.clone();
                 let list = OrderList::new(moment, orders.zip()?, key.limit);
@@ -96,24 +101,28 @@ impl Loader for EndedOrderLoader {
         let tenants: Vec<&str> = positions.iter().map(|p| p.tenant.as_str()).collect();
         let xids: Vec<i64> = positions.iter().map(|p| p.moment.xid).collect();
         let times: Vec<OffsetDateTime> = positions.iter().map(|p| time_of(p.moment.at)).collect();
-        let rows = sqlx::query_file!(
-            "src/workers/edge/query/list/ended.sql",
+        let rows = sqlx::query!(
+            r#"select place as "place!", ids as "ids!", cores as "cores!",
+                      payments as "payments!", xids as "xids!", ats as "ats!"
+               from brigade.read_ended_orders($1, $2, $3, $4)"#,
+            era.as_sql(),
             &tenants as _,
             &xids,
             &times,
-            era.as_sql(),
         )
         .fetch_all(connection)
         .await?;
         rows.into_iter()
             .map(|row| {
+                // What has ended has no place any more.
+                let created = vec![0; row.ids.len()];
                 let orders = OrderColumns {
                     ids: row.ids,
                     cores: row.cores,
                     payments: row.payments,
                     xids: row.xids,
                     ats: row.ats,
-                    created: row.created,
+                    created,
                 };
                 let position = key_at(positions, row.place)?.clone();
                 Ok((position, Arc::new(orders.zip()?)))
@@ -150,8 +159,8 @@ struct OrderColumns {
     cores: Vec<i64>,
     payments: Vec<i64>,
     xids: Vec<i64>,
-    ats: Vec<OffsetDateTime>,
-    created: Vec<OffsetDateTime>,
+    ats: Vec<i64>,
+    created: Vec<i64>,
 }
 
 impl OrderColumns {
@@ -159,10 +168,9 @@ impl OrderColumns {
         let Self { ids, cores, payments, xids, ats, created } = self;
         let columns = ids.into_iter().zip(cores).zip(payments).zip(xids).zip(ats).zip(created);
         columns
-            .map(|(((((id, core), payments), xid), at), created)| {
+            .map(|(((((id, core), payments), xid), at), created_at)| {
                 let order = Token::new(&id).map_err(refused)?;
                 let (core, payments) = (core.cast_unsigned(), payments.cast_unsigned());
-                let (at, created_at) = (millis(at), millis(created));
                 Ok(SnapshotOrder { order, core, payments, xid, at, created_at })
             })
             .collect()

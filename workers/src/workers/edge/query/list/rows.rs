@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use brigade_contracts::{Address, Aggregate, Era, Token};
+use brigade_domain::State;
 use futures::future::try_join_all;
 use sqlx::PgConnection;
 
@@ -12,8 +13,8 @@ use super::{
     snapshot::SnapshotOrder,
 };
 use crate::{
-    infra::{Context, FailPoints, postgres::era},
-    store::orders,
+    infra::{Context, FailPoints},
+    store::states,
     workers::edge::{
         metrics::{ContentSource, EdgeMetrics},
         query::{
@@ -117,10 +118,11 @@ impl Loader for RowLoader {
         era: Era,
         addresses: &[Address],
     ) -> sqlx::Result<HashMap<Address, RowParts>> {
-        let orders = era::read(connection, era, async |connection| {
-            orders::load(connection, addresses.iter()).await
-        })
-        .await?;
-        Ok(orders.iter().map(|o| (o.head.address.clone(), RowParts::from_order(o))).collect())
+        let states = states::read(connection, era, addresses).await?;
+        let row = |state| match state {
+            State::Order(o) => Some((o.head.address.clone(), RowParts::from_order(&o))),
+            _ => None,
+        };
+        Ok(states.into_iter().filter_map(row).collect())
     }
 }

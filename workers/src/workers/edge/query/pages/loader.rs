@@ -112,29 +112,32 @@ async fn read(
 ) -> sqlx::Result<Vec<StoredRow>> {
     let PageColumns { tenants, whose, since, before, after, limits } = columns;
     macro_rules! rows {
-        ($file:literal) => {
-            sqlx::query_file_as!(
+        ($function:literal) => {
+            sqlx::query_as!(
                 StoredRow,
-                $file,
+                "select place as \"place!\", at as \"at!\", id as \"id!\", body as \"row!\"
+                 from brigade."
+                    + $function
+                    + "($1, $2, $3, $4, $5, $6, $7)",
+                era.as_sql(),
                 tenants as _,
                 whose as _,
                 since,
                 before,
                 after as _,
                 limits,
-                era.as_sql(),
             )
             .fetch_all(connection)
             .await
         };
     }
     match list {
-        PagedList::Tables => rows!("src/workers/edge/query/pages/tables.sql"),
-        PagedList::Carts(_) => rows!("src/workers/edge/query/pages/carts.sql"),
-        PagedList::Orders(_) => rows!("src/workers/edge/query/pages/orders.sql"),
-        PagedList::EndedOrders(_) => rows!("src/workers/edge/query/pages/ended_orders.sql"),
-        PagedList::RefundTasks => rows!("src/workers/edge/query/pages/refund_tasks.sql"),
-        PagedList::UnknownPayments => rows!("src/workers/edge/query/pages/unknown_payments.sql"),
+        PagedList::Tables => rows!("read_table_pages"),
+        PagedList::Carts(_) => rows!("read_cart_pages"),
+        PagedList::Orders(_) => rows!("read_order_pages"),
+        PagedList::EndedOrders(_) => rows!("read_ended_order_pages"),
+        PagedList::RefundTasks => rows!("read_refund_task_pages"),
+        PagedList::UnknownPayments => rows!("read_unknown_payment_pages"),
     }
 }
 

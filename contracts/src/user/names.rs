@@ -1,0 +1,63 @@
+//! Names that no user has, since they stand for somebody else where it is told who did something.
+
+use super::{BY_EMAIL, ROLE_BY_DEFAULT};
+use crate::{Token, WorkerName, permissions::Role};
+
+/// Those besides workers and the roles of credentials.
+const RESERVED: [&str; 10] = [
+    BY_EMAIL,
+    ROLE_BY_DEFAULT,
+    "admin",
+    "brigade",
+    "fleet",
+    "manager",
+    "operator",
+    "root",
+    "staff",
+    "system",
+];
+
+/// Returns whether no user may be called so, in whatever case: it is the name of a worker, of an
+/// operator or of a role, or what stands for an email.
+#[must_use]
+pub fn is_reserved(name: &Token) -> bool {
+    let workers = WorkerName::ALL.into_iter().map(WorkerName::as_str);
+    let roles = Role::ALL.into_iter().flat_map(|role| [Some(role.as_str()), role.alias()]);
+    let reserved = RESERVED.into_iter().chain(workers).chain(roles.flatten());
+    reserved.into_iter().any(|reserved| reserved.eq_ignore_ascii_case(name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_workers_operators_and_roles_are_nobodys() {
+        let is_reserved = |name: &str| is_reserved(&Token::new(name).unwrap());
+        for name in [
+            "-",
+            "cart-lock-expiry",
+            "command-handler",
+            "edge",
+            "Edge",
+            "operator",
+            "OPERATOR",
+            "system",
+            "brigade",
+            "customer",
+            "staff",
+            "manager",
+            "backend",
+            "producer",
+            "till",
+            "gateway",
+            "screen",
+            "watcher",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in ["ada", "edge1", "operator-2", "tills", "--"] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+-- For edge: pages of the refund tasks that are open.
+create or replace function brigade.read_refund_task_pages(
+    era bigint, tenants text[], whose text[], since timestamptz[], before timestamptz[],
+    after text[], limits bigint[])
+returns table (place bigint, at timestamptz, id text, body text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform brigade.assert_era(era);
+    return query
+        select requested.place, found.at, found.id, found.body
+        from unnest(tenants, whose, since, before, after, limits) with ordinality
+             as requested (tenant, whose, since, before, after, most, place)
+        cross join lateral (
+            select 'epoch'::timestamptz as at, t.id, json_build_object(
+                       'task', t.id, 'payment', t.payment_id,
+                       'target', json_build_object(p.target_kind, p.target_id), 'method', p.method,
+                       'amount', t.amount, 'currency', t.currency, 'reason', t.reason,
+                       'refunded', t.refunded,
+                       'settled', t.settled, 'requested_at', t.requested_at)::text as body
+            from brigade.refund_tasks t
+            join brigade.payments p on (p.tenant, p.id) = (t.tenant, t.payment_id)
+            where t.tenant = requested.tenant and t.status = 'open'
+              and t.id collate "C" > requested.after collate "C"
+            order by t.id collate "C" limit requested.most
+        ) found
+        order by requested.place, found.id collate "C";
+end $$;
+revoke all on function brigade.read_refund_task_pages(
+    bigint, text[], text[], timestamptz[], timestamptz[], text[], bigint[]) from public;

@@ -1,0 +1,233 @@
+//! Events of Stripe (<https://docs.stripe.com/api/events>), of which four are understood:
+//!
+//! | event | result |
+//! |---|---|
+//! | `payment_intent.succeeded` | captured |
+//! | `payment_intent.payment_failed`, `payment_intent.canceled` | failed |
+//! | `charge.refunded` | refunded, with all that has gone back of the charge so far |
+//!
+//! The payment that an event is about stands in the metadata of the payment intent, which the
+//! restaurant's program makes for one payment: `brigade_payment`. Stripe copies it to the charge. The
+//! transaction is the payment intent. Events of other kinds, and those without that name, are about
+//! nothing of ours.
+
+use brigade_contracts::{
+    Currency, Money, Refusal, Timestamp, Token,
+    payment::{GatewayResult, RecordResult},
+};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use super::GatewayMessage;
+
+/// The header of the signature.
+pub(super) const SIGNATURE: &str = "Stripe-Signature";
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    id: Token,
+    #[serde(rename = "type")]
+    kind: String,
+    /// In seconds of the Unix time.
+    created: i64,
+    #[serde(borrow)]
+    data: Data<'a>,
+}
+
+#[derive(Deserialize)]
+struct Data<'a> {
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Intent {
+    id: Token,
+    amount: Money,
+    amount_received: Option<Money>,
+    currency: String,
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize)]
+struct Charge {
+    id: Token,
+    payment_intent: Option<Token>,
+    amount_refunded: Money,
+    currency: String,
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    brigade_payment: Option<Token>,
+}
+
+/// What an event says of a payment.
+struct Told {
+    metadata: Option<Metadata>,
+    result: GatewayResult,
+    transaction_id: Token,
+    amount: Money,
+    currency: String,
+}
+
+/// Reads an event.
+///
+/// # Errors
+/// 400 for what is no event of Stripe, 422 for an impossible one.
+pub(super) fn read(body: &[u8]) -> Result<GatewayMessage, Refusal> {
+    let event: Event<'_> = parse(body)?;
+    let object = event.data.object.get().as_bytes();
+    let told = match event.kind.as_str() {
+        "payment_intent.succeeded" => Some(of_intent(parse(object)?, GatewayResult::Captured)),
+        "payment_intent.payment_failed" | "payment_intent.canceled" => {
+            Some(of_intent(parse(object)?, GatewayResult::Failed))
+        }
+        "charge.refunded" => Some(of_charge(parse(object)?)),
+        _ => None,
+    };
+    let payment = told.as_ref().and_then(|told| told.metadata.as_ref()?.brigade_payment.clone());
+    let result = match (told, payment) {
+        (Some(told), Some(payment)) => Some((payment, told.result(event.created)?)),
+        _ => None,
+    };
+    Ok(GatewayMessage { id: event.id, result })
+}
+
+fn of_intent(intent: Intent, result: GatewayResult) -> Told {
+    let Intent { id, amount, amount_received, currency, metadata } = intent;
+    let received = amount_received.filter(|_| result == GatewayResult::Captured);
+    let amount = received.unwrap_or(amount);
+    Told { metadata, result, transaction_id: id, amount, currency }
+}
+
+fn of_charge(charge: Charge) -> Told {
+    let Charge { id, payment_intent, amount_refunded, currency, metadata } = charge;
+    Told {
+        metadata,
+        result: GatewayResult::Refunded,
+        transaction_id: payment_intent.unwrap_or(id),
+        amount: amount_refunded,
+        currency,
+    }
+}
+
+impl Told {
+    fn result(self, created: i64) -> Result<RecordResult, Refusal> {
+        let Self { result, transaction_id, amount, currency, .. } = self;
+        let occurred_at = OffsetDateTime::from_unix_timestamp(created)
+            .map_err(|_| Refusal::new(400, "malformed", "created: expected seconds"))?;
+        Ok(RecordResult {
+            result,
+            transaction_id,
+            amount,
+            currency: Currency::new(&currency.to_ascii_uppercase())?,
+            occurred_at: Timestamp::from(occurred_at),
+        })
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(text).map_err(|error| {
+        Refusal::new(400, "malformed", format!("this is no event that can be read: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn event(kind: &str, object: Value) -> Vec<u8> {
+        let event = json!({
+            "id": "evt_1", "object": "event", "api_version": "2024-06-20", "created": 1_790_000_000,
+            "data": { "object": object }, "livemode": false, "pending_webhooks": 1,
+            "request": { "id": "req_1", "idempotency_key": null }, "type": kind,
+        });
+        event.to_string().into_bytes()
+    }
+
+    fn intent() -> Value {
+        json!({
+            "id": "pi_1", "object": "payment_intent", "amount": 1250, "amount_received": 1200,
+            "currency": "eur", "metadata": { "brigade_payment": "p1", "table": "5" },
+            "status": "succeeded", "last_payment_error": null,
+        })
+    }
+
+    fn charge() -> Value {
+        json!({
+            "id": "ch_1", "object": "charge", "amount": 1250, "amount_refunded": 400,
+            "currency": "usd", "payment_intent": "pi_1", "refunded": false,
+            "metadata": { "brigade_payment": "p1" },
+        })
+    }
+
+    fn without(mut object: Value, field: &str) -> Value {
+        object.as_object_mut().expect("an object").remove(field);
+        object
+    }
+
+    fn told(body: &[u8]) -> Option<(String, GatewayResult, String, i64, &'static str)> {
+        let message = read(body).expect("an event");
+        assert_eq!(message.id.as_str(), "evt_1");
+        let (payment, result) = message.result?;
+        assert_eq!(result.occurred_at.to_string(), "2026-09-21T14:13:20.000Z");
+        let RecordResult { result, transaction_id, amount, currency, .. } = result;
+        let of = (payment.to_string(), transaction_id.to_string());
+        Some((of.0, result, of.1, amount.minor_units(), currency.as_str()))
+    }
+
+    #[test]
+    fn each_event_says_what_became_of_its_payment() {
+        use GatewayResult::{Captured, Failed, Refunded};
+        let expected = |result, amount, currency| {
+            Some(("p1".to_owned(), result, "pi_1".to_owned(), amount, currency))
+        };
+        let cases = [
+            ("payment_intent.succeeded", intent(), expected(Captured, 1200, "EUR")),
+            ("payment_intent.payment_failed", intent(), expected(Failed, 1250, "EUR")),
+            ("payment_intent.canceled", intent(), expected(Failed, 1250, "EUR")),
+            ("charge.refunded", charge(), expected(Refunded, 400, "USD")),
+            ("payment_intent.created", intent(), None),
+            ("payment_intent.processing", intent(), None),
+            ("charge.succeeded", charge(), None),
+            ("invoice.paid", json!({ "id": 7 }), None),
+            ("payment_intent.succeeded", without(intent(), "metadata"), None),
+            ("charge.refunded", without(charge(), "metadata"), None),
+        ];
+        for (kind, object, expected) in cases {
+            assert_eq!(told(&event(kind, object)), expected, "{kind}");
+        }
+        let old = told(&event("charge.refunded", without(charge(), "payment_intent")));
+        assert_eq!(old.map(|told| told.2), Some("ch_1".to_owned()));
+        let asked = told(&event("payment_intent.succeeded", without(intent(), "amount_received")));
+        assert_eq!(asked.map(|told| told.3), Some(1250));
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        let succeeded = |field: &str, value: Value| {
+            let mut object = intent();
+            object[field] = value;
+            event("payment_intent.succeeded", object)
+        };
+        let code = |body: &[u8]| read(body).expect_err("refused").code.into_owned();
+        for body in [
+            b"".to_vec(),
+            b"[]".to_vec(),
+            b"{}".to_vec(),
+            b"\xff".to_vec(),
+            succeeded("id", json!("pi 1")),
+            succeeded("amount_received", json!(-1)),
+            succeeded("amount_received", json!(1.5)),
+            succeeded("metadata", json!({ "brigade_payment": "a.b" })),
+        ] {
+            assert_eq!(code(&body), "malformed", "{}", String::from_utf8_lossy(&body));
+        }
+        assert_eq!(code(&succeeded("currency", json!("xyz"))), "unknown_currency");
+    }
+}
