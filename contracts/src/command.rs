@@ -66,6 +66,8 @@ pub struct Command {
     pub session: Option<Token>,
     /// What the actor has to be to the aggregate when it is decided; `None`: the sender is trusted.
     pub relation: Option<Relation>,
+    /// The answer is to tell the secrets of the cart.
+    pub tell_secrets: bool,
     pub request: Result<Request, Refusal>,
 }
 
@@ -119,7 +121,7 @@ impl Command {
         };
         let headers = check_no_message_id(raw.door, headers.clone())
             .and_then(|()| CommandHeaders::parse(headers));
-        let CommandHeaders { actor, traceparent, source, session, relation, .. } =
+        let CommandHeaders { actor, traceparent, source, session, relation, tell_secrets, .. } =
             headers.as_ref().cloned().unwrap_or_default();
         let is_worker = |actor: &Token| actor.as_str().parse::<WorkerName>().is_ok();
         Ok(Self {
@@ -135,6 +137,7 @@ impl Command {
             source,
             session,
             relation,
+            tell_secrets,
             request: headers.and_then(|headers| Request::decode(&tenant, raw, headers, payload)),
             tenant,
         })

@@ -13,6 +13,8 @@ pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
 /// What the actor has to be to the aggregate when the command is decided, see [`Relation`].
 pub const RELATION: &str = "Actor-Relation";
+/// `true` where the answer is to tell the secrets of the cart, see [`crate::cart::SecretKey::told`].
+pub const TELL_SECRETS: &str = "Tell-Secrets";
 /// Header of an event: the way by which its command came into the fleet, see [`crate::Via`].
 pub const ACTOR_VIA: &str = "Actor-Via";
 /// The address that a command came from, where it came from outside: failed logins are counted by
@@ -84,6 +86,7 @@ pub struct CommandHeaders {
     pub session: Option<Token>,
     /// `None`: the sender is trusted.
     pub relation: Option<Relation>,
+    pub tell_secrets: bool,
 }
 
 impl CommandHeaders {
@@ -108,6 +111,7 @@ impl CommandHeaders {
         let source = one(SOURCE)?.map(|v| v.parse::<IpAddr>().map_err(|_| bad(SOURCE)));
         let session = one(SESSION)?.map(|v| Token::new(v).map_err(|_| bad(SESSION)));
         let relation = one(RELATION)?.map(str::parse::<Relation>);
+        let tell = one(TELL_SECRETS)?.map(|v| v.parse::<bool>().map_err(|_| bad(TELL_SECRETS)));
         let traceparent = one(TRACEPARENT)?;
         parsed(TRACEPARENT, traceparent.is_none_or(is_traceparent))?;
         Ok(Self {
@@ -118,6 +122,7 @@ impl CommandHeaders {
             source: source.transpose()?.map(|source| source.to_canonical()),
             session: session.transpose()?,
             relation: relation.transpose()?,
+            tell_secrets: tell.transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -1,7 +1,7 @@
 -- Fails unless the database is in this era, and on a server in recovery.
 create or replace function brigade.assert_era(expected bigint)
 returns boolean
-language plpgsql stable security definer set search_path = pg_catalog as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
     newest brigade.eras;
 begin

@@ -3,7 +3,7 @@
 -- jump then: those that were drawn and lost are not drawn again.
 create or replace function brigade.begin_era(anew boolean)
 returns bigint
-language plpgsql security definer set search_path = pg_catalog as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     newest brigade.eras;
 begin

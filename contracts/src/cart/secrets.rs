@@ -15,7 +15,7 @@ use sha2::Sha256;
 
 use super::{Kind, Open, Verb};
 use crate::{
-    Body, Command, Secret, Token,
+    Body, Command, Door, Secret, Token, Via,
     verb::{Encode, encode_payload},
 };
 
@@ -91,9 +91,15 @@ impl SecretKey {
         self.derive(["session", tenant.as_str(), session.as_str(), ""])
     }
 
-    /// Returns what the answer to a command that is done tells besides its outcome, each time.
+    /// Returns what the answer to a command that is done tells besides its outcome, each time: on
+    /// the request door, to what comes by HTTP and to programs that ask for it. For all others an
+    /// outcome is the same by whichever door, and when it is asked for later.
     #[must_use]
     pub fn told(&self, command: &Command) -> Vec<(&'static str, Value)> {
+        let is_asked = command.via != Via::Nats || command.tell_secrets;
+        if command.door != Door::Request || !is_asked {
+            return Vec::new();
+        }
         let verb = command.request.as_ref().map(|request| &request.body);
         let (is_of_team, session) = match verb {
             Ok(Body::Cart(Verb::Open(Open { kind, session, .. }))) => {
@@ -152,7 +158,21 @@ mod tests {
         let first = told(&key, subject, "k1", &opened);
         assert_eq!(first["secret"].as_str().map(str::len), Some(43));
         assert_eq!(told(&key, subject, "k1", &opened), first);
-        assert_eq!(told(&key, "cmd.t1.cart.c1.open", "k1", &opened), first);
+        // What is answered by the durable door is stored in a stream.
+        assert_eq!(told(&key, "cmd.t1.cart.c1.open", "k1", &opened), json!({}));
+        // Programs ask for it.
+        for (asks, expected) in
+            [(None, json!({})), (Some("false"), json!({})), (Some("true"), first)]
+        {
+            let mut by_program = command(subject, "k1", &opened);
+            by_program.via = Via::Nats;
+            by_program.tell_secrets = asks == Some("true");
+            let told = key.told(&by_program);
+            let told: Value =
+                told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            assert_eq!(told, expected, "{asks:?}");
+        }
+        let first = told(&key, subject, "k1", &opened);
         for other in [
             told(&key, subject, "k2", &opened),
             told(&key, subject, "ada.k1", &opened),

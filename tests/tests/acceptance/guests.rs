@@ -160,12 +160,12 @@ async fn s7_02_only_the_owner_of_a_cart_ends_it_and_cancels_its_order() {
 async fn s7_02_a_session_is_claimed_by_its_secret() {
     let (fleet, producer, [ada, eve]) = fleet_with(["ada", "eve"]).await;
     let of_session = |kind: &str, session: &str| json!({"kind": kind, "owner": session, "session": session, "currency": "EUR"});
-    let secret = producer.done("cart.c1.open", of_session("menu", "s1")).await;
+    let secret = opened_and_told(&producer, "cart.c1.open", of_session("menu", "s1")).await;
     let secret = secret["session_secret"].clone();
     assert_eq!(secret.as_str().map(str::len), Some(43));
-    let team = producer.done("cart.c2.open", of_session("team", "s1")).await;
+    let team = opened_and_told(&producer, "cart.c2.open", of_session("team", "s1")).await;
     assert_eq!(team["session_secret"], secret, "a session has one");
-    let other = producer.done("cart.c3.open", of_session("menu", "s2")).await;
+    let other = opened_and_told(&producer, "cart.c3.open", of_session("menu", "s2")).await;
     let claim = |user: &str, secret: &Value| json!({"user": user, "session_secret": secret});
     let wrong =
         [json!(null), json!("guess"), other["session_secret"].clone(), team["secret"].clone()];
@@ -191,6 +191,14 @@ async fn s7_02_a_session_is_claimed_by_its_secret() {
     fleet.finish().await;
 }
 
+/// Sends what opens a cart, and asks for its secrets.
+async fn opened_and_told(producer: &Producer, what: &str, payload: Value) -> Value {
+    let (id, payload) = (what.replace('.', "-"), payload.to_string());
+    let headers = [("Command-Id", id.as_str()), ("Tell-Secrets", "true")];
+    let told = producer.request(&format!("req.t1.{what}"), &headers, payload.as_bytes()).await;
+    told.expect("a reply").body()["data"].clone()
+}
+
 /// The secrets stand in answers alone.
 #[tokio::test]
 async fn s7_02_no_secret_of_a_cart_is_stored() {
@@ -203,7 +211,15 @@ async fn s7_02_no_secret_of_a_cart_is_stored() {
         assert_eq!(bob.post("cart/c1/join", &malformed).await.status, 400);
     }
     let session = json!({"kind": "team", "owner": "s1", "session": "s1", "currency": "EUR"});
-    let opened = producer.publish("k1", "cart.c3.open", session).await["data"].clone();
+    // A program that does not ask is told none, by neither door.
+    let quiet = producer.publish("k1", "cart.c3.open", session.clone()).await;
+    assert_eq!(producer.send_as("k1", "cart.c3.open", session.clone()).await.body(), quiet);
+    let asked = producer.request("q.t1.outcome.k1", &[], b"").await.expect("a reply").body();
+    assert_eq!(asked, quiet);
+    let headers = [("Command-Id", "k1"), ("Tell-Secrets", "true")];
+    let payload = session.to_string();
+    let told = producer.request("req.t1.cart.c3.open", &headers, payload.as_bytes()).await;
+    let opened = told.expect("a reply").body()["data"].clone();
     let claim = json!({"user": "ada", "session_secret": opened["session_secret"]});
     done(&ada, "cart/c3/claim", claim).await;
     let secrets = [&first, &second, &opened["secret"], &opened["session_secret"]];

@@ -164,6 +164,10 @@ async fn s5_09_a_statement_of_edge_that_reads_a_table_itself_is_refused() {
     .await
     .unwrap();
     assert!(tables.len() > 20, "{tables:?}");
+    let fill = sqlx::raw_sql("create temporary table filling (x int)").execute(&edge).await;
+    let code =
+        fill.unwrap_err().into_database_error().and_then(|error| error.code().map(String::from));
+    assert_eq!(code.as_deref(), Some("42501"), "a temporary table takes room on the disk");
     for table in tables {
         for columns in ["*", "count(*)", "1"] {
             let select = format!("select {columns} from {table}");

@@ -24,7 +24,9 @@ pub async fn load(
                        where (person.tenant, person.name) = (requested.tenant, requested.name))
                or exists (select from brigade.carts cart
                           where (cart.tenant, cart.owner) = (requested.tenant, requested.name)
-                            and cart.status = 'open')
+                            and cart.status = 'open'
+                            -- A session is nobody.
+                            and cart.session is distinct from cart.owner)
            ) as "named!"
            from unnest($1::text[], $2::text[]) with ordinality
                 as requested (tenant, name, place)

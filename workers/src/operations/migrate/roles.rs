@@ -41,7 +41,11 @@ pub(super) async fn set_up_roles(
 /// Rights that every role of the server has by default, or had before Postgres 15. It comes last: by then
 /// the workers have what they need in their own name.
 const NOBODY_ELSE: &str = "revoke all on all routines in schema brigade from public;
-                           revoke create on schema public from public;";
+                           revoke create on schema public from public;
+                           do $$ begin
+                               execute format('revoke temporary on database %I from public',
+                                              current_database());
+                           end $$;";
 
 /// Makes the role. Of its password the server gets what it stores of it, not the password itself:
 /// statements stand in its log.
