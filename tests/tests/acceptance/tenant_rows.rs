@@ -33,9 +33,16 @@ const ROWS: &str = "
                                 cart_id, items, total, created_at, reason)
     select tenant, id, number, at, '{}', '{}', status, 'EUR', 'c1', '[]', 0, at, word
     from v cross join (values ('o1', 'placed'), ('o2', 'completed')) o (id, status);
+    insert into brigade.carts (tenant, id, version, updated_at, parts, parts_at, kind, owner,
+                               status, currency, members, items)
+    select tenant, 'c2', number, at, '{}', '{}', 'team', word, 'open', 'EUR',
+           '[{\"user\": \"ada\"}]', '[]' from v;
+    insert into brigade.order_people (tenant, person, created_at, order_id)
+    select tenant, 'ada', at, 'o2' from v;
     insert into brigade.payments (tenant, id, version, updated_at, target_kind, target_id, user_id,
                                   method, status, currency, amount)
-    select tenant, 'p1', number, at, 'order', 'o1', word, 'card', 'captured', 'EUR', 1 from v;
+    select tenant, id, number, at, 'order', 'o1', word, 'card', status, 'EUR', 1
+    from v cross join (values ('p1', 'captured'), ('p2', 'unknown')) p (id, status);
     insert into brigade.refund_tasks (tenant, id, payment_id, amount, currency, reason, status)
     select tenant, 'r1', 'p1', 1, 'EUR', word, 'open' from v;
     insert into brigade.tables (tenant, id, version, updated_at, label, seats, status)
@@ -62,6 +69,10 @@ const ROWS: &str = "
     insert into brigade.gateway_secrets (tenant, gateway, fingerprint, format, secret)
     select tenant, 'g1', word, 'stripe', word from v";
 
+/// The first page of a list.
+const PAGE: &str =
+    "'{ada}', array['epoch'::timestamptz], array['infinity'::timestamptz], array[''], '{9}'";
+
 /// What edge calls, each with the number of its keys and what stands behind their tenants.
 const CALLS: &[(&str, usize, &str)] = &[
     ("read_versions", 5, "'{cart,order,payment,table,product}', '{c1,o1,p1,tb1,s1}'"),
@@ -69,10 +80,16 @@ const CALLS: &[(&str, usize, &str)] = &[
     ("read_owners", 3, "'{cart,order,payment}', '{c1,o1,p1}'"),
     ("read_outcomes", 1, "'{k1}', '{null}', '{null}'"),
     ("read_outcomes", 1, "'{ada.k1}', '{ada}', '{k1}'"),
-    ("read_active_orders", 1, ""),
+    ("read_active_orders", 1, "array['infinity'::timestamptz], array[''], '{9}'"),
     ("read_ended_orders", 1, "'{0}', array[now() - interval '1 h']"),
     ("read_product_digests", 1, "array[''], '{9}'"),
     ("read_product_pages", 1, "array[''], '{9}'"),
+    ("read_table_pages", 1, PAGE),
+    ("read_cart_pages", 1, PAGE),
+    ("read_order_pages", 1, PAGE),
+    ("read_ended_order_pages", 1, PAGE),
+    ("read_refund_task_pages", 1, PAGE),
+    ("read_unknown_payment_pages", 1, PAGE),
     ("read_live_locks", 1, "'{ada}'"),
     ("read_lock_history", 1, "'{ada}', '{9}', '{999}'"),
     ("read_tenants", 1, ""),
