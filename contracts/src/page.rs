@@ -161,9 +161,8 @@ pub struct RefundTaskRow {
     pub reason: RefundReason,
     /// The amount of it that has gone back.
     pub refunded: Money,
-    /// The amount of it that a person has settled.
+    /// The amount of `refunded` that a person settled.
     pub settled: Money,
-    /// The time since which it is owed.
     pub requested_at: Timestamp,
 }
 

@@ -87,8 +87,9 @@ async fn read_by(producer: &Producer, subject: &str, limit: &str) -> Vec<Value> 
 async fn s7_08_each_list_is_read_page_by_page_by_those_whom_it_is_for() {
     let fleet = TestFleet::start().await;
     let (producer, http) = (fleet.producer().await, fleet.http_client().await);
-    restaurant(&producer).await;
+    // Before a program names her: then nobody can take the name.
     let ada = http.register_and_log_in("ada").await;
+    restaurant(&producer).await;
     let staff = with_roles(&fleet, &http, "sam", &["staff"]).await;
     let manager = with_roles(&fleet, &http, "mia", &["manager"]).await;
     let other = Producer::new(fleet.connect("t2-producer").await, "t2");
@@ -142,6 +143,8 @@ async fn s7_08_each_list_is_read_page_by_page_by_those_whom_it_is_for() {
 async fn s7_08_the_rows_of_lists_say_what_is_and_are_never_stale() {
     let fleet = TestFleet::start().await;
     let (producer, http) = (fleet.producer().await, fleet.http_client().await);
+    let ada = http.register_and_log_in("ada").await;
+    let bob = http.register_and_log_in("bob").await;
     restaurant(&producer).await;
     let list = async |subject: &str| {
         let reply = producer.request(&format!("q.t1.{subject}"), &[], b"").await;
@@ -226,8 +229,6 @@ async fn s7_08_the_rows_of_lists_say_what_is_and_are_never_stale() {
         .expect("moved back");
 
     // The lock of an owner, and its history, for the owner and for staff.
-    let ada = http.register_and_log_in("ada").await;
-    let bob = http.register_and_log_in("bob").await;
     let staff = with_roles(&fleet, &http, "sam", &["staff"]).await;
     let lock = list("lock.ada").await;
     for who in [&ada, &staff] {

@@ -1,16 +1,16 @@
 //! Orders in SQL. Everybody reads them in this way; only command-handler locks and saves them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use brigade_contracts::{
-    Address, Aggregate, Currency, Money, Part, PartVersions, Timestamp, Token,
+    Address, Aggregate, Currency, MAX_PENDING_ORDERS, Money, Part, PartVersions, Timestamp, Token,
     order::{Item, Status},
 };
 use brigade_domain::{Cart, Entry, Order};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgExecutor};
 
-use super::rows::{head, keys, parse, to_rows};
+use super::rows::{columns_of_names, head, keys, parse, to_rows};
 
 /// A row of `brigade.orders`.
 #[derive(Serialize, Deserialize)]
@@ -86,6 +86,39 @@ pub async fn save(connection: &mut PgConnection, orders: &[&Order]) -> sqlx::Res
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Counts the orders of owners that are pending, in a statement that begins when they are locked,
+/// and not further than a decision looks. Which orders are is said by `Order::is_pending`.
+///
+/// # Errors
+/// If Postgres refuses the statement.
+pub async fn count_pending(
+    connection: &mut PgConnection,
+    owners: &BTreeSet<(Token, Token)>,
+) -> sqlx::Result<HashMap<(Token, Token), usize>> {
+    let (tenants, names) = columns_of_names(owners);
+    let counts = sqlx::query_scalar!(
+        r#"select pending.count as "count!"
+           from unnest($1::text[], $2::text[]) with ordinality
+                as requested (tenant, owner, place)
+           cross join lateral (
+               select count(*) from (
+                   select from brigade.orders o
+                   where (o.tenant, o.owner) = (requested.tenant, requested.owner) and o.active
+                     and o.status = 'placed' and (o.total > o.paid or o.paid = 0)
+                   limit $3
+               ) counted
+           ) pending
+           order by requested.place"#,
+        &tenants as _,
+        &names as _,
+        MAX_PENDING_ORDERS as i64 + 1,
+    )
+    .fetch_all(connection)
+    .await?;
+    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(owners.iter().cloned().zip(counts).collect())
 }
 
 /// Saves whose the orders are that carts have become: those of their owners and members. A session

@@ -5,8 +5,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Era, IdSpace, MAX_OPEN_CARTS, MAX_PENDING_ORDERS, Timestamp,
-    Token, cart, tenant::TenantState,
+    Address, Aggregate, Body, Command, Era, IdSpace, MAX_OPEN_CARTS, Timestamp, Token, cart,
+    tenant::TenantState,
 };
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use sqlx::{PgConnection, types::Json};
 use super::lock_plan::{LockPlan, lock_of};
 use crate::store::{
     locks::LockRow,
-    named_people,
+    named_people, orders,
     rows::{columns, columns_of_names, parse, refused},
     states,
     tables::TableRows,
@@ -156,7 +156,7 @@ pub async fn load_batch(
     let mut pending = plan.pending;
     pending.extend(loaded.owners_who_check_out(commands));
     if !pending.is_empty() {
-        loaded.locked.pending_orders = pending_orders(connection, &pending).await?;
+        loaded.locked.pending_orders = orders::count_pending(connection, &pending).await?;
     }
     Ok(loaded)
 }
@@ -252,36 +252,6 @@ async fn open_carts(
     .await?;
     let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
     Ok(counted.iter().cloned().zip(counts).collect())
-}
-
-/// Counts the orders of owners that are pending, in a statement that begins when they are locked,
-/// and not further than a decision looks. Which orders are is said by `Order::is_pending`.
-async fn pending_orders(
-    connection: &mut PgConnection,
-    owners: &BTreeSet<(Token, Token)>,
-) -> sqlx::Result<HashMap<(Token, Token), usize>> {
-    let (tenants, names) = columns_of_names(owners);
-    let counts = sqlx::query_scalar!(
-        r#"select pending.count as "count!"
-           from unnest($1::text[], $2::text[]) with ordinality
-                as requested (tenant, owner, place)
-           cross join lateral (
-               select count(*) from (
-                   select from brigade.orders o
-                   where (o.tenant, o.owner) = (requested.tenant, requested.owner) and o.active
-                     and o.status = 'placed' and (o.total > o.paid or o.paid = 0)
-                   limit $3
-               ) counted
-           ) pending
-           order by requested.place"#,
-        &tenants as _,
-        &names as _,
-        MAX_PENDING_ORDERS as i64 + 1,
-    )
-    .fetch_all(connection)
-    .await?;
-    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    Ok(owners.iter().cloned().zip(counts).collect())
 }
 
 impl LoadedBatch {

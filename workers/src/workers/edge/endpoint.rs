@@ -14,13 +14,13 @@ pub enum Endpoint {
     Outcome,
     ActiveOrders,
     Products,
-    DayClose,
     Tables,
     Carts,
     Orders,
     EndedOrders,
     RefundTasks,
     UnknownPayments,
+    DayClose,
     Lock,
     LockHistory,
     UserValidate,
@@ -35,13 +35,13 @@ impl Endpoint {
         Self::Outcome,
         Self::ActiveOrders,
         Self::Products,
-        Self::DayClose,
         Self::Tables,
         Self::Carts,
         Self::Orders,
         Self::EndedOrders,
         Self::RefundTasks,
         Self::UnknownPayments,
+        Self::DayClose,
         Self::Lock,
         Self::LockHistory,
         Self::UserValidate,
@@ -57,13 +57,13 @@ impl Endpoint {
             Self::Outcome => "outcome",
             Self::ActiveOrders => "active_orders",
             Self::Products => "products",
-            Self::DayClose => "day_close",
             Self::Tables => "tables",
             Self::Carts => "carts",
             Self::Orders => "orders",
             Self::EndedOrders => "ended_orders",
             Self::RefundTasks => "refund_tasks",
             Self::UnknownPayments => "unknown_payments",
+            Self::DayClose => "day_close",
             Self::Lock => "lock",
             Self::LockHistory => "lock_history",
             Self::UserValidate => "user_validate",
@@ -80,13 +80,13 @@ impl Endpoint {
             Self::Outcome => QUERY_OUTCOME,
             Self::ActiveOrders => QUERY_ACTIVE_ORDERS,
             Self::Products => QUERY_PRODUCTS,
-            Self::DayClose => QUERY_DAY_CLOSE,
             Self::Tables => QUERY_TABLES,
             Self::Carts => QUERY_CARTS,
             Self::Orders => QUERY_ORDERS,
             Self::EndedOrders => QUERY_ENDED_ORDERS,
             Self::RefundTasks => QUERY_REFUND_TASKS,
             Self::UnknownPayments => QUERY_UNKNOWN_PAYMENTS,
+            Self::DayClose => QUERY_DAY_CLOSE,
             Self::Lock => QUERY_LOCK,
             Self::LockHistory => QUERY_LOCK_HISTORY,
             Self::UserValidate => QUERY_USER_VALIDATE,
@@ -119,7 +119,17 @@ impl Endpoint {
     /// Returns true if a response may have up to [`brigade_contracts::list::MAX_BYTES`] bytes.
     #[must_use]
     pub fn has_large_responses(self) -> bool {
-        let is_small = matches!(self, Self::View | Self::Outcome | Self::Lock | Self::UserValidate);
-        !is_small && !matches!(self, Self::UserState | Self::UserSessions)
+        matches!(
+            self,
+            Self::ActiveOrders
+                | Self::Products
+                | Self::Tables
+                | Self::Carts
+                | Self::Orders
+                | Self::EndedOrders
+                | Self::RefundTasks
+                | Self::UnknownPayments
+                | Self::LockHistory
+        )
     }
 }

@@ -189,7 +189,7 @@ async fn the_service_shows_itself_with_its_statistics() -> Result<()> {
     let names: Vec<_> = info.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     let of_users = ["user_validate", "user_state", "user_sessions"];
     let lists = ["active_orders", "products", "tables", "carts", "orders", "ended_orders"];
-    let of_money = ["refund_tasks", "unknown_payments"];
+    let of_money = ["refund_tasks", "unknown_payments", "day_close"];
     let of_locks = ["lock", "lock_history"];
     let all = [&["view", "outcome"][..], &lists, &of_money, &of_locks, &of_users].concat();
     assert_eq!(names, all);
