@@ -71,6 +71,7 @@ mod tables;
 mod tenants;
 mod tls;
 mod topology;
+mod upgrade;
 mod users;
 mod walls;
 
