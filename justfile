@@ -35,6 +35,11 @@ proof:
 test:
     cargo test
 
+# The release before beside the present one; it is built at the first time
+[group('check')]
+upgrade:
+    .ci/previous
+
 # Format and lints as CI has them
 [group('check')]
 lint:
@@ -50,6 +55,12 @@ fuzz SECONDS="600" *TARGETS:
 [group('write')]
 permissions:
     cargo test -p brigade-contracts --lib -- --ignored write_permission_files
+
+# Writes down a commit as the release before, with what has to stay for it
+[group('write')]
+previous COMMIT:
+    git rev-parse --verify "{{COMMIT}}^{commit}" > tests/upgrade/commit
+    .ci/previous write_down_the_release_before -- --ignored
 
 # Checks the queries against a database that has the schema, and writes .sqlx
 [group('write')]

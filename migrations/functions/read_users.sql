@@ -58,6 +58,8 @@ begin
                       as g (issued))
                  as i (session_hash, access_hash, expires_at)
             where i.access_hash = r.access_hash and i.expires_at > clock_timestamp()
+              -- A release before that has ended its session has ended all of them.
+              and u.session_hash is not null
               -- A release before lets everybody log in.
               and u.account_status = 'active'
             limit 1) t on true;

@@ -24,7 +24,7 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/interop");
 const NATS_CLI: &str = "brigade/nats-cli-0.4.0/nats";
 
 #[expect(clippy::disallowed_methods, reason = "whether this is CI, and where programs are")]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -14,6 +14,7 @@ pub mod locks;
 pub mod money;
 pub mod paying;
 pub mod polled_orders;
+pub mod previous;
 pub mod process;
 pub mod producer;
 pub mod production;

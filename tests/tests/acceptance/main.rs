@@ -78,6 +78,7 @@ mod tenant_rows;
 mod tenants;
 mod tls;
 mod topology;
+mod upgrade;
 mod users;
 mod walls;
 

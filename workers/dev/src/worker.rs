@@ -1,6 +1,11 @@
 //! A worker in a process of its own, as in production, which a demo can pause and kill.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use brigade::fleet::Servers;
@@ -61,11 +66,11 @@ impl WorkerProcess {
         name: &str,
         workers: &[(WorkerName, Servers)],
     ) -> Result<Self> {
-        Self::launch(stack, name, workers, as_it_is, &[]).await
+        Self::launch(stack, name, workers, (None, as_it_is), &[]).await
     }
 
-    /// The same with variables of the environment besides, by a program that is to be launched in
-    /// some way.
+    /// The same with variables of the environment besides, by a program (`None`: this very one) that
+    /// is to be launched in some way.
     ///
     /// # Errors
     /// If one does not get ready; the end of the log is part of the error.
@@ -73,10 +78,13 @@ impl WorkerProcess {
         stack: &LocalStack,
         name: &str,
         workers: &[(WorkerName, Servers)],
-        launch: Launch,
+        (program, launch): (Option<&Path>, Launch),
         variables: &[(String, String)],
     ) -> Result<Self> {
-        let binary: PathBuf = std::env::current_exe().context("this program's file is unknown")?;
+        let binary: PathBuf = match program {
+            Some(program) => program.to_owned(),
+            None => std::env::current_exe().context("this program's file is unknown")?,
+        };
         let dir = stack.dir.join(name);
         private_folder(&dir)?;
         let log = Log::claim(&dir.join("log")).await?;
@@ -106,8 +114,13 @@ impl WorkerProcess {
             account: None,
             last_signal: "KILL",
         })?;
-        let ready = async || get(admin, "/readyz").await.is_ok_and(|text| text.contains(" 200 "));
+        let says_ready =
+            async |port| get(port, "/readyz").await.is_ok_and(|text| text.contains(" 200 "));
+        // A release that had no address for probes says it at that of the API.
+        let ready =
+            async || says_ready(admin).await || (program.is_some() && says_ready(http).await);
         process.ready(name, READY_LIMIT, ready).await?;
+        let admin = if program.is_some() && !says_ready(admin).await { http } else { admin };
         Ok(Self { name: name.to_owned(), process, http, admin })
     }
 

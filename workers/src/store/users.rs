@@ -198,21 +198,22 @@ impl From<UserRow> for User {
 
 impl UserRow {
     /// Returns the sessions. A release before knows only the last one: what it has done with that
-    /// one stands in the columns alone.
+    /// one stands in the columns alone. Where it has ended it, it shows the user as one without a
+    /// session, so there is none.
     fn take_sessions(&mut self) -> Vec<Session> {
         let mut sessions = std::mem::take(&mut self.sessions);
         let last = sessions.pop();
-        let in_columns = self.session_in_columns();
+        let Some(present) = self.session_in_columns() else { return Vec::new() };
         let known = |last: &Session, present: &Session| {
             (&last.hash, &last.issued.refresh_hash) == (&present.hash, &present.issued.refresh_hash)
         };
-        sessions.extend(in_columns.map(|present| match last {
+        sessions.push(match last {
             Some(last) if known(&last, &present) => last,
             Some(Session { name, began_at, begun_by, hash, .. }) if hash == present.hash => {
                 Session { name, began_at, begun_by, ..present }
             }
             _ => present,
-        }));
+        });
         sessions
     }
 

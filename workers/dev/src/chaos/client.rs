@@ -29,7 +29,7 @@ pub struct ChaosClient {
     pub tenant: Arc<str>,
     pub random: StdRng,
     pub stop: CancellationToken,
-    doors: Doors,
+    pub doors: Doors,
     history: OperationHistory,
     /// What it has been told last, by key.
     seen: HashMap<String, EraVersion>,
@@ -87,13 +87,14 @@ impl ChaosClient {
     }
 
     /// Sends a command until it is decided; returns the outcome, `None` if the client gave up. It
-    /// often queries the aggregate right after.
+    /// often queries the aggregate right after. What a process of the fleet does not know is not sent.
     pub async fn command(
         &mut self,
         key: &str,
         verb: &str,
         payload: &Value,
     ) -> Option<ReportedOutcome> {
+        self.doors.know(key, verb, payload).then_some(())?;
         let id = self.name("x");
         let command = PendingCommand {
             id: id.as_str().into(),

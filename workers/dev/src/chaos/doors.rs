@@ -12,7 +12,11 @@ use rand::Rng;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{answers::Reply, fleet::Edges, history::OperationResult};
+use super::{
+    answers::Reply,
+    fleet::{Edges, PreviousRelease},
+    history::OperationResult,
+};
 
 /// The connections of one client.
 #[derive(Clone)]
@@ -23,9 +27,18 @@ pub struct Doors {
     pub operator: async_nats::Client,
     pub http: reqwest::Client,
     pub edges: Edges,
+    pub previous: Option<PreviousRelease>,
 }
 
 impl Doors {
+    /// Returns true if every process of the fleet knows a command, by key, verb and payload.
+    #[must_use]
+    pub fn know(&self, key: &str, verb: &str, payload: &Value) -> bool {
+        let aggregate = key.split('.').next().unwrap_or_default();
+        let verb = format!("{aggregate}.{verb}");
+        self.previous.as_ref().is_none_or(|previous| (previous.knows)(&verb, payload))
+    }
+
     /// Sends a request and waits for its reply.
     pub async fn ask(
         &self,

@@ -2,6 +2,7 @@
 //! to every server.
 
 use std::{
+    collections::BTreeMap,
     iter::repeat_n,
     net::SocketAddr,
     path::PathBuf,
@@ -17,6 +18,7 @@ use brigade_contracts::{Token, WorkerName, permissions};
 use brigade_servers::{Binaries, Postgres, config::StackConfig};
 use futures::future::try_join_all;
 use rand::{Rng, rngs::StdRng};
+use serde_json::Value;
 use sqlx::{ConnectOptions, PgPool, postgres::PgConnectOptions, postgres::PgPoolOptions};
 
 use super::{disk::SmallDisk, member::FleetMember};
@@ -30,12 +32,23 @@ const SQL_PATIENCE: Duration = Duration::from_secs(5);
 /// The addresses of edges that clients over HTTP know.
 pub type Edges = Arc<Mutex<Vec<SocketAddr>>>;
 
+/// The release before the present one.
+#[derive(Clone)]
+pub struct PreviousRelease {
+    pub program: PathBuf,
+    /// Whether it knows a command, which is a verb (`cart.open`) and a payload. What it does not know
+    /// is not sent while a process of it runs.
+    pub knows: fn(&str, &Value) -> bool,
+}
+
 /// The form in which a fleet is started.
 #[derive(Clone)]
 pub struct FleetPlan {
     /// The way in which the processes of workers are launched, and variables for all of them.
     pub launch: Launch,
     pub variables: Vec<(String, String)>,
+    /// The release of the second process of each worker, if it is not the present one.
+    pub previous: Option<PreviousRelease>,
     /// Three nats-servers, and each stream with three replicas.
     pub is_cluster: bool,
     /// The data of each server is on a small disk of its own, which can be full.
@@ -93,7 +106,9 @@ impl ChaosFleet {
         let (mut members, edges) = (Vec::new(), Edges::default());
         for worker in WorkerName::ALL {
             for n in 0..OF_EACH {
-                members.push(FleetMember::new(&stack, worker, format!("{worker}-{n}")).await?);
+                let mut member = FleetMember::new(&stack, worker, format!("{worker}-{n}")).await?;
+                member.is_previous = n > 0 && plan.previous.is_some();
+                members.push(member);
             }
         }
         let postgres_servers = 1;
@@ -120,9 +135,7 @@ impl ChaosFleet {
     pub async fn start_missing(&mut self) -> Result<()> {
         let missing = (0..self.members.len()).filter(|at| self.members[*at].process.is_none());
         let missing: Vec<_> = missing.collect();
-        let FleetPlan { launch, variables, .. } = &self.plan;
-        let started =
-            missing.iter().map(|at| self.members[*at].start(&self.stack, *launch, variables));
+        let started = missing.iter().map(|at| self.members[*at].start(&self.stack, &self.plan));
         let started = try_join_all(started).await?;
         for (at, process) in missing.into_iter().zip(started) {
             self.members[at].process = Some(process);
@@ -169,6 +182,23 @@ impl ChaosFleet {
         let places: Vec<usize> =
             (0..self.members.len()).flat_map(|at| repeat_n(at, weight(&at))).collect();
         places[random.random_range(0..places.len())]
+    }
+
+    /// Returns how many messages each process of the release before has handled since it was started.
+    pub async fn handled_by_previous(&self) -> BTreeMap<String, u64> {
+        let mut handled = BTreeMap::new();
+        for member in self.members.iter().filter(|member| member.is_previous) {
+            let Some(process) = &member.process else { continue };
+            let text = process.metrics().await.unwrap_or_default();
+            let count = text
+                .lines()
+                .filter(|line| line.starts_with("brigade_messages_total{"))
+                .filter(|line| line.contains("verdict=\"done\""))
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+                .sum();
+            handled.insert(member.name.clone(), count);
+        }
+        handled
     }
 
     #[must_use]

@@ -1,12 +1,13 @@
 //! A process of a worker, with proxies of its own to each server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use brigade::fleet::Servers;
 use brigade_contracts::WorkerName;
 
-use crate::{Launch, LocalStack, TcpProxy, WorkerProcess};
+use super::fleet::FleetPlan;
+use crate::{Launch, LocalStack, TcpProxy, WorkerProcess, worker::as_it_is};
 
 /// The lifetime of a lock, in seconds: short, so that many expire in a run.
 const LOCK_SECONDS: &str = "4";
@@ -19,6 +20,8 @@ pub struct FleetMember {
     /// One for each nats-server.
     pub nats: Vec<TcpProxy>,
     pub postgres: TcpProxy,
+    /// True for one of the release before, where the plan has that.
+    pub is_previous: bool,
     /// The error of its clock when it is started, as libfaketime reads it: `+3600`.
     pub clock: Option<String>,
 }
@@ -34,7 +37,7 @@ impl FleetMember {
             nats.push(TcpProxy::to(node.port()).await?);
         }
         let postgres = TcpProxy::to(stack.postgres.port()).await?;
-        Ok(Self { worker, name, process: None, nats, postgres, clock: None })
+        Ok(Self { worker, name, process: None, nats, postgres, is_previous: false, clock: None })
     }
 
     /// Returns its proxies to either server.
@@ -42,18 +45,18 @@ impl FleetMember {
         self.nats.iter().chain([&self.postgres])
     }
 
-    /// Starts its process, with these variables besides.
+    /// Starts its process as the plan says.
     ///
     /// # Errors
     /// If it does not get ready.
-    pub async fn start(
-        &self,
-        stack: &LocalStack,
-        launch: Launch,
-        variables: &[(String, String)],
-    ) -> Result<WorkerProcess> {
+    pub async fn start(&self, stack: &LocalStack, plan: &FleetPlan) -> Result<WorkerProcess> {
         let workers = [(self.worker, self.servers(stack))];
-        let mut variables = variables.to_vec();
+        let previous = plan.previous.as_ref().filter(|_| self.is_previous);
+        let launch: (Option<&Path>, Launch) = match previous {
+            Some(previous) => (Some(&previous.program), as_it_is),
+            None => (None, plan.launch),
+        };
+        let mut variables = plan.variables.clone();
         variables.extend(
             ["CARD", "WALLET", "QR", "CASH"]
                 .map(|method| (format!("BRIGADE_LOCK_SECONDS_{method}"), LOCK_SECONDS.to_owned())),

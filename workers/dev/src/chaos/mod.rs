@@ -27,7 +27,6 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Result, ensure};
 use brigade_servers::{Binaries, Postgres, StackConfig};
 
-pub use self::report::ChaosReport;
 use self::{
     check::{ChaosFinding, Evidence},
     fleet::{ChaosFleet, FleetPlan},
@@ -36,6 +35,7 @@ use self::{
     watch::Watchers,
     workload::{OperatorRun, Workload},
 };
+pub use self::{fleet::PreviousRelease, report::ChaosReport};
 use crate::{Launch, invariants::deadlines::outlived, worker::as_it_is};
 
 #[derive(clap::Args)]
@@ -90,6 +90,8 @@ pub struct ChaosPlan {
     /// How the processes of workers are launched, and variables for all of them.
     pub launch: Launch,
     pub variables: Vec<(String, String)>,
+    /// The release of every second process, if it is not the present one.
+    pub previous: Option<PreviousRelease>,
 }
 
 impl ChaosPlan {
@@ -111,6 +113,7 @@ impl ChaosPlan {
             keep: false,
             launch,
             variables: Vec::new(),
+            previous: None,
         })
     }
 
@@ -144,6 +147,7 @@ impl ChaosPlan {
         FleetPlan {
             launch: self.launch,
             variables: self.variables.clone(),
+            previous: self.previous.clone(),
             is_cluster: self.is_cluster,
             has_small_disks: faults.iter().any(|fault| fault.need() == FaultNeed::SmallDisks),
         }
@@ -217,9 +221,10 @@ pub async fn play(plan: &ChaosPlan) -> Result<ChaosReport> {
     let (of_money, sums) = check::money::check(&facts, &operations, &evidence);
     findings.extend(of_money);
     let machine = report::machine(&fleet).await;
+    let previous = fleet.handled_by_previous().await;
     let kept = fleet.close(plan.keep || !findings.is_empty()).await;
-    let run =
-        report::Run { seed: plan.seed, machine, load, rest, kept, late, operators: counted(&runs) };
+    let (seed, operators) = (plan.seed, counted(&runs));
+    let run = report::Run { seed, machine, load, rest, kept, late, previous, operators };
     Ok(ChaosReport::of(run, &operations, nemesis.blows, sums, &evidence, findings))
 }
 

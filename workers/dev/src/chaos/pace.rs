@@ -64,6 +64,7 @@ pub async fn measure() -> Result<ExitCode> {
     let plan = FleetPlan {
         launch: as_it_is,
         variables: Vec::new(),
+        previous: None,
         is_cluster: false,
         has_small_disks: false,
     };

@@ -35,6 +35,8 @@ pub struct Run {
     pub kept: Option<PathBuf>,
     /// Locks that outlived their deadlines while nothing was broken, in milliseconds.
     pub late: Vec<i64>,
+    /// Messages that each process of the release before has handled since it was started last.
+    pub previous: BTreeMap<String, u64>,
     /// Commands of operators, and the letters that they replayed, dropped, and were refused.
     pub operators: [usize; 4],
 }
@@ -157,6 +159,9 @@ impl ChaosReport {
                 "  answered, and lost by failovers to a standby that was behind: {} commands",
                 self.lost_by_failover
             );
+        }
+        if !self.run.previous.is_empty() {
+            eprintln!("  messages handled by the release before: {:?}", self.run.previous);
         }
         let [runs, replayed, dropped, refused] = self.run.operators;
         eprintln!(

@@ -84,7 +84,8 @@ impl Workload {
             let backend = connect(&fleet.stack, &user).await?;
             let http = reqwest::Client::builder().no_proxy().build()?;
             let (operator, edges) = (operator.clone(), fleet.edges.clone());
-            let doors = Doors { backend, operator, http, edges };
+            let previous = fleet.plan.previous.clone();
+            let doors = Doors { backend, operator, http, edges, previous };
             let client = |number: u32, stop: &CancellationToken| {
                 let (doors, history) = (doors.clone(), history.clone());
                 ChaosClient::new(number, tenant, seed, doors, history, stop.clone())

@@ -1,5 +1,6 @@
 //! A user from the registration to the logout.
 
+use rand::Rng;
 use serde_json::json;
 
 use crate::chaos::client::ChaosClient;
@@ -13,6 +14,10 @@ pub async fn play(client: &mut ChaosClient) {
     }
     let login = json!({ "email": email, "password": "correct horse" });
     client.command(&user, "login", &login).await;
+    if client.random.random_ratio(1, 2) {
+        // On another device.
+        client.command(&user, "login", &login).await;
+    }
     client.command(&user, "register_subscription", &json!({ "subscription_id": "s1" })).await;
     let activate = json!({ "subscription_id": "s1", "plan": "gold" });
     client.command(&user, "activate_subscription", &activate).await;

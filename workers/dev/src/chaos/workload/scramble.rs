@@ -79,7 +79,9 @@ async fn run(
     let mut words = target.split('.');
     let (aggregate, id, verb) = (words.next()?, words.next()?, words.next()?);
     let key = format!("{aggregate}.{id}-{number}");
-    restaurant.touched(&mut client.random, key.clone());
+    if client.doors.know(&key, verb, &payload) {
+        restaurant.touched(&mut client.random, key.clone());
+    }
     client.command(&key, verb, &payload).await?.token
 }
 
