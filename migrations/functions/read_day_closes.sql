@@ -1,5 +1,6 @@
 -- For edge: of each request the span that it is about, by the database's clock a day where its ends
--- are not given, and the sums of the ledger of money in it, as JSON.
+-- are not given, and the sums of the ledger of money in it, as JSON. A sum may be larger than a bigint,
+-- so it is a text.
 create or replace function brigade.read_day_closes(
     era bigint, tenants text[], since timestamptz[], until timestamptz[])
 returns table (place bigint, begins timestamptz, ends timestamptz, lines text)
@@ -20,8 +21,9 @@ begin
         cross join lateral (
             select coalesce(json_agg(sums), '[]')::text as lines
             from (
-                select method, currency, sum(captured) as captured, sum(applied) as applied,
-                       sum(refunded) as refunded, sum(owed) as owed, sum(settled) as settled
+                select method, currency, sum(captured)::text as captured,
+                       sum(applied)::text as applied, sum(refunded)::text as refunded,
+                       sum(owed)::text as owed, sum(settled)::text as settled
                 from brigade.money_ledger l
                 where l.tenant = requested.tenant and l.at >= span.begins and l.at < span.ends
                 group by method, currency order by currency, method

@@ -18,13 +18,16 @@ const RESERVED: [&str; 10] = [
 ];
 
 /// Returns whether no user may be called so, in whatever case: it is the name of a worker, of an
-/// operator or of a role, or what stands for an email.
+/// operator, of a role or of a gateway, or what stands for an email.
 #[must_use]
 pub fn is_reserved(name: &Token) -> bool {
     let workers = WorkerName::ALL.into_iter().map(WorkerName::as_str);
     let roles = Role::ALL.into_iter().flat_map(|role| [Some(role.as_str()), role.alias()]);
     let reserved = RESERVED.into_iter().chain(workers).chain(roles.flatten());
-    reserved.into_iter().any(|reserved| reserved.eq_ignore_ascii_case(name.as_str()))
+    // What a gateway says by HTTP is told as said by `gateway-` and its name.
+    let is_gateway =
+        name.as_str().get(..8).is_some_and(|word| word.eq_ignore_ascii_case("gateway-"));
+    is_gateway || reserved.into_iter().any(|reserved| reserved.eq_ignore_ascii_case(name.as_str()))
 }
 
 #[cfg(test)]
@@ -51,6 +54,8 @@ mod tests {
             "producer",
             "till",
             "gateway",
+            "gateway-stripe",
+            "Gateway-Simulated",
             "screen",
             "watcher",
         ] {

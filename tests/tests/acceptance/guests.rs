@@ -192,7 +192,7 @@ async fn s7_02_a_session_is_claimed_by_its_secret() {
 }
 
 /// Sends what opens a cart, and asks for its secrets.
-async fn opened_and_told(producer: &Producer, what: &str, payload: Value) -> Value {
+pub async fn opened_and_told(producer: &Producer, what: &str, payload: Value) -> Value {
     let (id, payload) = (what.replace('.', "-"), payload.to_string());
     let headers = [("Command-Id", id.as_str()), ("Tell-Secrets", "true")];
     let told = producer.request(&format!("req.t1.{what}"), &headers, payload.as_bytes()).await;

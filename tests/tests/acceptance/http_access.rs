@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
+    guests::opened_and_told,
     http::team_cart,
     prices::{product, wanted, with_roles},
 };
@@ -363,7 +364,7 @@ async fn a_cart_of_a_session_comes_to_http_by_a_claim() {
     let mut secrets = Vec::new();
     for (cart, session) in [("c1", "s1"), ("c2", "eve")] {
         let open = json!({"kind": "menu", "owner": session, "session": session, "currency": "EUR"});
-        let opened = producer.done(&format!("cart.{cart}.open"), open).await;
+        let opened = opened_and_told(&producer, &format!("cart.{cart}.open"), open).await;
         secrets.push(opened["session_secret"].clone());
     }
     for (who, cart) in [(&ada, "c1"), (&eve, "c1"), (&eve, "c2")] {

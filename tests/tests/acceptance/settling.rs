@@ -163,6 +163,18 @@ async fn s7_09_a_manager_settles_over_http_and_it_stands_in_the_security_log() {
     assert!(midnight.ends_with("T00:00:00.000Z"), "{midnight}");
     let later = manager.get("day-close?from=2020-01-01T00:00:00Z", &[]).await.body();
     assert_eq!((&later["lines"], &later["to"]), (&json!([]), &json!("2020-01-02T00:00:00.000Z")));
+    // Two amounts that are possible one by one.
+    let huge = "insert into brigade.money_ledger
+                    (tenant, at, method, currency, captured, applied, refunded, owed, settled)
+                select 't1', '2020-01-01T12:00:00Z', 'cash', 'EUR', 9223372036854775807,
+                       9223372036854775807, 0, 0, 0
+                from generate_series(1, 2)";
+    sqlx::query(huge).execute(&fleet.sql).await.unwrap();
+    let close = manager.get("day-close?from=2020-01-01T00:00:00Z", &[]).await;
+    assert_eq!((close.status, &close.body()["balanced"]), (200, &json!(true)));
+    assert_eq!(close.body()["lines"][0]["captured"], json!(i64::MAX));
+    let rest = "delete from brigade.money_ledger where at < '2021-01-01'";
+    sqlx::query(rest).execute(&fleet.sql).await.unwrap();
     for bad in [
         "from=yesterday",
         "from=2020-01-01T00:00:00Z&to=2020-01-01T00:00:00Z",

@@ -44,26 +44,37 @@ impl DayCloses {
     }
 }
 
-/// The sums of a method in a currency.
+/// The sums of a method in a currency: what many payments add up to need not fit into an amount.
 #[derive(Deserialize)]
 struct Sums {
     method: Method,
     currency: Currency,
-    captured: i64,
-    applied: i64,
-    refunded: i64,
-    owed: i64,
-    settled: i64,
+    captured: String,
+    applied: String,
+    refunded: String,
+    owed: String,
+    settled: String,
 }
 
-impl From<Sums> for DayCloseLine {
-    fn from(sums: Sums) -> Self {
-        let Sums { method, currency, captured, applied, refunded, owed, settled } = sums;
-        let accounted = [applied, refunded, owed, settled].map(i128::from).iter().sum::<i128>();
-        // What does not fit is no balance either.
-        let balance = i64::try_from(i128::from(captured) - accounted).unwrap_or(i64::MAX);
-        Self { method, currency, captured, applied, refunded, owed, settled, balance }
+impl Sums {
+    /// Returns the line. A sum that is no amount is shown as the largest or least one; the balance is
+    /// that of the sums themselves.
+    fn line(self) -> sqlx::Result<DayCloseLine> {
+        let sum =
+            |text: &str| text.parse::<i128>().map_err(|error| sqlx::Error::Decode(error.into()));
+        let captured = sum(&self.captured)?;
+        let [applied, refunded, owed, settled] =
+            [sum(&self.applied)?, sum(&self.refunded)?, sum(&self.owed)?, sum(&self.settled)?];
+        let balance = captured - (applied + refunded + owed + settled);
+        let [captured, applied, refunded, owed, settled, balance] =
+            [captured, applied, refunded, owed, settled, balance].map(amount);
+        let Self { method, currency, .. } = self;
+        Ok(DayCloseLine { method, currency, captured, applied, refunded, owed, settled, balance })
     }
+}
+
+fn amount(sum: i128) -> i64 {
+    i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// Adds up the ledger.
@@ -101,7 +112,7 @@ impl Loader for DayCloseLoader {
         let close = |place: i64, begins: OffsetDateTime, ends: OffsetDateTime, lines: &str| {
             let key = key_at(keys, place)?;
             let sums: Vec<Sums> = parse(lines)?;
-            let lines: Vec<_> = sums.into_iter().map(DayCloseLine::from).collect();
+            let lines = sums.into_iter().map(Sums::line).collect::<sqlx::Result<Vec<_>>>()?;
             let balanced = lines.iter().all(|line| line.balance == 0);
             let close = DayClose { from: begins.into(), to: ends.into(), lines, balanced };
             Ok((key.clone(), Arc::new(close)))
