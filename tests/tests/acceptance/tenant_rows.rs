@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use brigade::{infra::postgres::pool, testing::TestDatabase};
+use brigade::{infra::postgres::pool, operations::migrate, testing::TestDatabase};
 use brigade_contracts::WorkerName;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -169,6 +169,8 @@ async fn s5_09_edge_gets_rows_of_the_tenants_that_it_names_and_of_no_others() {
 async fn s5_09_a_statement_of_edge_that_reads_a_table_itself_is_refused() {
     let database = TestDatabase::start().await.unwrap();
     database.run(ROWS).await.unwrap();
+    // What a whole database grants is not copied with it.
+    migrate::run(&database.url, "", |_| None).await.unwrap();
     let edge = pool(&database.worker_url(WorkerName::Edge), WorkerName::Edge, 1).unwrap();
     let tables: Vec<String> = sqlx::query_scalar(
         "select oid::regclass::text from pg_class
