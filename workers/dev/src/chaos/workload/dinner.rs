@@ -45,6 +45,8 @@ pub async fn play(client: &mut ChaosClient, restaurant: &Restaurant) {
         let table = party.table.as_ref().map(|(table, _)| table);
         let payload = json!({ "order_id": party.order, "table_id": table });
         client.command(&cart, "check_out", &payload).await;
+        // The kitchen's screen is looked at as soon as the order is there.
+        client.list().await;
     }
     serve(client, restaurant, &party).await;
     if let Some((table, turn)) = &party.table {
