@@ -50,6 +50,49 @@ async fn in_backlog(fleet: &TestFleet) -> Vec<String> {
     entries.fetch_all(&fleet.sql).await.unwrap()
 }
 
+/// What is read of an aggregate that somebody is changing may be older than what was pushed of it
+/// when its key was lost: written then, a version would be pushed after a newer one.
+#[tokio::test]
+async fn s6_03_what_somebody_is_changing_is_not_restored_at_an_older_version() {
+    let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;
+    let producer = fleet.producer().await;
+    for cart in ["changed", "free"] {
+        producer.team_cart(cart, &format!("owner-of-{cart}"), &[]).await;
+    }
+    fleet.until_idle().await;
+    let mut change = fleet.sql.begin().await.unwrap();
+    sqlx::query("update brigade.carts set version = version where id = 'changed'")
+        .execute(&mut *change)
+        .await
+        .unwrap();
+    let js = jetstream::new(fleet.connect("operator").await);
+    let versions = js.get_stream("KV_versions").await.unwrap();
+    versions.purge().await.unwrap();
+    sqlx::raw_sql(
+        "insert into brigade.heal_backlog
+         select tenant, 'cart', id, clock_timestamp() from brigade.carts",
+    )
+    .execute(&fleet.sql)
+    .await
+    .unwrap();
+    let healed = async |cart: &str| {
+        until("the cart to be healed", async || {
+            let left = "select count(*) from brigade.heal_backlog where id = $1";
+            let left = sqlx::query_scalar(left).bind(cart).fetch_one(&fleet.sql).await;
+            (left.ok() == Some(0_i64)).then_some(())
+        })
+        .await;
+    };
+    // It comes later in the same page.
+    healed("free").await;
+    assert!(check::kv(&fleet, "versions", "t1.cart.free").await.is_some());
+    assert_eq!(check::kv(&fleet, "versions", "t1.cart.changed").await, None);
+    change.rollback().await.unwrap();
+    healed("changed").await;
+    assert!(check::kv(&fleet, "versions", "t1.cart.changed").await.is_some());
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn an_entry_that_can_never_be_projected_holds_up_no_later_one() {
     let fleet = TestFleet::start_without(WorkerName::CacheVerifier).await;

@@ -36,7 +36,7 @@ struct BatchRun<'a> {
     /// The newest state of each changed aggregate: a batch that was split may have changed one
     /// several times.
     changed: HashMap<Address, State>,
-    to_reproject: Vec<State>,
+    to_restore: BTreeSet<Address>,
     shards: u16,
     pushes: Vec<MoneyPush>,
 }
@@ -62,7 +62,7 @@ impl CommandHandler {
             dispositions: vec![Disposition::Unavailable(String::new()); commands.len()],
             isolation: Isolation::default(),
             changed: HashMap::new(),
-            to_reproject: Vec::new(),
+            to_restore: BTreeSet::new(),
             shards: 0,
             pushes: Vec::new(),
         };
@@ -166,7 +166,7 @@ impl BatchRun<'_> {
         let changed =
             decided.to_project.into_iter().map(|state| (state.head().address.clone(), state));
         self.changed.extend(changed);
-        self.to_reproject.extend(decided.to_reproject);
+        self.to_restore.extend(decided.to_restore);
         self.shards |= decided.shards;
         self.pushes.extend(decided.pushes);
         if decided.missing.iter().any(|missing| matches!(missing, Missing::Password(..))) {
@@ -324,8 +324,9 @@ impl BatchRun<'_> {
         if !PlantedBug::AnswerBeforeProjection.is_planted() {
             handler.projected.add(handler.writer.project(&changed).await);
         }
-        if !self.to_reproject.is_empty() {
-            handler.projected.add(handler.writer.reproject(&self.to_reproject).await);
+        match handler.writer.restore(&self.to_restore).await {
+            Ok(restored) => handler.projected.add(restored.projected),
+            Err(error) => tracing::warn!(%error, "what is to be rebuilt cannot be read"),
         }
         for MoneyPush { subject, payload } in self.pushes {
             // Nobody may rely on it: a list or the metric tells the same.

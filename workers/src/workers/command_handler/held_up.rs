@@ -14,7 +14,7 @@ use std::{
 
 use brigade_contracts::{Address, Aggregate, Command, Token};
 use prometheus::IntGauge;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::lock_plan::addresses_of;
@@ -180,24 +180,34 @@ pub async fn locked(
     if addresses.is_empty() {
         return Ok(BTreeSet::new());
     }
+    bounded(postgres, async |connection| lock_free(connection, addresses).await).await
+}
+
+/// Locks aggregates, shared, until the end of the transaction. Returns those that somebody else has
+/// locked; it waits for none of them.
+///
+/// # Errors
+/// If Postgres refuses, or if a whole table is locked.
+pub async fn lock_free(
+    connection: &mut PgConnection,
+    addresses: &BTreeSet<Address>,
+) -> sqlx::Result<BTreeSet<Address>> {
     let column = |f: fn(&Address) -> &str| addresses.iter().map(f).collect::<Vec<_>>();
-    let rows = bounded(postgres, async |connection| {
-        sqlx::query_file!(
-            "src/workers/command_handler/held_up.sql",
-            &column(|a| a.tenant.as_str()) as _,
-            &column(|a| a.aggregate.as_str()) as _,
-            &column(|a| a.id.as_str()) as _,
-        )
-        .fetch_all(&mut **connection)
-        .await
-    });
+    let rows = sqlx::query_file!(
+        "src/workers/command_handler/held_up.sql",
+        &column(|a| a.tenant.as_str()) as _,
+        &column(|a| a.aggregate.as_str()) as _,
+        &column(|a| a.id.as_str()) as _,
+    )
+    .fetch_all(connection)
+    .await?;
     let address = |tenant: &str, aggregate: &str, id: &str| {
         let aggregate = Aggregate::parse_with_lock(aggregate)
             .ok_or_else(|| sqlx::Error::Decode(format!("an aggregate {aggregate:?}").into()))?;
         let token = |text| Token::new(text).map_err(refused);
         Ok(Address { tenant: token(tenant)?, aggregate, id: token(id)? })
     };
-    rows.await?.iter().map(|row| address(&row.tenant, &row.aggregate, &row.id)).collect()
+    rows.iter().map(|row| address(&row.tenant, &row.aggregate, &row.id)).collect()
 }
 
 #[cfg(test)]

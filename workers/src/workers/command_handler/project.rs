@@ -1,7 +1,7 @@
 //! Projects aggregates into KV: writes `versions` and the parts that command-handler owns, at their
 //! newest versions, so that a newer projection covers all older ones.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use brigade_contracts::{Address, Era, Part, key::Bucket};
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     guarded_bucket::{GuardedBucket, WRITE_TIMEOUT},
+    held_up::lock_free,
     projected_keys::{active_order, auth, cart_lock, core, timer, versions},
 };
 use crate::{
@@ -25,6 +26,18 @@ use crate::{
 
 /// Longest time that an answer waits for a timer.
 const TIMER_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Aggregates that were projected as they stand in SQL.
+#[derive(Default)]
+pub struct RestoredAggregates {
+    /// The number of those that were read.
+    pub read: usize,
+    /// Those that are completely stored in KV now, with their versions.
+    pub projected: Vec<(Address, u64)>,
+    /// Those that are not in SQL, such as locks that were deleted: of them nothing is to be
+    /// projected.
+    pub absent: BTreeSet<Address>,
+}
 
 /// Writes the buckets of command-handler.
 pub struct ProjectionWriter {
@@ -68,9 +81,9 @@ impl ProjectionWriter {
         if absent.is_empty() {
             return projected;
         }
-        // Keys are absent that must have had a value. The states in SQL are the newest.
-        let reprojected = match self.read(&absent).await {
-            Ok(states) => self.write(&states, WhenAbsent::Write).await.0,
+        // Keys are absent that must have had a value.
+        let restored = match self.restore(&absent).await {
+            Ok(restored) => restored.projected,
             Err(error) => {
                 tracing::warn!(
                     %error, aggregates = absent.len(),
@@ -79,21 +92,37 @@ impl ProjectionWriter {
                 Vec::new()
             }
         };
-        [projected, reprojected].concat()
+        [projected, restored].concat()
     }
 
-    /// Projects aggregates that were just read from SQL and of which much may be lost. Trusts no
-    /// remembered version of their keys. Returns what [`Self::project`] returns.
-    pub async fn reproject(&self, states: &[State]) -> Vec<(Address, u64)> {
-        if states.is_empty() {
-            return Vec::new();
+    /// Projects aggregates of which much may be lost, as they stand in SQL. Trusts no remembered
+    /// version of their keys.
+    ///
+    /// Until they are written they are locked in SQL, shared. Compare-and-set sees no version that
+    /// was pushed and then lost with its key; so nobody may commit a newer one meanwhile, or this
+    /// one could be pushed after it. What somebody else has locked is left out: he is changing it,
+    /// and projects it himself.
+    ///
+    /// # Errors
+    /// If Postgres refuses, or command-handler did not write a row.
+    pub async fn restore(&self, addresses: &BTreeSet<Address>) -> sqlx::Result<RestoredAggregates> {
+        if addresses.is_empty() {
+            return Ok(RestoredAggregates::default());
         }
-        self.write(states, WhenAbsent::Write).await.0
-    }
-
-    async fn read(&self, addresses: &[Address]) -> sqlx::Result<Vec<State>> {
         bounded(&self.postgres, async |connection| {
-            era::read(connection, self.era, async |c| states::load(c, addresses).await).await
+            era::read(connection, self.era, async |connection| {
+                let locked = lock_free(connection, addresses).await?;
+                let free: Vec<Address> = addresses.difference(&locked).cloned().collect();
+                let states = states::load(connection, &free).await?;
+                let found: BTreeSet<_> = states.iter().map(|state| &state.head().address).collect();
+                let absent = free.iter().filter(|address| !found.contains(address));
+                Ok(RestoredAggregates {
+                    read: states.len(),
+                    absent: absent.cloned().collect(),
+                    projected: self.write(&states, WhenAbsent::Write).await.0,
+                })
+            })
+            .await
         })
         .await
     }
@@ -127,7 +156,7 @@ impl ProjectionWriter {
         &self,
         states: &[State],
         absent: WhenAbsent,
-    ) -> (Vec<(Address, u64)>, Vec<Address>) {
+    ) -> (Vec<(Address, u64)>, BTreeSet<Address>) {
         let versions = KeyBatch::of(states, versions);
         let cores = KeyBatch::of(states, core);
         let orders = KeyBatch::of(states, |state| state.order().map(active_order));
@@ -155,7 +184,7 @@ impl ProjectionWriter {
 fn merge(
     states: &[State],
     results: impl Iterator<Item = (usize, PutResult)>,
-) -> (Vec<(Address, u64)>, Vec<Address>) {
+) -> (Vec<(Address, u64)>, BTreeSet<Address>) {
     let mut stored = vec![PutResult::UpToDate; states.len()];
     for (at, other) in results.filter(|(_, other)| *other != PutResult::UpToDate) {
         // A state with an absent key has to be read again, whatever else failed.
@@ -163,12 +192,14 @@ fn merge(
             stored[at] = other;
         }
     }
-    let (mut projected, mut lost) = (Vec::new(), Vec::new());
+    let (mut projected, mut lost) = (Vec::new(), BTreeSet::new());
     for (state, stored) in states.iter().zip(stored) {
         let head = state.head();
         match stored {
             PutResult::UpToDate => projected.push((head.address.clone(), head.version)),
-            PutResult::Absent => lost.push(head.address.clone()),
+            PutResult::Absent => {
+                lost.insert(head.address.clone());
+            }
             PutResult::Failed(_) => {}
         }
     }

@@ -33,7 +33,7 @@ pub struct Decided {
     /// Aggregates whose newest state may not stand in KV yet.
     pub to_project: Vec<State>,
     /// Aggregates that are projected again, whatever KV is believed to hold.
-    pub to_reproject: Vec<State>,
+    pub to_restore: Vec<Address>,
     /// Decisions about locks, to be counted.
     pub lock_metrics: Vec<LockMetric>,
     /// Bit mask of the outbox shards that got events.
@@ -110,7 +110,7 @@ pub async fn decide(
     Ok(Decided {
         missing: state.missing().clone(),
         to_project: unprojected.cloned().chain(changed.iter().cloned()).collect(),
-        to_reproject: state.reprojected().cloned().collect(),
+        to_restore: state.reprojected().map(|state| state.head().address.clone()).collect(),
         lock_metrics: state.metrics().to_vec(),
         hooks: state.hooks().to_vec(),
         pushes: money_pushes::of(&state),

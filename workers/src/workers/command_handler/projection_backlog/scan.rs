@@ -1,7 +1,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use brigade_contracts::{Address, Aggregate};
-use brigade_domain::State;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -14,11 +13,12 @@ use crate::{
         Context,
         health::POSTGRES,
         lease::LeasedRounds,
-        postgres::{Failure, bounded, era, failure},
+        postgres::{Failure, failure},
     },
-    store::states,
     workers::command_handler::{
-        guarded_bucket::WRITE_TIMEOUT, metrics::CommandHandlerMetrics, project::ProjectionWriter,
+        guarded_bucket::WRITE_TIMEOUT,
+        metrics::CommandHandlerMetrics,
+        project::{ProjectionWriter, RestoredAggregates},
     },
 };
 
@@ -111,16 +111,16 @@ impl BacklogScan {
     /// Projects the entries of a page.
     async fn project_page(&mut self, entries: &[BacklogEntry]) -> sqlx::Result<BacklogPage> {
         let addresses = self.advance(entries);
-        let CurrentStates { states, absent } = match read(&self.cx, &addresses).await {
-            Ok(current) => current,
+        let began = Instant::now();
+        let restored = match self.restore(&addresses).await {
+            Ok(restored) => restored,
             Err(error) => {
                 // A page of large aggregates may take longer than a statement is waited for.
                 self.page_size = (self.page_size / 8).max(1);
                 return Err(error);
             }
         };
-        let began = Instant::now();
-        let projected = self.writer.reproject(&states).await;
+        let RestoredAggregates { read, projected, absent } = restored;
         let count = projected.len();
         // A page may take longer than a bucket is waited for.
         let is_too_large = count == 0 && began.elapsed() >= WRITE_TIMEOUT;
@@ -154,19 +154,42 @@ impl BacklogScan {
                 done.len()
             }
         };
-        Ok(if settled > 0 || states.is_empty() {
+        Ok(if settled > 0 || read == 0 {
             BacklogPage::Projected(settled)
         } else {
             BacklogPage::Blocked
         })
     }
 
+    /// Projects aggregates as they stand in SQL. One that cannot be read is left out, and holds up
+    /// no other.
+    async fn restore(&self, addresses: &BTreeSet<Address>) -> sqlx::Result<RestoredAggregates> {
+        match self.writer.restore(addresses).await {
+            Err(error) if failure(&error) == Failure::Fault => {}
+            restored => return restored,
+        }
+        let mut all = RestoredAggregates::default();
+        for address in addresses {
+            match self.writer.restore(&BTreeSet::from([address.clone()])).await {
+                Ok(one) => {
+                    all.read += one.read;
+                    all.projected.extend(one.projected);
+                    all.absent.extend(one.absent);
+                }
+                Err(error) => {
+                    tracing::error!(%error, %address, "an aggregate cannot be read or projected");
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Goes past a page, and returns the addresses of its entries.
-    fn advance(&mut self, entries: &[BacklogEntry]) -> Vec<Address> {
-        let mut addresses = Vec::new();
+    fn advance(&mut self, entries: &[BacklogEntry]) -> BTreeSet<Address> {
+        let mut addresses = BTreeSet::new();
         for entry in entries {
             match entry.address() {
-                Some(address) => addresses.push(address),
+                Some(address) => drop(addresses.insert(address)),
                 None if entry.at <= self.logged_until => {}
                 None => {
                     let worker = self.cx.worker;
@@ -195,22 +218,6 @@ enum BacklogPage {
     Blocked,
 }
 
-/// The present states of entries.
-#[derive(Default)]
-struct CurrentStates {
-    states: Vec<State>,
-    /// What is not in SQL, such as locks that were deleted: of it nothing is to be projected.
-    absent: BTreeSet<Address>,
-}
-
-impl CurrentStates {
-    fn add(&mut self, addresses: &[Address], states: Vec<State>) {
-        let found: BTreeSet<&Address> = states.iter().map(|state| &state.head().address).collect();
-        self.absent.extend(addresses.iter().filter(|a| !found.contains(a)).cloned());
-        self.states.extend(states);
-    }
-}
-
 /// Returns the versions in the entries of the locks among what is absent: they were deleted. A lock
 /// that is made again has a higher version, and keeps its entry.
 fn versions_of_deleted(
@@ -223,32 +230,4 @@ fn versions_of_deleted(
         Some((address, entry.version.cast_unsigned()))
     });
     versions.collect()
-}
-
-/// Reads aggregates. One that cannot be read is left out, and holds up no other.
-async fn read(cx: &Context, addresses: &[Address]) -> sqlx::Result<CurrentStates> {
-    let read = async |addresses: &[Address]| {
-        bounded(&cx.postgres, async |connection| {
-            era::read(connection, cx.era, async |c| states::load(c, addresses).await).await
-        })
-        .await
-    };
-    let mut current = CurrentStates::default();
-    match read(addresses).await {
-        Ok(states) => {
-            current.add(addresses, states);
-            return Ok(current);
-        }
-        Err(error) if failure(&error) == Failure::Fault => {}
-        Err(error) => return Err(error),
-    }
-    for address in addresses {
-        match read(std::slice::from_ref(address)).await {
-            Ok(one) => current.add(std::slice::from_ref(address), one),
-            Err(error) => {
-                tracing::error!(%error, %address, "an aggregate cannot be read or projected");
-            }
-        }
-    }
-    Ok(current)
 }
