@@ -38,7 +38,7 @@ use brigade_contracts::{
 use serde_json::json;
 
 use self::{
-    file::{Entry, HEADER, listed, members, read, replace},
+    file::{AccountUser, HEADER, listed, members, read, replace},
     generation::{generation, generation_of, generations, of_generation},
 };
 
@@ -99,7 +99,7 @@ impl AccountsFolder {
             };
             for (user, password) in users.iter().filter(|(user, _)| user.account == *account) {
                 entries.retain(|entry| entry.user != user.name);
-                entries.push(Entry { user: user.name.clone(), password: (*password).to_owned() });
+                entries.push(AccountUser { user: user.name.clone(), password: (*password).to_owned() });
             }
             match account {
                 Account::Fleet => self.write_fleet(&entries)?,
@@ -191,7 +191,7 @@ impl AccountsFolder {
                 self.dir.display()
             ),
         };
-        let is_last = |entry: &Entry| generation(tenant, &entry.user) == Some(last);
+        let is_last = |entry: &AccountUser| generation(tenant, &entry.user) == Some(last);
         let (kept, ended): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_last);
         self.write_tenant(tenant, &kept)?;
         self.write_index()?;
@@ -275,16 +275,16 @@ impl AccountsFolder {
         Ok(tenants)
     }
 
-    fn fleet(&self) -> Result<Vec<Entry>> {
+    fn fleet(&self) -> Result<Vec<AccountUser>> {
         read(&self.fleet_path(), |file| file.get("users").cloned())
     }
 
-    fn tenant(&self, tenant: &Token) -> Result<Vec<Entry>> {
+    fn tenant(&self, tenant: &Token) -> Result<Vec<AccountUser>> {
         let account = Account::Tenant(tenant.clone()).to_string();
         read(&self.path(tenant), |file| file.get(&account)?.get("users").cloned())
     }
 
-    fn existing(&self, tenant: &Token) -> Result<Vec<Entry>> {
+    fn existing(&self, tenant: &Token) -> Result<Vec<AccountUser>> {
         let path = self.path(tenant);
         ensure!(
             path.exists(),
@@ -294,12 +294,12 @@ impl AccountsFolder {
         self.tenant(tenant)
     }
 
-    fn write_fleet(&self, entries: &[Entry]) -> Result<()> {
+    fn write_fleet(&self, entries: &[AccountUser]) -> Result<()> {
         let users = listed(&all_users(&[]), |user, name| user.name == name, entries);
         replace(&self.fleet_path(), &format!("{HEADER}{}\n", members(json!({ "users": users }))))
     }
 
-    fn write_tenant(&self, tenant: &Token, entries: &[Entry]) -> Result<()> {
+    fn write_tenant(&self, tenant: &Token, entries: &[AccountUser]) -> Result<()> {
         let is_of = |user: &NatsUser, name: &str| generation_of(&user.name, name).is_some();
         let users = listed(&tenant_users(tenant), is_of, entries);
         let account = Account::Tenant(tenant.clone()).to_string();
@@ -331,14 +331,14 @@ impl AccountsFolder {
     }
 }
 
-fn new_users(users: Vec<NatsUser>, entries: &mut Vec<Entry>) -> Vec<Credential> {
+fn new_users(users: Vec<NatsUser>, entries: &mut Vec<AccountUser>) -> Vec<Credential> {
     users.iter().map(|user| new_user(user, entries)).collect()
 }
 
-fn new_user(user: &NatsUser, entries: &mut Vec<Entry>) -> Credential {
+fn new_user(user: &NatsUser, entries: &mut Vec<AccountUser>) -> Credential {
     // Beginning with a letter: nats-server takes a value of digits alone for a number.
     let password = format!("p{}", hex::encode(rand::random::<[u8; 16]>()));
-    entries.push(Entry { user: user.name.clone(), password: password.clone() });
+    entries.push(AccountUser { user: user.name.clone(), password: password.clone() });
     Credential { user: user.name.clone(), password, inbox_prefix: user.inbox_prefix() }
 }
 
