@@ -46,7 +46,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The tokens of a session, as the outcomes of `login` and `refresh` hold them.
 #[derive(Deserialize)]
-struct Issued {
+struct SessionTokens {
     access_token: Secret,
     refresh_token: Secret,
 }
@@ -233,7 +233,7 @@ fn respond(
         "user": outcome["id"], "session": data["session"], "expires_at": data["expires_at"],
         "refresh_expires_at": data["refresh_expires_at"],
     });
-    let issued = Issued::deserialize(data)
+    let issued = SessionTokens::deserialize(data)
         .map_err(|_| Refusal::new(500, "internal", "an outcome without tokens"))?;
     if !with_cookies {
         body["access_token"] = json!(issued.access_token.expose());

@@ -63,7 +63,7 @@ pub(super) async fn post_message(
     Path((tenant, gateway)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
-    let from = Sender { tenant: path_token(&tenant)?, gateway: path_token(&gateway)?, client };
+    let from = ClaimedSender { tenant: path_token(&tenant)?, gateway: path_token(&gateway)?, client };
     let taken = from.take(&api, &permit, request).await;
     let result = match &taken {
         Ok((result, _)) => *result,
@@ -81,13 +81,13 @@ pub(super) async fn post_message(
 }
 
 /// Who says that it sends a message.
-struct Sender {
+struct ClaimedSender {
     tenant: Token,
     gateway: Token,
     client: ClientAddress,
 }
 
-impl Sender {
+impl ClaimedSender {
     /// Takes a message. Returns what became of it, and the code of the outcome.
     async fn take(
         &self,
