@@ -14,7 +14,7 @@ use sqlx::{PgConnection, types::Json};
 
 use super::lock_plan::{LockPlan, lock_of};
 use crate::store::{
-    locks::LockRow,
+    locks::StoredLock,
     named_people, orders,
     rows::{columns, columns_of_names, parse, refused},
     states,
@@ -92,7 +92,7 @@ struct OwnerRow {
     tenant: Token,
     owner: Token,
     exclusive: bool,
-    lock: Option<LockRow>,
+    lock: Option<StoredLock>,
 }
 
 #[derive(Deserialize)]
