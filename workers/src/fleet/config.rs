@@ -17,7 +17,7 @@ use self::transport::NatsSettings;
 pub use self::variables::VARIABLES;
 use super::{Servers, Settings, process::Listeners};
 use crate::{
-    infra::{NatsOptions, Secret, nats::NatsCredentials, postgres},
+    infra::{NatsOptions, SecretSetting, nats::NatsCredentials, postgres},
     operations::migrate,
     runtime::http::{ApiOptions, TlsFiles},
 };
@@ -33,10 +33,10 @@ const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 /// The servers that the workers of a process use, and the address on which it serves.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    nats_url: Option<Secret>,
-    database_url: Option<Secret>,
-    own_nats_urls: HashMap<WorkerName, Secret>,
-    own_database_urls: HashMap<WorkerName, Secret>,
+    nats_url: Option<SecretSetting>,
+    database_url: Option<SecretSetting>,
+    own_nats_urls: HashMap<WorkerName, SecretSetting>,
+    own_database_urls: HashMap<WorkerName, SecretSetting>,
     nats: NatsSettings,
     /// `BRIGADE_HTTP_ADDR` and `BRIGADE_ADMIN_ADDR`, else free ports of this machine, and
     /// `BRIGADE_HTTP_TLS_CERT` and `_KEY`.
@@ -114,7 +114,7 @@ impl RunConfig {
     }
 
     /// Returns what a worker is started with.
-    fn used(&self, worker: WorkerName, nats: &Secret, database: &Secret) -> Result<Servers> {
+    fn used(&self, worker: WorkerName, nats: &SecretSetting, database: &SecretSetting) -> Result<Servers> {
         let options = self.nats.of(worker, nats);
         NatsCredentials::parse(&nats.text, worker.as_str(), &options)
             .and_then(|credentials| credentials.check())
@@ -330,13 +330,13 @@ pub fn user() -> Option<String> {
 }
 
 /// A secret, from its own variable or from the file that another one names.
-fn secret(name: &str) -> Result<Option<Secret>> {
+fn secret(name: &str) -> Result<Option<SecretSetting>> {
     let named = format!("{name}_FILE");
     let file = set(&named).map(PathBuf::from);
     match (text(name), file) {
         (Some(_), Some(_)) => anyhow::bail!("{name} and {named} are both set"),
-        (Some(text), None) => Ok(Some(Secret { text, file: None })),
-        (None, Some(file)) => Ok(Some(Secret::from_file(file).context(named)?)),
+        (Some(text), None) => Ok(Some(SecretSetting { text, file: None })),
+        (None, Some(file)) => Ok(Some(SecretSetting::from_file(file).context(named)?)),
         (None, None) => Ok(None),
     }
 }
@@ -362,7 +362,7 @@ mod tests {
         };
         let url = |name: &str| {
             let text = text(name).to_owned();
-            urls.contains(&name).then_some(Secret { text, file: None })
+            urls.contains(&name).then_some(SecretSetting { text, file: None })
         };
         RunConfig {
             nats_url: url("nats"),
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn a_password_is_taken_from_the_url_of_the_role_alone() {
         let password = |prefix: &str, url: &str| {
-            let url = Secret { text: url.to_owned(), file: None };
+            let url = SecretSetting { text: url.to_owned(), file: None };
             let urls = HashMap::from([(WorkerName::Edge, url)]);
             let role_prefix = role_prefix(Some(prefix.to_owned()))?;
             let config = RunConfig { own_database_urls: urls, role_prefix, ..config(&[]) };
