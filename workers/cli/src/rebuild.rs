@@ -8,7 +8,7 @@ use anyhow::Result;
 use brigade::{
     fleet::config::RunConfig,
     infra::postgres::operator_pool,
-    operations::rebuild::{RunningRebuild, RebuildProgress},
+    operations::rebuild::{RebuildProgress, RunningRebuild},
 };
 use brigade_contracts::{Token, key::Bucket};
 use tokio::time::{Instant, sleep};

@@ -114,7 +114,12 @@ impl RunConfig {
     }
 
     /// Returns what a worker is started with.
-    fn used(&self, worker: WorkerName, nats: &SecretSetting, database: &SecretSetting) -> Result<Servers> {
+    fn used(
+        &self,
+        worker: WorkerName,
+        nats: &SecretSetting,
+        database: &SecretSetting,
+    ) -> Result<Servers> {
         let options = self.nats.of(worker, nats);
         NatsCredentials::parse(&nats.text, worker.as_str(), &options)
             .and_then(|credentials| credentials.check())

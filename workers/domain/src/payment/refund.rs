@@ -115,7 +115,11 @@ impl ReturnedMoney<'_> {
     }
 }
 
-fn record(work: &mut UnitOfWork<'_>, payment: Handle<Payment>, change: PaymentChange) -> Result<Done> {
+fn record(
+    work: &mut UnitOfWork<'_>,
+    payment: Handle<Payment>,
+    change: PaymentChange,
+) -> Result<Done> {
     let done = Done::ok().with("refund_tasks", &change.tasks);
     PaymentTarget::load(work, payment)?.record_payment(work, payment, change)?;
     Ok(done)

@@ -99,7 +99,10 @@ impl AccountsFolder {
             };
             for (user, password) in users.iter().filter(|(user, _)| user.account == *account) {
                 entries.retain(|entry| entry.user != user.name);
-                entries.push(AccountUser { user: user.name.clone(), password: (*password).to_owned() });
+                entries.push(AccountUser {
+                    user: user.name.clone(),
+                    password: (*password).to_owned(),
+                });
             }
             match account {
                 Account::Fleet => self.write_fleet(&entries)?,

@@ -63,7 +63,8 @@ pub(super) async fn post_message(
     Path((tenant, gateway)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
-    let from = ClaimedSender { tenant: path_token(&tenant)?, gateway: path_token(&gateway)?, client };
+    let from =
+        ClaimedSender { tenant: path_token(&tenant)?, gateway: path_token(&gateway)?, client };
     let taken = from.take(&api, &permit, request).await;
     let result = match &taken {
         Ok((result, _)) => *result,
