@@ -28,10 +28,10 @@ const PRINTED: usize = 20;
 pub struct Run {
     pub seed: u64,
     pub machine: Value,
-    /// How long clients went on, and how long the fleet then took to come to rest.
+    /// The time for which clients went on, and the time that the fleet then took to come to rest.
     pub load: Micros,
     pub rest: Micros,
-    /// Where data and logs are.
+    /// The folder of data and logs.
     pub kept: Option<PathBuf>,
     /// Locks that outlived their deadlines while nothing was broken, in milliseconds.
     pub late: Vec<i64>,

@@ -20,7 +20,7 @@ struct SimulatedIntent {
     refunded: i64,
 }
 
-/// What happened to a payment intent.
+/// A change of a payment intent.
 pub(super) struct Happened {
     pub tenant: String,
     /// The kind of the event, and what it is about.

@@ -39,7 +39,7 @@ pub use self::event::{event, sign, signature};
 /// The name under which brigade knows it.
 pub const NAME: &str = "simulated";
 
-/// How often an event is told, with a pause that is doubled each time.
+/// The number of times that an event is told, with a pause that is doubled each time.
 const TRIES: u32 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ pub struct SimulatedGateway {
 
 struct GatewayState {
     client: reqwest::Client,
-    /// Where brigade is, `http://<address>`.
+    /// The address of brigade, `http://<address>`.
     brigade: String,
     secret: String,
     books: Mutex<Books>,

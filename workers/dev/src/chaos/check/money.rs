@@ -10,7 +10,7 @@ use crate::chaos::{history::Operation, workload::GatewayFact};
 /// The sums of a tenant in one currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TenantSums {
-    /// What gateways and tills said, by their own books, and had answered as recorded.
+    /// The sum that gateways and tills said, by their own books, and had answered as recorded.
     pub said: i64,
     pub captured: i64,
     pub applied: i64,

@@ -38,7 +38,7 @@ const TABLES: u32 = 4;
 /// Aggregates of a tenant that readers look at: those that were touched last.
 const RECENT: usize = 24;
 
-/// What the clients of a tenant share.
+/// The state that the clients of a tenant share.
 #[derive(Clone)]
 struct Restaurant {
     gateway: ChaosGateway,

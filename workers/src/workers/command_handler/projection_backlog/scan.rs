@@ -199,7 +199,8 @@ enum BacklogPage {
 #[derive(Default)]
 struct CurrentStates {
     states: Vec<State>,
-    /// What is not in SQL, such as locks that were deleted: of it nothing is to be projected.
+    /// The addresses that are not in SQL, such as locks that were deleted: nothing of them is to be
+    /// projected.
     absent: BTreeSet<Address>,
 }
 

@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// What a message of a gateway says, whatever its format.
+/// A message of a gateway, whatever its format.
 #[derive(Debug, PartialEq)]
 struct GatewayMessage {
     /// The gateway's id of it, the same each time that it comes.
@@ -81,7 +81,7 @@ pub(super) async fn post_message(
     Ok(response)
 }
 
-/// Who says that it sends a message.
+/// The gateway that says that it sends a message.
 struct ClaimedSender {
     tenant: Token,
     gateway: Token,
