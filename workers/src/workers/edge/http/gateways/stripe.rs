@@ -25,24 +25,24 @@ use super::GatewayMessage;
 pub(super) const SIGNATURE: &str = "Stripe-Signature";
 
 #[derive(Deserialize)]
-struct StripeEvent<'a> {
+struct Event<'a> {
     id: Token,
     #[serde(rename = "type")]
     kind: String,
     /// In seconds of the Unix time.
     created: i64,
     #[serde(borrow)]
-    data: EventData<'a>,
+    data: Data<'a>,
 }
 
 #[derive(Deserialize)]
-struct EventData<'a> {
+struct Data<'a> {
     #[serde(borrow)]
     object: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-struct PaymentIntent {
+struct Intent {
     id: Token,
     amount: Money,
     amount_received: Option<Money>,
@@ -78,7 +78,7 @@ struct Told {
 /// # Errors
 /// 400 for what is no event of Stripe, 422 for an impossible one.
 pub(super) fn read(body: &[u8]) -> Result<GatewayMessage, Refusal> {
-    let event: StripeEvent<'_> = parse(body)?;
+    let event: Event<'_> = parse(body)?;
     let object = event.data.object.get().as_bytes();
     let told = match event.kind.as_str() {
         "payment_intent.succeeded" => Some(of_intent(parse(object)?, GatewayResult::Captured)),
@@ -96,8 +96,8 @@ pub(super) fn read(body: &[u8]) -> Result<GatewayMessage, Refusal> {
     Ok(GatewayMessage { id: event.id, result })
 }
 
-fn of_intent(intent: PaymentIntent, result: GatewayResult) -> Told {
-    let PaymentIntent { id, amount, amount_received, currency, metadata } = intent;
+fn of_intent(intent: Intent, result: GatewayResult) -> Told {
+    let Intent { id, amount, amount_received, currency, metadata } = intent;
     let received = amount_received.filter(|_| result == GatewayResult::Captured);
     let amount = received.unwrap_or(amount);
     Told { metadata, result, transaction_id: id, amount, currency }
