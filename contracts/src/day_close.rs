@@ -47,8 +47,8 @@ impl DayCloseRange {
     }
 }
 
-/// The money that came in from `from` on and before `to`, and what became of it, with what became in
-/// this time of money that had come in before.
+/// The money that came in from `from` on and before `to`, and what became of it, with what became
+/// in this time of money that had come in before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DayClose {
     pub from: Timestamp,

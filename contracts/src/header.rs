@@ -11,7 +11,7 @@ pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
-/// The relation that the actor needs to the aggregate when the command is decided, see [`Relation`].
+/// The relation to the aggregate that the actor needs when the command is decided: [`Relation`].
 pub const RELATION: &str = "Actor-Relation";
 /// `true` where the answer is to tell the secrets of the cart, see [`crate::cart::SecretKey::told`].
 pub const TELL_SECRETS: &str = "Tell-Secrets";

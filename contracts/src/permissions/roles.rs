@@ -122,8 +122,8 @@ impl Role {
 
 const DOORS: [&str; 2] = ["cmd", "req"];
 
-/// The roles that may send each verb besides a backend, which may send all of them. The verbs of the
-/// system are not here: nobody of a tenant sends them.
+/// The roles that may send each verb besides a backend, which may send all of them. The verbs of
+/// the system are not here: nobody of a tenant sends them.
 ///
 /// A till takes cash: it begins a payment, by card as well, confirms the cash, and ends a payment
 /// without a result when the guest has thought better of it. It says nothing in a gateway's place,
