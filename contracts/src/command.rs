@@ -64,7 +64,8 @@ pub struct Command {
     pub source: Option<IpAddr>,
     /// The session of the actor, if it is sent in one.
     pub session: Option<Token>,
-    /// What the actor has to be to the aggregate when it is decided; `None`: the sender is trusted.
+    /// The relation that the actor needs to the aggregate when it is decided; `None`: the sender is
+    /// trusted.
     pub relation: Option<Relation>,
     /// The answer is to tell the secrets of the cart.
     pub tell_secrets: bool,

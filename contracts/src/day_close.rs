@@ -47,13 +47,13 @@ impl DayCloseRange {
     }
 }
 
-/// What came in from `from` on and before `to`, and what became of it, with what became in this time
-/// of what had come in before.
+/// The money that came in from `from` on and before `to`, and what became of it, with what became
+/// in this time of money that had come in before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DayClose {
     pub from: Timestamp,
     pub to: Timestamp,
-    /// By currency and method; only what money moved by.
+    /// One line for each currency and method by which money moved.
     pub lines: Vec<DayCloseLine>,
     /// True if the balance of each line is 0, as it always is.
     pub balanced: bool,
@@ -65,15 +65,15 @@ pub struct DayClose {
 pub struct DayCloseLine {
     pub method: Method,
     pub currency: Currency,
-    /// What came in.
+    /// The money that came in.
     pub captured: i64,
-    /// What pays carts and orders, less what has gone back of that.
+    /// The money that pays carts and orders, less what has gone back of that.
     pub applied: i64,
-    /// What has gone back.
+    /// The money that has gone back.
     pub refunded: i64,
-    /// What open refund tasks owe.
+    /// The money that open refund tasks owe.
     pub owed: i64,
-    /// What a person settled.
+    /// The money that a person settled.
     pub settled: i64,
     /// `captured` less the other four.
     pub balance: i64,

@@ -11,7 +11,7 @@ pub const COMMAND_ID: &str = "Command-Id";
 pub const DEADLINE: &str = "Deadline";
 pub const EXPECTED_VERSION: &str = "Expected-Version";
 pub const ACTOR: &str = "Actor";
-/// What the actor has to be to the aggregate when the command is decided, see [`Relation`].
+/// The relation to the aggregate that the actor needs when the command is decided: [`Relation`].
 pub const RELATION: &str = "Actor-Relation";
 /// `true` where the answer is to tell the secrets of the cart, see [`crate::cart::SecretKey::told`].
 pub const TELL_SECRETS: &str = "Tell-Secrets";
@@ -49,7 +49,7 @@ pub const TO: &str = "To";
 pub const DAY: &str = "Day";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
-/// Of an event: the era of the database that it was published in; none in the first one.
+/// The era of the database in which an event was published; none in the first one.
 pub const ERA: &str = "Brigade-Era";
 pub const SCHEMA_VERSION: &str = "Schema-Version";
 

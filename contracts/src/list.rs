@@ -95,8 +95,8 @@ pub struct List<'a> {
     /// The header `After` of the next page, if there are older ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<&'a str>,
-    /// That of the last page is the moment of the first one: what changed since then is all that a
-    /// reader of the pages may have missed. That of another page is of no use.
+    /// The position of the last page is the moment of the first one: what changed since then is all
+    /// that a reader of the pages may have missed. That of another page is of no use.
     pub resume: &'a str,
 }
 

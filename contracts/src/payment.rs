@@ -141,7 +141,7 @@ pub enum GatewayResult {
 pub struct RecordResult {
     pub result: GatewayResult,
     pub transaction_id: Token,
-    /// Of `refunded`: all of the transaction that has gone back so far.
+    /// The amount of the result; with `refunded`, all of the transaction that has gone back so far.
     pub amount: Money,
     pub currency: Currency,
     pub occurred_at: Timestamp,
@@ -173,7 +173,7 @@ pub struct Settle {
     pub reason: Text<MAX_NOTE>,
 }
 
-/// What a person settles: `{"refund_task":ID}`, `{"captured":{…}}` or `"failed"`.
+/// The matter that a person settles: `{"refund_task":ID}`, `{"captured":{…}}` or `"failed"`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Settlement {

@@ -187,21 +187,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
         .publish([alive(name.as_str(), "*")])
         .reads(&[Bucket::Attempts]);
     match name {
-        WorkerName::CommandHandler => user
-            .serves([REQUESTS])
-            .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
-            .consumes("COMMANDS")
-            .overtakes("COMMANDS", &OVERTAKING)
-            .publish(
-                ["INFO", "PURGE", "MSG.GET", "MSG.DELETE"]
-                    .map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")),
-            )
-            .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
-            .reads(&[Bucket::UserState])
-            .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])
-            .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
-            .publish([user_state_of(Part::Auth)])
-            .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>", LIVE_MONEY]),
+        WorkerName::CommandHandler => command_handler(user),
         WorkerName::OutboxRelay => {
             user.publish(["evt.>", OUTBOX_RELAYS]).subscribe([OUTBOX_WAKE, OUTBOX_RELAYS])
         }
@@ -241,6 +227,23 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish_denied(SYSTEM_VERBS.iter().map(|verb| format!("req.*.*.*.{verb}")))
             .watches(Bucket::ActiveOrders),
     }
+}
+
+fn command_handler(user: NatsUser) -> NatsUser {
+    user.serves([REQUESTS])
+        .subscribe(SECRET_VERBS_ON_DURABLE_DOOR)
+        .consumes("COMMANDS")
+        .overtakes("COMMANDS", &OVERTAKING)
+        .publish(
+            ["INFO", "PURGE", "MSG.GET", "MSG.DELETE"]
+                .map(|verb| format!("$JS.API.STREAM.{verb}.COMMANDS")),
+        )
+        .reads(&[Bucket::Versions, Bucket::Views, Bucket::ActiveOrders, Bucket::CartLocks])
+        .reads(&[Bucket::UserState])
+        .publish([Bucket::Versions.subject("*.*.*"), views_of(Part::Core)])
+        .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
+        .publish([user_state_of(Part::Auth)])
+        .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>", LIVE_MONEY])
 }
 
 fn views_of(part: Part) -> String {

@@ -24,7 +24,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct Join {
     pub user: Token,
-    /// What the cart's owner was given by `open` or `invite`.
+    /// The secret that `open` or `invite` gave to the cart's owner.
     pub secret: Option<Secret>,
 }
 
@@ -32,7 +32,7 @@ pub struct Join {
 #[serde(deny_unknown_fields)]
 pub struct Claim {
     pub user: Token,
-    /// What `open` has told of the session to whoever opened a cart of it.
+    /// The secret of the session, which `open` told to whoever opened a cart of it.
     pub session_secret: Option<Secret>,
 }
 
@@ -67,7 +67,7 @@ fn with_secret(user: &Token, name: &str, secret: Option<&Secret>) -> Vec<u8> {
     encode_payload(&payload)
 }
 
-/// What the secrets of carts are derived from.
+/// The key from which the secrets of carts are derived.
 #[derive(Clone, Default)]
 pub struct SecretKey([u8; Self::LEN]);
 

@@ -6,7 +6,7 @@ use crate::WorkerName;
 /// privileges). Functions are nobody's otherwise.
 pub type Grants = &'static [(&'static str, &'static str)];
 
-/// What edge may do with a function that gives pages of lists: all of them take the same.
+/// Grants edge a function that gives pages of lists: all of them take the same.
 macro_rules! pages {
     ($function:literal) => {
         (

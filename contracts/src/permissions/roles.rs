@@ -25,7 +25,7 @@ pub enum Role {
     Backend,
     /// A till or a waiter's handheld: takes orders and cash.
     Till,
-    /// What tells the results of a payment gateway.
+    /// A program that tells the results of a payment gateway.
     Gateway,
     /// A screen in the kitchen or on the wall.
     Screen,
@@ -122,8 +122,8 @@ impl Role {
 
 const DOORS: [&str; 2] = ["cmd", "req"];
 
-/// Who may send each verb besides a backend, which may send all of them. Those of the system are
-/// not here: nobody of a tenant sends them.
+/// The roles that may send each verb besides a backend, which may send all of them. The verbs of
+/// the system are not here: nobody of a tenant sends them.
 ///
 /// A till takes cash: it begins a payment, by card as well, confirms the cash, and ends a payment
 /// without a result when the guest has thought better of it. It says nothing in a gateway's place,

@@ -3,7 +3,7 @@
 use super::{BY_EMAIL, ROLE_BY_DEFAULT};
 use crate::{Token, WorkerName, permissions::Role};
 
-/// Those besides workers and the roles of credentials.
+/// The reserved names besides workers and the roles of credentials.
 const RESERVED: [&str; 10] = [
     BY_EMAIL,
     ROLE_BY_DEFAULT,

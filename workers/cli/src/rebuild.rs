@@ -8,7 +8,7 @@ use anyhow::Result;
 use brigade::{
     fleet::config::RunConfig,
     infra::postgres::operator_pool,
-    operations::rebuild::{Rebuild, RebuildProgress},
+    operations::rebuild::{RebuildProgress, RunningRebuild},
 };
 use brigade_contracts::{Token, key::Bucket};
 use tokio::time::{Instant, sleep};
@@ -58,8 +58,8 @@ pub async fn run(args: RebuildArgs) -> Result<ExitCode> {
     let named = |bucket: &Bucket| args.bucket.is_empty() || args.bucket.contains(bucket);
     let named: Vec<Bucket> = buckets().filter(named).collect();
     let began = Instant::now();
-    let rebuild = Rebuild::begin(&postgres, &named, args.tenant).await?;
-    let mut shown = Shown::new();
+    let rebuild = RunningRebuild::begin(&postgres, &named, args.tenant).await?;
+    let mut shown = ProgressLine::new();
     let (mut last, mut since) = (None, began);
     loop {
         let now = rebuild.progress(&postgres).await?;
@@ -75,13 +75,13 @@ pub async fn run(args: RebuildArgs) -> Result<ExitCode> {
 }
 
 /// Prints on stderr: a line that is overwritten on a terminal, else some lines.
-struct Shown {
+struct ProgressLine {
     on_terminal: bool,
     last: Option<(Instant, i64)>,
     has_hinted: bool,
 }
 
-impl Shown {
+impl ProgressLine {
     fn new() -> Self {
         Self { on_terminal: stderr().is_terminal(), last: None, has_hinted: false }
     }

@@ -22,11 +22,11 @@ pub struct SecurityLogArgs {
 #[derive(clap::Subcommand)]
 enum SecurityLogAction {
     /// List what happened, newest first
-    Ls(Filter),
+    Ls(LogFilter),
 }
 
 #[derive(clap::Args)]
-struct Filter {
+struct LogFilter {
     /// Only of this restaurant
     #[arg(long)]
     tenant: Option<String>,
@@ -84,7 +84,7 @@ pub async fn run(args: SecurityLogArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn rows(postgres: &PgPool, filter: &Filter) -> Result<Vec<Row>> {
+async fn rows(postgres: &PgPool, filter: &LogFilter) -> Result<Vec<Row>> {
     let rows = sqlx::query_as!(
         Row,
         "select at, tenant, kind, actor, via, source, subject, command_id, detail

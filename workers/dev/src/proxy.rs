@@ -37,7 +37,7 @@ pub struct TcpProxy {
     task: JoinHandle<()>,
 }
 
-/// What the connections of a proxy follow.
+/// The state that the connections of a proxy follow.
 #[derive(Clone)]
 struct ProxyState {
     /// The port that it forwards to.

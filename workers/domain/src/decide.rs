@@ -52,7 +52,7 @@ pub(crate) fn decide(
     let present = present.filter(|_| user::reveals_version(&request.body));
     let mut outcome = Outcome::refused(work.command, refusal, present);
     if let Some(extra) = extra {
-        outcome.data = raw(&Data(vec![extra]));
+        outcome.data = raw(&OutcomeData(vec![extra]));
     }
     Ok(outcome)
 }
@@ -126,7 +126,7 @@ fn done_outcome(work: &UnitOfWork<'_>, address: &Address, done: Done) -> Outcome
         version: Some(version),
         etag: Some(work.etag(version)),
         effects: effects(work),
-        data: raw(&Data(data)),
+        data: raw(&OutcomeData(data)),
         retry_after_ms: None,
         param: None,
     }
@@ -144,9 +144,9 @@ fn effects(work: &UnitOfWork<'_>) -> Vec<String> {
 }
 
 /// The data of an outcome: the projections of parts, and the fields that the verb adds.
-struct Data(Vec<Extra>);
+struct OutcomeData(Vec<Extra>);
 
-impl Serialize for Data {
+impl Serialize for OutcomeData {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }

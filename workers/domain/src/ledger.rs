@@ -25,15 +25,15 @@ pub struct LedgerKey {
 /// than one amount, so that no number of them is too large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// What came in.
+    /// The money that came in.
     pub captured: i128,
-    /// What pays carts and orders, less what has gone back of that.
+    /// The money that pays carts and orders, less what has gone back of that.
     pub applied: i128,
-    /// What has gone back.
+    /// The money that has gone back.
     pub refunded: i128,
-    /// What open refund tasks owe.
+    /// The money that open refund tasks owe.
     pub owed: i128,
-    /// What a person settled.
+    /// The money that a person settled.
     pub settled: i128,
 }
 

@@ -35,7 +35,7 @@ pub struct LockSet {
     /// Every order of the open or latest turn of each table that is locked, by tenant and turn. The
     /// orders are locked as well.
     pub turn_orders: HashMap<(Token, Token), Vec<Address>>,
-    /// Whether a program has named somebody so who need not be a user, by tenant and name.
+    /// True where a program has named somebody so who need not be a user, by tenant and name.
     pub named: HashMap<(Token, Token), bool>,
     /// The user that has an email, by tenant and folded email. The user need not be locked.
     pub emails: HashMap<(Token, String), Option<Address>>,
@@ -57,7 +57,7 @@ pub enum Missing {
     PendingOrders(Token, Token),
     /// The table of a turn, by tenant and turn.
     Turn(Token, Token),
-    /// Whether a program has named somebody so, by tenant and name.
+    /// The answer whether a program has named somebody so, by tenant and name.
     Name(Token, Token),
     /// One more fencing token.
     FencingToken,
@@ -83,7 +83,7 @@ pub(crate) struct Loaded {
     /// Fencing tokens that are left, the next one last.
     pub tokens: Vec<i64>,
     pub inputs: AuthInputs,
-    /// What the secrets of carts are derived from.
+    /// The key from which the secrets of carts are derived.
     pub secret_key: SecretKey,
     /// The addresses that deferred commands have looked up: later commands wait behind them.
     pub deferred: HashSet<Address>,

@@ -44,7 +44,7 @@ impl Binaries {
     }
 }
 
-struct Server {
+struct ServerProgram {
     program: &'static str,
     /// A program that has to be beside it.
     companion: Option<&'static str>,
@@ -55,7 +55,7 @@ struct Server {
 }
 
 /// The first version whose message schedules and batches behave as the workers need them.
-const NATS_SERVER: Server = Server {
+const NATS_SERVER: ServerProgram = ServerProgram {
     program: "nats-server",
     companion: None,
     least: Version(2, 14, 3),
@@ -63,7 +63,7 @@ const NATS_SERVER: Server = Server {
     named: |config| config.nats_server.clone(),
 };
 
-const POSTGRES: Server = Server {
+const POSTGRES: ServerProgram = ServerProgram {
     program: "postgres",
     companion: Some("initdb"),
     least: Version(15, 0, 0),
@@ -72,7 +72,7 @@ const POSTGRES: Server = Server {
 };
 
 /// The first version that knows prepared statements in transaction mode.
-const PGBOUNCER: Server = Server {
+const PGBOUNCER: ServerProgram = ServerProgram {
     program: "pgbouncer",
     companion: None,
     least: Version(1, 21, 0),
@@ -82,7 +82,7 @@ const PGBOUNCER: Server = Server {
 
 /// None when nothing fits. What the environment names is taken or refused, never replaced: its
 /// author meant that one.
-async fn installed(server: &Server, config: &StackConfig) -> Result<Option<PathBuf>> {
+async fn installed(server: &ServerProgram, config: &StackConfig) -> Result<Option<PathBuf>> {
     if let Some(named) = (server.named)(config) {
         return usable(server, &named)
             .await
@@ -136,7 +136,7 @@ fn expand(place: &Path) -> Vec<PathBuf> {
 
 /// The program in the folder where its companion is too: a link to it alone (as Debian users make
 /// for `postgres`) is followed.
-async fn usable(server: &Server, found: &Path) -> Result<PathBuf> {
+async fn usable(server: &ServerProgram, found: &Path) -> Result<PathBuf> {
     let mut found = std::path::absolute(found)?;
     if let Some(companion) = server.companion {
         if !folder(&found).join(companion).is_file() {

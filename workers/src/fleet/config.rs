@@ -1,6 +1,7 @@
 //! The only reader of the environment: every other part takes its settings as values, so that a
 //! test sets them without touching the process it shares with other tests.
 
+mod http;
 mod transport;
 mod variables;
 
@@ -9,34 +10,33 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axum::http::HeaderValue;
 use brigade_contracts::WorkerName;
 use brigade_domain::LockPolicy;
 
-use self::transport::NatsSettings;
-pub use self::variables::VARIABLES;
+pub use self::{http::api_options, variables::VARIABLES};
+use self::{
+    http::{http_tls, open},
+    transport::NatsSettings,
+};
 use super::{Servers, Settings, process::Listeners};
 use crate::{
-    infra::{NatsOptions, Secret, nats::NatsCredentials, postgres},
+    infra::{NatsOptions, SecretSetting, nats::NatsCredentials, postgres},
     operations::migrate,
-    runtime::http::{ApiOptions, TlsFiles},
 };
 
 const NATS_URL: &str = "BRIGADE_NATS_URL";
 const DATABASE_URL: &str = "BRIGADE_DATABASE_URL";
 const LIST_CACHE: &str = "BRIGADE_EDGE_LIST_CACHE";
 const ROLE_PREFIX: &str = "BRIGADE_ROLE_PREFIX";
-const TRUSTED_PROXIES: &str = "BRIGADE_TRUSTED_PROXIES";
-const RATES: &str = "BRIGADE_HTTP_RATES";
 const IDLE_CARTS: &str = "BRIGADE_IDLE_CART_HOURS";
 
 /// The servers that the workers of a process use, and the address on which it serves.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
-    nats_url: Option<Secret>,
-    database_url: Option<Secret>,
-    own_nats_urls: HashMap<WorkerName, Secret>,
-    own_database_urls: HashMap<WorkerName, Secret>,
+    nats_url: Option<SecretSetting>,
+    database_url: Option<SecretSetting>,
+    own_nats_urls: HashMap<WorkerName, SecretSetting>,
+    own_database_urls: HashMap<WorkerName, SecretSetting>,
     nats: NatsSettings,
     /// `BRIGADE_HTTP_ADDR` and `BRIGADE_ADMIN_ADDR`, else free ports of this machine, and
     /// `BRIGADE_HTTP_TLS_CERT` and `_KEY`.
@@ -114,7 +114,12 @@ impl RunConfig {
     }
 
     /// Returns what a worker is started with.
-    fn used(&self, worker: WorkerName, nats: &Secret, database: &Secret) -> Result<Servers> {
+    fn used(
+        &self,
+        worker: WorkerName,
+        nats: &SecretSetting,
+        database: &SecretSetting,
+    ) -> Result<Servers> {
         let options = self.nats.of(worker, nats);
         NatsCredentials::parse(&nats.text, worker.as_str(), &options)
             .and_then(|credentials| credentials.check())
@@ -216,61 +221,6 @@ fn address(name: &str) -> Result<SocketAddr> {
     text.parse().with_context(|| format!("{name}: {text:?}"))
 }
 
-/// `BRIGADE_HTTP_TLS_CERT` and `BRIGADE_HTTP_TLS_KEY`.
-fn http_tls() -> Result<Option<TlsFiles>> {
-    match ["BRIGADE_HTTP_TLS_CERT", "BRIGADE_HTTP_TLS_KEY"].map(|name| text(name).map(Into::into)) {
-        [Some(certificate), Some(key)] => Ok(Some(TlsFiles { certificate, key })),
-        [None, None] => Ok(None),
-        _ => anyhow::bail!("BRIGADE_HTTP_TLS_CERT and BRIGADE_HTTP_TLS_KEY go together"),
-    }
-}
-
-/// `BRIGADE_HTTP_OPEN`, for this machine alone.
-fn open(http: SocketAddr, setting: Option<&str>) -> Result<bool> {
-    let open = setting == Some("1");
-    anyhow::ensure!(
-        !open || http.ip().is_loopback(),
-        "BRIGADE_HTTP_OPEN: {http} is no address of loopback, and everybody would be trusted"
-    );
-    Ok(open)
-}
-
-/// Returns the settings of the API: `BRIGADE_HTTP_CORS_ORIGINS`, `BRIGADE_TRUSTED_PROXIES`,
-/// `BRIGADE_HTTP_RATES`.
-///
-/// # Errors
-/// If one of them cannot be read.
-pub fn api_options(open: bool) -> Result<ApiOptions> {
-    let proxies = text(TRUSTED_PROXIES).unwrap_or_default();
-    let rates = text(RATES).unwrap_or_default();
-    Ok(ApiOptions {
-        open,
-        origins: cors_origins()?,
-        trusted_proxies: proxies.parse().context(TRUSTED_PROXIES)?,
-        rates: rates.parse().context(RATES)?,
-        ..ApiOptions::default()
-    })
-}
-
-/// `BRIGADE_HTTP_CORS_ORIGINS`.
-///
-/// # Errors
-/// If one of them is no origin: `http://` or `https://`, a host and perhaps a port.
-fn cors_origins() -> Result<Vec<HeaderValue>> {
-    origins(&text("BRIGADE_HTTP_CORS_ORIGINS").unwrap_or_default())
-}
-
-fn origins(list: &str) -> Result<Vec<HeaderValue>> {
-    let origin = |origin: &str| {
-        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        let fits = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
-        let ok = host.is_some_and(|host| !host.is_empty() && host.chars().all(fits));
-        anyhow::ensure!(ok, "BRIGADE_HTTP_CORS_ORIGINS: {origin:?} is no origin");
-        Ok(origin.to_ascii_lowercase().try_into()?)
-    };
-    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(origin).collect()
-}
-
 /// Returns the time that the lock of a cart lives by the method of its payment, within the cap.
 fn lock_policy() -> Result<LockPolicy> {
     let standard = LockPolicy::default();
@@ -330,13 +280,13 @@ pub fn user() -> Option<String> {
 }
 
 /// A secret, from its own variable or from the file that another one names.
-fn secret(name: &str) -> Result<Option<Secret>> {
+fn secret(name: &str) -> Result<Option<SecretSetting>> {
     let named = format!("{name}_FILE");
     let file = set(&named).map(PathBuf::from);
     match (text(name), file) {
         (Some(_), Some(_)) => anyhow::bail!("{name} and {named} are both set"),
-        (Some(text), None) => Ok(Some(Secret { text, file: None })),
-        (None, Some(file)) => Ok(Some(Secret::from_file(file).context(named)?)),
+        (Some(text), None) => Ok(Some(SecretSetting { text, file: None })),
+        (None, Some(file)) => Ok(Some(SecretSetting::from_file(file).context(named)?)),
         (None, None) => Ok(None),
     }
 }
@@ -362,7 +312,7 @@ mod tests {
         };
         let url = |name: &str| {
             let text = text(name).to_owned();
-            urls.contains(&name).then_some(Secret { text, file: None })
+            urls.contains(&name).then_some(SecretSetting { text, file: None })
         };
         RunConfig {
             nats_url: url("nats"),
@@ -403,26 +353,6 @@ mod tests {
     }
 
     #[test]
-    fn http_is_open_on_loopback_alone() {
-        let open = |address: &str, setting| open(address.parse().unwrap(), setting);
-        assert!(open("127.0.0.1:80", Some("1")).unwrap() && open("[::1]:80", Some("1")).unwrap());
-        for address in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80"] {
-            assert!(open(address, Some("1")).is_err(), "{address}");
-            assert!(!open(address, None).unwrap() && !open(address, Some("0")).unwrap());
-        }
-    }
-
-    #[test]
-    fn an_origin_is_a_scheme_and_a_host() {
-        let all = origins("https://shop.example, http://localhost:5173,,").unwrap();
-        assert_eq!(all, ["https://shop.example", "http://localhost:5173"]);
-        assert!(origins("").unwrap().is_empty());
-        for bad in ["*", "shop.example", "https://", "https://a/b", "https://a b", "null"] {
-            assert!(origins(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn idle_carts_are_abandoned_after_a_week_unless_somebody_says_otherwise() {
         assert_eq!(idle_cart_hours(None).unwrap(), 168);
         assert_eq!(idle_cart_hours(Some("1")).unwrap(), 1);
@@ -435,7 +365,7 @@ mod tests {
     #[test]
     fn a_password_is_taken_from_the_url_of_the_role_alone() {
         let password = |prefix: &str, url: &str| {
-            let url = Secret { text: url.to_owned(), file: None };
+            let url = SecretSetting { text: url.to_owned(), file: None };
             let urls = HashMap::from([(WorkerName::Edge, url)]);
             let role_prefix = role_prefix(Some(prefix.to_owned()))?;
             let config = RunConfig { own_database_urls: urls, role_prefix, ..config(&[]) };

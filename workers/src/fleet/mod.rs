@@ -74,7 +74,7 @@ impl Instance {
     }
 }
 
-/// What a worker is started with, each time.
+/// The arguments with which a worker is started, each time.
 struct Starts {
     worker: WorkerName,
     servers: Servers,

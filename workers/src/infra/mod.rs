@@ -20,4 +20,4 @@ pub use kv::{Kv, KvEntry, Put, PutResult, WhenAbsent, unstamp};
 pub use lease::Lease;
 pub use metrics::Metrics;
 pub use nats::{Nats, NatsOptions, connect_options};
-pub use secret::Secret;
+pub use secret::SecretSetting;

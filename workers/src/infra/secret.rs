@@ -4,14 +4,14 @@ use anyhow::Context as _;
 
 /// A setting that nobody else may know.
 #[derive(Clone)]
-pub struct Secret {
+pub struct SecretSetting {
     /// The value at the start.
     pub text: String,
     /// The file that holds it; what is written there later is the value from then on.
     pub file: Option<PathBuf>,
 }
 
-impl Secret {
+impl SecretSetting {
     /// Reads a secret from a file. Space around it, such as the end of its line, is no part of it.
     ///
     /// # Errors
@@ -33,8 +33,8 @@ pub fn read(file: &std::path::Path) -> anyhow::Result<String> {
     Ok(text.to_owned())
 }
 
-impl std::fmt::Debug for Secret {
+impl std::fmt::Debug for SecretSetting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secret({:?})", self.file)
+        write!(f, "SecretSetting({:?})", self.file)
     }
 }

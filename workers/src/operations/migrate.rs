@@ -8,12 +8,10 @@
 //! Functions do not stand in migrations but in `migrations/functions/`, one file each, which always
 //! has the text of today. Each run makes them anew, after the migrations.
 
+mod locks;
 mod roles;
 
-use std::{
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use brigade_contracts::{
@@ -25,12 +23,14 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migrator},
     postgres::{PgConnectOptions, PgDatabaseError},
 };
-use tokio::time::sleep;
 
 use crate::infra::postgres::operator_connection;
 
 pub use self::roles::role;
-use self::roles::set_up_roles;
+use self::{
+    locks::{LOCK_TIMEOUT, patiently, set_lock_timeout},
+    roles::set_up_roles,
+};
 
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -68,14 +68,6 @@ const FUNCTIONS: [&str; 31] = [
     include_str!("../../../migrations/functions/server_incarnation.sql"),
     include_str!("../../../migrations/functions/assert_incarnation.sql"),
 ];
-/// Below the 500 ms that a worker waits for a lock, so that none of them is held up by a migration
-/// that waits itself.
-const LOCK_TIMEOUT: &str = "200ms";
-/// Pause before a lock is waited for again: the others come first.
-const PAUSE: Duration = Duration::from_millis(500);
-/// A lock is waited for so long in all.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Makes the database if it is not there.
 ///
 /// # Errors
@@ -154,27 +146,6 @@ fn with_detail(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Does something that needs locks which others have, again until it has them. It waits for each
-/// only so long that nobody who waits behind it notices.
-async fn patiently(
-    connection: &mut PgConnection,
-    work: impl AsyncFn(&mut PgConnection) -> Result<(), MigrateError>,
-) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match work(connection).await {
-            Err(error) if is_locked(&error) => {
-                let open = open_transactions(connection).await.unwrap_or_default();
-                let why = format!("somebody has locked what is to be changed ({error}); {open}");
-                anyhow::ensure!(Instant::now() < until, "{why}");
-                tracing::warn!("{why}; trying again");
-                sleep(PAUSE).await;
-            }
-            done => return Ok(done?),
-        }
-    }
-}
-
 /// Runs the migrations that are pending.
 async fn migrate(connection: &mut PgConnection, all: &Migrator) -> Result<(), MigrateError> {
     set_lock_timeout(connection, LOCK_TIMEOUT).await?;
@@ -230,12 +201,6 @@ async fn is_applied(connection: &mut PgConnection, version: i64) -> sqlx::Result
     .await
 }
 
-async fn set_lock_timeout(connection: &mut PgConnection, limit: &str) -> sqlx::Result<()> {
-    let set = format!("set lock_timeout = '{limit}'");
-    sqlx::raw_sql(AssertSqlSafe(set)).execute(connection).await?;
-    Ok(())
-}
-
 /// Drops what an index that could not be built has left behind, which stands in the way of its
 /// repetition.
 async fn drop_unfinished_indexes(connection: &mut PgConnection) -> sqlx::Result<()> {
@@ -254,34 +219,6 @@ async fn drop_unfinished_indexes(connection: &mut PgConnection) -> sqlx::Result<
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut *connection).await?;
     }
     Ok(())
-}
-
-/// Returns whether others had locked what was needed, so that trying again may help.
-fn is_locked(error: &MigrateError) -> bool {
-    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
-        return false;
-    };
-    let code = error.as_database_error().and_then(|error| error.code());
-    // Lock time-out, deadlock.
-    matches!(code.as_deref(), Some("55P03" | "40P01"))
-}
-
-/// Says who has had a transaction open for longer than a second.
-async fn open_transactions(connection: &mut PgConnection) -> sqlx::Result<String> {
-    let open: Option<String> = sqlx::query_scalar(
-        "select string_agg(format('%s of %s (%s) for %s s: %s', pid, usename, state,
-                                  extract(epoch from now() - xact_start)::integer,
-                                  left(query, 100)), '; ' order by xact_start)
-         from pg_stat_activity
-         where datname = current_database() and pid <> pg_backend_pid()
-           and xact_start < now() - interval '1 s'",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(open.map_or_else(
-        || "no transaction has been open for long".to_owned(),
-        |open| format!("open transactions: {open}"),
-    ))
 }
 
 /// Connects to Postgres itself: locks and settings here are kept for a whole session, and one of a

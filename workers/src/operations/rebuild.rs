@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use crate::workers::cache_verifier::{HealPlan, HealScope, HealStep, add_heal};
 
 /// A rebuild under way.
-pub struct Rebuild {
+pub struct RunningRebuild {
     /// Its number in `brigade.heals`.
     pub id: i64,
     tenant: Option<Token>,
@@ -36,7 +36,7 @@ pub struct RebuildProgress {
     pub is_finished: bool,
 }
 
-impl Rebuild {
+impl RunningRebuild {
     /// Begins a rebuild of these buckets, of one tenant alone if it is named. Joins the same one if
     /// it is under way.
     ///

@@ -23,7 +23,8 @@ pub struct Delivery {
     pub pending: u64,
     /// It came ahead of its turn: another consumer delivers it too, and has its last try.
     pub overtakes: bool,
-    /// How many times this process gave it back untried, or held up by somebody else's lock.
+    /// The number of times that this process gave it back untried, or held up by somebody else's
+    /// lock.
     pub given_back: i64,
     /// Bounds the messages in hand; released when the delivery is acknowledged.
     pub permit: Option<Arc<OwnedSemaphorePermit>>,

@@ -14,7 +14,7 @@ use super::rows::{head, keys, parse, to_rows};
 
 /// A row of `brigade.carts`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct CartRow {
+pub(crate) struct StoredCart {
     tenant: Token,
     id: Token,
     version: u64,
@@ -55,7 +55,7 @@ pub async fn load(
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| parse::<CartRow>(row).map(Cart::from)).collect()
+    rows.iter().map(|row| parse::<StoredCart>(row).map(Cart::from)).collect()
 }
 
 /// Saves carts that are locked, or new. If another handler made the same cart meanwhile, the unique
@@ -85,14 +85,14 @@ pub async fn save(connection: &mut PgConnection, carts: &[&Cart]) -> sqlx::Resul
              order_id = excluded.order_id, locked_until = excluded.locked_until,
              refusals = excluded.refusals, secret_hash = excluded.secret_hash,
              changed_hour = excluded.changed_hour",
-        to_rows::<CartRow, _>(carts.iter().copied()) as _,
+        to_rows::<StoredCart, _>(carts.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-impl From<&Cart> for CartRow {
+impl From<&Cart> for StoredCart {
     fn from(cart: &Cart) -> Self {
         Self {
             tenant: cart.head.address.tenant.clone(),
@@ -119,8 +119,8 @@ impl From<&Cart> for CartRow {
     }
 }
 
-impl From<CartRow> for Cart {
-    fn from(row: CartRow) -> Self {
+impl From<StoredCart> for Cart {
+    fn from(row: StoredCart) -> Self {
         let (key, at) = ((row.tenant, row.id), row.updated_at);
         Self {
             head: head(Aggregate::Cart, key, row.version, at, row.parts, &row.parts_at),

@@ -10,7 +10,7 @@ use super::rows::{head_of_core, keys, parse, to_rows};
 
 /// A row of `brigade.cart_locks`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct LockRow {
+pub(crate) struct StoredLock {
     tenant: Token,
     owner: Token,
     version: u64,
@@ -60,7 +60,7 @@ pub async fn load(
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| parse::<LockRow>(row).map(Lock::from)).collect()
+    rows.iter().map(|row| parse::<StoredLock>(row).map(Lock::from)).collect()
 }
 
 /// Saves locks of owners that are locked themselves.
@@ -85,7 +85,7 @@ pub async fn save(connection: &mut PgConnection, locks: &[&Lock]) -> sqlx::Resul
              expires_at = excluded.expires_at, transaction_id = excluded.transaction_id,
              fingerprint = excluded.fingerprint, amount = excluded.amount,
              reason = excluded.reason, refusals = excluded.refusals",
-        to_rows::<LockRow, _>(locks.iter().copied()) as _,
+        to_rows::<StoredLock, _>(locks.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
@@ -129,7 +129,7 @@ impl<'a> From<&'a HistoryRow> for LockHistoryRow<'a> {
     }
 }
 
-impl From<&Lock> for LockRow {
+impl From<&Lock> for StoredLock {
     fn from(lock: &Lock) -> Self {
         Self {
             tenant: lock.head.address.tenant.clone(),
@@ -151,8 +151,8 @@ impl From<&Lock> for LockRow {
     }
 }
 
-impl From<LockRow> for Lock {
-    fn from(row: LockRow) -> Self {
+impl From<StoredLock> for Lock {
+    fn from(row: StoredLock) -> Self {
         let key = (row.tenant, row.owner);
         Self {
             head: head_of_core(Aggregate::Lock, key, row.version, row.updated_at),

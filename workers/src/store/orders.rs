@@ -14,7 +14,7 @@ use super::rows::{columns_of_names, head, keys, parse, to_rows};
 
 /// A row of `brigade.orders`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct OrderRow {
+pub(crate) struct StoredOrder {
     tenant: Token,
     id: Token,
     version: u64,
@@ -55,7 +55,7 @@ pub async fn load(
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| parse::<OrderRow>(row).map(Order::from)).collect()
+    rows.iter().map(|row| parse::<StoredOrder>(row).map(Order::from)).collect()
 }
 
 /// Saves orders that are locked, or new; see [`super::carts::save`].
@@ -81,7 +81,7 @@ pub async fn save(connection: &mut PgConnection, orders: &[&Order]) -> sqlx::Res
              table_id = excluded.table_id, turn_id = excluded.turn_id,
              paid = excluded.paid, refunded = excluded.refunded, paid_at = excluded.paid_at,
              payments = excluded.payments, reason = excluded.reason",
-        to_rows::<OrderRow, _>(orders.iter().copied()) as _,
+        to_rows::<StoredOrder, _>(orders.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
@@ -163,7 +163,7 @@ fn people_of(cart: &Cart) -> BTreeSet<&Token> {
     people
 }
 
-impl From<&Order> for OrderRow {
+impl From<&Order> for StoredOrder {
     fn from(order: &Order) -> Self {
         Self {
             tenant: order.head.address.tenant.clone(),
@@ -190,8 +190,8 @@ impl From<&Order> for OrderRow {
     }
 }
 
-impl From<OrderRow> for Order {
-    fn from(row: OrderRow) -> Self {
+impl From<StoredOrder> for Order {
+    fn from(row: StoredOrder) -> Self {
         let (key, at) = ((row.tenant, row.id), row.updated_at);
         Self {
             head: head(Aggregate::Order, key, row.version, at, row.parts, &row.parts_at),

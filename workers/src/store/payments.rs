@@ -14,14 +14,14 @@ use super::rows::{head_of_core, keys, parse, to_rows};
 /// A payment with its refund tasks.
 #[derive(Deserialize)]
 pub(crate) struct PaymentRows {
-    payment: PaymentRow,
+    payment: StoredPayment,
     /// Oldest first.
     tasks: Vec<RefundTask>,
 }
 
 /// A row of `brigade.payments`.
 #[derive(Serialize, Deserialize)]
-struct PaymentRow {
+struct StoredPayment {
     tenant: Token,
     id: Token,
     version: u64,
@@ -53,7 +53,7 @@ enum TargetKind {
 
 /// A row of `brigade.refund_tasks`.
 #[derive(Serialize)]
-struct RefundTaskRow<'a> {
+struct StoredRefundTask<'a> {
     tenant: &'a Token,
     #[serde(flatten)]
     task: &'a RefundTask,
@@ -108,7 +108,7 @@ pub async fn save(connection: &mut PgConnection, payments: &[&Payment]) -> sqlx:
              fingerprint = excluded.fingerprint, captures = excluded.captures,
              order_id = excluded.order_id, table_id = excluded.table_id,
              turn_id = excluded.turn_id",
-        to_rows::<PaymentRow, _>(payments.iter().copied()) as _,
+        to_rows::<StoredPayment, _>(payments.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
@@ -135,20 +135,20 @@ pub async fn save_refund_tasks(
          on conflict (tenant, id)
          do update set status = excluded.status, refunded = excluded.refunded,
                        settled = excluded.settled",
-        to_rows::<RefundTaskRow<'_>, _>(tasks.iter().copied()) as _,
+        to_rows::<StoredRefundTask<'_>, _>(tasks.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-impl<'a> From<(&'a Token, &'a RefundTask)> for RefundTaskRow<'a> {
+impl<'a> From<(&'a Token, &'a RefundTask)> for StoredRefundTask<'a> {
     fn from((tenant, task): (&'a Token, &'a RefundTask)) -> Self {
         Self { tenant, task }
     }
 }
 
-impl From<&Payment> for PaymentRow {
+impl From<&Payment> for StoredPayment {
     fn from(payment: &Payment) -> Self {
         let (target_kind, target_id) = match &payment.target {
             Target::Cart(id) => (TargetKind::Cart, id),

@@ -9,7 +9,7 @@ use super::rows::{head_of_core, keys, parse, to_rows};
 
 /// A row of `brigade.products`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct ProductRow {
+pub(crate) struct StoredProduct {
     tenant: Token,
     id: Token,
     version: u64,
@@ -40,7 +40,7 @@ pub async fn load(
     )
     .fetch_all(executor)
     .await?;
-    rows.iter().map(|row| parse::<ProductRow>(row).map(Product::from)).collect()
+    rows.iter().map(|row| parse::<StoredProduct>(row).map(Product::from)).collect()
 }
 
 /// Saves products that are locked, or new; see [`super::carts::save`].
@@ -63,14 +63,14 @@ pub async fn save(connection: &mut PgConnection, products: &[&Product]) -> sqlx:
              listed = excluded.listed, name = excluded.name, unit_price = excluded.unit_price,
              currency = excluded.currency, category = excluded.category,
              available = excluded.available",
-        to_rows::<ProductRow, _>(products.iter().copied()) as _,
+        to_rows::<StoredProduct, _>(products.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-impl From<&Product> for ProductRow {
+impl From<&Product> for StoredProduct {
     fn from(product: &Product) -> Self {
         Self {
             tenant: product.head.address.tenant.clone(),
@@ -87,8 +87,8 @@ impl From<&Product> for ProductRow {
     }
 }
 
-impl From<ProductRow> for Product {
-    fn from(row: ProductRow) -> Self {
+impl From<StoredProduct> for Product {
+    fn from(row: StoredProduct) -> Self {
         let key = (row.tenant, row.id);
         Self {
             head: head_of_core(Aggregate::Product, key, row.version, row.updated_at),

@@ -7,11 +7,11 @@ use brigade_domain::{Cart, Lock, Order, Payment, Product, State, Table, User};
 use sqlx::PgConnection;
 
 use super::{
-    carts::{self, CartRow},
+    carts::{self, StoredCart},
     locks,
-    orders::{self, OrderRow},
+    orders::{self, StoredOrder},
     payments::{self, PaymentRows},
-    products::{self, ProductRow},
+    products::{self, StoredProduct},
     rows::{columns, parse},
     tables::{self, TableRows},
     users,
@@ -70,11 +70,11 @@ pub async fn read(
 /// If command-handler did not write it.
 pub(crate) fn from_row(kind: &str, row: &str) -> sqlx::Result<State> {
     Ok(match kind {
-        "cart" => State::Cart(parse::<CartRow>(row)?.into()),
-        "order" => State::Order(parse::<OrderRow>(row)?.into()),
+        "cart" => State::Cart(parse::<StoredCart>(row)?.into()),
+        "order" => State::Order(parse::<StoredOrder>(row)?.into()),
         "payment" => State::Payment(parse::<PaymentRows>(row)?.into()),
         "table" => State::Table(parse::<TableRows>(row)?.into()),
-        "product" => State::Product(parse::<ProductRow>(row)?.into()),
+        "product" => State::Product(parse::<StoredProduct>(row)?.into()),
         other => return Err(sqlx::Error::Decode(format!("a row of kind {other:?}").into())),
     })
 }

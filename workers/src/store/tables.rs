@@ -14,8 +14,8 @@ use super::rows::{head_of_core, keys, parse, to_rows};
 /// A table with its open or latest turn.
 #[derive(Deserialize)]
 pub(crate) struct TableRows {
-    table: TableRow,
-    turn: Option<TurnRow>,
+    table: StoredTable,
+    turn: Option<StoredTurn>,
     /// The orders of the turn, if they were loaded.
     #[serde(default)]
     pub orders: Vec<Token>,
@@ -23,7 +23,7 @@ pub(crate) struct TableRows {
 
 /// A row of `brigade.tables`.
 #[derive(Serialize, Deserialize)]
-struct TableRow {
+struct StoredTable {
     tenant: Token,
     id: Token,
     version: u64,
@@ -36,7 +36,7 @@ struct TableRow {
 
 /// A row of `brigade.turns`.
 #[derive(Serialize, Deserialize)]
-struct TurnRow {
+struct StoredTurn {
     tenant: Token,
     id: Token,
     version: u64,
@@ -88,7 +88,7 @@ pub async fn save(connection: &mut PgConnection, tables: &[&Table]) -> sqlx::Res
          on conflict (tenant, id) do update set
              version = excluded.version, updated_at = excluded.updated_at,
              status = excluded.status, open_turn_id = excluded.open_turn_id",
-        to_rows::<TableRow, _>(tables.iter().copied()) as _,
+        to_rows::<StoredTable, _>(tables.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
@@ -120,7 +120,7 @@ pub async fn save_turns(
              version = excluded.version, updated_at = excluded.updated_at,
              closed_at = excluded.closed_at, close_reason = excluded.close_reason
          where u.table_id = excluded.table_id and u.version < excluded.version",
-        to_rows::<TurnRow, _>(turns.iter().copied()) as _,
+        to_rows::<StoredTurn, _>(turns.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
@@ -128,7 +128,7 @@ pub async fn save_turns(
     all.then_some(()).ok_or(sqlx::Error::RowNotFound)
 }
 
-impl From<&Table> for TableRow {
+impl From<&Table> for StoredTable {
     fn from(table: &Table) -> Self {
         Self {
             tenant: table.head.address.tenant.clone(),
@@ -144,7 +144,7 @@ impl From<&Table> for TableRow {
 }
 
 /// From a tenant, the id of the table, and the turn.
-impl From<(&Token, &Token, &Turn)> for TurnRow {
+impl From<(&Token, &Token, &Turn)> for StoredTurn {
     fn from((tenant, table, turn): (&Token, &Token, &Turn)) -> Self {
         Self {
             tenant: tenant.clone(),
@@ -174,8 +174,8 @@ impl From<TableRows> for Table {
     }
 }
 
-impl From<TurnRow> for Turn {
-    fn from(row: TurnRow) -> Self {
+impl From<StoredTurn> for Turn {
+    fn from(row: StoredTurn) -> Self {
         Self {
             id: row.id,
             version: row.version,

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::{
-    carts::{self, CartRow},
-    locks::{self, LockRow},
-    orders::{self, OrderRow},
+    carts::{self, StoredCart},
+    locks::{self, StoredLock},
+    orders::{self, StoredOrder},
     payments::{self, PaymentRows},
-    products::{self, ProductRow},
+    products::{self, StoredProduct},
     states,
     tables::{self, TableRows},
     users,
@@ -55,7 +55,7 @@ fn cart(version: u64, columns: &Value) -> State {
         "locked_until": AT, "refusals": 3, "secret_hash": "h"
     });
     merge(&mut all, columns);
-    value::<CartRow, Cart>(version, &all).into()
+    value::<StoredCart, Cart>(version, &all).into()
 }
 
 fn order(version: u64, columns: &Value) -> State {
@@ -69,7 +69,7 @@ fn order(version: u64, columns: &Value) -> State {
         "created_at": AT, "reason": "late"
     });
     merge(&mut all, columns);
-    value::<OrderRow, Order>(version, &all).into()
+    value::<StoredOrder, Order>(version, &all).into()
 }
 
 fn payment(version: u64, columns: &Value, task: &Value) -> State {
@@ -113,7 +113,7 @@ fn lock(version: u64, columns: &Value) -> State {
         "reason": "paid", "refusals": 3
     });
     merge(&mut all, columns);
-    value::<LockRow, Lock>(version, &all).into()
+    value::<StoredLock, Lock>(version, &all).into()
 }
 
 fn product(version: u64, columns: &Value) -> State {
@@ -122,7 +122,7 @@ fn product(version: u64, columns: &Value) -> State {
         "available": true
     });
     merge(&mut all, columns);
-    value::<ProductRow, Product>(version, &all).into()
+    value::<StoredProduct, Product>(version, &all).into()
 }
 
 /// A session as the column of all sessions holds it.

@@ -17,7 +17,7 @@ use super::rows::{head, keys, parse, to_rows};
 
 /// A row of `brigade.users`.
 #[derive(Serialize, Deserialize)]
-struct UserRow {
+struct StoredUser {
     tenant: Token,
     id: Token,
     version: u64,
@@ -98,7 +98,7 @@ pub async fn load_without_hashes(
 /// # Errors
 /// If command-handler did not write it.
 pub(crate) fn from_row(row: &str) -> sqlx::Result<User> {
-    parse::<UserRow>(row).map(User::from)
+    parse::<StoredUser>(row).map(User::from)
 }
 
 /// Saves users that are locked, or new; see [`super::carts::save`]. If another handler gave the
@@ -134,14 +134,14 @@ pub async fn save(connection: &mut PgConnection, users: &[&User]) -> sqlx::Resul
              refresh_expires_at = excluded.refresh_expires_at,
              rotated_hash = excluded.rotated_hash, rotated_by = excluded.rotated_by,
              last_login_at = excluded.last_login_at, subscription = excluded.subscription",
-        to_rows::<UserRow, _>(users.iter().copied()) as _,
+        to_rows::<StoredUser, _>(users.iter().copied()) as _,
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-impl From<&User> for UserRow {
+impl From<&User> for StoredUser {
     fn from(user: &User) -> Self {
         let session = user.sessions.last();
         let issued = session.map(|session| &session.issued);
@@ -176,8 +176,8 @@ impl From<&User> for UserRow {
     }
 }
 
-impl From<UserRow> for User {
-    fn from(mut row: UserRow) -> Self {
+impl From<StoredUser> for User {
+    fn from(mut row: StoredUser) -> Self {
         let sessions = row.take_sessions();
         let (key, at) = ((row.tenant, row.id), row.updated_at);
         Self {
@@ -196,7 +196,7 @@ impl From<UserRow> for User {
     }
 }
 
-impl UserRow {
+impl StoredUser {
     /// Returns the sessions. A release before knows only the last one: what it has done with that
     /// one stands in the columns alone. Where it has ended it, it shows the user as one without a
     /// session, so there is none.

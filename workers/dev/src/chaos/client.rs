@@ -31,7 +31,7 @@ pub struct ChaosClient {
     pub stop: CancellationToken,
     pub doors: Doors,
     history: OperationHistory,
-    /// What it has been told last, by key.
+    /// The last version that it has been told, by key.
     seen: HashMap<String, EraVersion>,
     made: u64,
     children: u32,

@@ -21,9 +21,9 @@ use super::{
 /// The connections of one client.
 #[derive(Clone)]
 pub struct Doors {
-    /// Of the restaurant's backend.
+    /// The connection of the restaurant's backend.
     pub backend: async_nats::Client,
-    /// Of an operator, who may send the verbs of the system.
+    /// The connection of an operator, who may send the verbs of the system.
     pub operator: async_nats::Client,
     pub http: reqwest::Client,
     pub edges: Edges,

@@ -36,8 +36,8 @@ pub type Edges = Arc<Mutex<Vec<SocketAddr>>>;
 #[derive(Clone)]
 pub struct PreviousRelease {
     pub program: PathBuf,
-    /// Whether it knows a command, which is a verb (`cart.open`) and a payload. What it does not know
-    /// is not sent while a process of it runs.
+    /// Returns true for a command that it knows, by verb (`cart.open`) and payload. No other is
+    /// sent while a process of it runs.
     pub knows: fn(&str, &Value) -> bool,
 }
 

@@ -94,7 +94,7 @@ impl KeyVersion {
     }
 }
 
-/// What became of an operation, as far as its client knows.
+/// The end of an operation, as far as its client knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationResult {
@@ -125,7 +125,7 @@ pub struct Operation {
     pub key: Arc<str>,
     /// The verb of a command.
     pub verb: Arc<str>,
-    /// Of a command.
+    /// The Command-Id, if the operation is a command.
     pub command_id: Option<Arc<str>>,
     /// The fencing token that the command showed.
     pub token: Option<i64>,

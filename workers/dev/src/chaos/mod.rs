@@ -41,10 +41,10 @@ use crate::{Launch, invariants::deadlines::outlived, worker::as_it_is};
 #[derive(clap::Args)]
 #[command(after_help = brigade_servers::config::VARIABLES)]
 pub struct ChaosArgs {
-    /// How long clients and faults go on; each fault is struck at least once
+    /// The minutes for which clients and faults go on; each fault is struck at least once
     #[arg(long, value_name = "N", default_value_t = 5.0)]
     minutes: f64,
-    /// What everything is drawn from; without it one is drawn, and printed
+    /// The seed from which everything is drawn; without it one is drawn, and printed
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Only these faults, by name, or `none`
@@ -74,7 +74,7 @@ pub struct ChaosArgs {
 /// A fleet that is not at rest by then has lost something, or goes round in circles.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a run does.
+/// The plan of a run.
 pub struct ChaosPlan {
     pub length: Duration,
     pub seed: u64,
@@ -83,11 +83,11 @@ pub struct ChaosPlan {
     are_named: bool,
     /// On a cluster of three nats-servers.
     pub is_cluster: bool,
-    /// How long the fleet may take to come to rest.
+    /// The time that the fleet may take to come to rest.
     pub patience: Duration,
     pub history: Option<PathBuf>,
     pub keep: bool,
-    /// How the processes of workers are launched, and variables for all of them.
+    /// The way in which the processes of workers are launched, and variables for all of them.
     pub launch: Launch,
     pub variables: Vec<(String, String)>,
     /// The release of every second process, if it is not the present one.

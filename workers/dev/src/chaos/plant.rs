@@ -14,7 +14,7 @@ use crate::worker::as_it_is;
 
 /// The load of one run; a bug that it does not find is looked for in another, with the next seed.
 const RUN: Duration = Duration::from_secs(25);
-/// What is still wrong after this is found; nobody waits for it to heal.
+/// The time after which what is still wrong is found; nobody waits for it to heal.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A bug has to be found within this.
 const LIMIT: Duration = Duration::from_secs(600);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     ChaosPlan,
-    check::{ChaosFinding, Evidence, money::Sums},
+    check::{ChaosFinding, Evidence, money::TenantSums},
     fleet::ChaosFleet,
     history::{Micros, Operation, Way},
     nemesis::Blow,
@@ -28,10 +28,10 @@ const PRINTED: usize = 20;
 pub struct Run {
     pub seed: u64,
     pub machine: Value,
-    /// How long clients went on, and how long the fleet then took to come to rest.
+    /// The time for which clients went on, and the time that the fleet then took to come to rest.
     pub load: Micros,
     pub rest: Micros,
-    /// Where data and logs are.
+    /// The folder of data and logs.
     pub kept: Option<PathBuf>,
     /// Locks that outlived their deadlines while nothing was broken, in milliseconds.
     pub late: Vec<i64>,
@@ -68,7 +68,7 @@ pub struct ChaosReport {
     pub during: f64,
     pub between: f64,
     pub faults: BTreeMap<&'static str, Recovered>,
-    pub money: BTreeMap<String, Sums>,
+    pub money: BTreeMap<String, TenantSums>,
     pub dead_letters: usize,
     /// Commands that were answered, and lost by a failover to a standby that was behind.
     pub lost_by_failover: usize,
@@ -82,7 +82,7 @@ impl ChaosReport {
         run: Run,
         operations: &[Operation],
         blows: Vec<Blow>,
-        money: BTreeMap<String, Sums>,
+        money: BTreeMap<String, TenantSums>,
         evidence: &Evidence,
         findings: Vec<ChaosFinding>,
     ) -> Self {
@@ -196,7 +196,7 @@ impl ChaosReport {
             "money", "said", "captured", "applied", "owed back"
         );
         let cents = |amount: i64| format!("{}.{:02}", amount / 100, amount % 100);
-        for (of, Sums { said, captured, applied, owed }) in &self.money {
+        for (of, TenantSums { said, captured, applied, owed }) in &self.money {
             let [said, captured, applied, owed] =
                 [said, captured, applied, owed].map(|a| cents(*a));
             eprintln!("  {of:<10} {said:>14} {captured:>14} {applied:>14} {owed:>14}");

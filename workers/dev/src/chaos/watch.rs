@@ -65,7 +65,7 @@ async fn until(stop: CancellationToken, follow: impl Future<Output = ()>) {
     stop.run_until_cancelled(follow).await;
 }
 
-/// What one of them is told goes into the history.
+/// A watcher, whose pushes go into the history.
 #[derive(Clone)]
 struct PushedVersion {
     number: u32,

@@ -80,7 +80,7 @@ impl<'a> KvComparison<'a> {
     }
 }
 
-/// Whether the rows of an order that has ended may have expired: they live for 10 minutes.
+/// True where the rows of an order that has ended may have expired: they live for 10 minutes.
 const ORDER_MAY_BE_GONE: &str = "coalesce(o.ended_at < now() - interval '9 minutes', false)";
 
 /// Compares carts and orders.

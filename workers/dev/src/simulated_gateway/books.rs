@@ -8,10 +8,10 @@ use uuid::Uuid;
 /// The payment intents, by id.
 #[derive(Default)]
 pub(super) struct Books {
-    intents: HashMap<String, Intent>,
+    intents: HashMap<String, SimulatedIntent>,
 }
 
-struct Intent {
+struct SimulatedIntent {
     tenant: String,
     payment: String,
     amount: i64,
@@ -20,7 +20,7 @@ struct Intent {
     refunded: i64,
 }
 
-/// What happened to a payment intent.
+/// A change of a payment intent.
 pub(super) struct Happened {
     pub tenant: String,
     /// The kind of the event, and what it is about.
@@ -40,7 +40,7 @@ impl Books {
             text.map(str::to_owned).ok_or_else(|| format!("{name}: expected a text"))
         };
         let amount = asked["amount"].as_i64().filter(|amount| *amount > 0);
-        let intent = Intent {
+        let intent = SimulatedIntent {
             tenant: text("tenant")?,
             payment: text("payment")?,
             amount: amount.ok_or("amount: expected a whole number above 0")?,
@@ -92,7 +92,7 @@ impl Books {
     }
 }
 
-impl Intent {
+impl SimulatedIntent {
     fn object(&self, id: &str) -> Value {
         let received = if self.status == "succeeded" { self.amount } else { 0 };
         json!({

@@ -39,7 +39,7 @@ pub use self::event::{event, sign, signature};
 /// The name under which brigade knows it.
 pub const NAME: &str = "simulated";
 
-/// How often an event is told, with a pause that is doubled each time.
+/// The number of times that an event is told, with a pause that is doubled each time.
 const TRIES: u32 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -50,9 +50,9 @@ pub struct SimulatedGateway {
     _mounted: MountedRouter,
 }
 
-struct Gateway {
+struct GatewayState {
     client: reqwest::Client,
-    /// Where brigade is, `http://<address>`.
+    /// The address of brigade, `http://<address>`.
     brigade: String,
     secret: String,
     books: Mutex<Books>,
@@ -67,7 +67,7 @@ impl SimulatedGateway {
     /// # Errors
     /// If the address is taken.
     pub async fn start(address: SocketAddr, brigade: String, secret: String) -> Result<Self> {
-        let gateway = Arc::new(Gateway {
+        let gateway = Arc::new(GatewayState {
             client: reqwest::Client::builder().no_proxy().build()?,
             brigade,
             secret,
@@ -91,16 +91,16 @@ impl SimulatedGateway {
     }
 }
 
-async fn create(State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
+async fn create(State(gateway): State<Arc<GatewayState>>, body: Bytes) -> Response {
     respond(gateway.books().create(&read(&body)))
 }
 
-async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Response {
+async fn show(State(gateway): State<Arc<GatewayState>>, Path(id): Path<String>) -> Response {
     respond(gateway.books().get(&id))
 }
 
 async fn happen(
-    State(gateway): State<Arc<Gateway>>,
+    State(gateway): State<Arc<GatewayState>>,
     Path((id, what)): Path<(String, String)>,
     body: Bytes,
 ) -> Response {
@@ -125,7 +125,7 @@ fn respond(result: Result<Value, String>) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-impl Gateway {
+impl GatewayState {
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }

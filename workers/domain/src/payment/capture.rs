@@ -10,7 +10,7 @@ use brigade_contracts::{
 };
 use serde::Serialize;
 
-use super::target::{Change, PaymentTarget};
+use super::target::{PaymentChange, PaymentTarget};
 use crate::{
     cart,
     changes::Fact,
@@ -117,7 +117,7 @@ impl Payment {
         due: Option<Money>,
         kind: EventKind,
         verb: &impl Serialize,
-    ) -> Change {
+    ) -> PaymentChange {
         let Capture { amount, currency, .. } = captured;
         let applied = amount.min(due.unwrap_or_default());
         let late = applied == Money::ZERO;
@@ -130,7 +130,7 @@ impl Payment {
         }
         self.captures.push(captured);
         let kind = if late { PAYMENT_LATE_CAPTURED } else { kind };
-        let mut change = Change::of(Fact::new(kind, &Report { verb, applied }));
+        let mut change = PaymentChange::of(Fact::new(kind, &Report { verb, applied }));
         change.applied = applied;
         let reason = match due {
             None => RefundReason::OtherCurrency,
@@ -144,9 +144,9 @@ impl Payment {
     }
 
     /// Takes one more capture, and owes all of it back.
-    fn take_again(&mut self, captured: Capture) -> Change {
+    fn take_again(&mut self, captured: Capture) -> PaymentChange {
         let Capture { amount, currency, .. } = captured;
-        let mut change = Change::default();
+        let mut change = PaymentChange::default();
         self.captures.push(captured);
         self.owe(amount, currency, RefundReason::CapturedAgain, &mut change);
         change
@@ -158,7 +158,7 @@ impl Payment {
         amount: Money,
         currency: Currency,
         reason: RefundReason,
-        change: &mut Change,
+        change: &mut PaymentChange,
     ) {
         let id = &self.head.address.id;
         let task = RefundTask {

@@ -6,7 +6,7 @@ use brigade_contracts::{
     payment::{self, Initiate, Target},
 };
 
-use super::target::{Change, PaymentTarget};
+use super::target::{PaymentChange, PaymentTarget};
 use crate::{
     cart::not_a_member,
     changes::Fact,
@@ -41,7 +41,7 @@ pub(super) fn initiate(
         Some((table, turn)) => Payment { table_id: Some(table), turn_id: Some(turn), ..payment },
         None => payment,
     });
-    let change = Change::of(Fact::new(PAYMENT_INITIATED, verb));
+    let change = PaymentChange::of(Fact::new(PAYMENT_INITIATED, verb));
     target.record_payment(work, payment, change)?;
     Ok(done)
 }

@@ -7,7 +7,7 @@ use brigade_contracts::{
 };
 use serde::Serialize;
 
-use super::target::{Change, PaymentTarget};
+use super::target::{PaymentChange, PaymentTarget};
 use crate::{
     changes::Fact,
     outcome::{Done, Result},
@@ -27,7 +27,7 @@ pub(super) fn refund(work: &mut UnitOfWork<'_>, address: &Address, verb: &Refund
     let currency = verb.currency.unwrap_or(present.currency);
     let left = present.left(currency)?;
     let amount = amount(verb, left)?;
-    let given_back = GivenBack { amount, currency, reason: verb.reason.as_str() };
+    let given_back = ReturnedMoney { amount, currency, reason: verb.reason.as_str() };
     given_back.record(work, payment)
 }
 
@@ -56,7 +56,7 @@ pub(super) fn refunded_by_gateway(
     if !is_only {
         work[payment].captures[at].refunded = verb.amount;
     }
-    GivenBack { amount, currency, reason: "refunded by the gateway" }.record(work, payment)
+    ReturnedMoney { amount, currency, reason: "refunded by the gateway" }.record(work, payment)
 }
 
 /// Records that a refund task was paid back by another way, whatever is left of it.
@@ -85,12 +85,12 @@ pub(super) fn settle(
     let tasks = vec![task.clone()];
     let data = SettledTask { refund_task: id, amount, currency, reason };
     let fact = Fact::new(PAYMENT_REFUND_SETTLED, &data);
-    record(work, payment, Change { tasks, refunded, ..Change::of(fact) })
+    record(work, payment, PaymentChange { tasks, refunded, ..PaymentChange::of(fact) })
 }
 
 /// Money that went back, as its event says.
 #[derive(Serialize)]
-struct GivenBack<'a> {
+struct ReturnedMoney<'a> {
     amount: Money,
     currency: Currency,
     reason: &'a str,
@@ -105,17 +105,21 @@ struct SettledTask<'a> {
     reason: &'a str,
 }
 
-impl GivenBack<'_> {
+impl ReturnedMoney<'_> {
     fn record(self, work: &mut UnitOfWork<'_>, payment: Handle<Payment>) -> Result<Done> {
         let changed = &mut work[payment];
         let refunded = changed.give_back(self.amount, self.currency)?;
         let tasks = changed.pay_tasks(self.amount, self.currency)?;
         let fact = Fact::new(PAYMENT_REFUNDED, &self);
-        record(work, payment, Change { tasks, refunded, ..Change::of(fact) })
+        record(work, payment, PaymentChange { tasks, refunded, ..PaymentChange::of(fact) })
     }
 }
 
-fn record(work: &mut UnitOfWork<'_>, payment: Handle<Payment>, change: Change) -> Result<Done> {
+fn record(
+    work: &mut UnitOfWork<'_>,
+    payment: Handle<Payment>,
+    change: PaymentChange,
+) -> Result<Done> {
     let done = Done::ok().with("refund_tasks", &change.tasks);
     PaymentTarget::load(work, payment)?.record_payment(work, payment, change)?;
     Ok(done)

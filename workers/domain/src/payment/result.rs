@@ -13,7 +13,7 @@ use brigade_contracts::{
 use super::{
     capture::capture,
     refund,
-    target::{Change, PaymentTarget, live_lock},
+    target::{PaymentChange, PaymentTarget, live_lock},
 };
 use crate::{
     changes::Fact,
@@ -96,7 +96,7 @@ pub(super) fn change(
 ) -> Result<Done> {
     let target = PaymentTarget::load_locked(work, payment)?;
     work[payment].status = status;
-    target.record_payment(work, payment, Change::of(fact))?;
+    target.record_payment(work, payment, PaymentChange::of(fact))?;
     Ok(Done::ok())
 }
 

@@ -96,7 +96,7 @@ impl PaymentTarget {
         self,
         work: &mut UnitOfWork<'_>,
         payment: Handle<Payment>,
-        change: Change,
+        change: PaymentChange,
     ) -> Result<()> {
         let (applied, refunded) = (change.applied, change.refunded);
         change.record(work, payment);
@@ -144,7 +144,7 @@ pub(super) fn live_lock(
 
 /// The record of a change of a payment.
 #[derive(Default)]
-pub(super) struct Change {
+pub(super) struct PaymentChange {
     /// The events of the payment.
     pub facts: Vec<Fact>,
     /// The refund tasks that are new or changed.
@@ -155,7 +155,7 @@ pub(super) struct Change {
     pub refunded: Money,
 }
 
-impl Change {
+impl PaymentChange {
     pub fn of(fact: Fact) -> Self {
         Self { facts: vec![fact], ..Self::default() }
     }

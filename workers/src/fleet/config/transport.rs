@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::{Result, ensure};
 use brigade_contracts::WorkerName;
 
-use crate::infra::{NatsOptions, Secret, loopback::ALLOW_PLAINTEXT};
+use crate::infra::{NatsOptions, SecretSetting, loopback::ALLOW_PLAINTEXT};
 
 const CREDS: &str = "BRIGADE_NATS_CREDS";
 const NKEY: &str = "BRIGADE_NATS_NKEY";
@@ -34,7 +34,7 @@ impl NatsSettings {
     }
 
     /// Returns the options of a worker, whose URL is this one.
-    pub(super) fn of(&self, worker: WorkerName, url: &Secret) -> NatsOptions {
+    pub(super) fn of(&self, worker: WorkerName, url: &SecretSetting) -> NatsOptions {
         NatsOptions {
             user: Some(worker.as_str().to_owned()),
             url_file: url.file.clone(),
@@ -43,7 +43,7 @@ impl NatsSettings {
     }
 
     /// Returns the options of an operator, whose URL is this one.
-    pub(super) fn of_operators(&self, url: Option<&Secret>) -> NatsOptions {
+    pub(super) fn of_operators(&self, url: Option<&SecretSetting>) -> NatsOptions {
         let url_file = url.and_then(|url| url.file.clone());
         NatsOptions { url_file, ..self.general.clone() }
     }
@@ -111,7 +111,7 @@ mod tests {
             ("BRIGADE_NATS_JS_DOMAIN", "hub"),
         ])
         .unwrap();
-        let url = Secret { text: String::new(), file: Some("/url".into()) };
+        let url = SecretSetting { text: String::new(), file: Some("/url".into()) };
         let [edge, relay] =
             [WorkerName::Edge, WorkerName::OutboxRelay].map(|worker| settings.of(worker, &url));
         assert_eq!((edge.creds, edge.nkey_seed), (None, Some("/edge.nk".into())));

@@ -6,7 +6,7 @@ mod registry;
 mod visibility;
 
 pub use registry::{
-    Buckets, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry, seconds_since,
+    BucketBounds, LATENCY_SECONDS, LONG_SECONDS, MetricGroup, MetricsRegistry, seconds_since,
 };
 pub use visibility::VisibilityMetrics;
 

@@ -20,13 +20,13 @@ pub trait MetricGroup: Send + Sync + 'static {
 
 /// Buckets of a histogram: the upper bound of the first one, and how many there are. Each is twice
 /// as large as the one before.
-pub type Buckets = (f64, usize);
+pub type BucketBounds = (f64, usize);
 
 /// From half a millisecond to a quarter of a minute.
-pub const LATENCY_SECONDS: Buckets = (0.000_5, 16);
+pub const LATENCY_SECONDS: BucketBounds = (0.000_5, 16);
 
 /// From a quarter of a second to more than an hour.
-pub const LONG_SECONDS: Buckets = (0.25, 15);
+pub const LONG_SECONDS: BucketBounds = (0.25, 15);
 
 /// Returns the seconds since a time on the database's clock, 0 for one that is still to come here.
 #[expect(clippy::disallowed_methods, reason = "measures; nothing is decided by it")]
@@ -86,7 +86,7 @@ impl MetricsRegistry {
         name: &str,
         help: &str,
         labels: &[&str],
-        (first, count): Buckets,
+        (first, count): BucketBounds,
     ) -> HistogramVec {
         let buckets = prometheus::exponential_buckets(first, 2.0, count).expect("valid");
         let opts = HistogramOpts::new(name, help).buckets(buckets);

@@ -15,7 +15,7 @@ pub const RECONNECT_DELAY: Duration = Duration::from_millis(10);
 const REFUSED: Duration = Duration::from_millis(100);
 const REFUSED_AT_MOST: Duration = Duration::from_secs(5);
 
-/// What an operator has to do about a refusal, as a part of the reason.
+/// The advice to an operator about a refusal, as a part of the reason.
 const WHAT_TO_DO: &str = "nats-server does not know this user with this password, nkey or \
                           certificate; what it knows stands in fleet.conf of the folder of \
                           accounts, which it reads when it is reloaded (`brigade tenants sync`)";

@@ -99,7 +99,7 @@ impl TopologyItem {
         })
     }
 
-    /// How `nats` is told to change a setting: by its option, or else in an editor.
+    /// Returns the command of `nats` that changes a setting: by its option, or else in an editor.
     fn edit(&self, setting: &str, declared: Option<&Value>) -> String {
         let none = json!(0);
         // Without a declaration messages do not expire.

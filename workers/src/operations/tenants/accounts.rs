@@ -20,26 +20,23 @@
 //! Accounts of an operator's JWTs, instead of files, would be a second module beside this one.
 
 mod file;
+mod folder;
 mod generation;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use brigade_contracts::{
     Token,
-    permissions::{
-        Account, NatsUser, all_users, exports, imports_of_fleet, tenant_account, tenant_users,
-    },
+    permissions::{Account, NatsUser, all_users, tenant_users},
 };
-use serde_json::json;
 
 use self::{
-    file::{Entry, HEADER, listed, members, read, replace},
-    generation::{generation, generation_of, generations, of_generation},
+    file::AccountUser,
+    generation::{generation, generations, of_generation},
 };
 
 /// A folder with the accounts of a nats-server.
@@ -99,7 +96,10 @@ impl AccountsFolder {
             };
             for (user, password) in users.iter().filter(|(user, _)| user.account == *account) {
                 entries.retain(|entry| entry.user != user.name);
-                entries.push(Entry { user: user.name.clone(), password: (*password).to_owned() });
+                entries.push(AccountUser {
+                    user: user.name.clone(),
+                    password: (*password).to_owned(),
+                });
             }
             match account {
                 Account::Fleet => self.write_fleet(&entries)?,
@@ -191,7 +191,7 @@ impl AccountsFolder {
                 self.dir.display()
             ),
         };
-        let is_last = |entry: &Entry| generation(tenant, &entry.user) == Some(last);
+        let is_last = |entry: &AccountUser| generation(tenant, &entry.user) == Some(last);
         let (kept, ended): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_last);
         self.write_tenant(tenant, &kept)?;
         self.write_index()?;
@@ -221,124 +221,16 @@ impl AccountsFolder {
     pub fn users(&self, tenant: &Token) -> Result<Vec<String>> {
         Ok(self.tenant(tenant)?.into_iter().map(|entry| entry.user).collect())
     }
-
-    fn path(&self, tenant: &Token) -> PathBuf {
-        self.dir.join(format!("tenants/{tenant}.conf"))
-    }
-
-    fn fleet_path(&self) -> PathBuf {
-        self.dir.join("fleet.conf")
-    }
-
-    /// Keeps other runs out until it is dropped. The folder has to be one of accounts.
-    fn lock(&self) -> Result<File> {
-        self.require_fleet()?;
-        self.begin()
-    }
-
-    /// Keeps other runs out until it is dropped; makes the folder.
-    fn begin(&self) -> Result<File> {
-        let folder = self.dir.join("tenants");
-        let context = || format!("cannot use the folder {}", self.dir.display());
-        fs::create_dir_all(&folder).with_context(context)?;
-        // As open to others as the folder itself, whatever the umask is.
-        let open =
-            fs::metadata(&self.dir).and_then(|of| fs::set_permissions(&folder, of.permissions()));
-        open.with_context(context)?;
-        let path = self.dir.join(".lock");
-        let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(true).write(true).mode(0o600).open(path);
-        let lock = lock.with_context(context)?;
-        lock.lock()?;
-        Ok(lock)
-    }
-
-    fn require_fleet(&self) -> Result<()> {
-        ensure!(
-            self.fleet_path().exists(),
-            "{} is missing: `brigade tenants sync --accounts {}` begins the folder",
-            self.fleet_path().display(),
-            self.dir.display()
-        );
-        Ok(())
-    }
-
-    /// Returns the tenants that have a file.
-    fn tenants(&self) -> Result<Vec<Token>> {
-        let mut tenants = Vec::new();
-        for entry in fs::read_dir(self.dir.join("tenants"))? {
-            let name = entry?.file_name();
-            let tenant = name.to_str().and_then(|name| name.strip_suffix(".conf"));
-            tenants.extend(tenant.and_then(|tenant| Token::new(tenant).ok()));
-        }
-        tenants.sort();
-        Ok(tenants)
-    }
-
-    fn fleet(&self) -> Result<Vec<Entry>> {
-        read(&self.fleet_path(), |file| file.get("users").cloned())
-    }
-
-    fn tenant(&self, tenant: &Token) -> Result<Vec<Entry>> {
-        let account = Account::Tenant(tenant.clone()).to_string();
-        read(&self.path(tenant), |file| file.get(&account)?.get("users").cloned())
-    }
-
-    fn existing(&self, tenant: &Token) -> Result<Vec<Entry>> {
-        let path = self.path(tenant);
-        ensure!(
-            path.exists(),
-            "{} is missing: `brigade tenants add {tenant}` writes it",
-            path.display()
-        );
-        self.tenant(tenant)
-    }
-
-    fn write_fleet(&self, entries: &[Entry]) -> Result<()> {
-        let users = listed(&all_users(&[]), |user, name| user.name == name, entries);
-        replace(&self.fleet_path(), &format!("{HEADER}{}\n", members(json!({ "users": users }))))
-    }
-
-    fn write_tenant(&self, tenant: &Token, entries: &[Entry]) -> Result<()> {
-        let is_of = |user: &NatsUser, name: &str| generation_of(&user.name, name).is_some();
-        let users = listed(&tenant_users(tenant), is_of, entries);
-        let account = Account::Tenant(tenant.clone()).to_string();
-        let file = members(json!({ account: tenant_account(tenant, &users) }));
-        replace(&self.path(tenant), &format!("{HEADER}{file}\n"))
-    }
-
-    fn write_index(&self) -> Result<()> {
-        self.write_index_of(self.tenants()?)
-    }
-
-    /// Writes the file that makes a change count, the last one of all.
-    fn write_index_of(&self, tenants: Vec<Token>) -> Result<()> {
-        let exports: Vec<_> =
-            tenants.iter().flat_map(exports).map(|e| format!("      {e}\n")).collect();
-        let imports: Vec<_> =
-            tenants.iter().map(imports_of_fleet).map(|i| format!("      {i}\n")).collect();
-        let files: Vec<_> =
-            tenants.iter().map(|tenant| format!("  include \"tenants/{tenant}.conf\"\n")).collect();
-        let fleet = Account::Fleet;
-        let text = format!(
-            "{HEADER}accounts: {{\n  \"{fleet}\": {{\n    jetstream: enabled\n    exports: [\n{}    \
-             ]\n    imports: [\n{}    ]\n    include \"fleet.conf\"\n  }}\n{}}}\n",
-            exports.concat(),
-            imports.concat(),
-            files.concat(),
-        );
-        replace(&self.dir.join("accounts.conf"), &text)
-    }
 }
 
-fn new_users(users: Vec<NatsUser>, entries: &mut Vec<Entry>) -> Vec<Credential> {
+fn new_users(users: Vec<NatsUser>, entries: &mut Vec<AccountUser>) -> Vec<Credential> {
     users.iter().map(|user| new_user(user, entries)).collect()
 }
 
-fn new_user(user: &NatsUser, entries: &mut Vec<Entry>) -> Credential {
+fn new_user(user: &NatsUser, entries: &mut Vec<AccountUser>) -> Credential {
     // Beginning with a letter: nats-server takes a value of digits alone for a number.
     let password = format!("p{}", hex::encode(rand::random::<[u8; 16]>()));
-    entries.push(Entry { user: user.name.clone(), password: password.clone() });
+    entries.push(AccountUser { user: user.name.clone(), password: password.clone() });
     Credential { user: user.name.clone(), password, inbox_prefix: user.inbox_prefix() }
 }
 

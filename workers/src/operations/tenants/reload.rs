@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The signals that the server gets at most, until it is seen to know a credential.
 const MAX_SIGNALS: usize = 10;
 
-/// How far a new credential was seen to work.
+/// The furthest point to which a new credential was seen to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reached {
     /// The server does not take it.

@@ -5,10 +5,10 @@ use crate::runtime::{Delivery, delivery::Origin};
 /// Messages that are remembered; about 100 bytes each.
 const REMEMBERED: u64 = 100_000;
 
-/// How many times this process gave messages back that had not failed: there was no room for them,
-/// or somebody else's lock held them up. The server counts such deliveries too, and without this a
-/// backlog behind a lock would be handled one by one after it. A process that dies forgets it, so a
-/// message that kills is handled alone.
+/// Counts how many times this process gave messages back that had not failed: there was no room for
+/// them, or somebody else's lock held them up. The server counts such deliveries too, and without
+/// this a backlog behind a lock would be handled one by one after it. A process that dies forgets
+/// it, so a message that kills is handled alone.
 pub(super) struct GivenBack(Cache<MessageKey, i64>);
 
 /// The source, for each consumer counts its own deliveries; the sequence; and when it was stored,

@@ -40,7 +40,7 @@ const MAX_SILENT_WHILE_GROWING: u32 = 80;
 struct Silence {
     /// Silent pulls in a row.
     pulls: u32,
-    /// How far the stream reached when the consumer was last looked up.
+    /// The last sequence of the stream when the consumer was last looked up.
     reached: u64,
 }
 

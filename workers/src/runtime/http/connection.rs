@@ -32,7 +32,7 @@ use super::{
 };
 
 /// A connection that was accepted.
-pub(super) struct Connection {
+pub(super) struct AcceptedConnection {
     pub(super) peer: IpAddr,
     pub(super) router: Router,
     pub(super) proxies: TrustedProxies,
@@ -44,7 +44,7 @@ pub(super) struct Connection {
     pub(super) asked: CancellationToken,
 }
 
-impl Connection {
+impl AcceptedConnection {
     /// Serves the connection, after the handshake of TLS if there is one. A drain ends the
     /// handshake.
     ///

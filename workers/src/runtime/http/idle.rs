@@ -10,18 +10,18 @@ use tokio_util::sync::CancellationToken;
 
 /// All connections of a server.
 #[derive(Clone, Default)]
-pub(super) struct Connections(Arc<Mutex<State>>);
+pub(super) struct Connections(Arc<Mutex<ConnectionIndex>>);
 
 #[derive(Default)]
-struct State {
+struct ConnectionIndex {
     /// Numbers connections, and the moments at which they become idle.
     next: u64,
-    open: HashMap<u64, Open>,
+    open: HashMap<u64, ConnectionActivity>,
     /// The idle ones, by when they became idle.
     idle: BTreeMap<u64, u64>,
 }
 
-struct Open {
+struct ConnectionActivity {
     in_flight: usize,
     idle_since: u64,
     close: CancellationToken,
@@ -44,7 +44,7 @@ impl Connections {
         let close = CancellationToken::new();
         let mut state = self.state();
         let number = state.tick();
-        let open = Open { in_flight: 0, idle_since: number, close: close.clone() };
+        let open = ConnectionActivity { in_flight: 0, idle_since: number, close: close.clone() };
         state.open.insert(number, open);
         state.idle.insert(number, number);
         drop(state);
@@ -60,12 +60,12 @@ impl Connections {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionIndex> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl ConnectionIndex {
     fn tick(&mut self) -> u64 {
         self.next += 1;
         self.next

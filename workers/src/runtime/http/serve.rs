@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     client_address::TrustedProxies,
-    connection::Connection,
+    connection::AcceptedConnection,
     idle::{Connections, OpenConnection},
     network::{NetworkConnection, NetworkConnections},
     tls::HttpTls,
@@ -106,8 +106,8 @@ impl Served {
         peer: SocketAddr,
         limits: ConnectionLimits,
         open: Arc<OpenConnection>,
-    ) -> Connection {
-        Connection {
+    ) -> AcceptedConnection {
+        AcceptedConnection {
             peer: peer.ip(),
             router: self.router.clone(),
             proxies: self.proxies.clone(),
@@ -246,7 +246,7 @@ struct Places {
 }
 
 /// The place of a connection, until it is dropped.
-struct Place {
+struct ConnectionPlace {
     _of_network: NetworkConnection,
     _permit: OwnedSemaphorePermit,
 }
@@ -263,14 +263,14 @@ impl Places {
 
     /// Returns a place for a connection, if need be that of an idle one; waits while there is none.
     /// `None` if its network has enough.
-    async fn take(&self, peer: SocketAddr, is_proxy: bool) -> Option<Place> {
+    async fn take(&self, peer: SocketAddr, is_proxy: bool) -> Option<ConnectionPlace> {
         let most = if is_proxy { usize::MAX } else { self.of_network };
         let of_network = self.networks.add(peer.ip(), most)?;
         if self.permits.available_permits() == 0 {
             self.connections.close_an_idle_one();
         }
         let permit = self.permits.clone().acquire_owned().await.ok()?;
-        Some(Place { _of_network: of_network, _permit: permit })
+        Some(ConnectionPlace { _of_network: of_network, _permit: permit })
     }
 }
 

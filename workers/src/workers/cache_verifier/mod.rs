@@ -57,7 +57,7 @@ use self::{
     audit::{Audit, keep_auditing},
     heal::keep_healing,
     money::watch_money,
-    sessions::{AskForState, Sessions},
+    sessions::{AskForState, SessionVerifier},
     stream_watch::watch_streams,
 };
 pub use self::{
@@ -89,7 +89,7 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
         let audit = Arc::new(Mutex::new(Audit::open(&cx).await?));
         supervise("the audit", move || keep_auditing(cx.clone(), audit.clone(), duty.clone()))
     };
-    let sessions = Sessions::open(&cx, AskForState(cx.nats.client.clone())).await?;
+    let sessions = SessionVerifier::open(&cx, AskForState(cx.nats.client.clone())).await?;
     let verifying = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
     let healing = async {
         let healing = keep_healing(&cx, &metrics);

@@ -113,7 +113,7 @@ impl MoneyMetrics {
     }
 }
 
-/// What waits of a tenant.
+/// The matters of a tenant that wait.
 #[derive(Debug)]
 struct WaitingOfTenant {
     tenant: String,

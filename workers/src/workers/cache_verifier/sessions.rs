@@ -72,7 +72,7 @@ impl Preload for AskForState {
 }
 
 /// The handler that verifies sessions.
-pub struct Sessions<P> {
+pub struct SessionVerifier<P> {
     cx: Context,
     metrics: Arc<VerifierMetrics>,
     user_state: Kv,
@@ -121,7 +121,7 @@ impl SessionFinding {
     }
 }
 
-impl<P: Preload> Sessions<P> {
+impl<P: Preload> SessionVerifier<P> {
     /// Opens the bucket of the cached sessions.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl<P: Preload> Sessions<P> {
     }
 }
 
-impl<P: Preload> Handler for Sessions<P> {
+impl<P: Preload> Handler for SessionVerifier<P> {
     type Message = SessionEvent;
 
     fn decode(&self, delivery: &Delivery) -> Result<SessionEvent, String> {

@@ -23,7 +23,7 @@ use crate::infra::postgres::bounded;
 pub struct Inbox<'a> {
     /// The stored outcomes, by tenant and key.
     stored: HashMap<(Token, String), StoredOutcome>,
-    /// What the secrets are derived from that answers tell, each time.
+    /// The key from which the secrets are derived that answers tell, each time.
     secret_key: &'a SecretKey,
     /// The states of the tenants.
     tenants: HashMap<Token, Option<TenantState>>,

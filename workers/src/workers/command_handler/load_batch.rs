@@ -2,11 +2,12 @@
 //! round trip by `brigade.load_batch` (`migrations/functions/`), which says how. Users come after
 //! (`auth_inputs`).
 
+mod owners;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use brigade_contracts::{
-    Address, Aggregate, Body, Command, Era, IdSpace, MAX_OPEN_CARTS, Timestamp, Token, cart,
-    tenant::TenantState,
+    Address, Aggregate, Body, Command, Era, IdSpace, Timestamp, Token, cart, tenant::TenantState,
 };
 use brigade_domain::{LockSet, Missing, Mode, State, Table};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use sqlx::{PgConnection, types::Json};
 
 use super::lock_plan::{LockPlan, lock_of};
 use crate::store::{
-    locks::LockRow,
+    locks::StoredLock,
     named_people, orders,
     rows::{columns, columns_of_names, parse, refused},
     states,
@@ -92,7 +93,7 @@ struct OwnerRow {
     tenant: Token,
     owner: Token,
     exclusive: bool,
-    lock: Option<LockRow>,
+    lock: Option<StoredLock>,
 }
 
 #[derive(Deserialize)]
@@ -145,10 +146,10 @@ pub async fn load_batch(
     }
     let new_locks: Vec<&Token> = plan.locking.intersection(&loaded.without_lock).collect();
     if !new_locks.is_empty() {
-        loaded.locked.lock_floors = lock_floors(&mut *connection, &new_locks).await?;
+        loaded.locked.lock_floors = owners::lock_floors(&mut *connection, &new_locks).await?;
     }
     if !plan.counted.is_empty() {
-        loaded.locked.open_carts = open_carts(&mut *connection, &plan.counted).await?;
+        loaded.locked.open_carts = owners::open_carts(&mut *connection, &plan.counted).await?;
     }
     if !plan.named.is_empty() {
         loaded.locked.named = named_people::load(&mut *connection, &plan.named).await?;
@@ -197,61 +198,6 @@ impl<'a> LoadRequest<'a> {
 /// if it is another one.
 pub fn before_spaces(command: &Command) -> Option<String> {
     (command.space != IdSpace::Nats).then(|| command.command_id.to_string())
-}
-
-/// Loads the version above which the locks of tenants begin that have no row, in a statement that
-/// begins when their owners are locked: nobody deletes such a row meanwhile.
-async fn lock_floors(
-    connection: &mut PgConnection,
-    tenants: &[&Token],
-) -> sqlx::Result<HashMap<Token, u64>> {
-    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.as_str()).collect();
-    let floors = sqlx::query_scalar!(
-        r#"select coalesce(floor.version, 0) as "version!"
-           from unnest($1::text[]) with ordinality as requested (tenant, place)
-           left join brigade.lock_floors floor on floor.tenant = requested.tenant
-           order by requested.place"#,
-        &names as _,
-    )
-    .fetch_all(connection)
-    .await?;
-    let floors = floors.into_iter().map(i64::cast_unsigned);
-    Ok(tenants.iter().copied().cloned().zip(floors).collect())
-}
-
-/// Counts the open carts of owners and sessions, in a statement that begins when they are locked,
-/// and not further than a decision looks.
-async fn open_carts(
-    connection: &mut PgConnection,
-    counted: &BTreeSet<(Token, Token)>,
-) -> sqlx::Result<HashMap<(Token, Token), usize>> {
-    let (tenants, names) = columns_of_names(counted);
-    let counts = sqlx::query_scalar!(
-        r#"select open.count as "count!"
-           from unnest($1::text[], $2::text[]) with ordinality
-                as requested (tenant, name, place)
-           cross join lateral (
-               select count(*) from (
-                   (select c.id from brigade.carts c
-                    where (c.tenant, c.owner) = (requested.tenant, requested.name)
-                      and c.status = 'open'
-                    limit $3)
-                   union
-                   (select c.id from brigade.carts c
-                    where (c.tenant, c.session) = (requested.tenant, requested.name)
-                      and c.status = 'open'
-                    limit $3)
-               ) of_either
-           ) open
-           order by requested.place"#,
-        &tenants as _,
-        &names as _,
-        MAX_OPEN_CARTS as i64,
-    )
-    .fetch_all(connection)
-    .await?;
-    let counts = counts.into_iter().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-    Ok(counted.iter().cloned().zip(counts).collect())
 }
 
 impl LoadedBatch {

@@ -40,7 +40,7 @@ pub struct Decided {
     pub shards: u16,
     /// The requests to the tenants' programs.
     pub hooks: Vec<Hook>,
-    /// What is told of money that waits for a person.
+    /// The pushes about money that waits for a person.
     pub pushes: Vec<MoneyPush>,
 }
 

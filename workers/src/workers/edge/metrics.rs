@@ -76,7 +76,7 @@ label! {
 }
 
 label! {
-    /// What became of a message of a gateway.
+    /// The end of a message of a gateway.
     GatewayMessages {
         /// It was recorded.
         Taken = "taken",

@@ -37,7 +37,7 @@ pub struct CommittedEvent {
 pub struct Evidence {
     pub inbox: HashMap<Id, ReportedOutcome>,
     pub events: HashMap<Id, Vec<CommittedEvent>>,
-    /// Who made each version, by tenant, address and version.
+    /// The maker of each version, by tenant, address and version.
     makers: HashMap<(String, String, u64), String>,
     /// The versions of each aggregate and when they were made, by tenant and address.
     versions: HashMap<(String, String), Vec<(u64, i64)>>,

@@ -12,8 +12,8 @@ use crate::chaos::{
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArchivedReplays {
     pub letters: usize,
-    /// Those that took so long that somebody may have been interrupted, and another one has done
-    /// it again, as it is meant.
+    /// The letters that took so long that somebody may have been interrupted, and another one has
+    /// done it again, as it is meant.
     pub maybe_repeated: usize,
     /// Copies of the command that are in the stream.
     pub copies: usize,

@@ -9,8 +9,8 @@ use crate::chaos::{history::Operation, workload::GatewayFact};
 
 /// The sums of a tenant in one currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Sums {
-    /// What gateways and tills said, by their own books, and had answered as recorded.
+pub struct TenantSums {
+    /// The sum that gateways and tills said, by their own books, and had answered as recorded.
     pub said: i64,
     pub captured: i64,
     pub applied: i64,
@@ -37,7 +37,7 @@ pub fn check(
     facts: &[GatewayFact],
     operations: &[Operation],
     evidence: &Evidence,
-) -> (Vec<ChaosFinding>, BTreeMap<String, Sums>) {
+) -> (Vec<ChaosFinding>, BTreeMap<String, TenantSums>) {
     let mut found = Vec::new();
     let mut captures: HashSet<Paid<'_>> = HashSet::new();
     let mut by_payment: HashMap<(&str, &str), Vec<&GatewayFact>> = HashMap::new();
@@ -89,8 +89,8 @@ fn place<'a>(tenant: &'a str, payment: &'a str, transaction: &'a Option<String>)
     (tenant, payment, transaction.as_deref())
 }
 
-fn sums(facts: &[GatewayFact], evidence: &Evidence) -> BTreeMap<String, Sums> {
-    let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+fn sums(facts: &[GatewayFact], evidence: &Evidence) -> BTreeMap<String, TenantSums> {
+    let mut sums: BTreeMap<String, TenantSums> = BTreeMap::new();
     let mut counted = HashSet::new();
     for fact in facts.iter().filter(|fact| fact.captured) {
         let id = (fact.tenant.clone(), fact.command_id.clone());

@@ -26,7 +26,7 @@ struct ObservedVersion<'a> {
     by: &'a Operation,
 }
 
-/// What is told about one key.
+/// The observations of one key.
 #[derive(Default)]
 struct Key<'a> {
     /// Everything that says that this version was there when it ended.

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(1200);
 #[derive(Clone, Debug, Serialize)]
 pub struct Blow {
     pub fault: ChaosFault,
-    /// What exactly was done.
+    /// The deed in detail.
     pub detail: String,
     pub struck: Micros,
     /// When its cause was gone.

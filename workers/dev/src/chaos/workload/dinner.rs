@@ -9,7 +9,7 @@ use crate::chaos::client::ChaosClient;
 const STEPS: [&str; 5] = ["accept", "prepare", "ready", "serve", "complete"];
 const METHODS: [&str; 3] = ["card", "wallet", "qr"];
 
-/// What a party has agreed upon.
+/// A party, with what it has agreed upon.
 struct Party {
     cart: String,
     owner: String,

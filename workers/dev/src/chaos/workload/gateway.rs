@@ -56,13 +56,13 @@ impl GatewayFact {
 
 /// The gateway of a restaurant.
 #[derive(Clone)]
-pub struct Gateway {
+pub struct ChaosGateway {
     client: Arc<Mutex<ChaosClient>>,
     /// Charges that it has not told of yet.
     open: Arc<AtomicUsize>,
 }
 
-impl Gateway {
+impl ChaosGateway {
     pub fn new(client: ChaosClient) -> Self {
         Self { client: Arc::new(Mutex::new(client)), open: Arc::default() }
     }

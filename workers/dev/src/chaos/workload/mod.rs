@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::{gateway::Gateway, operators::Operators, scramble::Worlds};
+use self::{gateway::ChaosGateway, operators::Operators, scramble::Worlds};
 pub use self::{
     gateway::GatewayFact,
     operators::{OperatorLedger, OperatorRun},
@@ -38,10 +38,10 @@ const TABLES: u32 = 4;
 /// Aggregates of a tenant that readers look at: those that were touched last.
 const RECENT: usize = 24;
 
-/// What the clients of a tenant share.
+/// The state that the clients of a tenant share.
 #[derive(Clone)]
 struct Restaurant {
-    gateway: Gateway,
+    gateway: ChaosGateway,
     worlds: Arc<Mutex<Worlds>>,
     recent: Arc<Mutex<Vec<String>>>,
 }
@@ -66,7 +66,7 @@ impl Restaurant {
 pub struct Workload {
     stop: CancellationToken,
     clients: JoinSet<()>,
-    pub gateways: Vec<Gateway>,
+    pub gateways: Vec<ChaosGateway>,
     pub ledger: OperatorLedger,
 }
 
@@ -91,7 +91,7 @@ impl Workload {
                 ChaosClient::new(number, tenant, seed, doors, history, stop.clone())
             };
             // A gateway goes on for a while when nobody orders any more.
-            let gateway = Gateway::new(client(1000 + number, &CancellationToken::new()));
+            let gateway = ChaosGateway::new(client(1000 + number, &CancellationToken::new()));
             let (worlds, recent) = (Arc::default(), Arc::default());
             let restaurant = Restaurant { gateway: gateway.clone(), worlds, recent };
             gateways.push(gateway);

@@ -17,7 +17,7 @@ pub const HEADER: &str = "# Written by `brigade tenants`, which writes it again:
 
 /// A user as the files have it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct Entry {
+pub struct AccountUser {
     pub user: String,
     pub password: String,
 }
@@ -27,9 +27,9 @@ pub struct Entry {
 pub fn listed(
     known: &[NatsUser],
     is_of: impl Fn(&NatsUser, &str) -> bool,
-    entries: &[Entry],
+    entries: &[AccountUser],
 ) -> Vec<Value> {
-    let user = |entry: &Entry| {
+    let user = |entry: &AccountUser| {
         let user = known.iter().find(|user| is_of(user, &entry.user))?.clone();
         Some(listed_user(&NatsUser { name: entry.user.clone(), ..user }, &entry.password))
     };
@@ -47,7 +47,7 @@ pub fn members(object: Value) -> String {
 pub fn read(
     path: &Path,
     users: impl Fn(&Map<String, Value>) -> Option<Value>,
-) -> Result<Vec<Entry>> {
+) -> Result<Vec<AccountUser>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.with_context(|| format!("cannot read {}", path.display()))?,

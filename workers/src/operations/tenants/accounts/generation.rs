@@ -5,7 +5,7 @@ use brigade_contracts::{
     permissions::{NatsUser, tenant_users},
 };
 
-use super::Entry;
+use super::AccountUser;
 
 /// Returns a user of the first generation as one of another.
 pub fn of_generation(user: NatsUser, generation: u32) -> NatsUser {
@@ -29,7 +29,7 @@ pub fn generation(tenant: &Token, name: &str) -> Option<u32> {
 }
 
 /// Returns the generations that there are, in order.
-pub fn generations(tenant: &Token, entries: &[Entry]) -> Vec<u32> {
+pub fn generations(tenant: &Token, entries: &[AccountUser]) -> Vec<u32> {
     let found = entries.iter().filter_map(|entry| generation(tenant, &entry.user));
     let mut found: Vec<_> = found.collect();
     found.sort_unstable();

@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt;
 
-use super::*;
+use super::{generation::generation_of, *};
 
 fn folder() -> (tempfile::TempDir, AccountsFolder, Token) {
     let dir = tempfile::tempdir().unwrap();

@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// What a release before has written is gone on with.
+    /// A heal that a release before has written is gone on with.
     #[test]
     fn steps_are_stored_under_names_that_stay() {
         let tenant = Some(Token::new("t1").unwrap());

@@ -31,7 +31,7 @@ use crate::{
     workers::edge::query::{Query, pages::PagedList},
 };
 
-/// What names a page in the query of a path, and the header that says the same.
+/// The parameters that name a page in the query of a path, and the headers that say the same.
 const PARAMETERS: [(&str, &str); 4] =
     [("limit", LIMIT), ("after", AFTER), ("before", BEFORE), ("day", DAY)];
 

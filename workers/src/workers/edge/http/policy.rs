@@ -48,7 +48,7 @@ pub(super) enum RequiredRole {
     PayerOrGateway,
     /// A customer who owns the cart; staff.
     Owner,
-    /// What tells the results of a payment gateway.
+    /// A program that tells the results of a payment gateway.
     Gateway,
     /// The user itself.
     Oneself,
@@ -162,9 +162,9 @@ const TABLE: &[PolicyRow] = &[
     (User, "cancel_subscription", Oneself, &[]),
 ];
 
-/// What is asked of further fields that customers send. Carts of sessions are for backends: a
-/// session belongs to nobody who could be asked for a token. A subscription does not change its plan
-/// by being cancelled.
+/// The rules for further fields that customers send. Carts of sessions are for backends: a session
+/// belongs to nobody who could be asked for a token. A subscription does not change its plan by
+/// being cancelled.
 const FIELD_RULES: &[(Aggregate, &str, &[FieldRule])] = &[
     (Cart, "open", &[Staffs("session")]),
     (Cart, "add_item", &[Price("name"), Price("unit_price")]),

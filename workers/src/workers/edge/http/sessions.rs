@@ -46,7 +46,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The tokens of a session, as the outcomes of `login` and `refresh` hold them.
 #[derive(Deserialize)]
-struct Issued {
+struct SessionTokens {
     access_token: Secret,
     refresh_token: Secret,
 }
@@ -61,15 +61,8 @@ pub(super) async fn post_session(
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let tenant = path_token(&tenant)?;
-    let (head, body) = request.into_parts();
-    require_json(&head.headers)?;
-    permit.take_of_address(RatePolicy::Login)?;
-    api.auth.admit_tenant(&tenant).await?;
-    let payload = read_payload(&head.headers, body, &api.drain).await?;
-    let id = Token::new(BY_EMAIL)?;
-    let user = Address { tenant, aggregate: Aggregate::User, id };
-    let begun = send(&api, &head, client, &user, "login", payload).await?;
-    respond(&user.tenant, StatusCode::CREATED, &begun, query.as_deref() == Some(WITH_COOKIES))
+    let begun = send_by_email(&api, &permit, client, &tenant, "login", request).await?;
+    respond(&tenant, StatusCode::CREATED, &begun, query.as_deref() == Some(WITH_COOKIES))
 }
 
 /// Handles `POST /v1/{tenant}/password-resets`: has a token for a new password sent to whoever has an
@@ -82,13 +75,8 @@ pub(super) async fn post_password_reset(
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let tenant = path_token(&tenant)?;
-    let (head, body) = request.into_parts();
-    require_json(&head.headers)?;
-    permit.take_of_address(RatePolicy::Login)?;
-    api.auth.admit_tenant(&tenant).await?;
-    let payload = read_payload(&head.headers, body, &api.drain).await?;
-    let user = Address { tenant, aggregate: Aggregate::User, id: Token::new(BY_EMAIL)? };
-    let accepted = send(&api, &head, client, &user, "request_password_reset", payload).await?;
+    let verb = "request_password_reset";
+    let accepted = send_by_email(&api, &permit, client, &tenant, verb, request).await?;
     let body = json!({ "code": accepted["code"], "message": accepted["message"] });
     Ok(json_response(StatusCode::ACCEPTED, &body))
 }
@@ -194,6 +182,25 @@ pub(super) async fn post_introspect(
     Ok(json_response(StatusCode::OK, &body))
 }
 
+/// Sends a command of somebody who has no token yet, and whose email says who it is.
+async fn send_by_email(
+    api: &HttpApi,
+    permit: &RequestPermit,
+    client: ClientAddress,
+    tenant: &Token,
+    verb: &str,
+    request: Request,
+) -> Result<Value, Problem> {
+    let (head, body) = request.into_parts();
+    require_json(&head.headers)?;
+    permit.take_of_address(RatePolicy::Login)?;
+    api.auth.admit_tenant(tenant).await?;
+    let payload = read_payload(&head.headers, body, &api.drain).await?;
+    let id = Token::new(BY_EMAIL)?;
+    let user = Address { tenant: tenant.clone(), aggregate: Aggregate::User, id };
+    send(api, &head, client, &user, verb, payload).await
+}
+
 /// Sends a command of somebody who has no token yet.
 async fn send(
     api: &HttpApi,
@@ -233,7 +240,7 @@ fn respond(
         "user": outcome["id"], "session": data["session"], "expires_at": data["expires_at"],
         "refresh_expires_at": data["refresh_expires_at"],
     });
-    let issued = Issued::deserialize(data)
+    let issued = SessionTokens::deserialize(data)
         .map_err(|_| Refusal::new(500, "internal", "an outcome without tokens"))?;
     if !with_cookies {
         body["access_token"] = json!(issued.access_token.expose());

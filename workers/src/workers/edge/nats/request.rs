@@ -1,7 +1,7 @@
 //! The queries of NATS: subject, headers and payload, read as a [`Query`].
 
 use brigade_contracts::{
-    Aggregate, CommandKey, IdSpace, Refusal,
+    Address, Aggregate, CommandKey, IdSpace, Refusal, Token,
     day_close::DayCloseRange,
     header,
     list::ListHeaders,
@@ -44,72 +44,61 @@ fn parse_parts<'a>(
     payload: &[u8],
 ) -> Result<Query, QueryReply> {
     let bad_subject = || QueryReply::bad_subject(expected_subject(endpoint));
+    let tenant = |parse: fn(&str) -> Option<Token>| parse(subject).ok_or_else(bad_subject);
+    let address = |parse: fn(&str) -> Option<Address>| parse(subject).ok_or_else(bad_subject);
+    let page = |tenant, list| {
+        Ok::<_, QueryReply>(Query::Page(tenant, list, PageHeaders::parse(headers.clone())?))
+    };
+    let of_user = |user: Address, list: fn(Token) -> PagedList| page(user.tenant, list(user.id));
     Ok(match endpoint {
-        Endpoint::View => {
-            let address = subject::parse_query_view(subject)
-                .filter(|address| address.aggregate != Aggregate::User)
-                .ok_or_else(bad_subject)?;
-            Query::View(address, ViewHeaders::parse(headers)?)
-        }
+        Endpoint::View => Query::View(address(viewed)?, ViewHeaders::parse(headers)?),
         Endpoint::Outcome => {
             let (tenant, id) = subject::parse_query_outcome(subject).ok_or_else(bad_subject)?;
             let command = CommandKey { space: IdSpace::Nats, id };
             Query::Outcome { tenant, command, wait: query::wait(headers)? }
         }
         Endpoint::ActiveOrders => {
-            let tenant = subject::parse_query_active_orders(subject).ok_or_else(bad_subject)?;
+            let tenant = tenant(subject::parse_query_active_orders)?;
             Query::ActiveOrders(tenant, ListHeaders::parse(headers)?)
         }
         Endpoint::Products => {
-            let tenant = subject::parse_query_products(subject).ok_or_else(bad_subject)?;
+            let tenant = tenant(subject::parse_query_products)?;
             Query::Products(tenant, ProductsHeaders::parse(headers)?)
         }
         Endpoint::DayClose => {
-            let tenant = subject::parse_query_day_close(subject).ok_or_else(bad_subject)?;
+            let tenant = tenant(subject::parse_query_day_close)?;
             Query::DayClose(tenant, DayCloseRange::parse(headers)?)
         }
-        Endpoint::Tables => {
-            let tenant = subject::parse_query_tables(subject).ok_or_else(bad_subject)?;
-            Query::Page(tenant, PagedList::Tables, PageHeaders::parse(headers)?)
-        }
-        Endpoint::Carts => {
-            let user = subject::parse_query_carts(subject).ok_or_else(bad_subject)?;
-            Query::Page(user.tenant, PagedList::Carts(user.id), PageHeaders::parse(headers)?)
-        }
-        Endpoint::Orders => {
-            let user = subject::parse_query_orders(subject).ok_or_else(bad_subject)?;
-            Query::Page(user.tenant, PagedList::Orders(user.id), PageHeaders::parse(headers)?)
-        }
+        Endpoint::Tables => page(tenant(subject::parse_query_tables)?, PagedList::Tables)?,
+        Endpoint::Carts => of_user(address(subject::parse_query_carts)?, PagedList::Carts)?,
+        Endpoint::Orders => of_user(address(subject::parse_query_orders)?, PagedList::Orders)?,
         Endpoint::EndedOrders => {
-            let tenant = subject::parse_query_ended_orders(subject).ok_or_else(bad_subject)?;
-            let list = PagedList::EndedOrders(Day::of(headers.clone())?);
-            Query::Page(tenant, list, PageHeaders::parse(headers)?)
+            let tenant = tenant(subject::parse_query_ended_orders)?;
+            page(tenant, PagedList::EndedOrders(Day::of(headers.clone())?))?
         }
         Endpoint::RefundTasks => {
-            let tenant = subject::parse_query_refund_tasks(subject).ok_or_else(bad_subject)?;
-            Query::Page(tenant, PagedList::RefundTasks, PageHeaders::parse(headers)?)
+            page(tenant(subject::parse_query_refund_tasks)?, PagedList::RefundTasks)?
         }
         Endpoint::UnknownPayments => {
-            let tenant = subject::parse_query_unknown_payments(subject).ok_or_else(bad_subject)?;
-            Query::Page(tenant, PagedList::UnknownPayments, PageHeaders::parse(headers)?)
+            page(tenant(subject::parse_query_unknown_payments)?, PagedList::UnknownPayments)?
         }
-        Endpoint::Lock => Query::Lock(subject::parse_query_lock(subject).ok_or_else(bad_subject)?),
+        Endpoint::Lock => Query::Lock(address(subject::parse_query_lock)?),
         Endpoint::LockHistory => {
-            let lock = subject::parse_query_lock_history(subject).ok_or_else(bad_subject)?;
+            let lock = address(subject::parse_query_lock_history)?;
             Query::LockHistory(lock, HistoryHeaders::parse(headers)?)
         }
         Endpoint::UserValidate => {
-            let user = subject::parse_query_user_validate(subject).ok_or_else(bad_subject)?;
+            let user = address(subject::parse_query_user_validate)?;
             Query::UserValidate(user, Validate::decode(payload)?)
         }
-        Endpoint::UserState => {
-            Query::UserState(subject::parse_query_user_state(subject).ok_or_else(bad_subject)?)
-        }
-        Endpoint::UserSessions => {
-            let user = subject::parse_query_user_sessions(subject).ok_or_else(bad_subject)?;
-            Query::UserSessions(user)
-        }
+        Endpoint::UserState => Query::UserState(address(subject::parse_query_user_state)?),
+        Endpoint::UserSessions => Query::UserSessions(address(subject::parse_query_user_sessions)?),
     })
+}
+
+/// Returns the address of a view; users have none, but a state.
+fn viewed(subject: &str) -> Option<Address> {
+    subject::parse_query_view(subject).filter(|address| address.aggregate != Aggregate::User)
 }
 
 /// Returns the message for a subject that is not one of the endpoint.

@@ -23,7 +23,7 @@ pub struct Gateways {
 #[derive(Clone)]
 pub struct Gateway {
     pub format: GatewayFormat,
-    /// Those that are good now.
+    /// The secrets that are good now.
     pub secrets: Arc<[String]>,
     /// The time by the database's clock, in seconds of the Unix time.
     pub now: i64,

@@ -29,17 +29,17 @@ const MAX_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 pub struct Products {
     era: Era,
     digests: BatchLoader<DigestLoader>,
-    pages: BatchLoader<PageLoader>,
+    pages: BatchLoader<ProductPageLoader>,
     /// Bodies by page, each with its digest.
-    memory: Cache<PageKey, Arc<EncodedPage>>,
+    memory: Cache<ProductPageKey, Arc<EncodedProductPage>>,
 }
 
 /// A tenant, and a page of its list.
-pub type PageKey = (Token, ProductsPage);
+pub type ProductPageKey = (Token, ProductsPage);
 
 /// A page as it is answered, and the digest that names it.
 #[derive(Debug)]
-pub struct EncodedPage {
+pub struct EncodedProductPage {
     digest: String,
     /// The sku behind which the next page begins.
     next: Option<Token>,
@@ -50,14 +50,14 @@ impl Products {
     /// Reads price lists from this database.
     #[must_use]
     pub fn new(database: &Arc<ReadDatabase>, era: Era) -> Self {
-        let weight = |(_, page): &PageKey, body: &Arc<EncodedPage>| {
+        let weight = |(_, page): &ProductPageKey, body: &Arc<EncodedProductPage>| {
             let bytes = size_of_val(page) + body.digest.len() + body.body.len();
             u32::try_from(bytes).unwrap_or(u32::MAX)
         };
         Self {
             era,
             digests: BatchLoader::new(database, DigestLoader),
-            pages: BatchLoader::new(database, PageLoader),
+            pages: BatchLoader::new(database, ProductPageLoader),
             memory: Cache::builder().max_capacity(MAX_CACHE_BYTES).weigher(weight).build(),
         }
     }
@@ -84,7 +84,7 @@ impl Products {
         Ok(self.reply(&page))
     }
 
-    fn reply(&self, page: &EncodedPage) -> QueryReply {
+    fn reply(&self, page: &EncodedProductPage) -> QueryReply {
         let next = page.next.as_ref().map(Token::to_string);
         let etag = Some(self.etag(&page.digest));
         QueryReply { etag, next, ..QueryReply::ok(page.body.clone()) }
@@ -101,15 +101,15 @@ impl Products {
 }
 
 /// The columns of a statement that loads pages.
-struct PageColumns<'a> {
+struct ProductPageColumns<'a> {
     tenants: Vec<&'a str>,
     after: Vec<&'a str>,
     limits: Vec<i64>,
 }
 
-impl<'a> PageColumns<'a> {
+impl<'a> ProductPageColumns<'a> {
     /// One product more than a page has is asked for: it tells that there is a next one.
-    fn new(keys: &'a [PageKey]) -> Self {
+    fn new(keys: &'a [ProductPageKey]) -> Self {
         Self {
             tenants: keys.iter().map(|(tenant, _)| tenant.as_str()).collect(),
             // The empty text is before every sku.
@@ -126,7 +126,7 @@ impl<'a> PageColumns<'a> {
 pub struct DigestLoader;
 
 impl Loader for DigestLoader {
-    type Key = PageKey;
+    type Key = ProductPageKey;
     type Row = String;
     const CONCURRENCY: usize = 2;
     const MAX_KEYS: usize = 64;
@@ -135,9 +135,9 @@ impl Loader for DigestLoader {
         &self,
         connection: &mut PgConnection,
         era: Era,
-        keys: &[PageKey],
-    ) -> sqlx::Result<HashMap<PageKey, String>> {
-        let PageColumns { tenants, after, limits } = PageColumns::new(keys);
+        keys: &[ProductPageKey],
+    ) -> sqlx::Result<HashMap<ProductPageKey, String>> {
+        let ProductPageColumns { tenants, after, limits } = ProductPageColumns::new(keys);
         let rows = sqlx::query!(
             r#"select place as "place!", digest as "digest!"
                from brigade.read_product_digests($1, $2, $3, $4)"#,
@@ -154,11 +154,11 @@ impl Loader for DigestLoader {
 }
 
 /// Loads pages with their digests.
-pub struct PageLoader;
+pub struct ProductPageLoader;
 
-impl Loader for PageLoader {
-    type Key = PageKey;
-    type Row = Arc<EncodedPage>;
+impl Loader for ProductPageLoader {
+    type Key = ProductPageKey;
+    type Row = Arc<EncodedProductPage>;
     /// Rare: a page is read once after each change of it.
     const CONCURRENCY: usize = 1;
     /// A page may have 400 products.
@@ -168,9 +168,9 @@ impl Loader for PageLoader {
         &self,
         connection: &mut PgConnection,
         era: Era,
-        keys: &[PageKey],
-    ) -> sqlx::Result<HashMap<PageKey, Arc<EncodedPage>>> {
-        let PageColumns { tenants, after, limits } = PageColumns::new(keys);
+        keys: &[ProductPageKey],
+    ) -> sqlx::Result<HashMap<ProductPageKey, Arc<EncodedProductPage>>> {
+        let ProductPageColumns { tenants, after, limits } = ProductPageColumns::new(keys);
         let rows = sqlx::query!(
             r#"select place as "place!", digest as "digest!", products as "products!"
                from brigade.read_product_pages($1, $2, $3, $4)"#,
@@ -190,7 +190,7 @@ impl Loader for PageLoader {
             let next = after.clone();
             let body = serde_json::to_vec(&ProductPage { products, after });
             let body = body.map_err(|error| sqlx::Error::Decode(error.into()))?;
-            Ok((key.clone(), Arc::new(EncodedPage { digest, next, body: body.into() })))
+            Ok((key.clone(), Arc::new(EncodedProductPage { digest, next, body: body.into() })))
         };
         rows.into_iter().map(|row| keyed(row.place, row.digest, &row.products)).collect()
     }

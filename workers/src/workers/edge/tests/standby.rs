@@ -85,7 +85,7 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
         error_of(UserLoader, (user, None), sql).await,
         error_of(OwnerLoader, cart, sql).await,
         error_of(DigestLoader, products.clone(), sql).await,
-        error_of(products::PageLoader, products, sql).await,
+        error_of(products::ProductPageLoader, products, sql).await,
     ];
     Ok([others, of_lists].concat())
 }

@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// What a message of a gateway says, whatever its format.
+/// A message of a gateway, whatever its format.
 #[derive(Debug, PartialEq)]
 struct GatewayMessage {
     /// The gateway's id of it, the same each time that it comes.
@@ -63,7 +63,8 @@ pub(super) async fn post_message(
     Path((tenant, gateway)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
-    let from = Sender { tenant: path_token(&tenant)?, gateway: path_token(&gateway)?, client };
+    let from =
+        ClaimedSender { tenant: path_token(&tenant)?, gateway: path_token(&gateway)?, client };
     let taken = from.take(&api, &permit, request).await;
     let result = match &taken {
         Ok((result, _)) => *result,
@@ -80,14 +81,14 @@ pub(super) async fn post_message(
     Ok(response)
 }
 
-/// Who says that it sends a message.
-struct Sender {
+/// The gateway that says that it sends a message.
+struct ClaimedSender {
     tenant: Token,
     gateway: Token,
     client: ClientAddress,
 }
 
-impl Sender {
+impl ClaimedSender {
     /// Takes a message. Returns what became of it, and the code of the outcome.
     async fn take(
         &self,

@@ -64,7 +64,7 @@ struct Metadata {
     brigade_payment: Option<Token>,
 }
 
-/// What an event says of a payment.
+/// The result of a payment, as an event tells it.
 struct Told {
     metadata: Option<Metadata>,
     result: GatewayResult,

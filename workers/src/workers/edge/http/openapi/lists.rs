@@ -55,7 +55,7 @@ fn products() -> Value {
 }
 
 /// A list that is read page by page.
-struct List {
+struct ListOperation {
     operation: &'static str,
     summary: &'static str,
     page: &'static str,
@@ -64,42 +64,42 @@ struct List {
     parameters: &'static [&'static str],
 }
 
-const TABLES: List = List {
+const TABLES: ListOperation = ListOperation {
     operation: "getTables",
     summary: "The tables, by id.",
     page: "TablePage",
     role: RequiredRole::Staff,
     parameters: &[],
 };
-const ENDED_ORDERS: List = List {
+const ENDED_ORDERS: ListOperation = ListOperation {
     operation: "getEndedOrders",
     summary: "The orders that have ended, the last one first.",
     page: "OrderPage",
     role: RequiredRole::Staff,
     parameters: &["day"],
 };
-const REFUND_TASKS: List = List {
+const REFUND_TASKS: ListOperation = ListOperation {
     operation: "getRefundTasks",
     summary: "The money that is owed back, by task.",
     page: "RefundTaskPage",
     role: RequiredRole::Manager,
     parameters: &[],
 };
-const UNKNOWN_PAYMENTS: List = List {
+const UNKNOWN_PAYMENTS: ListOperation = ListOperation {
     operation: "getUnknownPayments",
     summary: "The payments whose result is unknown, by id.",
     page: "UnknownPaymentPage",
     role: RequiredRole::Manager,
     parameters: &[],
 };
-const MY_CARTS: List = List {
+const MY_CARTS: ListOperation = ListOperation {
     operation: "getMyCarts",
     summary: "The open carts that the user owns, or is a member of, by id.",
     page: "CartPage",
     role: RequiredRole::Oneself,
     parameters: &[],
 };
-const MY_ORDERS: List = List {
+const MY_ORDERS: ListOperation = ListOperation {
     operation: "getMyOrders",
     summary: "The orders that carts of the user have become, newest first.",
     page: "OrderPage",
@@ -107,7 +107,7 @@ const MY_ORDERS: List = List {
     parameters: &[],
 };
 
-fn page(list: &List) -> Value {
+fn page(list: &ListOperation) -> Value {
     let body = ResponseBody::Page(schema::reference(list.page));
     let in_path = [&["tenant", "limit", "after"], list.parameters].concat();
     json!({

@@ -123,6 +123,16 @@ fn schemas() -> Map<String, Value> {
     all
 }
 
+/// The parameters in paths: name and description.
+const IN_PATH: [(&str, &str); 6] = [
+    ("tenant", "The restaurant."),
+    ("id", "Of the aggregate."),
+    ("command_id", "Of the command."),
+    ("code", "Of an error."),
+    ("gateway", "A payment gateway of the restaurant."),
+    ("owner", "Of carts: a user, or a session."),
+];
+
 /// Returns the parameters in paths and headers of requests, by the names that references use.
 fn parameters() -> Value {
     let token = || schema::reference("Token");
@@ -162,14 +172,7 @@ fn parameters() -> Value {
         ("Last-Event-ID", text(None, "The last `id` that was received: only what changed since.")),
     ];
     let mut all = Map::new();
-    for (name, what) in [
-        ("tenant", "The restaurant."),
-        ("id", "Of the aggregate."),
-        ("command_id", "Of the command."),
-        ("code", "Of an error."),
-        ("gateway", "A payment gateway of the restaurant."),
-        ("owner", "Of carts: a user, or a session."),
-    ] {
+    for (name, what) in IN_PATH {
         let path = json!({
             "name": name, "in": "path", "required": true, "schema": token(), "description": what,
         });

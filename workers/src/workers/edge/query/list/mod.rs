@@ -60,7 +60,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     body::{count_fitting, list_tag, quoted},
     loaders::{EndedOrderLoader, OrderListLoader},
-    page::{ListKey, ListPage, PageStart},
+    page::{ListKey, ListPage, PageStart, last_of},
     position::ListPosition,
     row::ListRow,
     rows::OrderRows,
@@ -294,10 +294,4 @@ impl Lists {
         let rows = self.rows.load(tenant, orders.iter()).await?;
         Ok((count_fitting(&rows) == rows.len()).then_some(rows))
     }
-}
-
-/// Returns the order of the last row.
-fn last_of<'a>(orders: &'a [SnapshotOrder], rows: &[Arc<ListRow>]) -> Option<&'a SnapshotOrder> {
-    let last = rows.last()?;
-    orders.iter().find(|order| order.order == last.order)
 }

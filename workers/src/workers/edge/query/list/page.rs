@@ -107,6 +107,15 @@ impl ListPage {
     }
 }
 
+/// Returns the order of the last row.
+pub fn last_of<'a>(
+    orders: &'a [SnapshotOrder],
+    rows: &[Arc<ListRow>],
+) -> Option<&'a SnapshotOrder> {
+    let last = rows.last()?;
+    orders.iter().find(|order| order.order == last.order)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -13,7 +13,7 @@ pub struct PagePlace {
     /// The time that the list is sorted by, in milliseconds of the Unix time; 0 where it is sorted
     /// by ids alone.
     pub at: i64,
-    /// Of the row: a Token, or `<payment>.<n>`.
+    /// The id of the row: a Token, or `<payment>.<n>`.
     pub id: String,
 }
 
