@@ -8,7 +8,7 @@ use std::{
 };
 
 use brigade_contracts::{
-    Aggregate, MAX_CONTENTS, MAX_EVENT, MAX_HEADER_BLOCK, MAX_HEADERS, MAX_ITEMS, MAX_NAME,
+    Aggregate, MAX_AMOUNT, MAX_CONTENTS, MAX_EVENT, MAX_HEADER_BLOCK, MAX_HEADERS, MAX_ITEMS, MAX_NAME,
     MAX_NOTE, MAX_OPEN_CARTS, MAX_ORDERS_OF_TURN, MAX_PAYLOAD, MAX_PAYMENTS, MAX_PENDING_ORDERS,
     day_close::MAX_DAYS,
     event,
@@ -237,6 +237,7 @@ fn the_limits_are_those_of_the_code() {
         ("MAX_NOTE", MAX_NOTE),
         ("MAX_CONTENTS", MAX_CONTENTS),
         ("MAX_EVENT", MAX_EVENT),
+        ("MAX_AMOUNT", usize::try_from(MAX_AMOUNT).unwrap()),
         ("MAX_ITEMS", MAX_ITEMS),
         ("MAX_PAYMENTS", MAX_PAYMENTS),
         ("MAX_ORDERS_OF_TURN", MAX_ORDERS_OF_TURN),

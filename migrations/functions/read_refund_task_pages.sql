@@ -22,7 +22,8 @@ begin
             join brigade.payments p on (p.tenant, p.id) = (t.tenant, t.payment_id)
             where t.tenant = requested.tenant and t.status = 'open'
               and t.id collate "C" > requested.after collate "C"
-            order by t.id collate "C" limit requested.most
+            order by t.id collate "C"
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.id collate "C";
 end $$;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use brigade::{infra::postgres::pool, operations::migrate, testing::TestDatabase};
-use brigade_contracts::WorkerName;
+use brigade_contracts::{WorkerName, page::MAX_PAGE_LIMIT};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -163,6 +163,31 @@ async fn s5_09_edge_gets_rows_of_the_tenants_that_it_names_and_of_no_others() {
     .await
     .unwrap();
     assert_eq!(others, ["assert_era", "current_era"]);
+}
+
+#[tokio::test]
+async fn s7_08_no_function_reads_a_list_without_end() {
+    let database = TestDatabase::start().await.unwrap();
+    database.run(ROWS).await.unwrap();
+    let more = "insert into brigade.tables (tenant, id, version, updated_at, label, seats, status)
+                select 't1', 'n' || n, 1, now(), 'x', 4, 'available' from generate_series(1, 600) n";
+    database.run(more).await.unwrap();
+    let edge = pool(&database.worker_url(WorkerName::Edge), WorkerName::Edge, 1).unwrap();
+    let mut lists = 0;
+    for (name, keys, with) in CALLS.iter().filter(|call| call.2.contains("'{9}'")) {
+        lists += 1;
+        for none in ["'{null}'", "'{0}'", "'{-1}'"] {
+            let with = with.replace("'{9}'", none);
+            let call = (*name, *keys, with.as_str());
+            let found = rows(&edge, call, &vec![OWN.name; *keys]).await;
+            assert!(!tells(&found, &OWN), "{name} {none}: {found}");
+        }
+    }
+    assert_eq!(lists, 10);
+    let all = PAGE.replace("'{9}'", "'{9223372036854775807}'");
+    let found = rows(&edge, ("read_table_pages", 1, &all), &[OWN.name]).await;
+    // One more than a page has tells that there is a next one.
+    assert_eq!(found.as_array().map(Vec::len), Some(MAX_PAGE_LIMIT as usize + 1));
 }
 
 #[tokio::test]
