@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use brigade_contracts::{
     Address, Aggregate, IdSpace, Refusal, Relation, Secret, Token, payment,
-    user::{Valid, Validate, user_of},
+    user::{MANAGER, Valid, Validate, user_of},
 };
 use serde_json::Value;
 
@@ -25,7 +25,6 @@ use crate::{
 };
 
 const STAFF: &str = "staff";
-const MANAGER: &str = "manager";
 const GATEWAY: &str = "gateway";
 
 /// The sender of a request.
