@@ -42,7 +42,7 @@ const ROWS: &str = "
     select tenant, id, number, at, 'order', 'o1', word, 'card', status, 'EUR', 1
     from v cross join (values ('p1', 'captured'), ('p2', 'unknown')) p (id, status);
     insert into brigade.refund_tasks (tenant, id, payment_id, amount, currency, reason, status)
-    select tenant, 'r1', 'p1', 1, 'EUR', word, 'open' from v;
+    select tenant, 'p1.1', 'p1', 1, 'EUR', word, 'open' from v;
     insert into brigade.tables (tenant, id, version, updated_at, label, seats, status)
     select tenant, 'tb1', number, at, word, 4, 'occupied' from v;
     insert into brigade.turns (tenant, id, version, updated_at, table_id, opened_at)
@@ -70,6 +70,9 @@ const ROWS: &str = "
 /// The first page of a list: whose it is, from when, until when, behind which id, how many rows.
 const PAGE: &str = "'{ada}', '{-infinity}', '{infinity}', '{\"\"}', '{9}'";
 
+/// The same of the refund tasks of a payment.
+const TASKS: &str = "'{p1}', '{-infinity}', '{infinity}', '{\"\"}', '{9}'";
+
 /// What edge calls, each with the number of its keys and what stands behind their tenants.
 const CALLS: &[(&str, usize, &str)] = &[
     ("read_versions", 5, "'{cart,order,payment,table,product}', '{c1,o1,p1,tb1,s1}'"),
@@ -85,7 +88,7 @@ const CALLS: &[(&str, usize, &str)] = &[
     ("read_cart_pages", 1, PAGE),
     ("read_order_pages", 1, PAGE),
     ("read_ended_order_pages", 1, PAGE),
-    ("read_refund_task_pages", 1, PAGE),
+    ("read_refund_task_pages", 1, TASKS),
     ("read_unknown_payment_pages", 1, PAGE),
     ("read_live_locks", 1, "'{ada}'"),
     ("read_lock_history", 1, "'{ada}', '{9}', '{999}'"),

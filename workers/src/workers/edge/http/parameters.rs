@@ -11,7 +11,7 @@ const TAKEN: [(&str, &[&str]); 11] = [
     ("/v1/{tenant}/products", &["limit", "after"]),
     ("/v1/{tenant}/tables", &["limit", "after"]),
     ("/v1/{tenant}/ended-orders", &["limit", "after", "day"]),
-    ("/v1/{tenant}/refund-tasks", &["limit", "after"]),
+    ("/v1/{tenant}/refund-tasks", &["limit", "after", "payment"]),
     ("/v1/{tenant}/unknown-payments", &["limit", "after"]),
     ("/v1/{tenant}/locks/{owner}/history", &["limit", "before"]),
     ("/v1/{tenant}/me/carts", &["limit", "after"]),

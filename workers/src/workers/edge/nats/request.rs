@@ -5,7 +5,7 @@ use brigade_contracts::{
     day_close::DayCloseRange,
     header,
     list::ListHeaders,
-    page::{Day, PageHeaders},
+    page::{self, Day, PageHeaders},
     permissions::check_sender,
     query::{self, HistoryHeaders, ProductsHeaders, ViewHeaders},
     subject,
@@ -87,7 +87,8 @@ fn parse_parts<'a>(
         }
         Endpoint::RefundTasks => {
             let tenant = subject::parse_query_refund_tasks(subject).ok_or_else(bad_subject)?;
-            Query::Page(tenant, PagedList::RefundTasks, PageHeaders::parse(headers)?)
+            let list = PagedList::RefundTasks(page::payment(headers.clone())?);
+            Query::Page(tenant, list, PageHeaders::parse(headers)?)
         }
         Endpoint::UnknownPayments => {
             let tenant = subject::parse_query_unknown_payments(subject).ok_or_else(bad_subject)?;
@@ -175,7 +176,12 @@ mod tests {
             (Endpoint::Carts, "q.t1.carts.ada", &[], page(PagedList::Carts(token("ada")))),
             (Endpoint::Orders, "q.t1.orders.ada", &[], page(PagedList::Orders(token("ada")))),
             (Endpoint::EndedOrders, "q.t1.ended_orders", &[("Day", "2026-01-02")], page(day)),
-            (Endpoint::RefundTasks, "q.t1.refund_tasks", &[], page(PagedList::RefundTasks)),
+            (
+                Endpoint::RefundTasks,
+                "q.t1.refund_tasks",
+                &[("Payment", "p1")],
+                page(PagedList::RefundTasks(Some(token("p1")))),
+            ),
             (
                 Endpoint::UnknownPayments,
                 "q.t1.unknown_payments",

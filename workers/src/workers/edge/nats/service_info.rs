@@ -54,7 +54,7 @@ pub fn endpoint_metadata(endpoint: Endpoint) -> Value {
             "200 with a page of orders that ended, newest first, and `next`; 304",
         ),
         Endpoint::RefundTasks => (
-            "q.<tenant>.refund_tasks; If-None-Match, Limit, After",
+            "q.<tenant>.refund_tasks; If-None-Match, Limit, After, Payment",
             "200 with a page of what is owed back, and `next`; 304",
         ),
         Endpoint::UnknownPayments => (

@@ -83,7 +83,7 @@ const REFUND_TASKS: List = List {
     summary: "The money that is owed back, by task.",
     page: "RefundTaskPage",
     role: RequiredRole::Manager,
-    parameters: &[],
+    parameters: &["payment"],
 };
 const UNKNOWN_PAYMENTS: List = List {
     operation: "getUnknownPayments",
