@@ -185,7 +185,10 @@ mod tests {
         assert_eq!(Money::new(3).unwrap().less(Money::new(5).unwrap()), Money::ZERO);
         assert_eq!(Money::new(-1).unwrap_err().code, "negative_amount");
         assert_eq!(Money::new(MAX_AMOUNT).unwrap().bounded().unwrap().minor_units(), MAX_AMOUNT);
-        assert_eq!(Money::new(MAX_AMOUNT + 1).unwrap().bounded().unwrap_err().code, "amount_overflow");
+        assert_eq!(
+            Money::new(MAX_AMOUNT + 1).unwrap().bounded().unwrap_err().code,
+            "amount_overflow"
+        );
     }
 
     #[test]

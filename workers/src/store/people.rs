@@ -68,10 +68,7 @@ const MAX_MANAGERS: i64 = 32;
 ///
 /// # Errors
 /// If Postgres refuses the statement, or command-handler did not write a row.
-pub async fn managers(
-    executor: impl PgExecutor<'_>,
-    tenant: &Token,
-) -> sqlx::Result<Vec<Address>> {
+pub async fn managers(executor: impl PgExecutor<'_>, tenant: &Token) -> sqlx::Result<Vec<Address>> {
     let ids = sqlx::query_scalar!(
         r#"select id from brigade.users
            where tenant = $1 and roles ? 'manager' and account_status = 'active'

@@ -32,13 +32,8 @@ use crate::{
 };
 
 /// What names a page in the query of a path, and the header that says the same.
-const PARAMETERS: [(&str, &str); 5] = [
-    ("limit", LIMIT),
-    ("after", AFTER),
-    ("before", BEFORE),
-    ("day", DAY),
-    ("payment", PAYMENT),
-];
+const PARAMETERS: [(&str, &str); 5] =
+    [("limit", LIMIT), ("after", AFTER), ("before", BEFORE), ("day", DAY), ("payment", PAYMENT)];
 
 /// A request for a list of a tenant.
 pub(super) struct ListRequest {
