@@ -47,6 +47,8 @@ pub const FROM: &str = "From";
 pub const TO: &str = "To";
 /// The day of a list, as `2026-01-02` in UTC, or in the zone that stands behind it.
 pub const DAY: &str = "Day";
+/// The payment whose refund tasks are asked for.
+pub const PAYMENT: &str = "Payment";
 
 pub const AGGREGATE_VERSION: &str = "Aggregate-Version";
 /// The era of the database in which an event was published; none in the first one.

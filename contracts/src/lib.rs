@@ -75,6 +75,9 @@ pub const MAX_ITEMS: usize = 200;
 pub const MAX_NAME: usize = 200;
 /// Longest note, in characters.
 pub const MAX_NOTE: usize = 500;
+/// The largest amount that comes in at once, price, and total of a cart or an order, in the minor unit:
+/// thousands of them still add up to what an amount can be, and no program rounds it.
+pub const MAX_AMOUNT: i64 = 999_999_999_999_999;
 /// Most payments that a cart or an order keeps. Those that ended without money make room for new
 /// ones.
 pub const MAX_PAYMENTS: usize = 50;

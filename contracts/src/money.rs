@@ -5,7 +5,7 @@ use serde::{
     de::{Error, Unexpected, Visitor},
 };
 
-use crate::Refusal;
+use crate::{MAX_AMOUNT, Refusal};
 
 /// An amount in the minor unit of its currency (cents), never negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -39,6 +39,18 @@ impl Money {
     /// `422 amount_overflow` where the product does not fit.
     pub fn times(self, quantity: Quantity) -> Result<Self, Refusal> {
         self.0.checked_mul(i64::from(quantity.get())).map(Self).ok_or_else(overflow)
+    }
+
+    /// The amount itself. Sums of what was let in are not bounded by this.
+    ///
+    /// # Errors
+    /// `422 amount_overflow` above [`MAX_AMOUNT`].
+    pub fn bounded(self) -> Result<Self, Refusal> {
+        if self.0 <= MAX_AMOUNT {
+            return Ok(self);
+        }
+        let message = format!("no more than {MAX_AMOUNT} at once");
+        Err(Refusal::new(422, "amount_overflow", message))
     }
 
     /// The difference, 0 where `other` is larger.
@@ -172,6 +184,11 @@ mod tests {
         assert_eq!(most.times(Quantity::new(2).unwrap()).unwrap_err().code, "amount_overflow");
         assert_eq!(Money::new(3).unwrap().less(Money::new(5).unwrap()), Money::ZERO);
         assert_eq!(Money::new(-1).unwrap_err().code, "negative_amount");
+        assert_eq!(Money::new(MAX_AMOUNT).unwrap().bounded().unwrap().minor_units(), MAX_AMOUNT);
+        assert_eq!(
+            Money::new(MAX_AMOUNT + 1).unwrap().bounded().unwrap_err().code,
+            "amount_overflow"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Currency, IfNoneMatch, MAX_NAME, MAX_NOTE, Money, Quantity, Refusal, Text, Timestamp, Token,
     cart,
-    header::{AFTER, DAY, IF_NONE_MATCH, LIMIT, bad, number, once},
+    header::{AFTER, DAY, IF_NONE_MATCH, LIMIT, PAYMENT, bad, number, once},
     order,
     payment::{Method, RefundReason, Target},
     table::{self, OpenTurnShown},
@@ -83,6 +83,17 @@ impl Day {
     ) -> Result<Option<Self>, Refusal> {
         once(headers, DAY)?.map(|text| Self::parse(text).ok_or_else(|| bad(DAY))).transpose()
     }
+}
+
+/// Reads the header `Payment`, of the list of refund tasks; none: those of all payments.
+///
+/// # Errors
+/// `400 bad_header` for one that is repeated or no Token.
+pub fn payment<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<Option<Token>, Refusal> {
+    let payment = once(headers, PAYMENT)?;
+    payment.map(|id| Token::new(id).map_err(|_| bad(PAYMENT))).transpose()
 }
 
 /// A page of a list.

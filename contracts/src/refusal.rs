@@ -43,10 +43,7 @@ impl Refusal {
     /// The payload is decoded a second time for the field's name, so that one that is right costs
     /// nothing. JSON that does not parse has a position instead, and a field that is missing,
     /// unknown or twice there is named by the message.
-    pub(crate) fn of_payload<T: DeserializeOwned>(
-        payload: &[u8],
-        error: &serde_json::Error,
-    ) -> Self {
+    pub fn of_payload<T: DeserializeOwned>(payload: &[u8], error: &serde_json::Error) -> Self {
         let refusal = Self::from_json(error);
         if !error.is_data() {
             return refusal;

@@ -42,7 +42,7 @@ begin
                       and (o.created_at, o.id collate "C")
                           < (requested.before, requested.after collate "C")
                     order by o.created_at desc, o.id collate "C" desc
-                    limit requested.most
+                    limit least(greatest(coalesce(requested.most, 0), 0), 2001)
                 ) newest
             ) placed
         ) found;

@@ -34,7 +34,8 @@ begin
             where c.id > requested.after
               -- A session is nobody, whoever has its name.
               and (c.session is distinct from c.owner or c.session is distinct from requested.whose)
-            order by c.id limit requested.most
+            order by c.id
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.id;
 end $$;

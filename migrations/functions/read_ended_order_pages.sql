@@ -23,7 +23,8 @@ begin
             where o.tenant = requested.tenant and o.ended_at >= requested.since
               and o.ended_at <= requested.before
               and (o.ended_at, o.id collate "C") < (requested.before, requested.after collate "C")
-            order by o.ended_at desc, o.id collate "C" desc limit requested.most
+            order by o.ended_at desc, o.id collate "C" desc
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.at desc, found.id collate "C" desc;
 end $$;

@@ -18,7 +18,8 @@ begin
             from brigade.cart_lock_history entry
             where (entry.tenant, entry.owner) = (requested.tenant, requested.owner)
               and entry.seq < requested.before
-            order by seq desc limit requested.most
+            order by seq desc
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.seq desc;
 end $$;

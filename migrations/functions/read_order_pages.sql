@@ -25,7 +25,8 @@ begin
                 where (whose.tenant, whose.person) = (requested.tenant, requested.whose)
                   and (whose.created_at, whose.order_id)
                       < (requested.before, requested.after collate "C")
-                order by whose.created_at desc, whose.order_id desc limit requested.most
+                order by whose.created_at desc, whose.order_id desc
+                limit least(greatest(coalesce(requested.most, 0), 0), 501)
             ) p
             -- Each by its key, whose index compares text as the database does.
             cross join lateral (

@@ -16,7 +16,8 @@ begin
             from (select p.id, p.version from brigade.products p
                   where p.tenant = requested.tenant and p.listed
                     and p.id collate "C" > requested.after collate "C"
-                  order by p.id collate "C" limit requested.most) p
+                  order by p.id collate "C"
+                  limit least(greatest(coalesce(requested.most, 0), 0), 401)) p
         ) page;
 end $$;
 revoke all on function brigade.read_product_digests(bigint, text[], text[], bigint[]) from public;

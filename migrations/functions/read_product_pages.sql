@@ -23,7 +23,8 @@ begin
             select p.* from brigade.products p
             where p.tenant = requested.tenant and p.listed
               and p.id collate "C" > requested.after collate "C"
-            order by p.id collate "C" limit requested.most
+            order by p.id collate "C"
+            limit least(greatest(coalesce(requested.most, 0), 0), 401)
         ) p on true
         group by requested.place;
 end $$;

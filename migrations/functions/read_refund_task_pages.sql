@@ -1,4 +1,5 @@
--- For edge: pages of the refund tasks that are open.
+-- For edge: pages of the refund tasks that are open, of one payment where `whose` names one. Its ids
+-- begin with that and a point, and all stand before what follows with a slash.
 create or replace function brigade.read_refund_task_pages(
     era bigint, tenants text[], whose text[], since timestamptz[], before timestamptz[],
     after text[], most bigint[])
@@ -21,8 +22,11 @@ begin
             from brigade.refund_tasks t
             join brigade.payments p on (p.tenant, p.id) = (t.tenant, t.payment_id)
             where t.tenant = requested.tenant and t.status = 'open'
-              and t.id collate "C" > requested.after collate "C"
-            order by t.id collate "C" limit requested.most
+              and t.id collate "C" > greatest(
+                  requested.after collate "C", nullif(requested.whose, '') || '.')
+              and t.id collate "C" < coalesce(nullif(requested.whose, '') || '/', '~')
+            order by t.id collate "C"
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.id collate "C";
 end $$;

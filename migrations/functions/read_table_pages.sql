@@ -21,7 +21,8 @@ begin
             from brigade.tables t
             left join brigade.turns u on (u.tenant, u.id) = (t.tenant, t.open_turn_id)
             where t.tenant = requested.tenant and t.id > requested.after
-            order by t.id limit requested.most
+            order by t.id
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.id;
 end $$;

@@ -19,7 +19,8 @@ begin
             from brigade.payments p
             where p.tenant = requested.tenant and p.status = 'unknown'
               and p.id collate "C" > requested.after collate "C"
-            order by p.id collate "C" limit requested.most
+            order by p.id collate "C"
+            limit least(greatest(coalesce(requested.most, 0), 0), 501)
         ) found
         order by requested.place, found.id collate "C";
 end $$;

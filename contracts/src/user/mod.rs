@@ -19,7 +19,7 @@ pub use names::is_reserved;
 pub use passwords::{ChangeEmail, ChangePassword, Erase, RequestPasswordReset, ResetPassword};
 pub use sessions::{MAX_SESSIONS, Sessions, ShownSession};
 pub use shapes::{
-    Auth, ROLE_BY_DEFAULT, Roles, ShownAuth, Status, Subscription, SubscriptionPart,
+    Auth, MANAGER, ROLE_BY_DEFAULT, Roles, ShownAuth, Status, Subscription, SubscriptionPart,
     SubscriptionStatus, Tokens, UserState, Valid,
 };
 pub use token::{Random, next_refresh_token, session_of, token, user_of};

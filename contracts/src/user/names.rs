@@ -1,6 +1,6 @@
 //! Names that no user has, since they stand for somebody else where it is told who did something.
 
-use super::{BY_EMAIL, ROLE_BY_DEFAULT};
+use super::{BY_EMAIL, MANAGER, ROLE_BY_DEFAULT};
 use crate::{Token, WorkerName, permissions::Role};
 
 /// The reserved names besides workers and the roles of credentials.
@@ -10,7 +10,7 @@ const RESERVED: [&str; 10] = [
     "admin",
     "brigade",
     "fleet",
-    "manager",
+    MANAGER,
     "operator",
     "root",
     "staff",

@@ -8,6 +8,8 @@ use crate::{Email, MAX_NAME, Outcome, Secret, Text, Timestamp, Token};
 
 /// The role of a user who was given no other.
 pub const ROLE_BY_DEFAULT: &str = "customer";
+/// The role of those who look after the users of a restaurant, and its money.
+pub const MANAGER: &str = "manager";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

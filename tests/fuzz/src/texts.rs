@@ -32,7 +32,8 @@ pub fn position(bytes: &[u8]) {
         if let Some((tenant, Ok(start))) = tenant.map(|t| (t.clone(), PageStart::parse(text, &t))) {
             assert_eq!(PageStart::parse(&start.to_string(), &tenant), Ok(start));
         }
-        for list in [PagedList::Tables, PagedList::EndedOrders(None), PagedList::RefundTasks] {
+        for list in [PagedList::Tables, PagedList::EndedOrders(None), PagedList::RefundTasks(None)]
+        {
             if let Ok(place) = PagePlace::parse(text, &list) {
                 assert_eq!(PagePlace::parse(&place.to_word(&list), &list), Ok(place));
             }

@@ -244,6 +244,38 @@ async fn answered(http: &HttpClient, sent: &[u8]) -> String {
 }
 
 #[tokio::test]
+async fn s7_08_a_parameter_that_does_nothing_or_cannot_be_read_is_told_by_its_name() {
+    let (fleet, http) = open_fleet().await;
+    team_cart(&http, "c1").await;
+    for (path, code, param) in [
+        ("tables?limit=5&ofset=5", "unknown_parameter", "ofset"),
+        ("cart/c1?limit=5", "unknown_parameter", "limit"),
+        ("active-orders/stream?after=x", "unknown_parameter", "after"),
+        ("day-close?From=2020-01-01T00:00:00Z", "unknown_parameter", "From"),
+        ("day-close?from=yesterday", "bad_header", "from"),
+        ("day-close?from=2020-01-01T00:00:00Z&to=2019-01-01T00:00:00Z", "bad_header", "to"),
+        ("tables?limit=0", "bad_header", "limit"),
+        ("tables?limit=1&limit=2", "bad_header", "limit"),
+        ("tables?after=nonsense", "bad_header", "after"),
+        ("ended-orders?day=monday", "bad_header", "day"),
+        ("refund-tasks?payment=a.b", "bad_header", "payment"),
+    ] {
+        let response = http.get(path, &[]).await;
+        assert_eq!((response.status, response.code().as_str()), (400, code), "{path}");
+        assert_eq!(response.body()["param"], param, "{path}");
+        let message = response.body()["message"].to_string();
+        assert!(!message.contains("header"), "{path}: {message}");
+        is_a_problem(&response, path);
+    }
+    let told = http.get("tables", &[("Limit", "0")]).await.body();
+    assert_eq!((&told["param"], &told["code"]), (&json!("Limit"), &json!("bad_header")));
+    let login = http.post("sessions?cookies=perhaps", &json!({})).await;
+    assert_eq!((login.status, &login.body()["param"]), (400, &json!("cookies")));
+    assert_eq!(http.post("cart/c1/join?user=eve", &json!({})).await.code(), "unknown_parameter");
+    fleet.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_too_large_or_no_http_is_refused_before_anybody_reads_it() {
     let (fleet, http) = open_fleet().await;
     team_cart(&http, "c1").await;
@@ -258,6 +290,8 @@ async fn what_is_too_large_or_no_http_is_refused_before_anybody_reads_it() {
     let chunk = format!("{:x}\r\n{}\r\n", 8192, " ".repeat(8192)).repeat(9);
     let cases = [
         ("fine", get(""), "HTTP/1.1 200"),
+        ("two hosts", get("Host: localhost\r\n"), "HTTP/1.1 400"),
+        ("two other hosts", get("Host: elsewhere.example\r\n"), "HTTP/1.1 400"),
         (
             "a header of 64 KiB",
             get(&format!("X-Large: {}\r\n", "x".repeat(65_536))),

@@ -80,6 +80,7 @@ mod tls;
 mod topology;
 mod upgrade;
 mod users;
+mod walkthrough;
 mod walls;
 
 /// Not a test: the `brigade` program, which other tests start as a process and kill.

@@ -115,6 +115,58 @@ async fn s7_06_a_suspended_user_is_out_at_once_at_every_door() {
     fleet.finish().await;
 }
 
+#[tokio::test]
+async fn s7_06_of_managers_who_go_at_once_one_stays() {
+    let fleet = TestFleet::start().await;
+    let http = fleet.http_client().await;
+    let producer = fleet.producer().await;
+    let mia = manager(&fleet, &http).await;
+    let last = (409, "last_manager".to_owned());
+    let reason = json!({"reason": "r"});
+    let ways = [
+        ("suspend", reason.clone()),
+        ("change_roles", json!({"roles": ["staff"]})),
+        ("erase", json!({"password": PASSWORD})),
+    ];
+    let send = async |who: &HttpClient, path: &str, payload: &Value| {
+        let answer = who.post(path, payload).await;
+        (answer.status, answer.code())
+    };
+    for (verb, payload) in &ways {
+        assert_eq!(send(&mia, &format!("user/mia/{verb}"), payload).await, last, "{verb}");
+    }
+    http.register_and_log_in("max").await;
+    let managers = json!({"roles": ["customer", "manager"]});
+    for round in 0..8 {
+        for user in ["mia", "max"] {
+            // Whoever was suspended in the round before is back.
+            producer.send(&format!("user.{user}.resume"), json!({})).await;
+            producer.done(&format!("user.{user}.change_roles"), managers.clone()).await;
+        }
+        let (mia, max) = (http.log_in("mia").await, http.log_in("max").await);
+        let (verb, payload) = &ways[round % 2];
+        // Each of himself, or each of the other one.
+        let (one, other) = if round < 4 { ("mia", "max") } else { ("max", "mia") };
+        let (one, other) = (format!("user/{one}/{verb}"), format!("user/{other}/{verb}"));
+        let answers = tokio::join!(send(&mia, &one, payload), send(&max, &other, payload));
+        let done = [&answers.0, &answers.1].iter().filter(|answer| answer.0 == 200).count();
+        assert_eq!(done, 1, "{verb} {answers:?}");
+        let left: i64 = sqlx::query_scalar(
+            "select count(*) from brigade.users
+             where roles ? 'manager' and account_status = 'active'",
+        )
+        .fetch_one(&fleet.sql)
+        .await
+        .expect("sql");
+        assert_eq!(left, 1, "{verb} {answers:?}");
+    }
+    // A program may do it: it makes another one.
+    for user in ["mia", "max"] {
+        producer.done(&format!("user.{user}.change_roles"), json!({"roles": []})).await;
+    }
+    fleet.finish().await;
+}
+
 /// Returns every message of every stream, subjects and headers as well.
 async fn all_messages(fleet: &TestFleet) -> String {
     let js = jetstream::new(fleet.connect("operator").await);

@@ -173,6 +173,13 @@ async fn s7_09_a_manager_settles_over_http_and_it_stands_in_the_security_log() {
     let close = manager.get("day-close?from=2020-01-01T00:00:00Z", &[]).await;
     assert_eq!((close.status, &close.body()["balanced"]), (200, &json!(true)));
     assert_eq!(close.body()["lines"][0]["captured"], json!(i64::MAX));
+    // What cannot be read is not told as if Postgres were away.
+    let strange = "update brigade.money_ledger set currency = 'XXX' where at < '2021-01-01'";
+    sqlx::query(strange).execute(&fleet.sql).await.unwrap();
+    let unreadable = manager.get("day-close?from=2020-01-01T00:00:00Z", &[]).await;
+    let message = unreadable.body()["message"].to_string();
+    assert_eq!(code(unreadable), (503, "unconfirmed".to_owned()));
+    assert!(message.contains("cannot be read") && !message.contains("Postgres"), "{message}");
     let rest = "delete from brigade.money_ledger where at < '2021-01-01'";
     sqlx::query(rest).execute(&fleet.sql).await.unwrap();
     for bad in [
@@ -183,6 +190,45 @@ async fn s7_09_a_manager_settles_over_http_and_it_stands_in_the_security_log() {
         let refused = code(manager.get(&format!("day-close?{bad}"), &[]).await);
         assert_eq!(refused, (400, "bad_header".to_owned()), "{bad}");
     }
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn s7_09_the_open_tasks_of_a_payment_are_found_by_it() {
+    let fleet = TestFleet::start().await;
+    let producer = fleet.producer().await;
+    // Payments whose names begin alike.
+    for (payment, owner) in [("p1", "ada"), ("p1-2", "bob"), ("p10", "cid"), ("p2", "dan")] {
+        producer.cart_of(owner, "menu", owner, &[("i1", 1000, 1)]).await;
+        producer.initiate(payment, owner).await;
+        for (transaction, amount) in [("g1", 1100), ("g2", 50)] {
+            let said = producer.result(payment, "captured", transaction, amount).await;
+            assert_eq!(said.status, 200, "{}", said.body());
+        }
+    }
+    let list = async |headers: &[(&str, &str)]| {
+        let answer = producer.request("q.t1.refund_tasks", headers, b"").await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.body());
+        let body = answer.body();
+        let rows = body["rows"].as_array().expect("rows").iter();
+        let tasks: Vec<_> = rows.map(|row| row["task"].as_str().unwrap().to_owned()).collect();
+        (tasks, body["next"].as_str().map(str::to_owned))
+    };
+    for payment in ["p1", "p1-2", "p10", "p2"] {
+        let own = vec![format!("{payment}.1"), format!("{payment}.2")];
+        assert_eq!(list(&[("Payment", payment)]).await, (own, None));
+    }
+    assert_eq!(list(&[("Payment", "p")]).await, (vec![], None));
+    assert_eq!(list(&[]).await.0.len(), 8);
+    let (first, next) = list(&[("Payment", "p1"), ("Limit", "1")]).await;
+    assert_eq!(first, ["p1.1"]);
+    let next = next.expect("a next page");
+    assert_eq!(list(&[("Payment", "p1"), ("After", &next)]).await, (vec!["p1.2".to_owned()], None));
+    let settle = json!({"settlement": {"refund_task": "p1.1"}, "reason": "in cash"});
+    producer.done("payment.p1.settle", settle).await;
+    assert_eq!(list(&[("Payment", "p1")]).await.0, ["p1.2"]);
+    let bad = producer.request("q.t1.refund_tasks", &[("Payment", "a.b")], b"").await;
+    assert_eq!(bad.expect("an answer").code(), "bad_header");
     fleet.finish().await;
 }
 

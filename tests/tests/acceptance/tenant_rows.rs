@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use brigade::{infra::postgres::pool, operations::migrate, testing::TestDatabase};
-use brigade_contracts::WorkerName;
+use brigade_contracts::{WorkerName, page::MAX_PAGE_LIMIT};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -42,7 +42,7 @@ const ROWS: &str = "
     select tenant, id, number, at, 'order', 'o1', word, 'card', status, 'EUR', 1
     from v cross join (values ('p1', 'captured'), ('p2', 'unknown')) p (id, status);
     insert into brigade.refund_tasks (tenant, id, payment_id, amount, currency, reason, status)
-    select tenant, 'r1', 'p1', 1, 'EUR', word, 'open' from v;
+    select tenant, 'p1.1', 'p1', 1, 'EUR', word, 'open' from v;
     insert into brigade.tables (tenant, id, version, updated_at, label, seats, status)
     select tenant, 'tb1', number, at, word, 4, 'occupied' from v;
     insert into brigade.turns (tenant, id, version, updated_at, table_id, opened_at)
@@ -70,6 +70,9 @@ const ROWS: &str = "
 /// The first page of a list: whose it is, from when, until when, behind which id, how many rows.
 const PAGE: &str = "'{ada}', '{-infinity}', '{infinity}', '{\"\"}', '{9}'";
 
+/// The same of the refund tasks of a payment.
+const TASKS: &str = "'{p1}', '{-infinity}', '{infinity}', '{\"\"}', '{9}'";
+
 /// What edge calls, each with the number of its keys and what stands behind their tenants.
 const CALLS: &[(&str, usize, &str)] = &[
     ("read_versions", 5, "'{cart,order,payment,table,product}', '{c1,o1,p1,tb1,s1}'"),
@@ -85,7 +88,7 @@ const CALLS: &[(&str, usize, &str)] = &[
     ("read_cart_pages", 1, PAGE),
     ("read_order_pages", 1, PAGE),
     ("read_ended_order_pages", 1, PAGE),
-    ("read_refund_task_pages", 1, PAGE),
+    ("read_refund_task_pages", 1, TASKS),
     ("read_unknown_payment_pages", 1, PAGE),
     ("read_live_locks", 1, "'{ada}'"),
     ("read_lock_history", 1, "'{ada}', '{9}', '{999}'"),
@@ -163,6 +166,31 @@ async fn s5_09_edge_gets_rows_of_the_tenants_that_it_names_and_of_no_others() {
     .await
     .unwrap();
     assert_eq!(others, ["assert_era", "current_era"]);
+}
+
+#[tokio::test]
+async fn s7_08_no_function_reads_a_list_without_end() {
+    let database = TestDatabase::start().await.unwrap();
+    database.run(ROWS).await.unwrap();
+    let more = "insert into brigade.tables (tenant, id, version, updated_at, label, seats, status)
+                select 't1', 'n' || n, 1, now(), 'x', 4, 'available' from generate_series(1, 600) n";
+    database.run(more).await.unwrap();
+    let edge = pool(&database.worker_url(WorkerName::Edge), WorkerName::Edge, 1).unwrap();
+    let mut lists = 0;
+    for (name, keys, with) in CALLS.iter().filter(|call| call.2.contains("'{9}'")) {
+        lists += 1;
+        for none in ["'{null}'", "'{0}'", "'{-1}'"] {
+            let with = with.replace("'{9}'", none);
+            let call = (*name, *keys, with.as_str());
+            let found = rows(&edge, call, &vec![OWN.name; *keys]).await;
+            assert!(!tells(&found, &OWN), "{name} {none}: {found}");
+        }
+    }
+    assert_eq!(lists, 10);
+    let all = PAGE.replace("'{9}'", "'{9223372036854775807}'");
+    let found = rows(&edge, ("read_table_pages", 1, &all), &[OWN.name]).await;
+    // One more than a page has tells that there is a next one.
+    assert_eq!(found.as_array().map(Vec::len), Some(MAX_PAGE_LIMIT as usize + 1));
 }
 
 #[tokio::test]

@@ -2,11 +2,14 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use brigade::{
     fleet::config::{self, RunConfig},
     infra::{postgres::operator_pool, secret},
-    operations::{gateways, tenants},
+    operations::{
+        gateways::{self, Ended},
+        tenants,
+    },
     store::gateway_secrets::{GatewayFormat, ListedSecret},
 };
 use brigade_contracts::Timestamp;
@@ -59,7 +62,7 @@ enum GatewaysAction {
         /// The fingerprint of the secret, as `ls` shows it
         #[arg(long, value_name = "FINGERPRINT")]
         secret: Option<String>,
-        /// Really the gateway, with all its secrets
+        /// Really the gateway: all its secrets, or the last one
         #[arg(long)]
         yes: bool,
     },
@@ -91,13 +94,17 @@ pub async fn run(args: GatewaysArgs) -> Result<ExitCode> {
         }
         GatewaysAction::Rm { tenant, name, secret, yes } => {
             let (tenant, gateway) = (tenants::parse(&tenant)?, gateways::parse(&name)?);
-            ensure!(
-                secret.is_some() || yes,
-                "this ends {gateway} of {tenant}: nothing that it tells is taken any more. To do \
-                 it: --yes; to end one secret alone: --secret"
-            );
-            let ended = gateways::remove(&postgres, &tenant, &gateway, secret.as_deref(), &actor);
-            eprintln!("brigade: {} of {gateway} ended", ended.await?);
+            let ended = match secret.as_deref() {
+                Some(secret) if yes => Ended::AnySecret(secret),
+                Some(secret) => Ended::Secret(secret),
+                None if yes => Ended::Gateway,
+                None => bail!(
+                    "this ends {gateway} of {tenant}: nothing that it tells is taken any more. To \
+                     do it: --yes; to end one secret alone: --secret"
+                ),
+            };
+            let ended = gateways::remove(&postgres, &tenant, &gateway, ended, &actor).await?;
+            eprintln!("brigade: {ended} of {gateway} ended");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -37,6 +37,8 @@ pub struct LockSet {
     pub turn_orders: HashMap<(Token, Token), Vec<Address>>,
     /// True where a program has named somebody so who need not be a user, by tenant and name.
     pub named: HashMap<(Token, Token), bool>,
+    /// Users who were managers when they were locked with the batch, by tenant.
+    pub managers: HashMap<Token, Vec<Address>>,
     /// The user that has an email, by tenant and folded email. The user need not be locked.
     pub emails: HashMap<(Token, String), Option<Address>>,
 }
@@ -59,6 +61,8 @@ pub enum Missing {
     Turn(Token, Token),
     /// The answer whether a program has named somebody so, by tenant and name.
     Name(Token, Token),
+    /// The managers of this tenant.
+    Managers(Token),
     /// One more fencing token.
     FencingToken,
     /// The user that has an email, by tenant and folded email.

@@ -106,20 +106,41 @@ pub async fn list(postgres: &PgPool) -> sqlx::Result<Vec<ListedSecret>> {
     gateway_secrets::list(postgres).await
 }
 
+/// What of a gateway is ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Ended<'a> {
+    /// The secret of this fingerprint, but not the last one of the gateway.
+    Secret(&'a str),
+    /// The secret of this fingerprint, whether it is the last one or not.
+    AnySecret(&'a str),
+    /// The gateway, with all its secrets.
+    Gateway,
+}
+
 /// Ends a secret of a gateway, or all of them. Returns how many there were.
 ///
 /// # Errors
-/// If there is none; if Postgres refuses.
+/// If there is none, or the gateway would end with it; if Postgres refuses.
 pub async fn remove(
     postgres: &PgPool,
     tenant: &Token,
     gateway: &Token,
-    fingerprint: Option<&str>,
+    ended: Ended<'_>,
     actor: &str,
 ) -> Result<u64> {
+    let fingerprint = match ended {
+        Ended::Secret(fingerprint) | Ended::AnySecret(fingerprint) => Some(fingerprint),
+        Ended::Gateway => None,
+    };
     let mut change = postgres.begin().await?;
     let (of, name) = (tenant.as_str(), gateway.as_str());
-    gateway_secrets::lock(&mut change, of, name).await?;
+    let present = gateway_secrets::lock(&mut change, of, name).await?;
+    let is_last = matches!((ended, &present[..]), (Ended::Secret(one), [(last, _)]) if one == last);
+    ensure!(
+        !is_last,
+        "this is the last secret of {gateway} of {tenant}: nothing that it tells is taken any more. \
+         To do it: --yes"
+    );
     let removed = gateway_secrets::remove(&mut *change, of, name, fingerprint).await?;
     ensure!(removed > 0, "there is none: `brigade gateways ls` lists them");
     let detail = json!({
@@ -152,18 +173,26 @@ mod tests {
         assert!(add("short").await.is_err());
         let listed = list(&database.sql).await?;
         let shown: Vec<_> = listed.iter().map(|secret| secret.fingerprint.clone()).collect();
-        assert_eq!(shown, [first.clone(), second]);
+        assert_eq!(shown, [first.clone(), second.clone()]);
         assert!(!format!("{listed:?}").contains("whsec"));
 
-        assert_eq!(remove(&database.sql, &tenant, &gateway, Some(&first), "op").await?, 1);
-        assert!(remove(&database.sql, &tenant, &gateway, Some(&first), "op").await.is_err());
-        assert_eq!(remove(&database.sql, &tenant, &gateway, None, "op").await?, 1);
+        let end =
+            async |ended: Ended<'_>| remove(&database.sql, &tenant, &gateway, ended, "op").await;
+        assert_eq!(end(Ended::Secret(&first)).await?, 1);
+        assert!(end(Ended::Secret(&first)).await.is_err());
+        let why = end(Ended::Secret(&second)).await.unwrap_err().to_string();
+        assert!(why.ends_with("To do it: --yes"), "{why}");
+        assert_eq!(end(Ended::AnySecret(&second)).await?, 1);
+        assert!(end(Ended::Gateway).await.is_err());
+        add(FIRST).await?;
+        add("whsec_second-of-the-gateway").await?;
+        assert_eq!(end(Ended::Gateway).await?, 2);
         let logged: Vec<String> = sqlx::query_scalar(
             "select detail ->> 'action' || detail::text from brigade.security_log order by seq",
         )
         .fetch_all(&database.sql)
         .await?;
-        assert_eq!(logged.len(), 4, "{logged:?}");
+        assert_eq!(logged.len(), 7, "{logged:?}");
         assert!(logged.iter().all(|row| !row.contains("whsec")), "{logged:?}");
 
         let nobody = Token::new("nobody")?;

@@ -61,6 +61,27 @@ pub async fn passwords_of(
     found.collect()
 }
 
+/// Most managers that are looked at.
+const MAX_MANAGERS: i64 = 32;
+
+/// Returns the active managers of a tenant, without a lock.
+///
+/// # Errors
+/// If Postgres refuses the statement, or command-handler did not write a row.
+pub async fn managers(executor: impl PgExecutor<'_>, tenant: &Token) -> sqlx::Result<Vec<Address>> {
+    let ids = sqlx::query_scalar!(
+        r#"select id from brigade.users
+           where tenant = $1 and roles ? 'manager' and account_status = 'active'
+           order by id limit $2"#,
+        tenant.as_str(),
+        MAX_MANAGERS,
+    )
+    .fetch_all(executor)
+    .await?;
+    let address = |id: &String| Address::new(tenant.as_str(), Aggregate::User, id).map_err(refused);
+    ids.iter().map(address).collect()
+}
+
 /// Removes what else is known of erased users, each with the folded email that it had: their emails
 /// and addresses in the security log, in failed logins, and where a release before has stored them.
 ///

@@ -33,7 +33,7 @@ pub(super) fn add(work: &mut UnitOfWork<'_>, address: &Address, add: &AddItem) -
     };
     work.change(cart, |cart| {
         cart.items.push(item.clone());
-        cart.total()?;
+        cart.total()?.bounded()?;
         cart.require_fitting()?;
         Ok(Fact::new(CART_ITEM_ADDED, &item))
     })
@@ -57,7 +57,7 @@ pub(super) fn set(cart: &mut Cart, set: &SetItem) -> std::result::Result<Fact, R
     cart.require_unpaid()?;
     let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
     item.ok_or_else(item_not_found)?.quantity = set.quantity;
-    cart.total()?;
+    cart.total()?.bounded()?;
     cart.require_fitting()?;
     Ok(Fact::new(CART_ITEM_CHANGED, set))
 }

@@ -43,6 +43,7 @@ pub(super) fn place(work: &mut UnitOfWork<'_>, address: &Address, place: &Place)
         total = total.plus(item.unit_price.times(item.quantity)?)?;
         items.push(item);
     }
+    let total = total.bounded()?;
     let order = Order::new(address.clone(), place.currency, items, total, work.now).at(seat);
     if order.part(Part::Core).get().len() > MOST_CONTENTS {
         return Err(too_large("an order has at most 64 KiB").into());

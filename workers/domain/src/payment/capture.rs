@@ -1,4 +1,5 @@
-//! Money came in. It is never refused: what cannot be applied is owed back.
+//! Money came in. It is never refused, unless it is more than any money is: what cannot be applied is
+//! owed back.
 
 use std::borrow::Cow;
 
@@ -58,6 +59,7 @@ pub(super) fn capture(
     if captures.iter().any(|known| known.transaction_id == captured.transaction_id) {
         return Ok(Done::code("already_captured"));
     }
+    captured.amount.bounded()?;
     if captured.amount == Money::ZERO {
         let message = "nothing can be captured with an amount of 0";
         return Err(Refusal::new(422, "nothing_captured", message).into());

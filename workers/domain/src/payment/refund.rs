@@ -42,19 +42,21 @@ pub(super) fn refunded_by_gateway(
     let present = &work[payment];
     let of_it = |capture: &Capture| capture.transaction_id.as_ref() == transaction_id;
     let at = present.captures.iter().position(of_it).ok_or_else(not_captured_yet)?;
-    let Capture { currency, refunded, .. } = present.captures[at];
+    let Capture { amount: captured, currency, refunded, .. } = present.captures[at];
     if verb.currency != currency {
         let message = "the transaction captured in another currency";
         return Err(Refusal::new(409, "other_currency", message).into());
     }
+    // Of a transaction goes back what it captured at most, whatever other ones did.
+    let all = verb.amount.min(captured);
     // What was recorded otherwise, by nobody knows which transaction, has gone back as well.
-    let amount = verb.amount.less(refunded).min(present.left(currency)?);
+    let amount = all.less(refunded).min(present.left(currency)?);
     if amount == Money::ZERO {
         return Ok(Done::code("ignored"));
     }
     let is_only = present.captures.len() == 1;
     if !is_only {
-        work[payment].captures[at].refunded = verb.amount;
+        work[payment].captures[at].refunded = all;
     }
     ReturnedMoney { amount, currency, reason: "refunded by the gateway" }.record(work, payment)
 }

@@ -944,6 +944,24 @@ fn refunded_at_the_gateway() -> Vec<Case> {
             ],
         ),
         (
+            "of a transaction never more than it captured, whatever others did",
+            [captured(), vec![result("p1", "captured", "g2", 300)]].concat(),
+            told("g2", 1300),
+            (200, "ok"),
+            vec![
+                ("/payment.p1/refunded_amount", json!(300)),
+                ("/payment.p1/status", json!("captured")),
+                ("/data/0/amount", json!(300)),
+            ],
+        ),
+        (
+            "once all of it, nothing more of it",
+            [captured(), vec![result("p1", "captured", "g2", 300), told("g2", 1300)]].concat(),
+            told("g2", 2000),
+            (200, "ignored"),
+            vec![],
+        ),
+        (
             "never more than came in",
             captured(),
             told("g1", 5000),

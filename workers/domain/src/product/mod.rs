@@ -41,6 +41,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
 /// Puts a product on the list. What is there already as it is to be stays as it is: a list that is
 /// imported once more makes no events.
 fn set(work: &mut UnitOfWork<'_>, address: &Address, verb: &SetProduct) -> Result<Done> {
+    verb.unit_price.bounded()?;
     let known = work.load::<Product>(address)?;
     let head = known.map_or_else(
         || Head::unborn(address.clone(), work.now),

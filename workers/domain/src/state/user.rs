@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use brigade_contracts::{
     Email, Part, Secret, Timestamp, Token,
-    user::{Auth, Roles, ShownAuth, Status, Subscription, SubscriptionPart},
+    user::{Auth, MANAGER, Roles, ShownAuth, Status, Subscription, SubscriptionPart},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -47,6 +47,12 @@ impl User {
     #[must_use]
     pub fn knows(&self, source: Option<IpAddr>) -> bool {
         source.is_some_and(|source| self.known_sources.contains(&network(source)))
+    }
+
+    /// Returns whether the user looks after the others: one who is suspended does not.
+    #[must_use]
+    pub fn is_manager(&self) -> bool {
+        self.status == Status::Active && self.roles.iter().any(|role| role.as_str() == MANAGER)
     }
 
     /// Records that the user has logged in from a source.

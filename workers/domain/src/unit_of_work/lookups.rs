@@ -8,7 +8,7 @@ use crate::{
     inputs::Verified,
     loaded::{Missing, Mode},
     outcome::{NotDone, Result},
-    state::Lock,
+    state::{Lock, User},
     throttle::{Count, FailureKey},
 };
 
@@ -124,6 +124,19 @@ impl<'b> UnitOfWork<'b> {
             Some(owner) => Ok(owner.as_ref()),
             None => Err(Missing::Email(key.0, key.1).into()),
         }
+    }
+
+    /// Returns whether the tenant has a manager besides this user. All of them are locked for that: of
+    /// two who go at once one stays.
+    pub fn has_other_manager(&mut self, user: &Address) -> Result<bool> {
+        let tenant = &self.command.tenant;
+        let managers = self.batch.locked.managers.get(tenant);
+        for manager in managers.ok_or_else(|| Missing::Managers(tenant.clone()))? {
+            if manager != user && self.find::<User>(manager)?.is_some_and(User::is_manager) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns how often a key has failed.

@@ -1,7 +1,7 @@
 //! What becomes of an account as a whole.
 
 use brigade_contracts::{
-    Address, Email, Refusal, Secret,
+    Address, Email, Refusal, Secret, Via,
     event::{USER_ERASED, USER_RESUMED, USER_SUSPENDED},
     user::{Erase, Status},
     verb::Reason,
@@ -20,6 +20,7 @@ use crate::{
 pub(super) fn suspend(work: &mut UnitOfWork<'_>, address: &Address, why: &Reason) -> Result<Done> {
     let user = work.existing::<User>(address)?;
     require_active(work, user)?;
+    require_manager_left(work, user)?;
     let sessions = session::end_all(&mut work[user]);
     work[user].status = Status::Suspended;
     work[user].reset = None;
@@ -51,6 +52,20 @@ pub(super) fn require_active(work: &UnitOfWork<'_>, user: Handle<User>) -> Resul
     }
 }
 
+/// Refuses what a person does to a manager where nobody would be left to look after the users. A
+/// program of the restaurant may do it: it makes another one.
+pub(super) fn require_manager_left(work: &mut UnitOfWork<'_>, user: Handle<User>) -> Result<()> {
+    if work.command.via != Via::Http || !work[user].is_manager() {
+        return Ok(());
+    }
+    let address = work[user].head.address.clone();
+    if work.has_other_manager(&address)? {
+        return Ok(());
+    }
+    let message = "this is the only manager: make somebody else one first";
+    Err(Refusal::new(409, "last_manager", message).into())
+}
+
 /// Refuses what is done to a user who is no more.
 pub(super) fn require_not_erased(work: &mut UnitOfWork<'_>, address: &Address) -> Result<()> {
     match work.find::<User>(address)? {
@@ -69,6 +84,7 @@ pub(super) fn erase(work: &mut UnitOfWork<'_>, address: &Address, erase: &Erase)
     if erase.password.is_some() {
         passwords::require(work, user)?;
     }
+    require_manager_left(work, user)?;
     session::end_all(&mut work[user]);
     let email = work[user].email.folded();
     // The column has to hold one, and no two the same, in whatever case.

@@ -22,7 +22,7 @@ use brigade_contracts::{
     Address, Body, Refusal, Token,
     command::Request,
     event::{USER_REGISTERED, USER_ROLES_CHANGED},
-    user::{ChangeRoles, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb, is_reserved},
+    user::{ChangeRoles, MANAGER, MAX_ROLES, ROLE_BY_DEFAULT, Register, Status, Verb, is_reserved},
 };
 use serde_json::json;
 
@@ -142,6 +142,9 @@ fn change_roles(work: &mut UnitOfWork<'_>, address: &Address, verb: &ChangeRoles
     }
     if roles.len() > MAX_ROLES {
         return Err(too_large("at most 32 roles").into());
+    }
+    if !roles.iter().any(|role| role.as_str() == MANAGER) {
+        account::require_manager_left(work, user)?;
     }
     let fact = Fact::new(USER_ROLES_CHANGED, &json!({ "roles": roles }));
     let before = mem::replace(&mut work[user].roles, roles.clone());

@@ -53,6 +53,12 @@ impl Problem {
         self.members["code"].as_str().unwrap_or_default()
     }
 
+    /// Returns the field, the header or the parameter that is wrong, where it is one.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
+        self.members.get("param")?.as_str()
+    }
+
     /// Returns the status.
     #[must_use]
     pub fn status(&self) -> u16 {

@@ -37,10 +37,16 @@ pub async fn load_auth_inputs(
     loaded: &mut LoadedBatch,
 ) -> sqlx::Result<AuthInputs> {
     let is_user = |address: &&Address| address.aggregate == Aggregate::User;
-    let addresses: Vec<Address> = loaded.locked.addresses.iter().filter(is_user).cloned().collect();
-    if addresses.is_empty() {
+    if !loaded.locked.addresses.iter().any(|address| is_user(&address)) {
         return Ok(AuthInputs::default());
     }
+    for tenant in missing.iter().filter_map(managed) {
+        // Whoever is one no more when he is locked is seen as what he is then.
+        let managers = people::managers(&mut **tx, tenant).await?;
+        loaded.locked.addresses.extend(managers.iter().cloned());
+        loaded.locked.managers.insert(tenant.clone(), managers);
+    }
+    let addresses: Vec<Address> = loaded.locked.addresses.iter().filter(is_user).cloned().collect();
     lock(tx, &addresses).await?;
     // A statement of its own, which begins when they are locked.
     let found = users::load(&mut **tx, addresses.iter()).await?;
@@ -60,6 +66,14 @@ pub async fn load_auth_inputs(
         OsRng.try_fill_bytes(random).map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
     }
     Ok(AuthInputs { randoms, throttle })
+}
+
+/// Returns the tenant whose managers are missing.
+fn managed(missing: &Missing) -> Option<&Token> {
+    match missing {
+        Missing::Managers(tenant) => Some(tenant),
+        _ => None,
+    }
 }
 
 async fn lock(tx: &mut Transaction<'_, Postgres>, addresses: &[Address]) -> sqlx::Result<()> {

@@ -176,8 +176,11 @@ impl LockPlan {
             Missing::Name(tenant, name) => self.named(tenant, name),
             Missing::FencingToken => self.fencing_tokens += 1,
             // Users are loaded apart, see `auth_inputs`.
-            Missing::Email(..) | Missing::Password(..) | Missing::Random | Missing::Failures(_) => {
-            }
+            Missing::Managers(_)
+            | Missing::Email(..)
+            | Missing::Password(..)
+            | Missing::Random
+            | Missing::Failures(_) => {}
         }
     }
 

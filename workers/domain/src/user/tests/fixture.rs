@@ -190,6 +190,10 @@ impl Fixture {
             let owner = owner.map(|user| user.head.address.clone());
             reach.emails.insert((Token::new("t1").unwrap(), email.to_owned()), owner);
         }
+        let managers = self.users.iter().filter(|user| user.is_manager());
+        let managers: Vec<_> = managers.map(|user| user.head.address.clone()).collect();
+        reach.addresses.extend(managers.iter().cloned());
+        reach.managers.insert(Token::new("t1").unwrap(), managers);
         let since = self.now.inner() - super::super::WINDOW;
         let count = |key: FailureKey| {
             let times = self.failures.iter().filter(|(k, at)| *k == key && at.inner() > since);

@@ -4,7 +4,7 @@ use brigade_contracts::{Address, Aggregate, Part, Secret, Token, user::Tokens};
 use serde_json::{Value, json};
 
 use super::{
-    super::super::{LockSet, Missing, Mode},
+    super::super::{BatchState, LockPolicy, LockSet, Missing, Mode, State},
     fixture::{Fixture, PASSWORD, command, hash_of, user_address},
 };
 
@@ -195,6 +195,48 @@ fn a_login_is_done_only_with_the_password_that_was_verified_against_the_present_
     assert_eq!(fixture.decide(&command).result(), (401, "wrong_credentials"));
     fixture.users[0].password_hash = hash_of(PASSWORD);
     assert_eq!(fixture.decide(&command).result(), (200, "ok"));
+}
+
+#[test]
+fn s7_06_no_person_takes_the_last_manager_away() {
+    let mut fixture = Fixture::with_ada();
+    fixture.register("bob", "bob@example.org");
+    let managers = json!({"roles": ["customer", "manager"]});
+    for user in ["ada", "bob"] {
+        fixture.send(user, "change_roles", &managers);
+    }
+    let mut keys = 0;
+    let mut by_ada = |fixture: &mut Fixture, user: &str, verb: &str, payload: Value| {
+        keys += 1;
+        let key = format!("ada.k{keys}");
+        let answer = fixture.decide(&command(user, verb, &payload, &[("Command-Id", &key)]));
+        (answer.outcome.status, answer.outcome.code.to_string())
+    };
+    let ok = || (200, "ok".to_owned());
+    let reason = || json!({"reason": "r"});
+    let none = || json!({"roles": ["customer"]});
+    assert_eq!(by_ada(&mut fixture, "bob", "suspend", reason()), ok());
+    let last = (409, "last_manager".to_owned());
+    let ways = [("suspend", reason()), ("erase", json!({})), ("change_roles", none())];
+    for (verb, payload) in ways {
+        assert_eq!(by_ada(&mut fixture, "ada", verb, payload), last, "{verb}");
+    }
+    // Nobody is lost by these.
+    assert_eq!(by_ada(&mut fixture, "ada", "change_roles", managers), ok());
+    assert_eq!(by_ada(&mut fixture, "bob", "change_roles", none()), ok());
+    assert_eq!(by_ada(&mut fixture, "bob", "resume", json!({})), ok());
+    // A program makes another one.
+    assert_eq!(fixture.send("ada", "suspend", &reason()).result(), (200, "ok"));
+
+    // Who the others are is looked at with them locked.
+    fixture.send("ada", "resume", &json!({}));
+    let suspend = command("ada", "suspend", &reason(), &[("Command-Id", "ada.k")]);
+    let mut reach = LockSet::default();
+    reach.addresses.insert(user_address("ada"));
+    let users = fixture.users.iter().cloned().map(State::User);
+    let mut batch = BatchState::new(users, reach, LockPolicy::default(), []);
+    assert!(batch.decide(&suspend, fixture.now).is_none());
+    assert!(batch.missing().contains(&Missing::Managers(suspend.tenant.clone())));
 }
 
 #[test]

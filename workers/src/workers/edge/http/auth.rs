@@ -8,12 +8,12 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use brigade_contracts::{
     Address, Aggregate, Refusal, Relation, Secret, Token, payment,
-    user::{Validate, user_of},
+    user::{MANAGER, Validate, user_of},
 };
 use serde_json::Value;
 
 pub(super) use self::requester::Requester;
-use self::requester::{GATEWAY, MANAGER, STAFF};
+use self::requester::{GATEWAY, STAFF};
 use super::{
     admission::RequestPermit,
     cookies,

@@ -1,5 +1,5 @@
 //! The handlers of lists. A page is asked for in the query of the path (`limit`, `after`, `day`,
-//! `before`), or in headers of these names as over NATS; the header `Link` has the path of the next
+//! `before`, `payment`), or in headers of these names as over NATS; the header `Link` has the path of the next
 //! one.
 
 use std::{collections::HashMap, fmt::Write, sync::Arc};
@@ -11,9 +11,9 @@ use axum::{
 };
 use brigade_contracts::{
     Address, Aggregate, Refusal, Token,
-    header::{AFTER, BEFORE, CONFIRM, DAY, IF_NONE_MATCH, LIMIT, RESUME},
+    header::{AFTER, BEFORE, CONFIRM, DAY, IF_NONE_MATCH, LIMIT, PAYMENT, RESUME},
     list::ListHeaders,
-    page::{Day, PageHeaders},
+    page::{self, Day, PageHeaders},
     query::{HistoryHeaders, ProductsHeaders},
 };
 use form_urlencoded::Serializer;
@@ -32,8 +32,8 @@ use crate::{
 };
 
 /// The parameters that name a page in the query of a path, and the headers that say the same.
-const PARAMETERS: [(&str, &str); 4] =
-    [("limit", LIMIT), ("after", AFTER), ("before", BEFORE), ("day", DAY)];
+const PARAMETERS: [(&str, &str); 5] =
+    [("limit", LIMIT), ("after", AFTER), ("before", BEFORE), ("day", DAY), ("payment", PAYMENT)];
 
 /// A request for a list of a tenant.
 pub(super) struct ListRequest {
@@ -184,7 +184,8 @@ pub(super) async fn get_ended_orders(request: ListRequest) -> Result<Response<Bo
 /// Handles `GET /v1/{tenant}/refund-tasks`.
 pub(super) async fn get_refund_tasks(request: ListRequest) -> Result<Response<Body>, Problem> {
     request.authorize(RequiredRole::Manager).await?;
-    request.page(PagedList::RefundTasks).await
+    let payment = page::payment(request.select(&[PAYMENT])?.into_iter())?;
+    request.page(PagedList::RefundTasks(payment)).await
 }
 
 /// Handles `GET /v1/{tenant}/unknown-payments`.

@@ -9,7 +9,7 @@ use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, Response, Version,
         header::{
-            CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+            CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
             REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
         },
     },
@@ -18,7 +18,7 @@ use axum::{
 };
 use brigade_contracts::{
     Refusal, Token,
-    header::{TRACEPARENT, is_traceparent},
+    header::{TRACEPARENT, bad, is_traceparent},
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::{
     admission::{HttpAdmission, RequestPermit},
+    parameters::{require_known, told_of_parameter},
     rates::RatePolicy,
 };
 use crate::{
@@ -37,6 +38,7 @@ use crate::{
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Another name of it that clients use.
 const OTHER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const HOST_NAME: &str = "Host";
 /// Above the longest wait of 30 s and the time that a command is repeated.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
 /// The headers of every response. Responses are data: no browser has to run, frame or guess
@@ -72,10 +74,11 @@ pub(super) async fn handle_request(
     if let Ok(trace) = trace.try_into() {
         request.headers_mut().insert(TRACEPARENT, trace);
     }
+    let query = request.uri().query().map(str::to_owned);
     let mut response =
         run_handler(&context.admission, request, next).instrument(span.clone()).await;
     if response.status().is_client_error() || response.status().is_server_error() {
-        response = into_problem(response, &id);
+        response = into_problem(response, &id, query.as_deref());
     }
     let is_closed_after = may_be_closed_after && context.drain.is_cancelled();
     add_common_headers(response.headers_mut(), &id, is_closed_after);
@@ -98,6 +101,7 @@ async fn run_handler(
     request.extensions_mut().insert(permit.clone());
     let responded = async {
         permit.take_of_address(RatePolicy::Address)?;
+        require_readable(&request)?;
         let responded = timeout(RESPONSE_TIMEOUT, next.run(request)).await;
         responded.map_err(|_| {
             let message = "there was no answer in time; repeat a command under its Command-Id";
@@ -107,6 +111,18 @@ async fn run_handler(
     let mut response = responded.await.unwrap_or_else(IntoResponse::into_response);
     permit.add_rate_fields(response.headers_mut());
     response
+}
+
+/// Refuses what would be read in one way here and in another one elsewhere: two hosts, of which a
+/// proxy may have looked at the other one, and parameters that nothing reads.
+fn require_readable(request: &Request) -> Result<(), Refusal> {
+    if request.headers().get_all(HOST).iter().nth(1).is_some() {
+        return Err(bad(HOST_NAME));
+    }
+    match request.extensions().get::<MatchedPath>() {
+        Some(route) => require_known(route.as_str(), request.uri().query()),
+        None => Ok(()),
+    }
 }
 
 /// Returns the number of a request: its sender's, if it is a token, else a new one.
@@ -126,10 +142,11 @@ fn traceparent(headers: &HeaderMap) -> String {
 }
 
 /// Returns an error with a body that says what it is, and names the request.
-fn into_problem(response: Response<Body>, id: &str) -> Response<Body> {
+fn into_problem(response: Response<Body>, id: &str, query: Option<&str>) -> Response<Body> {
     let (parts, _body) = response.into_parts();
     let known = parts.extensions.get::<Problem>().cloned();
-    let mut problem = known.unwrap_or_else(|| router_error(parts.status.as_u16()).into());
+    let problem = known.unwrap_or_else(|| router_error(parts.status.as_u16()).into());
+    let mut problem = told_of_parameter(problem, query);
     problem.instance = Some(format!("urn:brigade:request:{id}"));
     let mut response = problem.into_response();
     // Such as Allow, which belongs to the error.

@@ -17,6 +17,7 @@ mod gateways;
 mod lists;
 mod middleware;
 mod openapi;
+mod parameters;
 mod policy;
 mod queries;
 mod rates;

@@ -17,7 +17,9 @@ use axum::{
     },
 };
 use brigade_contracts::{
-    Address, Aggregate, CommandKey, Door, IdSpace, Refusal, Secret, Token, subject,
+    Address, Aggregate, CommandKey, Door, IdSpace, Refusal, Secret, Token,
+    header::once,
+    subject,
     user::{BY_EMAIL, Validate, user_of},
 };
 use bytes::Bytes;
@@ -31,6 +33,7 @@ use super::{
     commands::{command_headers, decide, read_command_id, read_payload, require_json},
     cookies,
     extract::path_token,
+    parameters::bad_parameter,
     rates::RatePolicy,
     response::{NOT_STORED, query_response},
     state::{ApiState, HttpApi},
@@ -40,8 +43,8 @@ use crate::{
     workers::edge::query::{Query, users::invalid_token},
 };
 
-/// Asks for cookies in the place of tokens.
-const WITH_COOKIES: &str = "cookies=true";
+/// Asks for cookies in the place of tokens: `true` or `false`.
+const COOKIES: &str = "cookies";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The tokens of a session, as the outcomes of `login` and `refresh` hold them.
@@ -61,8 +64,9 @@ pub(super) async fn post_session(
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let tenant = path_token(&tenant)?;
+    let with_cookies = asks_for_cookies(query.as_deref())?;
     let begun = send_by_email(&api, &permit, client, &tenant, "login", request).await?;
-    respond(&tenant, StatusCode::CREATED, &begun, query.as_deref() == Some(WITH_COOKIES))
+    respond(&tenant, StatusCode::CREATED, &begun, with_cookies)
 }
 
 /// Handles `POST /v1/{tenant}/password-resets`: has a token for a new password sent to whoever has an
@@ -180,6 +184,16 @@ pub(super) async fn post_introspect(
         })
     });
     Ok(json_response(StatusCode::OK, &body))
+}
+
+/// Returns whether the query of a path asks for cookies.
+///
+/// # Errors
+/// `400 bad_header` for one that says it twice, or neither yes nor no.
+fn asks_for_cookies(query: Option<&str>) -> Result<bool, Refusal> {
+    let named: Vec<_> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
+    let given = once(named.iter().map(|(name, value)| (&**name, &**value)), COOKIES)?;
+    given.map_or(Ok(false), |given| given.parse().map_err(|_| bad_parameter(COOKIES)))
 }
 
 /// Sends a command of somebody who has no token yet, and whose email says who it is.

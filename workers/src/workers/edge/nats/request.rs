@@ -5,7 +5,7 @@ use brigade_contracts::{
     day_close::DayCloseRange,
     header,
     list::ListHeaders,
-    page::{Day, PageHeaders},
+    page::{self as pages, Day, PageHeaders},
     permissions::check_sender,
     query::{self, HistoryHeaders, ProductsHeaders, ViewHeaders},
     subject,
@@ -77,7 +77,8 @@ fn parse_parts<'a>(
             page(tenant, PagedList::EndedOrders(Day::of(headers.clone())?))?
         }
         Endpoint::RefundTasks => {
-            page(tenant(subject::parse_query_refund_tasks)?, PagedList::RefundTasks)?
+            let tenant = tenant(subject::parse_query_refund_tasks)?;
+            page(tenant, PagedList::RefundTasks(pages::payment(headers.clone())?))?
         }
         Endpoint::UnknownPayments => {
             page(tenant(subject::parse_query_unknown_payments)?, PagedList::UnknownPayments)?
@@ -164,7 +165,12 @@ mod tests {
             (Endpoint::Carts, "q.t1.carts.ada", &[], page(PagedList::Carts(token("ada")))),
             (Endpoint::Orders, "q.t1.orders.ada", &[], page(PagedList::Orders(token("ada")))),
             (Endpoint::EndedOrders, "q.t1.ended_orders", &[("Day", "2026-01-02")], page(day)),
-            (Endpoint::RefundTasks, "q.t1.refund_tasks", &[], page(PagedList::RefundTasks)),
+            (
+                Endpoint::RefundTasks,
+                "q.t1.refund_tasks",
+                &[("Payment", "p1")],
+                page(PagedList::RefundTasks(Some(token("p1")))),
+            ),
             (
                 Endpoint::UnknownPayments,
                 "q.t1.unknown_payments",

@@ -35,7 +35,7 @@ fn query(endpoint: Endpoint) -> &'static str {
         Endpoint::Carts => "q.<tenant>.carts.<user>; If-None-Match, Limit, After",
         Endpoint::Orders => "q.<tenant>.orders.<user>; If-None-Match, Limit, After",
         Endpoint::EndedOrders => "q.<tenant>.ended_orders; If-None-Match, Limit, After, Day",
-        Endpoint::RefundTasks => "q.<tenant>.refund_tasks; If-None-Match, Limit, After",
+        Endpoint::RefundTasks => "q.<tenant>.refund_tasks; If-None-Match, Limit, After, Payment",
         Endpoint::UnknownPayments => "q.<tenant>.unknown_payments; If-None-Match, Limit, After",
         Endpoint::Lock => "q.<tenant>.lock.<owner>",
         Endpoint::LockHistory => "q.<tenant>.lock_history.<owner>; Limit, Before",

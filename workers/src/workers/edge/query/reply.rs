@@ -64,6 +64,16 @@ impl QueryReply {
         Refusal { retry_after_ms: Some(200), ..refusal }.into()
     }
 
+    /// Returns `503`: what SQL holds cannot be read, which is in the log. It may be the release that
+    /// cannot, so it is worth asking again.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        let message = "what is stored cannot be read by this edge, so nothing is certain; it is in \
+                       its log";
+        let refusal = Refusal::new(503, "unconfirmed", message);
+        Refusal { retry_after_ms: Some(1000), ..refusal }.into()
+    }
+
     /// Returns `503`: edge has no capacity left for anybody.
     #[must_use]
     pub fn busy() -> Self {
@@ -106,8 +116,11 @@ impl From<Refusal> for QueryReply {
 }
 
 impl From<LoadError> for QueryReply {
-    fn from(_: LoadError) -> Self {
-        Self::unconfirmed()
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Unavailable => Self::unconfirmed(),
+            LoadError::Fault => Self::unreadable(),
+        }
     }
 }
 

@@ -68,7 +68,7 @@ async fn all(sql: &mut (PgConnection, Era)) -> Result<Vec<Option<String>>> {
         PagedList::Carts(t1.clone()),
         PagedList::Orders(t1.clone()),
         PagedList::EndedOrders(None),
-        PagedList::RefundTasks,
+        PagedList::RefundTasks(None),
         PagedList::UnknownPayments,
     ] {
         of_lists.push(error_of(PageLoader, page(list), sql).await);

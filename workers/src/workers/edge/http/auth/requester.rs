@@ -1,11 +1,13 @@
 //! The senders of requests, and their roles.
 
-use brigade_contracts::{IdSpace, Token, user::Valid};
+use brigade_contracts::{
+    IdSpace, Token,
+    user::{MANAGER, Valid},
+};
 
 use crate::workers::edge::{admission::Occupant, http::policy::RequiredRole};
 
 pub const STAFF: &str = "staff";
-pub const MANAGER: &str = "manager";
 pub const GATEWAY: &str = "gateway";
 
 /// The sender of a request.

@@ -15,30 +15,30 @@ use brigade_contracts::{
     Currency, Money, Refusal, Timestamp, Token,
     payment::{GatewayResult, RecordResult},
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::GatewayMessage;
 
 /// The header of the signature.
 pub(super) const SIGNATURE: &str = "Stripe-Signature";
+/// Where the payment intent or the charge stands in an event.
+const OBJECT: &str = "data.object.";
 
 #[derive(Deserialize)]
-struct Event<'a> {
+struct Event {
     id: Token,
     #[serde(rename = "type")]
     kind: String,
     /// In seconds of the Unix time.
     created: i64,
-    #[serde(borrow)]
-    data: Data<'a>,
+    data: Data,
 }
 
 #[derive(Deserialize)]
-struct Data<'a> {
-    #[serde(borrow)]
-    object: &'a RawValue,
+struct Data {
+    object: Value,
 }
 
 #[derive(Deserialize)]
@@ -78,14 +78,17 @@ struct Told {
 /// # Errors
 /// 400 for what is no event of Stripe, 422 for an impossible one.
 pub(super) fn read(body: &[u8]) -> Result<GatewayMessage, Refusal> {
-    let event: Event<'_> = parse(body)?;
-    let object = event.data.object.get().as_bytes();
+    let event: Event = parse(body, "")?;
+    let object = event.data.object.to_string();
+    let object = object.as_bytes();
     let told = match event.kind.as_str() {
-        "payment_intent.succeeded" => Some(of_intent(parse(object)?, GatewayResult::Captured)),
-        "payment_intent.payment_failed" | "payment_intent.canceled" => {
-            Some(of_intent(parse(object)?, GatewayResult::Failed))
+        "payment_intent.succeeded" => {
+            Some(of_intent(parse(object, OBJECT)?, GatewayResult::Captured))
         }
-        "charge.refunded" => Some(of_charge(parse(object)?)),
+        "payment_intent.payment_failed" | "payment_intent.canceled" => {
+            Some(of_intent(parse(object, OBJECT)?, GatewayResult::Failed))
+        }
+        "charge.refunded" => Some(of_charge(parse(object, OBJECT)?)),
         _ => None,
     };
     let payment = told.as_ref().and_then(|told| told.metadata.as_ref()?.brigade_payment.clone());
@@ -129,15 +132,21 @@ impl Told {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refusal> {
+/// Reads what stands in an event behind a path.
+fn parse<T: DeserializeOwned>(text: &[u8], path: &str) -> Result<T, Refusal> {
     serde_json::from_slice(text).map_err(|error| {
-        Refusal::new(400, "malformed", format!("this is no event that can be read: {error}"))
+        let field = Refusal::of_payload::<T>(text, &error).param;
+        let refusal = Refusal::new(400, "malformed", "the body is no event of this gateway");
+        let Some(field) = field else { return refusal };
+        let field = format!("{path}{field}");
+        let message = format!("{field} is missing in the event, or not what it should be");
+        Refusal { message: message.into(), ..refusal }.of_param(field)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -227,6 +236,24 @@ mod tests {
             succeeded("metadata", json!({ "brigade_payment": "a.b" })),
         ] {
             assert_eq!(code(&body), "malformed", "{}", String::from_utf8_lossy(&body));
+        }
+        for (body, field) in [
+            (b"".to_vec(), None),
+            (b"{}".to_vec(), Some("id")),
+            (br#"{"id":"e","type":"x","created":1,"data":7}"#.to_vec(), Some("data")),
+            (event("charge.refunded", json!({})), Some("data.object.id")),
+            (event("charge.refunded", json!([])), None),
+            (succeeded("amount_received", json!(1.5)), Some("data.object.amount_received")),
+            (
+                succeeded("metadata", json!({ "brigade_payment": "a.b" })),
+                Some("data.object.metadata.brigade_payment"),
+            ),
+        ] {
+            let refusal = read(&body).expect_err("refused");
+            assert_eq!(refusal.param.as_deref(), field, "{}", String::from_utf8_lossy(&body));
+            for leaked in ["line", "column", "`", "expected", "invalid type"] {
+                assert!(!refusal.message.contains(leaked), "{}", refusal.message);
+            }
         }
         assert_eq!(code(&succeeded("currency", json!("xyz"))), "unknown_currency");
     }

@@ -83,7 +83,7 @@ const REFUND_TASKS: ListOperation = ListOperation {
     summary: "The money that is owed back, by task.",
     page: "RefundTaskPage",
     role: RequiredRole::Manager,
-    parameters: &[],
+    parameters: &["payment"],
 };
 const UNKNOWN_PAYMENTS: ListOperation = ListOperation {
     operation: "getUnknownPayments",

@@ -194,7 +194,7 @@ fn parameters() -> Value {
 }
 
 /// Returns the parameters of pages in the query of a path: name, schema, description.
-fn in_query() -> [(&'static str, Value, &'static str); 4] {
+fn in_query() -> [(&'static str, Value, &'static str); 5] {
     let word = json!({ "type": "string" });
     let day = json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}" });
     let limit = json!({ "type": "integer", "minimum": 1 });
@@ -203,6 +203,7 @@ fn in_query() -> [(&'static str, Value, &'static str); 4] {
         ("after", word.clone(), "Where the page begins: `next` of the page before it."),
         ("before", word, "Only older entries: `before` of the answer before it."),
         ("day", day, "Only those of this day, in UTC or in the zone behind it (`+02:00`)."),
+        ("payment", schema::reference("Token"), "Only the tasks of this payment."),
     ]
 }
 

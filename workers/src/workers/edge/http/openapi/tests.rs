@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use brigade_contracts::{cart, order, payment, permissions::SYSTEM_VERBS, product, table, user};
 
 use super::*;
-use crate::workers::edge::http::routes;
+use crate::workers::edge::http::{parameters, routes};
 
 /// All values in a value, itself included.
 fn all(value: &Value) -> Vec<&Value> {
@@ -57,6 +57,23 @@ fn every_path_that_is_served_is_told() {
     for (path, _) in routes() {
         let path = path.replace("{aggregate}", "cart").replace("{verb}", "join");
         assert!(document["paths"][&path].is_object(), "{path}");
+    }
+}
+
+#[test]
+fn every_parameter_that_is_taken_is_told_and_no_other() {
+    let document = document();
+    for (path, _) in routes() {
+        let taken: BTreeSet<&str> = parameters::taken(path).iter().copied().collect();
+        let path = path.replace("{aggregate}", "cart").replace("{verb}", "join");
+        let operations = document["paths"][&path].as_object().unwrap().values();
+        let told = operations.flat_map(|operation| operation["parameters"].as_array());
+        let told = told.flatten().filter_map(|parameter| {
+            let reference = parameter["$ref"].as_str();
+            let parameter = reference.map_or(Some(parameter), |r| document.pointer(&r[1..]))?;
+            (parameter["in"] == "query").then(|| parameter["name"].as_str())?
+        });
+        assert_eq!(told.collect::<BTreeSet<_>>(), taken, "{path}");
     }
 }
 

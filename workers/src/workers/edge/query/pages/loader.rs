@@ -136,7 +136,7 @@ async fn read(
         PagedList::Carts(_) => rows!("read_cart_pages"),
         PagedList::Orders(_) => rows!("read_order_pages"),
         PagedList::EndedOrders(_) => rows!("read_ended_order_pages"),
-        PagedList::RefundTasks => rows!("read_refund_task_pages"),
+        PagedList::RefundTasks(_) => rows!("read_refund_task_pages"),
         PagedList::UnknownPayments => rows!("read_unknown_payment_pages"),
     }
 }
@@ -147,6 +147,7 @@ impl<'a> PageColumns<'a> {
         for PageKey { tenant, list, after, limit } in keys {
             let (whose, since, end) = match list {
                 PagedList::Carts(user) | PagedList::Orders(user) => (user.as_str(), BEGINNING, END),
+                PagedList::RefundTasks(Some(payment)) => (payment.as_str(), BEGINNING, END),
                 PagedList::EndedOrders(Some(day)) => ("", day.from.inner(), day.until.inner()),
                 _ => ("", BEGINNING, END),
             };
@@ -176,7 +177,7 @@ fn encode(key: &PageKey, rows: &[StoredRow]) -> sqlx::Result<EncodedPage> {
         PagedList::Tables => encode_rows::<TableRow>(key, rows),
         PagedList::Carts(_) => encode_rows::<CartRow>(key, rows),
         PagedList::Orders(_) | PagedList::EndedOrders(_) => encode_rows::<OrderRow>(key, rows),
-        PagedList::RefundTasks => encode_rows::<RefundTaskRow>(key, rows),
+        PagedList::RefundTasks(_) => encode_rows::<RefundTaskRow>(key, rows),
         PagedList::UnknownPayments => encode_rows::<UnknownPaymentRow>(key, rows),
     }
 }

@@ -32,8 +32,8 @@ pub enum PagedList {
     Orders(Token),
     /// The orders that have ended, on a day or on all, the last one first.
     EndedOrders(Option<Day>),
-    /// Refund tasks that are open, by id.
-    RefundTasks,
+    /// Refund tasks that are open, of a payment or of all, by id.
+    RefundTasks(Option<Token>),
     /// Payments whose result is unknown, by id.
     UnknownPayments,
 }

@@ -49,7 +49,7 @@ fn form(list: &PagedList) -> &'static str {
         PagedList::Carts(_) => "c1",
         PagedList::Orders(_) => "o1",
         PagedList::EndedOrders(_) => "e1",
-        PagedList::RefundTasks => "r1",
+        PagedList::RefundTasks(_) => "r1",
         PagedList::UnknownPayments => "u1",
     }
 }
@@ -67,7 +67,7 @@ mod tests {
             PagedList::Carts(ada()),
             PagedList::Orders(ada()),
             PagedList::EndedOrders(None),
-            PagedList::RefundTasks,
+            PagedList::RefundTasks(None),
             PagedList::UnknownPayments,
         ]
     }
