@@ -33,6 +33,12 @@ const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// From so many messages of a tenant that wait at one source on, a batch is full of them: the other
 /// tenants get batches of their own.
 const FLOOD: usize = 32;
+/// Most messages, and bytes of payloads, of a batch of floods while others are served: their batches
+/// share the processors with it.
+const MAX_FLOOD_BATCH: usize = 32;
+const MAX_FLOOD_BATCH_BYTES: usize = 256 * 1024;
+/// Others count as served for this long after a batch that had messages of theirs.
+const SERVED: Duration = Duration::from_secs(2);
 
 /// Messages in hand that wait for their batch, by source, and there by tenant.
 pub(super) struct Queues {
@@ -46,6 +52,10 @@ pub(super) struct Queues {
     paused_until: Option<Instant>,
     /// The same for messages that are handled alone: one of them that waits makes no other wait.
     alone_paused_until: Option<Instant>,
+    /// The tenants that somebody else's lock holds up: whatever they send may wait for it.
+    held_up: HashSet<Box<str>>,
+    /// The last time that a batch had messages of several tenants, or of others than the floods.
+    served: Option<Instant>,
 }
 
 /// Messages to be handled together.
@@ -66,6 +76,7 @@ struct Room {
 
 impl Room {
     const OF_BATCH: Self = Self { messages: MAX_BATCH, bytes: MAX_BATCH_BYTES };
+    const OF_FLOOD: Self = Self { messages: MAX_FLOOD_BATCH, bytes: MAX_FLOOD_BATCH_BYTES };
 
     /// Returns an equal share of it.
     fn share(self, shares: usize) -> Self {
@@ -121,7 +132,15 @@ impl Queues {
             was_alone: false,
             paused_until: None,
             alone_paused_until: None,
+            held_up: HashSet::new(),
+            served: None,
         }
+    }
+
+    /// Sets the tenants that are held up: their messages are handled like floods, so that no other
+    /// tenant is in a batch that waits for a lock.
+    pub(super) fn set_held_up(&mut self, tenants: HashSet<Box<str>>) {
+        self.held_up = tenants;
     }
 
     /// Queues a message.
@@ -165,8 +184,13 @@ impl Queues {
             let deliveries = self.alone.pop().into_iter().collect();
             return Some(QueuedBatch { deliveries, alone: true, beside_flood });
         }
-        let deliveries = self.take(&may, now)?;
+        let shared = beside_flood && self.others_are_served(&floods, now);
+        let room = if shared { Room::OF_FLOOD } else { Room::OF_BATCH };
+        let deliveries = self.take(room, &may, now)?;
         self.was_alone = false;
+        if !beside_flood && deliveries.iter().any(|next| next.tenant() != deliveries[0].tenant()) {
+            self.served = Some(now);
+        }
         Some(QueuedBatch { deliveries, alone: false, beside_flood })
     }
 
@@ -176,18 +200,36 @@ impl Queues {
         let now = Instant::now();
         let floods = self.floods(&|_| false, now);
         let may = |tenant: &str| !is_held(tenant) && !floods.contains(tenant);
-        let deliveries = self.take(&may, now)?;
+        let deliveries = self.take(Room::OF_BATCH, &may, now)?;
+        self.served = Some(now);
         Some(QueuedBatch { deliveries, alone: false, beside_flood: true })
     }
 
-    /// Returns the tenants whose messages fill a batch by themselves, and may do so now.
+    /// Returns whether other tenants than the floods are being served, or wait for that.
+    fn others_are_served(&self, floods: &HashSet<Arc<str>>, now: Instant) -> bool {
+        self.served.is_some_and(|served| now.duration_since(served) < SERVED)
+            || self.has_any(|tenant| !floods.contains(tenant))
+    }
+
+    /// Returns whether messages of such a tenant wait for a batch.
+    pub(super) fn has_any(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        self.waiting.iter().any(|queue| queue.front_of(&is_such).is_some())
+    }
+
+    /// Returns the tenants whose messages fill a batch by themselves, or hold one up, and may be
+    /// taken now.
     fn floods(&self, is_held: &impl Fn(&str) -> bool, now: Instant) -> HashSet<Arc<str>> {
         // All messages of a source are stored, or none.
         let may_begin = |queue: &&FairQueue<Delivery>| {
             queue.front().is_some_and(|next| self.may_begin(next, now))
         };
         let floods = self.waiting.iter().filter(may_begin);
-        let floods = floods.flat_map(|queue| queue.with_at_least(FLOOD));
+        let is_flood = |queue: &FairQueue<Delivery>, tenant: &str| {
+            queue.waiting_of(tenant) >= FLOOD || self.held_up.contains(tenant)
+        };
+        let floods = floods.flat_map(|queue| {
+            queue.with_at_least(1).filter(move |tenant| is_flood(queue, tenant))
+        });
         floods.filter(|tenant| !is_held(tenant)).cloned().collect()
     }
 
@@ -205,10 +247,14 @@ impl Queues {
         (0..self.waiting.len()).filter(is_ready).collect()
     }
 
-    fn take(&mut self, may: &impl Fn(&str) -> bool, now: Instant) -> Option<Vec<Delivery>> {
+    fn take(
+        &mut self,
+        mut room: Room,
+        may: &impl Fn(&str) -> bool,
+        now: Instant,
+    ) -> Option<Vec<Delivery>> {
         let ready = self.ready(may, now);
         let mut deliveries = Vec::new();
-        let mut room = Room::OF_BATCH;
         for (at, &source) in ready.iter().enumerate() {
             // The unused rest of a share goes to the sources after it.
             let share = room.share(ready.len() - at);
