@@ -7,7 +7,7 @@ use brigade_contracts::WorkerName;
 use futures::future::{FutureExt, join_all};
 use tokio::time::timeout;
 
-use super::remaining::Remaining;
+use super::{in_hand::InHand, limits::HEARTBEAT, remaining::Remaining};
 use crate::{
     infra::Context,
     runtime::{
@@ -175,5 +175,14 @@ pub(super) async fn send(cx: &Context, delivery: &Delivery, body: impl Into<byte
     let Some(to) = delivery.ack_to() else { return };
     if let Err(error) = cx.nats.client.publish(to.clone(), body.into()).await {
         tracing::debug!(worker = %cx.worker, %error, "an acknowledgement was not sent");
+    }
+}
+
+/// Tells the server that messages are still in hand, before their `ack_wait` is over.
+pub(super) async fn keep_alive(cx: &Context, in_hand: &InHand) {
+    let is_due = |delivery: &&Delivery| delivery.received.elapsed() >= HEARTBEAT / 2;
+    let due: Vec<_> = in_hand.iter().filter(is_due).cloned().collect();
+    for delivery in &due {
+        send(cx, delivery, "+WPI").await;
     }
 }

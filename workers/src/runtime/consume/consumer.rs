@@ -229,7 +229,7 @@ impl<H: Handler> Consumer<H> {
     async fn beat(&mut self) -> ControlFlow<()> {
         let cx = &self.work.cx;
         // Without a connection nothing is sent, and the loop must not wait for one.
-        let _late = timeout(HEARTBEAT / 2, keep_alive(cx, &self.in_hand)).await;
+        let _late = timeout(HEARTBEAT / 2, acknowledge::keep_alive(cx, &self.in_hand)).await;
         self.failures.log(cx.worker);
         if self.is_ready && self.in_hand.all_younger_than(DRAIN_LIMIT) {
             self.duty.moved();
@@ -283,15 +283,6 @@ impl<H: Handler> Consumer<H> {
             QueueFull::Drained => RefusalReason::Drained,
         };
         refuse(&self.work.handler, delivery, reason).await;
-    }
-}
-
-/// Tells the server that messages are still in hand, before their `ack_wait` is over.
-async fn keep_alive(cx: &Context, in_hand: &InHand) {
-    let is_due = |delivery: &&Delivery| delivery.received.elapsed() >= HEARTBEAT / 2;
-    let due: Vec<_> = in_hand.iter().filter(is_due).cloned().collect();
-    for delivery in &due {
-        acknowledge::send(cx, delivery, "+WPI").await;
     }
 }
 

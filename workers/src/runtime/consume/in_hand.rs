@@ -192,3 +192,6 @@ impl InHand {
         self.acknowledged.retain(|batch| batch.task != task);
     }
 }
+
+#[cfg(test)]
+mod tests;

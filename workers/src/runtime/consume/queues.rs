@@ -8,7 +8,7 @@ use brigade_contracts::Token;
 
 use super::{
     fair_queue::{FairQueue, HasTenant},
-    limits::MAX_BATCH,
+    room::Room,
 };
 use crate::runtime::{Delivery, delivery::Origin};
 
@@ -27,16 +27,9 @@ const MAX_ALONE: usize = 256;
 /// Most of them of one tenant.
 const MAX_ALONE_OF_TENANT: usize = MAX_ALONE / 4;
 
-/// Bytes of payloads after which no further message is added to a batch: decoding and hashing them
-/// takes a core for milliseconds.
-const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// From so many messages of a tenant that wait at one source on, a batch is full of them: the other
 /// tenants get batches of their own.
 const FLOOD: usize = 32;
-/// Most messages, and bytes of payloads, of a batch of floods while others are served: their batches
-/// share the processors with it.
-const MAX_FLOOD_BATCH: usize = 32;
-const MAX_FLOOD_BATCH_BYTES: usize = 256 * 1024;
 /// Others count as served for this long after a batch that had messages of theirs.
 const SERVED: Duration = Duration::from_secs(2);
 
@@ -54,8 +47,8 @@ pub(super) struct Queues {
     alone_paused_until: Option<Instant>,
     /// The tenants that somebody else's lock holds up: whatever they send may wait for it.
     held_up: HashSet<Box<str>>,
-    /// The last time that a batch had messages of several tenants, or of others than the floods.
-    served: Option<Instant>,
+    /// When a batch last had messages of several tenants or of others than the floods, and how many.
+    served: Option<(Instant, usize)>,
 }
 
 /// Messages to be handled together.
@@ -65,33 +58,6 @@ pub(super) struct QueuedBatch {
     /// It was taken while a tenant's flood fills batches: the other tenants may have batches beside
     /// it.
     pub(super) beside_flood: bool,
-}
-
-/// The room that a batch has left.
-#[derive(Clone, Copy)]
-struct Room {
-    messages: usize,
-    bytes: usize,
-}
-
-impl Room {
-    const OF_BATCH: Self = Self { messages: MAX_BATCH, bytes: MAX_BATCH_BYTES };
-    const OF_FLOOD: Self = Self { messages: MAX_FLOOD_BATCH, bytes: MAX_FLOOD_BATCH_BYTES };
-
-    /// Returns an equal share of it.
-    fn share(self, shares: usize) -> Self {
-        Self { messages: self.messages.div_ceil(shares), bytes: self.bytes.div_ceil(shares) }
-    }
-
-    /// Takes the room of a message. Returns whether there was any: the last message may be larger.
-    fn take(&mut self, delivery: &Delivery) -> bool {
-        if self.messages == 0 || self.bytes == 0 {
-            return false;
-        }
-        self.messages -= 1;
-        self.bytes = self.bytes.saturating_sub(delivery.payload().len());
-        true
-    }
 }
 
 /// The reason why a message is not queued.
@@ -184,12 +150,11 @@ impl Queues {
             let deliveries = self.alone.pop().into_iter().collect();
             return Some(QueuedBatch { deliveries, alone: true, beside_flood });
         }
-        let shared = beside_flood && self.others_are_served(&floods, now);
-        let room = if shared { Room::OF_FLOOD } else { Room::OF_BATCH };
-        let deliveries = self.take(room, &may, now)?;
+        let others = self.others(&floods, now).filter(|_| beside_flood);
+        let deliveries = self.take(Room::of_batch(others), &may, now)?;
         self.was_alone = false;
         if !beside_flood && deliveries.iter().any(|next| next.tenant() != deliveries[0].tenant()) {
-            self.served = Some(now);
+            self.served = Some((now, deliveries.len()));
         }
         Some(QueuedBatch { deliveries, alone: false, beside_flood })
     }
@@ -200,15 +165,17 @@ impl Queues {
         let now = Instant::now();
         let floods = self.floods(&|_| false, now);
         let may = |tenant: &str| !is_held(tenant) && !floods.contains(tenant);
-        let deliveries = self.take(Room::OF_BATCH, &may, now)?;
-        self.served = Some(now);
+        let deliveries = self.take(Room::of_batch(None), &may, now)?;
+        self.served = Some((now, deliveries.len()));
         Some(QueuedBatch { deliveries, alone: false, beside_flood: true })
     }
 
-    /// Returns whether other tenants than the floods are being served, or wait for that.
-    fn others_are_served(&self, floods: &HashSet<Arc<str>>, now: Instant) -> bool {
-        self.served.is_some_and(|served| now.duration_since(served) < SERVED)
-            || self.has_any(|tenant| !floods.contains(tenant))
+    /// Returns how many messages of other tenants than the floods were in their last batch; `None` if
+    /// that is long ago and none wait.
+    fn others(&self, floods: &HashSet<Arc<str>>, now: Instant) -> Option<usize> {
+        let is_recent = |(at, _): &(Instant, usize)| now.duration_since(*at) < SERVED;
+        let served = self.served.filter(is_recent).map(|(_, messages)| messages);
+        served.or_else(|| self.has_any(|tenant| !floods.contains(tenant)).then_some(0))
     }
 
     /// Returns whether messages of such a tenant wait for a batch.
@@ -227,9 +194,8 @@ impl Queues {
         let is_flood = |queue: &FairQueue<Delivery>, tenant: &str| {
             queue.waiting_of(tenant) >= FLOOD || self.held_up.contains(tenant)
         };
-        let floods = floods.flat_map(|queue| {
-            queue.with_at_least(1).filter(move |tenant| is_flood(queue, tenant))
-        });
+        let floods = floods
+            .flat_map(|queue| queue.with_at_least(1).filter(move |tenant| is_flood(queue, tenant)));
         floods.filter(|tenant| !is_held(tenant)).cloned().collect()
     }
 
@@ -260,8 +226,7 @@ impl Queues {
             let share = room.share(ready.len() - at);
             let mut left = share;
             deliveries.extend(self.waiting[source].take(|next| left.take(next), may));
-            room.messages -= share.messages - left.messages;
-            room.bytes -= share.bytes - left.bytes;
+            room.take_share(share, left);
         }
         // The unused rest of the last ones goes to the first.
         for &source in &ready {
