@@ -4,6 +4,7 @@
 //! (`s5_08_…`), and they are entered there. The others hold promises of `docs/reference/` or of a
 //! worker's header that are not in any row, or faults that were found once.
 
+mod acknowledging;
 mod at_size;
 mod bad_input;
 mod bad_payments;

@@ -1,12 +1,13 @@
 //! Turns verdicts into acknowledgements: the only place that does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_nats::Subject;
+use brigade_contracts::WorkerName;
 use futures::future::{FutureExt, join_all};
 use tokio::time::timeout;
 
-use super::remaining::Remaining;
+use super::{in_hand::InHand, limits::HEARTBEAT, remaining::Remaining};
 use crate::{
     infra::Context,
     runtime::{
@@ -25,43 +26,82 @@ const CONFIRMED: Duration = Duration::from_secs(1);
 /// Most times that an acknowledgement is sent.
 const MAX_SENT: usize = 3;
 
-/// Acknowledges each message as its verdict says, all of a batch at once. Returns the messages that
-/// stay in hand.
-pub(super) async fn acknowledge(
-    cx: &Context,
-    metrics: &WorkerConsumeMetrics,
-    batch: &[Delivery],
-    verdicts: Vec<Verdict>,
-) -> Remaining {
-    cx.fail.point(&format!("{}.before_ack", cx.worker)).await;
-    let mut done: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
-    let mut others = Vec::new();
-    let mut remaining = Remaining::default();
-    for (delivery, verdict) in batch.iter().zip(verdicts) {
-        if let Verdict::Retry(reason) = &verdict {
-            remaining.failures.add(cx.worker, delivery, reason);
+/// What is sent to the server about the messages of a batch.
+pub(super) struct Acknowledgements {
+    batch: Arc<Vec<Delivery>>,
+    /// One a message.
+    each: Vec<Acknowledgement>,
+}
+
+impl Acknowledgements {
+    /// Turns the verdicts on a batch into its acknowledgements, and counts them. Returns the
+    /// messages that stay in hand as well.
+    pub(super) fn of(
+        worker: WorkerName,
+        metrics: &WorkerConsumeMetrics,
+        batch: Arc<Vec<Delivery>>,
+        verdicts: Vec<Verdict>,
+    ) -> (Remaining, Self) {
+        let mut remaining = Remaining::default();
+        let mut each = Vec::with_capacity(batch.len());
+        for (delivery, verdict) in batch.iter().zip(verdicts) {
+            if let Verdict::Retry(reason) = &verdict {
+                remaining.failures.add(worker, delivery, reason);
+            }
+            let acknowledgement = count(metrics, delivery, verdict);
+            match &acknowledgement {
+                Acknowledgement::Keep => remaining.away.push(delivery.clone()),
+                Acknowledgement::Hold(name) => {
+                    remaining.held.push((delivery.clone(), name.clone()));
+                }
+                _ => {}
+            }
+            each.push(acknowledgement);
         }
-        match count(metrics, delivery, verdict) {
-            // A loss of these costs a delivery, and their consumer may be gone.
-            Acknowledgement::Ack if delivery.overtakes => leave(cx, delivery).await,
-            Acknowledgement::Ack => {
-                if let (Origin::Stored { stream, .. }, Some(to)) =
-                    (&delivery.origin, delivery.ack_to())
-                {
-                    done.entry(stream).or_default().push(to);
+        (remaining, Self { batch, each })
+    }
+
+    /// Returns the messages whose acknowledgements are to be confirmed. The server must not deliver
+    /// them again meanwhile.
+    pub(super) fn unconfirmed(&self) -> Arc<Vec<Delivery>> {
+        let is_confirmed = |of: &Acknowledgement| {
+            matches!(of, Acknowledgement::Ack | Acknowledgement::DeadLetter(_))
+        };
+        if self.each.iter().all(is_confirmed) {
+            return self.batch.clone();
+        }
+        let each = self.batch.iter().zip(&self.each);
+        let confirmed = each.filter(|(_, of)| is_confirmed(of));
+        Arc::new(confirmed.map(|(delivery, _)| delivery.clone()).collect())
+    }
+
+    /// Sends them, all at once, and waits until the server has confirmed them.
+    pub(super) async fn send(self, cx: Context) {
+        let cx = &cx;
+        cx.fail.point(&format!("{}.before_ack", cx.worker)).await;
+        let mut done: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
+        let mut others = Vec::new();
+        for (delivery, acknowledgement) in self.batch.iter().zip(self.each) {
+            match acknowledgement {
+                // A loss of these costs a delivery, and their consumer may be gone.
+                Acknowledgement::Ack if delivery.overtakes => leave(cx, delivery).await,
+                Acknowledgement::Ack => {
+                    if let (Origin::Stored { stream, .. }, Some(to)) =
+                        (&delivery.origin, delivery.ack_to())
+                    {
+                        done.entry(stream).or_default().push(to);
+                    }
+                }
+                Acknowledgement::Keep | Acknowledgement::Hold(_) => {}
+                Acknowledgement::Nak(delay) => others.push(nak(cx, delivery, delay).left_future()),
+                Acknowledgement::DeadLetter(reason) => {
+                    others.push(dead_letter(cx, delivery, reason).right_future());
                 }
             }
-            Acknowledgement::Keep => remaining.away.push(delivery.clone()),
-            Acknowledgement::Hold(name) => remaining.held.push((delivery.clone(), name)),
-            Acknowledgement::Nak(delay) => others.push(nak(cx, delivery, delay).left_future()),
-            Acknowledgement::DeadLetter(reason) => {
-                others.push(dead_letter(cx, delivery, reason).right_future());
-            }
         }
+        let done = join_all(done.values().map(|batch| confirm(cx, batch, "+ACK")));
+        tokio::join!(join_all(others), done);
     }
-    let done = join_all(done.values().map(|batch| confirm(cx, batch, "+ACK")));
-    tokio::join!(join_all(others), done);
-    remaining
 }
 
 /// Counts a verdict, and returns the acknowledgement that follows from it.
@@ -135,5 +175,14 @@ pub(super) async fn send(cx: &Context, delivery: &Delivery, body: impl Into<byte
     let Some(to) = delivery.ack_to() else { return };
     if let Err(error) = cx.nats.client.publish(to.clone(), body.into()).await {
         tracing::debug!(worker = %cx.worker, %error, "an acknowledgement was not sent");
+    }
+}
+
+/// Tells the server that messages are still in hand, before their `ack_wait` is over.
+pub(super) async fn keep_alive(cx: &Context, in_hand: &InHand) {
+    let is_due = |delivery: &&Delivery| delivery.received.elapsed() >= HEARTBEAT / 2;
+    let due: Vec<_> = in_hand.iter().filter(is_due).cloned().collect();
+    for delivery in &due {
+        send(cx, delivery, "+WPI").await;
     }
 }

@@ -4,13 +4,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus::HistogramTimer;
 use tokio::{
     task::{Id, JoinSet},
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
-    acknowledge,
+    acknowledge::{self, Acknowledgements},
     attempts::Attempts,
     given_back::GivenBack,
     handler::{BatchPermit, Handler, Permit, RefusalReason},
@@ -22,7 +23,7 @@ use super::{
     redelivery::RedeliverySchedule,
     remaining::{FailureLog, Remaining},
     source::Source,
-    work::{Work, refuse},
+    work::{HandledBatch, Work, refuse},
 };
 use crate::{
     infra::{Context, health::Duty},
@@ -53,7 +54,8 @@ pub async fn consume<H: Handler>(
         work: Arc::new(Work::new(cx.clone(), handler, attempts)),
         duty,
         in_hand: InHand::new(sources.len(), H::AT_ONCE),
-        tasks: JoinSet::new(),
+        batches: JoinSet::new(),
+        acknowledging: JoinSet::new(),
         main: Permit::default(),
         express: Permit::default(),
         redelivery: RedeliverySchedule::default(),
@@ -71,7 +73,9 @@ struct Consumer<H: Handler> {
     work: Arc<Work<H>>,
     duty: Duty,
     in_hand: InHand,
-    tasks: JoinSet<Remaining>,
+    batches: JoinSet<HandledBatch>,
+    /// Sends the acknowledgements of batches that were handled, beside those at work.
+    acknowledging: JoinSet<()>,
     main: Permit,
     express: Permit,
     redelivery: RedeliverySchedule,
@@ -96,17 +100,23 @@ impl<H: Handler> Consumer<H> {
             if !self.is_open && self.in_hand.is_empty() {
                 return Ok(());
             }
+            let express_at = self.in_hand.express_at();
             tokio::select! {
                 deliveries = receivers.messages.recv(), if self.is_open => match deliveries {
                     Some(deliveries) => self.queue(deliveries).await,
                     None => self.is_open = false,
                 },
-                Some(ended) = self.tasks.join_next_with_id() => {
-                    let (task, remaining) = ended?;
-                    self.end_batch(task, remaining).await;
+                Some(ended) = self.batches.join_next_with_id() => {
+                    let (task, handled) = ended?;
+                    self.end_batch(task, handled).await;
+                }
+                Some(ended) = self.acknowledging.join_next_with_id() => {
+                    let (task, ()) = ended?;
+                    self.in_hand.confirmed(task);
                 }
                 () = self.main.given_back(), if !self.main.is_free() => {}
                 () = self.express.given_back(), if !self.express.is_free() => {}
+                () = until(express_at) => {}
                 _ = receivers.opened.acquire_many(sources), if !self.is_ready => {
                     self.is_ready = true;
                     self.duty.moved();
@@ -145,7 +155,7 @@ impl<H: Handler> Consumer<H> {
         let QueuedBatch { deliveries, alone, beside_flood } = batch;
         let deliveries = Arc::new(deliveries);
         let work = self.work.clone().run(deliveries.clone(), alone, permit);
-        let task = self.tasks.spawn(work).id();
+        let task = self.batches.spawn(work).id();
         let since = Instant::now();
         self.in_hand.running.push(RunningBatch {
             task,
@@ -173,11 +183,15 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Takes a batch off, and queues what remains of it.
-    async fn end_batch(&mut self, task: Id, remaining: Remaining) {
+    /// Takes a batch off, queues what remains of it, and acknowledges the rest.
+    async fn end_batch(&mut self, task: Id, handled: HandledBatch) {
+        let HandledBatch { remaining, acknowledgements, timer } = handled;
         let Remaining { away, held, panicked, failures } = remaining;
-        let alone = self.in_hand.end(task);
-        self.in_hand.queues.keep(away, alone);
+        let Some(batch) = self.in_hand.end(task) else { return };
+        self.in_hand.queues.keep(away, batch.alone);
+        if let Some(acknowledgements) = acknowledgements {
+            self.acknowledge(batch, acknowledgements, timer);
+        }
         self.failures.merge(failures);
         for delivery in panicked {
             if delivery.overtakes {
@@ -193,11 +207,29 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
+    /// Acknowledges a batch beside those at work: the server takes its time to confirm it, and
+    /// nobody waits for that.
+    fn acknowledge(
+        &mut self,
+        batch: RunningBatch,
+        acknowledgements: Acknowledgements,
+        timer: HistogramTimer,
+    ) {
+        let deliveries = acknowledgements.unconfirmed();
+        let sending = acknowledgements.send(self.work.cx.clone());
+        let task = self.acknowledging.spawn(async move {
+            sending.await;
+            timer.observe_duration();
+        });
+        let batch = RunningBatch { task: task.id(), deliveries, ..batch };
+        self.in_hand.acknowledged.push(batch);
+    }
+
     /// Keeps messages and health alive. Breaks when a drain has to end.
     async fn beat(&mut self) -> ControlFlow<()> {
         let cx = &self.work.cx;
         // Without a connection nothing is sent, and the loop must not wait for one.
-        let _late = timeout(HEARTBEAT / 2, keep_alive(cx, &self.in_hand)).await;
+        let _late = timeout(HEARTBEAT / 2, acknowledge::keep_alive(cx, &self.in_hand)).await;
         self.failures.log(cx.worker);
         if self.is_ready && self.in_hand.all_younger_than(DRAIN_LIMIT) {
             self.duty.moved();
@@ -254,12 +286,11 @@ impl<H: Handler> Consumer<H> {
     }
 }
 
-/// Tells the server that messages are still in hand, before their `ack_wait` is over.
-async fn keep_alive(cx: &Context, in_hand: &InHand) {
-    let is_due = |delivery: &&Delivery| delivery.received.elapsed() >= HEARTBEAT / 2;
-    let due: Vec<_> = in_hand.iter().filter(is_due).cloned().collect();
-    for delivery in &due {
-        acknowledge::send(cx, delivery, "+WPI").await;
+/// Waits until a time, or for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,5 +1,5 @@
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -88,6 +88,17 @@ impl HeldMessages {
     /// Takes all messages.
     pub(super) fn take(&mut self) -> Vec<Delivery> {
         self.messages.drain(..).map(|held| held.delivery).collect()
+    }
+
+    /// Returns the tenants whose messages are held.
+    pub(super) fn tenants(&self) -> HashSet<Box<str>> {
+        let mut tenants = HashSet::new();
+        for tenant in self.iter().map(Delivery::tenant) {
+            if !tenants.contains(tenant) {
+                tenants.insert(tenant.into());
+            }
+        }
+        tenants
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {

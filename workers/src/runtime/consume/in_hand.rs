@@ -16,6 +16,12 @@ use crate::runtime::Delivery;
 
 /// A batch of fewer messages is small: most of its cost is the cost of being a batch.
 const SMALL: usize = 32;
+/// The tenants that have no messages in a main batch do not wait longer for it: something that it
+/// needs may be locked.
+const LONG: Duration = Duration::from_millis(100);
+/// Most batches of a kind whose acknowledgements the server has not confirmed; no other begins
+/// beside them. Their messages are bounded by the permits of their sources.
+const MAX_ACKNOWLEDGED: usize = 32;
 
 /// The kind of a batch at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +33,8 @@ pub(super) enum BatchKind {
     Beside,
 }
 
-/// A batch at work. Its messages stay known to the loop, for the signs of life.
+/// A batch at work, or one that was and whose acknowledgements are on their way. Its messages stay
+/// known to the loop, for the signs of life.
 pub(super) struct RunningBatch {
     pub(super) task: task::Id,
     pub(super) kind: BatchKind,
@@ -43,13 +50,20 @@ impl RunningBatch {
     fn is_small(&self) -> bool {
         self.deliveries.len() < SMALL && self.since.elapsed() < HEARTBEAT
     }
+
+    fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.deliveries.iter().map(Delivery::tenant)
+    }
 }
 
-/// All messages that are received and not yet acknowledged: queued, held or at work.
+/// All messages that are received and not yet acknowledged: queued, held, at work, or done and not
+/// confirmed.
 pub(super) struct InHand {
     pub(super) queues: Queues,
     pub(super) held: HeldMessages,
     pub(super) running: Vec<RunningBatch>,
+    /// Batches whose work is done and whose acknowledgements are not confirmed.
+    pub(super) acknowledged: Vec<RunningBatch>,
 }
 
 impl InHand {
@@ -58,11 +72,12 @@ impl InHand {
             queues: Queues::new(sources),
             held: HeldMessages::default(),
             running: Vec::with_capacity(at_once + 1),
+            acknowledged: Vec::new(),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting() == 0 && self.running.is_empty()
+        self.waiting() == 0 && self.running.is_empty() && self.acknowledged.is_empty()
     }
 
     /// Returns the number of messages that no batch has taken.
@@ -76,8 +91,8 @@ impl InHand {
 
     /// Returns all messages in hand.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Delivery> {
-        let running = self.running.iter().flat_map(|batch| batch.deliveries.iter());
-        self.iter_waiting().chain(running)
+        let batches = self.running.iter().chain(&self.acknowledged);
+        self.iter_waiting().chain(batches.flat_map(|batch| batch.deliveries.iter()))
     }
 
     /// Returns the messages that are handled alone just now.
@@ -90,28 +105,63 @@ impl InHand {
         self.running.iter().filter(move |batch| batch.kind == kind)
     }
 
+    fn acknowledged_of(&self, kind: BatchKind) -> impl Iterator<Item = &RunningBatch> {
+        self.acknowledged.iter().filter(move |batch| batch.kind == kind)
+    }
+
+    /// Returns whether the acknowledgements of too many batches of this kind are not confirmed.
+    fn is_behind(&self, kind: BatchKind) -> bool {
+        self.acknowledged_of(kind).count() >= MAX_ACKNOWLEDGED
+    }
+
     /// Returns whether another batch of this kind may begin.
     pub(super) fn has_room(&self, kind: BatchKind, at_once: usize) -> bool {
         self.running_of(kind).count() < at_once
             && !self.running_of(kind).any(RunningBatch::is_small)
+            && !self.is_behind(kind)
+            && !(kind == BatchKind::Main && self.fills_up())
+    }
+
+    /// Returns whether the next main batch fills up while a small one is acknowledged: only tenants
+    /// of that one wait, so no other waits for it.
+    fn fills_up(&self) -> bool {
+        let mut small = self.acknowledged_of(BatchKind::Main).filter(|batch| batch.is_small());
+        small.any(|batch| {
+            let tenants: HashSet<&str> = batch.tenants().collect();
+            !self.queues.has_any(|tenant| !tenants.contains(tenant))
+        })
+    }
+
+    /// Returns whether the other tenants may have batches beside the main ones.
+    fn may_be_express(&self) -> bool {
+        let may = |batch: &RunningBatch| batch.beside_flood || batch.since.elapsed() >= LONG;
+        self.running_of(BatchKind::Main).any(may) || self.is_behind(BatchKind::Main)
+    }
+
+    /// Returns the time at which other tenants stop waiting for a main batch, if any wait for one.
+    pub(super) fn express_at(&self) -> Option<Instant> {
+        if self.queues.len() == 0 || self.may_be_express() {
+            return None;
+        }
+        self.running_of(BatchKind::Main).map(|batch| batch.since + LONG).min()
     }
 
     /// Takes the next batch of this kind, if there is work for it: of tenants that have no messages
     /// in a batch of the other kind.
     pub(super) fn next(&mut self, kind: BatchKind) -> Option<QueuedBatch> {
-        let Self { queues, running, .. } = self;
+        if kind == BatchKind::Express && !self.may_be_express() {
+            return None;
+        }
+        let Self { queues, running, held, .. } = self;
+        queues.set_held_up(held.tenants());
         let other = match kind {
             BatchKind::Main => BatchKind::Express,
             BatchKind::Express => BatchKind::Main,
             BatchKind::Beside => return None,
         };
-        let others = || running.iter().filter(|batch| batch.kind == other);
-        if kind == BatchKind::Express && !others().any(|batch| batch.beside_flood) {
-            return None;
-        }
-        let messages = others().flat_map(|batch| batch.deliveries.iter());
-        let held: HashSet<&str> = messages.map(Delivery::tenant).collect();
-        let is_held = |tenant: &str| held.contains(tenant);
+        let others = running.iter().filter(|batch| batch.kind == other);
+        let theirs: HashSet<&str> = others.flat_map(RunningBatch::tenants).collect();
+        let is_held = |tenant: &str| theirs.contains(tenant);
         match kind {
             BatchKind::Main => queues.next(is_held),
             _ => queues.next_express(is_held),
@@ -120,17 +170,28 @@ impl InHand {
 
     /// Returns whether held messages may be tried: there are some, and none are being tried.
     pub(super) fn may_try_held(&self) -> bool {
-        self.held.len() > 0 && self.running_of(BatchKind::Beside).next().is_none()
+        self.held.len() > 0
+            && self.running_of(BatchKind::Beside).next().is_none()
+            && !self.is_behind(BatchKind::Beside)
     }
 
-    /// Returns whether all batches at work have begun within this time.
+    /// Returns whether all batches that are not acknowledged have begun within this time.
     pub(super) fn all_younger_than(&self, limit: Duration) -> bool {
-        self.running.iter().all(|batch| batch.since.elapsed() < limit)
+        let mut batches = self.running.iter().chain(&self.acknowledged);
+        batches.all(|batch| batch.since.elapsed() < limit)
     }
 
-    /// Forgets a batch that has ended. Returns whether it was a message alone.
-    pub(super) fn end(&mut self, task: task::Id) -> bool {
-        let at = self.running.iter().position(|batch| batch.task == task);
-        at.is_some_and(|at| self.running.swap_remove(at).alone)
+    /// Takes off a batch whose work has ended.
+    pub(super) fn end(&mut self, task: task::Id) -> Option<RunningBatch> {
+        let at = self.running.iter().position(|batch| batch.task == task)?;
+        Some(self.running.swap_remove(at))
+    }
+
+    /// Forgets a batch whose acknowledgements are confirmed.
+    pub(super) fn confirmed(&mut self, task: task::Id) {
+        self.acknowledged.retain(|batch| batch.task != task);
     }
 }
+
+#[cfg(test)]
+mod tests;

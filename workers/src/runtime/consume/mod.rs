@@ -7,9 +7,14 @@
 //!
 //! Within a source tenants are served in turn, and the number of requests of one that may wait is
 //! bounded. While a tenant's flood fills batches, the other tenants have batches of their own
-//! ([`in_hand::BatchKind::Express`]): two batches at work never have messages of the same tenant,
-//! so neither waits for rows of the other, and a tenant's order stays. Messages that are handled alone, and those that wait for somebody else's lock, have
-//! room of their own.
+//! ([`in_hand::BatchKind::Express`]), as they have beside a batch that takes long: two batches at
+//! work never have messages of the same tenant, so neither waits for rows of the other, and a
+//! tenant's order stays. While others are served, a flood's batch is small ([`room`]). What a
+//! tenant sends whom a lock holds up counts as a flood. Messages that are handled alone, and those
+//! that wait for somebody else's lock, have room of their own.
+//!
+//! A batch is acknowledged beside those at work, since the server syncs a disk before it confirms.
+//! A process that dies before that gets the messages again, and finds their commands in the inbox.
 //!
 //! While a consumer has a backlog, other consumers may deliver the messages of other tenants ahead
 //! of it ([`Lane`]). Such a message is done, or left to the consumer that delivers it too: only
@@ -30,6 +35,7 @@ mod queues;
 mod receive;
 mod redelivery;
 mod remaining;
+mod room;
 mod source;
 mod subscribe;
 mod work;

@@ -8,7 +8,7 @@ use brigade_contracts::Token;
 
 use super::{
     fair_queue::{FairQueue, HasTenant},
-    limits::MAX_BATCH,
+    room::Room,
 };
 use crate::runtime::{Delivery, delivery::Origin};
 
@@ -27,12 +27,11 @@ const MAX_ALONE: usize = 256;
 /// Most of them of one tenant.
 const MAX_ALONE_OF_TENANT: usize = MAX_ALONE / 4;
 
-/// Bytes of payloads after which no further message is added to a batch: decoding and hashing them
-/// takes a core for milliseconds.
-const MAX_BATCH_BYTES: usize = 512 * 1024;
 /// From so many messages of a tenant that wait at one source on, a batch is full of them: the other
 /// tenants get batches of their own.
 const FLOOD: usize = 32;
+/// Others count as served for this long after a batch that had messages of theirs.
+const SERVED: Duration = Duration::from_secs(2);
 
 /// Messages in hand that wait for their batch, by source, and there by tenant.
 pub(super) struct Queues {
@@ -46,6 +45,10 @@ pub(super) struct Queues {
     paused_until: Option<Instant>,
     /// The same for messages that are handled alone: one of them that waits makes no other wait.
     alone_paused_until: Option<Instant>,
+    /// The tenants that somebody else's lock holds up: whatever they send may wait for it.
+    held_up: HashSet<Box<str>>,
+    /// When a batch last had messages of several tenants or of others than the floods, and how many.
+    served: Option<(Instant, usize)>,
 }
 
 /// Messages to be handled together.
@@ -55,32 +58,6 @@ pub(super) struct QueuedBatch {
     /// It was taken while a tenant's flood fills batches: the other tenants may have batches beside
     /// it.
     pub(super) beside_flood: bool,
-}
-
-/// The room that a batch has left.
-#[derive(Clone, Copy)]
-struct Room {
-    messages: usize,
-    bytes: usize,
-}
-
-impl Room {
-    const OF_BATCH: Self = Self { messages: MAX_BATCH, bytes: MAX_BATCH_BYTES };
-
-    /// Returns an equal share of it.
-    fn share(self, shares: usize) -> Self {
-        Self { messages: self.messages.div_ceil(shares), bytes: self.bytes.div_ceil(shares) }
-    }
-
-    /// Takes the room of a message. Returns whether there was any: the last message may be larger.
-    fn take(&mut self, delivery: &Delivery) -> bool {
-        if self.messages == 0 || self.bytes == 0 {
-            return false;
-        }
-        self.messages -= 1;
-        self.bytes = self.bytes.saturating_sub(delivery.payload().len());
-        true
-    }
 }
 
 /// The reason why a message is not queued.
@@ -121,7 +98,15 @@ impl Queues {
             was_alone: false,
             paused_until: None,
             alone_paused_until: None,
+            held_up: HashSet::new(),
+            served: None,
         }
+    }
+
+    /// Sets the tenants that are held up: their messages are handled like floods, so that no other
+    /// tenant is in a batch that waits for a lock.
+    pub(super) fn set_held_up(&mut self, tenants: HashSet<Box<str>>) {
+        self.held_up = tenants;
     }
 
     /// Queues a message.
@@ -165,8 +150,12 @@ impl Queues {
             let deliveries = self.alone.pop().into_iter().collect();
             return Some(QueuedBatch { deliveries, alone: true, beside_flood });
         }
-        let deliveries = self.take(&may, now)?;
+        let others = self.others(&floods, now).filter(|_| beside_flood);
+        let deliveries = self.take(Room::of_batch(others), &may, now)?;
         self.was_alone = false;
+        if !beside_flood && deliveries.iter().any(|next| next.tenant() != deliveries[0].tenant()) {
+            self.served = Some((now, deliveries.len()));
+        }
         Some(QueuedBatch { deliveries, alone: false, beside_flood })
     }
 
@@ -176,18 +165,37 @@ impl Queues {
         let now = Instant::now();
         let floods = self.floods(&|_| false, now);
         let may = |tenant: &str| !is_held(tenant) && !floods.contains(tenant);
-        let deliveries = self.take(&may, now)?;
+        let deliveries = self.take(Room::of_batch(None), &may, now)?;
+        self.served = Some((now, deliveries.len()));
         Some(QueuedBatch { deliveries, alone: false, beside_flood: true })
     }
 
-    /// Returns the tenants whose messages fill a batch by themselves, and may do so now.
+    /// Returns how many messages of other tenants than the floods were in their last batch; `None` if
+    /// that is long ago and none wait.
+    fn others(&self, floods: &HashSet<Arc<str>>, now: Instant) -> Option<usize> {
+        let is_recent = |(at, _): &(Instant, usize)| now.duration_since(*at) < SERVED;
+        let served = self.served.filter(is_recent).map(|(_, messages)| messages);
+        served.or_else(|| self.has_any(|tenant| !floods.contains(tenant)).then_some(0))
+    }
+
+    /// Returns whether messages of such a tenant wait for a batch.
+    pub(super) fn has_any(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        self.waiting.iter().any(|queue| queue.front_of(&is_such).is_some())
+    }
+
+    /// Returns the tenants whose messages fill a batch by themselves, or hold one up, and may be
+    /// taken now.
     fn floods(&self, is_held: &impl Fn(&str) -> bool, now: Instant) -> HashSet<Arc<str>> {
         // All messages of a source are stored, or none.
         let may_begin = |queue: &&FairQueue<Delivery>| {
             queue.front().is_some_and(|next| self.may_begin(next, now))
         };
         let floods = self.waiting.iter().filter(may_begin);
-        let floods = floods.flat_map(|queue| queue.with_at_least(FLOOD));
+        let is_flood = |queue: &FairQueue<Delivery>, tenant: &str| {
+            queue.waiting_of(tenant) >= FLOOD || self.held_up.contains(tenant)
+        };
+        let floods = floods
+            .flat_map(|queue| queue.with_at_least(1).filter(move |tenant| is_flood(queue, tenant)));
         floods.filter(|tenant| !is_held(tenant)).cloned().collect()
     }
 
@@ -205,17 +213,20 @@ impl Queues {
         (0..self.waiting.len()).filter(is_ready).collect()
     }
 
-    fn take(&mut self, may: &impl Fn(&str) -> bool, now: Instant) -> Option<Vec<Delivery>> {
+    fn take(
+        &mut self,
+        mut room: Room,
+        may: &impl Fn(&str) -> bool,
+        now: Instant,
+    ) -> Option<Vec<Delivery>> {
         let ready = self.ready(may, now);
         let mut deliveries = Vec::new();
-        let mut room = Room::OF_BATCH;
         for (at, &source) in ready.iter().enumerate() {
             // The unused rest of a share goes to the sources after it.
             let share = room.share(ready.len() - at);
             let mut left = share;
             deliveries.extend(self.waiting[source].take(|next| left.take(next), may));
-            room.messages -= share.messages - left.messages;
-            room.bytes -= share.bytes - left.bytes;
+            room.take_share(share, left);
         }
         // The unused rest of the last ones goes to the first.
         for &source in &ready {

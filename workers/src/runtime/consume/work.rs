@@ -2,9 +2,10 @@ use std::{panic::AssertUnwindSafe, slice, sync::Arc};
 
 use brigade_contracts::planted::PlantedBug;
 use futures::FutureExt;
+use prometheus::HistogramTimer;
 
 use super::{
-    acknowledge::acknowledge,
+    acknowledge::Acknowledgements,
     attempts::{Attempts, MAX_TRIES},
     handler::{BatchPermit, Handler, RefusalReason},
     remaining::Remaining,
@@ -25,20 +26,28 @@ pub(super) struct Work<H> {
     pub(super) metrics: WorkerConsumeMetrics,
 }
 
+/// What is left of a batch that was handled.
+pub(super) struct HandledBatch {
+    pub(super) remaining: Remaining,
+    /// Those of its messages; `None` if it panicked.
+    pub(super) acknowledgements: Option<Acknowledgements>,
+    /// Runs until they are confirmed.
+    pub(super) timer: HistogramTimer,
+}
+
 impl<H: Handler> Work<H> {
     pub(super) fn new(cx: Context, handler: H, attempts: Attempts) -> Self {
         let metrics = cx.metrics.group::<ConsumeMetrics>().of(cx.worker);
         Self { cx, handler, attempts, metrics }
     }
 
-    /// Handles and acknowledges a batch. A stored message that is handled alone is one whose tries
-    /// count.
+    /// Handles a batch. A stored message that is handled alone is one whose tries count.
     pub(super) async fn run(
         self: Arc<Self>,
         batch: Arc<Vec<Delivery>>,
         alone: bool,
         permit: BatchPermit,
-    ) -> Remaining {
+    ) -> HandledBatch {
         let timer = self.metrics.batch_seconds.start_timer();
         if PlantedBug::AcknowledgeBeforeDecision.is_planted() {
             for to in batch.iter().filter_map(Delivery::ack_to) {
@@ -46,22 +55,22 @@ impl<H: Handler> Work<H> {
             }
         }
         let counted = batch.first().filter(|delivery| alone && delivery.is_stored());
-        let remaining = match counted {
-            Some(delivery) => self.run_counted(delivery, permit).await,
-            None => match AssertUnwindSafe(self.judge(&batch, permit)).catch_unwind().await {
-                Ok(verdicts) => self.acknowledge(&batch, verdicts).await,
-                Err(_) if batch.len() > 1 => {
-                    Remaining { panicked: batch.to_vec(), ..Remaining::default() }
-                }
-                Err(_) => self.refuse_or_separate(&batch).await,
-            },
+        let verdicts = match counted {
+            Some(delivery) => Ok(vec![self.run_counted(delivery, permit).await]),
+            None => AssertUnwindSafe(self.judge(&batch, permit)).catch_unwind().await,
         };
-        timer.observe_duration();
-        remaining
-    }
-
-    async fn acknowledge(&self, batch: &[Delivery], verdicts: Vec<Verdict>) -> Remaining {
-        acknowledge(&self.cx, &self.metrics, batch, verdicts).await
+        let (remaining, acknowledgements) = match verdicts {
+            Ok(verdicts) => {
+                let (remaining, acknowledgements) =
+                    Acknowledgements::of(self.cx.worker, &self.metrics, batch, verdicts);
+                (remaining, Some(acknowledgements))
+            }
+            Err(_) if batch.len() > 1 => {
+                (Remaining { panicked: batch.to_vec(), ..Remaining::default() }, None)
+            }
+            Err(_) => (self.refuse_or_separate(&batch).await, None),
+        };
+        HandledBatch { remaining, acknowledgements, timer }
     }
 
     /// Handles a single message that panicked without being counted: a request is refused, a stored
@@ -74,14 +83,14 @@ impl<H: Handler> Work<H> {
         Remaining { panicked: stored.cloned().collect(), ..Remaining::default() }
     }
 
-    /// Handles and acknowledges a message alone, and counts the try.
-    async fn run_counted(&self, delivery: &Delivery, permit: BatchPermit) -> Remaining {
+    /// Handles a message alone, and counts the try. Returns the verdict.
+    async fn run_counted(&self, delivery: &Delivery, permit: BatchPermit) -> Verdict {
         let cx = &self.cx;
         let number = match self.attempts.begin(cx, delivery).await {
             Ok(number) => number,
             Err(error) => {
                 cx.health.fails("attempts", &format!("{error:#}"));
-                return Remaining { away: vec![delivery.clone()], ..Remaining::default() };
+                return Verdict::Away(format!("{error:#}"));
             }
         };
         cx.health.back("attempts");
@@ -94,7 +103,7 @@ impl<H: Handler> Work<H> {
                 Err(_) => Verdict::Retry("the worker panicked".to_owned()),
             }
         };
-        let verdict = match verdict {
+        match verdict {
             verdict @ (Verdict::Away(_) | Verdict::Held(_)) => {
                 self.attempts.revoke(cx, delivery).await;
                 verdict
@@ -107,8 +116,7 @@ impl<H: Handler> Work<H> {
                 self.after_last_try(delivery, number, why).await
             }
             other => other,
-        };
-        self.acknowledge(batch, vec![verdict]).await
+        }
     }
 
     /// Returns the verdict on a message that has used up its tries.
@@ -218,11 +226,11 @@ mod tests {
         let batch = Arc::new(vec![delivery(0, 3)]);
         let run = async || work.clone().run(batch.clone(), true, BatchPermit::beside()).await;
         for number in 1..=MAX_TRIES + 3 {
-            let remaining = run().await;
+            let HandledBatch { remaining, .. } = run().await;
             assert_eq!(remaining.away.len(), usize::from(number >= MAX_TRIES), "{number}");
         }
         work.handler.is_mended.store(true, SeqCst);
-        assert_eq!(run().await.away.len(), 0);
+        assert_eq!(run().await.remaining.away.len(), 0);
         assert_eq!(work.handler.tries.load(SeqCst), MAX_TRIES + 4);
         assert_eq!(work.metrics.verdict(Verdict::Dead(String::new()).label()).get(), 0);
         Ok(())

@@ -1,5 +1,8 @@
-use super::*;
-use crate::infra::intake::Message;
+use super::{
+    super::room::{MAX_BATCH_BYTES, MAX_FLOOD_BATCH},
+    *,
+};
+use crate::{infra::intake::Message, runtime::consume::limits::MAX_BATCH};
 
 /// Returns a message of `t1`; without deliveries it is a request.
 pub(in super::super) fn delivery(source: usize, deliveries: i64) -> Delivery {
@@ -133,7 +136,7 @@ fn s5_08_the_few_messages_of_one_tenant_have_a_batch_of_their_own_whatever_anoth
         fill(&mut queues, "other", source, 5);
     }
     let batch = next(&mut queues).unwrap();
-    assert_eq!((count(&batch.deliveries, "flood"), batch.beside_flood), (MAX_BATCH, true));
+    assert_eq!((count(&batch.deliveries, "flood"), batch.beside_flood), (MAX_FLOOD_BATCH, true));
     let express = queues.next_express(|tenant| tenant == "flood").unwrap();
     assert_eq!((express.deliveries.len(), count(&express.deliveries, "other")), (10, 10));
     // A flood is never in an express batch, whoever it is of.
@@ -150,6 +153,54 @@ fn s5_08_the_few_messages_of_one_tenant_have_a_batch_of_their_own_whatever_anoth
     let alone: Vec<_> = std::iter::from_fn(|| next(&mut queues)).filter(|b| b.alone).collect();
     let at = alone.iter().position(|batch| count(&batch.deliveries, "other") == 1);
     assert_eq!((alone.len(), at), (21, Some(1)));
+}
+
+#[test]
+fn s5_08_a_floods_batch_is_small_while_others_are_served_and_whole_when_none_are() {
+    let mut queues = Queues::new(1);
+    fill(&mut queues, "flood", 0, MAX_WAITING_OF_TENANT);
+    let flood = |queues: &mut Queues| {
+        let batch = next(queues).unwrap();
+        assert_eq!(
+            (count(&batch.deliveries, "flood"), batch.beside_flood),
+            (batch.deliveries.len(), true)
+        );
+        batch.deliveries.len()
+    };
+    let express = |queues: &mut Queues| {
+        queues.next_express(|tenant| tenant == "flood").unwrap().deliveries.len()
+    };
+    assert_eq!(flood(&mut queues), MAX_BATCH);
+    // One that waits, and one that was served a moment ago.
+    fill(&mut queues, "other", 0, 1);
+    assert_eq!(flood(&mut queues), MAX_FLOOD_BATCH);
+    assert_eq!((express(&mut queues), flood(&mut queues)), (1, MAX_FLOOD_BATCH));
+    // Many others do not wait for few of the flood.
+    for tenant in 0..4 {
+        fill(&mut queues, &format!("t{tenant}"), 0, FLOOD - 7);
+    }
+    assert_eq!((express(&mut queues), flood(&mut queues)), (100, 100));
+    let (at, messages) = queues.served.unwrap();
+    queues.served = Some((at.checked_sub(SERVED).unwrap(), messages));
+    assert_eq!(flood(&mut queues), MAX_BATCH);
+    // Two floods are no others to each other.
+    fill(&mut queues, "second", 0, MAX_BATCH);
+    let both = next(&mut queues).unwrap().deliveries;
+    assert_eq!((count(&both, "flood"), count(&both, "second")), (128, 128));
+}
+
+#[test]
+fn s5_05_a_tenant_whom_a_lock_holds_up_shares_no_batch_with_others() {
+    let mut queues = Queues::new(1);
+    for tenant in ["held-up", "other"] {
+        fill(&mut queues, tenant, 0, 1);
+    }
+    queues.set_held_up(["held-up".into(), "gone".into()].into());
+    let batch = next(&mut queues).unwrap();
+    assert_eq!((batch.deliveries.len(), count(&batch.deliveries, "held-up")), (1, 1));
+    assert!(batch.beside_flood, "the other need not wait for it");
+    let batch = next(&mut queues).unwrap();
+    assert_eq!((count(&batch.deliveries, "other"), batch.beside_flood), (1, false));
 }
 
 #[test]
