@@ -19,7 +19,8 @@ use tokio::{
 
 use crate::chaos::client::ChaosClient;
 
-/// Something that a gateway said: a result of a payment, or cash that is in the till.
+/// Something that a gateway said: a result of a payment, or cash that is in the till; or a person in
+/// the gateway's place, who settled a payment without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GatewayFact {
     pub tenant: String,
@@ -36,12 +37,13 @@ impl GatewayFact {
     /// Returns what a command tells of money that came in.
     pub fn told_by(tenant: &str, id: &str, key: &str, verb: &str, payload: &Value) -> Option<Self> {
         let (_, payment) = key.split_once('.').filter(|(aggregate, _)| *aggregate == "payment")?;
-        let text = |name: &str| payload[name].as_str().map(str::to_owned);
-        let captured = match verb {
-            "record_result" => payload["result"] == "captured",
-            "confirm_cash" => true,
+        let (captured, payload) = match verb {
+            "record_result" => (payload["result"] == "captured", payload),
+            "confirm_cash" => (true, payload),
+            "settle" => (true, payload["settlement"].get("captured")?),
             _ => return None,
         };
+        let text = |name: &str| payload[name].as_str().map(str::to_owned);
         Some(Self {
             tenant: tenant.to_owned(),
             payment: payment.to_owned(),
@@ -147,5 +149,25 @@ fn words(kind: u32, transaction: &str, amount: i64) -> Vec<Word> {
         6 => vec![Word { currency: "USD", ..captured() }],
         7 => vec![word("failed", amount), captured()],
         _ => vec![captured()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_person_settles_as_captured_is_said() {
+        let told = |verb: &str, payload: Value| {
+            let fact = GatewayFact::told_by("t1", "k1", "payment.p1", verb, &payload)?;
+            Some((fact.transaction, fact.captured, fact.amount, fact.currency))
+        };
+        let capture = json!({ "transaction_id": "g1", "amount": 5, "currency": "EUR" });
+        let settled = json!({ "settlement": { "captured": capture }, "reason": "r" });
+        let expected = Some((Some("g1".to_owned()), true, 5, "EUR".to_owned()));
+        assert_eq!(told("settle", settled), expected);
+        for other in [json!("failed"), json!({ "refund_task": "p1.1" })] {
+            assert_eq!(told("settle", json!({ "settlement": other, "reason": "r" })), None);
+        }
     }
 }
