@@ -9,6 +9,7 @@
 //! has the text of today. Each run makes them anew, after the migrations.
 
 mod roles;
+mod schema_drift;
 
 use std::{
     str::FromStr,
@@ -29,13 +30,14 @@ use tokio::time::sleep;
 
 use crate::infra::postgres::operator_connection;
 
-pub use self::roles::role;
 use self::roles::set_up_roles;
+pub use self::{roles::role, schema_drift::schema_drift};
 
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 31] = [
+const FUNCTIONS: [&str; 32] = [
+    include_str!("../../../migrations/functions/beat.sql"),
     include_str!("../../../migrations/functions/server_timeline.sql"),
     include_str!("../../../migrations/functions/assert_era.sql"),
     include_str!("../../../migrations/functions/begin_era.sql"),
