@@ -3,7 +3,7 @@
 use anyhow::Result;
 use async_nats::jetstream::{response::Response, stream::RawMessage};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use brigade_contracts::{Address, Aggregate, Part, Timestamp, key, key::Bucket};
+use brigade_contracts::{Address, Aggregate, Part, Timestamp, event, key, key::Bucket};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ impl Tracer {
         let backlog = backlog.fetch_one(&self.postgres).await?;
         let versions = self.held(Bucket::Versions, &key::versions(&address)).await?;
         let mut steps = vec![step(event, "its version", versions.as_ref(), backlog)];
-        // What the event changed of the parts stands in the counter.
+        // Parts that it did not touch keep their versions.
         for part in touched(event, aggregate) {
             let (bucket, key) = match aggregate {
                 Aggregate::User => (Bucket::UserState, key::user_state(&address, part)),
@@ -71,9 +71,9 @@ impl Tracer {
 }
 
 /// The parts that an event of this kind touches.
-fn touched(event: &StoredEvent, aggregate: Aggregate) -> Vec<Part> {
-    let kinds = brigade_contracts::event::ALL.iter();
-    let kind = kinds.into_iter().find(|k| k.aggregate == aggregate && k.name == event.kind);
+fn touched(stored: &StoredEvent, aggregate: Aggregate) -> Vec<Part> {
+    let mut kinds = event::ALL.iter();
+    let kind = kinds.find(|kind| kind.aggregate == aggregate && kind.name == stored.kind);
     kind.map(|kind| kind.touches.to_vec()).unwrap_or_default()
 }
 
