@@ -62,9 +62,7 @@ fn of_worker(rows: &Rows, worker: WorkerName) -> Vec<Finding> {
         }
     }
     for instance in alive {
-        // A worker is started in less.
-        let starts = instance.running_seconds < LAGS_SECONDS;
-        if let Some(why) = instance.trouble.as_deref().filter(|_| !starts) {
+        if let Some(why) = instance.unready() {
             let what = format!("not ready: {why} (process {})", place(instance));
             let mend = "mend what it names; its log says more";
             findings.push(Finding::new(Severity::Error, name, what, mend).ranked(UNREADY));

@@ -45,7 +45,7 @@ impl Tracer {
         );
         let backlog = backlog.fetch_one(&self.postgres).await?;
         let versions = self.held(Bucket::Versions, &key::versions(&address)).await?;
-        let mut steps = vec![step(event, "its version", versions.as_ref(), backlog)];
+        let mut steps = vec![step(event, "the counter", versions.as_ref(), backlog)];
         // Parts that it did not touch keep their versions.
         for part in touched(event, aggregate) {
             let (bucket, key) = match aggregate {
@@ -53,7 +53,7 @@ impl Tracer {
                 _ => (Bucket::Views, key::view(&address, part)),
             };
             let held = self.held(bucket, &key).await?;
-            steps.push(step(event, &format!("its part {}", part.as_str()), held.as_ref(), backlog));
+            steps.push(step(event, &format!("part {}", part.as_str()), held.as_ref(), backlog));
         }
         Ok(steps)
     }
@@ -81,7 +81,7 @@ fn step(event: &StoredEvent, what: &str, held: Option<&Held>, in_backlog: bool) 
     let (name, version) = (format!("{}.{}", event.aggregate, event.id), event.version);
     match held {
         Some(held) if held.version == version => {
-            let what = format!("KV shows {what} {version} of {name}");
+            let what = format!("KV shows version {version} of {name} in {what}");
             Step::new(Station::Projected, Passed::Yes, what).at(held.at)
         }
         Some(held) if held.version > version => {
@@ -98,12 +98,12 @@ fn step(event: &StoredEvent, what: &str, held: Option<&Held>, in_backlog: bool) 
         }
         Some(held) => {
             let what =
-                format!("KV shows {what} of {name} as of version {}, not {version}", held.version);
+                format!("KV shows version {} of {name} in {what}, not {version}", held.version);
             Step::new(Station::Projected, Passed::NotYet, what)
         }
         None => {
             let what = format!(
-                "KV shows nothing of {what} of {name}: it was lost, or has ended and expired after \
+                "KV shows nothing of {name} in {what}: it was lost, or has ended and expired after \
                  7 days; queries read SQL"
             );
             Step::unknown(Station::Projected, what)

@@ -6,6 +6,8 @@ use sqlx::PgConnection;
 /// An instance without a sign of life for so long is dead, hangs, or does not reach Postgres: three
 /// signs are missing.
 pub const SILENT: Duration = Duration::from_secs(6);
+/// A worker starts in less.
+const STARTS_SECONDS: f64 = 5.0;
 /// A silent instance whose work others do is spoken of for so long.
 const MISSED_SECONDS: f64 = 15.0 * 60.0;
 
@@ -30,6 +32,13 @@ impl InstanceState {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.silent_seconds < SILENT.as_secs_f64()
+    }
+
+    /// Returns why it is not ready, unless it has only just begun to start.
+    #[must_use]
+    pub fn unready(&self) -> Option<&str> {
+        let starts = self.running_seconds < STARTS_SECONDS;
+        self.trouble.as_deref().filter(|_| self.is_alive() && !starts)
     }
 
     /// Returns the instances of a worker that are silent and were not replaced: as many as were

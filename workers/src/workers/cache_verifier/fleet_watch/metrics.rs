@@ -167,7 +167,7 @@ impl FleetWatchMetrics {
         }
         for instance in all.iter().filter(|instance| instance.is_alive()) {
             self.instances.with_label_values(&[&*instance.worker, &*instance.version]).inc();
-            if instance.trouble.is_some() {
+            if instance.unready().is_some() {
                 self.instances_unready.with_label_values(&[&*instance.worker]).inc();
             }
         }

@@ -44,10 +44,8 @@ pub async fn watch_fleet(cx: Context) {
     let mut letters = LettersInStream::new(DEAD_LETTER_COUNT);
     let js = cx.nats.jetstream_within(LIMIT);
     while begin(&mut rounds, &metrics).await {
-        let (rows, streams) = tokio::join!(
-            Rows::load(&cx.postgres),
-            Streams::load(&js, &cx.topology, &mut letters),
-        );
+        let (rows, streams) =
+            tokio::join!(Rows::load(&cx.postgres), Streams::load(&js, &cx.topology, &mut letters),);
         match (rows, streams) {
             (Ok(rows), Ok(streams)) => {
                 metrics.show(&rows, &streams);
