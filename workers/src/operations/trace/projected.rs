@@ -53,7 +53,14 @@ impl Tracer {
                 _ => (Bucket::Views, key::view(&address, part)),
             };
             let held = self.held(bucket, &key).await?;
-            steps.push(step(event, &format!("part {}", part.as_str()), held.as_ref(), backlog));
+            let name = format!("part {}", part.as_str());
+            if held.is_none() && event.waits && part.is_written_by_projector() {
+                let what =
+                    format!("{name} of {}.{} waits for its event", event.aggregate, event.id);
+                steps.push(Step::new(Station::Projected, Passed::NotYet, what));
+                continue;
+            }
+            steps.push(step(event, &name, held.as_ref(), backlog));
         }
         Ok(steps)
     }
