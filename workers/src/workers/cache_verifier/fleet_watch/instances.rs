@@ -109,10 +109,12 @@ mod tests {
     #[test]
     fn one_that_is_silent_is_missed_until_another_one_takes_its_place() {
         let (old, dead) = (instance("old", 1000.0, 1.0), instance("dead", 1000.0, 7.0));
-        assert_eq!(missed(&[old.clone()]), Vec::<&str>::new());
-        assert_eq!(missed(&[old.clone(), dead.clone()]), ["dead"]);
+        let both = [old, dead.clone()];
+        assert_eq!(missed(&both[..1]), Vec::<&str>::new());
+        assert_eq!(missed(&both), ["dead"]);
         let new = instance("new", 5.0, 1.0);
-        assert_eq!(missed(&[old.clone(), dead.clone(), new.clone()]), Vec::<&str>::new());
+        let [old, _] = both;
+        assert_eq!(missed(&[old, dead.clone(), new.clone()]), Vec::<&str>::new());
         // One replaces one, the one that was silent for the longest time.
         let later = instance("later", 1000.0, 6.5);
         assert_eq!(missed(&[later, dead, new]), ["later"]);
