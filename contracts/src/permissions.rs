@@ -179,6 +179,9 @@ pub fn alive(user: &str, instance: &str) -> String {
     format!("{}.alive.{instance}", inbox_prefix(user))
 }
 
+/// The consumer of `DLQ` by which cache-verifier counts dead letters.
+pub const DEAD_LETTER_COUNT: &str = "cache-verifier-count";
+
 /// The NATS user of a worker.
 #[must_use]
 pub fn worker(name: WorkerName) -> NatsUser {
@@ -210,6 +213,7 @@ pub fn worker(name: WorkerName) -> NatsUser {
             .publish(canaries())
             .publish(resets_for_an_era())
             .publish([QUERY_USER_STATE, REBUILD_USER_CACHE])
+            .publish(observes_consumers())
             .publish(Topology::compiled_in().streams.keys().flat_map(|stream| {
                 ["INFO", "CREATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"))
             })),
@@ -256,6 +260,24 @@ fn resets_for_an_era() -> impl Iterator<Item = String> {
     let purges = buckets.map(|bucket| format!("$JS.API.STREAM.PURGE.{}", bucket.stream()));
     let consumer = WorkerName::CommandHandler;
     purges.chain([format!("$JS.API.CONSUMER.DELETE.COMMANDS.{consumer}")])
+}
+
+/// Looks how far every declared consumer is, and at the messages that they wait for; reads the
+/// headers of dead letters by a consumer of its own.
+fn observes_consumers() -> impl Iterator<Item = String> {
+    let consumers = Topology::compiled_in().consumers.into_iter();
+    let observed = consumers.flat_map(|(stream, consumers)| {
+        let info = |durable: &String| format!("$JS.API.CONSUMER.INFO.{stream}.{durable}");
+        let own = WorkerName::CacheVerifier.as_str();
+        let infos: Vec<_> = consumers.keys().filter(|name| *name != own).map(info).collect();
+        infos.into_iter().chain([format!("$JS.API.STREAM.MSG.GET.{stream}")])
+    });
+    let letters = DEAD_LETTER_COUNT;
+    observed.chain([
+        format!("$JS.API.CONSUMER.CREATE.DLQ.{letters}.dlq.>"),
+        format!("$JS.API.CONSUMER.DELETE.DLQ.{letters}"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.DLQ.{letters}"),
+    ])
 }
 
 fn canaries() -> impl Iterator<Item = String> {

@@ -295,6 +295,33 @@ fn every_metric_that_operators_are_told_of_exists() {
     }
 }
 
+/// The metrics that the sources register, by name.
+fn registered_metrics() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files("workers/src", "rs") {
+        let text = read(path);
+        for kind in ["counter", "counters", "gauge", "gauges", "histograms", "seconds"] {
+            let pattern = format!(".{kind}(");
+            let names = after(&text, &pattern).filter_map(literal);
+            for name in names.filter(|name| name.starts_with("brigade_")) {
+                assert!(found.insert(name.to_owned()), "{name} is registered twice");
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_metric_has_a_line_in_the_reference_and_every_line_a_metric() {
+    let page = read("docs/reference/metrics.md");
+    let mut documented = BTreeSet::new();
+    for row in page.lines().filter_map(cells) {
+        let name = row[0].trim_matches('`').to_owned();
+        assert!(documented.insert(name.clone()), "{name} stands there twice");
+    }
+    assert_eq!(documented, registered_metrics());
+}
+
 /// The rows that a test's name begins with: `s2_03_s2_04_…` proves S2-03 and S2-04.
 fn rows_of(test: &str) -> Vec<String> {
     let words: Vec<&str> = test.split('_').collect();

@@ -12,6 +12,7 @@ pub mod http_client;
 pub mod interop;
 pub mod locks;
 pub mod money;
+pub mod operators;
 pub mod paying;
 pub mod polled_orders;
 pub mod previous;

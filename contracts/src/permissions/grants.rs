@@ -60,6 +60,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("FUNCTION load_batch(jsonb)", "EXECUTE"),
             ("FUNCTION erase_users(text[], text[], text[])", "EXECUTE"),
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("FUNCTION turn_at(text, text)", "EXECUTE"),
         ],
@@ -73,12 +74,14 @@ pub fn grants(name: WorkerName) -> Grants {
             ("FUNCTION server_incarnation()", "EXECUTE"),
             ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("FUNCTION assert_incarnation(text)", "EXECUTE"),
         ],
         // What the stream of dead letters does not take, whoever consumes puts there, and counts
         // how many of the tenant's are there.
         WorkerName::PaymentProjector | WorkerName::UserStateProjector => &[
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
             ("TABLE dead_letter_overflow", "SELECT, INSERT, UPDATE"),
         ],
@@ -86,6 +89,7 @@ pub fn grants(name: WorkerName) -> Grants {
         // harm.
         WorkerName::TableStatusReconciler => &[
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("TABLE tables", "SELECT"),
             ("TABLE turns", "SELECT"),
             ("TABLE orders", "SELECT"),
@@ -93,6 +97,7 @@ pub fn grants(name: WorkerName) -> Grants {
         ],
         WorkerName::CartLockExpiry => &[
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("TABLE carts", "SELECT"),
             ("TABLE cart_locks", "SELECT"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
@@ -101,6 +106,7 @@ pub fn grants(name: WorkerName) -> Grants {
         ],
         WorkerName::CacheVerifier => &[
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("FUNCTION era_to_reset(bigint)", "EXECUTE"),
             ("FUNCTION era_was_reset(bigint)", "EXECUTE"),
@@ -125,6 +131,7 @@ pub fn grants(name: WorkerName) -> Grants {
             ("TABLE heal_backlog", "SELECT, INSERT, UPDATE"),
             ("TABLE heals", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE audit_rounds", "SELECT, INSERT, UPDATE"),
+            ("TABLE instances", "SELECT"),
             ("TABLE stream_checkpoints", "SELECT, INSERT, DELETE"),
             ("TABLE leases", "SELECT, INSERT, UPDATE, DELETE"),
             ("TABLE dead_letters", "SELECT, INSERT"),
@@ -135,6 +142,7 @@ pub fn grants(name: WorkerName) -> Grants {
         // tenants whose rows it gives, so no statement of edge can leave them out.
         WorkerName::Edge => &[
             ("FUNCTION current_era()", "EXECUTE"),
+            ("FUNCTION beat(jsonb)", "EXECUTE"),
             ("FUNCTION assert_era(bigint)", "EXECUTE"),
             ("FUNCTION read_versions(bigint, text[], text[], text[])", "EXECUTE"),
             ("FUNCTION read_aggregates(bigint, text[], text[], text[])", "EXECUTE"),

@@ -116,10 +116,11 @@ async fn everything_is_done(
                     where name in ('cart-lock-expiry.sweep', 'command-handler.projection-backlog',
                                    'command-handler.heal-backlog', 'command-handler.housekeeping',
                                    'cache-verifier.checkpoints', 'cache-verifier.heals',
-                                   'cache-verifier.audit', 'cache-verifier.money')
+                                   'cache-verifier.audit', 'cache-verifier.money',
+                                   'cache-verifier.fleet')
                       and until > $1 + interval '2 seconds'";
         let held = sqlx::query_scalar::<_, i64>(held).bind(since);
-        (held.fetch_one(&fleet.sql).await.ok()? == 8).then_some(())
+        (held.fetch_one(&fleet.sql).await.ok()? == 9).then_some(())
     })
     .await;
     // outbox-relay, and both projectors.

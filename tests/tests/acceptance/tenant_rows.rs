@@ -165,7 +165,7 @@ async fn s5_09_edge_gets_rows_of_the_tenants_that_it_names_and_of_no_others() {
     .fetch_all(&edge)
     .await
     .unwrap();
-    assert_eq!(others, ["assert_era", "current_era"]);
+    assert_eq!(others, ["assert_era", "beat", "current_era"]);
 }
 
 #[tokio::test]

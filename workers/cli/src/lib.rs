@@ -2,6 +2,7 @@
 
 mod causes;
 mod dlq;
+mod doctor;
 mod gateways;
 mod locks;
 mod migrate;
@@ -12,7 +13,9 @@ mod provision;
 mod rebuild;
 mod run;
 mod security_log;
+mod status;
 mod tenants;
+mod trace;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -50,6 +53,8 @@ enum CliCommand {
     Chaos(brigade_dev::chaos::ChaosArgs),
     /// Look at dead letters, replay or drop them
     Dlq(dlq::DlqArgs),
+    /// Examine servers and settings, and say how to mend what is wrong
+    Doctor(doctor::DoctorArgs),
     /// Say which payment gateways may tell of a restaurant's payments over HTTP
     Gateways(gateways::GatewaysArgs),
     /// Look at cart locks and their history
@@ -62,8 +67,12 @@ enum CliCommand {
     Provision,
     /// Write buckets anew from SQL while the fleet runs
     Rebuild(rebuild::RebuildArgs),
+    /// Say what is wrong with the fleet, worst first, and what to do
+    Status(status::StatusArgs),
     /// Add, list, suspend, resume and remove restaurants, and rotate their credentials
     Tenants(tenants::TenantsArgs),
+    /// Tell the way of a command: received, decided, relayed, projected, dead
+    Trace(trace::TraceArgs),
 }
 
 /// The whole program, with the arguments and the environment of this process.
@@ -105,6 +114,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             #[cfg(feature = "dev")]
             CliCommand::Chaos(args) => brigade_dev::chaos::run(args).await,
             CliCommand::Dlq(args) => dlq::run(args).await,
+            CliCommand::Doctor(args) => doctor::run(args).await,
             CliCommand::Gateways(args) => gateways::run(args).await,
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
@@ -112,7 +122,9 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Migrate(args) => migrate::run(&args).await,
             CliCommand::Provision => provision::run().await,
             CliCommand::Rebuild(args) => rebuild::run(args).await,
+            CliCommand::Status(args) => status::run(args).await,
             CliCommand::Tenants(args) => tenants::run(args).await,
+            CliCommand::Trace(args) => trace::run(args).await,
         }
     });
     result.unwrap_or_else(|error| {

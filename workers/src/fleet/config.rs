@@ -156,6 +156,22 @@ impl RunConfig {
         Ok(&url.text)
     }
 
+    /// Returns the users of NATS of those workers that have a URL of their own here.
+    #[must_use]
+    pub fn nats_users(&self) -> Vec<(WorkerName, String, NatsOptions)> {
+        let own = self.own_nats_urls.iter();
+        own.map(|(worker, url)| (*worker, url.text.clone(), self.nats.of(*worker, url))).collect()
+    }
+
+    /// Returns the certificates that this environment names.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<PathBuf> {
+        let operator = self.nats_options();
+        let of_nats = operator.certificate.map(|(certificate, _)| certificate);
+        let of_http = self.listeners.http_tls.clone().map(|files| files.certificate);
+        operator.authority.into_iter().chain(of_nats).chain(of_http).collect()
+    }
+
     /// Returns the options of an operator's connection to NATS.
     #[must_use]
     pub fn nats_options(&self) -> NatsOptions {

@@ -1,6 +1,7 @@
 //! Starts workers, each with its own connections, and stops them.
 
 pub mod config;
+mod heartbeat;
 mod metrics;
 pub mod process;
 pub mod registry;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use crate::infra::{Context, FailPoints, Health, Metrics, Nats, postgres};
 
+use self::heartbeat::Heartbeat;
 pub use metrics::FleetMetrics;
 pub use servers::{Servers, Settings};
 
@@ -48,8 +50,15 @@ impl Instance {
     ) -> Self {
         let health = Health::new(worker);
         let drain = CancellationToken::new();
-        let starts =
-            Starts { worker, servers, health: health.clone(), metrics, drain: drain.clone(), fail };
+        let starts = Starts {
+            id: id(worker),
+            worker,
+            servers,
+            health: health.clone(),
+            metrics,
+            drain: drain.clone(),
+            fail,
+        };
         let task = tokio::spawn(starts.run_until_drained());
         Self { worker, health, drain, task: AbortOnDropHandle::new(task) }
     }
@@ -76,6 +85,8 @@ impl Instance {
 
 /// The arguments with which a worker is started, each time.
 struct Starts {
+    /// The name under which it gives signs of life.
+    id: Arc<str>,
     worker: WorkerName,
     servers: Servers,
     health: Health,
@@ -106,10 +117,10 @@ impl Starts {
 
     /// Connects the worker. Postgres is connected to on first use.
     async fn context(&self) -> anyhow::Result<Context> {
-        let Self { worker, servers, health, metrics, drain, fail } = self;
+        let Self { worker, servers, health, metrics, drain, fail, .. } = self;
         Ok(Context {
             worker: *worker,
-            instance: format!("{worker}.{}", Uuid::now_v7()).into(),
+            instance: id(*worker),
             era: Era::FIRST,
             nats: Nats::connect_with(&servers.nats_url, &servers.nats, health, metrics).await?,
             postgres: postgres::pool(&servers.postgres_url, *worker, POSTGRES_CONNECTIONS)?,
@@ -133,6 +144,11 @@ impl Starts {
         cx.drain = drain.child_token();
         let entry = registry::find(worker);
         health.starting();
+        let heartbeat = Arc::new(Heartbeat::new(self.id.clone(), &cx));
+        let beats = {
+            let (heartbeat, drain) = (heartbeat.clone(), cx.drain.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move { heartbeat.run(&drain).await }))
+        };
         tracing::info!(%worker, instance = %cx.instance, era = %cx.era, "started");
         let mut task =
             AbortOnDropHandle::new(tokio::spawn((entry.run)(cx.clone(), &servers.settings)));
@@ -170,9 +186,22 @@ impl Starts {
             }
         };
         // Telemetry and answers that are still in the client's buffer leave before the connection.
-        let _flushed = tokio::time::timeout(Duration::from_secs(1), cx.nats.client.flush()).await;
+        let leaves = async {
+            // One that is started again is missed until then.
+            if drain.is_cancelled() {
+                let _ended = beats.await;
+                heartbeat.leave().await;
+            }
+        };
+        let last = async { tokio::join!(cx.nats.client.flush(), leaves) };
+        let _flushed = tokio::time::timeout(Duration::from_secs(1), last).await;
         let _closed = tokio::time::timeout(Duration::from_secs(1), cx.postgres.close()).await;
         tracing::info!(%worker, "stopped");
         result
     }
+}
+
+/// Returns a name that is this instance's own.
+fn id(worker: WorkerName) -> Arc<str> {
+    format!("{worker}.{}", Uuid::now_v7()).into()
 }

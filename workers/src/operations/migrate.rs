@@ -10,6 +10,7 @@
 
 mod locks;
 mod roles;
+mod schema_drift;
 
 use std::str::FromStr;
 
@@ -26,16 +27,17 @@ use sqlx::{
 
 use crate::infra::postgres::operator_connection;
 
-pub use self::roles::role;
 use self::{
     locks::{LOCK_TIMEOUT, patiently, set_lock_timeout},
     roles::set_up_roles,
 };
+pub use self::{roles::role, schema_drift::schema_drift};
 
 /// Forward only; one that has landed is never edited.
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// The functions of the schema, in the order in which they call each other.
-const FUNCTIONS: [&str; 31] = [
+const FUNCTIONS: [&str; 32] = [
+    include_str!("../../../migrations/functions/beat.sql"),
     include_str!("../../../migrations/functions/server_timeline.sql"),
     include_str!("../../../migrations/functions/assert_era.sql"),
     include_str!("../../../migrations/functions/begin_era.sql"),

@@ -9,8 +9,8 @@ Environment of `run`, both required for each worker:
                                    password to the worker's role
   BRIGADE_NATS_URL, BRIGADE_DATABASE_URL stand in where a worker has none of its own; a process
   with one worker may use them instead.
-Environment of `provision` (NATS), `dlq` (both), `migrate`, `locks`, `tenants` and `security-log`
-(SQL), required:
+Environment of `provision` (NATS), `dlq`, `status`, `doctor` and `trace` (both), `migrate`, `locks`,
+`tenants` and `security-log` (SQL), required:
   BRIGADE_NATS_URL                 of the user `operator`
   BRIGADE_DATABASE_URL             of the owner of the schema; of Postgres itself, not of a pooler
 Each of these may be given as <NAME>_FILE, the file that holds it, in place of the value. The files

@@ -6,8 +6,8 @@ use std::{
 
 use brigade_contracts::Timestamp;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// The metrics of one module, such as a worker or the consuming loop. They stand beside
@@ -77,6 +77,12 @@ impl MetricsRegistry {
     #[must_use]
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels).expect("valid"))
+    }
+
+    /// Registers gauges of seconds that are told apart by `labels`.
+    #[must_use]
+    pub fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(Opts::new(name, help), labels).expect("valid"))
     }
 
     /// Registers histograms that are told apart by `labels`.

@@ -150,18 +150,28 @@ impl Drift {
         let Difference { setting, declared, found } = difference;
         Self { item: item.clone(), setting, declared, found }
     }
+
+    /// Says what differs.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let Self { item, setting, declared, found } = self;
+        let declared = declared
+            .as_ref()
+            .map_or_else(|| "the server's default".to_owned(), |value| readable(setting, value));
+        format!("{item}: {setting} is {}, declared is {declared}", readable(setting, found))
+    }
+
+    /// Says how it is mended.
+    #[must_use]
+    pub fn mend(&self) -> String {
+        self.item.mend(&self.setting, self.declared.as_ref())
+    }
 }
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { item, setting, declared, found } = self;
-        write!(f, "{item}: {setting} is {}, declared is ", readable(setting, found))?;
-        match declared {
-            Some(declared) => f.write_str(&readable(setting, declared))?,
-            None => write!(f, "the server's default")?,
-        }
-        let mend = item.mend(setting, declared.as_ref());
-        write!(f, "; to mend it: {mend}; or declare it so in nats/topology.toml")
+        let (what, mend) = (self.what(), self.mend());
+        write!(f, "{what}; to mend it: {mend}; or declare it so in nats/topology.toml")
     }
 }
 

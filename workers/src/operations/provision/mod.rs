@@ -42,19 +42,63 @@ pub async fn run_with(url: &str, options: &NatsOptions, replicas: u8) -> Result<
     operator.explain(apply_all(&operator.jetstream, replicas).await)
 }
 
+/// Something that is not as declared.
+#[derive(Debug)]
+pub struct Undone {
+    pub what: String,
+    pub mend: String,
+}
+
+/// Returns what is not as declared, and changes nothing.
+///
+/// # Errors
+/// If the server cannot be reached or refuses.
+pub async fn inspect(js: &jetstream::Context, replicas: u8) -> Result<Vec<Undone>> {
+    let topology = Topology::with_replicas(replicas);
+    let mut undone = Vec::new();
+    for (item, mut declared) in declared(&topology) {
+        let provision = || "`brigade provision`".to_owned();
+        let mut info = match ask(js, item.subject("INFO"), &json!({})).await? {
+            Ok(info) => info,
+            Err(error) if item.is_absent(error.error_code().0) => {
+                let what = format!("there is no {item}");
+                undone.push(Undone { what, mend: provision() });
+                continue;
+            }
+            Err(error) => bail!("{item}: {error}"),
+        };
+        former::adapt(js, &item, &mut info["config"], &mut declared).await?;
+        let Comparison { mended, differences } = compare::compare(&info["config"], &declared);
+        let drift = differences.into_iter().map(|d| Drift::of(&item, d));
+        undone.extend(drift.map(|drift| Undone { what: drift.what(), mend: drift.mend() }));
+        if mended.is_some() {
+            let what = format!("{item} is not up to date");
+            undone.push(Undone { what, mend: provision() });
+        }
+    }
+    Ok(undone)
+}
+
+/// Everything that is declared: streams, then their consumers.
+fn declared(topology: &Topology) -> Vec<(TopologyItem, Value)> {
+    let streams = topology.streams.keys();
+    let streams = streams.map(|name| {
+        (TopologyItem::Stream(name.clone()), topology.stream(name).unwrap_or_default())
+    });
+    let consumers = topology.consumers.iter().flat_map(|(stream, consumers)| {
+        consumers.keys().map(move |durable| {
+            let item = TopologyItem::Consumer(stream.clone(), durable.clone());
+            (item, topology.consumer(stream, durable).unwrap_or_default())
+        })
+    });
+    streams.chain(consumers).collect()
+}
+
 async fn apply_all(js: &jetstream::Context, replicas: u8) -> Result<ProvisionReport> {
     let topology = Topology::with_replicas(replicas);
     let mut report = ProvisionReport::default();
-    for name in topology.streams.keys() {
-        let declared = topology.stream(name).unwrap_or_default();
-        apply(js, TopologyItem::Stream(name.clone()), declared, &mut report).await?;
-    }
-    for (stream, consumers) in &topology.consumers {
-        for durable in consumers.keys() {
-            let declared = topology.consumer(stream, durable).unwrap_or_default();
-            let item = TopologyItem::Consumer(stream.clone(), durable.clone());
-            apply(js, item, declared, &mut report).await?;
-        }
+    for (item, declared) in declared(&topology) {
+        apply(js, item, declared, &mut report).await?;
     }
     Ok(report)
 }

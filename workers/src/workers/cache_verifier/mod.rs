@@ -30,6 +30,8 @@
 //!
 //! And it **watches money** that waits for a person ([`money`]), which nobody else looks for.
 //!
+//! It **watches the fleet**: what waits where, and which workers live ([`fleet_watch`]).
+//!
 //! And it **verifies** what is cached of users' sessions, event by event ([`sessions`]).
 //!
 //! Guarantees: at rest, buckets and `EVENTS` are complete again some seconds after any loss. Not
@@ -42,6 +44,7 @@ mod audit;
 mod checkpoints;
 mod discrepancy;
 mod era;
+pub mod fleet_watch;
 mod heads;
 mod heal;
 mod metrics;
@@ -55,6 +58,7 @@ use tokio::sync::Mutex;
 
 use self::{
     audit::{Audit, keep_auditing},
+    fleet_watch::watch_fleet,
     heal::keep_healing,
     money::watch_money,
     sessions::{AskForState, SessionVerifier},
@@ -93,7 +97,8 @@ pub async fn run(cx: Context) -> anyhow::Result<()> {
     let verifying = consume(&cx, messages, &[Source::Stream("EVENTS")], sessions);
     let healing = async {
         let healing = keep_healing(&cx, &metrics);
-        tokio::join!(watch_streams(&cx, &metrics), healing, watch_money(cx.clone()));
+        let watching = async { tokio::join!(watch_money(cx.clone()), watch_fleet(cx.clone())) };
+        tokio::join!(watch_streams(&cx, &metrics), healing, watching);
         anyhow::Ok(())
     };
     tokio::try_join!(healing, verifying)?;
