@@ -26,6 +26,7 @@
 //! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
 //! due.lock.<tenant>.<cart>.<token>          those that have passed (stream TIMERS)
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
+//! ops.dead_letters.<worker>.<original …>    dead letters that were stored, republished
 //! hooks.<tenant>.<name>                     requests to a tenant's own programs (core)
 //! outbox.wake                               "there is work in these shards" (core)
 //! outbox.relays                             "shards change hands" (core)
@@ -67,6 +68,9 @@ pub const QUERY_PRODUCTS: &str = "q.*.products";
 pub const QUERY_DAY_CLOSE: &str = "q.*.day_close";
 /// Pushes about money that waits for a person, of every tenant.
 pub const LIVE_MONEY: &str = "live.money.>";
+/// Dead letters as they are stored, without their payloads, of every worker:
+/// `ops.dead_letters.<worker>.<original subject>`.
+pub const DEAD_LETTERS_STORED: &str = "ops.dead_letters.>";
 /// Queries of all tables: `q.<tenant>.tables`.
 pub const QUERY_TABLES: &str = "q.*.tables";
 /// Queries of the open carts of a user: `q.<tenant>.carts.<user>`.

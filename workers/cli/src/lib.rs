@@ -49,6 +49,7 @@ enum CliCommand {
     /// Break everything at random under load, and count what was lost
     Chaos(brigade_dev::chaos::ChaosArgs),
     /// Look at dead letters, replay or drop them
+    #[command(alias = "dead-letters")]
     Dlq(dlq::DlqArgs),
     /// Say which payment gateways may tell of a restaurant's payments over HTTP
     Gateways(gateways::GatewaysArgs),
