@@ -48,7 +48,7 @@ enum CliCommand {
     #[cfg(feature = "dev")]
     /// Break everything at random under load, and count what was lost
     Chaos(brigade_dev::chaos::ChaosArgs),
-    /// Look at dead letters, replay or drop them
+    /// Look at dead letters, mend, replay or drop them
     #[command(alias = "dead-letters")]
     Dlq(dlq::DlqArgs),
     /// Say which payment gateways may tell of a restaurant's payments over HTTP

@@ -63,7 +63,7 @@ pub(super) async fn follow(letters: &DeadLetters, id: i64) -> Result<ExitCode> {
             said = Instant::now();
             let stands = quiet.1.elapsed() >= LINE_PERIOD && job.waits.is_none();
             let hint = if stands { "; does a command-handler run?" } else { "" };
-            eprintln!("{}{hint}", printable(&job.to_string()));
+            progress(format_args!("{}{hint}", printable(&job.to_string())))?;
         }
         sleep(PERIOD).await;
     };

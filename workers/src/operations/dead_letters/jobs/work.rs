@@ -1,10 +1,12 @@
 //! Works jobs off, some letters of each in turn.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use sqlx::PgPool;
 use time::OffsetDateTime;
+use tokio::time::timeout;
 
 use super::super::{
     DeadLetters, Number,
@@ -20,6 +22,10 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Letters that are acted on together, and after how many bytes of payloads fewer are.
 const AT_ONCE: i64 = 64;
 const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
+/// Longest wait for these letters.
+const STEP: Duration = Duration::from_secs(5);
+/// Connections to Postgres while there are jobs.
+const CONNECTIONS: u32 = 2;
 /// Letters that are read at the same time.
 const READ_AT_ONCE: usize = 16;
 
@@ -64,10 +70,10 @@ async fn work(cx: &Context, rounds: &mut LeasedRounds) -> Result<()> {
     if jobs.is_empty() {
         return Ok(());
     }
-    let mut letters = DeadLetters::open(cx.nats.jetstream.clone(), cx.postgres.clone()).await?;
+    let mut letters = DeadLetters::open(cx.nats.jetstream.clone(), own_pool(cx)).await?;
     letters.fail = cx.fail.clone();
     // Whoever did it before may have died before this.
-    letters.remove_completed().await?;
+    in_time(letters.remove_completed()).await?;
     let mut failed = Ok(());
     while !jobs.is_empty() {
         let mut going = Vec::new();
@@ -76,16 +82,30 @@ async fn work(cx: &Context, rounds: &mut LeasedRounds) -> Result<()> {
                 return Ok(());
             }
             rounds.duty().moved();
-            match letters.go_on(&job).await {
+            match in_time(letters.go_on(&job)).await {
                 Ok(true) => going.push(job),
                 Ok(false) => {}
                 // The others need not wait for it.
-                Err(error) => failed = Err(error),
+                Err(error) => {
+                    in_time(letters.hold_up(job.id, &format!("{error:#}"))).await?;
+                    failed = Err(error);
+                }
             }
         }
         jobs = going;
     }
     failed
+}
+
+/// Returns a pool for this round alone: no decision waits for its connections, and whatever has
+/// become of them is over with the round.
+fn own_pool(cx: &Context) -> PgPool {
+    let options = cx.postgres.options().clone().max_connections(CONNECTIONS);
+    options.connect_lazy_with(cx.postgres.connect_options().as_ref().clone())
+}
+
+async fn in_time<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(STEP, step).await.context("Postgres or NATS does not answer in time")?
 }
 
 async fn open_jobs(cx: &Context) -> sqlx::Result<Vec<OpenJob>> {
@@ -118,10 +138,7 @@ impl DeadLetters {
             edited: None,
         };
         let mut readable: Vec<_> = entries.iter_mut().filter_map(Option::take).collect();
-        if let Err(error) = self.act(&mut readable, &action).await {
-            self.hold_up(job.id, &format!("{error:#}")).await?;
-            return Err(error);
-        }
+        self.act(&mut readable, &action).await?;
         let moved = self.count(job.id, &items, &readable).await?;
         self.remove_completed().await?;
         Ok(moved)
