@@ -25,11 +25,11 @@ use crate::{
     Part, Token, WorkerName,
     key::{Bucket, CANARY},
     subject::{
-        ABANDON, EXPIRE_LOCK, LIVE_MONEY, LOCK_TIMERS, OUTBOX_RELAYS, OUTBOX_WAKE,
-        QUERY_ACTIVE_ORDERS, QUERY_CARTS, QUERY_DAY_CLOSE, QUERY_ENDED_ORDERS, QUERY_LOCK,
-        QUERY_LOCK_HISTORY, QUERY_ORDERS, QUERY_OUTCOME, QUERY_PRODUCTS, QUERY_REFUND_TASKS,
-        QUERY_TABLES, QUERY_UNKNOWN_PAYMENTS, QUERY_USER_SESSIONS, QUERY_USER_STATE,
-        QUERY_USER_VALIDATE, QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS,
+        ABANDON, DEAD_LETTERS_STORED, EXPIRE_LOCK, LIVE_MONEY, LOCK_TIMERS, OUTBOX_RELAYS,
+        OUTBOX_WAKE, QUERY_ACTIVE_ORDERS, QUERY_CARTS, QUERY_DAY_CLOSE, QUERY_ENDED_ORDERS,
+        QUERY_LOCK, QUERY_LOCK_HISTORY, QUERY_ORDERS, QUERY_OUTCOME, QUERY_PRODUCTS,
+        QUERY_REFUND_TASKS, QUERY_TABLES, QUERY_UNKNOWN_PAYMENTS, QUERY_USER_SESSIONS,
+        QUERY_USER_STATE, QUERY_USER_VALIDATE, QUERY_VIEW, REBUILD_USER_CACHE, RECONCILE, REQUESTS,
         SECRET_VERBS_ON_DURABLE_DOOR, TABLES_MAY_CHANGE,
     },
     topology::{OVERTAKING, Topology},
@@ -248,6 +248,9 @@ fn command_handler(user: NatsUser) -> NatsUser {
         .publish([Bucket::ActiveOrders.subject("*.*.core"), Bucket::CartLocks.subject("*.*")])
         .publish([user_state_of(Part::Auth)])
         .publish([LOCK_TIMERS, OUTBOX_WAKE, "outcome.>", "hooks.>", LIVE_MONEY])
+        // Dead letters that an operator has it replay or drop.
+        .publish(["INFO", "MSG.GET", "MSG.DELETE"].map(|verb| format!("$JS.API.STREAM.{verb}.DLQ")))
+        .publish(["cmd.*.*.*.*"])
 }
 
 fn views_of(part: Part) -> String {
@@ -297,6 +300,7 @@ pub fn operator() -> NatsUser {
         // The parts of a stream, while it is backed up and restored.
         .publish(["$JS.SNAPSHOT.ACK.>", "$JS.SNAPSHOT.RESTORE.>"])
         .subscribe(["cmd.>", "evt.>", "dlq.>", "outcome.>", "live.>", "$JS.EVENT.>"])
+        .subscribe([DEAD_LETTERS_STORED])
 }
 
 /// Every user of a stack with these tenants.

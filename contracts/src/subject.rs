@@ -26,6 +26,7 @@
 //! timer.lock.<tenant>.<cart>.<token>        deadlines of locks (stream TIMERS)
 //! due.lock.<tenant>.<cart>.<token>          those that have passed (stream TIMERS)
 //! dlq.<worker>.<original subject>           dead letters (stream DLQ)
+//! ops.dead_letters.<worker>.<original …>    dead letters that were stored, republished
 //! hooks.<tenant>.<name>                     requests to a tenant's own programs (core)
 //! outbox.wake                               "there is work in these shards" (core)
 //! outbox.relays                             "shards change hands" (core)
@@ -61,6 +62,9 @@ pub const OUTBOX_WAKE: &str = "outbox.wake";
 pub const OUTBOX_RELAYS: &str = "outbox.relays";
 /// Pushes about money that waits for a person, of every tenant.
 pub const LIVE_MONEY: &str = "live.money.>";
+/// Dead letters as they are stored, without their payloads, of every worker:
+/// `ops.dead_letters.<worker>.<original subject>`.
+pub const DEAD_LETTERS_STORED: &str = "ops.dead_letters.>";
 /// Deadlines of locks that are to come.
 pub const LOCK_TIMERS: &str = "timer.lock.>";
 /// The command of cart-lock-expiry that ends a lock, for every tenant and cart.

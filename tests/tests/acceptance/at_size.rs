@@ -7,6 +7,7 @@ mod decided_commands;
 mod duties;
 mod healing;
 mod hostile_programs;
+mod letter_jobs;
 mod letters;
 mod payments;
 mod retried;

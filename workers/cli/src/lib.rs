@@ -51,7 +51,8 @@ enum CliCommand {
     #[cfg(feature = "dev")]
     /// Break everything at random under load, and count what was lost
     Chaos(brigade_dev::chaos::ChaosArgs),
-    /// Look at dead letters, replay or drop them
+    /// Look at dead letters, mend, replay or drop them
+    #[command(alias = "dead-letters")]
     Dlq(dlq::DlqArgs),
     /// Examine servers and settings, and say how to mend what is wrong
     Doctor(doctor::DoctorArgs),

@@ -8,6 +8,7 @@ use brigade_contracts::WorkerName;
 use super::Settings;
 use crate::{
     infra::Context,
+    operations::dead_letters::jobs,
     workers::{
         cache_verifier, cart_lock_expiry, command_handler, edge, outbox_relay, payment_projector,
         table_status_reconciler, user_state_projector,
@@ -35,7 +36,14 @@ macro_rules! entry {
 }
 
 pub static WORKERS: &[RegisteredWorker] = &[
-    entry!(CommandHandler, command_handler, |settings| settings.lock_policy.clone()),
+    RegisteredWorker {
+        name: WorkerName::CommandHandler,
+        run: |cx, settings| {
+            // It works off what operators leave to it, beside its own duties.
+            let jobs = jobs::keep(cx.clone());
+            Box::pin(command_handler::run(cx, settings.lock_policy.clone(), jobs))
+        },
+    },
     entry!(OutboxRelay, outbox_relay),
     entry!(PaymentProjector, payment_projector),
     entry!(UserStateProjector, user_state_projector),

@@ -10,26 +10,35 @@ use super::{DeadLetters, Letter, Number, letter::headers_of};
 use crate::runtime::dead_letter::headers_as_json;
 
 impl DeadLetters {
-    /// Returns the letters with completed actions, or only those that are not removed yet. Those
-    /// of an earlier stream are left out: their numbers mean other letters now.
-    pub(super) async fn archived(&self, all: bool) -> Result<HashMap<Number, Letter>> {
-        self.read_archive(all, None).await
+    /// Returns the letters with completed actions, or only those that are not removed yet, with
+    /// their payloads if that is wanted. Those of an earlier stream are left out: their numbers mean
+    /// other letters now.
+    pub(super) async fn archived(
+        &self,
+        all: bool,
+        with_payloads: bool,
+    ) -> Result<HashMap<Number, (Letter, Vec<u8>)>> {
+        self.read_archive(all, None, with_payloads).await
     }
 
     /// Returns one of them.
     pub(super) async fn archived_letter(&self, number: Number) -> Result<Option<Letter>> {
-        Ok(self.read_archive(true, Some(number)).await?.remove(&number))
+        let found = self.read_archive(true, Some(number), false).await?.remove(&number);
+        Ok(found.map(|(letter, _)| letter))
     }
 
     async fn read_archive(
         &self,
         all: bool,
         number: Option<Number>,
-    ) -> Result<HashMap<Number, Letter>> {
+        with_payloads: bool,
+    ) -> Result<HashMap<Number, (Letter, Vec<u8>)>> {
         let (created, seq) = number.map(|number| self.key(number)).unzip();
         let rows = sqlx::query!(
             r#"select dlq_seq, dlq_created = $2 as "in_table!", action, subject, claimed_at,
-                      coalesce(worker, '') as "worker!", coalesce(headers::text, '[]') as "headers!"
+                      coalesce(worker, '') as "worker!",
+                      coalesce(headers::text, '[]') as "headers!",
+                      coalesce(case when $6 then payload end, '') as "payload!"
                from brigade.dead_letter_actions
                where done_at is not null and dlq_created in ($1, $2) and ($5 or left_at is null)
                  and ($3::timestamptz is null or (dlq_created, dlq_seq) = ($3, $4))"#,
@@ -38,6 +47,7 @@ impl DeadLetters {
             created,
             seq,
             all,
+            with_payloads,
         )
         .fetch_all(&self.postgres)
         .await?;
@@ -47,7 +57,7 @@ impl DeadLetters {
             let headers = headers_of(&row.headers)?;
             let letter = Letter::new(number, &row.worker, headers, row.claimed_at);
             let (subject, action) = (row.subject, Some(row.action));
-            letters.insert(number, Letter { subject, action, ..letter });
+            letters.insert(number, (Letter { subject, action, ..letter }, row.payload));
         }
         Ok(letters)
     }
@@ -97,14 +107,15 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Records that a letter was removed from where it was stored.
-    pub(super) async fn removed(&self, number: Number) -> Result<()> {
-        let (created, seq) = self.key(number);
+    /// Records that letters were removed from where they were stored.
+    pub(super) async fn removed(&self, numbers: &[Number]) -> Result<()> {
+        let (created, seqs) = self.keys(numbers);
         sqlx::query!(
             "update brigade.dead_letter_actions set left_at = clock_timestamp()
-             where dlq_created = $1 and dlq_seq = $2",
-            created,
-            seq,
+             where (dlq_created, dlq_seq)
+                 in (select * from unnest($1::timestamptz[], $2::bigint[]))",
+            &created,
+            &seqs,
         )
         .execute(&self.postgres)
         .await?;
@@ -112,7 +123,7 @@ impl DeadLetters {
     }
 }
 
-fn number_of(in_table: bool, seq: i64) -> Number {
+pub(super) fn number_of(in_table: bool, seq: i64) -> Number {
     let seq = seq.cast_unsigned();
     if in_table { Number::Table(seq) } else { Number::Stream(seq) }
 }

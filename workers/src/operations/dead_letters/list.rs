@@ -20,8 +20,9 @@ use super::{
 use crate::runtime::delivery::pairs;
 
 /// Letters that are read in one round trip. They come without their payloads, which may be 100
-/// times as large.
+/// times as large, but where the payloads are searched.
 const BATCH: u16 = 500;
+const BATCH_WITH_PAYLOADS: u16 = 50;
 /// Time after which the server deletes the consumer of a command that was killed.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Longest wait for a batch, which takes milliseconds.
@@ -51,13 +52,13 @@ impl DeadLetters {
     /// # Errors
     /// If NATS or Postgres fails.
     pub async fn page(&self, filter: &Filter, after: Option<Number>, limit: usize) -> Result<Page> {
-        let mut archived = self.archived(filter.all).await?;
+        let mut archived = self.archived(filter.all, filter.contains.is_some()).await?;
         let mut letters = Vec::new();
         // One letter beyond the limit tells that there are more.
-        let mut add = |mut letter: Letter| {
+        let mut add = |mut letter: Letter, payload: &[u8]| {
             // Its action is completed, its removal is not.
-            letter.action = archived.remove(&letter.number).and_then(|done| done.action);
-            if filter.matches(&letter) {
+            letter.action = archived.remove(&letter.number).and_then(|done| done.0.action);
+            if filter.matches(&letter, payload) {
                 letters.push(letter);
             }
             letters.len() <= limit
@@ -69,15 +70,15 @@ impl DeadLetters {
         };
         let mut incomplete = true;
         if let Some(after) = in_stream {
-            incomplete = self.read_stream(filter.worker.as_deref(), after, &mut add).await?;
+            incomplete = self.read_stream(filter, after, &mut add).await?;
         }
         if incomplete {
-            self.read_table(in_table, &mut add).await?;
+            self.read_table(in_table, filter.contains.is_some(), &mut add).await?;
         }
-        let archived = archived.into_values();
-        letters.extend(archived.filter(|letter| {
-            after.is_none_or(|after| letter.number > after) && filter.matches(letter)
-        }));
+        let archived = archived.into_values().filter(|(letter, payload)| {
+            after.is_none_or(|after| letter.number > after) && filter.matches(letter, payload)
+        });
+        letters.extend(archived.map(|(letter, _)| letter));
         letters.sort_by_key(|letter| letter.number);
         let more = letters.len() > limit;
         letters.truncate(limit);
@@ -89,38 +90,47 @@ impl DeadLetters {
     /// accepts more.
     async fn read_stream(
         &self,
-        worker: Option<&str>,
+        filter: &Filter,
         after: u64,
-        add: &mut impl FnMut(Letter) -> bool,
+        add: &mut impl FnMut(Letter, &[u8]) -> bool,
     ) -> Result<bool> {
+        let searches = filter.contains.is_some();
         let stream = self.js.get_stream_no_info(STREAM).await?;
         let config = pull::Config {
             description: Some("brigade dlq".to_owned()),
-            filter_subject: format!("dlq.{}.>", worker.unwrap_or("*")),
+            filter_subjects: filter.subjects(),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
             ack_policy: AckPolicy::None,
-            headers_only: true,
+            headers_only: !searches,
             memory_storage: true,
             num_replicas: 1,
             inactive_threshold: FORGOTTEN,
             ..pull::Config::default()
         };
         let consumer = stream.create_consumer(config).await?;
-        let read = read_consumer(&consumer, add).await;
+        let batch = if searches { BATCH_WITH_PAYLOADS } else { BATCH };
+        let read = read_consumer(&consumer, batch.into(), add).await;
         // If this fails the server deletes it later.
         let _deleted = stream.delete_consumer(&consumer.cached_info().name).await;
         read
     }
 
     /// Does the same with the letters of the table.
-    async fn read_table(&self, after: u64, add: &mut impl FnMut(Letter) -> bool) -> Result<()> {
+    async fn read_table(
+        &self,
+        after: u64,
+        with_payloads: bool,
+        add: &mut impl FnMut(Letter, &[u8]) -> bool,
+    ) -> Result<()> {
         let mut after = after.cast_signed();
         loop {
             let rows = sqlx::query!(
-                r#"select number, subject, headers::text as "headers!", stored_at
+                r#"select number, subject, headers::text as "headers!", stored_at,
+                          case when $3 then payload else '' end as "payload!"
                    from brigade.dead_letters where number > $1 order by number limit $2"#,
                 after,
                 i64::from(BATCH),
+                with_payloads,
             )
             .fetch_all(&self.postgres)
             .await?;
@@ -130,7 +140,7 @@ impl DeadLetters {
                 let number = Number::Table(row.number.cast_unsigned());
                 let headers = headers_of(&row.headers)?;
                 let letter = Letter::new(number, worker_of(&row.subject), headers, row.stored_at);
-                if !add(letter) {
+                if !add(letter, &row.payload) {
                     return Ok(());
                 }
             }
@@ -144,12 +154,13 @@ impl DeadLetters {
 /// Reads what a consumer has to deliver, a batch each round trip.
 async fn read_consumer(
     consumer: &PullConsumer,
-    add: &mut impl FnMut(Letter) -> bool,
+    batch: usize,
+    add: &mut impl FnMut(Letter, &[u8]) -> bool,
 ) -> Result<bool> {
     let mut pending = consumer.cached_info().num_pending;
     let mut delivered = 0;
     while pending > 0 {
-        let size = usize::try_from(pending).unwrap_or(usize::MAX).min(BATCH.into());
+        let size = usize::try_from(pending).unwrap_or(usize::MAX).min(batch);
         let mut batch = consumer.fetch().max_messages(size).expires(TIMEOUT).messages().await?;
         let before = delivered;
         while let Some(message) = batch.try_next().await.map_err(anyhow::Error::from_boxed)? {
@@ -161,7 +172,8 @@ async fn read_consumer(
                 "the connection to NATS was lost while dead letters were read: try again"
             );
             pending = info.pending;
-            if !add(letter_of(&message, info.stream_sequence, info.published)) {
+            let letter = letter_of(&message, info.stream_sequence, info.published);
+            if !add(letter, &message.payload) {
                 return Ok(false);
             }
         }

@@ -8,6 +8,7 @@ use async_nats::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use brigade_contracts::Timestamp;
 use bytes::Bytes;
+use futures::future::try_join_all;
 use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -17,6 +18,9 @@ use super::{
     letter::{headers_of, worker_of},
 };
 use crate::infra::intake::headers_of_block;
+
+/// Letters that are removed at the same time.
+const REMOVED_TOGETHER: usize = 32;
 
 /// The server's answer to the question for one message.
 #[derive(Deserialize)]
@@ -100,22 +104,30 @@ impl DeadLetters {
         )
         .execute(&self.postgres)
         .await?;
-        for (number, whole) in self.to_be_removed().await? {
-            if !whole && let Some((letter, payload)) = self.stored(number).await? {
-                self.complete_archive(&letter, &payload).await?;
-            }
-            match number {
-                Number::Stream(sequence) => self.delete_from_stream(sequence).await?,
-                Number::Table(_) => {
-                    let number = self.key(number).1;
-                    sqlx::query!("delete from brigade.dead_letters where number = $1", number)
-                        .execute(&self.postgres)
-                        .await?;
-                }
-            }
-            self.removed(number).await?;
+        let completed = self.to_be_removed().await?;
+        for batch in completed.chunks(REMOVED_TOGETHER) {
+            let removals = batch.iter().map(|(number, whole)| self.remove_one(*number, *whole));
+            try_join_all(removals).await?;
+            let numbers: Vec<_> = batch.iter().map(|(number, _)| *number).collect();
+            self.removed(&numbers).await?;
         }
         Ok(())
+    }
+
+    async fn remove_one(&self, number: Number, whole: bool) -> Result<()> {
+        if !whole && let Some((letter, payload)) = self.stored(number).await? {
+            self.complete_archive(&letter, &payload).await?;
+        }
+        match number {
+            Number::Stream(sequence) => self.delete_from_stream(sequence).await,
+            Number::Table(_) => {
+                let number = self.key(number).1;
+                sqlx::query!("delete from brigade.dead_letters where number = $1", number)
+                    .execute(&self.postgres)
+                    .await?;
+                Ok(())
+            }
+        }
     }
 
     async fn delete_from_stream(&self, sequence: u64) -> Result<()> {

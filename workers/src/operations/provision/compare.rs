@@ -8,6 +8,9 @@ const INFORMATIVE: [&str; 2] = ["description", "metadata"];
 /// Lists of subjects: one more loses nothing, one less does.
 const SUBJECTS: [&str; 2] = ["subjects", "filter_subjects"];
 
+/// Nobody listens yet where nothing was republished.
+const REPUBLISH: &str = "republish";
+
 /// The placement of a stream in a cluster is the operator's choice, and no promise depends on it.
 const OPERATORS: [&str; 1] = ["placement"];
 
@@ -47,6 +50,7 @@ pub(super) fn compare(found: &Value, declared: &Value) -> Comparison {
             }
         } else if INFORMATIVE.contains(&setting.as_str())
             || SUBJECTS.contains(&setting.as_str()) && adds(found, declared)
+            || setting == REPUBLISH && found.is_null()
         {
             mended[setting] = declared.clone();
         } else if !holds(found, declared) {
@@ -180,6 +184,15 @@ mod tests {
         let metadata = json!({"_nats.ver": "2", "writer": "w"});
         assert_eq!(mended, json!({"description": "new", "metadata": metadata}));
         assert!(compare(&mended, &declared).mended.is_none());
+    }
+
+    #[test]
+    fn what_is_stored_begins_to_be_republished_and_does_not_end_to_be() {
+        let declared = json!({"republish": {"src": "a.>", "dest": "b.>"}});
+        assert_eq!(compare(&json!({}), &declared).mended, Some(declared.clone()));
+        assert_eq!(differing(declared, json!({})), ["republish"]);
+        let other = json!({"republish": {"src": "a.>", "dest": "c.>"}});
+        assert_eq!(differing(other, json!({"republish": {"dest": "b.>"}})), ["republish"]);
     }
 
     #[test]

@@ -120,11 +120,16 @@ enum Disposition {
     Failed(String),
 }
 
-/// Decides commands until the drain.
+/// Decides commands until the drain. Beside its own duties it has another one, which stands above
+/// it in the order of modules: jobs of operators.
 ///
 /// # Errors
 /// If NATS cannot be used.
-pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
+pub async fn run(
+    cx: Context,
+    lock_policy: LockPolicy,
+    jobs: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let messages = cx.health.duty("messages");
     let metrics: Arc<CommandHandlerMetrics> = cx.metrics.group();
     let writer = Arc::new(ProjectionWriter::open(&cx).await?);
@@ -141,6 +146,7 @@ pub async fn run(cx: Context, lock_policy: LockPolicy) -> anyhow::Result<()> {
         spawn(backlog),
         spawn(housekeeping::keep(cx.clone())),
         spawn(overtaking),
+        spawn(jobs),
     ];
     let beside = TaskTracker::new();
     let passwords = spawn_blocking(|| Passwords::new(None)).await??;

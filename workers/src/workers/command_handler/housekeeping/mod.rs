@@ -63,6 +63,9 @@ async fn delete_rows(cx: &Context, duty: &Duty) {
     if let Err(error) = old_rows::delete_dead_letters(cx).await {
         warn(cx, "old dead letters", &error);
     }
+    if let Err(error) = old_rows::delete_dead_letter_jobs(cx).await {
+        warn(cx, "old jobs of dead letters", &error);
+    }
     if let Err(error) = old_rows::delete_dead_letter_overflow(cx).await {
         warn(cx, "old counts of dead letters", &error);
     }

@@ -87,6 +87,47 @@ pub(super) async fn delete_dead_letters(cx: &Context) -> sqlx::Result<()> {
     }
 }
 
+/// Deletes jobs that ended more than [`RESOLVED_DAYS`] ago, their letters first.
+///
+/// # Errors
+/// If Postgres refuses.
+pub(super) async fn delete_dead_letter_jobs(cx: &Context) -> sqlx::Result<()> {
+    loop {
+        let deleted = bounded(&cx.postgres, async |connection| {
+            sqlx::query!(
+                "delete from brigade.dead_letter_job_items where (job, position) in (
+                     select i.job, i.position from brigade.dead_letter_jobs j
+                     join brigade.dead_letter_job_items i on i.job = j.id
+                     where j.ended_at < statement_timestamp() - make_interval(days => $1)
+                     limit $2
+                 )",
+                RESOLVED_DAYS,
+                AT_ONCE,
+            )
+            .execute(&mut **connection)
+            .await
+        });
+        if deleted.await?.rows_affected() < AT_ONCE.cast_unsigned() {
+            break;
+        }
+        if cx.drain.is_cancelled() {
+            return Ok(());
+        }
+    }
+    bounded(&cx.postgres, async |connection| {
+        sqlx::query!(
+            "delete from brigade.dead_letter_jobs j
+             where ended_at < statement_timestamp() - make_interval(days => $1)
+               and not exists (select from brigade.dead_letter_job_items where job = j.id)",
+            RESOLVED_DAYS,
+        )
+        .execute(&mut **connection)
+        .await
+    })
+    .await?;
+    Ok(())
+}
+
 /// Deletes the counts of dead letters that were not kept, [`RESOLVED_DAYS`] after the last letter.
 /// There are about a hundred of a tenant at most.
 ///

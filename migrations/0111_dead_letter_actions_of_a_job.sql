@@ -1,0 +1,3 @@
+-- no-transaction
+create index concurrently dead_letter_actions_of_a_job
+    on brigade.dead_letter_actions (job, done_at) where job is not null;
