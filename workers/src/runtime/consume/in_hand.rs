@@ -116,10 +116,10 @@ impl InHand {
 
     /// Returns whether another batch of this kind may begin.
     pub(super) fn has_room(&self, kind: BatchKind, at_once: usize) -> bool {
-        self.running_of(kind).count() < at_once
-            && !self.running_of(kind).any(RunningBatch::is_small)
-            && !self.is_behind(kind)
-            && !(kind == BatchKind::Main && self.fills_up())
+        let is_full = self.running_of(kind).count() >= at_once;
+        let waits = self.running_of(kind).any(RunningBatch::is_small)
+            || kind == BatchKind::Main && self.fills_up();
+        !(is_full || waits || self.is_behind(kind))
     }
 
     /// Returns whether the next main batch fills up while a small one is acknowledged: only tenants

@@ -32,7 +32,8 @@ pub fn incomplete(operations: &[Operation], evidence: &Evidence) -> Vec<ChaosFin
     let mut found = Vec::new();
     for list in operations.iter().filter(|by| by.way == Way::List) {
         let OperationResult::Versions { status: 200, of } = &list.answer else { continue };
-        let rows: HashSet<&str> = of.iter().filter_map(|row| row.key.strip_suffix("#core")).collect();
+        let rows: HashSet<&str> =
+            of.iter().filter_map(|row| row.key.strip_suffix("#core")).collect();
         for ((tenant, order), by, until) in &told {
             let is_owed = *tenant == &*list.tenant && by.ended < list.begun && *until > list.ended;
             if is_owed && !rows.contains(order) {

@@ -129,10 +129,8 @@ fn an_order_that_is_missing_in_a_list_is_found() {
     assert_eq!(check(&[placed("place", 0, 10), placed("cancel", 31, 99), list(&[])]), "I-5");
     let effects = ["cart.c1@2", "order.o1@1"];
     let answer = OperationResult::Final(outcome(200, 2, &effects));
-    let made = Operation {
-        verb: "check_out".into(),
-        ..operation(Way::Request, "cart.c1", 0, 10, answer)
-    };
+    let made =
+        Operation { verb: "check_out".into(), ..operation(Way::Request, "cart.c1", 0, 10, answer) };
     assert_eq!(check(&[made.clone(), list(&[])]), "I-5", "made by a check-out");
     assert_eq!(check(&[made, list(&["order.o1#core"])]), "");
 }
