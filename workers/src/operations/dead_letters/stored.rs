@@ -10,7 +10,7 @@ use brigade_contracts::Timestamp;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
@@ -130,15 +130,23 @@ impl DeadLetters {
         }
     }
 
+    /// The letter is not overwritten on disk: that holds up the server, and SQL keeps it anyway.
     async fn delete_from_stream(&self, sequence: u64) -> Result<()> {
-        let stream = self.js.get_stream_no_info(STREAM).await?;
-        let deleted = stream.delete_message(sequence).await;
-        // Somebody else has deleted it, or a run that was interrupted before it could record that.
-        if deleted.is_err() && self.stored(Number::Stream(sequence)).await?.is_none() {
-            return Ok(());
+        let which = json!({ "seq": sequence, "no_erase": true });
+        let deleted: Response<Value> =
+            self.js.request(format!("STREAM.MSG.DELETE.{STREAM}"), &which).await?;
+        match deleted {
+            Response::Ok(_) => Ok(()),
+            // Somebody else has deleted it, or a run that was interrupted before it could record
+            // that.
+            Response::Err { .. } if self.stored(Number::Stream(sequence)).await?.is_none() => {
+                Ok(())
+            }
+            Response::Err { error } => {
+                let still = format!("dead letter {sequence} is still in the stream");
+                Err(anyhow::Error::from(error).context(still))
+            }
         }
-        deleted.with_context(|| format!("dead letter {sequence} is still in the stream"))?;
-        Ok(())
     }
 }
 
