@@ -137,7 +137,7 @@ async fn s7_08_pages_meet_each_order_that_stays_once_while_others_come_and_go() 
         assert_eq!((refused.status, refused.code().as_str()), (400, "bad_header"), "{headers:?}");
     }
     let refused = staff.get("active-orders?after=nonsense", &[]).await;
-    assert_eq!((refused.status, refused.body()["param"].clone()), (400, json!("After")));
+    assert_eq!((refused.status, refused.body()["param"].clone()), (400, json!("after")));
     fleet.finish().await;
 }
 
