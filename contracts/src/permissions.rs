@@ -251,6 +251,7 @@ fn command_handler(user: NatsUser) -> NatsUser {
         // Dead letters that an operator has it replay or drop.
         .publish(["INFO", "MSG.GET", "MSG.DELETE"].map(|verb| format!("$JS.API.STREAM.{verb}.DLQ")))
         .publish(["cmd.*.*.*.*"])
+        .publish_denied(SECRET_VERBS_ON_DURABLE_DOOR.map(str::to_owned))
 }
 
 fn views_of(part: Part) -> String {

@@ -84,7 +84,8 @@ async fn s8_01_one_of_two_that_dies_is_missed_until_another_one_starts() {
     watch.until_fine().await;
     second.kill().await;
     let first = watch.until_first("the second one", |f| f.subject == "payment-projector").await;
-    assert!(first.what.starts_with("an instance is dead: ") && first.what.ends_with("; 1 live"));
+    assert!(first.what.starts_with("an instance is dead: "), "{first:?}");
+    assert!(first.what.ends_with("; 1 live"), "{first:?}");
     // One that leaves in good order is not missed.
     fleet.run(WorkerName::PaymentProjector).await;
     watch.until_fine().await;
