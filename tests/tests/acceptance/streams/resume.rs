@@ -275,8 +275,15 @@ async fn what_is_told_anew_with_each_answer_is_told_once_a_second() {
     }
 }
 
+async fn until_shown(events: &mut SseStream, orders: &mut StreamedOrders, rows: usize) {
+    while orders.rows().len() != rows {
+        let event = events.next().await.expect("it goes on");
+        orders.apply(&event, &events.id);
+    }
+}
+
 #[tokio::test]
-async fn a_list_that_is_cut_is_told_anew() {
+async fn a_list_of_more_than_a_page_is_followed() {
     let (fleet, producer, http) = fleet().await;
     for hundred in 0..10 {
         let names: Vec<_> = (0..100).map(|n| format!("o{:04}", hundred * 100 + n)).collect();
@@ -286,18 +293,16 @@ async fn a_list_that_is_cut_is_told_anew() {
     let mut orders = StreamedOrders::default();
     converge(&mut events, &mut orders, &producer).await;
     assert_eq!((orders.rows().len(), orders.snapshots), (1000, 1));
-    // One more than an answer shows: the oldest one goes out of view, and comes back.
+    // One more than a page has room for is followed all the same.
     place(&producer, "p1").await;
-    converge(&mut events, &mut orders, &producer).await;
-    assert_eq!((orders.rows().len(), orders.resets), (1000, 1));
+    until_shown(&mut events, &mut orders, 1001).await;
     assert_eq!(orders.rows()[0]["order"], "p1");
-    step(&producer, "p1", "cancel").await;
-    converge(&mut events, &mut orders, &producer).await;
-    assert_eq!((orders.rows().len(), orders.resets), (1000, 2));
-    step(&producer, "o0500", "cancel").await;
-    // Told as a change, or once more anew: while any transaction of the server is older, all these
-    // orders count as changed, and are too many.
-    converge(&mut events, &mut orders, &producer).await;
-    assert_eq!(orders.rows().len(), 999);
+    for (order, left) in [("p1", 1000), ("o0500", 999)] {
+        step(&producer, order, "cancel").await;
+        // Told as a change, or anew: while any transaction of the server is older, all these orders
+        // count as changed, and are too many.
+        until_shown(&mut events, &mut orders, left).await;
+    }
+    assert_eq!(orders.rows(), super::fresh(&producer).await);
     fleet.finish().await;
 }
