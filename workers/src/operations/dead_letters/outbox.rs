@@ -40,10 +40,11 @@ pub(super) async fn put_into_outbox(
                order by r.place
            ), numbered as materialized (
                select *, nextval('brigade.events_seq_seq') as seq from found
+           ), inserted as (
+               insert into brigade.outbox (shard, seq, event_seq, event_id, republication)
+               select shard, seq, event_seq, event_id, (seq % 2147483647)::int from numbered
            )
-           insert into brigade.outbox (shard, seq, event_seq, event_id, republication)
-           select shard, seq, event_seq, event_id, (seq % 2147483647)::int from numbered
-           returning event_id"#,
+           select event_id from numbered"#,
         &ids,
         &shards,
         &column(|address| address.tenant.to_string()),
