@@ -199,6 +199,9 @@ fn payload_hash(raw: &subject::RawCommandSubject<'_>, payload: &[u8]) -> [u8; 32
         Ok(Some(user::Verb::ChangeEmail(user::ChangeEmail { email, .. }))) => {
             Sha256::digest(json!([email]).to_string()).into()
         }
+        Ok(Some(user::Verb::RequestPasswordReset(user::RequestPasswordReset {
+            email, ..
+        }))) => Sha256::digest(json!([email]).to_string()).into(),
         _ => [0; 32],
     }
 }

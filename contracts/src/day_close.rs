@@ -1,6 +1,6 @@
 //! The day close: the money of a tenant in a time, by method and currency, which balances.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use crate::{
 
 /// The longest time of one close, in days.
 pub const MAX_DAYS: u64 = 31;
+/// The years in which a close begins and ends.
+const YEARS: RangeInclusive<i32> = 1970..=9998;
 
 /// The time that a close is about, as it is asked for. What is left out is a day: without either
 /// the present one, from midnight in UTC.
@@ -37,6 +39,12 @@ impl DayCloseRange {
             value.map(|value| Timestamp::parse(value).map_err(|_| bad(name))).transpose()
         };
         let (from, to) = (time(FROM)?, time(TO)?);
+        // A day after or before it there is still a time that can be written.
+        for (name, at) in [(FROM, from), (TO, to)] {
+            if at.is_some_and(|at| !YEARS.contains(&at.inner().year())) {
+                return Err(bad(name));
+            }
+        }
         if let (Some(from), Some(to)) = (from, to) {
             let latest = from.plus(Duration::from_secs(MAX_DAYS * 24 * 60 * 60));
             if to <= from || to > latest {
@@ -99,6 +107,8 @@ mod tests {
             &[("From", "2026-01-02")],
             &[("From", "")],
             &[("To", "today")],
+            &[("From", "9999-12-31T12:00:00Z")],
+            &[("To", "0000-01-01T00:00:00Z")],
             &[("From", "2026-01-02T04:00:00Z"), ("from", "2026-01-02T04:00:00Z")],
             &[("From", "2026-01-02T04:00:00Z"), ("To", "2026-01-02T04:00:00Z")],
             &[("From", "2026-01-02T04:00:00Z"), ("To", "2026-01-01T04:00:00Z")],

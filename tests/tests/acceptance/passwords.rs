@@ -71,6 +71,11 @@ async fn s7_06_a_reset_token_goes_to_the_restaurants_program_alone() {
     let accepted = ask("nobody@example.org").await;
     assert_eq!(accepted.0, 202);
     assert_eq!(ask("ADA@example.org").await, accepted, "the same whoever there is");
+    let keyed = async |email: &str| {
+        http.post_as("reset-1", "password-resets", &json!({ "email": email })).await
+    };
+    assert_eq!(keyed("nobody@example.org").await.status, 202);
+    assert_eq!(keyed("someone@example.org").await.code(), "command_id_reused");
     let message = asked.next().await.expect("a message");
     let told: Value = serde_json::from_slice(&message.payload).expect("JSON");
     assert_eq!((&told["user"], &told["email"]), (&json!("ada"), &json!("ada@example.org")));

@@ -209,6 +209,9 @@ async fn a_page_has_its_session_in_cookies_and_changes_nothing_without_a_header(
     assert_eq!(ended.status, 204, "{}", ended.body());
     assert!(set_cookies(&ended).iter().all(|cookie| cookie.contains("Max-Age=0")));
     assert_eq!(send(Method::GET, "me", &access, false).await.status, 401);
+    // The session is over, and the cookies that a page still has go away all the same.
+    let again = send(Method::DELETE, "sessions/current", &access, true).await;
+    assert_eq!((again.status, set_cookies(&again)), (401, set_cookies(&ended)));
     fleet.finish().await;
 }
 

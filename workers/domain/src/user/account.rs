@@ -8,7 +8,7 @@ use brigade_contracts::{
 };
 use serde_json::json;
 
-use super::{passwords, session};
+use super::{passwords, profile::ERASED_HOST, session};
 use crate::{
     changes::Fact,
     outcome::{Done, Result},
@@ -102,7 +102,7 @@ pub(super) fn erase(work: &mut UnitOfWork<'_>, address: &Address, erase: &Erase)
         last_login_at,
         subscription,
     } = &mut work[user];
-    *kept = Email::new(format!("{id}@erased.invalid"))?;
+    *kept = Email::new(format!("{id}{ERASED_HOST}"))?;
     *password_hash = Secret::new("-".to_owned())?;
     *status = Status::Erased;
     (*reset, *last_login_at, *subscription) = (None, None, None);

@@ -15,6 +15,9 @@ use crate::{
     unit_of_work::UnitOfWork,
 };
 
+/// The host of the emails that erased users are left with; `invalid` is nobody's (RFC 2606).
+pub(super) const ERASED_HOST: &str = "@erased.invalid";
+
 pub(super) fn update(
     work: &mut UnitOfWork<'_>,
     address: &Address,
@@ -52,8 +55,13 @@ pub(super) fn change_email(
     Ok(Done::ok())
 }
 
-/// Refuses an email that another user of the tenant has, whatever the case of its letters.
+/// Refuses an email that another user of the tenant has, whatever the case of its letters, and one
+/// that another user will need when he is erased.
 pub(super) fn require_free(work: &UnitOfWork<'_>, user: &Address, email: &Email) -> Result<()> {
+    if email.folded().ends_with(ERASED_HOST) {
+        let message = "emails of this host are those of users who were erased";
+        return Err(Refusal::new(422, "bad_email", message).into());
+    }
     match work.owner_of_email(email)? {
         Some(owner) if owner != user => {
             Err(Refusal::new(409, "email_taken", "another user has this email").into())

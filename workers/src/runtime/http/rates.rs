@@ -45,6 +45,15 @@ impl Rate {
         Some(Self { per_second: NonZeroU32::new(per_second)?, burst: NonZeroU32::new(burst)? })
     }
 
+    /// Returns three quarters of it: what the guests of a tenant have of the tenant's rate.
+    #[must_use]
+    pub fn of_guests(self) -> Self {
+        let share = |of: NonZeroU32| {
+            NonZeroU32::new(of.get() - of.get().div_ceil(4)).unwrap_or(NonZeroU32::MIN)
+        };
+        Self { per_second: share(self.per_second), burst: share(self.burst) }
+    }
+
     /// Returns the seconds within which an empty bucket is full again, rounded up.
     #[must_use]
     pub fn window(self) -> u32 {

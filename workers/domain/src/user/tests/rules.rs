@@ -97,6 +97,8 @@ fn what_is_refused_says_why_and_changes_nothing() {
         ("ada", "register", person("eve@example.org"), 409, "already_exists"),
         ("eve", "register", person("ADA@example.org"), 409, "email_taken"),
         ("ada", "change_email", json!({"email": "Bob@example.org"}), 409, "email_taken"),
+        ("eve", "register", person("ada@Erased.invalid"), 422, "bad_email"),
+        ("ada", "change_email", json!({"email": "bob@erased.invalid"}), 422, "bad_email"),
         ("ada", "update_profile", json!({"email": "b@example.org"}), 422, "email_not_here"),
         ("ada", "resume", json!({}), 409, "not_suspended"),
         ("eve", "suspend", json!({"reason": "r"}), 404, "not_found"),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use sha2::{Digest as _, Sha256};
 
 use super::rates::{RateBuckets, RatePolicy, RateState};
 use crate::{
@@ -66,6 +67,18 @@ impl RequestPermit {
         self.network.as_ref().map_or(Ok(()), |network| self.take(policy, network))
     }
 
+    /// Takes a refresh out of the bucket of its own token: those who share an address do not end
+    /// each other's sessions, and nobody else has the token.
+    ///
+    /// # Errors
+    /// `429 rate_limited`.
+    pub fn take_of_refresh(&self, token: &[u8]) -> Result<(), Problem> {
+        if self.network.is_none() {
+            return Ok(());
+        }
+        self.take(RatePolicy::Login, &format!("{:x}", Sha256::digest(token)))
+    }
+
     /// Counts the request for its user and tenant instead.
     ///
     /// # Errors
@@ -74,6 +87,9 @@ impl RequestPermit {
     pub fn confirm(&self, by: Occupant<'_>) -> Result<(), Problem> {
         if let Some(user) = by.user {
             self.take(RatePolicy::User, &format!("{}.{user}", by.tenant))?;
+        }
+        if !by.is_staff {
+            self.take(RatePolicy::Guests, by.tenant)?;
         }
         self.take(RatePolicy::Tenant, by.tenant)?;
         let permit = self.admission.in_flight.users.try_admit(by)?;
@@ -165,7 +181,7 @@ mod tests {
             address: Rate::new(1, 4),
             login: Rate::new(1, 1),
             user: Rate::new(1, 1),
-            tenant: Rate::new(1, 2),
+            tenant: Rate::new(1, 3),
         };
         let admission = admission(100, 100, rates);
         let from = |address: &str| {
@@ -182,20 +198,35 @@ mod tests {
         for _ in 0..9 {
             assert!(ok(from("127.0.0.1").take_of_address(RatePolicy::Address)));
         }
-        let by = |user| one.confirm(Occupant { tenant: "t1", user: Some(user), is_staff: false });
-        assert_eq!(
-            [by("ada"), by("ada"), by("bob"), by("cyd")].map(ok),
-            [true, false, true, false]
-        );
+        let by =
+            |user, is_staff| ok(one.confirm(Occupant { tenant: "t1", user: Some(user), is_staff }));
+        let guests = ["ada", "ada", "bob", "cyd"].map(|user| by(user, false));
+        assert_eq!(guests, [true, false, true, false]);
+        let staff = ["eve", "fay"].map(|user| by(user, true));
+        assert_eq!(staff, [true, false], "what guests cannot use");
         let mut headers = HeaderMap::new();
         one.add_rate_fields(&mut headers);
         let told = headers[RATELIMIT].to_str().expect("text");
         assert!(
-            told.starts_with("\"login\";r=0;t=1, ") && told.contains("\"tenant\";r=1;t=1"),
+            told.starts_with("\"login\";r=0;t=1, ")
+                && told.contains("\"guests\";r=1;t=1, \"tenant\";r=2;t=1"),
             "{told}"
         );
         let limited = &admission.metrics.http_rate_limited;
         let count = |policy| limited.with_label_values(&[policy]).get();
-        assert_eq!(["address", "login", "user", "tenant"].map(count), [1, 1, 1, 1]);
+        assert_eq!(["address", "login", "user", "guests", "tenant"].map(count), [1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_refresh_is_counted_by_its_token_and_not_by_its_address() {
+        let rates = RateLimits { login: Rate::new(1, 1), ..RateLimits::default() };
+        let admission = admission(100, 100, rates);
+        let address = "192.0.2.1".parse().expect("an address");
+        let one = RequestPermit::for_stranger(&admission, address).expect("room");
+        let logins = [(); 2].map(|()| one.take_of_address(RatePolicy::Login).is_ok());
+        assert_eq!(logins, [true, false]);
+        let refreshes =
+            ["ada.a", "bob.b", "ada.a"].map(|token| one.take_of_refresh(token.as_bytes()).is_ok());
+        assert_eq!(refreshes, [true, true, false]);
     }
 }

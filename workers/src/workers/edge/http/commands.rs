@@ -69,10 +69,13 @@ pub(super) async fn post_command(
     let (head, body) = request.into_parts();
     require_json(&head.headers)?;
     let command_id = read_command_id(&head.headers)?;
+    let is_refresh = aggregate == Aggregate::User && verb.as_str() == "refresh";
     // A token that has expired must not keep anybody from asking for a new one.
     let (requester, space) = match policy.role {
         RequiredRole::Anybody => {
-            permit.take_of_address(RatePolicy::Login)?;
+            if !is_refresh {
+                permit.take_of_address(RatePolicy::Login)?;
+            }
             api.auth.admit_tenant(&tenant).await?;
             (Requester::Anonymous, IdSpace::Stranger(address.id.clone()))
         }
@@ -85,6 +88,9 @@ pub(super) async fn post_command(
     let key = CommandKey { space, id: command_id };
     let mut headers = command_headers(&head.headers, &key, &requester, client)?;
     let payload = read_payload(&head.headers, body, &api.drain).await?;
+    if is_refresh {
+        permit.take_of_refresh(&payload)?;
+    }
     api.fail.message(&payload);
     let relation = match policy.role {
         RequiredRole::Anybody => api.auth.relation_of_stranger(&head.headers),

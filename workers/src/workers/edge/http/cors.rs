@@ -25,10 +25,11 @@ const REQUEST_HEADERS: [&str; 14] = [
     "traceparent",
 ];
 /// The headers that a page may read, beside those that browsers always allow.
-const RESPONSE_HEADERS: [&str; 9] = [
+const RESPONSE_HEADERS: [&str; 10] = [
     "brigade-confirmed-by",
     "etag",
     "idempotency-replayed",
+    "link",
     "preference-applied",
     "ratelimit",
     "ratelimit-policy",

@@ -10,7 +10,7 @@ use axum::{
         HeaderMap, HeaderName, HeaderValue, Response, Version,
         header::{
             CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-            REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+            REFERRER_POLICY, SET_COOKIE, VARY, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::Next,
@@ -152,7 +152,11 @@ fn into_problem(response: Response<Body>, id: &str, query: Option<&str>) -> Resp
     // Such as Allow, which belongs to the error.
     for (name, value) in &parts.headers {
         if ![CONTENT_TYPE, CONTENT_LENGTH].contains(name) {
-            response.headers_mut().insert(name, value.clone());
+            if name == SET_COOKIE {
+                response.headers_mut().append(name, value.clone());
+            } else {
+                response.headers_mut().insert(name, value.clone());
+            }
         }
     }
     response

@@ -1,4 +1,6 @@
 //! Token buckets: how many requests of one address, one user and one tenant are served in a time.
+//! Guests have three quarters of what a tenant has, so that they never leave staff and payment
+//! gateways without.
 //!
 //! A response tells how much is left, in the fields of draft-ietf-httpapi-ratelimit-headers-09:
 //! `RateLimit-Policy: "user";q=200;w=4` (so many requests, within so many seconds) and
@@ -28,6 +30,8 @@ pub(super) enum RatePolicy {
     Address,
     Login,
     User,
+    /// All requests to a tenant but those of its staff and its gateways.
+    Guests,
     Tenant,
 }
 
@@ -38,13 +42,14 @@ impl RatePolicy {
             Self::Address => "address",
             Self::Login => "login",
             Self::User => "user",
+            Self::Guests => "guests",
             Self::Tenant => "tenant",
         }
     }
 }
 
 /// The buckets of all kinds.
-pub(super) struct RateBuckets([Option<Buckets>; 4]);
+pub(super) struct RateBuckets([Option<Buckets>; 5]);
 
 /// The buckets of one kind, by name.
 struct Buckets {
@@ -66,7 +71,8 @@ impl RateBuckets {
     /// Creates full buckets.
     #[must_use]
     pub fn new(limits: RateLimits) -> Self {
-        let rates = [limits.address, limits.login, limits.user, limits.tenant];
+        let guests = limits.tenant.map(Rate::of_guests);
+        let rates = [limits.address, limits.login, limits.user, guests, limits.tenant];
         Self(rates.map(|rate| rate.map(Buckets::new)))
     }
 

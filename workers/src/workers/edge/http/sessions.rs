@@ -15,6 +15,7 @@ use axum::{
         header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE},
         request::Parts,
     },
+    response::IntoResponse,
 };
 use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, Refusal, Secret, Token,
@@ -95,10 +96,10 @@ pub(super) async fn post_refresh(
 ) -> Result<Response<Body>, Problem> {
     let tenant = path_token(&tenant)?;
     let (head, _) = request.into_parts();
-    permit.take_of_address(RatePolicy::Login)?;
     api.auth.admit_tenant(&tenant).await?;
     cookies::require_csrf_header(&tenant, &head.headers)?;
     let token = cookies::refresh_token(&tenant, &head.headers).ok_or_else(invalid_token)?;
+    permit.take_of_refresh(token.expose().as_bytes())?;
     let id = user_of(&token).ok_or_else(invalid_token)?;
     let payload = json!({ "refresh_token": token.expose() }).to_string().into();
     let user = Address { tenant, aggregate: Aggregate::User, id };
@@ -106,7 +107,9 @@ pub(super) async fn post_refresh(
     respond(&user.tenant, StatusCode::OK, &refreshed, true)
 }
 
-/// Handles `DELETE /v1/{tenant}/sessions/current`: ends the session, and takes the cookies away.
+/// Handles `DELETE /v1/{tenant}/sessions/current`: ends the session, and takes the cookies away. A
+/// page whose session is over already is without cookies after that too: the refresh token outlives
+/// the access token, and the next person at the device must not find it.
 pub(super) async fn delete_session(
     State(api): ApiState,
     Extension(permit): Extension<RequestPermit>,
@@ -116,7 +119,15 @@ pub(super) async fn delete_session(
 ) -> Result<Response<Body>, Problem> {
     let tenant = path_token(&tenant)?;
     let (head, _) = request.into_parts();
-    let requester = api.auth.admit_change(&permit, &tenant, &head.headers).await?;
+    let requester = match api.auth.admit_change(&permit, &tenant, &head.headers).await {
+        Ok(requester) => requester,
+        Err(problem) if problem.status() == 401 => {
+            let mut response = problem.into_response();
+            cookies::clear(&tenant, response.headers_mut());
+            return Ok(response);
+        }
+        Err(problem) => return Err(problem),
+    };
     let id = requester.user().ok_or_else(no_user)?.clone();
     let key = CommandKey { space: requester.id_space(), id: command_id(&head)? };
     let user = Address { tenant, aggregate: Aggregate::User, id };

@@ -120,15 +120,32 @@ fn of_charge(charge: Charge) -> Told {
 impl Told {
     fn result(self, created: i64) -> Result<RecordResult, Refusal> {
         let Self { result, transaction_id, amount, currency, .. } = self;
+        let currency = Currency::new(&currency.to_ascii_uppercase())?;
         let occurred_at = OffsetDateTime::from_unix_timestamp(created)
             .map_err(|_| Refusal::new(400, "malformed", "created: expected seconds"))?;
         Ok(RecordResult {
             result,
             transaction_id,
-            amount,
-            currency: Currency::new(&currency.to_ascii_uppercase())?,
+            amount: in_minor_unit(amount, currency)?,
+            currency,
             occurred_at: Timestamp::from(occurred_at),
         })
+    }
+}
+
+/// Returns an amount of Stripe in the minor unit of ISO 4217. The two differ in these currencies
+/// (<https://docs.stripe.com/currencies#special-cases>).
+fn in_minor_unit(amount: Money, currency: Currency) -> Result<Money, Refusal> {
+    let told = amount.minor_units();
+    match currency.as_str() {
+        "ISK" | "UGX" if told % 100 != 0 => {
+            let message = "amounts in this currency are whole ones, told with two decimals";
+            Err(Refusal::new(422, "malformed", message))
+        }
+        "ISK" | "UGX" => Money::new(told / 100),
+        // Ariary are told without decimals, and have two.
+        "MGA" => Money::new(told.saturating_mul(100))?.bounded(),
+        _ => Ok(amount),
     }
 }
 
@@ -215,6 +232,24 @@ mod tests {
         assert_eq!(old.map(|told| told.2), Some("ch_1".to_owned()));
         let asked = told(&event("payment_intent.succeeded", without(intent(), "amount_received")));
         assert_eq!(asked.map(|told| told.3), Some(1250));
+    }
+
+    #[test]
+    fn amounts_are_in_the_minor_unit_though_stripe_counts_otherwise() {
+        let of = |currency: &str, amount: i64| {
+            let mut object = intent();
+            (object["currency"], object["amount_received"]) = (json!(currency), json!(amount));
+            read(&event("payment_intent.succeeded", object))
+                .map(|message| message.result.expect("a payment").1.amount.minor_units())
+        };
+        let cases =
+            [("isk", 500_000, 5000), ("ugx", 700, 7), ("jpy", 500, 500), ("kwd", 5120, 5120)];
+        for (currency, told, expected) in cases {
+            assert_eq!(of(currency, told).ok(), Some(expected), "{currency}");
+        }
+        assert_eq!(of("mga", 5000).ok(), Some(500_000));
+        assert_eq!(of("isk", 500_050).expect_err("refused").code, "malformed");
+        assert_eq!(of("mga", i64::MAX).expect_err("refused").code, "amount_overflow");
     }
 
     #[test]
