@@ -177,7 +177,7 @@ impl Production {
     /// Starts a worker as its unit does.
     #[must_use]
     pub fn run(&self, worker: WorkerName) -> Process {
-        let unit = include_str!("../../docs/production/brigade@.service");
+        let unit = include_str!("../../deploy/systemd/brigade@.service");
         let unit = self.here(unit).replace("%i", worker.as_str());
         let starts = |of: &'static str| unit.lines().filter_map(move |line| line.strip_prefix(of));
         let program = starts("ExecStart=/usr/local/bin/brigade ").next().expect("a program");

@@ -4,6 +4,7 @@ mod causes;
 mod dlq;
 mod doctor;
 mod gateways;
+mod health;
 mod locks;
 mod migrate;
 mod output;
@@ -58,6 +59,8 @@ enum CliCommand {
     Doctor(doctor::DoctorArgs),
     /// Say which payment gateways may tell of a restaurant's payments over HTTP
     Gateways(gateways::GatewaysArgs),
+    /// Ask the process on this machine whether it lives, as the probe of a container
+    Health(health::HealthArgs),
     /// Look at cart locks and their history
     Locks(locks::LocksArgs),
     /// Look at failed logins, changed roles, refunds and the like
@@ -117,6 +120,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Dlq(args) => dlq::run(args).await,
             CliCommand::Doctor(args) => doctor::run(args).await,
             CliCommand::Gateways(args) => gateways::run(args).await,
+            CliCommand::Health(args) => health::run(&args).await,
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
             CliCommand::Products(args) => products::run(args).await,
@@ -163,7 +167,7 @@ mod tests {
     /// The files of the page that have settings.
     const FILES: [&str; 4] = [
         include_str!("../../../docs/production/brigade.env"),
-        include_str!("../../../docs/production/brigade@.service"),
+        include_str!("../../../deploy/systemd/brigade@.service"),
         include_str!("../../../docs/production/edge.env"),
         include_str!("../../../docs/production/operator.env"),
     ];
