@@ -28,12 +28,8 @@ pub async fn run(args: &HealthArgs) -> Result<ExitCode> {
 /// Returns where a process that listens on all addresses is reached from its own machine.
 fn reachable(listens: SocketAddr) -> SocketAddr {
     match listens {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
-            (Ipv4Addr::LOCALHOST, v4.port()).into()
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            (Ipv6Addr::LOCALHOST, v6.port()).into()
-        }
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
         other => other,
     }
 }

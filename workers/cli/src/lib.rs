@@ -165,10 +165,8 @@ mod tests {
 
     use super::*;
 
-    const PAGES: [&str; 2] = [
-        include_str!("../../../docs/production.md"),
-        include_str!("../../../docs/deploying.md"),
-    ];
+    const PAGES: [&str; 2] =
+        [include_str!("../../../docs/production.md"), include_str!("../../../docs/deploying.md")];
     /// The files that have settings and command lines, or folders with them.
     const FILES: [&str; 2] = ["docs/production", "deploy"];
 

@@ -60,8 +60,10 @@ fn s8_08_the_nodes_of_compose_are_those_of_the_page() {
         assert_eq!(node["networks"]["fleet"]["aliases"], json!([inside]));
         let command = words(&node["command"]);
         let advertised = format!("{inside}:4222");
-        assert_eq!(command[1..], ["/etc/nats/server.conf", "--name", &*name,
-            "--client_advertise", &advertised]);
+        assert_eq!(
+            command[1..],
+            ["/etc/nats/server.conf", "--name", &*name, "--client_advertise", &advertised]
+        );
         let mounted = words(&node["volumes"]);
         for (file, at) in [
             ("../../docs/production/nats-server.conf", "/etc/nats/server.conf:ro"),
@@ -79,9 +81,8 @@ fn s8_08_kubernetes_has_a_deployment_for_each_worker_as_compose_starts_it() {
     let compose = document("deploy/compose/compose.yaml");
     let list = document("deploy/kubernetes/kustomization.yaml");
     let listed = words(&list["resources"]).into_iter();
-    let listed: BTreeSet<_> = listed
-        .filter_map(|file| file.strip_prefix("workers/")?.strip_suffix(".yaml"))
-        .collect();
+    let listed: BTreeSet<_> =
+        listed.filter_map(|file| file.strip_prefix("workers/")?.strip_suffix(".yaml")).collect();
     assert_eq!(listed, all_workers());
     for worker in WorkerName::ALL {
         let name = worker.as_str();

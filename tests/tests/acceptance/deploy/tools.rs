@@ -95,9 +95,10 @@ async fn s8_08_systemd_accepts_the_units_and_their_hardening() {
         command
     };
     assert_eq!(accepted(&mut verify()).await, "", "without the drop-ins");
-    for (drop_in, of) in
-        [("credentials.conf", "brigade@.service.d"), ("credentials-edge.conf", "brigade@edge.service.d")]
-    {
+    for (drop_in, of) in [
+        ("credentials.conf", "brigade@.service.d"),
+        ("credentials-edge.conf", "brigade@edge.service.d"),
+    ] {
         fs::create_dir_all(dir.path().join(of)).expect("made");
         let to = dir.path().join(of).join("credentials.conf");
         fs::copy(path(&format!("deploy/systemd/{drop_in}")), to).expect("copied");
