@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod deadlines;
+pub mod deploy;
 pub mod gateway;
 pub mod http_client;
 pub mod interop;

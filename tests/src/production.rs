@@ -1,6 +1,7 @@
 //! Servers and workers as `docs/production.md` has them: with its own files, statements and command
 //! lines, in which nothing is replaced but paths, ports, names of machines and passwords.
 
+mod compose;
 mod nats;
 mod postgres;
 
@@ -18,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    process::{Process, brigade},
+    process::{Process, brigade, succeeded},
     tls::{Authority, Certificate},
 };
 
@@ -162,7 +163,7 @@ impl Production {
     /// Where it fails.
     pub async fn json(&self, arguments: &str) -> Value {
         let ended = self.operate(arguments).await;
-        assert!(ended.status.success(), "{arguments}: {ended:?}");
+        assert!(succeeded(&ended), "{arguments}: {ended:?}");
         let printed = String::from_utf8(ended.stdout).expect("UTF-8");
         let object = printed.lines().find(|line| line.starts_with('{'));
         object.map(|line| serde_json::from_str(line).expect("JSON")).unwrap_or_default()
@@ -177,7 +178,7 @@ impl Production {
     /// Starts a worker as its unit does.
     #[must_use]
     pub fn run(&self, worker: WorkerName) -> Process {
-        let unit = include_str!("../../docs/production/brigade@.service");
+        let unit = include_str!("../../deploy/systemd/brigade@.service");
         let unit = self.here(unit).replace("%i", worker.as_str());
         let starts = |of: &'static str| unit.lines().filter_map(move |line| line.strip_prefix(of));
         let program = starts("ExecStart=/usr/local/bin/brigade ").next().expect("a program");
@@ -264,6 +265,7 @@ fn quoted(beginning: &str) -> &'static str {
     found.unwrap_or_else(|| panic!("the page has no {beginning}"))
 }
 
-fn setting(line: &str) -> Option<(String, String)> {
+/// Reads a line `NAME=value`.
+pub(crate) fn setting(line: &str) -> Option<(String, String)> {
     line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
 }

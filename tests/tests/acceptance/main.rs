@@ -21,6 +21,7 @@ mod database_faults;
 mod day_closes;
 mod dead_letter_jobs;
 mod dead_letters;
+mod deploy;
 mod doctor;
 mod door;
 mod eras;

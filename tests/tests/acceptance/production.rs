@@ -8,7 +8,7 @@ use brigade::infra::nats::{NatsCredentials, NatsOptions};
 use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer,
-    process::Process,
+    process::{Process, succeeded},
     producer::placed,
     production::{PASSWORD, Production},
     tls::Authority,
@@ -112,9 +112,9 @@ async fn get(production: &Production, process: &Process, path: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn s5_12_the_page_for_production_is_followed_step_by_step() {
     let mut production = Production::start().await;
-    assert!(production.operate("migrate").await.status.success());
+    assert!(succeeded(&production.operate("migrate").await));
     until("the streams to be made", || async {
-        production.operate("provision").await.status.success().then_some(())
+        succeeded(&production.operate("provision").await).then_some(())
     })
     .await;
     let processes = run_all(&production).await;
@@ -226,7 +226,7 @@ async fn a_tenants_credential_is_rotated(
     both_doors(&former, "former").await;
     both_doors(&producer(production, &next).await, "next").await;
     let finish = "tenants rotate demo --finish --accounts /etc/nats/accounts";
-    assert!(production.operate(finish).await.status.success());
+    assert!(succeeded(&production.operate(finish).await));
     production.push_accounts().await;
     assert!(production.connect(&first.0, &first.1).await.is_err());
     next
@@ -250,7 +250,7 @@ async fn passwords_of_a_worker_are_rotated(
     let back = || logged(edge, ["dependency back", "\"nats\""]);
     let connected = back();
     let sync = "tenants sync --accounts /etc/nats/accounts";
-    assert!(production.operate(sync).await.status.success());
+    assert!(succeeded(&production.operate(sync).await));
     production.push_accounts().await;
     until("edge to be back", || async { (back() > connected).then_some(()) }).await;
     assert!(production.connect("edge", old).await.is_err());
@@ -260,7 +260,7 @@ async fn passwords_of_a_worker_are_rotated(
     let worker = WorkerName::Edge;
     production.write_database_url(worker, "deadbeef");
     production.change_password_of_pgbouncer(worker, "deadbeef");
-    assert!(production.operate("migrate").await.status.success());
+    assert!(succeeded(&production.operate("migrate").await));
     edge.until_logged(&["the login to Postgres has changed"]).await;
     both_doors(&producer(production, tenant).await, "database-password").await;
     let refused = production.primary.url(worker.as_str(), PASSWORD, "brigade");

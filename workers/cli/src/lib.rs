@@ -4,6 +4,7 @@ mod causes;
 mod dlq;
 mod doctor;
 mod gateways;
+mod health;
 mod locks;
 mod migrate;
 mod output;
@@ -58,6 +59,8 @@ enum CliCommand {
     Doctor(doctor::DoctorArgs),
     /// Say which payment gateways may tell of a restaurant's payments over HTTP
     Gateways(gateways::GatewaysArgs),
+    /// Ask the process on this machine whether it lives, as the probe of a container
+    Health(health::HealthArgs),
     /// Look at cart locks and their history
     Locks(locks::LocksArgs),
     /// Look at failed logins, changed roles, refunds and the like
@@ -117,6 +120,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Dlq(args) => dlq::run(args).await,
             CliCommand::Doctor(args) => doctor::run(args).await,
             CliCommand::Gateways(args) => gateways::run(args).await,
+            CliCommand::Health(args) => health::run(&args).await,
             CliCommand::Locks(args) => locks::run(args).await,
             CliCommand::SecurityLog(args) => security_log::run(args).await,
             CliCommand::Products(args) => products::run(args).await,
@@ -157,29 +161,80 @@ fn start_log(command: &CliCommand) {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
-    const PAGE: &str = include_str!("../../../docs/production.md");
-    /// The files of the page that have settings.
-    const FILES: [&str; 4] = [
-        include_str!("../../../docs/production/brigade.env"),
-        include_str!("../../../docs/production/brigade@.service"),
-        include_str!("../../../docs/production/edge.env"),
-        include_str!("../../../docs/production/operator.env"),
-    ];
+    const PAGES: [&str; 2] =
+        [include_str!("../../../docs/production.md"), include_str!("../../../docs/deploying.md")];
+    /// The files that have settings and command lines, or folders with them.
+    const FILES: [&str; 2] = ["docs/production", "deploy"];
+
+    /// Reads a file, or those of a folder but for what `deploy/compose/prepare` makes there.
+    fn read(path: &Path, texts: &mut Vec<String>) {
+        if !path.is_dir() {
+            texts.push(fs::read_to_string(path).unwrap());
+        } else if !["secrets", "data"].iter().any(|made| path.ends_with(made)) {
+            fs::read_dir(path).unwrap().for_each(|entry| read(&entry.unwrap().path(), texts));
+        }
+    }
+
+    fn files() -> Vec<String> {
+        let mut texts = Vec::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        FILES.iter().for_each(|folder| read(&root.join(folder), &mut texts));
+        texts
+    }
+
+    /// The arguments of the program in lists such as `command: [run, edge]`.
+    fn started(text: &str) -> impl Iterator<Item = Vec<&str>> {
+        text.lines().filter_map(|line| {
+            let (before, list) = line.split_once('[')?;
+            let list = list.trim_end().strip_suffix(']')?;
+            let words = list.split(", ").map(|word| word.trim_matches('"'));
+            let of_program = before.ends_with("command: ") || before.ends_with("args: ");
+            if of_program && !list.starts_with('-') {
+                Some(words.collect())
+            } else {
+                let program = words.clone().position(|word| word == "/brigade")?;
+                Some(words.skip(program + 1).collect())
+            }
+        })
+    }
+
+    fn is_understood(arguments: &[&str]) {
+        if let Err(error) = Cli::try_parse_from(["brigade"].iter().chain(arguments)) {
+            panic!("{arguments:?}: {error}");
+        }
+    }
 
     #[test]
-    fn each_command_line_of_the_page_for_production_is_understood() {
+    fn each_command_line_of_the_pages_is_understood() {
         // Both in blocks and within sentences.
-        let quoted = PAGE.split('`').skip(1).step_by(2).flat_map(str::lines);
-        let lines: Vec<_> = quoted.filter(|line| line.starts_with("brigade ")).collect();
+        let quoted = PAGES.iter().flat_map(|page| page.split('`').skip(1).step_by(2));
+        let lines = quoted.flat_map(str::lines).filter_map(|line| {
+            let in_compose = "docker compose run --rm operator ";
+            line.strip_prefix("brigade ").or_else(|| line.strip_prefix(in_compose))
+        });
+        let lines: Vec<_> = lines.collect();
         assert!(lines.len() > 10, "{lines:?}");
         for line in lines {
             let command = line.split('>').next().unwrap_or_default();
-            if let Err(error) = Cli::try_parse_from(command.split_whitespace()) {
-                panic!("{line}: {error}");
-            }
+            is_understood(&command.split_whitespace().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn s8_08_each_command_line_of_the_files_is_understood() {
+        let files = files();
+        let lists: Vec<_> = files.iter().flat_map(|text| started(text)).collect();
+        // Each worker in compose and on Kubernetes, the jobs, and the probes.
+        assert!(lists.len() > 20, "{lists:?}");
+        // The program of the image by itself.
+        for list in lists.iter().filter(|list| !list.is_empty()) {
+            is_understood(list);
+        }
+        assert!(Cli::try_parse_from(["brigade", "health", "--reedy"]).is_err());
     }
 
     /// Returns true if a setting is among those that `--help` lists.
@@ -194,14 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_of_the_page_for_production_exists() {
+    fn s8_08_each_setting_of_the_files_and_pages_exists() {
         let is_of_name = |c: char| c.is_ascii_uppercase() || c == '_';
-        let names: Vec<_> = std::iter::once(PAGE)
-            .chain(FILES)
+        let files = files();
+        let names: Vec<_> = PAGES
+            .into_iter()
+            .chain(files.iter().map(String::as_str))
             .flat_map(|text| text.split(|c| !is_of_name(c)))
             .filter(|word| word.starts_with("BRIGADE_"))
+            // For compose itself.
+            .filter(|word| *word != "BRIGADE_USER")
             .collect();
-        assert!(names.len() > 20, "{names:?}");
+        assert!(names.len() > 60, "{names:?}");
         for name in names {
             assert!(is_known(name), "{name}");
         }

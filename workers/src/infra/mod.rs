@@ -9,6 +9,7 @@ pub mod lease;
 pub mod loopback;
 pub mod metrics;
 pub mod nats;
+pub mod plain_http;
 pub mod postgres;
 pub mod secret;
 

@@ -6,18 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use super::{Finding, Severity, certificates, fine};
+use crate::infra::plain_http;
 
 const NATS: &str = "nats";
 const LIMIT: Duration = Duration::from_secs(3);
-/// The longest answer that is read.
-const MOST: u64 = 1024 * 1024;
 
 pub(super) async fn examine(monitoring: Option<&str>) -> Vec<Finding> {
     let Some(url) = monitoring else {
@@ -69,17 +64,9 @@ fn judge(variables: &Value) -> Vec<Finding> {
 /// Reads `/varz`. The port speaks plain HTTP to the machine itself.
 async fn variables(url: &str) -> Result<Value> {
     let address = url.strip_prefix("http://").context("it begins with http://")?;
-    let address = address.trim_end_matches('/');
-    let mut stream = TcpStream::connect(address).await?;
-    // Of HTTP/1.0, so that the answer ends with the connection, in one piece.
-    let request = format!("GET /varz HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(MOST).read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP")?;
-    ensure!(head.split(' ').nth(1) == Some("200"), "{}", head.lines().next().unwrap_or_default());
-    Ok(serde_json::from_str(body)?)
+    let (status, body) = plain_http::get(address.trim_end_matches('/'), "/varz").await?;
+    ensure!(status == 200, "status {status}");
+    Ok(serde_json::from_str(&body)?)
 }
 
 #[cfg(test)]

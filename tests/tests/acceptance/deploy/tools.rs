@@ -1,0 +1,125 @@
+//! Each file is given to its own tool, where this machine has it: on the PATH, or in the cache
+//! folder, where `.ci/deploy-tools` puts them.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use brigade_tests::{
+    deploy::{path, read},
+    interop::run,
+};
+use tokio::process::Command;
+
+/// Returns a program, or says that what needs it is skipped.
+#[expect(clippy::disallowed_methods, reason = "where programs are")]
+fn tool(name: &str) -> Option<PathBuf> {
+    let folders: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    let set = |name: &str| env::var_os(name).map(PathBuf::from);
+    let cache = set("BRIGADE_CACHE_DIR")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("brigade")))
+        .or_else(|| Some(set("HOME")?.join(".cache/brigade")));
+    let places = folders.into_iter().chain(cache.map(|cache| cache.join("deploy-tools/bin")));
+    let found = places.map(|folder| folder.join(name)).find(|program| program.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED, there is no {name} (.ci/deploy-tools)");
+    }
+    found
+}
+
+/// Runs a tool that complains of nothing.
+async fn accepted(command: &mut Command) -> String {
+    run(command).await.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+#[tokio::test]
+async fn s8_08_hadolint_accepts_the_image() {
+    let Some(hadolint) = tool("hadolint") else { return };
+    accepted(Command::new(hadolint).arg(path("deploy/Dockerfile"))).await;
+}
+
+#[tokio::test]
+async fn s8_08_the_loader_of_compose_accepts_its_file() {
+    let Some(compose) = tool("compose-spec") else { return };
+    let mut command = Command::new(compose);
+    command.args(["--format", "json", "compose.yaml"]).env("BRIGADE_USER", "1000:1000");
+    let loaded = accepted(command.current_dir(path("deploy/compose"))).await;
+    let loaded: serde_json::Value = serde_json::from_str(&loaded).expect("JSON");
+    // Settings of the page's files are read, and merged in.
+    assert_eq!(loaded["services"]["edge"]["environment"]["BRIGADE_REPLICAS"], "3");
+}
+
+#[tokio::test]
+async fn s8_08_the_schemas_of_kubernetes_accept_what_kustomize_makes() {
+    let (Some(kubectl), Some(validate)) = (tool("kubectl"), tool("kubernetes-validate")) else {
+        return;
+    };
+    for (folder, kinds) in [("deploy/kubernetes", 8), ("deploy/kubernetes/jobs", 0)] {
+        let made = accepted(Command::new(&kubectl).arg("kustomize").arg(path(folder))).await;
+        // The patch for all has reached each worker, and nothing else.
+        assert_eq!(made.matches("image: brigade:latest").count(), kinds.max(2), "{made}");
+        assert_eq!(made.matches("startupProbe:").count(), kinds, "{made}");
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+        fs::write(file.path(), made).expect("written");
+        // The scalers are of a kind of their own, of which Kubernetes has no schema.
+        let strict = ["--strict", "--kubernetes-version", "1.30", "--no-warn"];
+        accepted(Command::new(&validate).args(strict).arg(file.path())).await;
+    }
+}
+
+/// Writes the units into a folder, with programs that are there.
+fn units(folder: &Path) {
+    let program = folder.join("program");
+    fs::write(&program, "").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+    for unit in ["brigade@.service", "nats.service"] {
+        let text = read(&format!("deploy/systemd/{unit}"));
+        let here = program.display().to_string();
+        let text = text.replace("/usr/local/bin/brigade", &here);
+        let text = text.replace("/usr/local/bin/nats-server", &here);
+        fs::write(folder.join(unit), text).expect("written");
+    }
+}
+
+#[tokio::test]
+async fn s8_08_systemd_accepts_the_units_and_their_hardening() {
+    let Some(analyze) = tool("systemd-analyze") else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    units(dir.path());
+    let verify = || {
+        let mut command = Command::new(&analyze);
+        command.args(["verify", "--man=no"]);
+        command.args(["brigade@edge.service", "nats.service"].map(|unit| dir.path().join(unit)));
+        command
+    };
+    assert_eq!(accepted(&mut verify()).await, "", "without the drop-ins");
+    for (drop_in, of) in [
+        ("credentials.conf", "brigade@.service.d"),
+        ("credentials-edge.conf", "brigade@edge.service.d"),
+    ] {
+        fs::create_dir_all(dir.path().join(of)).expect("made");
+        let to = dir.path().join(of).join("credentials.conf");
+        fs::copy(path(&format!("deploy/systemd/{drop_in}")), to).expect("copied");
+    }
+    let mut with_drop_ins = verify();
+    with_drop_ins.env("SYSTEMD_UNIT_PATH", format!("{}:", dir.path().display()));
+    assert_eq!(accepted(&mut with_drop_ins).await, "", "with the drop-ins");
+    for unit in ["brigade@.service", "nats.service"] {
+        let mut security = Command::new(&analyze);
+        // Of 100: below 20 is what systemd calls OK.
+        security.args(["security", "--offline=true", "--no-pager", "--threshold=20"]);
+        accepted(security.arg(dir.path().join(unit))).await;
+    }
+}
+
+#[tokio::test]
+async fn s8_08_the_shell_accepts_the_scripts() {
+    let scripts = ["deploy/release", "deploy/compose/prepare", "deploy/compose/postgres-init.sh"];
+    for script in scripts {
+        assert_eq!(accepted(Command::new("bash").arg("-n").arg(path(script))).await, "");
+    }
+    let Some(shellcheck) = tool("shellcheck") else { return };
+    accepted(Command::new(shellcheck).args(scripts.map(path))).await;
+}
