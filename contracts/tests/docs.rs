@@ -411,7 +411,8 @@ fn every_path_and_every_link_leads_somewhere() {
         if page == "ARCHITECTURE.md" {
             continue;
         }
-        let starts = ["contracts/", "deploy/", "docs/", "migrations/", "nats/", "tests/", "workers/"];
+        let starts =
+            ["contracts/", "deploy/", "docs/", "migrations/", "nats/", "tests/", "workers/"];
         let is_path = |word: &&str| starts.iter().any(|start| word.starts_with(start));
         let plain = |word: &&str| !word.contains(['<', '*', '…', ' ']);
         for path in text.lines().flat_map(quoted).filter(is_path).filter(plain) {

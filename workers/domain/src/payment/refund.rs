@@ -48,15 +48,14 @@ pub(super) fn refunded_by_gateway(
         return Err(Refusal::new(409, "other_currency", message).into());
     }
     // Of a transaction goes back what it captured at most, whatever other ones did.
-    let all = verb.amount.min(captured);
-    // What was recorded otherwise, by nobody knows which transaction, has gone back as well.
-    let amount = all.less(refunded).min(present.left(currency)?);
+    let told = verb.amount.min(captured).less(refunded);
+    // What is recorded without a transaction, the gateway tells of now.
+    let amount = told.less(present.gone_untold(currency)?);
+    if told > Money::ZERO {
+        work[payment].captures[at].refunded = refunded.plus(told)?;
+    }
     if amount == Money::ZERO {
         return Ok(Done::code("ignored"));
-    }
-    let is_only = present.captures.len() == 1;
-    if !is_only {
-        work[payment].captures[at].refunded = all;
     }
     ReturnedMoney { amount, currency, reason: "refunded by the gateway" }.record(work, payment)
 }
@@ -147,13 +146,30 @@ fn amount(verb: &Refund, left: Money) -> std::result::Result<Money, Refusal> {
     Ok(amount)
 }
 
+fn sum(mut amounts: impl Iterator<Item = Money>) -> std::result::Result<Money, Refusal> {
+    amounts.try_fold(Money::ZERO, Money::plus)
+}
+
 impl Payment {
     /// Returns what came in in a currency and has not gone back.
     fn left(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
+        Ok(self.captured(currency)?.less(self.gone(currency)?))
+    }
+
+    /// Returns what has gone back of what came in in a currency. Of another one than the payment's
+    /// all is owed back, so its refund tasks tell.
+    fn gone(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
         if currency == self.currency {
-            return Ok(self.captured()?.less(self.refunded_amount));
+            return Ok(self.refunded_amount);
         }
-        self.owed(currency)
+        let tasks = self.tasks.iter().filter(|task| task.currency == currency);
+        sum(tasks.map(|task| task.refunded))
+    }
+
+    /// Returns what has gone back in a currency that no gateway has told of.
+    fn gone_untold(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
+        let told = sum(self.captures_in(currency).map(|capture| capture.refunded))?;
+        Ok(self.gone(currency)?.less(told))
     }
 
     /// Counts an amount that went back. Returns how much of it was in the payment's currency.
@@ -162,30 +178,23 @@ impl Payment {
         amount: Money,
         currency: Currency,
     ) -> std::result::Result<Money, Refusal> {
-        if let [only] = &mut self.captures[..] {
-            only.refunded = only.refunded.plus(amount)?;
-        }
         if currency != self.currency {
             return Ok(Money::ZERO);
         }
         self.refunded_amount = self.refunded_amount.plus(amount)?;
-        if self.refunded_amount == self.captured()? {
+        if self.refunded_amount == self.captured(currency)? {
             self.status = Status::Refunded;
         }
         Ok(amount)
     }
 
-    /// Returns the sum of all captures in the payment's currency.
-    fn captured(&self) -> std::result::Result<Money, Refusal> {
-        let same = self.captures.iter().filter(|capture| capture.currency == self.currency);
-        same.map(|capture| capture.amount).try_fold(Money::ZERO, Money::plus)
+    fn captures_in(&self, currency: Currency) -> impl Iterator<Item = &Capture> {
+        self.captures.iter().filter(move |capture| capture.currency == currency)
     }
 
-    /// Returns the sum that open tasks in a currency still owe.
-    fn owed(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
-        let open = self.tasks.iter().filter(|task| task.is_open_in(currency));
-        let mut left = open.map(|task| task.amount.less(task.refunded));
-        left.try_fold(Money::ZERO, Money::plus)
+    /// Returns the sum of all captures in a currency.
+    fn captured(&self, currency: Currency) -> std::result::Result<Money, Refusal> {
+        sum(self.captures_in(currency).map(|capture| capture.amount))
     }
 
     /// Puts an amount towards the open tasks in its currency, oldest first. A task is done when all

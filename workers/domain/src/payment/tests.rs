@@ -934,6 +934,37 @@ fn refunded_at_the_gateway() -> Vec<Case> {
             vec![],
         ),
         (
+            "what a person settled already",
+            [twice(), vec![task("p1.1")]].concat(),
+            told("g2", 1000),
+            (200, "ignored"),
+            vec![
+                ("/payment.p1/refunded_amount", json!(1000)),
+                ("/payment.p1/status", json!("captured")),
+            ],
+        ),
+        (
+            "what a refund recorded already, by whichever transaction",
+            [twice(), vec![refund(json!(1000))]].concat(),
+            told("g1", 1000),
+            (200, "ignored"),
+            vec![("/events", json!([])), ("/payment.p1/refunded_amount", json!(1000))],
+        ),
+        (
+            "what a refund recorded is told of once",
+            [twice(), vec![refund(json!(400)), told("g1", 400)]].concat(),
+            told("g2", 300),
+            (200, "ok"),
+            vec![("/data/0/amount", json!(300)), ("/payment.p1/refunded_amount", json!(700))],
+        ),
+        (
+            "a refund of less than is told of: the difference",
+            [twice(), vec![refund(json!(400))]].concat(),
+            told("g2", 1000),
+            (200, "ok"),
+            vec![("/data/0/amount", json!(600)), ("/tasks", json!({"p1.1": "1000 done"}))],
+        ),
+        (
             "of two transactions each by itself",
             [twice(), vec![told("g2", 1000)]].concat(),
             told("g1", 250),

@@ -45,7 +45,7 @@ pub struct Capture {
     pub transaction_id: Option<Token>,
     pub amount: Money,
     pub currency: Currency,
-    /// The amount of it that has gone back, as far as is known by which transaction.
+    /// The amount of it that has gone back, as far as its gateway has told.
     #[serde(default)]
     pub refunded: Money,
 }
