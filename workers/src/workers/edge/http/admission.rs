@@ -79,7 +79,8 @@ impl RequestPermit {
         self.take(RatePolicy::Login, &format!("{:x}", Sha256::digest(token)))
     }
 
-    /// Counts the request for its user and tenant instead.
+    /// Counts the request for its user and tenant instead: those who share an address share nothing
+    /// once they are known.
     ///
     /// # Errors
     /// `429 rate_limited` of the user or the tenant; `429 too_many` and `503 busy` if too many
@@ -93,7 +94,13 @@ impl RequestPermit {
         }
         self.take(RatePolicy::Tenant, by.tenant)?;
         let permit = self.admission.in_flight.users.try_admit(by)?;
-        self.state()._held = permit;
+        let mut state = self.state();
+        state._held = permit;
+        let of_address = |state: &RateState| state.policy() == RatePolicy::Address;
+        let taken = state.rates.iter().position(of_address).map(|at| state.rates.remove(at));
+        if let (Some(_), Some(network)) = (taken, &self.network) {
+            self.admission.rates.give_back(RatePolicy::Address, network);
+        }
         Ok(())
     }
 
@@ -215,6 +222,23 @@ mod tests {
         let limited = &admission.metrics.http_rate_limited;
         let count = |policy| limited.with_label_values(&[policy]).get();
         assert_eq!(["address", "login", "user", "guests", "tenant"].map(count), [1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn who_is_known_takes_nothing_of_those_who_share_an_address() {
+        let rates = RateLimits { address: Rate::new(1, 2), ..RateLimits::default() };
+        let admission = admission(100, 100, rates);
+        let address = "192.0.2.1".parse().expect("an address");
+        let taken = || {
+            let permit = RequestPermit::for_stranger(&admission, address).expect("room");
+            permit.take_of_address(RatePolicy::Address).is_ok().then_some(permit)
+        };
+        for _ in 0..9 {
+            let permit = taken().expect("what was taken is given back");
+            permit.confirm(staff("t1")).expect("room");
+            permit.confirm(staff("t1")).expect("once");
+        }
+        assert_eq!([(); 3].map(|()| taken().is_some()), [true, true, false]);
     }
 
     #[test]

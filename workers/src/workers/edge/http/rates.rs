@@ -54,6 +54,7 @@ pub(super) struct RateBuckets([Option<Buckets>; 5]);
 /// The buckets of one kind, by name.
 struct Buckets {
     rate: Rate,
+    store: BoundedStore,
     limiter: RateLimiter<String, BoundedStore, DefaultClock, StateInformationMiddleware>,
 }
 
@@ -81,6 +82,13 @@ impl RateBuckets {
         let buckets = self.0[policy as usize].as_ref()?;
         Some(buckets.take(policy, name))
     }
+
+    /// Puts a request back into a bucket that it was taken out of.
+    pub fn give_back(&self, policy: RatePolicy, name: &str) {
+        if let Some(buckets) = &self.0[policy as usize] {
+            buckets.give_back(name);
+        }
+    }
 }
 
 impl Buckets {
@@ -89,7 +97,8 @@ impl Buckets {
         // One that was not used for so long is full, so it need not be remembered.
         let full = Duration::from_secs(rate.window().into());
         let store = BoundedStore::new(full);
-        Self { rate, limiter: RateLimiter::new(quota, store, DefaultClock::default()) }
+        let limiter = RateLimiter::new(quota, store.clone(), DefaultClock::default());
+        Self { rate, store, limiter }
     }
 
     fn take(&self, policy: RatePolicy, name: &str) -> Result<RateState, RateState> {
@@ -104,6 +113,14 @@ impl Buckets {
             Err(not_until) => Err(state(0, wait(&not_until))),
         }
     }
+
+    /// The limiter keeps the time at which a bucket is full again, which is by one request earlier.
+    fn give_back(&self, name: &str) {
+        let one = Nanos::from(Duration::from_secs(1) / self.rate.per_second.get());
+        let earlier =
+            |full: Option<Nanos>| full.map(|full| ((), full.saturating_sub(one))).ok_or(());
+        let _known = self.store.measure_and_replace(&name.to_owned(), earlier);
+    }
 }
 
 fn wait(not_until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Duration {
@@ -111,6 +128,7 @@ fn wait(not_until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Duration {
 }
 
 /// Keeps a bounded number of buckets.
+#[derive(Clone)]
 struct BoundedStore(Cache<String, Arc<InMemoryState>>);
 
 impl BoundedStore {
@@ -133,6 +151,10 @@ impl StateStore for BoundedStore {
 }
 
 impl RateState {
+    pub fn policy(self) -> RatePolicy {
+        self.policy
+    }
+
     /// Returns `429`, for an empty bucket.
     #[must_use]
     pub fn refusal(self) -> Refusal {
@@ -179,6 +201,12 @@ mod tests {
         assert_eq!((refusal.status, &*refusal.code), (429, "rate_limited"));
         assert!((1..=1000).contains(&refusal.retry_after_ms.expect("a time")), "{refusal:?}");
         assert!(take("bob").is_ok());
+        for name in ["ada", "bob", "eve"] {
+            buckets.give_back(RatePolicy::User, name);
+        }
+        assert_eq!([(); 2].map(|()| take("ada").is_ok()), [true, false], "one was given back");
+        let left = take("eve").map(|state| state.remaining);
+        assert_eq!(left, Ok(2), "it was full");
         assert!(buckets.take(RatePolicy::Tenant, "t1").is_none(), "no limit");
     }
 
