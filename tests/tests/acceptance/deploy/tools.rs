@@ -44,11 +44,15 @@ async fn s8_08_hadolint_accepts_the_image() {
 async fn s8_08_the_loader_of_compose_accepts_its_file() {
     let Some(compose) = tool("compose-spec") else { return };
     let mut command = Command::new(compose);
-    command.args(["--format", "json", "compose.yaml"]).env("BRIGADE_USER", "1000:1000");
+    // This program of the loader's sees no variables of its environment.
+    command.args(["--no-interpolation", "--format", "json", "compose.yaml"]);
     let loaded = accepted(command.current_dir(path("deploy/compose"))).await;
     let loaded: serde_json::Value = serde_json::from_str(&loaded).expect("JSON");
-    // Settings of the page's files are read, and merged in.
-    assert_eq!(loaded["services"]["edge"]["environment"]["BRIGADE_REPLICAS"], "3");
+    // What is anchored for all workers is merged in, and settings are those of the page's file.
+    let edge = &loaded["services"]["edge"];
+    assert_eq!(edge["environment"]["BRIGADE_NATS_URL_FILE"], "/etc/brigade/nats-url");
+    let settings = edge["env_file"][0]["path"].as_str().expect("a path");
+    assert_eq!(fs::read_to_string(settings).expect("there"), read("docs/production/brigade.env"));
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ fn in_minor_unit(amount: Money, currency: Currency) -> Result<Money, Refusal> {
     match currency.as_str() {
         "ISK" | "UGX" if told % 100 != 0 => {
             let message = "amounts in this currency are whole ones, told with two decimals";
-            Err(Refusal::new(422, "malformed", message))
+            Err(Refusal::new(400, "malformed", message))
         }
         "ISK" | "UGX" => Money::new(told / 100),
         // Ariary are told without decimals, and have two.
