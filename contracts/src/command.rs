@@ -186,8 +186,8 @@ fn check_no_message_id<'a>(
     Ok(())
 }
 
-/// A `register` under the Command-Id of another one is told from it by what stands beside the
-/// password, so that nobody is answered what was told to another user.
+/// A command with a secret under the Command-Id of another one is told from it by what stands beside
+/// the secret, so that nobody is answered what was told to another user.
 fn payload_hash(raw: &subject::RawCommandSubject<'_>, payload: &[u8]) -> [u8; 32] {
     if !subject::carries_secret(raw) {
         return Sha256::digest(payload).into();
@@ -196,12 +196,10 @@ fn payload_hash(raw: &subject::RawCommandSubject<'_>, payload: &[u8]) -> [u8; 32
         Ok(Some(user::Verb::Register(user::Register { email, profile_id, .. }))) => {
             Sha256::digest(json!([email, profile_id]).to_string()).into()
         }
-        Ok(Some(user::Verb::ChangeEmail(user::ChangeEmail { email, .. }))) => {
-            Sha256::digest(json!([email]).to_string()).into()
-        }
-        Ok(Some(user::Verb::RequestPasswordReset(user::RequestPasswordReset {
-            email, ..
-        }))) => Sha256::digest(json!([email]).to_string()).into(),
+        Ok(Some(
+            user::Verb::ChangeEmail(user::ChangeEmail { email, .. })
+            | user::Verb::RequestPasswordReset(user::RequestPasswordReset { email, .. }),
+        )) => Sha256::digest(json!([email]).to_string()).into(),
         _ => [0; 32],
     }
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    process::{Process, brigade, succeeded},
+    process::{Process, brigade},
     tls::{Authority, Certificate},
 };
 
@@ -163,7 +163,7 @@ impl Production {
     /// Where it fails.
     pub async fn json(&self, arguments: &str) -> Value {
         let ended = self.operate(arguments).await;
-        assert!(succeeded(&ended), "{arguments}: {ended:?}");
+        assert!(ended.status.success(), "{arguments}: {ended:?}");
         let printed = String::from_utf8(ended.stdout).expect("UTF-8");
         let object = printed.lines().find(|line| line.starts_with('{'));
         object.map(|line| serde_json::from_str(line).expect("JSON")).unwrap_or_default()
@@ -257,6 +257,16 @@ impl Production {
 /// Replaces the paths of the page by those in a folder.
 fn here(dir: &Path, text: &str) -> String {
     text.replace("/etc/", &format!("{}/etc/", dir.display()))
+}
+
+/// Starts a process of each worker, in the order of [`WorkerName::ALL`], and waits until they are
+/// ready.
+pub async fn start_all(start: impl Fn(WorkerName) -> Process) -> Vec<Process> {
+    let processes: Vec<_> = WorkerName::ALL.map(start).into();
+    for process in &processes {
+        process.until_logged(&["\"message\":\"ready\""]).await;
+    }
+    processes
 }
 
 /// Returns what stands in backticks in the page, by its beginning.

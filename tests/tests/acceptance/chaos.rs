@@ -42,17 +42,26 @@ const PLANTED: [(PlantedBug, &str); 3] = [
 /// The others take minutes, and faults of their own: `brigade chaos --plant all`.
 #[tokio::test(flavor = "multi_thread")]
 async fn s6_05_planted_bugs_are_found() {
-    let mut plan =
-        ChaosPlan::new(Duration::from_secs(20), 7, &["none".to_owned()], launch).unwrap();
-    let bugs = PLANTED.map(|(bug, _)| bug.as_str()).join(",");
-    plan.variables = vec![(PlantedBug::VARIABLE.to_owned(), bugs)];
-    // What is broken stays so: nobody waits until it heals.
-    plan.patience = Duration::from_secs(5);
-    let report = play(&plan).await.unwrap();
-    report.print();
-    for (bug, invariant) in PLANTED {
-        let found = report.findings.iter().any(|finding| finding.invariant.starts_with(invariant));
-        assert!(found, "{} was not found", bug.as_str());
+    let mut missed = PLANTED.to_vec();
+    // How much is played in a run depends on what else this machine does.
+    for seed in 7..11 {
+        let length = Duration::from_secs(20);
+        let mut plan = ChaosPlan::new(length, seed, &["none".to_owned()], launch).unwrap();
+        let bugs: Vec<_> = missed.iter().map(|(bug, _)| bug.as_str()).collect();
+        plan.variables = vec![(PlantedBug::VARIABLE.to_owned(), bugs.join(","))];
+        // What is broken stays so: nobody waits until it heals.
+        plan.patience = Duration::from_secs(5);
+        let report = play(&plan).await.unwrap();
+        report.print();
+        if let Some(kept) = &report.run.kept {
+            std::fs::remove_dir_all(kept).unwrap();
+        }
+        let is_found =
+            |invariant| report.findings.iter().any(|f| f.invariant.starts_with(invariant));
+        missed.retain(|(_, invariant)| !is_found(*invariant));
+        if missed.is_empty() {
+            return;
+        }
     }
-    std::fs::remove_dir_all(report.run.kept.expect("what is found is kept")).unwrap();
+    panic!("{missed:?} were not found");
 }

@@ -11,21 +11,10 @@ use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer,
     deploy::document,
-    process::{Process, succeeded},
-    production::Production,
+    production::{Production, start_all},
     until,
 };
-use serde_json::{Value, json};
-
-/// Starts the process of each worker's service, and waits until they are ready.
-async fn all_workers(production: &Production, services: &Value) -> Vec<Process> {
-    let start = |worker: WorkerName| production.start_service(&services[worker.as_str()]);
-    let processes: Vec<_> = WorkerName::ALL.map(start).into();
-    for process in &processes {
-        process.until_logged(&["\"message\":\"ready\""]).await;
-    }
-    processes
-}
+use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s8_08_the_processes_of_compose_take_a_first_paid_order() {
@@ -42,14 +31,15 @@ async fn s8_08_the_processes_of_compose_take_a_first_paid_order() {
         assert_eq!(services[job]["restart"], "on-failure:10");
         until("the job to be done", || async {
             let ended = production.run_service(&services[job]).await;
-            succeeded(&ended).then_some(())
+            ended.status.success().then_some(())
         })
         .await;
     }
-    let mut processes = all_workers(&production, services).await;
+    let start = |worker: WorkerName| production.start_service(&services[worker.as_str()]);
+    let mut processes = start_all(start).await;
     for (worker, process) in WorkerName::ALL.iter().zip(&processes) {
         let probed = production.probe(&services[worker.as_str()], &process.admin()).await;
-        assert!(succeeded(&probed), "{worker}: {probed:?}");
+        assert!(probed.status.success(), "{worker}: {probed:?}");
     }
     let add = "tenants add demo --accounts /etc/nats/accounts --json";
     let backend = production.json(add).await["users"][0].clone();
@@ -65,7 +55,7 @@ async fn s8_08_the_processes_of_compose_take_a_first_paid_order() {
     edge.kill().await;
     let probed = production.probe(&services["edge"], &admin).await;
     let said = String::from_utf8_lossy(&probed.stderr);
-    assert!(!succeeded(&probed) && said.contains("/readyz"), "{probed:?}");
+    assert!(!probed.status.success() && said.contains("/readyz"), "{probed:?}");
 }
 
 /// From the cart to the paid order.

@@ -258,25 +258,35 @@ async fn s7_10_a_secret_is_replaced_without_a_gap_and_shown_to_nobody() {
 }
 
 /// A command-handler dies at this point of a message; the gateway tells it again until it is taken.
-async fn handler_dies_at(point: &str) {
-    let mut fleet = TestFleet::start().await;
-    let (producer, gateway) = paying(&fleet).await;
+/// Tells of an event until it is taken; the handler dies at this point of it. Returns the code.
+async fn told_to_one_who_dies(
+    fleet: &mut TestFleet,
+    gateway: &Gateway,
+    body: &[u8],
+    point: &str,
+) -> String {
     fleet.stop_one(WorkerName::CommandHandler).await;
-    let mut dying = Process::start(&fleet, &[WorkerName::CommandHandler], Some(point)).await;
-    let body = intent("evt_1", "succeeded", "p1", "pi_1", 1000);
+    let mut dying = Process::start(fleet, &[WorkerName::CommandHandler], Some(point)).await;
     let telling = async {
         until("the message to be taken", || async {
-            let response = gateway.tell(&body).await;
+            let response = gateway.tell(body).await;
             assert!([200, 503].contains(&response.status), "{}", response.body());
-            (response.status == 200).then_some(())
+            (response.status == 200).then(|| response.code())
         })
-        .await;
+        .await
     };
     let restarting = async {
         assert!(!dying.ended().await.success(), "it dies at {point}");
         fleet.run(WorkerName::CommandHandler).await;
     };
-    tokio::join!(telling, restarting);
+    tokio::join!(telling, restarting).0
+}
+
+async fn handler_dies_at(point: &str) {
+    let mut fleet = TestFleet::start().await;
+    let (producer, gateway) = paying(&fleet).await;
+    let body = intent("evt_1", "succeeded", "p1", "pi_1", 1000);
+    assert_eq!(told_to_one_who_dies(&mut fleet, &gateway, &body, point).await, "ok");
     assert_eq!(producer.paid_and_due("cart.c1").await, (json!(1000), json!(0)), "{point}");
     assert_eq!(events(&fleet, "p1").await, ["initiated", "captured"], "{point}");
     fleet.finish().await;
@@ -290,6 +300,36 @@ async fn s7_10_a_handler_killed_before_the_commit_records_nothing_twice() {
 #[tokio::test]
 async fn s7_10_a_handler_killed_between_commit_and_answer_records_nothing_twice() {
     handler_dies_at("command-handler.after_commit").await;
+}
+
+/// 4.00 of two captures are recorded as refunded; then the gateway tells of them, and of 3.00 more.
+async fn a_recorded_refund_is_told_of_to_one_who_dies_at(point: &str) {
+    let mut fleet = TestFleet::start().await;
+    let (producer, gateway) = paying(&fleet).await;
+    for (event, transaction) in [("evt_1", "pi_1"), ("evt_2", "pi_2")] {
+        is(&gateway.tell(&intent(event, "succeeded", "p1", transaction, 1000)).await, 200, "ok");
+    }
+    producer.done("payment.p1.refund", json!({"amount": 400, "reason": "by the till"})).await;
+    let told = refunded("evt_3", "p1", "pi_1", 400);
+    assert_eq!(told_to_one_who_dies(&mut fleet, &gateway, &told, point).await, "ignored");
+    let refunded_amount = async || {
+        let view = producer.view("payment.p1", None).await.body();
+        view["core"]["refunded_amount"].clone()
+    };
+    assert_eq!(refunded_amount().await, 400, "{point}");
+    is(&gateway.tell(&refunded("evt_4", "p1", "pi_2", 300)).await, 200, "ok");
+    assert_eq!(refunded_amount().await, 700, "{point}");
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn s7_10_a_recorded_refund_is_told_of_once_though_the_handler_dies_before_the_commit() {
+    a_recorded_refund_is_told_of_to_one_who_dies_at("command-handler.before_commit").await;
+}
+
+#[tokio::test]
+async fn s7_10_a_recorded_refund_is_told_of_once_though_the_handler_dies_after_the_commit() {
+    a_recorded_refund_is_told_of_to_one_who_dies_at("command-handler.after_commit").await;
 }
 
 #[tokio::test]

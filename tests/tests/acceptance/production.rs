@@ -8,9 +8,9 @@ use brigade::infra::nats::{NatsCredentials, NatsOptions};
 use brigade_contracts::WorkerName;
 use brigade_tests::{
     Producer,
-    process::{Process, succeeded},
+    process::Process,
     producer::placed,
-    production::{PASSWORD, Production},
+    production::{PASSWORD, Production, start_all},
     tls::Authority,
     until,
 };
@@ -70,15 +70,6 @@ async fn store(producer: &Producer, name: &str, order: Value) {
     .await;
 }
 
-/// Starts all workers, one process each, and waits until they are ready.
-async fn run_all(production: &Production) -> Vec<Process> {
-    let processes: Vec<_> = WorkerName::ALL.map(|worker| production.run(worker)).into();
-    for process in &processes {
-        process.until_logged(&["\"message\":\"ready\""]).await;
-    }
-    processes
-}
-
 fn of(processes: &[Process], worker: WorkerName) -> &Process {
     let at = WorkerName::ALL.iter().position(|name| *name == worker).expect("a worker");
     &processes[at]
@@ -112,12 +103,12 @@ async fn get(production: &Production, process: &Process, path: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn s5_12_the_page_for_production_is_followed_step_by_step() {
     let mut production = Production::start().await;
-    assert!(succeeded(&production.operate("migrate").await));
+    assert!(production.operate("migrate").await.status.success());
     until("the streams to be made", || async {
-        succeeded(&production.operate("provision").await).then_some(())
+        production.operate("provision").await.status.success().then_some(())
     })
     .await;
-    let processes = run_all(&production).await;
+    let processes = start_all(|worker| production.run(worker)).await;
     let add = "tenants add demo --accounts /etc/nats/accounts --json";
     let first = credential(&production.json(add).await, "demo-backend");
     production.push_accounts().await;
@@ -226,7 +217,7 @@ async fn a_tenants_credential_is_rotated(
     both_doors(&former, "former").await;
     both_doors(&producer(production, &next).await, "next").await;
     let finish = "tenants rotate demo --finish --accounts /etc/nats/accounts";
-    assert!(succeeded(&production.operate(finish).await));
+    assert!(production.operate(finish).await.status.success());
     production.push_accounts().await;
     assert!(production.connect(&first.0, &first.1).await.is_err());
     next
@@ -250,7 +241,7 @@ async fn passwords_of_a_worker_are_rotated(
     let back = || logged(edge, ["dependency back", "\"nats\""]);
     let connected = back();
     let sync = "tenants sync --accounts /etc/nats/accounts";
-    assert!(succeeded(&production.operate(sync).await));
+    assert!(production.operate(sync).await.status.success());
     production.push_accounts().await;
     until("edge to be back", || async { (back() > connected).then_some(()) }).await;
     assert!(production.connect("edge", old).await.is_err());
@@ -260,7 +251,7 @@ async fn passwords_of_a_worker_are_rotated(
     let worker = WorkerName::Edge;
     production.write_database_url(worker, "deadbeef");
     production.change_password_of_pgbouncer(worker, "deadbeef");
-    assert!(succeeded(&production.operate("migrate").await));
+    assert!(production.operate("migrate").await.status.success());
     edge.until_logged(&["the login to Postgres has changed"]).await;
     both_doors(&producer(production, tenant).await, "database-password").await;
     let refused = production.primary.url(worker.as_str(), PASSWORD, "brigade");

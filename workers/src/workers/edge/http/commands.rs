@@ -89,6 +89,7 @@ pub(super) async fn post_command(
     let mut headers = command_headers(&head.headers, &key, &requester, client)?;
     let payload = read_payload(&head.headers, body, &api.drain).await?;
     if is_refresh {
+        // As it came: who varies what stands around the token is still counted by his address.
         permit.take_of_refresh(&payload)?;
     }
     api.fail.message(&payload);

@@ -10,7 +10,7 @@ use axum::{
         HeaderMap, HeaderName, HeaderValue, Response, Version,
         header::{
             CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-            REFERRER_POLICY, SET_COOKIE, VARY, X_CONTENT_TYPE_OPTIONS,
+            REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::Next,
@@ -143,22 +143,17 @@ fn traceparent(headers: &HeaderMap) -> String {
 
 /// Returns an error with a body that says what it is, and names the request.
 fn into_problem(response: Response<Body>, id: &str, query: Option<&str>) -> Response<Body> {
-    let (parts, _body) = response.into_parts();
+    let (mut parts, _body) = response.into_parts();
     let known = parts.extensions.get::<Problem>().cloned();
     let problem = known.unwrap_or_else(|| router_error(parts.status.as_u16()).into());
     let mut problem = told_of_parameter(problem, query);
     problem.instance = Some(format!("urn:brigade:request:{id}"));
     let mut response = problem.into_response();
     // Such as Allow, which belongs to the error.
-    for (name, value) in &parts.headers {
-        if ![CONTENT_TYPE, CONTENT_LENGTH].contains(name) {
-            if name == SET_COOKIE {
-                response.headers_mut().append(name, value.clone());
-            } else {
-                response.headers_mut().insert(name, value.clone());
-            }
-        }
+    for of_body in [CONTENT_TYPE, CONTENT_LENGTH] {
+        parts.headers.remove(of_body);
     }
+    response.headers_mut().extend(parts.headers);
     response
 }
 
