@@ -176,17 +176,17 @@ impl Session {
             return true;
         }
         let Some(rotated) = &self.rotated else { return false };
-        if rotated.hash == hash && self.issued.by.as_ref() == Some(by) {
+        let was_good = rotated.hash == hash || rotated.others.iter().any(|other| other == hash);
+        if was_good && self.issued.by.as_ref() == Some(by) {
             // The answer of the very command may have been lost, and only hashes of its tokens are
             // left: they are replaced.
             return true;
         }
-        if rotated.hash == hash && self.raced.iter().any(|issued| issued.by.as_ref() == Some(by)) {
+        if was_good && self.raced.iter().any(|issued| issued.by.as_ref() == Some(by)) {
             self.raced.retain(|issued| issued.by.as_ref() != Some(by));
             self.raced.push(self.issued.clone());
             return true;
         }
-        let was_good = rotated.hash == hash || rotated.others.iter().any(|other| other == hash);
         let races = was_good && rotated.at.is_some_and(|at| now < at.plus(RACE));
         if !races || self.raced.len() >= MAX_RACED {
             return false;

@@ -275,6 +275,19 @@ fn a_refresh_is_repeated_only_while_nothing_newer_was_issued() {
 }
 
 #[test]
+fn the_refresh_of_a_tab_that_lost_a_race_is_repeated_too() {
+    let mut fixture = Fixture::with_ada();
+    let first = fixture.log_ada_in().refresh_token;
+    let one = fixture.refresh("r1", &first).tokens.unwrap();
+    let other = fixture.refresh("r2", &first).tokens.unwrap();
+    fixture.refresh("r3", &other.refresh_token).tokens.unwrap();
+    let lost = fixture.refresh("r4", &one.refresh_token).tokens.unwrap();
+    fixture.now = fixture.now.plus(super::super::session::RACE);
+    let again = fixture.refresh("r4", &one.refresh_token).tokens.unwrap();
+    assert!(!fixture.validates(&lost.access_token) && fixture.validates(&again.access_token));
+}
+
+#[test]
 fn sessions_go_on_beside_each_other_until_one_of_them_ends() {
     let mut fixture = Fixture::with_ada();
     let (phone, tablet) = (fixture.log_ada_in(), fixture.log_ada_in());
