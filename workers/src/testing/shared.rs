@@ -10,13 +10,19 @@ use std::{
 };
 
 use anyhow::Result;
+use base64::prelude::{BASE64_STANDARD as STANDARD, Engine};
 use brigade_contracts::WorkerName;
 use brigade_servers::{Binaries, Postgres, StackConfig};
+use ring::hmac;
+use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::runtime::Runtime;
 
 use super::tls::{self, Authority, Certificate, encrypt_postgres};
-use crate::operations::{migrate, tenants};
+use crate::operations::{
+    migrate::{self, role},
+    tenants,
+};
 
 /// The database that tests copy: schema, roles and tenants, no other rows.
 pub const TEMPLATE: &str = "brigade_template";
@@ -112,10 +118,37 @@ pub(super) async fn make_template(postgres: &Postgres) -> Result<()> {
     let password = |worker: WorkerName| Some(password(worker.as_str()));
     migrate::run(&postgres.superuser_url(TEMPLATE), "", password).await?;
     let sql = PgPool::connect(&postgres.superuser_url(TEMPLATE)).await?;
+    shorten_logins(postgres, &sql).await?;
     let added = tenants::ensure_added(&sql, &REGISTERED).await;
     // Nobody may be connected to what is copied.
     sql.close().await;
     Ok(added?)
+}
+
+/// Gives the roles the passwords that they have with one round of hashing instead of 4,096, which
+/// is most of what a new connection costs in a build for development.
+async fn shorten_logins(postgres: &Postgres, sql: &PgPool) -> Result<()> {
+    let url = postgres.superuser_url(TEMPLATE);
+    let of_superuser = url.split([':', '@']).nth(2).expect("a password").to_owned();
+    let of_workers = WorkerName::ALL.map(|worker| (role("", worker), password(worker.as_str())));
+    for (role, password) in of_workers.into_iter().chain([("postgres".into(), of_superuser)]) {
+        let verifier = verifier_of_one_round(&password);
+        let statement = format!("alter role {role} password '{verifier}'");
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(sql).await?;
+    }
+    Ok(())
+}
+
+/// Returns what Postgres stores of a password; see RFC 5803.
+fn verifier_of_one_round(password: &str) -> String {
+    let keyed = |key: &[u8], of: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), of);
+    let salt = [7; 16];
+    let salted = keyed(password.as_bytes(), &[&salt[..], &1_u32.to_be_bytes()].concat());
+    let client = keyed(salted.as_ref(), b"Client Key");
+    let (stored, server) = (Sha256::digest(client), keyed(salted.as_ref(), b"Server Key"));
+    let [salt, stored, server] =
+        [&salt, &stored[..], server.as_ref()].map(|of| STANDARD.encode(of));
+    format!("SCRAM-SHA-256$1:{salt}${stored}:{server}")
 }
 
 /// Makes a database in the shared Postgres, as a copy of the template.
