@@ -133,7 +133,7 @@ async fn shorten_logins(postgres: &Postgres, sql: &PgPool) -> Result<()> {
     let of_workers = WorkerName::ALL.map(|worker| (role("", worker), password(worker.as_str())));
     for (role, password) in of_workers.into_iter().chain([("postgres".into(), of_superuser)]) {
         let verifier = verifier_of_one_round(&password);
-        let statement = format!("alter role {role} password '{verifier}'");
+        let statement = format!("alter role \"{role}\" password '{verifier}'");
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(sql).await?;
     }
     Ok(())
