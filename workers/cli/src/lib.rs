@@ -42,6 +42,9 @@ enum CliCommand {
     #[cfg(feature = "dev")]
     /// Keep the same stack running until Ctrl-C
     Up(brigade_dev::up::UpArgs),
+    #[cfg(feature = "dev")]
+    /// Print the environment of the stack that `up` keeps running: eval "$(brigade env)"
+    Env(brigade_dev::up::EnvArgs),
     /// Run the named workers in this process, configured by the environment alone
     Run(run::RunArgs),
     /// Bring the SQL schema and the workers' roles up to date
@@ -112,6 +115,8 @@ pub fn run_with(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exit
             CliCommand::Demo(args) => brigade_dev::demo::run(args).await,
             #[cfg(feature = "dev")]
             CliCommand::Up(args) => brigade_dev::up::run(args).await,
+            #[cfg(feature = "dev")]
+            CliCommand::Env(args) => brigade_dev::up::print_env(&args),
             CliCommand::Run(args) => run::run(args).await,
             #[cfg(feature = "dev")]
             CliCommand::Bench(args) => brigade_dev::bench::run(args).await,

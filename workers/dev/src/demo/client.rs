@@ -1,7 +1,10 @@
 //! A guest's phone: sends commands, polls with the ETag it has.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,12 +21,15 @@ use sqlx::PgPool;
 use crate::LocalStack;
 
 /// The connections of the story: the restaurant's backend, and an operator who looks on.
+#[derive(Clone)]
 pub struct DemoClient {
     producer: async_nats::Client,
     operator: async_nats::jetstream::Context,
     pub sql: PgPool,
     tenant: Token,
-    sent: AtomicU32,
+    /// What the ids of its commands begin with.
+    name: String,
+    sent: Arc<AtomicU32>,
 }
 
 /// The response to a command or a query.
@@ -34,9 +40,11 @@ pub struct DemoResponse {
 }
 
 impl DemoClient {
+    /// Connects a client whose commands have ids of its own, which begin with the name.
+    ///
     /// # Errors
     /// If the stack does not let it in.
-    pub async fn connect(stack: &LocalStack) -> Result<Self> {
+    pub async fn connect(stack: &LocalStack, name: &str) -> Result<Self> {
         let tenant = stack.tenants.first().context("a tenant")?.clone();
         let producer = stack.connect(&permissions::producer(&tenant).name).await?;
         let operator = stack.connect(&permissions::operator().name).await?;
@@ -45,7 +53,8 @@ impl DemoClient {
             operator: async_nats::jetstream::new(operator),
             sql: PgPool::connect(&stack.superuser_url()).await?,
             tenant,
-            sent: AtomicU32::new(0),
+            name: name.to_owned(),
+            sent: Arc::default(),
         })
     }
 
@@ -84,7 +93,7 @@ impl DemoClient {
     ) -> Result<DemoResponse> {
         let sent = self.sent.fetch_add(1, Ordering::Relaxed);
         let mut headers = HeaderMap::new();
-        headers.insert(header::COMMAND_ID, format!("demo-{sent}"));
+        headers.insert(header::COMMAND_ID, format!("{}-{sent}", self.name));
         let subject = subject::command(brigade_contracts::Door::Request, about, &Token::new(verb)?);
         self.ask(subject, headers, payload.to_string()).await
     }
@@ -96,7 +105,7 @@ impl DemoClient {
     pub async fn store(&self, about: &Address, verb: &str, payload: Value) -> Result<()> {
         let sent = self.sent.fetch_add(1, Ordering::Relaxed);
         let mut headers = HeaderMap::new();
-        headers.insert(header::COMMAND_ID, format!("demo-{sent}"));
+        headers.insert(header::COMMAND_ID, format!("{}-{sent}", self.name));
         let subject = subject::command(brigade_contracts::Door::Durable, about, &Token::new(verb)?);
         let js = async_nats::jetstream::new(self.producer.clone());
         js.publish_with_headers(subject, headers, payload.to_string().into()).await?.await?;

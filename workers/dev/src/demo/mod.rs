@@ -1,6 +1,6 @@
 //! `brigade demo`: the situations told with real servers, real processes and real timing.
 
-mod client;
+pub mod client;
 mod healing;
 mod narration;
 mod orders;
@@ -52,7 +52,7 @@ async fn play(folder: &tempfile::TempDir) -> Result<ExitCode> {
         workers.push(WorkerProcess::start(&stack, worker).await?);
     }
     narration::fleet_is_started(&stack, started.elapsed());
-    let client = DemoClient::connect(&stack).await?;
+    let client = DemoClient::connect(&stack, "demo").await?;
     let mut fleet = DemoFleet { stack, workers, client };
     let mut promises = Promises::default();
     stale_reads::play(&mut fleet, &mut promises).await?;
