@@ -141,6 +141,43 @@ async fn a_client_behind_a_trusted_proxy_is_known_by_its_own_address() {
     fleet.finish().await;
 }
 
+/// A client behind a trusted proxy, from an address that is limited.
+async fn from_the_restaurant(http: &HttpClient, path: &str) -> HttpResponse {
+    http.get(path, &[("X-Forwarded-For", "203.0.113.7")]).await
+}
+
+/// The guests of a restaurant share its address.
+#[tokio::test]
+async fn s7_11_strangers_at_his_address_use_up_nothing_of_whoever_is_logged_in() {
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.http.trusted_proxies = "127.0.0.1".parse().expect("an address");
+    fleet.settings.http.rates = "off".parse().expect("rates");
+    fleet.settings.http.rates.address = brigade::runtime::http::Rate::new(1, 10);
+    fleet.run_all().await;
+    let http = fleet.http_client().await;
+    let (ada, bob) = (http.register_and_log_in("ada").await, http.register_and_log_in("bob").await);
+    let flood = async |who: &HttpClient, path: &str| {
+        until("an empty bucket", || async {
+            let answer = from_the_restaurant(who, path).await;
+            (answer.code() == "rate_limited").then_some(())
+        })
+        .await;
+    };
+    flood(&http, "products").await;
+    assert_eq!(from_the_restaurant(&ada, "user/ada").await.status, 200);
+    // Wrong tokens end as well, and those that this edge has issued go on.
+    let wrong = http.with_token(&format!("eve.{}", "x".repeat(43)));
+    flood(&wrong, "user/ada").await;
+    for _ in 0..30 {
+        assert_eq!(from_the_restaurant(&ada, "user/ada").await.status, 200);
+        assert_eq!(from_the_restaurant(&bob, "user/bob").await.status, 200);
+    }
+    // A token that is none any more is bounded like a wrong one.
+    assert_eq!(ada.post("user/ada/logout", &json!({})).await.status, 200);
+    flood(&ada, "user/ada").await;
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn a_user_has_his_rate_and_is_told_what_is_left() {
     let mut fleet = TestFleet::empty().await;

@@ -99,7 +99,11 @@ pub(super) async fn post_command(
     };
     relation.iter().for_each(|relation| headers.insert(RELATION, relation.as_str()));
     let subject = subject::command(Door::Request, &address, &verb);
-    decide(&api.nats, &subject, &headers, payload).await?.into_response()
+    let reply = decide(&api.nats, &subject, &headers, payload).await?;
+    if let (RequiredRole::Anybody, Some(issued)) = (policy.role, reply.access_token()) {
+        permit.issued(&tenant, &issued);
+    }
+    reply.into_response()
 }
 
 /// Refuses bodies that are no JSON. A body without a type is taken for JSON.

@@ -67,7 +67,7 @@ pub(super) async fn post_session(
     let tenant = path_token(&tenant)?;
     let with_cookies = asks_for_cookies(query.as_deref())?;
     let begun = send_by_email(&api, &permit, client, &tenant, "login", request).await?;
-    respond(&tenant, StatusCode::CREATED, &begun, with_cookies)
+    respond(&permit, &tenant, StatusCode::CREATED, &begun, with_cookies)
 }
 
 /// Handles `POST /v1/{tenant}/password-resets`: has a token for a new password sent to whoever has an
@@ -104,7 +104,7 @@ pub(super) async fn post_refresh(
     let payload = json!({ "refresh_token": token.expose() }).to_string().into();
     let user = Address { tenant, aggregate: Aggregate::User, id };
     let refreshed = send(&api, &head, client, &user, "refresh", payload).await?;
-    respond(&user.tenant, StatusCode::OK, &refreshed, true)
+    respond(&permit, &user.tenant, StatusCode::OK, &refreshed, true)
 }
 
 /// Handles `DELETE /v1/{tenant}/sessions/current`: ends the session, and takes the cookies away. A
@@ -255,6 +255,7 @@ fn command_id(head: &Parts) -> Result<Token, Problem> {
 
 /// Returns a session with its tokens, or with cookies that hold them.
 fn respond(
+    permit: &RequestPermit,
     tenant: &Token,
     status: StatusCode,
     outcome: &Value,
@@ -267,6 +268,7 @@ fn respond(
     });
     let issued = SessionTokens::deserialize(data)
         .map_err(|_| Refusal::new(500, "internal", "an outcome without tokens"))?;
+    permit.issued(tenant, &issued.access_token);
     if !with_cookies {
         body["access_token"] = json!(issued.access_token.expose());
         body["refresh_token"] = json!(issued.refresh_token.expose());
