@@ -40,7 +40,7 @@ use super::{
 };
 use crate::runtime::http::{ClientAddress, Problem};
 
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// The time for which a command is repeated that nobody decides.
 const UNDECIDED_AFTER: Duration = Duration::from_secs(5);
 /// The time for which one request waits for its outcome before it is repeated.

@@ -19,7 +19,7 @@ use axum::{
 };
 use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, Refusal, Secret, Token,
-    header::once,
+    header::{COMMAND_ID, once},
     subject,
     user::{BY_EMAIL, Validate, user_of},
 };
@@ -31,7 +31,9 @@ use uuid::Uuid;
 use super::{
     admission::RequestPermit,
     auth::Requester,
-    commands::{command_headers, decide, read_command_id, read_payload, require_json},
+    commands::{
+        IDEMPOTENCY_KEY, command_headers, decide, read_command_id, read_payload, require_json,
+    },
     cookies,
     extract::path_token,
     parameters::bad_parameter,
@@ -242,15 +244,15 @@ async fn send(
     Ok(serde_json::from_slice(&body).unwrap_or_default())
 }
 
-/// Returns the Command-Id of the sender, or a new one: what is sent here may be repeated at will.
+/// Returns the Command-Id of the sender; where it gives none a new one.
+///
+/// # Errors
+/// Those of [`read_command_id`].
 fn command_id(head: &Parts) -> Result<Token, Problem> {
-    match read_command_id(&head.headers) {
-        Ok(id) => Ok(id),
-        Err(refusal) if refusal.code == "missing_command_id" => {
-            Ok(Token::new(&Uuid::now_v7().to_string())?)
-        }
-        Err(refusal) => Err(refusal.into()),
+    if [IDEMPOTENCY_KEY, COMMAND_ID].iter().any(|name| head.headers.contains_key(*name)) {
+        return Ok(read_command_id(&head.headers)?);
     }
+    Ok(Token::new(&Uuid::now_v7().to_string())?)
 }
 
 /// Returns a session with its tokens, or with cookies that hold them.
