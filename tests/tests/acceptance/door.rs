@@ -178,6 +178,45 @@ async fn s7_11_strangers_at_his_address_use_up_nothing_of_whoever_is_logged_in()
     fleet.finish().await;
 }
 
+/// Reads the answer to a request: its head, and as much of a body as that says.
+async fn answer(socket: &mut TcpStream) -> String {
+    let (mut read, mut whole) = (Vec::new(), usize::MAX);
+    while read.len() < whole {
+        assert_ne!(socket.read_buf(&mut read).await.expect("an answer"), 0, "it goes on");
+        let text = String::from_utf8_lossy(&read).to_lowercase();
+        let Some((head, _)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.split("content-length: ").nth(1).expect("a length");
+        let length = length.split("\r\n").next().unwrap_or_default();
+        whole = head.len() + 4 + length.parse::<usize>().expect("a number");
+    }
+    String::from_utf8_lossy(&read).to_lowercase()
+}
+
+/// As a login that is refused for its rate, it is answered before its body comes.
+#[tokio::test]
+async fn a_login_that_is_refused_before_its_body_costs_no_connection_or_says_so() {
+    let fleet = TestFleet::start().await;
+    let http = fleet.http_client().await;
+    let head = "POST /v1/t1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\
+                Content-Length: 4\r\n\r\n";
+    let metrics = fleet.edge_metrics();
+    let refused =
+        || metrics.http_requests.with_label_values(&["/v1/{tenant}/sessions", "415"]).get();
+    let connect = async || TcpStream::connect(address_of(&http)).await.expect("connected");
+    let mut socket = connect().await;
+    for before in 0..20 {
+        socket.write_all(head.as_bytes()).await.expect("sent");
+        until("the refusal", || async { (refused() > before).then_some(()) }).await;
+        socket.write_all(b"none").await.expect("sent");
+        let answer = answer(&mut socket).await;
+        assert!(answer.starts_with("http/1.1 415"), "{answer}");
+        if answer.contains("connection: close") {
+            socket = connect().await;
+        }
+    }
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn a_user_has_his_rate_and_is_told_what_is_left() {
     let mut fleet = TestFleet::empty().await;
