@@ -184,6 +184,9 @@ pub struct UnknownPaymentRow {
     pub payment: Token,
     pub version: u64,
     pub at: Timestamp,
+    /// The time at which the gateway said so first; a function of the release before does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_since: Option<Timestamp>,
     pub target: Target,
     pub user: Option<Token>,
     pub method: Method,

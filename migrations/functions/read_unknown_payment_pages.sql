@@ -14,6 +14,11 @@ begin
         cross join lateral (
             select 'epoch'::timestamptz as at, p.id, json_build_object(
                        'payment', p.id, 'version', p.version, 'at', p.updated_at,
+                       'unknown_since', coalesce((
+                           select e.at from brigade.events e
+                           where (e.tenant, e.aggregate, e.id, e.type)
+                               = (p.tenant, 'payment', p.id, 'unknown')
+                           order by e.version desc limit 1), p.updated_at),
                        'target', json_build_object(p.target_kind, p.target_id), 'user', p.user_id,
                        'method', p.method, 'amount', p.amount, 'currency', p.currency)::text as row
             from brigade.payments p

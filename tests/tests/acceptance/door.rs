@@ -141,6 +141,82 @@ async fn a_client_behind_a_trusted_proxy_is_known_by_its_own_address() {
     fleet.finish().await;
 }
 
+/// A client behind a trusted proxy, from an address that is limited.
+async fn from_the_restaurant(http: &HttpClient, path: &str) -> HttpResponse {
+    http.get(path, &[("X-Forwarded-For", "203.0.113.7")]).await
+}
+
+/// The guests of a restaurant share its address.
+#[tokio::test]
+async fn s7_11_strangers_at_his_address_use_up_nothing_of_whoever_is_logged_in() {
+    let mut fleet = TestFleet::empty().await;
+    fleet.settings.http.trusted_proxies = "127.0.0.1".parse().expect("an address");
+    fleet.settings.http.rates = "off".parse().expect("rates");
+    fleet.settings.http.rates.address = brigade::runtime::http::Rate::new(1, 10);
+    fleet.run_all().await;
+    let http = fleet.http_client().await;
+    let (ada, bob) = (http.register_and_log_in("ada").await, http.register_and_log_in("bob").await);
+    let flood = async |who: &HttpClient, path: &str| {
+        until("an empty bucket", || async {
+            let answer = from_the_restaurant(who, path).await;
+            (answer.code() == "rate_limited").then_some(())
+        })
+        .await;
+    };
+    flood(&http, "products").await;
+    assert_eq!(from_the_restaurant(&ada, "user/ada").await.status, 200);
+    // Wrong tokens end as well, and those that this edge has issued go on.
+    let wrong = http.with_token(&format!("eve.{}", "x".repeat(43)));
+    flood(&wrong, "user/ada").await;
+    for _ in 0..30 {
+        assert_eq!(from_the_restaurant(&ada, "user/ada").await.status, 200);
+        assert_eq!(from_the_restaurant(&bob, "user/bob").await.status, 200);
+    }
+    // A token that is none any more is bounded like a wrong one.
+    assert_eq!(ada.post("user/ada/logout", &json!({})).await.status, 200);
+    flood(&ada, "user/ada").await;
+    fleet.finish().await;
+}
+
+/// Reads the answer to a request: its head, and as much of a body as that says.
+async fn answer(socket: &mut TcpStream) -> String {
+    let (mut read, mut whole) = (Vec::new(), usize::MAX);
+    while read.len() < whole {
+        assert_ne!(socket.read_buf(&mut read).await.expect("an answer"), 0, "it goes on");
+        let text = String::from_utf8_lossy(&read).to_lowercase();
+        let Some((head, _)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.split("content-length: ").nth(1).expect("a length");
+        let length = length.split("\r\n").next().unwrap_or_default();
+        whole = head.len() + 4 + length.parse::<usize>().expect("a number");
+    }
+    String::from_utf8_lossy(&read).to_lowercase()
+}
+
+/// As a login that is refused for its rate, it is answered before its body comes.
+#[tokio::test]
+async fn a_login_that_is_refused_before_its_body_costs_no_connection_or_says_so() {
+    let fleet = TestFleet::start().await;
+    let http = fleet.http_client().await;
+    let head = "POST /v1/t1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n\
+                Content-Length: 4\r\n\r\n";
+    let metrics = fleet.edge_metrics();
+    let refused =
+        || metrics.http_requests.with_label_values(&["/v1/{tenant}/sessions", "415"]).get();
+    let connect = async || TcpStream::connect(address_of(&http)).await.expect("connected");
+    let mut socket = connect().await;
+    for before in 0..20 {
+        socket.write_all(head.as_bytes()).await.expect("sent");
+        until("the refusal", || async { (refused() > before).then_some(()) }).await;
+        socket.write_all(b"none").await.expect("sent");
+        let answer = answer(&mut socket).await;
+        assert!(answer.starts_with("http/1.1 415"), "{answer}");
+        if answer.contains("connection: close") {
+            socket = connect().await;
+        }
+    }
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn a_user_has_his_rate_and_is_told_what_is_left() {
     let mut fleet = TestFleet::empty().await;

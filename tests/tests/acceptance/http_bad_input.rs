@@ -128,6 +128,24 @@ async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
             join,
             (400, "missing_command_id"),
         ),
+        // What needs no key has none, or one that can be used.
+        (
+            Method::POST,
+            "sessions",
+            &[("Idempotency-Key", "a b")],
+            "{}",
+            (400, "missing_command_id"),
+        ),
+        (Method::POST, "sessions", &[("Command-Id", "")], "{}", (400, "missing_command_id")),
+        (Method::POST, "sessions", &[key, other_key], "{}", (400, "bad_header")),
+        (Method::POST, "sessions", &[], "{}", (400, "missing_field")),
+        (
+            Method::POST,
+            "password-resets",
+            &[("Idempotency-Key", "\"")],
+            "{}",
+            (400, "missing_command_id"),
+        ),
         (Method::POST, "cart/c1/join", &[key, key], join, (400, "bad_header")),
         (Method::POST, "cart/c1/join", &[key, other_key], join, (400, "bad_header")),
         (

@@ -137,6 +137,25 @@ async fn s7_03_a_login_needs_the_email_alone_and_tells_nobody_who_exists() {
     fleet.finish().await;
 }
 
+/// The answer to a login may be lost, and its tokens are kept by nobody.
+#[tokio::test]
+async fn a_login_that_is_repeated_under_its_key_begins_its_session_anew() {
+    let fleet = TestFleet::start().await;
+    let http = fleet.http_client().await;
+    let first = http.register_and_log_in("ada").await;
+    let log_in = async |key: &str| {
+        let begun = http.post_as(key, "sessions", &credentials("ada")).await;
+        assert_eq!((begun.status, begun.header("idempotency-replayed")), (201, ""));
+        http.with_token(begun.body()["access_token"].as_str().expect("a token"))
+    };
+    let (lost, again) = (log_in("k1").await, log_in("k1").await);
+    assert!(!is_in(&lost, "ada").await && is_in(&again, "ada").await);
+    let other = log_in("k2").await;
+    assert!(is_in(&again, "ada").await && is_in(&other, "ada").await);
+    assert_eq!(sessions(&first, "ada").await.len(), 3);
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn staff_learn_whose_a_token_is() {
     let fleet = TestFleet::start().await;

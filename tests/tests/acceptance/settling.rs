@@ -101,9 +101,20 @@ async fn s7_09_an_unknown_payment_is_pushed_measured_by_age_and_settled_once() {
     assert_eq!(subject, "live.money.t1.unknown_payment.p1");
     assert_eq!((&told["status"], &told["amount"]), (&json!("unknown"), &json!(1000)));
     waits(&fleet, WaitingMoney::UnknownPayment, 1, 1).await;
-    let aged = "update brigade.payments set updated_at = updated_at - interval '1 day'";
-    sqlx::query(aged).execute(&fleet.sql).await.unwrap();
+    for aged in [
+        "update brigade.payments set updated_at = updated_at - interval '1 day'",
+        "update brigade.events set at = at - interval '1 day' where type = 'unknown'",
+    ] {
+        sqlx::query(aged).execute(&fleet.sql).await.unwrap();
+    }
     waits(&fleet, WaitingMoney::UnknownPayment, 1, 86_400).await;
+    // What changes it meanwhile makes it no younger.
+    producer.done("payment.p1.bind_transaction", json!({"transaction_id": "g1"})).await;
+    waits(&fleet, WaitingMoney::UnknownPayment, 1, 86_400).await;
+    let list = producer.request("q.t1.unknown_payments", &[], b"").await.expect("an answer").body();
+    let row = &list["rows"][0];
+    let [since, at] = ["unknown_since", "at"].map(|name| row[name].as_str().expect("a time"));
+    assert!(since < at, "{row}");
 
     assert_eq!(producer.send("payment.p1.settle", captured("g1")).await.code(), "ok");
     let (_, told) = push(&mut pushes).await;

@@ -6,6 +6,10 @@
 //! | account | it at sources that it has never logged in from | 25 | the oldest is past |
 //! | source | all accounts that have never logged in from there | 100 | the oldest is past |
 //!
+//! A login, and a new password that is chosen by a token, forget those of the account. So whoever
+//! shares an address with one who guesses waits there for at most a minute, and not at all with the
+//! token from his mail: an address is no device, and guessing has to be bounded there as well.
+//!
 //! A failure counts for [`WINDOW`]. The account is the email, whether anybody has it or not; a
 //! source is an address, of IPv6 its network of 64 bits. So a guest who logs in from where he did
 //! before waits for his own failures only, and guessing is bounded by 100 an hour for an account.
@@ -105,9 +109,20 @@ pub fn keys_of(command: &Command) -> Vec<FailureKey> {
         return [Some(email), source].into_iter().flatten().collect();
     }
     let Some(account) = account(&request.address.id, verb) else { return Vec::new() };
-    let pair = source.as_ref().map(|source| key(FailureKind::Pair, format!("{account} {source}")));
     let source = source.map(|source| key(FailureKind::Source, source));
-    [Some(key(FailureKind::Account, account)), pair, source].into_iter().flatten().collect()
+    keys_of_account(&command.tenant, account, command.source).chain(source).collect()
+}
+
+/// Returns the keys by which the failures of an account are counted, in all and at a source.
+pub(crate) fn keys_of_account(
+    tenant: &Token,
+    account: String,
+    source: Option<IpAddr>,
+) -> impl Iterator<Item = FailureKey> {
+    let key = |kind, key| FailureKey { tenant: tenant.clone(), kind, key };
+    let pair =
+        source.map(|source| key(FailureKind::Pair, format!("{account} {}", network(source))));
+    [Some(key(FailureKind::Account, account)), pair].into_iter().flatten()
 }
 
 /// Returns the account whose password a verb shows.

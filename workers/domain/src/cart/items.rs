@@ -1,7 +1,7 @@
 //! The items of a cart.
 
 use brigade_contracts::{
-    Address, MAX_ITEMS, Refusal,
+    Address, Currency, MAX_ITEMS, Refusal,
     cart::{AddItem, Item, RemoveItem, SetItem},
     event::{CART_ITEM_ADDED, CART_ITEM_CHANGED, CART_ITEM_REMOVED},
 };
@@ -53,13 +53,33 @@ fn require_room(cart: &Cart, add: &AddItem) -> std::result::Result<(), Refusal> 
     Ok(())
 }
 
-pub(super) fn set(cart: &mut Cart, set: &SetItem) -> std::result::Result<Fact, Refusal> {
-    cart.require_unpaid()?;
-    let item = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
-    item.ok_or_else(item_not_found)?.quantity = set.quantity;
-    cart.total()?.bounded()?;
-    cart.require_fitting()?;
-    Ok(Fact::new(CART_ITEM_CHANGED, set))
+pub(super) fn set(work: &mut UnitOfWork<'_>, address: &Address, set: &SetItem) -> Result<Done> {
+    let cart = lock::unlocked_cart(work, address)?;
+    work[cart].require_unpaid()?;
+    let item = work[cart].items.iter().find(|item| item.item_id == set.item_id).cloned();
+    let item = item.ok_or_else(item_not_found)?;
+    // A program or staff may sell what is on no list, at any price.
+    if work.command.relation.is_some() && set.quantity > item.quantity {
+        require_offered(work, &item, work[cart].currency)?;
+    }
+    work.change(cart, |cart| {
+        let changed = cart.items.iter_mut().find(|item| item.item_id == set.item_id);
+        changed.ok_or_else(item_not_found)?.quantity = set.quantity;
+        cart.total()?.bounded()?;
+        cart.require_fitting()?;
+        Ok(Fact::new(CART_ITEM_CHANGED, set))
+    })
+}
+
+/// Requires that more of an item is to be had at its price. All pieces of an item have one price,
+/// and those that are there keep theirs, so what is offered at another one is another item.
+fn require_offered(work: &mut UnitOfWork<'_>, item: &Item, currency: Currency) -> Result<()> {
+    let (_, unit_price) = product::offered(work, &item.sku, currency, None, None)?;
+    if unit_price == item.unit_price {
+        return Ok(());
+    }
+    let message = "the price has changed: add what is to come as another item";
+    Err(Refusal::new(409, "price_changed", message).into())
 }
 
 pub(super) fn remove(cart: &mut Cart, remove: &RemoveItem) -> std::result::Result<Fact, Refusal> {

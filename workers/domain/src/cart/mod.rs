@@ -50,7 +50,7 @@ pub(crate) fn decide(work: &mut UnitOfWork<'_>, address: &Address, verb: &Verb) 
         }
         Verb::Leave(verb) => change(work, address, |cart| members::leave(cart, &verb.user)),
         Verb::AddItem(verb) => items::add(work, address, verb),
-        Verb::SetItem(verb) => change(work, address, |cart| items::set(cart, verb)),
+        Verb::SetItem(verb) => items::set(work, address, verb),
         Verb::RemoveItem(verb) => change(work, address, |cart| items::remove(cart, verb)),
         Verb::Abandon(verb) => change(work, address, |cart| abandon(cart, verb)),
         Verb::CommitCod(verb) => {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use brigade_contracts::{Aggregate, cart, product::Core};
+use brigade_contracts::{Aggregate, Command, cart, product::Core};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -165,6 +165,42 @@ fn what_is_left_out_comes_from_the_price_list() {
         ),
     ];
     check(cases);
+}
+
+/// What is in a cart keeps its price; what a customer puts in besides is sold as it is offered now.
+#[test]
+fn s7_01_a_customer_has_more_of_an_item_only_of_what_is_offered_at_its_price() {
+    let sold_out = || with(set("d1", 5), json!({ "available": false }));
+    let dollars = || with(set("d1", 5), json!({ "currency": "USD" }));
+    let cases = [
+        (None, 3, "ok", "ok"),
+        (Some(set("d1", 9)), 3, "price_changed", "ok"),
+        (Some(sold_out()), 3, "product_unavailable", "ok"),
+        (Some(withdraw("d1")), 3, "unknown_product", "ok"),
+        (Some(dollars()), 3, "other_currency", "ok"),
+        (Some(set("d1", 9)), 1, "ok", "ok"),
+        (Some(sold_out()), 2, "ok", "ok"),
+        (Some(withdraw("d1")), 1, "ok", "ok"),
+    ];
+    let customer = [("Command-Id", "k"), ("Actor", "ada"), ("Actor-Relation", "participant")];
+    for (change, quantity, of_customer, of_staff) in cases {
+        for (headers, expected) in [(&customer[..], of_customer), (&customer[..1], of_staff)] {
+            let steps = [set("d1", 5), open("c1", "menu", "ada", None), add("c1", "i1", "d1")];
+            let mut fixture = Fixture::new(&steps);
+            change.iter().for_each(|(target, payload)| {
+                assert!(fixture.send(target, payload).status < 300, "{target}");
+            });
+            let payload = json!({ "item_id": "i1", "quantity": quantity });
+            let (headers, payload) = (headers.iter().copied(), payload.to_string());
+            let more = Command::decode("req.t1.cart.c1.set_item", headers, payload.as_bytes());
+            let more = more.expect("a command");
+            let outcome = fixture.batch.decide(&more, fixture.now).expect("in reach");
+            assert_eq!(outcome.code, expected, "{change:?} {quantity}");
+            let has = fixture.batch.changed().find_map(State::cart).expect("a cart");
+            let sold = if expected == "ok" { quantity } else { 2 };
+            assert_eq!(has.due().minor_units(), 5 * i64::from(sold), "{change:?} {quantity}");
+        }
+    }
 }
 
 /// Which kind of step, what it is about, a variation.

@@ -20,7 +20,7 @@ use crate::{
     outcome::{Done, Result},
     security::SecurityKind,
     state::{Reset, User},
-    throttle::{FailureKey, keys_of, wait_ms},
+    throttle::{FailureKey, keys_of, keys_of_account, wait_ms},
     unit_of_work::{Handle, UnitOfWork},
 };
 
@@ -135,7 +135,10 @@ pub(super) fn reset(
     require_active(work, user)?;
     let sessions = session::end_all(&mut work[user]);
     set(work, user, "reset", &sessions)?;
-    // Whoever was kept out by the failures of others is let in where he has just been.
+    // Whoever was kept out by failures, his own or those of others, is let in where he has just been.
+    let (tenant, source) = (&work.command.tenant, work.command.source);
+    let keys = keys_of_account(tenant, work[user].email.folded(), source);
+    work.changes.cleared.extend(keys);
     if let Some(source) = work.command.source {
         work[user].learn(source);
     }

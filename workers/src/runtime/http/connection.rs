@@ -9,7 +9,7 @@ use axum::{
     extract::Request,
     http::{
         HeaderMap, HeaderValue, Version,
-        header::{COOKIE, HOST},
+        header::{CONNECTION, COOKIE, HOST},
     },
 };
 use hyper::{body::Incoming, service::service_fn};
@@ -29,6 +29,7 @@ use super::{
     client_address::TrustedProxies,
     idle::OpenConnection,
     progress::{ServedBody, Unwritten},
+    unread::RequestBody,
 };
 
 /// A connection that was accepted.
@@ -79,13 +80,18 @@ impl AcceptedConnection {
         let service = service_fn(move |request: Request<Incoming>| {
             self.asked.cancel();
             let in_flight = self.open.begin();
-            if request.version() == Version::HTTP_2 {
+            let shares_connection = request.version() != Version::HTTP_2;
+            if !shares_connection {
                 speaks_http2.cancel();
             }
-            let answered = self.router.clone().oneshot(self.prepared(request));
+            let (body, request) = RequestBody::share(self.prepared(request));
+            let answered = self.router.clone().oneshot(request);
             let in_hand = in_hand.clone();
             async move {
-                let response = answered.await?;
+                let mut response = answered.await?;
+                if shares_connection && !body.finish().await {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(response.map(|body| ServedBody::new(body, &in_hand, in_flight)))
             }
         });

@@ -12,6 +12,7 @@ mod progress;
 mod rates;
 mod serve;
 mod tls;
+mod unread;
 
 use std::net::SocketAddr;
 

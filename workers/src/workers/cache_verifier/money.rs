@@ -2,6 +2,9 @@
 //! result is unknown. It tells how many there are and how old the oldest is, so that an alarm can
 //! stand on the age.
 //!
+//! A payment waits since the event that says so: what changes it meanwhile, as another transaction
+//! does, makes it no younger.
+//!
 //! Of either the [`MOST`] oldest are read, by index, however many there are, and of the tenants those
 //! that wait the longest have a series of their own: so many that the metrics stay small.
 
@@ -166,11 +169,14 @@ async fn look(cx: &Context) -> sqlx::Result<[Vec<WaitingOfTenant>; 2]> {
         .fetch_all(&mut **connection)
         .await?;
         let payments = sqlx::query!(
-            r#"select tenant, count(*) as "count!", min(updated_at) as "oldest!",
+            r#"select p.tenant, count(*) as "count!", min(coalesce(e.at, p.updated_at)) as "oldest!",
                       clock_timestamp() as "now!"
-               from (select tenant, updated_at from brigade.payments
-                     where status = 'unknown' order by updated_at limit $1) unknown
-               group by tenant order by min(updated_at)"#,
+               from (select tenant, id, updated_at from brigade.payments
+                     where status = 'unknown' order by updated_at limit $1) p
+               left join brigade.events e
+                   on (e.tenant, e.aggregate, e.id, e.type)
+                    = (p.tenant, 'payment', p.id, 'unknown')
+               group by p.tenant order by min(coalesce(e.at, p.updated_at))"#,
             MOST,
         )
         .fetch_all(&mut **connection)

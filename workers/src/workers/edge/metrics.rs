@@ -154,7 +154,7 @@ impl MetricGroup for EdgeMetrics {
             ),
             http_rate_limited: registry.counters(
                 "brigade_http_rate_limited_total",
-                "Requests over HTTP that were refused by a bucket: address, login, user, guests or tenant",
+                "Requests over HTTP that were refused by a bucket: address, token, login, user, strangers, guests or tenant",
                 &["policy"],
             ),
             gateway_messages: registry.counters(

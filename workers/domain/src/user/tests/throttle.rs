@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::fixture::{Answer, Fixture, PASSWORD, command};
-use crate::throttle::{FREE_FAILURES, MOST_OF_ACCOUNT, MOST_OF_SOURCE, MOST_RESETS, WINDOW};
+use crate::throttle::{
+    FREE_FAILURES, LONGEST_WAIT, MOST_OF_ACCOUNT, MOST_OF_SOURCE, MOST_RESETS, WINDOW,
+};
 
 const HOME: &str = "192.0.2.1";
 const AWAY: &str = "198.51.100.7";
@@ -80,6 +82,55 @@ fn guessing_is_bounded_for_an_account_and_for_a_source_that_is_new_to_it() {
     assert_eq!(right(&mut fixture, HOME), (200, None));
     fixture.now = fixture.now.plus(WINDOW);
     assert_eq!(right(&mut fixture, AWAY), (200, None));
+}
+
+/// Nobody at his own address keeps a user out for long: a token from his mail lets him in there.
+#[test]
+fn s7_05_whoever_has_chosen_a_new_password_by_a_token_logs_in_at_once_from_there() {
+    for from in [HOME, AWAY] {
+        let mut fixture = Fixture::with_ada();
+        assert_eq!(right(&mut fixture, HOME), (200, None));
+        for _ in 0..FREE_FAILURES {
+            login(&mut fixture, "Ada@example.org", "wrong", from);
+        }
+        for n in 0..MOST_OF_ACCOUNT {
+            login(&mut fixture, "ada@example.org", "wrong", &format!("203.0.113.{n}"));
+        }
+        assert_eq!(right(&mut fixture, from).0, 429);
+        let email = json!({ "email": "ada@example.org" });
+        fixture.send("ada", "request_password_reset", &email);
+        let token = fixture.hooks.last().expect("a hook").token.expose().to_owned();
+        let choose = |token: &str| json!({ "reset_token": token, "new_password": PASSWORD });
+        let reset = |fixture: &mut Fixture, token: &str| {
+            let source = [("Source", from)];
+            fixture.send_with("ada", "reset_password", &choose(token), &source).outcome.status
+        };
+        assert_eq!(reset(&mut fixture, &format!("ada.{}", "A".repeat(43))), 401);
+        assert_eq!(right(&mut fixture, from).0, 429, "a wrong token clears nothing");
+        assert_eq!(reset(&mut fixture, &token), 200);
+        assert_eq!(right(&mut fixture, from), (200, None));
+    }
+}
+
+/// A source is an address, which a user may share with whoever guesses. So he waits there too, but
+/// never for longer than [`LONGEST_WAIT`].
+#[test]
+fn guessing_is_bounded_where_the_user_has_logged_in_before() {
+    let mut fixture = Fixture::with_ada();
+    assert_eq!(right(&mut fixture, HOME), (200, None));
+    let end = fixture.now.plus(Duration::from_secs(60 * 60));
+    let mut tried = 0;
+    while fixture.now < end {
+        let outcome = login(&mut fixture, "ada@example.org", "no", HOME).outcome;
+        let Some(wait) = outcome.retry_after_ms else {
+            tried += 1;
+            continue;
+        };
+        let wait = Duration::from_millis(wait);
+        assert!(wait <= LONGEST_WAIT, "{wait:?}");
+        fixture.now = fixture.now.plus(wait);
+    }
+    assert!((60..=100).contains(&tried), "{tried}");
 }
 
 #[test]

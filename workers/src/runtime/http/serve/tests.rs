@@ -1,6 +1,9 @@
 use std::convert::Infallible;
 
-use axum::{body::Body, routing::get};
+use axum::{
+    body::Body,
+    routing::{get, post},
+};
 use bytes::Bytes;
 use futures::stream;
 use tokio::{
@@ -51,6 +54,7 @@ fn start_with(
     let endless = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0; 8192])));
     let router = Router::new()
         .route("/quick", get(async || "done"))
+        .route("/refused", post(async || "done"))
         .route("/held", get(held))
         .route("/large", get(async || vec![0; LARGE]))
         .route("/endless", get(async || Body::from_stream(endless)));
@@ -257,6 +261,43 @@ async fn a_head_beyond_the_limits_is_refused_and_ends_the_connection() {
 }
 
 #[cfg(target_os = "linux")]
+/// A request that is refused before its body is read, as for its rate, costs no connection.
+#[tokio::test]
+async fn a_connection_goes_on_after_a_body_that_nobody_reads() {
+    let (server, ..) = start(LIMITS);
+    let mut peer = Peer::connect(&server).await;
+    for (head, body) in [
+        ("Content-Length: 5", "hello"),
+        ("Content-Length: 0", ""),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        peer.send(&format!("POST /refused HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n")).await;
+        peer.send(body).await;
+        let answer = peer.answer().await.to_lowercase();
+        assert!(!answer.contains("connection: close"), "{head}: {answer}");
+        peer.send(REQUEST).await;
+        peer.answer().await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_says_that_the_connection_ends_where_the_body_does_not_come() {
+    let (server, ..) = start(LIMITS);
+    for head in [
+        "Content-Length: 5",
+        "Content-Length: 70000",
+        "Content-Length: 5\r\nExpect: 100-continue",
+        "Transfer-Encoding: chunked",
+    ] {
+        let mut peer = Peer::connect(&server).await;
+        peer.send(&format!("POST /refused HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n")).await;
+        let answer = peer.answer().await.to_lowercase();
+        assert!(answer.starts_with("http/1.1 200"), "{head}: {answer}");
+        assert!(answer.contains("connection: close"), "{head}: {answer}");
+        assert_eq!(peer.rest().await, b"", "{head}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_reads_nothing_is_cut_off_and_gives_its_permit_back() {
     let (server, ..) = start(ConnectionLimits { connections: 1, stalled_after: 300, ..LIMITS });

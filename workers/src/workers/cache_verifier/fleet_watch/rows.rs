@@ -169,9 +169,12 @@ async fn queues(connection: &mut PgConnection) -> sqlx::Result<Vec<Queue>> {
                from (select requested_at from brigade.refund_tasks where status = 'open'
                      order by requested_at limit $1) t
                union all
-               select 'unknown_payments', count(*), min(updated_at)
-               from (select updated_at from brigade.payments where status = 'unknown'
-                     order by updated_at limit $1) p
+               select 'unknown_payments', count(*), min(coalesce(e.at, p.updated_at))
+               from (select tenant, id, updated_at from brigade.payments
+                     where status = 'unknown' order by updated_at limit $1) p
+               left join brigade.events e
+                   on (e.tenant, e.aggregate, e.id, e.type)
+                    = (p.tenant, 'payment', p.id, 'unknown')
            )
            select name as "name!", rows as "rows!",
                   greatest(0, extract(epoch from clock_timestamp() - oldest))::float8

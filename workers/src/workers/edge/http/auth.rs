@@ -68,11 +68,8 @@ impl Authorizer {
         tenant: &Token,
         headers: &HeaderMap,
     ) -> Result<Requester, Problem> {
-        let credentials = single_header(headers, AUTHORIZATION.as_str())?;
-        let shown = credentials.and_then(bearer_token);
-        let cookie = || cookies::access_token(tenant, headers).filter(|_| credentials.is_none());
-        let Some(token) = shown.or_else(cookie) else {
-            if credentials.is_some() {
+        let Some(token) = shown_token(tenant, headers)? else {
+            if headers.contains_key(AUTHORIZATION) {
                 return Err(missing_token());
             }
             let is_trusted = self.is_open && is_for_loopback(headers);
@@ -259,6 +256,20 @@ impl Authorizer {
             _ => Err(not_allowed().into()),
         }
     }
+}
+
+/// Returns the access token that a request shows, in its header or else in a cookie.
+///
+/// # Errors
+/// `400 bad_header`.
+pub(super) fn shown_token<'a>(
+    tenant: &Token,
+    headers: &'a HeaderMap,
+) -> Result<Option<&'a str>, Refusal> {
+    Ok(match single_header(headers, AUTHORIZATION.as_str())? {
+        Some(credentials) => bearer_token(credentials),
+        None => cookies::access_token(tenant, headers),
+    })
 }
 
 /// Returns the aggregate that a payment is for. The payload is decoded as where commands are

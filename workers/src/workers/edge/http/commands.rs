@@ -40,7 +40,7 @@ use super::{
 };
 use crate::runtime::http::{ClientAddress, Problem};
 
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+pub(super) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// The time for which a command is repeated that nobody decides.
 const UNDECIDED_AFTER: Duration = Duration::from_secs(5);
 /// The time for which one request waits for its outcome before it is repeated.
@@ -99,7 +99,11 @@ pub(super) async fn post_command(
     };
     relation.iter().for_each(|relation| headers.insert(RELATION, relation.as_str()));
     let subject = subject::command(Door::Request, &address, &verb);
-    decide(&api.nats, &subject, &headers, payload).await?.into_response()
+    let reply = decide(&api.nats, &subject, &headers, payload).await?;
+    if let (RequiredRole::Anybody, Some(issued)) = (policy.role, reply.access_token()) {
+        permit.issued(&tenant, &issued);
+    }
+    reply.into_response()
 }
 
 /// Refuses bodies that are no JSON. A body without a type is taken for JSON.

@@ -152,6 +152,8 @@ pub(super) async fn get_active_orders(request: ListRequest) -> Result<Response<B
 pub(super) async fn get_products(request: ListRequest) -> Result<Response<Body>, Problem> {
     let selected = request.select(&[IF_NONE_MATCH, LIMIT, AFTER])?;
     let headers = ProductsHeaders::parse(selected.into_iter())?;
+    request.api.auth.admit_tenant(&request.tenant).await?;
+    request.permit.as_ref().ok_or_else(no_permit)?.take_of_menu(&request.tenant)?;
     let guests = format!("{}.guests", request.tenant);
     request.answer(&guests, Query::Products(request.tenant.clone(), headers)).await
 }

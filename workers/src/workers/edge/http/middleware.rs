@@ -7,7 +7,7 @@ use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, Response, Version,
+        HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version,
         header::{
             CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
             REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -26,9 +26,8 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{
-    admission::{HttpAdmission, RequestPermit},
+    admission::{ClaimedIdentity, HttpAdmission, RequestPermit},
     parameters::{require_known, told_of_parameter},
-    rates::RatePolicy,
 };
 use crate::{
     runtime::http::{ClientAddress, Problem},
@@ -94,13 +93,14 @@ async fn run_handler(
 ) -> Response<Body> {
     let client = request.extensions().get::<ClientAddress>();
     let from = client.map_or(IpAddr::from([0, 0, 0, 0]), |client| client.0);
-    let permit = match RequestPermit::for_stranger(admission, from) {
+    let claimed = ClaimedIdentity::of(&request);
+    let permit = match RequestPermit::unconfirmed(admission, from, claimed) {
         Ok(permit) => permit,
         Err(error) => return Problem::from(error).into_response(),
     };
     request.extensions_mut().insert(permit.clone());
     let responded = async {
-        permit.take_of_address(RatePolicy::Address)?;
+        permit.take_first()?;
         require_readable(&request)?;
         let responded = timeout(RESPONSE_TIMEOUT, next.run(request)).await;
         responded.map_err(|_| {
@@ -109,6 +109,9 @@ async fn run_handler(
         })
     };
     let mut response = responded.await.unwrap_or_else(IntoResponse::into_response);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        permit.forget();
+    }
     permit.add_rate_fields(response.headers_mut());
     response
 }

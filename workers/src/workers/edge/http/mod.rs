@@ -14,6 +14,7 @@ mod cors;
 mod errors;
 mod extract;
 mod gateways;
+mod known_tokens;
 mod lists;
 mod middleware;
 mod openapi;
@@ -93,6 +94,7 @@ pub(super) fn router(api: Arc<HttpApi>, options: &ApiOptions) -> Router {
         admission: HttpAdmission {
             in_flight: api.edge.admission.clone(),
             rates: Arc::new(RateBuckets::new(options.rates)),
+            known: Arc::default(),
             metrics: api.metrics.clone(),
         },
         drain: api.drain.clone(),

@@ -1,6 +1,7 @@
 //! Token buckets: how many requests of one address, one user and one tenant are served in a time.
 //! Guests have three quarters of what a tenant has, so that they never leave staff and payment
-//! gateways without.
+//! gateways without. Whoever reads the menu without a token has as much in a bucket of his own, so
+//! that he leaves nobody without whose token is known.
 //!
 //! A response tells how much is left, in the fields of draft-ietf-httpapi-ratelimit-headers-09:
 //! `RateLimit-Policy: "user";q=200;w=4` (so many requests, within so many seconds) and
@@ -27,9 +28,14 @@ const MAX_BUCKETS: u64 = 50_000;
 /// A bucket by which requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RatePolicy {
+    /// Requests from an address that show no token.
     Address,
+    /// Requests from an address whose token is not known.
+    Token,
     Login,
     User,
+    /// Requests to a tenant that show no token and need none.
+    Strangers,
     /// All requests to a tenant but those of its staff and its gateways.
     Guests,
     Tenant,
@@ -40,8 +46,10 @@ impl RatePolicy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
+            Self::Token => "token",
             Self::Login => "login",
             Self::User => "user",
+            Self::Strangers => "strangers",
             Self::Guests => "guests",
             Self::Tenant => "tenant",
         }
@@ -49,7 +57,7 @@ impl RatePolicy {
 }
 
 /// The buckets of all kinds.
-pub(super) struct RateBuckets([Option<Buckets>; 5]);
+pub(super) struct RateBuckets([Option<Buckets>; 7]);
 
 /// The buckets of one kind, by name.
 struct Buckets {
@@ -73,7 +81,8 @@ impl RateBuckets {
     #[must_use]
     pub fn new(limits: RateLimits) -> Self {
         let guests = limits.tenant.map(Rate::of_guests);
-        let rates = [limits.address, limits.login, limits.user, guests, limits.tenant];
+        let RateLimits { address, login, user, tenant } = limits;
+        let rates = [address, address, login, user, guests, guests, tenant];
         Self(rates.map(|rate| rate.map(Buckets::new)))
     }
 

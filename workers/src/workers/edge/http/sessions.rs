@@ -19,7 +19,7 @@ use axum::{
 };
 use brigade_contracts::{
     Address, Aggregate, CommandKey, Door, IdSpace, Refusal, Secret, Token,
-    header::once,
+    header::{COMMAND_ID, once},
     subject,
     user::{BY_EMAIL, Validate, user_of},
 };
@@ -31,7 +31,9 @@ use uuid::Uuid;
 use super::{
     admission::RequestPermit,
     auth::Requester,
-    commands::{command_headers, decide, read_command_id, read_payload, require_json},
+    commands::{
+        IDEMPOTENCY_KEY, command_headers, decide, read_command_id, read_payload, require_json,
+    },
     cookies,
     extract::path_token,
     parameters::bad_parameter,
@@ -67,7 +69,7 @@ pub(super) async fn post_session(
     let tenant = path_token(&tenant)?;
     let with_cookies = asks_for_cookies(query.as_deref())?;
     let begun = send_by_email(&api, &permit, client, &tenant, "login", request).await?;
-    respond(&tenant, StatusCode::CREATED, &begun, with_cookies)
+    respond(&permit, &tenant, StatusCode::CREATED, &begun, with_cookies)
 }
 
 /// Handles `POST /v1/{tenant}/password-resets`: has a token for a new password sent to whoever has an
@@ -104,7 +106,7 @@ pub(super) async fn post_refresh(
     let payload = json!({ "refresh_token": token.expose() }).to_string().into();
     let user = Address { tenant, aggregate: Aggregate::User, id };
     let refreshed = send(&api, &head, client, &user, "refresh", payload).await?;
-    respond(&user.tenant, StatusCode::OK, &refreshed, true)
+    respond(&permit, &user.tenant, StatusCode::OK, &refreshed, true)
 }
 
 /// Handles `DELETE /v1/{tenant}/sessions/current`: ends the session, and takes the cookies away. A
@@ -242,19 +244,20 @@ async fn send(
     Ok(serde_json::from_slice(&body).unwrap_or_default())
 }
 
-/// Returns the Command-Id of the sender, or a new one: what is sent here may be repeated at will.
+/// Returns the Command-Id of the sender; where it gives none a new one.
+///
+/// # Errors
+/// Those of [`read_command_id`].
 fn command_id(head: &Parts) -> Result<Token, Problem> {
-    match read_command_id(&head.headers) {
-        Ok(id) => Ok(id),
-        Err(refusal) if refusal.code == "missing_command_id" => {
-            Ok(Token::new(&Uuid::now_v7().to_string())?)
-        }
-        Err(refusal) => Err(refusal.into()),
+    if [IDEMPOTENCY_KEY, COMMAND_ID].iter().any(|name| head.headers.contains_key(*name)) {
+        return Ok(read_command_id(&head.headers)?);
     }
+    Ok(Token::new(&Uuid::now_v7().to_string())?)
 }
 
 /// Returns a session with its tokens, or with cookies that hold them.
 fn respond(
+    permit: &RequestPermit,
     tenant: &Token,
     status: StatusCode,
     outcome: &Value,
@@ -267,6 +270,7 @@ fn respond(
     });
     let issued = SessionTokens::deserialize(data)
         .map_err(|_| Refusal::new(500, "internal", "an outcome without tokens"))?;
+    permit.issued(tenant, &issued.access_token);
     if !with_cookies {
         body["access_token"] = json!(issued.access_token.expose());
         body["refresh_token"] = json!(issued.refresh_token.expose());

@@ -8,7 +8,7 @@ use axum::{
     },
 };
 use brigade_contracts::{
-    Refusal,
+    Refusal, Secret,
     header::{REPLAYED, STATUS, missing_command_id},
 };
 use bytes::Bytes;
@@ -50,6 +50,20 @@ impl OutcomeReply {
         let code = || serde_json::from_slice(&self.body).map(|Code { code }| code);
         self.status == StatusCode::BAD_REQUEST
             && code().is_ok_and(|code| code == missing_command_id().code)
+    }
+
+    /// Returns the access token of a session that has begun or goes on.
+    pub fn access_token(&self) -> Option<Secret> {
+        #[derive(Deserialize)]
+        struct Issued {
+            access_token: Secret,
+        }
+        #[derive(Deserialize)]
+        struct Outcome {
+            data: Issued,
+        }
+        let outcome = serde_json::from_slice(&self.body).ok();
+        outcome.map(|Outcome { data }| data.access_token).filter(|_| self.status.is_success())
     }
 
     /// Returns the outcome as JSON.

@@ -59,7 +59,8 @@ impl TestServer {
             strangers: permits.clone(),
         };
         let rates = Arc::new(RateBuckets::new(RateLimits::default()));
-        let admission = HttpAdmission { in_flight, rates, metrics: metrics.group() };
+        let known = Arc::default();
+        let admission = HttpAdmission { in_flight, rates, known, metrics: metrics.group() };
         let context = RequestContext { admission, drain: drain.clone(), metrics: metrics.group() };
         let router = Router::new()
             .route("/v1/held", get(held))
