@@ -40,7 +40,11 @@ pub fn launch(arguments: &str) -> (Vec<OsString>, Vec<(String, String)>) {
 }
 
 /// Returns the command of the program with these arguments, separated by spaces.
-pub(crate) fn brigade(arguments: &str) -> Command {
+///
+/// # Panics
+/// Where this test binary has no path.
+#[must_use]
+pub fn brigade(arguments: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     let (launched, variables) = launch(arguments);
     command

@@ -85,6 +85,7 @@ mod tenants;
 mod tls;
 mod topology;
 mod trace;
+mod up;
 mod upgrade;
 mod users;
 mod walkthrough;

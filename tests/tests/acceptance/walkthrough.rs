@@ -14,7 +14,7 @@ const PRINTED: &str = "#   ";
 /// Returns the commands of the page, but for those that start the fleet, and what they print.
 fn commands() -> (String, Vec<&'static str>) {
     let blocks =
-        PAGE.split("\n```\n").skip(1).step_by(2).filter(|block| !block.contains("up.json"));
+        PAGE.split("\n```\n").skip(1).step_by(2).filter(|block| !block.contains("cargo run"));
     let lines = blocks.flat_map(str::lines);
     let (printed, lines): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with(PRINTED));
     let commands = lines.join("\n").replace("/v1/demo/", "/v1/t1/");

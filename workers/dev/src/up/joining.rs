@@ -113,6 +113,8 @@ pub(super) fn forget(dir: &Path) {
 
 /// Returns what people read when the stack is ready.
 pub(super) fn banner(ready_line: &Value) -> String {
+    // As it was started: it need not be on the PATH.
+    let program = std::env::args().next().unwrap_or_else(|| "brigade".to_owned());
     let text = |name: &str| ready_line[name].as_str().unwrap_or("not here: edge runs elsewhere");
     let nats = ready_line["nats"]["operator"].as_str().and_then(|url| url.rsplit('@').next());
     let (api, tenant, dir) = (text("http_url"), text("tenant"), text("dir"));
@@ -124,14 +126,15 @@ pub(super) fn banner(ready_line: &Value) -> String {
          \n  NATS      {}\
          \n  data      {dir}   kept for the next `brigade up`\n\
          \nIn another terminal:\n\
-         \n  eval \"$(brigade env --dir {dir})\"\
+         \n  eval \"$({program} env --dir {})\"\
          \n  curl \"$HTTP/v1/{tenant}/products\"\
          \n  nats --context \"$SCREEN\" sub 'live.*.{tenant}.>'\
-         \n  brigade status\n\
+         \n  {program} status\n\
          \nCtrl-C ends it.\n",
         text("admin_url"),
         ready_line["gateway_url"].as_str().unwrap_or("none: edge runs elsewhere"),
         nats.unwrap_or_default(),
+        quoted(dir),
     )
 }
 
