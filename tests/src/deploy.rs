@@ -1,8 +1,11 @@
 //! The files of `deploy/`, read as their tools read them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use serde_json::{Map, Value};
+use tokio::process::Command;
+
+use crate::interop::run;
 
 /// Returns the path of a file of the repository.
 #[must_use]
@@ -75,4 +78,33 @@ pub fn of_image() -> BTreeMap<String, String> {
     let (_, last) = image.split_once("\nFROM scratch\n").expect("the last stage");
     let lines = last.lines().filter_map(|line| line.strip_prefix("ENV "));
     lines.map(|line| super::production::setting(line).expect("a value")).collect()
+}
+
+/// Returns a program that this machine has: on the PATH, or in the cache folder, where
+/// `.ci/deploy-tools` and `.ci/prometheus` put some. Else says that what needs it is skipped.
+#[expect(clippy::disallowed_methods, reason = "where programs are")]
+#[must_use]
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let folders: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    let set = |name: &str| env::var_os(name).map(PathBuf::from);
+    let cache = set("BRIGADE_CACHE_DIR")
+        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("brigade")))
+        .or_else(|| Some(set("HOME")?.join(".cache/brigade")));
+    let cached = cache.into_iter();
+    let cached =
+        cached.flat_map(|cache| ["deploy-tools/bin", "prometheus"].map(|at| cache.join(at)));
+    let places = folders.into_iter().chain(cached);
+    let found = places.map(|folder| folder.join(name)).find(|program| program.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED, there is no {name} (.ci/deploy-tools, .ci/prometheus)");
+    }
+    found
+}
+
+/// Runs a tool that complains of nothing, and returns what it prints.
+///
+/// # Panics
+/// Where it complains.
+pub async fn accepted(command: &mut Command) -> String {
+    run(command).await.unwrap_or_else(|error| panic!("{error:#}"))
 }

@@ -20,6 +20,8 @@ pub mod previous;
 pub mod process;
 pub mod producer;
 pub mod production;
+pub mod prometheus;
+pub mod promql;
 pub mod raw_client;
 pub mod sse;
 pub mod test_fleet;

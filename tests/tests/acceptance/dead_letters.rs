@@ -56,7 +56,7 @@ async fn fleet_with_a_dead_command() -> (TestFleet, Letter) {
     (fleet, letter)
 }
 
-async fn kill_a_command(fleet: &TestFleet) -> Letter {
+pub async fn kill_a_command(fleet: &TestFleet) -> Letter {
     let fault = "alter table brigade.orders add constraint fault check (total < 0) not valid";
     sqlx::raw_sql(fault).execute(&fleet.sql).await.unwrap();
     let payload = placed(&[("Soup", 500, 1)]).to_string();

@@ -5,6 +5,7 @@
 //! worker's header that are not in any row, or faults that were found once.
 
 mod acknowledging;
+mod alerts;
 mod at_size;
 mod bad_input;
 mod bad_payments;

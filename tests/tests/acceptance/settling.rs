@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::prices::with_roles;
 
-fn settle(settlement: Value) -> Value {
+pub fn settle(settlement: Value) -> Value {
     json!({"settlement": settlement, "reason": "seen in the books of the gateway"})
 }
 
-fn task(id: &str) -> Value {
+pub fn task(id: &str) -> Value {
     settle(json!({"refund_task": id}))
 }
 
@@ -43,7 +43,7 @@ async fn push(pushes: &mut async_nats::Subscriber) -> (String, Value) {
     (push.subject.to_string(), serde_json::from_slice(&push.payload).expect("JSON"))
 }
 
-async fn late_money(producer: &Producer) {
+pub async fn late_money(producer: &Producer) {
     producer.adas_cart().await;
     producer.initiate("p1", "c1").await;
     producer.done("payment.p1.cancel", json!({"reason": "changed her mind"})).await;

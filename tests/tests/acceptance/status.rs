@@ -15,7 +15,7 @@ use brigade_tests::{
 use serde_json::{Value, json};
 
 /// Starts each worker in a process of its own.
-async fn processes(fleet: &TestFleet) -> BTreeMap<WorkerName, Process> {
+pub async fn processes(fleet: &TestFleet) -> BTreeMap<WorkerName, Process> {
     let mut processes = BTreeMap::new();
     for worker in WorkerName::ALL {
         processes.insert(worker, Process::start(fleet, &[worker], None).await);

@@ -47,6 +47,8 @@ impl Heartbeat {
         let mut tick = interval(BEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while drain.run_until_cancelled(tick.tick()).await.is_some() {
+            // Before Postgres is asked, which may be what is away.
+            self.metrics.show_away(self.worker, &self.health.dependencies_away());
             if let Err(error) = self.beat(false).await {
                 tracing::debug!(worker = %self.worker, %error, "no sign of life");
                 // What others did since is not known.
@@ -57,6 +59,7 @@ impl Heartbeat {
 
     /// Takes the row away, so that nobody misses the worker. Best effort.
     pub async fn leave(&self) {
+        self.metrics.show_away(self.worker, &[]);
         let _left = self.beat(true).await;
     }
 

@@ -180,6 +180,12 @@ impl Health {
         }
     }
 
+    /// Returns the dependencies that are away.
+    #[must_use]
+    pub fn dependencies_away(&self) -> Vec<&'static str> {
+        self.state().away.keys().copied().collect()
+    }
+
     /// The server refused something that this worker's permissions do not cover. That never
     /// mends itself, so the worker stays unready.
     pub fn violation(&self, what: &str) {

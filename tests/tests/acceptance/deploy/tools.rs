@@ -1,38 +1,10 @@
 //! Each file is given to its own tool, where this machine has it: on the PATH, or in the cache
 //! folder, where `.ci/deploy-tools` puts them.
 
-use std::{
-    env, fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use brigade_tests::{
-    deploy::{path, read},
-    interop::run,
-};
+use brigade_tests::deploy::{accepted, path, read, tool};
 use tokio::process::Command;
-
-/// Returns a program, or says that what needs it is skipped.
-#[expect(clippy::disallowed_methods, reason = "where programs are")]
-fn tool(name: &str) -> Option<PathBuf> {
-    let folders: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
-    let set = |name: &str| env::var_os(name).map(PathBuf::from);
-    let cache = set("BRIGADE_CACHE_DIR")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("brigade")))
-        .or_else(|| Some(set("HOME")?.join(".cache/brigade")));
-    let places = folders.into_iter().chain(cache.map(|cache| cache.join("deploy-tools/bin")));
-    let found = places.map(|folder| folder.join(name)).find(|program| program.exists());
-    if found.is_none() {
-        eprintln!("SKIPPED, there is no {name} (.ci/deploy-tools)");
-    }
-    found
-}
-
-/// Runs a tool that complains of nothing.
-async fn accepted(command: &mut Command) -> String {
-    run(command).await.unwrap_or_else(|error| panic!("{error:#}"))
-}
 
 #[tokio::test]
 async fn s8_08_hadolint_accepts_the_image() {

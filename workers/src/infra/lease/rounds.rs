@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 
 use super::{Fitness, Lease, RENEW};
 use crate::infra::{
@@ -108,6 +108,18 @@ impl LeasedRounds {
                 Err(error) => self.failed(POSTGRES, &error.to_string()),
             }
         }
+    }
+
+    /// Waits until the next round begins, as [`begin`](Self::begin) does. An instance for which none
+    /// has begun for so long forgets what it showed: another one does the rounds.
+    pub async fn begin_or_forget(&mut self, stale: Duration, forget: impl Fn()) -> bool {
+        let begun = self.begin();
+        tokio::pin!(begun);
+        tokio::select! {
+            begun = &mut begun => return begun,
+            () = sleep(stale) => forget(),
+        }
+        begun.await
     }
 
     /// Lets no round begin before a time.

@@ -8,13 +8,15 @@ use crate::workers::cache_verifier::fleet_watch::{
 };
 
 /// What waits for longer lags.
-const LAGS_SECONDS: f64 = 5.0;
+pub const LAGS_SECONDS: f64 = 5.0;
 /// A lease that nobody renewed for so long has no holder.
 const LEASE_SECONDS: f64 = 5.0;
-/// A lease of so long ago is that of a duty which there is no more.
-const DAY_SECONDS: f64 = 24.0 * 3600.0;
 /// The audit goes through everything in an hour, unless there are millions of aggregates.
-const AUDIT_SECONDS: f64 = DAY_SECONDS;
+pub const AUDIT_SECONDS: f64 = 24.0 * 3600.0;
+/// A gateway usually tells the result of a payment within a minute.
+pub const UNKNOWN_SECONDS: f64 = 60.0;
+/// Money that is owed back waits for a person from its first moment.
+pub const OWED_SECONDS: f64 = 0.0;
 
 /// Of equal severity: a dead worker stands before one that is stuck, that before one that lags, and
 /// that before what waits for a person.
@@ -100,7 +102,7 @@ fn of_versions(instances: &[InstanceState]) -> Option<Finding> {
 fn of_leases(rows: &Rows) -> Vec<Finding> {
     let mut findings = Vec::new();
     for lease in rows.leases.iter().filter(|lease| !lease.name.contains(".member.")) {
-        let is_left = |seconds: &f64| (LEASE_SECONDS..DAY_SECONDS).contains(seconds);
+        let is_left = |seconds: &f64| lease.is_of_a_duty() && *seconds >= LEASE_SECONDS;
         let Some(seconds) = lease.expired_seconds.filter(is_left) else { continue };
         let worker = lease.name.split('.').next().unwrap_or_default();
         let what = format!("nobody does {}: its lease ended {seconds:.0} s ago", lease.name);
@@ -146,13 +148,13 @@ fn of_queue(name: QueueName) -> Option<(Severity, f64, &'static str, &'static st
         ),
         QueueName::OpenRefundTasks => (
             Severity::Warning,
-            0.0,
+            OWED_SECONDS,
             "money",
             "pay it back or settle it: `refund` or `settle` of the payment",
         ),
         QueueName::UnknownPayments => (
             Severity::Warning,
-            60.0,
+            UNKNOWN_SECONDS,
             "money",
             "ask the gateway what became of them, then `record_result` or `settle`",
         ),

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::judge::judge;
+pub use self::judge::{AUDIT_SECONDS, LAGS_SECONDS, OWED_SECONDS, UNKNOWN_SECONDS};
 use super::{
     OperatorServers,
     finding::{Finding, Severity, sort, unreachable},

@@ -13,7 +13,6 @@ use std::{sync::Arc, time::Duration};
 use brigade_contracts::Timestamp;
 use prometheus::IntGaugeVec;
 use time::OffsetDateTime;
-use tokio::time::sleep;
 
 use crate::infra::{
     Context,
@@ -130,7 +129,7 @@ pub async fn watch_money(cx: Context) {
     let metrics = cx.metrics.group::<MoneyMetrics>();
     let duty = Arc::new(cx.health.duty("money"));
     let mut rounds = LeasedRounds::new(&cx, LEASE, duty).every(PERIOD);
-    while begin(&mut rounds, &metrics).await {
+    while rounds.begin_or_forget(STALE, || metrics.forget()).await {
         match look(&cx).await {
             Ok(waiting) => {
                 metrics.forget();
@@ -143,17 +142,6 @@ pub async fn watch_money(cx: Context) {
             Err(error) => rounds.failed(POSTGRES, &error.to_string()),
         }
     }
-}
-
-/// Waits until a round begins. What was last shown is forgotten where another instance looks.
-async fn begin(rounds: &mut LeasedRounds, metrics: &MoneyMetrics) -> bool {
-    let begun = rounds.begin();
-    tokio::pin!(begun);
-    tokio::select! {
-        begun = &mut begun => return begun,
-        () = sleep(STALE) => metrics.forget(),
-    }
-    begun.await
 }
 
 async fn look(cx: &Context) -> sqlx::Result<[Vec<WaitingOfTenant>; 2]> {

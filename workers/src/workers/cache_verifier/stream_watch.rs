@@ -24,6 +24,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The time between two deletions of checkpoints older than a day.
 const CLEANUP_PERIOD: Duration = Duration::from_secs(60);
 
+/// An instance that has not compared for so long shows nothing: another one does.
+const STALE: Duration = Duration::from_secs(10);
+
 type ObservedStreams = BTreeMap<String, ObservedStream>;
 
 /// Watches the streams, under the lease, until the drain. Errors pause it: the next round begins
@@ -34,7 +37,7 @@ pub async fn watch_streams(cx: &Context, metrics: &VerifierMetrics) {
         .reporting(&[POSTGRES, STREAMS]);
     metrics.expect_losses(cx.topology.streams.keys());
     let mut cleanup = Instant::now();
-    while rounds.begin().await {
+    while rounds.begin_or_forget(STALE, || metrics.stream_filled.reset()).await {
         let round = async {
             let reset = era::is_to_reset(cx).await?;
             // Where they cannot be emptied, what the other streams lose is healed all the same.

@@ -150,7 +150,7 @@ impl FleetWatchMetrics {
         for of in rows.letters.iter().chain(&streams.letters) {
             self.letters.with_label_values(&[&*of.worker, &*of.reason]).add(of.letters);
         }
-        for lease in &rows.leases {
+        for lease in rows.leases.iter().filter(|lease| lease.is_of_a_duty()) {
             let is_held = i64::from(lease.expired_seconds.is_none());
             self.leases.with_label_values(&[&*lease.name, &*lease.holder]).set(is_held);
         }

@@ -16,7 +16,6 @@ mod streams;
 use std::{sync::Arc, time::Duration};
 
 use brigade_contracts::permissions::DEAD_LETTER_COUNT;
-use tokio::time::sleep;
 
 pub use self::{
     instances::{InstanceState, SILENT},
@@ -43,7 +42,7 @@ pub async fn watch_fleet(cx: Context) {
     let mut rounds = LeasedRounds::new(&cx, LEASE, duty).every(PERIOD);
     let mut letters = LettersInStream::new(DEAD_LETTER_COUNT);
     let js = cx.nats.jetstream_within(LIMIT);
-    while begin(&mut rounds, &metrics).await {
+    while rounds.begin_or_forget(STALE, || metrics.forget()).await {
         let (rows, streams) =
             tokio::join!(Rows::load(&cx.postgres), Streams::load(&js, &cx.topology, &mut letters),);
         match (rows, streams) {
@@ -57,15 +56,4 @@ pub async fn watch_fleet(cx: Context) {
         }
     }
     metrics.forget();
-}
-
-/// Waits until a round begins. What was last shown is forgotten where another instance looks.
-async fn begin(rounds: &mut LeasedRounds, metrics: &FleetWatchMetrics) -> bool {
-    let begun = rounds.begin();
-    tokio::pin!(begun);
-    tokio::select! {
-        begun = &mut begun => return begun,
-        () = sleep(STALE) => metrics.forget(),
-    }
-    begun.await
 }

@@ -11,6 +11,7 @@ use crate::infra::postgres::bounded;
 
 /// The most rows of a queue that are counted.
 const MOST: i64 = 100_000;
+const DAY_SECONDS: f64 = 24.0 * 3600.0;
 /// The most dead letters in SQL whose reasons are read.
 const MOST_LETTERS: i64 = 10_000;
 
@@ -76,6 +77,14 @@ pub struct HeldLease {
     pub holder: String,
     /// For how long it has not been renewed beyond its time; none: it is held.
     pub expired_seconds: Option<f64>,
+}
+
+impl HeldLease {
+    /// Returns false for a lease of so long ago that it is that of a duty which there is no more.
+    #[must_use]
+    pub fn is_of_a_duty(&self) -> bool {
+        self.expired_seconds.is_none_or(|seconds| seconds < DAY_SECONDS)
+    }
 }
 
 /// What SQL tells of the fleet.
@@ -226,4 +235,21 @@ async fn letters(connection: &mut PgConnection) -> sqlx::Result<Vec<LetterCount>
     let kept = kept.into_iter().map(|row| (row.worker, kind(row.reason.as_deref()), 1));
     let counted = counted.into_iter().map(|row| (row.worker, row.reason, row.letters));
     Ok(count(kept.chain(counted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_of_days_ago_is_that_of_no_duty() {
+        let lease = |expired_seconds| HeldLease {
+            name: "edge.duty".to_owned(),
+            holder: "edge.1".to_owned(),
+            expired_seconds,
+        };
+        for (expired, is) in [(None, true), (Some(5.0), true), (Some(DAY_SECONDS), false)] {
+            assert_eq!(lease(expired).is_of_a_duty(), is, "{expired:?}");
+        }
+    }
 }
