@@ -42,13 +42,17 @@ impl DayCloseRange {
         // A day after or before it there is still a time that can be written.
         for (name, at) in [(FROM, from), (TO, to)] {
             if at.is_some_and(|at| !YEARS.contains(&at.inner().year())) {
-                return Err(bad(name));
+                let (first, last) = (YEARS.start(), YEARS.end());
+                let message = format!("a day close lies in the years {first} to {last}");
+                return Err(Refusal { message: message.into(), ..bad(name) });
             }
         }
         if let (Some(from), Some(to)) = (from, to) {
             let latest = from.plus(Duration::from_secs(MAX_DAYS * 24 * 60 * 60));
             if to <= from || to > latest {
-                return Err(bad(TO));
+                let message =
+                    format!("a day close ends after it begins, and at most {MAX_DAYS} days later");
+                return Err(Refusal { message: message.into(), ..bad(TO) });
             }
         }
         Ok(Self { from, to })
@@ -116,6 +120,22 @@ mod tests {
         ];
         for named in bad {
             assert_eq!(parse(named).unwrap_err().code, "bad_header", "{named:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_well_written_and_cannot_be_closed_is_not_called_malformed() {
+        let begin = ("From", "2026-01-02T04:00:00Z");
+        for (named, param, says) in [
+            (&[("From", "9999-12-31T12:00:00Z")][..], "From", "in the years 1970 to 9998"),
+            (&[begin, ("To", "1969-01-01T04:00:00Z")], "To", "in the years 1970 to 9998"),
+            (&[begin, ("To", "2026-01-02T04:00:00Z")], "To", "ends after it begins"),
+            (&[begin, ("To", "2026-02-03T04:00:00Z")], "To", "at most 31 days later"),
+            (&[("From", "2026-01-02")], "From", "the header From is repeated or malformed"),
+        ] {
+            let refusal = parse(named).unwrap_err();
+            assert_eq!(refusal.param.as_deref(), Some(param), "{named:?}");
+            assert!(refusal.message.contains(says), "{named:?}: {}", refusal.message);
         }
     }
 }

@@ -211,6 +211,8 @@ fn a_payload_of_a_user_is_refused_by_kind_and_never_quoted() {
     let cases: Vec<(&str, String, u16, &str)> = vec![
         ("register", "{\"email\":\"a@b\",\"profile_id\":\"p\"}".into(), 400, "missing_field"),
         ("login", "{\"email\":\"a@b\"}".into(), 400, "missing_field"),
+        ("login", "{}".into(), 400, "missing_field"),
+        ("login", format!("{{\"password\":\"{WORD}\"}}"), 400, "missing_field"),
         ("login", "{\"email\":\"a@b\",\"password\":31337}".into(), 400, "malformed"),
         ("login", format!("{{\"email\":\"a@b\",\"password\":[\"{WORD}\"]}}"), 400, "malformed"),
         ("login", format!("{{\"{WORD}\":1}}"), 400, "unknown_field"),
@@ -238,8 +240,12 @@ fn a_payload_of_a_user_is_refused_by_kind_and_never_quoted() {
     for (verb, payload, status, code) in cases {
         let refusal = refused(Aggregate::User, verb, &payload);
         assert_eq!((refusal.status, &*refusal.code), (status, code), "{verb} {payload}");
-        assert!(!refusal.message.contains(WORD) && !refusal.message.contains("31337"), "{payload}");
+        let told = format!("{refusal:?}");
+        assert!(!told.contains(WORD) && !told.contains("31337"), "{payload}");
+        // The name of what is missing is not the payload's.
+        assert!(refusal.param.is_some() || code != "missing_field", "{verb} {payload}");
     }
+    assert_eq!(refused(Aggregate::User, "login", "{}").param.as_deref(), Some("email"));
     for (payload, status) in [("", 400), ("[]", 400), ("{}", 400), ("{\"access_token\":7}", 400)] {
         assert_eq!(Validate::decode(payload.as_bytes()).unwrap_err().status, status, "{payload}");
     }

@@ -183,9 +183,10 @@ impl Validate {
 }
 
 /// Removes the message of serde, which may quote the payload, from a refusal: refusals are stored.
-/// Only the code stays if the payload holds a secret.
+/// Only the code stays if the payload holds a secret; and the name of a field that is missing, which
+/// is not the payload's.
 pub(crate) fn unquoted(refusal: Refusal) -> Refusal {
-    if refusal.status == 400 {
+    if refusal.status == 400 && refusal.code != "missing_field" {
         let message = "the payload is not what is asked for; it is not quoted, for it may hold a \
                        secret";
         return Refusal { message: message.into(), param: None, ..refusal };

@@ -2,15 +2,19 @@
 
 use async_nats::jetstream;
 use brigade::{
+    fleet::Servers,
+    infra::NatsOptions,
     operations::{
+        OperatorServers,
         doctor::{Examined, examine},
         finding::{Finding, Severity},
         migrate,
     },
     testing::nats_server,
 };
-use brigade_contracts::WorkerName;
-use brigade_servers::{NatsServer, port::free_port};
+use brigade_contracts::{Token, WorkerName};
+use brigade_dev::{LocalStack, Ports};
+use brigade_servers::{Binaries, NatsServer, StackConfig, port::free_port};
 use brigade_tests::{
     TestFleet,
     operators::examined,
@@ -169,6 +173,33 @@ async fn s8_02_doctor_finds_certificates_that_end_and_servers_that_are_away() {
         assert_eq!(finding.severity, Severity::Unreachable, "{found:?}");
     }
     assert_eq!(found[0].severity, Severity::Unreachable);
+}
+
+#[tokio::test]
+async fn s8_02_doctor_finds_nothing_wrong_with_a_stack_of_this_machine() {
+    let binaries = Binaries::find(&StackConfig::from_env()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ports = Ports { monitoring: Some(free_port().unwrap()), ..Ports::default() };
+    let tenants = vec![Token::new("t1").unwrap()];
+    let stack = LocalStack::start(&binaries, dir.path(), tenants, ports).await.unwrap();
+    let worker = |worker: WorkerName| {
+        let Servers { nats_url, nats, .. } = stack.servers(worker);
+        (worker, nats_url, nats)
+    };
+    let examined = Examined {
+        servers: OperatorServers {
+            nats_url: stack.nats_url("operator"),
+            nats: NatsOptions::default(),
+            database_url: stack.superuser_url(),
+            replicas: stack.replicas(),
+        },
+        role_prefix: String::new(),
+        workers: WorkerName::ALL.map(worker).to_vec(),
+        certificates: Vec::new(),
+        monitoring: stack.monitoring_url(),
+    };
+    assert_eq!(wrong(&examined).await, []);
+    stack.stop().await;
 }
 
 #[tokio::test]

@@ -179,6 +179,8 @@ async fn what_http_itself_can_get_wrong_is_answered_and_changes_nothing() {
         assert_eq!(response.status == 405, !response.header("allow").is_empty(), "{what}");
     }
     assert_eq!(http.get("cart/c1", &[]).await.etag(), "\"2\"", "nothing changed");
+    let login = http.send(http.request(Method::POST, "sessions").body("{}")).await;
+    assert_eq!(login.body()["param"], "email", "{}", login.body());
     // Without a type it is JSON, and so it is with one of JSON's.
     for (at, content_type) in [None, Some("Application/JSON; charset=utf-8")].iter().enumerate() {
         let request =

@@ -19,7 +19,7 @@ use super::{
 #[derive(clap::Args)]
 pub struct DoctorArgs {
     /// The monitoring of nats-server, which alone tells whether it syncs, such as
-    /// http://127.0.0.1:8222
+    /// http://127.0.0.1:8222; by default that of BRIGADE_NATS_MONITORING
     #[arg(long)]
     nats_monitoring: Option<String>,
     /// One line of JSON
@@ -38,7 +38,7 @@ async fn examination(args: DoctorArgs) -> Result<ExitCode> {
         role_prefix: config.role_prefix.clone(),
         workers: config.nats_users(),
         certificates: config.certificates(),
-        monitoring: args.nats_monitoring,
+        monitoring: args.nats_monitoring.or_else(|| config.nats_monitoring.clone()),
     };
     let examination = examine(&examined).await;
     if args.json {

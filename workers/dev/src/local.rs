@@ -40,6 +40,8 @@ const RETRY: Duration = Duration::from_millis(200);
 pub struct Ports {
     pub nats: u16,
     pub postgres: u16,
+    /// That of nats-server's monitoring, which has none by default.
+    pub monitoring: Option<u16>,
 }
 
 /// A stack in a folder of this machine.
@@ -50,6 +52,7 @@ pub struct LocalStack {
     pub others: Vec<NatsServer>,
     pub postgres: Postgres,
     pub tenants: Vec<Token>,
+    monitoring: Option<u16>,
     credentials: Credentials,
 }
 
@@ -102,11 +105,12 @@ impl LocalStack {
         accounts.put(&with_passwords.collect::<Vec<_>>())?;
         accounts.sync()?;
         let (mut others, postgres) = tokio::try_join!(
-            nats_servers(&binaries.nats_server, dir, ports.nats, nodes),
+            nats_servers(&binaries.nats_server, dir, ports, nodes),
             Postgres::start(&binaries.postgres_bin, &postgres_dir, ports.postgres),
         )?;
         let nats = others.remove(0);
-        let stack = Self { dir: dir.to_owned(), nats, others, postgres, tenants, credentials };
+        let (dir, monitoring) = (dir.to_owned(), ports.monitoring);
+        let stack = Self { dir, nats, others, postgres, tenants, monitoring, credentials };
         migrate::create_database(&stack.postgres.superuser_url("postgres"), DATABASE).await?;
         let password =
             |worker: WorkerName| Some(stack.credentials.password(worker.as_str()).into());
@@ -176,6 +180,12 @@ impl LocalStack {
         self.nodes().map(url).collect::<Vec<_>>().join(",")
     }
 
+    /// Returns the URL of nats-server's monitoring, if it has one.
+    #[must_use]
+    pub fn monitoring_url(&self) -> Option<String> {
+        self.monitoring.map(|port| format!("http://127.0.0.1:{port}"))
+    }
+
     /// Connects to NATS as a user of this stack.
     ///
     /// # Errors
@@ -227,8 +237,13 @@ fn nats_dir(dir: &Path, node: usize) -> PathBuf {
     }
 }
 
-/// Starts the nodes, as a cluster where there are several; the first one on this port.
-async fn nats_servers(binary: &Path, dir: &Path, port: u16, nodes: u8) -> Result<Vec<NatsServer>> {
+/// Starts the nodes, as a cluster where there are several; the first one on these ports.
+async fn nats_servers(
+    binary: &Path,
+    dir: &Path,
+    ports: Ports,
+    nodes: u8,
+) -> Result<Vec<NatsServer>> {
     let routes = (0..nodes).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
     let route = |port: &u16| format!("\"nats://127.0.0.1:{port}\"");
     let all = routes.iter().map(route).collect::<Vec<_>>().join(", ");
@@ -240,8 +255,11 @@ async fn nats_servers(binary: &Path, dir: &Path, port: u16, nodes: u8) -> Result
         );
         let cluster = if nodes > 1 { cluster.as_str() } else { "" };
         let accounts = if node == 0 { ACCOUNTS.to_owned() } else { format!("../nats/{ACCOUNTS}") };
-        let configuration = format!("include \"{accounts}/accounts.conf\"\n{cluster}");
-        let port = if node == 0 { port } else { 0 };
+        let monitoring = ports.monitoring.filter(|_| node == 0);
+        let monitoring = monitoring.map(|port| format!("http: \"127.0.0.1:{port}\"\n"));
+        let monitoring = monitoring.unwrap_or_default();
+        let configuration = format!("{monitoring}include \"{accounts}/accounts.conf\"\n{cluster}");
+        let port = if node == 0 { ports.nats } else { 0 };
         let dir = nats_dir(dir, node);
         async move { NatsServer::start(binary, &dir, port, &configuration).await }
     });

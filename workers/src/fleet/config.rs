@@ -47,6 +47,8 @@ pub struct RunConfig {
     pub settings: Settings,
     /// `BRIGADE_ROLE_PREFIX`: what the names of the Postgres roles begin with; else nothing.
     pub role_prefix: String,
+    /// `BRIGADE_NATS_MONITORING`: the address of nats-server's monitoring, for `doctor`.
+    pub nats_monitoring: Option<String>,
     /// `BRIGADE_FAIL_POINT`, read only where fail points are compiled in.
     pub fail_point: Option<String>,
 }
@@ -83,6 +85,7 @@ impl RunConfig {
                 list_cache: switched_on(text(LIST_CACHE).as_deref()).context(LIST_CACHE)?,
             },
             role_prefix: role_prefix(text(ROLE_PREFIX))?,
+            nats_monitoring: text("BRIGADE_NATS_MONITORING"),
             fail_point: text("BRIGADE_FAIL_POINT"),
         })
     }
@@ -344,6 +347,7 @@ mod tests {
             replicas: 1,
             settings: Settings::default(),
             role_prefix: String::new(),
+            nats_monitoring: None,
             fail_point: None,
         }
     }

@@ -91,7 +91,8 @@ fn s8_08_kubernetes_has_a_deployment_for_each_worker_as_compose_starts_it() {
         let template = &deployment["spec"]["template"];
         let labels = json!({ NAME: name, PART_OF: "brigade" });
         assert_eq!(deployment["metadata"]["name"], name);
-        assert_eq!(deployment["metadata"]["labels"][PART_OF], "brigade");
+        // By its own name an upgrade applies it alone.
+        assert_eq!(deployment["metadata"]["labels"], labels);
         assert_eq!(template["metadata"]["labels"], labels);
         let container = &template["spec"]["containers"][0];
         // The patch for all finds it by this name.
@@ -111,6 +112,34 @@ fn s8_08_kubernetes_has_a_deployment_for_each_worker_as_compose_starts_it() {
         let container = &of_job["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["args"], compose["services"][job]["command"]);
     }
+}
+
+#[test]
+fn s8_08_urls_that_name_a_pgbouncer_of_the_machine_are_moved_to_postgres() {
+    let (page, setup) = (read("docs/deploying.md"), read("docs/production.md"));
+    let (_, moved) = page.split_once("sed -i 's|@").expect("a command");
+    let (from, moved) = moved.split_once("$|").expect("what is replaced");
+    let (to, _) = moved.split_once("|'").expect("what it is replaced by");
+    // `&` alone is for sed what it has found.
+    assert!(to.matches('&').count() == to.matches("\\&").count(), "{to}");
+    let row = setup.lines().find(|line| line.contains("/etc/brigade/<worker>/database-url"));
+    let row = row.expect("a row");
+    assert!(row.contains(&format!("`postgres://edge:…@{from}`")), "{row}");
+    assert!(row.contains(&format!("`postgres://edge:…{}`", to.replace("\\&", "&"))), "{row}");
+    let compose = read("deploy/compose/prepare");
+    assert!(compose.contains("sslmode=verify-full&sslrootcert=/etc/brigade/ca.pem"));
+}
+
+#[test]
+fn s8_08_an_upgrade_on_kubernetes_begins_each_worker_and_runs_no_job() {
+    let page = read("docs/deploying.md");
+    let (_, upgrade) = page.split_once("**A new version.**").expect("an upgrade");
+    let (_, list) = upgrade.split_once("for worker in ").expect("a loop");
+    let (list, _) = list.split_once("; do").expect("its workers");
+    let list: Vec<_> = list.split_whitespace().filter(|word| *word != "\\").collect();
+    assert_eq!(list.iter().copied().collect::<BTreeSet<_>>(), all_workers());
+    assert_eq!((list.first(), list.last()), (Some(&"command-handler"), Some(&"edge")));
+    assert!(!upgrade.contains("deploy/kubernetes/jobs"));
 }
 
 /// What the reference says of the worker, and that its metrics are there.

@@ -3,7 +3,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
-use brigade_tests::deploy::{accepted, path, read, tool};
+use brigade_tests::{
+    deploy::{accepted, path, read, tool},
+    interop::run,
+    process::launch,
+};
 use tokio::process::Command;
 
 #[tokio::test]
@@ -25,6 +29,53 @@ async fn s8_08_the_loader_of_compose_accepts_its_file() {
     assert_eq!(edge["environment"]["BRIGADE_NATS_URL_FILE"], "/etc/brigade/nats-url");
     let settings = edge["env_file"][0]["path"].as_str().expect("a path");
     assert_eq!(fs::read_to_string(settings).expect("there"), read("docs/production/brigade.env"));
+}
+
+#[tokio::test]
+async fn s8_08_prepare_makes_what_programs_on_this_machine_show_and_says_what_is_to_be_done() {
+    if [tool("bash"), tool("openssl"), tool("jq")].iter().any(Option::is_none) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |file: &str| folder.path().join(file);
+    fs::create_dir(at("compose")).expect("made");
+    fs::copy(path("deploy/compose/prepare"), at("compose/prepare")).expect("copied");
+    fs::write(at("brigade"), brigade_script()).expect("written");
+    fs::set_permissions(at("brigade"), fs::Permissions::from_mode(0o755)).expect("executable");
+    let prepare = || {
+        let mut command = Command::new("bash");
+        command.arg("compose/prepare").env("BRIGADE", "./brigade").current_dir(folder.path());
+        command
+    };
+    let output = prepare().output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said, "");
+    assert_eq!(accepted(&mut prepare()).await.lines().count(), 2, "nodes may run by now");
+    let secrets = at("compose/secrets");
+    for (certificate, authority, purpose, name) in [
+        ("nats-1/server-cert.pem", "program/ca.pem", "sslserver", "localhost"),
+        ("program/client-cert.pem", "nats-1/ca.pem", "sslclient", "program"),
+    ] {
+        let mut verify = Command::new("openssl");
+        verify.args(["verify", "-CAfile", authority, "-purpose", purpose]);
+        verify.args(["-verify_hostname", name, certificate]);
+        accepted(verify.current_dir(&secrets)).await;
+    }
+    fs::remove_file(secrets.join("brigade/edge/nats-url")).expect("removed");
+    let output = prepare().output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("docker compose down --volumes"), "{said}");
+}
+
+/// A script that is the program: what the hidden test prints around the JSON is left out.
+fn brigade_script() -> String {
+    let (arguments, variables) = launch("$*");
+    let arguments: Vec<_> = arguments.iter().map(|word| word.display().to_string()).collect();
+    let (name, _) = &variables[0];
+    let program = env::current_exe().expect("this program");
+    let (program, arguments) = (program.display(), arguments.join(" "));
+    format!("#!/bin/sh\n{name}=\"$*\" '{program}' {arguments} | grep '^{{'\n")
 }
 
 #[tokio::test]

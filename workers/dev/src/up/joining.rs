@@ -44,6 +44,7 @@ pub(super) fn ready_line(
     let mut env = json!({
         "BRIGADE_NATS_URL": operator,
         "BRIGADE_DATABASE_URL": stack.superuser_url(),
+        "BRIGADE_NATS_MONITORING": stack.monitoring_url(),
     });
     for worker in WorkerName::ALL {
         let servers = stack.servers(worker);

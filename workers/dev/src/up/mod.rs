@@ -22,7 +22,7 @@ use brigade::{
     runtime::http::HttpServer,
     store::gateway_secrets::GatewayFormat,
 };
-use brigade_servers::{Binaries, config::StackConfig};
+use brigade_servers::{Binaries, config::StackConfig, port::free_port};
 use sqlx::PgPool;
 
 pub use self::joining::{EnvArgs, print_env};
@@ -84,8 +84,12 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
         args.tenants.iter().map(|tenant| tenants::parse(tenant)).collect::<Result<_>>()?;
     let dir = std::path::absolute(&args.dir)?;
     let binaries = Binaries::find(&StackConfig::from_env()).await?;
-    let ports =
-        Ports { nats: port(args.nats_port, 4222), postgres: port(args.postgres_port, 5433) };
+    let ports = Ports {
+        nats: port(args.nats_port, 4222),
+        postgres: port(args.postgres_port, 5433),
+        // For `brigade doctor`.
+        monitoring: Some(free_port()?),
+    };
     let mut stack = LocalStack::start(&binaries, &dir, tenants, ports).await?;
     let api = api_options(args.open)?;
     let servers = |worker| {

@@ -25,6 +25,8 @@ Optional, of all connections to NATS; files too are read again for each connecti
   BRIGADE_NATS_JS_DOMAIN           the domain of JetStream, or
   BRIGADE_NATS_JS_API_PREFIX       the prefix of its API (default: $JS.API)
 Optional:
+  BRIGADE_NATS_MONITORING          http://host:port of nats-server's monitoring, for `doctor`, where it
+                                   is not given --nats-monitoring
   BRIGADE_ALLOW_PLAINTEXT          1: connections to NATS and Postgres may leave this machine in
                                    clear text; else they are refused
   BRIGADE_ROLE_PREFIX              what the names of the Postgres roles begin with (default: nothing);

@@ -59,6 +59,13 @@ impl Problem {
         self.members.get("param")?.as_str()
     }
 
+    /// Names another field, header or parameter as the one that is wrong.
+    #[must_use]
+    pub fn of_param(mut self, param: &str) -> Self {
+        self.members.insert("param".to_owned(), param.into());
+        self
+    }
+
     /// Returns the status.
     #[must_use]
     pub fn status(&self) -> u16 {

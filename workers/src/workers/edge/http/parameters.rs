@@ -1,7 +1,7 @@
 //! The parameters in the query of a path: which of them a route takes, and how it is told that one
 //! cannot be read.
 
-use brigade_contracts::Refusal;
+use brigade_contracts::{Refusal, header::bad};
 
 use crate::runtime::http::Problem;
 
@@ -52,11 +52,17 @@ pub(super) fn bad_parameter(name: &str) -> Refusal {
 
 /// Tells of a parameter what is told of the header that says the same over NATS.
 pub(super) fn told_of_parameter(problem: Problem, query: Option<&str>) -> Problem {
-    let is_bad = problem.code() == "bad_header";
-    let param = problem.param().filter(|_| is_bad).map(str::to_ascii_lowercase);
-    match param.filter(|param| names(query).any(|name| name == *param)) {
-        Some(name) => bad_parameter(&name).into(),
-        None => problem,
+    let header = problem.param().filter(|_| problem.code() == "bad_header").map(str::to_owned);
+    let Some(header) = header else { return problem };
+    let parameter = header.to_ascii_lowercase();
+    if !names(query).any(|name| name == parameter) {
+        return problem;
+    }
+    // What is said of the value itself stays.
+    if problem == bad(&header).into() {
+        bad_parameter(&parameter).into()
+    } else {
+        problem.of_param(&parameter)
     }
 }
 
@@ -67,8 +73,6 @@ fn names(query: Option<&str>) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use brigade_contracts::header::bad;
-
     use super::*;
 
     #[test]
@@ -96,5 +100,12 @@ mod tests {
         assert!(!String::from_utf8(told(Some("from=x")).body()).unwrap().contains("header From"));
         assert_eq!(told(Some("to=x")).param(), Some("From"));
         assert_eq!(told(None), bad("From").into());
+    }
+
+    #[test]
+    fn what_is_said_of_a_value_is_said_of_the_parameter() {
+        let late = Refusal { message: "too late".into(), ..bad("To") };
+        let told = told_of_parameter(late.into(), Some("to=x"));
+        assert_eq!(told, Refusal { message: "too late".into(), ..bad("to") }.into());
     }
 }

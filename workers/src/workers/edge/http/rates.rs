@@ -167,8 +167,15 @@ impl RateState {
     /// Returns `429`, for an empty bucket.
     #[must_use]
     pub fn refusal(self) -> Refusal {
-        let of = self.policy.as_str();
-        let message = format!("too many requests of this {of}; RateLimit-Policy tells how many");
+        let of = match self.policy {
+            RatePolicy::Address | RatePolicy::Token => "requests from this address",
+            RatePolicy::Login => "logins or the like from here",
+            RatePolicy::User => "requests of this user",
+            RatePolicy::Strangers => "requests to this tenant without a token",
+            RatePolicy::Guests => "requests of this tenant's guests",
+            RatePolicy::Tenant => "requests to this tenant",
+        };
+        let message = format!("too many {of}; RateLimit-Policy tells how many");
         let refusal = Refusal::new(429, "rate_limited", message);
         let wait = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
         Refusal { retry_after_ms: Some(wait.max(1)), ..refusal }
@@ -208,6 +215,10 @@ mod tests {
         let empty = take("ada").expect_err("it is empty");
         let refusal = empty.refusal();
         assert_eq!((refusal.status, &*refusal.code), (429, "rate_limited"));
+        let message = "too many requests of this user; RateLimit-Policy tells how many";
+        assert_eq!(refusal.message, message);
+        let guests = RateState { policy: RatePolicy::Guests, ..empty }.refusal();
+        assert!(guests.message.starts_with("too many requests of this tenant's guests;"));
         assert!((1..=1000).contains(&refusal.retry_after_ms.expect("a time")), "{refusal:?}");
         assert!(take("bob").is_ok());
         for name in ["ada", "bob", "eve"] {
