@@ -1,11 +1,10 @@
 //! Each file is given to its own tool, where this machine has it: on the PATH, or in the cache
 //! folder, where `.ci/deploy-tools` puts them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{env, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use brigade_tests::{
     deploy::{accepted, path, read, tool},
-    interop::run,
     process::launch,
 };
 use tokio::process::Command;
