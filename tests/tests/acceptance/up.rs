@@ -82,7 +82,7 @@ async fn up_has_a_restaurant_to_look_at_and_env_says_how_to_join() {
     timeout(PATIENCE, read).await.expect("it ends").expect("UTF-8");
     let ended = timeout(PATIENCE, up.wait()).await.expect("it ends").expect("a status");
     assert!(ended.success(), "{HIDDEN_TEST}: {ended}\n{log}");
-    for part in ["brigade is up", url, "mia@example.org", "brigade env --dir"] {
+    for part in ["brigade is up", url, "mia@example.org", " env --dir "] {
         assert!(log.contains(part), "{part} in {log}");
     }
     assert!(!log.contains("left early"), "{log}");
