@@ -75,6 +75,14 @@ fn port(asked: Option<u16>, usual: u16) -> u16 {
     asked.unwrap_or_else(|| if is_free(usual) { usual } else { 0 })
 }
 
+fn listeners(args: &UpArgs) -> Listeners {
+    Listeners {
+        http: ([127, 0, 0, 1], port(args.http_port, 8080)).into(),
+        http_tls: None,
+        admin: ([127, 0, 0, 1], port(args.admin_port, 9100)).into(),
+    }
+}
+
 pub async fn run(args: UpArgs) -> Result<ExitCode> {
     let workers = match args.workers.as_slice() {
         [none] if none == "none" => Vec::new(),
@@ -97,12 +105,7 @@ pub async fn run(args: UpArgs) -> Result<ExitCode> {
         Servers { settings, ..stack.servers(worker) }
     };
     let servers = workers.iter().map(|worker| (*worker, servers(*worker))).collect();
-    let listeners = Listeners {
-        http: ([127, 0, 0, 1], port(args.http_port, 8080)).into(),
-        http_tls: None,
-        admin: ([127, 0, 0, 1], port(args.admin_port, 9100)).into(),
-    };
-    let process = Process::start(servers, listeners, None).await?;
+    let process = Process::start(servers, listeners(&args), None).await?;
     let gateway = match &process.api {
         Some(api) => Some(gateway(&stack, api, port(args.gateway_port, 8081)).await?),
         None => None,
